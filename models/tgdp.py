@@ -1,0 +1,364 @@
+"""TG-DP, the audio-visual network: two modality streams, one shared joint block, two ways through it.
+
+Teacher-Guided Dual-Path audio-visual pretraining, https://arxiv.org/abs/2604.08147 (CVPR 2026).
+
+    patches = embed(picture) + positions + modality                  (B, L, D)
+    hidden  = stream([CLS, visible patches, registers])              registers dropped: (B, 1 + K, D)
+    global path:          CLS of norm(joint block(hidden))           the embedding, one modality alone
+    reconstruction path:  joint block([audio patches, video patches]) → decoder → every patch again
+
+The joint block shares its weights between the paths and keeps three LayerNorm sets: joint, audio, video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.frontend import LogMel, Pixels, cut_windows, distinct_windows, window_starts
+from models.layers import Block, PatchEmbedding, sincos_positions
+
+Modality = Literal["audio", "video"]
+MODALITIES: tuple[Modality, Modality] = ("audio", "video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TgdpConfig:
+    """Geometry of the network. The defaults are the published size: 190.66 M parameters."""
+
+    width: int = 768
+    """Width D of the encoder's tokens and of the embedding."""
+    num_heads: int = 12
+    """Attention heads of the encoder."""
+    depth: int = 11
+    """Blocks of each modality before the joint block."""
+    mlp_ratio: float = 4.0
+    """Hidden width of every MLP over the token width."""
+    num_registers: int = 8
+    """Register tokens of each modality."""
+    decoder_width: int = 512
+    """Width of the decoder's tokens."""
+    decoder_heads: int = 16
+    """Attention heads of the decoder."""
+    decoder_depth: int = 8
+    """Blocks of the decoder."""
+    num_mel_bins: int = 128
+    """Mel bins M of the spectrogram: the height of the audio picture."""
+    window_frames: int = 416
+    """Analysis frames of a moment's audio window (4.16 s): its width."""
+    frame_size: int = 224
+    """Side of a video frame in pixels."""
+    audio_patch: int = 16
+    """Side of an audio patch."""
+    video_patch: int = 16
+    """Side of a video patch."""
+    num_moments: int = 16
+    """Moments of a segment."""
+
+    def __post_init__(self) -> None:
+        """Refuse geometry that does not fit together."""
+        if self.width % (4 * self.num_heads) and self.width % self.num_heads:
+            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        for name, side, patch in (
+            ("num_mel_bins", self.num_mel_bins, self.audio_patch),
+            ("window_frames", self.window_frames, self.audio_patch),
+            ("frame_size", self.frame_size, self.video_patch),
+        ):
+            if side % patch:
+                raise ValueError(f"{name} {side} must be a multiple of the patch side {patch}")
+
+    def grid(self, modality: Modality) -> tuple[int, int]:
+        """Rows and columns of patches: (mel, time) for audio, (top, left) for video.
+
+        Args:
+            modality: Which picture.
+
+        Returns:
+            Number of rows, number of columns.
+        """
+        if modality == "audio":
+            return self.num_mel_bins // self.audio_patch, self.window_frames // self.audio_patch
+        return self.frame_size // self.video_patch, self.frame_size // self.video_patch
+
+    def num_patches(self, modality: Modality) -> int:
+        """Tokens of one moment without CLS and registers.
+
+        Args:
+            modality: Which picture.
+
+        Returns:
+            208 for audio and 196 for video at the published size.
+        """
+        rows, columns = self.grid(modality)
+        return rows * columns
+
+    def patch_values(self, modality: Modality) -> int:
+        """Numbers in one patch.
+
+        Args:
+            modality: Which picture.
+
+        Returns:
+            256 for audio and 768 for video at the published size.
+        """
+        return self.audio_patch**2 if modality == "audio" else 3 * self.video_patch**2
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def published(cls) -> Self:
+        """Return the size of the released TG-DP retrieval model."""
+        return cls()
+
+    @classmethod
+    def starter(cls) -> Self:
+        """Return the small preset that ships with the project and trains on a laptop."""
+        return cls(
+            width=128, num_heads=4, depth=4, decoder_width=96, decoder_heads=4, decoder_depth=2, video_patch=32
+        )
+
+
+class FullView(NamedTuple):
+    """What the network sees of one modality with every patch visible.
+
+    Attributes:
+        embedding: CLS after the final norm, shape (B, D), not normalised to unit length.
+        patch_to_cls: Attention of the joint block from every patch to CLS, mean of heads, shape (B, L).
+        cls_to_patch: The other reading: from CLS to every patch, shape (B, L).
+    """
+
+    embedding: Tensor
+    patch_to_cls: Tensor
+    cls_to_patch: Tensor
+
+
+class Tgdp(nn.Module):
+    """The TG-DP network.
+
+    Args:
+        config: Geometry.
+    """
+
+    def __init__(self, config: TgdpConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, decoder_width = config.width, config.decoder_width
+        self.log_mel = LogMel(config.num_mel_bins)
+        self.pixels = Pixels()
+        self.patch_embeddings = nn.ModuleDict(
+            {
+                "audio": PatchEmbedding(1, config.audio_patch, width),
+                "video": PatchEmbedding(3, config.video_patch, width),
+            }
+        )
+        self.cls_tokens = _per_modality(1, width)
+        self.registers = _per_modality(config.num_registers, width)
+        self.modality_vectors = _per_modality(1, width)
+        self.streams = nn.ModuleDict(
+            {
+                m: nn.ModuleList(
+                    Block(width, config.num_heads, config.mlp_ratio, [m]) for _ in range(config.depth)
+                )
+                for m in MODALITIES
+            }
+        )
+        self.joint_block = Block(width, config.num_heads, config.mlp_ratio, ["joint", *MODALITIES])
+        self.norms = nn.ModuleDict({stream: nn.LayerNorm(width) for stream in ("joint", *MODALITIES)})
+
+        self.decoder_embedding = nn.Linear(width, decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder_modality_vectors = _per_modality(1, decoder_width)
+        self.decoder_blocks = nn.ModuleList(
+            Block(decoder_width, config.decoder_heads, config.mlp_ratio, ["joint"])
+            for _ in range(config.decoder_depth)
+        )
+        self.decoder_norm = nn.LayerNorm(decoder_width)
+        self.decoder_heads = nn.ModuleDict(
+            {m: nn.Linear(decoder_width, config.patch_values(m)) for m in MODALITIES}
+        )
+        for m in MODALITIES:
+            self.register_buffer(f"positions_{m}", sincos_positions(width, *config.grid(m)))
+            self.register_buffer(f"decoder_positions_{m}", sincos_positions(decoder_width, *config.grid(m)))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):  # a linear layer over the patch's values
+                nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1))
+        tokens = [self.cls_tokens, self.registers, self.modality_vectors, self.decoder_modality_vectors]
+        for parameter in [self.mask_token, *(p for group in tokens for p in group.values())]:
+            nn.init.normal_(parameter, std=0.02)
+
+    # Pictures to tokens
+
+    def audio_pictures(self, windows: Tensor) -> Tensor:
+        """Turn log-mel windows into pictures with the pitch as height.
+
+        Args:
+            windows: Normalised log-mel, shape (N, W, M).
+
+        Returns:
+            Shape (N, 1, M, W).
+        """
+        return windows.transpose(1, 2).unsqueeze(1)
+
+    def embed_patches(self, pictures: Tensor, modality: Modality) -> Tensor:
+        """Embed every patch and say where it is and which modality it belongs to.
+
+        Args:
+            pictures: Shape (N, 1, M, W) for audio, (N, 3, H, W) for video.
+            modality: Which one it is.
+
+        Returns:
+            Tokens, shape (N, L, D).
+        """
+        tokens: Tensor = self.patch_embeddings[modality](pictures)
+        return tokens + self.get_buffer(f"positions_{modality}") + self.modality_vectors[modality]
+
+    # The way of one modality
+
+    def encode(self, tokens: Tensor, modality: Modality) -> Tensor:
+        """Run the modality's own blocks over the visible tokens.
+
+        Args:
+            tokens: Visible patches, shape (B, K, D), in any order.
+            modality: Whose blocks.
+
+        Returns:
+            [CLS, patches] without the registers, shape (B, 1 + K, D).
+        """
+        batch = tokens.shape[0]
+        cls = self.cls_tokens[modality].expand(batch, -1, -1)
+        registers = self.registers[modality].expand(batch, -1, -1)
+        x = torch.cat([cls, tokens, registers], dim=1)
+        for block in self.streams[modality]:
+            x = block(x, modality)
+        return x[:, : 1 + tokens.shape[1]]
+
+    def embed(self, tokens: Tensor, modality: Modality) -> Tensor:
+        """Global path: one embedding of the visible tokens of one modality.
+
+        Args:
+            tokens: Visible patches, shape (B, K, D).
+            modality: Whose blocks and norms.
+
+        Returns:
+            CLS after the final norm, shape (B, D), not normalised to unit length.
+        """
+        hidden = self.encode(tokens, modality)
+        cls = self.joint_block(hidden, modality, num_queries=1)
+        return self.norms[modality](cls).squeeze(1)
+
+    def full_view(self, tokens: Tensor, modality: Modality) -> FullView:
+        """Global path with the joint block's attention: what a teacher gives to its student.
+
+        Args:
+            tokens: Every patch in its own order, shape (B, L, D).
+            modality: Whose blocks and norms.
+
+        Returns:
+            Embedding and both readings of the attention.
+        """
+        hidden = self.encode(tokens, modality)
+        attention = self.joint_block.attention_weights(hidden, modality)
+        cls = self.joint_block(hidden, modality, num_queries=1)
+        return FullView(self.norms[modality](cls).squeeze(1), attention[:, 1:, 0], attention[:, 0, 1:])
+
+    # The way of both
+
+    def reconstruct(
+        self, audio: Tensor, video: Tensor, visible_audio: Tensor, visible_video: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Reconstruction path: predict every patch of both modalities from the visible ones.
+
+        Args:
+            audio: All audio tokens, shape (B, La, D).
+            video: All video tokens, shape (B, Lv, D).
+            visible_audio: Positions of the visible audio patches, int64, shape (B, Ka).
+            visible_video: Positions of the visible video patches, int64, shape (B, Kv).
+
+        Returns:
+            Predicted values of every patch: (B, La, 256) and (B, Lv, 768) at the published size.
+        """
+        hidden_audio = self.encode(take_tokens(audio, visible_audio), "audio")[:, 1:]
+        hidden_video = self.encode(take_tokens(video, visible_video), "video")[:, 1:]
+        hidden = self.joint_block(torch.cat([hidden_audio, hidden_video], dim=1), "joint")
+        hidden = self.decoder_embedding(self.norms["joint"](hidden))
+        num_audio = visible_audio.shape[1]
+        x = torch.cat(
+            [
+                self._fill_in(hidden[:, :num_audio], visible_audio, "audio"),
+                self._fill_in(hidden[:, num_audio:], visible_video, "video"),
+            ],
+            dim=1,
+        )
+        for block in self.decoder_blocks:
+            x = block(x, "joint")
+        x = self.decoder_norm(x)
+        num_audio = audio.shape[1]
+        return self.decoder_heads["audio"](x[:, :num_audio]), self.decoder_heads["video"](x[:, num_audio:])
+
+    def _fill_in(self, visible: Tensor, positions: Tensor, modality: Modality) -> Tensor:
+        num_patches = self.config.num_patches(modality)
+        everywhere = self.mask_token.to(visible.dtype).expand(visible.shape[0], num_patches, -1)
+        index = positions.unsqueeze(2).expand(-1, -1, visible.shape[2])
+        x = everywhere.scatter(1, index, visible)  # (B, L, D)
+        return x + self.get_buffer(f"decoder_positions_{modality}") + self.decoder_modality_vectors[modality]
+
+    # From raw input to tracks
+
+    def audio_track(self, samples: Tensor, lengths: Tensor) -> Tensor:
+        """Embed the sound of every moment. Only the distinct windows are encoded: the same numbers for less work.
+
+        Args:
+            samples: Mono sound at 16 kHz, float32, shape (B, S), in [-1, 1].
+            lengths: How many samples of each row are real, int64, shape (B,).
+
+        Returns:
+            Unit embeddings, float32, shape (B, T, D).
+        """
+        starts, window_of_moment = distinct_windows(
+            window_starts(self.config.num_moments, window_frames=self.config.window_frames)
+        )
+        windows = cut_windows(self.log_mel(samples, lengths), starts, self.config.window_frames)
+        tokens = self.embed_patches(self.audio_pictures(windows.flatten(0, 1)), "audio")
+        embeddings = F.normalize(self.embed(tokens, "audio"), dim=1).unflatten(0, (-1, len(starts)))
+        return embeddings[:, window_of_moment]
+
+    def video_track(self, frames: Tensor) -> Tensor:
+        """Embed the picture of every moment.
+
+        Args:
+            frames: RGB, uint8, shape (B, T, H, W, 3).
+
+        Returns:
+            Unit embeddings, float32, shape (B, T, D).
+        """
+        tokens = self.embed_patches(self.pixels(frames.flatten(0, 1)), "video")
+        return F.normalize(self.embed(tokens, "video"), dim=1).unflatten(0, (-1, self.config.num_moments))
+
+
+def take_tokens(tokens: Tensor, positions: Tensor) -> Tensor:
+    """Pick tokens of each row.
+
+    Args:
+        tokens: Shape (B, L, D).
+        positions: int64, shape (B, K).
+
+    Returns:
+        Shape (B, K, D).
+    """
+    return tokens.gather(1, positions.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
+
+
+def _per_modality(num_tokens: int, width: int) -> nn.ParameterDict:
+    return nn.ParameterDict({m: nn.Parameter(torch.zeros(1, num_tokens, width)) for m in MODALITIES})
