@@ -1,0 +1,36 @@
+"""Golden arrays recorded from the published code; tests/golden/README.md names every one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.published import load_tgdp
+from models.tgdp import Tgdp, TgdpConfig
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, Tensor]:
+    return {name: t.float() if t.dtype == torch.float16 else t for name, t in load_file(GOLDEN / "tgdp_small_expected.safetensors").items()}
+
+
+@pytest.fixture(scope="session")
+def golden_weights() -> dict[str, Tensor]:
+    return load_file(GOLDEN / "tgdp_small_weights.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_network(golden_weights: dict[str, Tensor]) -> Tgdp:
+    config = TgdpConfig(width=48, num_heads=4, mlp_ratio=2, decoder_width=32, decoder_depth=2, decoder_heads=4)
+    return load_tgdp(golden_weights, config)
+
+
+@pytest.fixture(scope="session")
+def golden_frontend() -> dict[str, Tensor]:
+    return load_file(GOLDEN / "frontend_expected.safetensors")
