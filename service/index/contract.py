@@ -1,11 +1,21 @@
 """What every index can do, and the records that travel in and out of it.
 
-An index holds one point per segment: a pooled vector and a track for each modality the segment has, and a payload
-that says where the segment is. `service.index.embedded` implements the contract on Qdrant Edge.
+An index holds one point per segment: a pooled vector and a track for each modality the segment has, and a
+payload that says where the segment is. `service.index.embedded` implements the contract on Qdrant Edge; the
+suite in `tests/service/index/contract.py` says what every implementation must do.
+
+    IndexFailure          the index could not do what was asked
+    ├── IndexInUse        another process has it open
+    ├── IndexUnavailable  the engine died or did not answer; the call may be tried again
+    ├── IndexFull         the disk has too little free space to write
+    ├── InvalidVector     a track has a wrong shape, NaN, infinity or a row that is not of unit length
+    ├── InvalidSegment    a segment contradicts itself, or segments of an asset came out of order
+    └── InvalidCursor     a cursor that no page of this index gave
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -15,6 +25,35 @@ from numpy.typing import NDArray
 
 Modality = Literal["audio", "video"]
 Track = NDArray[np.float32]  # (T, D): one unit embedding per moment
+_ASSET_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class IndexFailure(Exception):
+    """The index could not do what was asked. Subclasses say why."""
+
+
+class IndexInUse(IndexFailure):
+    """Another process has the index open."""
+
+
+class IndexUnavailable(IndexFailure):
+    """The engine's process died or did not answer; the call may be tried again."""
+
+
+class IndexFull(IndexFailure):
+    """The disk that holds the index has less free space than the floor; nothing was written."""
+
+
+class InvalidVector(IndexFailure):
+    """A track has the wrong shape, a value that is not finite, or a row that is not of unit length."""
+
+
+class InvalidSegment(IndexFailure):
+    """A segment contradicts itself, or the segments of an asset came out of order."""
+
+
+class InvalidCursor(IndexFailure):
+    """The cursor is none that a page of this index gave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +66,10 @@ class Segment:
         index: Position of the segment in its asset, from 0.
         start_seconds: Start on the asset's own timeline.
         end_seconds: End, exclusive.
-        media: Facts about the file for people and filters (container, codecs, duration, size), JSON values only.
-        audio_track: Unit embeddings of the sound, float32, shape (T, D), or None where the segment has no sound.
+        media: Facts about the file for people and filters (container, codecs, duration, size), JSON values
+            only.
+        audio_track: Unit embeddings of the sound, float32, shape (T, D), or None where the segment has no
+            sound.
         video_track: The same of the picture.
     """
 
@@ -40,6 +81,25 @@ class Segment:
     media: Mapping[str, Any] = field(default_factory=dict)
     audio_track: Track | None = None
     video_track: Track | None = None
+
+    def __post_init__(self) -> None:
+        """Check what a segment can check of itself; the index checks shapes and values of the tracks.
+
+        Raises:
+            InvalidSegment: If the id, the position or the span makes no sense.
+            InvalidVector: If the segment has no track at all.
+        """
+        if not _ASSET_ID.fullmatch(self.asset_id):
+            raise InvalidSegment(f"asset_id must be 64 lower-case hex digits, got {self.asset_id[:80]!r}")
+        if self.index < 0:
+            raise InvalidSegment(f"index must be 0 or more, got {self.index}")
+        if not 0.0 <= self.start_seconds < self.end_seconds < float("inf"):
+            raise InvalidSegment(
+                f"a segment spans [start, end) with 0 <= start < end, got [{self.start_seconds}, "
+                f"{self.end_seconds})"
+            )
+        if self.audio_track is None and self.video_track is None:
+            raise InvalidVector("a segment needs an audio track, a video track or both, got neither")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,41 +152,94 @@ class AssetPage:
     next_cursor: str | None
 
 
-class IndexFailure(Exception):
-    """The index could not do what was asked. Subclasses say why."""
+@dataclass(frozen=True, kw_only=True)
+class IndexInfo:
+    """How large an index is.
 
+    Attributes:
+        num_segments: Stored segments, those of unfinished assets included.
+        num_indexed_vectors: Vectors the engine counts as indexed, tracks included (four for a segment with
+            both modalities); 0 while every search compares with all of them.
+        num_bytes: Bytes the index takes on its disk.
+    """
 
-class IndexInUse(IndexFailure):
-    """Another process has the index open."""
-
-
-class IndexUnavailable(IndexFailure):
-    """The engine's process died or did not answer; the call may be tried again."""
-
-
-class InvalidVector(IndexFailure):
-    """A track has the wrong shape, a value that is not finite, or a row that is not of unit length."""
+    num_segments: int
+    num_indexed_vectors: int
+    num_bytes: int
 
 
 class Index(Protocol):
-    """A store of segments that is searched by track. Calls block; every method may be called from any thread."""
+    """A store of segments that is searched by track. Calls block, and may come from any thread."""
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
-        """Store segments of one asset durably: on return they survive a kill and a power cut."""
+        """Store an asset: all its segments in one call, or in several calls in the order of their indexes.
+
+        The first call starts at index 0, each next one after the last, and the final one says `is_last`. Only
+        then does the asset exist, whole: before, no method shows any of it, and a crash leaves nothing behind
+        that looks complete. When the final call returns, the asset survives a kill and a power cut. Writing
+        an asset that exists replaces it, and it stays searchable meanwhile. A call at index 0 starts anew,
+        whatever came before.
+
+        Args:
+            segments: Segments of one asset, indexes and starts rising; an index may be left out, but not 0.
+            is_last: Whether the asset ends here.
+
+        Raises:
+            InvalidVector: If a track has the wrong shape, a value that is not finite or a row that is not of
+                unit length. Nothing of the call was stored; the same holds for the other errors.
+            InvalidSegment: If the segments are none, of several assets, or out of order.
+            IndexFull: If the disk is too full to write safely.
+            IndexUnavailable: If the engine died or did not answer. The call may be repeated.
+        """
         ...
 
     def search(
         self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
     ) -> list[SegmentMatch]:
-        """Best segments by diagonal mean among the `prefetch` nearest by pooled vector, best first."""
+        """Find the best segments by diagonal mean among the `prefetch` nearest by pooled vector.
+
+        Args:
+            track: The query, float32, shape (T, D), unit rows.
+            target: Modality of the segments to compare with.
+            limit: How many to return at most; `prefetch` rises to it where it is smaller.
+            prefetch: How many candidates the pooled vectors give.
+
+        Returns:
+            Segments of complete assets, best first; equal scores in the order of asset id and start.
+
+        Raises:
+            InvalidVector: If the query's track is not (T, D), finite and of unit rows.
+        """
         ...
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None where no complete asset of this id is stored."""
         ...
 
-    def list_assets(self, *, limit: int, cursor: str | None = None) -> AssetPage:
-        """A page of the complete assets in the order of their ids."""
+    def find_path(self, path: str) -> Asset | None:
+        """The asset at this path; where a file was replaced and both are stored, the one written last."""
+        ...
+
+    def move_asset(self, asset_id: str, *, path: str, media: Mapping[str, Any]) -> bool:
+        """Give an asset another path and other facts durably; False where no such asset is stored."""
+        ...
+
+    def list_assets(
+        self, *, limit: int, cursor: str | None = None, modality: Modality | None = None
+    ) -> AssetPage:
+        """List complete assets, page by page, in an order that writes and deletions do not disturb.
+
+        Args:
+            limit: Assets on a page at most.
+            cursor: `next_cursor` of the page before, or None for the first.
+            modality: Only assets that have it in at least one segment.
+
+        Returns:
+            The page.
+
+        Raises:
+            InvalidCursor: If no page of this index gave the cursor.
+        """
         ...
 
     def delete_asset(self, asset_id: str) -> int:
@@ -134,7 +247,11 @@ class Index(Protocol):
         ...
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
-        """How many segments are stored, or how many of them have the modality."""
+        """How many segments of complete assets are stored, or how many of them have the modality."""
+        ...
+
+    def info(self) -> IndexInfo:
+        """How large the index is."""
         ...
 
     def optimize(self) -> None:

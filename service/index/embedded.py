@@ -1,0 +1,295 @@
+"""The index on Qdrant Edge: a folder on this machine, no server to run.
+
+    with EmbeddedIndex.open(folder, width=768) as index:
+        index.write_asset(segments, is_last=True)
+        matches = index.search(track, target="audio", limit=10)
+
+The engine runs in a process of its own (`service.index.engine` says why). When it dies, the call that waited
+is repeated once on a new one; nothing acknowledged is lost. A folder is open in one process at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from service.index.contract import (
+    Asset,
+    AssetPage,
+    IndexFailure,
+    IndexInfo,
+    IndexUnavailable,
+    InvalidSegment,
+    Modality,
+    Segment,
+    SegmentMatch,
+    Track,
+)
+from service.index.messages import ShardConfig, Write
+from service.index.points import MODALITIES, StoredPoint, check_media, check_track, pool_track, to_points
+from service.index.process import EngineDied, EngineProcess
+
+CALL_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draft:
+    """An asset on its way in, up to some call: its first point waits here until the rest is stored."""
+
+    head: StoredPoint
+    points: tuple[tuple[str, int, float], ...] = ()  # id, index and start of every point so far
+    modalities: frozenset[Modality] = frozenset()
+
+    @property
+    def body_ids(self) -> list[str]:
+        return [point_id for point_id, _, _ in self.points[1:]]
+
+    def extend(self, points: Sequence[StoredPoint]) -> _Draft:
+        """The draft with the points of one more call."""
+        places = [(p.point_id, p.payload["index"], p.payload["start_seconds"]) for p in points]
+        found = {name for name in MODALITIES for point in points if name in point.vectors}
+        return replace(self, points=(*self.points, *places), modalities=self.modalities | found)
+
+    def finish(self) -> StoredPoint:
+        """The first point with what it says about the whole asset."""
+        facts = {
+            "num_segments": len(self.points),
+            "last_index": self.points[-1][1],
+            "modalities": [name for name in MODALITIES if name in self.modalities],
+            "written_at_seconds": time.time(),
+        }
+        return replace(self.head, payload={**self.head.payload, **facts})
+
+
+class EmbeddedIndex:
+    """The `Index` contract on Qdrant Edge. Make one with `open`.
+
+    Args:
+        config: What the engine opens.
+        call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
+    """
+
+    def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
+        self._config = config
+        self._call_seconds = call_seconds
+        self._drafts: dict[str, _Draft] = {}
+        self._lock = threading.Lock()  # guards the engine's replacement and the drafts
+        self._is_closed = False
+        self._is_optimizing = False
+        self._engine = EngineProcess(config, send_seconds=call_seconds)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        width: int,
+        num_moments: int = 16,
+        min_free_bytes: int | None = None,
+        call_seconds: float = CALL_SECONDS,
+    ) -> Self:
+        """Open the index in a folder, or create it.
+
+        Args:
+            path: The folder; made where it is missing.
+            width: D, width of an embedding.
+            num_moments: T, embeddings in a track.
+            min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the
+                disk).
+            call_seconds: How long a call may wait for the engine.
+
+        Returns:
+            The open index, which wants to be closed.
+        """
+        config = ShardConfig(
+            folder=path.absolute(), width=width, num_moments=num_moments, min_free_bytes=min_free_bytes
+        )
+        return cls(config, call_seconds=call_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def engine_pid(self) -> int:
+        """Id of the engine's process."""
+        return self._engine.pid
+
+    def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
+        """Store an asset, in one call or in several; see `Index.write_asset`.
+
+        Args:
+            segments: Segments of one asset, from index 0 on or following those of the last call.
+            is_last: Whether the asset ends here.
+        """
+        points = to_points(segments, num_moments=self._config.num_moments, width=self._config.width)
+        asset_id = segments[0].asset_id
+        draft = self._draft(segments[0], points[0]).extend(points)
+        write = Write(
+            asset_id=asset_id,
+            bodies=[point for point in points if point is not draft.head],
+            head=draft.finish() if is_last else None,
+            body_ids=draft.body_ids if is_last else (),
+        )
+        if write.bodies or write.head:
+            self._call("write", write)
+        with self._lock:  # only now, so that a call that failed can be repeated
+            self._drafts.pop(asset_id, None)
+            if not is_last:
+                self._drafts[asset_id] = draft
+
+    def _draft(self, first: Segment, point: StoredPoint) -> _Draft:
+        if first.index == 0:
+            return _Draft(head=point)
+        with self._lock:
+            draft = self._drafts.get(first.asset_id)
+        if draft is None:
+            raise InvalidSegment(
+                f"asset {first.asset_id} must be written from segment 0 on, got {first.index} first"
+            )
+        _, index, start_seconds = draft.points[-1]
+        if first.index <= index or round((first.start_seconds - start_seconds) * 1000) < 1:
+            raise InvalidSegment(
+                f"segments must rise in index and start: after {index} at {start_seconds} s of asset "
+                f"{first.asset_id} came {first.index} at {first.start_seconds} s"
+            )
+        return draft
+
+    def search(
+        self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
+    ) -> list[SegmentMatch]:
+        """Find the best segments; see `Index.search`.
+
+        Args:
+            track: The query, float32, shape (T, D), unit rows.
+            target: Modality of the segments to compare with.
+            limit: How many to return at most.
+            prefetch: How many candidates the pooled vectors give.
+
+        Returns:
+            Matches, best first.
+        """
+        rows = check_track(
+            track, num_moments=self._config.num_moments, width=self._config.width, name="query"
+        )
+        _check_choice(target=target, limit=limit, prefetch=prefetch)
+        matches: list[SegmentMatch] = self._call("search", rows, pool_track(rows), target, limit, prefetch)
+        return matches
+
+    def get_asset(self, asset_id: str) -> Asset | None:
+        """The asset, or None where no complete asset of this id is stored."""
+        asset: Asset | None = self._call("get_asset", asset_id)
+        return asset
+
+    def find_path(self, path: str) -> Asset | None:
+        """The asset at this path, the one written last where a file was replaced and both are stored."""
+        asset: Asset | None = self._call("find_path", path)
+        return asset
+
+    def move_asset(self, asset_id: str, *, path: str, media: Mapping[str, Any]) -> bool:
+        """Give an asset another path and other facts durably; False where no such asset is stored."""
+        is_stored: bool = self._call("move_asset", asset_id, path, check_media(media))
+        return is_stored
+
+    def list_assets(
+        self, *, limit: int, cursor: str | None = None, modality: Modality | None = None
+    ) -> AssetPage:
+        """List complete assets, page by page; see `Index.list_assets`."""
+        _check_choice(target=modality, limit=limit)
+        page: AssetPage = self._call("list_assets", limit, cursor, modality)
+        return page
+
+    def delete_asset(self, asset_id: str) -> int:
+        """Remove every segment of the asset durably and return how many there were."""
+        with self._lock:
+            self._drafts.pop(asset_id, None)
+        num_segments: int = self._call("delete_asset", asset_id)
+        return num_segments
+
+    def count_segments(self, *, modality: Modality | None = None) -> int:
+        """How many segments of complete assets are stored, or how many of them have the modality."""
+        _check_choice(target=modality)
+        num_segments: int = self._call("count_segments", modality)
+        return num_segments
+
+    def info(self) -> IndexInfo:
+        """How large the index is."""
+        info: IndexInfo = self._call("info")
+        return info
+
+    def optimize(self) -> None:
+        """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
+        with self._lock:
+            engine = self._living_engine()
+            self._is_optimizing = True
+        try:
+            engine.submit("optimize").result()
+        finally:
+            self._is_optimizing = False
+
+    def close(self) -> None:
+        """Flush and stop the engine. Safe to call twice."""
+        with self._lock:
+            self._is_closed = True
+            self._engine.close()
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call the engine, and once more on a new one when it died: repeating any call does no harm."""
+        with contextlib.suppress(EngineDied):
+            return self._call_once(method, arguments)
+        return self._call_once(method, arguments)
+
+    def _call_once(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        with self._lock:
+            if self._is_optimizing:
+                raise IndexUnavailable("the index is being optimized: no other call until it is done")
+            engine = self._living_engine()
+        future = engine.submit(method, *arguments)
+        return self._wait(engine, future)
+
+    def _wait(self, engine: EngineProcess, future: Future[Any]) -> Any:
+        try:
+            return future.result(self._call_seconds)
+        except TimeoutError as exc:
+            silent_seconds = time.monotonic() - engine.answered_at
+            if silent_seconds >= self._call_seconds and not self._is_optimizing:
+                engine.kill()
+            raise IndexUnavailable(f"the engine did not answer in {self._call_seconds} s") from exc
+
+    def _living_engine(self) -> EngineProcess:
+        """The engine, a new one in place of a dead one. The caller holds the lock."""
+        if self._is_closed:
+            raise IndexFailure(f"the index in {self._config.folder} is closed")
+        if not self._engine.is_alive:
+            self._engine.close()
+            config = replace(self._config, unfinished=frozenset(self._drafts))
+            self._engine = EngineProcess(config, send_seconds=self._call_seconds)
+        return self._engine
+
+
+def _check_choice(*, target: str | None, limit: int = 1, prefetch: int = 1) -> None:
+    """Check arguments that come from people.
+
+    Args:
+        target: A modality, or None for both.
+        limit: How many to return.
+        prefetch: How many candidates to take.
+
+    Raises:
+        ValueError: If one makes no sense.
+    """
+    if target not in (*MODALITIES, None):
+        raise ValueError(f"a modality is audio or video, got {target!r}")
+    if limit < 1 or prefetch < 1:
+        raise ValueError(f"limit and prefetch must be 1 or more, got {limit} and {prefetch}")

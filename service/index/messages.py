@@ -1,0 +1,46 @@
+"""What the service says to the engine's process besides plain calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.index.points import StoredPoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """What the engine needs to open an index.
+
+    Attributes:
+        folder: The index's folder; made where it is missing.
+        width: D, width of an embedding.
+        num_moments: T, embeddings in a track.
+        min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the disk).
+        unfinished: Ids of assets that are being written in several calls right now, which opening must not
+            sweep.
+    """
+
+    folder: Path
+    width: int
+    num_moments: int
+    min_free_bytes: int | None = None
+    unfinished: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """Part of an asset on its way in.
+
+    Attributes:
+        asset_id: The asset.
+        bodies: Points of segments other than the first.
+        head: The point of the first segment, which makes the asset exist; only in the last part.
+        body_ids: Points of all bodies of the asset, those of earlier parts included; only in the last part.
+    """
+
+    asset_id: str
+    bodies: Sequence[StoredPoint]
+    head: StoredPoint | None = None
+    body_ids: Collection[str] = ()

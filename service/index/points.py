@@ -1,0 +1,212 @@
+"""A segment as a point: its id, its vectors, its payload, and the checks before an engine sees any of it.
+
+An engine stores NaN, infinite and zero vectors silently and never finds them again, and of a batch with one
+vector of the wrong width it stores the rest. So everything is checked here, before, for all segments of a
+call.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.index.contract import (
+    Asset,
+    InvalidSegment,
+    InvalidVector,
+    Modality,
+    Segment,
+    SegmentMatch,
+    Track,
+)
+
+MODALITIES: tuple[Modality, ...] = ("audio", "video")
+TRACK_SUFFIX = "_track"
+NORM_TOLERANCE = 1e-3  # a unit row in float16 is off by 1e-4 at most
+_NAMESPACE = uuid.UUID("5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10")
+_RAW_PATH = "\0raw:"  # no path holds a NUL
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPoint:
+    """What an engine stores for one segment.
+
+    Attributes:
+        point_id: UUIDv5 of asset and start, as text: writing a segment twice stores it once.
+        vectors: Pooled vectors `audio`, `video`, shape (D,), and tracks `audio_track`, `video_track`, shape
+            (T·D,), float32; a modality the segment lacks is left out.
+        payload: JSON values.
+    """
+
+    point_id: str
+    vectors: Mapping[str, NDArray[np.float32]]
+    payload: Mapping[str, Any]
+
+
+def point_id(asset_id: str, start_seconds: float) -> str:
+    """Name the point of a segment, the same in every run: UUIDv5 of asset and start in milliseconds."""
+    return str(uuid.uuid5(_NAMESPACE, f"{asset_id}:{round(start_seconds * 1000)}"))
+
+
+def check_track(track: Track, *, num_moments: int, width: int, name: str = "track") -> Track:
+    """Check that a track can be stored or searched by.
+
+    Args:
+        track: Any array.
+        num_moments: T, rows it must have.
+        width: D, columns it must have.
+        name: What the message calls it.
+
+    Returns:
+        The track, float32, C-contiguous, shape (T, D).
+
+    Raises:
+        InvalidVector: If its shape is another, a value is not finite, a row is not of unit length, or the
+            rows cancel out, so that their mean has no direction.
+    """
+    if not isinstance(track, np.ndarray) or track.dtype.kind != "f":
+        raise InvalidVector(f"{name} must be an array of floats, got {getattr(track, 'dtype', type(track))}")
+    if track.shape != (num_moments, width):
+        raise InvalidVector(f"{name} must be ({num_moments}, {width}), got {track.shape}")
+    rows = np.ascontiguousarray(track, dtype=np.float32)
+    if not np.isfinite(rows).all():
+        raise InvalidVector(f"{name} must be finite, got NaN or infinity")
+    norms = np.linalg.norm(rows, axis=1)  # (T,)
+    worst = int(np.argmax(np.abs(norms - 1.0)))
+    if abs(norms[worst] - 1.0) > NORM_TOLERANCE:
+        raise InvalidVector(f"{name} must have rows of unit length, got {norms[worst]:.6g} in row {worst}")
+    if np.linalg.norm(rows.mean(axis=0)) < NORM_TOLERANCE:
+        raise InvalidVector(
+            f"{name} has rows that cancel out: their mean must be longer than {NORM_TOLERANCE}"
+        )
+    return rows
+
+
+def pool_track(track: Track) -> NDArray[np.float32]:
+    """Average the moments and normalise.
+
+    Args:
+        track: float32, shape (T, D), unit rows that do not cancel out.
+
+    Returns:
+        The pooled vector, float32, shape (D,), unit length.
+    """
+    mean = track.mean(axis=0, dtype=np.float64)
+    return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
+
+
+def to_points(segments: Sequence[Segment], *, num_moments: int, width: int) -> list[StoredPoint]:
+    """Turn segments into points, all or none.
+
+    Args:
+        segments: Segments of one asset, in order.
+        num_moments: T, rows of every track.
+        width: D, columns of every track.
+
+    Returns:
+        One point per segment, in order.
+
+    Raises:
+        InvalidSegment: If there are none, or they are of several assets, out of order, or their facts are not
+            JSON.
+    """
+    if not segments:
+        raise InvalidSegment("a write needs at least one segment, got none")
+    for before, after in pairwise(segments):
+        if after.asset_id != before.asset_id:
+            raise InvalidSegment(f"a write takes one asset, got {before.asset_id} and {after.asset_id}")
+        if after.index <= before.index or round((after.start_seconds - before.start_seconds) * 1000) < 1:
+            raise InvalidSegment(
+                f"segments must rise in index and start, got {before.index} at {before.start_seconds} s "
+                f"before {after.index} at {after.start_seconds} s"
+            )
+    return [_to_point(segment, num_moments=num_moments, width=width) for segment in segments]
+
+
+def _to_point(segment: Segment, *, num_moments: int, width: int) -> StoredPoint:
+    vectors: dict[str, NDArray[np.float32]] = {}
+    for modality, track in (("audio", segment.audio_track), ("video", segment.video_track)):
+        if track is not None:
+            name = f"{modality}_track of segment {segment.index} of {segment.asset_id}"
+            rows = check_track(track, num_moments=num_moments, width=width, name=name)
+            vectors[modality] = pool_track(rows)
+            vectors[modality + TRACK_SUFFIX] = rows.ravel()
+    payload = {
+        "asset_id": segment.asset_id,
+        "path": store_path(segment.path),
+        "index": segment.index,
+        "start_seconds": float(segment.start_seconds),
+        "end_seconds": float(segment.end_seconds),
+        "media": check_media(segment.media),
+    }
+    return StoredPoint(
+        point_id=point_id(segment.asset_id, segment.start_seconds), vectors=vectors, payload=payload
+    )
+
+
+def check_media(media: Mapping[str, Any]) -> dict[str, Any]:
+    """Check that the facts about a file are JSON, and give back what JSON makes of them.
+
+    Args:
+        media: Facts by name.
+
+    Returns:
+        The same with tuples as lists.
+
+    Raises:
+        InvalidSegment: If a value is not JSON: NaN, a lone surrogate, bytes, an object.
+    """
+    try:
+        text = json.dumps(dict(media), allow_nan=False, ensure_ascii=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as exc:
+        raise InvalidSegment(f"media must hold JSON values only: {exc}") from exc
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def store_path(path: str) -> str:
+    """Write a path so that an engine can hold it: names that are not UTF-8 go in as hex of their bytes."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return _RAW_PATH + os.fsencode(path).hex()
+    return path
+
+
+def load_path(stored: str) -> str:
+    """Read a path that `store_path` wrote."""
+    return os.fsdecode(bytes.fromhex(stored[len(_RAW_PATH) :])) if stored.startswith(_RAW_PATH) else stored
+
+
+def to_asset(payload: Mapping[str, Any]) -> Asset:
+    """Read the asset from the payload of its first segment."""
+    return Asset(
+        asset_id=payload["asset_id"],
+        path=load_path(payload["path"]),
+        num_segments=payload["num_segments"],
+        modalities=tuple(payload["modalities"]),
+        media=payload["media"],
+    )
+
+
+def to_match(payload: Mapping[str, Any], moments: Sequence[float]) -> SegmentMatch:
+    """Join a segment's payload and its cosines, shape (T,), to a match whose score is exactly their mean."""
+    return SegmentMatch(
+        asset_id=payload["asset_id"],
+        path=load_path(payload["path"]),
+        start_seconds=payload["start_seconds"],
+        end_seconds=payload["end_seconds"],
+        score=math.fsum(moments) / len(moments),
+        moments=tuple(moments),
+        media=payload["media"],
+    )

@@ -1,0 +1,295 @@
+"""The shard of the embedded index: every operation on Qdrant Edge.
+
+Runs inside the engine's process only (`service.index.engine`): Edge holds Python's lock while it works.
+
+An asset exists when its first segment, the head (index 0), is stored: the head goes in last and says how many
+segments there are. So after a crash an asset without a head was never finished, and opening sweeps it away.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import qdrant_edge as edge
+from numpy.typing import NDArray
+
+from service.index.contract import (
+    Asset,
+    AssetPage,
+    IndexFailure,
+    IndexInfo,
+    InvalidCursor,
+    Modality,
+    SegmentMatch,
+)
+from service.index.folder import Folder
+from service.index.messages import ShardConfig, Write
+from service.index.points import StoredPoint, store_path, to_asset
+from service.index.ranking import search_shard, to_floats
+from service.index.schema import create_shard
+
+logger = logging.getLogger(__name__)
+
+UPSERT_POINTS = 64
+SCROLL_POINTS = 10_000
+Payload = Mapping[str, Any]
+
+
+class Shard:
+    """One open index. Not thread-safe: the engine's loop calls it."""
+
+    def __init__(self, config: ShardConfig) -> None:
+        self._folder = Folder(config)
+        self._unfinished: set[str] = set()  # assets with segments but no head
+        try:
+            self._edge = self._load_or_create(config)
+            self._sweep(config.unfinished)
+        except BaseException:
+            self._folder.close()
+            raise
+
+    def _load_or_create(self, config: ShardConfig) -> edge.EdgeShard:
+        """Load the shard; a new one is made aside and renamed, so that a crash leaves none half made."""
+        if not self._folder.shard.exists():
+            self._folder.check_space()
+            aside = self._folder.path / "shard.new"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            create_shard(aside, width=config.width, num_moments=config.num_moments)
+            self._folder.adopt_shard(aside)
+        try:
+            return edge.EdgeShard.load(str(self._folder.shard))
+        except Exception as exc:  # Edge raises nothing narrower
+            raise IndexFailure(f"the index in {self._folder.path} cannot be read: {exc}") from exc
+
+    def _sweep(self, being_written: frozenset[str]) -> None:
+        """Delete what a crash left: assets never finished, and the rest of those rewritten shorter."""
+        num_points = self._edge.info().points_count
+        if not num_points:
+            return
+        counts = self._count_by_asset(num_points)
+        for head in self._scroll_heads():
+            asset_id = head["asset_id"]
+            if counts.pop(asset_id) != head["num_segments"] and asset_id not in being_written:
+                counts.update(self._repair(head))
+        self._unfinished = set(counts) & being_written
+        for asset_id in set(counts) - self._unfinished:
+            logger.warning("asset %s was left unfinished: removing %d segments", asset_id, counts[asset_id])
+            self._delete(edge.Filter(must=[_is("asset_id", asset_id)]))
+        self._edge.flush()
+
+    def _repair(self, head: Payload) -> dict[str, int]:
+        """Delete segments beyond the asset's last; where too few remain, tell how many, for deletion."""
+        asset_id, num_segments = head["asset_id"], head["num_segments"]
+        beyond = edge.FieldCondition("index", range=edge.RangeFloat(gt=head["last_index"]))
+        self._delete(edge.Filter(must=[_is("asset_id", asset_id), beyond]))
+        num_stored = self._count(edge.Filter(must=[_is("asset_id", asset_id)]))
+        if num_stored >= num_segments:
+            return {}
+        logger.error("asset %s has %d of its %d segments", asset_id, num_stored, num_segments)
+        return {asset_id: num_stored}
+
+    def _count_by_asset(self, num_points: int) -> dict[str, int]:
+        """Count points of each asset from the payload index or, where that is off, one by one."""
+        for is_exact in (False, True):
+            facet = self._edge.facet(edge.FacetRequest("asset_id", limit=num_points, exact=is_exact))
+            counts = {str(hit.value): hit.count for hit in facet.hits}
+            if sum(counts.values()) == num_points:
+                break
+        return counts
+
+    def _scroll_heads(self) -> Iterator[Payload]:
+        offset: edge.PointId | None = None
+        while True:
+            heads, offset = self._heads([], limit=SCROLL_POINTS, offset=offset)
+            yield from heads
+            if offset is None:
+                return
+
+    def write(self, writes: Sequence[Write]) -> list[IndexFailure | None]:
+        """Store parts of several assets with at most two flushes for all of them.
+
+        Heads come after a flush of all bodies, so a head on disk proves that its bodies are.
+
+        Args:
+            writes: Parts, each of another asset or in order.
+
+        Returns:
+            For each part, None where it is stored or why it was refused.
+        """
+        self._folder.check_space()
+        for write in writes:
+            if write.bodies and write.asset_id not in self._unfinished and not self._head(write.asset_id):
+                self._unfinished.add(write.asset_id)
+        bodies = [point for write in writes for point in write.bodies]
+        self._upsert(bodies)
+        if bodies:
+            self._edge.flush()
+        refusals = [self._refuse(write) for write in writes]
+        finished = [(w, w.head) for w, why in zip(writes, refusals, strict=True) if w.head and not why]
+        self._upsert([head for _, head in finished])
+        for write, head in finished:
+            self._delete_others(write.asset_id, {*write.body_ids, head.point_id})
+        if finished:
+            self._edge.flush()
+        self._unfinished -= {write.asset_id for write, _ in finished}
+        return refusals
+
+    def _refuse(self, write: Write) -> IndexFailure | None:
+        """Say why a head may not be written: bodies are gone, deleted while the asset was being written."""
+        missing = set(write.body_ids) - self._point_ids(write.asset_id) if write.body_ids else set()
+        if not missing:
+            return None
+        return IndexFailure(
+            f"{len(missing)} segments of asset {write.asset_id} are gone: write it from the start"
+        )
+
+    def _delete_others(self, asset_id: str, kept: set[str]) -> None:
+        """Delete points of an asset that are not of this write: a rewrite with fewer segments leaves none."""
+        stale = self._point_ids(asset_id) - kept
+        if stale:
+            self._edge.update(edge.UpdateOperation.delete_points(list(stale)))
+
+    def _point_ids(self, asset_id: str) -> set[str]:
+        request = edge.ScrollRequest(
+            limit=self._edge.info().points_count + 1,
+            filter=edge.Filter(must=[_is("asset_id", asset_id)]),
+            with_payload=False,
+            with_vector=False,
+        )
+        return {str(record.id) for record in self._edge.scroll(request)[0]}
+
+    def _upsert(self, points: Sequence[StoredPoint]) -> None:
+        for first in range(0, len(points), UPSERT_POINTS):
+            batch = [
+                edge.Point(
+                    id=point.point_id,
+                    vector={name: to_floats(vector) for name, vector in point.vectors.items()},
+                    payload=dict(point.payload),
+                )
+                for point in points[first : first + UPSERT_POINTS]
+            ]
+            self._edge.update(edge.UpdateOperation.upsert_points(batch))
+
+    def search(
+        self,
+        track: NDArray[np.float32],
+        pooled: NDArray[np.float32],
+        target: Modality,
+        limit: int,
+        prefetch: int,
+    ) -> list[SegmentMatch]:
+        """Search complete assets; see `service.index.ranking`."""
+        return search_shard(
+            self._edge,
+            track,
+            pooled,
+            target=target,
+            limit=limit,
+            prefetch=max(prefetch, limit),
+            condition=edge.Filter(must_not=self._hidden()) if self._unfinished else None,
+        )
+
+    def _hidden(self) -> list[edge.ConditionType]:
+        if not self._unfinished:
+            return []
+        return [edge.FieldCondition("asset_id", match=edge.MatchAny(sorted(self._unfinished)))]
+
+    def _head(self, asset_id: str) -> Payload | None:
+        return next(iter(self._heads([_is("asset_id", asset_id)], limit=1)[0]), None)
+
+    def _heads(
+        self, conditions: Sequence[edge.FieldCondition], *, limit: int, offset: edge.PointId | None = None
+    ) -> tuple[list[Payload], edge.PointId | None]:
+        request = edge.ScrollRequest(
+            offset=offset,
+            limit=limit,
+            filter=edge.Filter(must=[_is("index", 0), *conditions]),
+            with_payload=True,
+            with_vector=False,
+        )
+        records, following = self._edge.scroll(request)
+        return [record.payload or {} for record in records], following
+
+    def get_asset(self, asset_id: str) -> Asset | None:
+        """The asset, or None where none of this id is complete."""
+        head = self._head(asset_id)
+        return to_asset(head) if head else None
+
+    def find_path(self, path: str) -> Asset | None:
+        """The asset at this path, the one written last where there are several."""
+        heads = self._heads([_is("path", store_path(path))], limit=SCROLL_POINTS)[0]
+        return to_asset(max(heads, key=lambda head: float(head["written_at_seconds"]))) if heads else None
+
+    def list_assets(self, limit: int, cursor: str | None, modality: Modality | None) -> AssetPage:
+        """A page of assets in the order of their heads' ids."""
+        conditions = [_is("modalities", modality)] if modality else []
+        try:
+            heads, following = self._heads(conditions, limit=limit, offset=cursor)
+        except ValueError as exc:
+            raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}") from exc
+        return AssetPage(
+            assets=tuple(to_asset(head) for head in heads),
+            next_cursor=None if following is None else str(following),
+        )
+
+    def move_asset(self, asset_id: str, path: str, media: Mapping[str, Any]) -> bool:
+        """Replace path and facts in every segment of the asset, in one entry of the engine's log."""
+        if not self._head(asset_id):
+            return False
+        self._folder.check_space()
+        facts = {"path": store_path(path), "media": dict(media)}
+        asset = edge.Filter(must=[_is("asset_id", asset_id)])
+        self._edge.update(edge.UpdateOperation.set_payload_by_filter(asset, facts))
+        self._edge.flush()
+        return True
+
+    def delete_asset(self, asset_id: str) -> int:
+        """Delete every segment of the asset, in one entry of the engine's log, and count them."""
+        asset = edge.Filter(must=[_is("asset_id", asset_id)])
+        num_segments = self._count(asset)
+        if num_segments:
+            self._delete(asset)
+            self._edge.flush()
+        self._unfinished.discard(asset_id)
+        return num_segments
+
+    def count_segments(self, modality: Modality | None) -> int:
+        """Count segments of complete assets, or those of them that have the modality."""
+        has_vector: list[edge.ConditionType] = [edge.HasVectorCondition(modality)] if modality else []
+        return self._count(edge.Filter(must=has_vector, must_not=self._hidden()))
+
+    def optimize(self) -> None:
+        """Merge the engine's segments and build the graphs, where the disk has room for a second copy."""
+        self._folder.check_space(extra_bytes=self._folder.count_bytes())
+        self._edge.optimize()
+        self._edge.flush()
+
+    def info(self) -> IndexInfo:
+        """Counts of the engine, and the bytes its files take."""
+        info = self._edge.info()
+        return IndexInfo(
+            num_segments=info.points_count,
+            num_indexed_vectors=info.indexed_vectors_count,
+            num_bytes=self._folder.count_bytes(),
+        )
+
+    def close(self) -> None:
+        """Flush, close and unlock."""
+        self._edge.flush()
+        self._edge.close()
+        self._folder.close()
+
+    def _count(self, condition: edge.Filter) -> int:
+        return self._edge.count(edge.CountRequest(exact=True, filter=condition))
+
+    def _delete(self, condition: edge.Filter) -> None:
+        self._edge.update(edge.UpdateOperation.delete_points_by_filter(condition))
+
+
+def _is(key: str, value: str | int) -> edge.FieldCondition:
+    return edge.FieldCondition(key, match=edge.MatchValue(value))
