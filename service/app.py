@@ -1,0 +1,136 @@
+"""The HTTP application. `foley serve` runs it; so does `uvicorn --factory service.app:create_app`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
+
+from service.engine import Engine, open_engine
+from service.errors import add_error_handlers
+from service.routes import assets, embeddings, health, search
+from service.routes.admission import Admission
+from service.routes.body import BodyGuard, BodyLimits
+from service.routes.log import RequestLog
+from service.routes.readiness import Readiness
+from service.routes.state import State
+from service.routes.upload import UploadFolder
+from service.schemas import ProblemBody
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = (
+    "Finds the sound for a picture and the picture for a sound in a library of media files.\n\n"
+    "Errors are `application/problem+json` (RFC 9457) with a stable `code`."
+)
+TAGS = [
+    {"name": "search", "description": "Find media by media."},
+    {"name": "embeddings", "description": "Use the encoder alone."},
+    {"name": "assets", "description": "The library."},
+    {"name": "health", "description": "For orchestrators."},
+]
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Build the application; nothing is opened before it starts.
+
+    Args:
+        settings: Everything that can be set. Default: read from the environment, for servers that call this
+            function as their entry point.
+
+    Returns:
+        An ASGI application.
+    """
+    settings = settings or Settings()
+    app = FastAPI(
+        title="Foley",
+        version=version("foley"),
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        generate_unique_id_function=_operation_id,
+        lifespan=_lifespan(settings),
+        separate_input_output_schemas=False,
+    )
+    for module in (search, embeddings, assets, health):
+        app.include_router(module.router)
+    app.add_api_route("/", _redirect_to_docs, include_in_schema=False)
+    add_error_handlers(app)
+    app.add_middleware(BodyGuard, limits=_body_limits(settings))
+    app.add_middleware(RequestLog)  # the last one added is the outermost
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def _lifespan(settings: Settings) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        opened = open_engine(settings)
+        engine = await anyio.to_thread.run_sync(opened.__enter__)
+        try:
+            uploads = UploadFolder(settings.data / "uploads", reserve_bytes=settings.upload_reserve_bytes)
+            try:
+                app.state.foley = _state(settings, engine, uploads)
+                logger.info("serving bundle %s on %s", engine.bundle.bundle_id, engine.encoder.provider)
+                yield
+            finally:
+                uploads.close()
+        finally:
+            await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
+
+    return lifespan
+
+
+def _state(settings: Settings, engine: Engine, uploads: UploadFolder) -> State:
+    admission = Admission(
+        num_workers=settings.search_workers,
+        max_waiting=settings.waiting_per_worker * settings.search_workers,
+        max_wait_seconds=settings.max_wait_seconds,
+    )
+    readiness = Readiness(cache_seconds=settings.readiness_cache_seconds)
+    return State(engine=engine, admission=admission, uploads=uploads, readiness=readiness)
+
+
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        max_bytes=settings.max_json_bytes,
+        max_bytes_of=dict.fromkeys((search.PATH, embeddings.PATH), settings.max_upload_bytes),
+        grace_seconds=settings.body_grace_seconds,
+        bytes_per_second=settings.min_body_bytes_per_second,
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Name an operation by its function: a generated client has `search`, not `search_v1_search_post`."""
+    return route.name
+
+
+async def _redirect_to_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, with the schema of problems that every route refers to."""
+    if not app.openapi_schema:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+            license_info=app.license_info,
+            separate_input_output_schemas=app.separate_input_output_schemas,
+        )
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["ProblemBody"] = ProblemBody.model_json_schema()
+        app.openapi_schema = document
+    return app.openapi_schema

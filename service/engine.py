@@ -1,0 +1,154 @@
+"""The parts of a running service, opened together and closed together: bundle, encoder, index, decoder.
+
+    with open_engine(settings) as engine:
+        answer = engine.search_file(path, target="audio")
+
+`foley serve` and `foley search` both go through here. Calls block and may come from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from models.bundle import Bundle, load_bundle
+from models.clip import DecodeLimits
+from service.decoding import Decoder, WorkerLimits
+from service.encoder import Encoder
+from service.index.contract import Index, Modality
+from service.index.embedded import EmbeddedIndex
+from service.retrieval import EmbeddedFile, QueryLimits, SearchAnswer, Snapshot, embed_file, search_file
+from service.settings import Settings
+
+
+class Engine:
+    """Everything a query needs, open.
+
+    Attributes:
+        settings: What it was opened with.
+        bundle: The encoder pair in use.
+        encoder: The bundle, loaded.
+        index: Segments embedded by that bundle.
+        decoder: Worker processes that decode media.
+    """
+
+    def __init__(
+        self, settings: Settings, *, bundle: Bundle, encoder: Encoder, index: Index, decoder: Decoder
+    ) -> None:
+        self.settings = settings
+        self.bundle = bundle
+        self.encoder = encoder
+        self.index = index
+        self.decoder = decoder
+
+    def snapshot(self) -> Snapshot:
+        """What one request works with from its beginning to its end."""
+        return Snapshot(
+            encoder=self.encoder,
+            index=self.index,
+            bundle_id=self.bundle.bundle_id,
+            spec=self.bundle.manifest.clip_spec,
+        )
+
+    def search_file(
+        self,
+        path: Path,
+        *,
+        target: Modality,
+        source: Modality | None = None,
+        limit: int | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> SearchAnswer:
+        """Search with a media file; see `service.retrieval.search_file`.
+
+        Args:
+            path: Query file.
+            target: Modality to find.
+            source: Modality of the file to search by.
+            limit: Most results; default: the setting.
+            snapshot: What to work with; default: the present one.
+
+        Returns:
+            The answer.
+        """
+        return search_file(
+            path,
+            target=target,
+            source=source,
+            limit=self.settings.default_limit if limit is None else limit,
+            snapshot=snapshot or self.snapshot(),
+            decoder=self.decoder,
+            limits=query_limits(self.settings),
+            prefetch=self.settings.prefetch,
+        )
+
+    def embed_file(
+        self, path: Path, *, modality: Modality | None = None, snapshot: Snapshot | None = None
+    ) -> EmbeddedFile:
+        """Embed a media file; see `service.retrieval.embed_file`.
+
+        Args:
+            path: Media file.
+            modality: Embed this one only.
+            snapshot: What to work with; default: the present one.
+
+        Returns:
+            The tracks of its segments.
+        """
+        return embed_file(
+            path,
+            modality=modality,
+            snapshot=snapshot or self.snapshot(),
+            decoder=self.decoder,
+            limits=query_limits(self.settings),
+        )
+
+
+@contextmanager
+def open_engine(settings: Settings) -> Iterator[Engine]:
+    """Open everything a service needs, and close it when the block ends, whatever happened inside.
+
+    Args:
+        settings: Where things are and what they may use.
+
+    Yields:
+        The open engine.
+    """
+    bundle = load_bundle(settings.bundle)
+    with ExitStack() as stack:
+        encoder = Encoder(bundle, device=settings.device, num_threads=settings.num_threads)
+        index = EmbeddedIndex.open(
+            index_folder(settings, bundle),
+            width=bundle.manifest.embedding_width,
+            num_moments=bundle.manifest.clip_spec.num_moments,
+            min_free_bytes=settings.min_free_bytes,
+        )
+        stack.callback(index.close)
+        decoder = Decoder(
+            num_workers=settings.decode_workers,
+            limits=WorkerLimits(
+                memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after
+            ),
+        )
+        stack.callback(decoder.close)
+        yield Engine(settings, bundle=bundle, encoder=encoder, index=index, decoder=decoder)
+
+
+def index_folder(settings: Settings, bundle: Bundle) -> Path:
+    """Where the index of a bundle lives: each bundle has its own, so vectors of two models never meet."""
+    return settings.data / "index" / bundle.bundle_id
+
+
+def query_limits(settings: Settings) -> QueryLimits:
+    """How far a query file is followed."""
+    return QueryLimits(
+        decode=DecodeLimits(
+            max_duration_seconds=settings.max_query_seconds,
+            max_frame_width=settings.max_frame_width,
+            max_frame_height=settings.max_frame_height,
+            max_streams=settings.max_streams,
+            max_channels=settings.max_channels,
+        ),
+        timeout_seconds=settings.query_timeout_seconds,
+    )

@@ -1,0 +1,137 @@
+"""`/v1/assets`: what the library holds, each file of it, and its removal from the index."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Annotated, Any
+
+import anyio.to_thread
+import pydantic_core
+from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as PathParameter
+
+from service.index.contract import Asset, Index
+from service.routes.media import respond_with_media
+from service.routes.state import StateOf
+from service.scanning import show_path
+from service.schemas import AssetBody, AssetPageBody, describe_media, describe_problems
+from service.settings import MAX_LIMIT
+
+router = APIRouter(prefix="/v1/assets", tags=["assets"])
+
+ASSET_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+AssetId = Annotated[
+    str,
+    PathParameter(
+        description="sha256 of the file's content, 64 lower-case hex digits.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    ),
+]
+
+
+class AssetNotFound(Exception):
+    """The index holds no asset of this id."""
+
+
+@router.get(
+    "",
+    summary="List the assets of the library",
+    description="Pages of assets in a stable order; ask for the next one with the `next_cursor` of the last.",
+    responses={200: {"model": AssetPageBody}, **describe_problems(422, 500, 503)},
+)
+async def list_assets(
+    state: StateOf,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most assets on a page.")] = 100,
+    cursor: Annotated[
+        str | None, Query(max_length=256, description="`next_cursor` of the page before; none for the first.")
+    ] = None,
+) -> Response:
+    """Answer with one page of assets."""
+    index = state.engine.snapshot().index
+    page = await anyio.to_thread.run_sync(partial(index.list_assets, limit=limit, cursor=cursor))
+    assets = [describe_asset(asset) for asset in page.assets]
+    return _json({"assets": assets, "next_cursor": page.next_cursor})
+
+
+@router.get(
+    "/{asset_id}",
+    summary="Describe an asset",
+    responses={200: {"model": AssetBody}, **describe_problems(404, 500, 503)},
+)
+async def get_asset(asset_id: AssetId, state: StateOf) -> Response:
+    """Answer with one asset."""
+    return _json(describe_asset(await find_asset(state.engine.snapshot().index, asset_id)))
+
+
+@router.delete(
+    "/{asset_id}",
+    summary="Take an asset out of the index",
+    description="The asset is no longer found. Its file stays where it is.",
+    status_code=204,
+    response_class=Response,
+    responses=describe_problems(404, 500, 503, 507),
+)
+async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
+    """Remove an asset from the index."""
+    index = state.engine.snapshot().index
+    await find_asset(index, asset_id)
+    num_removed = await anyio.to_thread.run_sync(index.delete_asset, asset_id)
+    if num_removed == 0:  # another request was faster
+        raise AssetNotFound(f"no asset {asset_id} is indexed")
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{asset_id}/media",
+    summary="Play an asset's file",
+    description=(
+        "The file as it lies on disk; one range of bytes where the request asks for one. The entity tag is "
+        "the asset's id: the hash of the content."
+    ),
+    response_class=Response,
+    responses={**describe_media(), **describe_problems(404, 409, 416, 500, 503)},
+)
+async def get_asset_media(asset_id: AssetId, request: Request, state: StateOf) -> Response:
+    """Answer with an asset's file."""
+    return await respond_with_media(request, await find_asset(state.engine.snapshot().index, asset_id))
+
+
+# A route of its own, so that the API description has one operation for the file.
+router.add_api_route("/{asset_id}/media", get_asset_media, methods=["HEAD"], include_in_schema=False)
+
+
+async def find_asset(index: Index, asset_id: str) -> Asset:
+    """Look an asset up.
+
+    Args:
+        index: Where.
+        asset_id: What a client calls it.
+
+    Returns:
+        The asset.
+
+    Raises:
+        AssetNotFound: If there is none of this id, or the id could be none.
+    """
+    if ASSET_ID.fullmatch(asset_id):
+        asset = await anyio.to_thread.run_sync(index.get_asset, asset_id)
+        if asset is not None:
+            return asset
+    raise AssetNotFound(f"no asset {asset_id[:80]!r} is indexed")
+
+
+def describe_asset(asset: Asset) -> dict[str, Any]:
+    """An asset as JSON values."""
+    return {
+        "asset_id": asset.asset_id,
+        "path": show_path(asset.path),
+        "num_segments": asset.num_segments,
+        "modalities": list(asset.modalities),
+        "media": dict(asset.media),
+    }
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(pydantic_core.to_json(document, inf_nan_mode="null"), media_type="application/json")

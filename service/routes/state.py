@@ -1,0 +1,38 @@
+"""What the routes share while the application runs, and how a route gets hold of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from service.engine import Engine
+from service.routes.admission import Admission
+from service.routes.readiness import Readiness
+from service.routes.upload import UploadFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """The open parts of a running application.
+
+    Attributes:
+        engine: Encoder, index and decoder.
+        admission: Who may compute now.
+        uploads: Where query files live while they are answered.
+        readiness: Whether the answers are right.
+    """
+
+    engine: Engine
+    admission: Admission
+    uploads: UploadFolder
+    readiness: Readiness
+
+
+async def get_state(request: Request) -> State:
+    """The state of the application that serves this request."""
+    return cast(State, request.app.state.foley)
+
+
+StateOf = Annotated[State, Depends(get_state)]

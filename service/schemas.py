@@ -1,0 +1,232 @@
+"""The bodies of answers as the OpenAPI description shows them, and what every route says of its errors.
+
+These classes describe and are not run on an answer: its values come from checked dataclasses, and checking
+ten thousand floats again costs more than the search that found them. Tests hold the answers to the
+description.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.index.contract import Modality
+
+ASSET_ID = "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
+MOMENTS: list[Any] = [0.41, 0.47, 0.52, 0.55, 0.61, 0.66, 0.7, 0.72, 0.69, 0.64, 0.6, 0.58, 0.53, 0.49, 0.46, 0.45]
+UPLOAD_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 503, 507)
+
+
+class ProblemBody(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = Field(description="URI of the kind of problem; ends with its code.")
+    title: str = Field(description="The kind of problem in words.")
+    status: int = Field(description="HTTP status.")
+    code: str = Field(description="Stable name of the kind of problem, for programs.")
+    detail: str = Field(description="What happened this time, for people.")
+    instance: str = Field(description="Path of the request.")
+    request_id: str | None = Field(
+        description="Id of the request, as in the header `X-Request-ID` and the log."
+    )
+    errors: list[dict[str, str]] | None = Field(
+        None, description="With `invalid_parameter`: each parameter at fault and what is wrong with it."
+    )
+
+
+class BestMoment(BaseModel):
+    """The moment at which query and result are most alike."""
+
+    index: int = Field(ge=0, description="Which of the moments, from 0.")
+    time_seconds: float = Field(ge=0, description="When it is, on the asset's own timeline.")
+    similarity: float = Field(description="Cosine similarity there.")
+
+
+class SearchResultBody(BaseModel):
+    """The best segment of one asset."""
+
+    asset_id: str = Field(description="sha256 of the file's content.")
+    path: str = Field(description="Path of the file when it was indexed.")
+    start_seconds: float = Field(ge=0, description="Start of the segment.")
+    end_seconds: float = Field(ge=0, description="End of the segment, exclusive.")
+    score: float = Field(description="Mean of `moments`, in [-1, 1].")
+    best_moment: BestMoment
+    moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")
+    query_start_seconds: float = Field(ge=0, description="Start of the segment of the query that fits best.")
+    query_end_seconds: float = Field(ge=0, description="Its end, exclusive.")
+
+
+class QueryBody(BaseModel):
+    """What the search was made with."""
+
+    num_segments: int = Field(ge=1, description="Segments of the query file that were searched with.")
+    is_partial: bool = Field(description="True when less than 95 % of the file could be decoded.")
+
+
+class SearchAnswerBody(BaseModel):
+    """What a search found, best first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "results": [
+                        {
+                            "asset_id": ASSET_ID,
+                            "path": "/media/rain/window.wav",
+                            "start_seconds": 20.0,
+                            "end_seconds": 30.0,
+                            "score": 0.5675,
+                            "best_moment": {"index": 7, "time_seconds": 24.375, "similarity": 0.72},
+                            "moments": MOMENTS,
+                            "query_start_seconds": 0.0,
+                            "query_end_seconds": 8.0,
+                        }
+                    ],
+                    "target": "audio",
+                    "from": "video",
+                    "bundle_id": "starter-0123456789ab",
+                    "query": {"num_segments": 1, "is_partial": False},
+                }
+            ]
+        }
+    )
+
+    results: list[SearchResultBody]
+    target: Modality = Field(description="What was searched.")
+    source: Modality = Field(alias="from", description="Which stream of the query file was used.")
+    bundle_id: str = Field(description="The encoder bundle that embedded query and library.")
+    query: QueryBody
+
+
+class EmbeddedTrack(BaseModel):
+    """Embeddings of one segment in one modality."""
+
+    pooled: list[float] = Field(description="Normalised mean of the track, unit length.")
+    track: list[list[float]] = Field(description="16 unit vectors, one for each moment.")
+
+
+class EmbeddedSegmentBody(BaseModel):
+    """Embeddings of one segment."""
+
+    start_seconds: float = Field(ge=0)
+    end_seconds: float = Field(ge=0, description="Exclusive.")
+    audio: EmbeddedTrack | None = Field(
+        description="Null where the segment has no sound, or it was not asked for."
+    )
+    video: EmbeddedTrack | None = Field(description="Null where it has no picture, or it was not asked for.")
+
+
+class EmbeddingsBody(BaseModel):
+    """Embeddings of a file, segment by segment."""
+
+    bundle_id: str = Field(description="The encoder bundle. Vectors of two bundles cannot be compared.")
+    media: dict[str, Any] = Field(description="Facts about the file.")
+    is_partial: bool = Field(description="True when less than 95 % of the file could be decoded.")
+    segments: list[EmbeddedSegmentBody]
+
+
+class AssetBody(BaseModel):
+    """A media file as the index knows it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "asset_id": ASSET_ID,
+                    "path": "/media/rain/window.mp4",
+                    "num_segments": 3,
+                    "modalities": ["audio", "video"],
+                    "media": {"container": "mp4", "duration_seconds": 27.5, "video_codec": "h264"},
+                }
+            ]
+        }
+    )
+
+    asset_id: str = Field(description="sha256 of the file's content.")
+    path: str = Field(description="Path of the file when it was indexed.")
+    num_segments: int = Field(ge=1)
+    modalities: list[Modality] = Field(description="What at least one of its segments has.")
+    media: dict[str, Any] = Field(description="Facts about the file.")
+
+
+class AssetPageBody(BaseModel):
+    """One page of assets."""
+
+    assets: list[AssetBody]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null after the last.")
+
+
+class LiveBody(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class ReadyBody(BaseModel):
+    """The service answers correctly."""
+
+    status: Literal["ready"]
+    bundle_id: str = Field(description="The active encoder bundle.")
+    provider: str = Field(description="What the encoder runs on.")
+    num_segments: int = Field(ge=0, description="Segments that can be found.")
+
+
+def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Say in the OpenAPI description that a route may answer with these errors.
+
+    Args:
+        statuses: Their HTTP statuses.
+
+    Returns:
+        FastAPI's `responses`.
+    """
+    reference = {"$ref": "#/components/schemas/ProblemBody"}
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {"application/problem+json": {"schema": reference}},
+        }
+        for status in statuses
+    }
+
+
+def describe_media() -> dict[int | str, dict[str, Any]]:
+    """Say in the OpenAPI description that a route sends a file, whole or in part."""
+    content = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+    return {
+        200: {"description": "The whole file.", "content": content},
+        206: {"description": "The range of bytes asked for.", "content": content},
+        304: {"description": "The client has this file already."},
+    }
+
+
+def describe_form(parameters: type[BaseModel]) -> dict[str, Any]:
+    """Say in the OpenAPI description that a route takes a form with a file and these fields.
+
+    Args:
+        parameters: The fields beside `file`.
+
+    Returns:
+        FastAPI's `openapi_extra`.
+    """
+    schema = parameters.model_json_schema(by_alias=True)
+    file = {
+        "type": "string",
+        "contentMediaType": "application/octet-stream",
+        "format": "binary",
+        "description": "A media file.",
+    }
+    fields = {
+        name: {key: value for key, value in field.items() if not (key == "default" and value is None)}
+        for name, field in schema["properties"].items()
+    }
+    form = {
+        "type": "object",
+        "properties": {"file": file, **fields},
+        "required": ["file", *schema.get("required", [])],
+        "additionalProperties": False,
+    }
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}

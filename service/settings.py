@@ -1,0 +1,174 @@
+"""Everything an operator may set: one frozen object, read once where a program starts and passed down.
+
+Each field is read from the environment variable `FOLEY_` + its name in capitals (`FOLEY_DATA`,
+`FOLEY_DEVICE`). The limits are safe defaults against hostile files and clients.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.bundle import starter_path
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+MAX_LIMIT = 1000  # most results or assets one answer may hold, whatever the settings say
+
+
+def default_data_folder() -> Path:
+    """Where data lives when nobody says otherwise: `foley` under the XDG data folder."""
+    xdg = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification says that a relative path here is to be ignored.
+    root = Path(xdg) if Path(xdg).is_absolute() else Path("~/.local/share").expanduser()
+    return root / "foley"
+
+
+class Settings(BaseSettings):
+    """All settings of the service, checked once; units are in the names."""
+
+    model_config = SettingsConfigDict(env_prefix="FOLEY_", frozen=True, extra="forbid")
+
+    # What to serve, and where
+    data: Path = Field(
+        default_factory=default_data_folder, description="Folder of the index and all other state."
+    )
+    bundle: Path = Field(
+        default_factory=starter_path,
+        description="Folder of the encoder bundle; default: the shipped starter.",
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="Where the encoder runs. `auto` takes CUDA where it works, else the CPU."
+    )
+    num_threads: PositiveInt | None = Field(
+        default=None, description="Encoder threads; default: one per core."
+    )
+    host: str = Field(default="127.0.0.1", description="Address `foley serve` listens on.")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port `foley serve` listens on; 0 takes a free one."
+    )
+    allow_remote: bool = Field(
+        default=False,
+        description="Listen on an address other machines reach, though every caller may read and delete.",
+    )
+
+    # Requests
+    max_upload_bytes: PositiveInt = Field(default=256 * MIB, description="Largest request with a query file.")
+    max_json_bytes: PositiveInt = Field(default=1 * MIB, description="Largest request body without a file.")
+    body_grace_seconds: PositiveFloat = Field(
+        default=30.0, description="Time a client may make us wait for its body, beyond what its size earns."
+    )
+    min_body_bytes_per_second: PositiveInt = Field(
+        default=256 * KIB, description="Each body byte received earns its share of a second at this rate."
+    )
+    header_timeout_seconds: PositiveFloat = Field(
+        default=10.0, description="Time to receive a request's head."
+    )
+    idle_timeout_seconds: PositiveFloat = Field(
+        default=10.0, description="Keep-alive time of an idle connection."
+    )
+    graceful_stop_seconds: PositiveInt = Field(
+        default=25, description="Time for running requests after SIGTERM."
+    )
+    upload_reserve_bytes: int = Field(
+        default=64 * MIB, ge=0, description="Free disk space an upload must leave where query files are kept."
+    )
+    readiness_cache_seconds: float = Field(
+        default=5.0, ge=0, description="How long one readiness answer is reused."
+    )
+
+    # Concurrency
+    search_workers: PositiveInt = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        description="Requests that decode, encode and search at the same time.",
+    )
+    waiting_per_worker: PositiveInt = Field(
+        default=4, description="Requests that may wait for each search worker; further ones get 429 at once."
+    )
+    max_wait_seconds: PositiveFloat = Field(
+        default=5.0, description="Longest wait for a search worker, then 429."
+    )
+    decode_workers: PositiveInt = Field(
+        default_factory=lambda: os.cpu_count() or 1, description="Sandboxed processes that decode media."
+    )
+
+    # Decoding
+    max_query_seconds: PositiveFloat = Field(
+        default=600.0, description="Longest query file, declared or decoded."
+    )
+    max_library_seconds: PositiveFloat = Field(default=14_400.0, description="Longest library file.")
+    max_library_file_bytes: PositiveInt = Field(default=2 * GIB, description="Largest library upload.")
+    max_frame_width: PositiveInt = Field(default=8192, description="Widest picture that is decoded, pixels.")
+    max_frame_height: PositiveInt = Field(
+        default=4320, description="Highest picture that is decoded, pixels."
+    )
+    max_streams: PositiveInt = Field(default=32, description="Most streams of one file.")
+    max_channels: PositiveInt = Field(default=64, description="Most audio channels of one stream.")
+    query_timeout_seconds: PositiveFloat = Field(
+        default=30.0, description="Wall time to decode a query file."
+    )
+    worker_memory_bytes: PositiveInt = Field(
+        default=3 * GIB, description="Address space of one decode worker."
+    )
+    worker_recycle_after: PositiveInt = Field(
+        default=500, description="Clips after which a decode worker is replaced."
+    )
+
+    # Search and storage
+    default_limit: int = Field(
+        default=10, ge=1, le=MAX_LIMIT, description="Results when the request names no limit."
+    )
+    max_limit: int = Field(
+        default=MAX_LIMIT, ge=1, le=MAX_LIMIT, description="Most results one request may ask for."
+    )
+    prefetch: PositiveInt = Field(
+        default=200, description="Candidates by pooled vector that are scored by their tracks."
+    )
+    min_free_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="Free disk space below which the index refuses writes; default: max(2 GiB, 5 %).",
+    )
+
+    @field_validator("data", "bundle", mode="after")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _refuse_open_doors(self) -> Settings:
+        if not self.allow_remote and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} can be reached from other machines and requests carry no key yet: "
+                "use 127.0.0.1 behind a proxy that asks who calls, or set FOLEY_ALLOW_REMOTE=1"
+            )
+        if self.default_limit > self.max_limit:
+            raise ValueError(f"default_limit {self.default_limit} is above max_limit {self.max_limit}")
+        return self
+
+    def replace(self, **changes: Any) -> Settings:
+        """A copy with some fields changed, checked like the first.
+
+        Args:
+            changes: New values by field name.
+
+        Returns:
+            The new settings.
+        """
+        return Settings(**{**self.model_dump(), **changes})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address (a name other than localhost counts as remote)."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
