@@ -19,8 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from training.labels import CorpusMismatch
 from training.scene import BadScene, Split
-from training.synthesis import CorpusMismatch, write_corpus
+from training.synthesis import write_corpus
 
 app = typer.Typer(help="Train Foley's encoders.", no_args_is_help=True)
 
@@ -63,7 +64,7 @@ def synthesize(
                 num_workers=workers,
                 on_progress=lambda done, wanted: progress.update(bar, completed=done, total=wanted),
             )
-    except (BadScene, CorpusMismatch) as exc:
+    except (BadScene, CorpusMismatch, OSError) as exc:
         console.print(f"[red]{exc}[/red]")
         raise typer.Exit(2) from exc
     console.print(f"{scenes} scenes in {len(rows)} files in {output}")
