@@ -17,8 +17,8 @@ FRAME_RATE = 8
 SAMPLE_RATE_HZ = 44100
 AUDIO_BIT_RATE = 96_000
 PICTURE_OPTIONS = {"preset": "veryfast", "crf": "23", "threads": "1", "x264-params": "mbtree=0"}
-"""The same frames must give the same bytes. One thread: the number of cores does not matter. No macroblock tree:
-its look-ahead reads memory it never wrote (x264 of PyAV 18 on AMD EPYC: one clip, three different files)."""
+"""The same frames must give the same bytes. One thread: the number of cores does not matter. No macroblock
+tree: its look-ahead reads memory it never wrote (x264 of PyAV 18: one clip, three different files)."""
 SOUND_OPTIONS = {"aac_coder": "fast"}
 
 
