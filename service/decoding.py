@@ -1,0 +1,344 @@
+"""Decoding of files nobody trusts: worker processes with limits, that may crash or hang without harm.
+
+A `Decoder` keeps a few spawned workers. Each may map only so much memory, write no file and leave no core;
+a task that overruns its wall-clock or CPU time is killed with its worker, and a fresh worker takes the next
+file.
+
+Each worker has a pool (Pebble) of its own. Workers of one Pebble pool share a pipe and its lock: one that is
+killed while it sends leaves the lock held and half a message in the pipe, and the others wait for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from models.clip import ClipSpec, DecodedMedia, DecodeLimits, UnreadableClip, decode_segments
+from service.sandbox import WorkerContext, WorkerLimits, confine_worker, limit_cpu
+
+__all__ = [
+    "DecodeFailure",
+    "DecodeTimedOut",
+    "Decoder",
+    "DecoderClosed",
+    "DecoderCrashed",
+    "WorkerLimits",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+START_GRACE_SECONDS = 60.0  # a spawned worker takes 0.3 s to import NumPy and PyAV on an idle machine
+PIPE_BYTES = (
+    1 << 20
+)  # the most an unprivileged process may ask for by default; 64 KiB makes 50 reads of one clip
+DEFAULT_LIMITS = DecodeLimits()
+
+
+class DecodeFailure(Exception):
+    """A file could not be decoded for a reason outside its bytes. Subclasses say which."""
+
+    code: ClassVar[str] = "decode_failed"
+
+
+class DecodeTimedOut(DecodeFailure):
+    """Decoding took longer than its limit and was killed."""
+
+    code = "decode_timed_out"
+
+
+class DecoderCrashed(DecodeFailure):
+    """The worker died, ran out of memory or failed in a way no decoder should."""
+
+    code = "decoder_crashed"
+
+
+class DecoderClosed(DecodeFailure):
+    """The decoder was closed before the file's turn came."""
+
+    code = "decoder_closed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """A call that waits for a worker, and the future its outcome goes to."""
+
+    future: Future[Any]
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    timeout_seconds: float
+
+
+class Decoder:
+    """Decodes media files in sandboxed worker processes. Any thread may call it.
+
+    Workers start with the first tasks; `close` (or leaving the `with` block) kills them.
+    """
+
+    def __init__(self, *, num_workers: int = 2, limits: WorkerLimits | None = None) -> None:
+        if num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        self.num_workers = num_workers
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._lanes = [_Lane(self._tasks, limits or WorkerLimits()) for _ in range(num_workers)]
+        for lane in self._lanes:
+            lane.start()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def decode(
+        self,
+        path: Path | str,
+        spec: ClipSpec,
+        *,
+        first: int = 0,
+        count: int | None = None,
+        limits: DecodeLimits = DEFAULT_LIMITS,
+        timeout_seconds: float = 60.0,
+    ) -> DecodedMedia:
+        """Cut a file into segments and decode them; see `models.clip.decode_segments`.
+
+        A file that cannot be used raises the `UnreadableClip` that says why; a `DecodeFailure` says that the
+        work timed out, that its worker crashed or that the decoder was closed.
+
+        Args:
+            path: The media file.
+            spec: How a segment is sampled.
+            first: Index of the first segment wanted.
+            count: How many segments to decode at most, None for all that follow.
+            limits: What the file may ask of the decoder.
+            timeout_seconds: Wall-clock and CPU seconds the work may take, waiting for a worker not counted.
+
+        Returns:
+            The decoded segments and the facts of the file.
+        """
+        task = self.submit(
+            path, spec, first=first, count=count, limits=limits, timeout_seconds=timeout_seconds
+        )
+        return task.result()
+
+    def submit(
+        self,
+        path: Path | str,
+        spec: ClipSpec,
+        *,
+        first: int = 0,
+        count: int | None = None,
+        limits: DecodeLimits = DEFAULT_LIMITS,
+        timeout_seconds: float = 60.0,
+    ) -> Future[DecodedMedia]:
+        """Start `decode` and return at once; the future's exceptions are those of `decode`."""
+        whole_path = Path(path).absolute()
+        return self._enqueue(
+            decode_segments,
+            (whole_path, spec),
+            {"first": first, "count": count, "limits": limits},
+            timeout_seconds,
+        )
+
+    def call(
+        self, function: Callable[P, R], timeout_seconds: float, /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run any importable function in a sandboxed worker and wait for it; errors are those of `decode`.
+
+        Args:
+            function: A function found by its name in its module; arguments and result are pickled.
+            timeout_seconds: Wall-clock and CPU seconds it may take.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the function returned.
+        """
+        future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds)
+        return future.result()
+
+    def close(self) -> None:
+        """Kill the workers; calls that wait or run end with `DecoderClosed`. Safe to call twice."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        for _ in self._lanes:
+            self._tasks.put(None)
+        for lane in self._lanes:
+            lane.stop()
+        for lane in self._lanes:
+            lane.join()
+        while not self._tasks.empty():
+            task = self._tasks.get()
+            if task is not None and task.future.set_running_or_notify_cancel():
+                task.future.set_exception(
+                    DecoderClosed("the decoder was closed before this file's turn came")
+                )
+
+    def _enqueue(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout_seconds: float,
+    ) -> Future[Any]:
+        if not (timeout_seconds > 0 and math.isfinite(timeout_seconds)):
+            raise ValueError(f"timeout_seconds must be positive and finite, got {timeout_seconds}")
+        future: Future[Any] = Future()
+        task = _Task(
+            future=future, function=function, args=args, kwargs=kwargs, timeout_seconds=timeout_seconds
+        )
+        with self._lock:
+            if self._is_closed:
+                raise DecoderClosed("the decoder is closed")
+            self._tasks.put(task)
+        return future
+
+
+class _Lane(threading.Thread):
+    """Feeds one worker, one task at a time.
+
+    The thread also keeps the worker alive: Linux sends a child its parent-death signal when the thread that
+    started it ends, so workers must not be started by threads that come and go.
+    """
+
+    def __init__(self, tasks: queue.SimpleQueue[_Task | None], limits: WorkerLimits) -> None:
+        super().__init__(name="decode-lane", daemon=True)
+        self._tasks = tasks
+        self._limits = limits
+        self._pool: ProcessPool | None = None
+        self._lock = threading.Lock()  # between `stop` and the start of a task
+        self._running: Future[Any] | None = None
+        self._is_stopping = False
+
+    def run(self) -> None:
+        """Take tasks until told to stop."""
+        while not self._is_stopping:
+            task = self._tasks.get()
+            if task is None:
+                break
+            if task.future.set_running_or_notify_cancel():
+                try:
+                    outcome = self._execute(task)
+                except BaseException as exc:  # every outcome belongs to whoever waits for the future
+                    task.future.set_exception(exc)
+                else:
+                    task.future.set_result(outcome)
+        self._discard_pool(wait=True)
+
+    def stop(self) -> None:
+        """Kill the task that runs, if any, and end the thread soon after."""
+        with self._lock:
+            self._is_stopping = True
+            if self._running is not None:
+                self._running.cancel()
+
+    def _execute(self, task: _Task) -> Any:
+        for is_retry in (False, True):
+            try:
+                return self._attempt(task)
+            except BrokenProcessPool as exc:
+                # The worker died before it took the task, while idle or at its start: not the file's fault.
+                self._discard_pool()
+                if is_retry:
+                    raise DecoderCrashed("no decode worker could be started") from exc
+        raise AssertionError("the second attempt returns or raises")
+
+    def _attempt(self, task: _Task) -> Any:
+        running = self._schedule(task)
+        try:
+            return running.result(timeout=task.timeout_seconds + START_GRACE_SECONDS)
+        except TimeoutError as exc:
+            if not running.done():
+                self._discard_pool()
+            raise DecodeTimedOut(
+                f"decoding took longer than {task.timeout_seconds:g} s and was stopped"
+            ) from exc
+        except ProcessExpired as exc:
+            self._discard_pool()
+            raise _explain_death(exc.exitcode, task.timeout_seconds) from exc
+        except DecoderCrashed:
+            self._discard_pool()  # after a failed allocation the heap is not worth keeping
+            raise
+        except CancelledError as exc:
+            raise DecoderClosed("the decoder was closed while it decoded this file") from exc
+
+    def _schedule(self, task: _Task) -> Future[Any]:
+        arguments = (task.function, task.args, task.kwargs, task.timeout_seconds)
+        with self._lock:
+            if self._is_stopping:
+                raise DecoderClosed("the decoder was closed before this file's turn came")
+            if self._pool is None:
+                self._pool = self._start_pool()
+            try:
+                running: Future[Any] = self._pool.schedule(
+                    _run_task, args=arguments, timeout=task.timeout_seconds
+                )
+            except RuntimeError as exc:
+                raise BrokenProcessPool("the worker died while it was idle") from exc
+            self._running = running
+        return running
+
+    def _start_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=1,
+            max_tasks=self._limits.max_tasks,
+            initializer=_prepare_worker,
+            initargs=(self._limits, os.getpid()),
+            context=WorkerContext(),
+        )
+
+    def _discard_pool(self, *, wait: bool = False) -> None:
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        pool.stop()  # type: ignore[no-untyped-call]
+        joiner = threading.Thread(target=pool.join, name="decode-discard", daemon=True)
+        joiner.start()
+        if wait:
+            joiner.join(START_GRACE_SECONDS)
+
+
+def _explain_death(exit_code: int, timeout_seconds: float) -> DecodeFailure:
+    if exit_code == -signal.SIGXCPU:
+        return DecodeTimedOut(f"decoding took more than {timeout_seconds:g} s of CPU time and was stopped")
+    if exit_code < 0:
+        with contextlib.suppress(ValueError):
+            return DecoderCrashed(f"the decode worker was killed by {signal.Signals(-exit_code).name}")
+    return DecoderCrashed(f"the decode worker ended with exit code {exit_code}")
+
+
+def _prepare_worker(limits: WorkerLimits, parent_pid: int) -> None:
+    """Confine a new worker. To find this function it has imported NumPy and PyAV: they are not counted."""
+    confine_worker(limits, parent_pid)
+
+
+def _run_task(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout_seconds: float
+) -> Any:
+    """Call the function under a CPU limit; every error leaves as one that the parent knows."""
+    limit_cpu(timeout_seconds)
+    try:
+        return function(*args, **kwargs)
+    except UnreadableClip:
+        raise
+    except MemoryError as exc:
+        raise DecoderCrashed("decoding needs more memory than a worker may use") from exc
+    except Exception as exc:  # a bug that one odd file found must not end the job that met it
+        raise DecoderCrashed(f"the decoder failed: {type(exc).__name__}: {exc}") from exc

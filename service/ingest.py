@@ -1,0 +1,233 @@
+"""The pipeline that takes files into an index: decode, encode and write at the same time.
+
+    add(job) → decode workers, several chunks of a file at once → encode thread → write thread → ended job
+
+One thread, the caller's, owns all state; the others (`service.stages`) take messages from queues and answer
+with events, which `wait` handles. How many chunks are under way is counted, so memory is bounded whichever
+stage is slow. Segments reach the index in order, and an asset exists there only when its last one is written.
+"""
+
+from __future__ import annotations
+
+import queue
+from concurrent.futures import Future
+
+from models.clip import ClipSpec, DecodedMedia, DecodeLimits, NoStream, UnreadableClip
+from service.decoding import DecodeFailure, Decoder, DecoderClosed
+from service.retrieval import Snapshot
+from service.scanning import UnusableFile, check_unchanged
+from service.stages import (
+    Broken,
+    Chunk,
+    Decoded,
+    Drop,
+    Dropped,
+    Encoded,
+    EncodeThread,
+    Event,
+    FileError,
+    Job,
+    Refused,
+    WriteThread,
+    Written,
+)
+
+CHUNK_SEGMENTS = 8  # 80 s of frames and samples are 25 MB: what one call to a worker returns
+MAX_UNWRITTEN = 256  # embedded chunks that may wait for the disk
+MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
+
+
+class Pipeline:
+    """Takes files into an index. One thread calls it; leaving the `with` block stops what is under way.
+
+    Args:
+        snapshot: Encoder and index.
+        decoder: Decodes the files.
+        limits: What a file may ask of the decoder.
+    """
+
+    def __init__(self, *, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits) -> None:
+        self.num_written_segments = 0
+        self._spec: ClipSpec = snapshot.spec
+        self._decoder = decoder
+        self._limits = limits
+        self._max_chunks = decoder.num_workers + 3
+        self._num_chunks = 0  # from the call to a worker until it is encoded
+        self._num_unwritten = 0
+        self._open_jobs: set[Job] = set()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._write = WriteThread(snapshot.index, self._events)
+        self._encode = EncodeThread(snapshot.encoder, self._write.messages, self._events)
+        self._encode.start()
+        self._write.start()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another file may be added now."""
+        return self._num_chunks < self._max_chunks and self._num_unwritten < MAX_UNWRITTEN
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any file is under way."""
+        return bool(self._open_jobs)
+
+    def add(self, job: Job) -> None:
+        """Start a file."""
+        self._open_jobs.add(job)
+        self._submit(job)
+
+    def wait(self) -> list[Job]:
+        """Wait until something happens. What breaks the encoder or the index is raised.
+
+        Returns:
+            The jobs that ended by it, often none.
+        """
+        event = self._events.get()
+        match event:
+            case Decoded():
+                return self._take_decoded(event.job, event.chunk)
+            case Encoded():
+                self._num_chunks -= event.num_chunks
+                self._num_unwritten += event.num_sent
+            case Written():
+                self._num_unwritten -= 1
+                self.num_written_segments += event.num_segments
+                if event.is_final:
+                    return self._finish(event.job)
+            case Refused():
+                return self._fail(event.job, event.error)
+            case Dropped():
+                return self._finish(event.job)
+            case Broken():
+                event.reraise()
+        self._top_up()
+        return []
+
+    def close(self) -> None:
+        """Stop the threads after what they do at this moment. What is written stays."""
+        for job in self._open_jobs:
+            for future in job.running.values():
+                future.cancel()
+        for stage in (self._encode, self._write):
+            stage.stop()
+        for stage in (self._encode, self._write):
+            stage.join()
+
+    # Decoding
+
+    def _submit(self, job: Job) -> None:
+        chunk = job.next_submitted
+        job.next_submitted += 1
+        self._num_chunks += 1
+        future = self._decoder.submit(
+            job.found.path,
+            self._spec,
+            first=chunk * CHUNK_SEGMENTS,
+            count=CHUNK_SEGMENTS,
+            limits=self._limits,
+            timeout_seconds=self._timeout_seconds(job),
+        )
+        job.running[chunk] = future
+        future.add_done_callback(lambda _: self._events.put(Decoded(job=job, chunk=chunk)))
+
+    def _timeout_seconds(self, job: Job) -> float:
+        chunk_seconds = CHUNK_SEGMENTS * self._spec.segment_seconds
+        # A container without an index is read from its start to reach a later chunk.
+        media_seconds = max(chunk_seconds, (job.info and job.info.duration_seconds) or 0.0)
+        return min(max(MIN_TIMEOUT_SECONDS, 2 * media_seconds), MAX_TIMEOUT_SECONDS)
+
+    def _take_decoded(self, job: Job, chunk: int) -> list[Job]:
+        future = job.running.pop(chunk)
+        if job.error is not None or job.is_forwarded or future.cancelled():
+            self._num_chunks -= 1
+            self._top_up()
+            return []
+        job.decoded[chunk] = _outcome_of(future)
+        ended = self._forward(job)
+        self._top_up()
+        return ended
+
+    def _forward(self, job: Job) -> list[Job]:
+        """Send the chunks that are decoded to the encoder, in order."""
+        while not job.is_forwarded and job.next_forwarded in job.decoded:
+            media = job.decoded.pop(job.next_forwarded)
+            problem = self._accept(job, media) if isinstance(media, DecodedMedia) else media
+            if problem is not None:
+                self._num_chunks -= 1
+                return self._fail(job, problem)
+        if job.is_forwarded:
+            self._abandon_chunks(job)
+        return []
+
+    def _accept(self, job: Job, media: DecodedMedia) -> FileError | None:
+        """Send one chunk on; return what is wrong with the file instead, if anything is."""
+        job.info = media.info  # the last one knows the measured duration
+        job.is_partial = job.is_partial or media.is_partial
+        if media.is_last:
+            if job.num_segments == 0 and not media.clips:
+                return NoStream("no segment of the file could be decoded")
+            try:
+                check_unchanged(job.found)
+            except UnusableFile as exc:
+                return exc
+        job.num_segments += len(media.clips)
+        job.next_forwarded += 1
+        job.is_forwarded = media.is_last
+        self._encode.messages.put(
+            Chunk(job=job, clips=media.clips, is_final=media.is_last, media=job.media())
+        )
+        return None
+
+    def _abandon_chunks(self, job: Job) -> None:
+        """Give back what was decoded or started beyond the end of the file."""
+        self._num_chunks -= len(job.decoded)
+        job.decoded.clear()
+        for future in list(job.running.values()):
+            future.cancel()
+
+    def _top_up(self) -> None:
+        """Start further chunks of long files: the next one in any case, more as there is room for them."""
+        for job in self._open_jobs:
+            if job.error is None and not job.is_forwarded and not job.running and not job.decoded:
+                self._submit(job)
+        for job in self._open_jobs:
+            while self.has_room and self._may_look_ahead(job):
+                self._submit(job)
+
+    def _may_look_ahead(self, job: Job) -> bool:
+        if job.error is not None or job.is_forwarded or job.info is None or not job.info.duration_seconds:
+            return False
+        start_seconds = job.next_submitted * CHUNK_SEGMENTS * self._spec.segment_seconds
+        return start_seconds < job.info.duration_seconds
+
+    # Ends
+
+    def _fail(self, job: Job, error: FileError) -> list[Job]:
+        if job.error is not None:
+            return []
+        job.error = error
+        self._abandon_chunks(job)
+        if job.num_segments == 0:
+            return self._finish(job)
+        self._encode.messages.put(Drop(job=job))
+        return []
+
+    def _finish(self, job: Job) -> list[Job]:
+        self._open_jobs.discard(job)
+        self._top_up()
+        return [job]
+
+
+def _outcome_of(future: Future[DecodedMedia]) -> DecodedMedia | FileError:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, DecoderClosed) or not isinstance(error, UnreadableClip | DecodeFailure):
+        raise error
+    return error

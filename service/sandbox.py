@@ -1,0 +1,128 @@
+"""What a decode worker is: a spawned process that knows little and may do little.
+
+It maps only so much memory, opens few files, writes none, leaves no core, gains no privileges and dies with
+its parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import math
+import os
+import resource
+import signal
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, context, popen_spawn_posix, process
+from pathlib import Path
+
+PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for; one clip is 3 MB, the default 64 KB
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerLimits:
+    """What one decode worker may use.
+
+    Attributes:
+        memory_bytes: Address space on top of what a fresh worker maps (on a machine with many cores, NumPy's
+            thread stacks alone map gigabytes).
+        max_open_files: File descriptors.
+        max_tasks: The worker is replaced after so many tasks, so that nothing leaks for ever.
+    """
+
+    memory_bytes: int = 3 << 30
+    max_open_files: int = 64
+    max_tasks: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("memory_bytes", "max_open_files", "max_tasks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def confine_worker(limits: WorkerLimits, parent_pid: int) -> None:
+    """Give up, before the first file, what decoding does not need."""
+    # A Python handler would wait for the C call that is to be stopped.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _lower_limit(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_FSIZE, 0)
+    _lower_limit(resource.RLIMIT_NOFILE, limits.max_open_files)
+    if sys.platform == "linux":
+        num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+        _lower_limit(resource.RLIMIT_AS, num_pages * resource.getpagesize() + limits.memory_bytes)
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # the parent died before it could be watched
+        os._exit(1)
+
+
+def limit_cpu(more_seconds: float) -> None:
+    """Have this process killed by SIGXCPU once it has used so much more CPU time than now."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    limit = math.ceil(usage.ru_utime + usage.ru_stime + more_seconds) + 1
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+
+
+def _lower_limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+_main_lock = threading.Lock()
+_main_module = sys.modules["__main__"]
+
+
+@contextlib.contextmanager
+def _hide_main() -> Iterator[None]:
+    """Let a spawned process not import the program that started it.
+
+    multiprocessing has a child run the parent's main script again, which costs a worker the imports of a
+    command line and runs unguarded scripts twice. Workers need functions of importable modules only.
+    """
+    with _main_lock:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = _main_module
+
+
+class _WorkerPopen(popen_spawn_posix.Popen):
+    """Launches a spawned process that knows nothing of the parent's main script."""
+
+    def _launch(self, process_obj: process.BaseProcess) -> None:
+        with _hide_main():
+            super()._launch(process_obj)  # type: ignore[misc]
+
+
+class _WorkerProcess(context.SpawnProcess):
+    """A spawned process started by `_WorkerPopen`."""
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> _WorkerPopen:  # noqa: N802 - multiprocessing's name
+        return _WorkerPopen(process_obj)
+
+
+class WorkerContext(context.SpawnContext):
+    """The spawn context, with pipes wide enough for a clip."""
+
+    Process = _WorkerProcess
+
+    def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:  # noqa: N802
+        """Make a pipe whose buffer holds a mebibyte where the system allows it."""
+        reader, writer = super().Pipe(duplex)
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        return reader, writer

@@ -1,0 +1,374 @@
+"""What runs beside the pipeline's own thread: the thread that encodes and the thread that writes.
+
+Each takes messages in order, tells the pipeline what became of them by events, and never waits for it. A
+file that the encoder or the index refuses is marked on its job at once: later chunks of it are passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn
+
+from models.clip import Clip, DecodedMedia, MediaInfo, UnreadableClip
+from service.decoding import DecodeFailure
+from service.encoder import Encoder, EncoderFailure
+from service.index.contract import (
+    Index,
+    IndexFailure,
+    IndexUnavailable,
+    InvalidSegment,
+    InvalidVector,
+    Modality,
+    Segment,
+)
+from service.retrieval import EmbeddedSegment, embed_clips
+from service.scanning import FoundFile, UnusableFile
+
+logger = logging.getLogger(__name__)
+
+BATCH_CLIPS = 4  # what one run of the encoder takes at most
+WRITE_SEGMENTS = 64  # segments of one durable write at most
+WRITE_ATTEMPTS = 4
+RETRY_SECONDS = 0.5
+MAX_REFUSALS = 5  # so many files in a row that cannot be encoded: it is the encoder
+MODALITIES: tuple[Modality, ...] = ("audio", "video")
+
+FileError = UnreadableClip | DecodeFailure | EncoderFailure | IndexFailure | UnusableFile
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """One file on its way into the index.
+
+    Attributes:
+        asset_id: sha256 of the file's content.
+        found: The file.
+        info: Facts about the media, once the first chunk is decoded.
+        is_partial: Whether less than 95 % of the declared duration could be decoded.
+        num_segments: Segments sent to the encoder.
+        error: Why it failed, once it has.
+        is_refused: Set by a stage that cannot take the file; it passes over the rest.
+        is_forwarded: Whether its last chunk went to the encoder.
+        next_submitted: The chunk to decode next.
+        next_forwarded: The chunk to encode next.
+        running: Chunks that are being decoded.
+        decoded: Chunks that are decoded and wait for an earlier one.
+    """
+
+    asset_id: str
+    found: FoundFile
+    info: MediaInfo | None = None
+    is_partial: bool = False
+    num_segments: int = 0
+    error: FileError | None = None
+    is_refused: bool = False
+    is_forwarded: bool = False
+    next_submitted: int = 0
+    next_forwarded: int = 0
+    running: dict[int, Future[DecodedMedia]] = field(default_factory=dict)
+    decoded: dict[int, DecodedMedia | FileError] = field(default_factory=dict)
+
+    def media(self) -> dict[str, Any]:
+        """Facts about the file as they are stored with its segments: JSON values."""
+        facts: dict[str, Any] = {} if self.info is None else asdict(self.info)
+        return {**facts, "is_partial": self.is_partial}
+
+
+# Messages: to the encode thread, and from there to the write thread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Decoded segments of a file; the file ends with them if `is_final`."""
+
+    job: Job
+    clips: Sequence[Clip]
+    is_final: bool
+    media: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracks:
+    """Embedded segments of a file; it ends with them if `is_final`."""
+
+    job: Job
+    segments: Sequence[EmbeddedSegment]
+    is_final: bool
+    media: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Remove what was written of a file that failed."""
+
+    job: Job
+
+
+# Events: to the pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A worker is done with a chunk."""
+
+    job: Job
+    chunk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """So many chunks were taken by the encoder, and so many of them went on to be written."""
+
+    num_chunks: int
+    num_sent: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A chunk was taken by the index; after the final one the asset is searchable."""
+
+    job: Job
+    num_segments: int
+    is_final: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The encoder or the index cannot take this file."""
+
+    job: Job
+    error: FileError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """Nothing of the file is left in the index."""
+
+    job: Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A stage cannot go on."""
+
+    error: BaseException
+
+    def reraise(self) -> NoReturn:
+        """Raise the error in the thread that waits."""
+        raise self.error
+
+
+Event = Decoded | Encoded | Written | Refused | Dropped | Broken
+
+
+class EncodeThread(threading.Thread):
+    """Embeds chunks, several small ones in one batch.
+
+    Args:
+        encoder: Turns clips into tracks.
+        next_stage: Queue of the write thread.
+        events: Queue of the pipeline.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        next_stage: queue.SimpleQueue[Tracks | Drop | None],
+        events: queue.SimpleQueue[Event],
+    ) -> None:
+        super().__init__(name="encode", daemon=True)
+        self.messages: queue.SimpleQueue[Chunk | Drop | None] = queue.SimpleQueue()
+        self._encoder = encoder
+        self._next_stage = next_stage
+        self._events = events
+        self._is_stopping = False
+        self._num_refusals = 0
+
+    def run(self) -> None:
+        """Take messages until told to stop."""
+        try:
+            while batch := self._take_batch():
+                self._handle(batch)
+        except BaseException as exc:
+            self._events.put(Broken(error=exc))
+
+    def stop(self) -> None:
+        """End soon, leaving what waits."""
+        self._is_stopping = True
+        self.messages.put(None)
+
+    def _take_batch(self) -> list[Chunk | Drop]:
+        """Wait for a message; take more that are there, until one run of the encoder has its clips."""
+        batch: list[Chunk | Drop] = []
+        num_clips = 0
+        while num_clips < BATCH_CLIPS:
+            try:
+                message = self.messages.get(block=not batch)
+            except queue.Empty:
+                break
+            if message is None or self._is_stopping:
+                return []
+            batch.append(message)
+            num_clips += len(message.clips) if isinstance(message, Chunk) else 0
+        return batch
+
+    def _handle(self, batch: Sequence[Chunk | Drop]) -> None:
+        chunks = [message for message in batch if isinstance(message, Chunk)]
+        embedded = self._embed([chunk for chunk in chunks if not chunk.job.is_refused])
+        for message in batch:
+            if isinstance(message, Drop):
+                self._next_stage.put(message)
+            elif id(message) in embedded:
+                self._next_stage.put(embedded[id(message)])
+        if chunks:
+            self._events.put(Encoded(num_chunks=len(chunks), num_sent=len(embedded)))
+
+    def _embed(self, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
+        """Embed chunks in one go; where that fails, one by one, to find the one to blame."""
+        if not chunks:
+            return {}
+        try:
+            embedded = self._embed_together(chunks)
+        except EncoderFailure as exc:
+            if len(chunks) == 1:
+                self._refuse(chunks[0].job, exc)
+                return {}
+            return {key: tracks for chunk in chunks for key, tracks in self._embed([chunk]).items()}
+        self._num_refusals = 0
+        return embedded
+
+    def _embed_together(self, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
+        clips = [clip for chunk in chunks for clip in chunk.clips]
+        segments = iter(embed_clips(clips, encoder=self._encoder, modalities=MODALITIES))
+        return {
+            id(chunk): Tracks(
+                job=chunk.job,
+                segments=[
+                    next(segments)
+                    for clip in chunk.clips
+                    if clip.frames is not None or clip.samples is not None
+                ],
+                is_final=chunk.is_final,
+                media=chunk.media,
+            )
+            for chunk in chunks
+        }
+
+    def _refuse(self, job: Job, exc: EncoderFailure) -> None:
+        self._num_refusals += 1
+        if self._num_refusals >= MAX_REFUSALS:
+            raise exc
+        job.is_refused = True
+        self._events.put(Refused(job=job, error=exc))
+
+
+class WriteThread(threading.Thread):
+    """Writes tracks to the index, up to 64 segments at a time, each write durable.
+
+    Args:
+        index: Where to write.
+        events: Queue of the pipeline.
+    """
+
+    def __init__(self, index: Index, events: queue.SimpleQueue[Event]) -> None:
+        super().__init__(name="write", daemon=True)
+        self.messages: queue.SimpleQueue[Tracks | Drop | None] = queue.SimpleQueue()
+        self._index = index
+        self._events = events
+        self._is_stopping = False
+        self._waiting: dict[Job, list[Segment]] = {}  # the newest segments of files that are not complete
+        self._num_seen: dict[Job, int] = {}
+        self._first_media: dict[Job, Mapping[str, Any]] = {}
+
+    def run(self) -> None:
+        """Take messages until told to stop."""
+        try:
+            while (message := self.messages.get()) is not None and not self._is_stopping:
+                if isinstance(message, Drop):
+                    self._drop(message.job)
+                else:
+                    self._take(message)
+        except BaseException as exc:
+            self._events.put(Broken(error=exc))
+
+    def stop(self) -> None:
+        """End after the write that runs, leaving what waits."""
+        self._is_stopping = True
+        self.messages.put(None)
+
+    def _take(self, tracks: Tracks) -> None:
+        is_stored = not tracks.job.is_refused and self._store(tracks)
+        num_segments = len(tracks.segments) if is_stored else 0
+        is_final = is_stored and tracks.is_final
+        self._events.put(Written(job=tracks.job, num_segments=num_segments, is_final=is_final))
+
+    def _store(self, tracks: Tracks) -> bool:
+        """Hand segments to the index; False where it refuses the file."""
+        job = tracks.job
+        waiting = self._waiting.setdefault(job, [])
+        waiting += self._to_segments(tracks)
+        first_media = self._first_media.setdefault(job, tracks.media)
+        try:
+            self._write(waiting, is_final=tracks.is_final)
+        except (InvalidVector, InvalidSegment) as exc:
+            job.is_refused = True
+            self._events.put(Refused(job=job, error=exc))
+            return False
+        if tracks.is_final:
+            if tracks.media != first_media:  # the end of a long file has told its true length
+                self._index.move_asset(job.asset_id, path=str(job.found.path), media=tracks.media)
+            self._forget(job)
+        return True
+
+    def _to_segments(self, tracks: Tracks) -> list[Segment]:
+        # Segments in which nothing decodes are left out, so an index counts those that are stored.
+        first = self._num_seen.get(tracks.job, 0)
+        self._num_seen[tracks.job] = first + len(tracks.segments)
+        return [
+            Segment(
+                asset_id=tracks.job.asset_id,
+                path=str(tracks.job.found.path),
+                index=index,
+                start_seconds=segment.start_seconds,
+                end_seconds=segment.end_seconds,
+                media=tracks.media,
+                audio_track=segment.tracks.get("audio"),
+                video_track=segment.tracks.get("video"),
+            )
+            for index, segment in enumerate(tracks.segments, start=first)
+        ]
+
+    def _write(self, waiting: list[Segment], *, is_final: bool) -> None:
+        """Write all there is of a complete file; of others keep some back, for the last write needs one."""
+        while len(waiting) > WRITE_SEGMENTS or (is_final and waiting):
+            batch = waiting[:WRITE_SEGMENTS]
+            self._write_batch(batch, is_last=is_final and len(batch) == len(waiting))
+            del waiting[:WRITE_SEGMENTS]
+
+    def _write_batch(self, batch: Sequence[Segment], *, is_last: bool) -> None:
+        for attempt in range(1, WRITE_ATTEMPTS + 1):
+            try:
+                self._index.write_asset(batch, is_last=is_last)
+            except IndexUnavailable as exc:
+                if attempt == WRITE_ATTEMPTS:
+                    raise
+                logger.warning("write %d of %d failed and is tried again: %s", attempt, WRITE_ATTEMPTS, exc)
+                time.sleep(RETRY_SECONDS * attempt)
+            else:
+                return
+
+    def _drop(self, job: Job) -> None:
+        self._forget(job)
+        self._index.delete_asset(job.asset_id)
+        self._events.put(Dropped(job=job))
+
+    def _forget(self, job: Job) -> None:
+        self._waiting.pop(job, None)
+        self._num_seen.pop(job, None)
+        self._first_media.pop(job, None)

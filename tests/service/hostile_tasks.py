@@ -1,0 +1,75 @@
+"""What a hostile file may make a decode worker do; run by name in the workers of test_decoding.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def worker_pid() -> int:
+    return os.getpid()
+
+
+def mark_and_sleep(folder: str, seconds: float) -> None:
+    (Path(folder) / str(os.getpid())).touch()  # an empty file: the limit is on bytes
+    time.sleep(seconds)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def kill_self(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def exit_at_once(code: int) -> None:
+    os._exit(code)
+
+
+def allocate(num_bytes: int) -> int:
+    return np.empty(num_bytes, np.uint8).nbytes
+
+
+def send_half_and_die(num_bytes: int) -> NDArray[np.uint8]:
+    """Be killed halfway through sending the result, the worst moment: the lock is held, the message torn."""
+
+    def send_half(self: Connection, data: memoryview) -> None:
+        os.write(self.fileno(), data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Connection._send = send_half
+    return np.zeros(num_bytes, np.uint8)
+
+
+def write_file(path: str) -> int:
+    return Path(path).write_bytes(b"x" * 4096)
+
+
+def open_many(count: int) -> int:
+    descriptors = [os.open("/dev/null", os.O_RDONLY) for _ in range(count)]
+    return len(descriptors)
+
+
+def fail_oddly() -> None:
+    raise KeyError("a bug that one odd file found")
+
+
+def main_file() -> str | None:
+    return getattr(sys.modules["__main__"], "__file__", None)
+
+
+def loaded_modules() -> list[str]:
+    return sorted(sys.modules)
+
+
+def double(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.concatenate([values, values])
