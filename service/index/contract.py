@@ -184,12 +184,8 @@ class Index(Protocol):
             segments: Segments of one asset, indexes and starts rising; an index may be left out, but not 0.
             is_last: Whether the asset ends here.
 
-        Raises:
-            InvalidVector: If a track has the wrong shape, a value that is not finite or a row that is not of
-                unit length. Nothing of the call was stored; the same holds for the other errors.
-            InvalidSegment: If the segments are none, of several assets, or out of order.
-            IndexFull: If the disk is too full to write safely.
-            IndexUnavailable: If the engine died or did not answer. The call may be repeated.
+        Fails with InvalidVector, InvalidSegment (none, of several assets, out of order), IndexFull or
+        IndexUnavailable; then nothing of the call counts, and it may be repeated.
         """
         ...
 
@@ -207,8 +203,16 @@ class Index(Protocol):
         Returns:
             Segments of complete assets, best first; equal scores in the order of asset id and start.
 
-        Raises:
-            InvalidVector: If the query's track is not (T, D), finite and of unit rows.
+        Fails with InvalidVector where the query's track is not (T, D), finite and of unit rows.
+        """
+        ...
+
+    def search_assets(
+        self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
+    ) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets: like `search`, one match per asset.
+
+        Where long assets fill all candidates it looks further, until it has `limit` assets or none is left.
         """
         ...
 
@@ -237,8 +241,7 @@ class Index(Protocol):
         Returns:
             The page.
 
-        Raises:
-            InvalidCursor: If no page of this index gave the cursor.
+        Fails with InvalidCursor where no page of this index gave the cursor.
         """
         ...
 

@@ -63,7 +63,6 @@ class _Draft:
             "num_segments": len(self.points),
             "last_index": self.points[-1][1],
             "modalities": [name for name in MODALITIES if name in self.modalities],
-            "written_at_seconds": time.time(),
         }
         return replace(self.head, payload={**self.head.payload, **facts})
 
@@ -169,22 +168,23 @@ class EmbeddedIndex:
     def search(
         self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
     ) -> list[SegmentMatch]:
-        """Find the best segments; see `Index.search`.
+        """Find the best segments; see `Index.search`."""
+        return self._search("search", track, target, limit, prefetch)
 
-        Args:
-            track: The query, float32, shape (T, D), unit rows.
-            target: Modality of the segments to compare with.
-            limit: How many to return at most.
-            prefetch: How many candidates the pooled vectors give.
+    def search_assets(
+        self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
+    ) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets; see `Index.search_assets`."""
+        return self._search("search_assets", track, target, limit, prefetch)
 
-        Returns:
-            Matches, best first.
-        """
+    def _search(
+        self, method: str, track: Track, target: Modality, limit: int, prefetch: int
+    ) -> list[SegmentMatch]:
         rows = check_track(
             track, num_moments=self._config.num_moments, width=self._config.width, name="query"
         )
         _check_choice(target=target, limit=limit, prefetch=prefetch)
-        matches: list[SegmentMatch] = self._call("search", rows, pool_track(rows), target, limit, prefetch)
+        matches: list[SegmentMatch] = self._call(method, rows, pool_track(rows), target, limit, prefetch)
         return matches
 
     def get_asset(self, asset_id: str) -> Asset | None:
@@ -231,6 +231,8 @@ class EmbeddedIndex:
     def optimize(self) -> None:
         """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
         with self._lock:
+            if self._is_optimizing:
+                raise IndexUnavailable("the index is being optimized already")
             engine = self._living_engine()
             self._is_optimizing = True
         try:

@@ -12,6 +12,7 @@ ours.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -33,6 +34,7 @@ GROUP_WRITES = 64  # writes that wait together share one flush
 METHODS = frozenset(
     {
         "search",
+        "search_assets",
         "get_asset",
         "find_path",
         "list_assets",
@@ -65,7 +67,8 @@ def main() -> None:
             return
         connection.send(None)
         try:
-            serve(connection, shard)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to answer
+                serve(connection, shard)
         finally:
             shard.close()
 

@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 from service.index.contract import IndexFailure, IndexFull, IndexInUse
@@ -20,6 +21,7 @@ from service.index.messages import ShardConfig
 
 FORMAT_VERSION = 1
 MIN_FREE_BYTES = 2 * 2**30
+LOCK_SECONDS = 1.0
 MIN_FREE_SHARE = 20  # one part in so many of the disk
 
 
@@ -40,14 +42,10 @@ class Folder:
 
     def _lock(self) -> int:
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _try_lock(fd):
             holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
-            raise IndexInUse(
-                f"the index in {self.path} is open in another process (engine {holder})"
-            ) from None
+            raise IndexInUse(f"the index in {self.path} is open in another process (engine {holder})")
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return fd
@@ -102,6 +100,20 @@ class Folder:
     def close(self) -> None:
         """Unlock."""
         os.close(self._lock_fd)
+
+
+def _try_lock(fd: int) -> bool:
+    """Lock a file, waiting a moment: the engine of a service that was killed just now may still be dying."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ class ShardConfig:
         width: D, width of an embedding.
         num_moments: T, embeddings in a track.
         min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the disk).
+        exact_below: Up to this many points a search compares with all of them, and no graph is built.
         unfinished: Ids of assets that are being written in several calls right now, which opening must not
             sweep.
     """
@@ -26,6 +27,7 @@ class ShardConfig:
     width: int
     num_moments: int
     min_free_bytes: int | None = None
+    exact_below: int = 10_000  # 1 ms at 10,000 × 768
     unfinished: frozenset[str] = frozenset()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,7 @@ def _to_point(segment: Segment, *, num_moments: int, width: int) -> StoredPoint:
         "start_seconds": float(segment.start_seconds),
         "end_seconds": float(segment.end_seconds),
         "media": check_media(segment.media),
+        "written_at_seconds": time.time(),
     }
     return StoredPoint(
         point_id=point_id(segment.asset_id, segment.start_seconds), vectors=vectors, payload=payload

@@ -1,9 +1,17 @@
-"""Two-stage search in a shard: candidates by pooled vector, then the diagonal mean over their tracks."""
+"""Search in a shard: candidates by pooled vector, ranked by diagonal mean, the best compared in each moment.
+
+    query ── pooled, HNSW ──▶ 200 candidates ── track, dot ──▶ ranking ── 16 masked tracks ──▶ moments
+
+The engine does all of it. To read the tracks into Python instead costs 0.27 ms for each at D = 768, because
+every float becomes an object; sixteen queries that are zero but for one moment cost 2.3 ms for 10 segments
+and 5 ms for 200. The engine rounds queries to the float16 of the stored tracks: moments are off by 1e-4.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,78 +20,138 @@ from numpy.typing import NDArray
 
 from service.index.contract import Modality, SegmentMatch
 from service.index.points import TRACK_SUFFIX, to_match
-from service.index.schema import EXACT_BELOW
-
-RETRIEVE_POINTS = 64  # tracks come as lists of Python floats, 32 bytes each: 25 MB for 64 at D = 768
 
 
-def search_shard(
-    shard: edge.EdgeShard,
-    track: NDArray[np.float32],
-    pooled: NDArray[np.float32],
-    *,
-    target: Modality,
-    limit: int,
-    prefetch: int,
-    condition: edge.Filter | None,
-) -> list[SegmentMatch]:
-    """Take candidates by pooled vector, rank them by track, read the best and compare moment by moment.
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What to search for, and where.
+
+    Attributes:
+        track: float32, shape (T, D), unit rows.
+        pooled: Its pooled vector, float32, shape (D,).
+        target: Modality to compare with.
+        prefetch: How many candidates the pooled vectors give.
+        is_exact: Whether to find them by comparing with every point.
+        hidden: Ids of assets that must not be found.
+    """
+
+    track: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+    target: Modality
+    prefetch: int
+    is_exact: bool
+    hidden: frozenset[str] = frozenset()
+
+
+def search_segments(shard: edge.EdgeShard, query: Query, limit: int) -> list[SegmentMatch]:
+    """Find the best segments.
 
     Args:
         shard: The open shard.
-        track: The query, float32, shape (T, D), unit rows.
-        pooled: Its pooled vector, float32, shape (D,).
-        target: Modality to search.
+        query: What to search for.
         limit: Matches at most.
-        prefetch: Candidates, at least `limit`.
-        condition: What candidates must fulfil, or None.
 
     Returns:
         Matches, best first.
     """
-    is_small = shard.info().points_count <= EXACT_BELOW
+    return _compare(shard, query, rank(shard, query, hidden=query.hidden)[:limit])
+
+
+def search_assets(shard: edge.EdgeShard, query: Query, limit: int) -> list[SegmentMatch]:
+    """Find the best segment of each of the best assets.
+
+    A long asset may fill all candidates. Then the next round asks for those of other assets, twice as many.
+
+    Args:
+        shard: The open shard.
+        query: What to search for.
+        limit: Assets at most.
+
+    Returns:
+        One match per asset, best first.
+    """
+    best: dict[str, edge.PointId] = {}
+    num_candidates = query.prefetch
+    while True:
+        ranked = rank(shard, query, hidden=query.hidden | best.keys(), num_candidates=num_candidates)
+        for first in range(0, len(ranked), limit):
+            for record in shard.retrieve(
+                ranked[first : first + limit], with_payload=["asset_id"], with_vector=False
+            ):
+                best.setdefault((record.payload or {})["asset_id"], record.id)
+            if len(best) >= limit:
+                break
+        if len(best) >= limit or len(ranked) < num_candidates:
+            return _compare(shard, query, list(best.values()))[:limit]
+        num_candidates *= 2
+
+
+def rank(
+    shard: edge.EdgeShard, query: Query, *, hidden: Iterable[str], num_candidates: int | None = None
+) -> list[edge.PointId]:
+    """Take candidates by pooled vector and order them by diagonal mean; equal ones by id, so order is stable.
+
+    Args:
+        shard: The open shard.
+        query: What to search for.
+        hidden: Ids of assets that must not be found.
+        num_candidates: How many candidates, None for those of the query.
+
+    Returns:
+        Ids of the candidates, best first.
+    """
+    limit = num_candidates or query.prefetch
     candidates = edge.Prefetch(
-        limit=prefetch,
-        query=edge.Query.Nearest(to_floats(pooled), using=target),
-        params=edge.SearchParams(exact=is_small, hnsw_ef=2 * prefetch),
-        filter=condition,
+        limit=limit,
+        query=edge.Query.Nearest(to_floats(query.pooled), using=query.target),
+        params=edge.SearchParams(exact=query.is_exact, hnsw_ef=2 * limit),
+        filter=without(hidden),
     )
     ranking = edge.QueryRequest(
-        limit=prefetch,
-        query=edge.Query.Nearest(to_floats(track.ravel()), using=target + TRACK_SUFFIX),
+        limit=limit,
+        query=edge.Query.Nearest(to_floats(query.track), using=query.target + TRACK_SUFFIX),
         prefetches=[candidates],
         with_payload=False,
         with_vector=False,
     )
-    # the dot of two tracks of unit rows is T × their diagonal mean; ids break ties, so order is stable
-    ranked = sorted(shard.query(ranking), key=lambda point: (-point.score, str(point.id)))
-    best = [point.id for point in ranked[:limit]]
-    matches: list[SegmentMatch] = []
-    for first in range(0, len(best), RETRIEVE_POINTS):
-        matches += _compare(shard, track, best[first : first + RETRIEVE_POINTS], target)
+    # the dot of two tracks of unit rows is T × their diagonal mean
+    return [p.id for p in sorted(shard.query(ranking), key=lambda point: (-point.score, str(point.id)))]
+
+
+def _compare(shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]) -> list[SegmentMatch]:
+    """Take the cosine of each moment of some segments with the same moment of the query."""
+    if not ids:
+        return []
+    num_moments = len(query.track)
+    chosen = edge.Filter(must=[edge.HasIdCondition(set(ids))])
+    requests = []
+    for moment in range(num_moments):
+        masked = np.zeros_like(query.track)
+        masked[moment] = query.track[moment]
+        nearest = edge.Query.Nearest(to_floats(masked), using=query.target + TRACK_SUFFIX)
+        requests.append(
+            edge.QueryRequest(
+                limit=len(ids), query=nearest, filter=chosen, with_payload=False, with_vector=False
+            )
+        )
+    moments: dict[edge.PointId, list[float]] = {point_id: [0.0] * num_moments for point_id in ids}
+    for moment, points in enumerate(shard.query_batch(edge.QueryBatchRequest(requests))):
+        for point in points:
+            moments[point.id][moment] = min(max(point.score, -1.0), 1.0)
+    records = shard.retrieve(list(ids), with_payload=True, with_vector=False)
+    matches = [to_match(record.payload or {}, moments[record.id]) for record in records]
     return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
 
-def _compare(
-    shard: edge.EdgeShard, track: NDArray[np.float32], ids: Sequence[edge.PointId], target: Modality
-) -> list[SegmentMatch]:
-    """Read points and their tracks, and take the cosine of each moment with the query's."""
-    name = target + TRACK_SUFFIX
-    records = shard.retrieve(list(ids), with_payload=True, with_vector=[name])
-    stored = np.array([_vector(record, name) for record in records], dtype=np.float32)  # (N, T·D)
-    stored = stored.reshape(len(records), *track.shape)  # (N, T, D)
-    norms = np.linalg.norm(stored, axis=-1)  # float16 leaves rows a little off unit length
-    moments = np.clip(np.einsum("ntd,td->nt", stored, track) / norms, -1.0, 1.0)  # (N, T)
-    rows = zip(records, moments.tolist(), strict=True)
-    return [to_match(record.payload or {}, row) for record, row in rows]
+def without(asset_ids: Iterable[str]) -> edge.Filter | None:
+    """A filter that leaves assets out, or None where there are none."""
+    hidden = sorted(asset_ids)
+    if not hidden:
+        return None
+    return edge.Filter(must_not=[edge.FieldCondition("asset_id", match=edge.MatchAny(hidden))])
 
 
 def to_floats(vector: NDArray[np.float32]) -> list[float]:
-    """The vector as Edge reads it fastest: an `array` goes in like a list, twice as fast as NumPy's."""
+    """The numbers as Edge reads them fastest: an `array` goes in like a list, twice as fast as NumPy's."""
     floats: Any = array("f", vector.tobytes())
     return floats  # type: ignore[no-any-return]
-
-
-def _vector(record: edge.Record, name: str) -> array[float]:
-    vectors: Any = record.vector
-    return array("f", vectors[name])

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import qdrant_edge as edge
 
+from service.index.messages import ShardConfig
 from service.index.points import MODALITIES, TRACK_SUFFIX
 
-EXACT_BELOW = 10_000  # up to this many points a search compares with all of them: 1 ms at 10,000 × 768
 SEGMENT_POINTS = 100_000  # the engine's own segments are not merged beyond: a merge rebuilds the whole graph
 WORDS = ("asset_id", "path", "modalities")
 
 
-def create_shard(path: Path, *, width: int, num_moments: int) -> None:
+def create_shard(path: Path, config: ShardConfig) -> None:
     """Create an empty shard, flushed and closed.
 
     Pooled vectors get HNSW graphs. Tracks are float16 on disk without a graph (m=0): they are only read by
@@ -22,18 +22,19 @@ def create_shard(path: Path, *, width: int, num_moments: int) -> None:
 
     Args:
         path: A folder without a shard.
-        width: D, width of an embedding.
-        num_moments: T, embeddings in a track.
+        config: Width, moments and thresholds.
     """
-    full_scan_kb = EXACT_BELOW * width * 4 // 1024
-    track_kb = 2 * num_moments * width / 1024
+    full_scan_kb = config.exact_below * config.width * 4 // 1024
+    track_kb = 2 * config.num_moments * config.width / 1024
     graph = edge.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=full_scan_kb, payload_m=0)
     no_graph = edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=full_scan_kb)
     vectors: dict[str, edge.EdgeVectorParams] = {}
     for modality in MODALITIES:
-        vectors[modality] = edge.EdgeVectorParams(size=width, distance=edge.Distance.Dot, hnsw_config=graph)
+        vectors[modality] = edge.EdgeVectorParams(
+            size=config.width, distance=edge.Distance.Dot, hnsw_config=graph
+        )
         vectors[modality + TRACK_SUFFIX] = edge.EdgeVectorParams(
-            size=num_moments * width,
+            size=config.num_moments * config.width,
             distance=edge.Distance.Dot,
             datatype=edge.VectorStorageDatatype.Float16,
             memory=edge.Memory.Cold,
@@ -43,7 +44,7 @@ def create_shard(path: Path, *, width: int, num_moments: int) -> None:
         default_segment_number=1,
         # the engine compares both with the largest vector storage of a segment, which is that of a track
         max_segment_size=int(SEGMENT_POINTS * track_kb),
-        indexing_threshold=int(EXACT_BELOW * track_kb),
+        indexing_threshold=int(config.exact_below * track_kb),
     )
     shard = edge.EdgeShard.create(str(path), edge.EdgeConfig(vectors=vectors, optimizers=optimizers))
     word = edge.KeywordIndexParams(enable_hnsw=False)

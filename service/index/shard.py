@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from service.index.contract import (
 from service.index.folder import Folder
 from service.index.messages import ShardConfig, Write
 from service.index.points import StoredPoint, store_path, to_asset
-from service.index.ranking import search_shard, to_floats
+from service.index.ranking import Query, search_assets, search_segments, to_floats, without
 from service.index.schema import create_shard
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Shard:
 
     def __init__(self, config: ShardConfig) -> None:
         self._folder = Folder(config)
+        self._exact_below = config.exact_below
         self._unfinished: set[str] = set()  # assets with segments but no head
         try:
             self._edge = self._load_or_create(config)
@@ -59,7 +61,7 @@ class Shard:
             aside = self._folder.path / "shard.new"
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
-            create_shard(aside, width=config.width, num_moments=config.num_moments)
+            create_shard(aside, config)
             self._folder.adopt_shard(aside)
         try:
             return edge.EdgeShard.load(str(self._folder.shard))
@@ -183,21 +185,31 @@ class Shard:
         limit: int,
         prefetch: int,
     ) -> list[SegmentMatch]:
-        """Search complete assets; see `service.index.ranking`."""
-        return search_shard(
-            self._edge,
-            track,
-            pooled,
-            target=target,
-            limit=limit,
-            prefetch=max(prefetch, limit),
-            condition=edge.Filter(must_not=self._hidden()) if self._unfinished else None,
-        )
+        """Find the best segments of complete assets; see `service.index.ranking`."""
+        return search_segments(self._edge, self._query(track, pooled, target, max(prefetch, limit)), limit)
 
-    def _hidden(self) -> list[edge.ConditionType]:
-        if not self._unfinished:
-            return []
-        return [edge.FieldCondition("asset_id", match=edge.MatchAny(sorted(self._unfinished)))]
+    def search_assets(
+        self,
+        track: NDArray[np.float32],
+        pooled: NDArray[np.float32],
+        target: Modality,
+        limit: int,
+        prefetch: int,
+    ) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets; see `service.index.ranking`."""
+        return search_assets(self._edge, self._query(track, pooled, target, max(prefetch, limit)), limit)
+
+    def _query(
+        self, track: NDArray[np.float32], pooled: NDArray[np.float32], target: Modality, prefetch: int
+    ) -> Query:
+        return Query(
+            track=track,
+            pooled=pooled,
+            target=target,
+            prefetch=prefetch,
+            is_exact=self._edge.info().points_count <= self._exact_below,
+            hidden=frozenset(self._unfinished),
+        )
 
     def _head(self, asset_id: str) -> Payload | None:
         return next(iter(self._heads([_is("asset_id", asset_id)], limit=1)[0]), None)
@@ -242,7 +254,7 @@ class Shard:
         if not self._head(asset_id):
             return False
         self._folder.check_space()
-        facts = {"path": store_path(path), "media": dict(media)}
+        facts = {"path": store_path(path), "media": dict(media), "written_at_seconds": time.time()}
         asset = edge.Filter(must=[_is("asset_id", asset_id)])
         self._edge.update(edge.UpdateOperation.set_payload_by_filter(asset, facts))
         self._edge.flush()
@@ -261,7 +273,8 @@ class Shard:
     def count_segments(self, modality: Modality | None) -> int:
         """Count segments of complete assets, or those of them that have the modality."""
         has_vector: list[edge.ConditionType] = [edge.HasVectorCondition(modality)] if modality else []
-        return self._count(edge.Filter(must=has_vector, must_not=self._hidden()))
+        finished = without(self._unfinished)
+        return self._count(edge.Filter(must=has_vector, must_not=finished.must_not if finished else None))
 
     def optimize(self) -> None:
         """Merge the engine's segments and build the graphs, where the disk has room for a second copy."""

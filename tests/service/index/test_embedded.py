@@ -1,0 +1,404 @@
+"""The embedded index on the real engine: the contract, and its own promises (processes, folders, crashes)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from index_contract import (
+    NUM_MOMENTS,
+    TOLERANCE,
+    WIDTH,
+    IndexContract,
+    all_assets,
+    diagonal_means,
+    make_asset,
+    make_id,
+    make_segment,
+    make_tracks,
+)
+
+from service.index.contract import (
+    Index,
+    IndexFailure,
+    IndexFull,
+    IndexInUse,
+    IndexUnavailable,
+    Segment,
+)
+from service.index.embedded import EmbeddedIndex
+from service.index.messages import ShardConfig
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+# `FOLEY_KILLS=100 pytest tests/service/index -k killed` is the long version of the durability tests.
+NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "5"))
+
+
+def open_index(folder: Path, **changes: int) -> EmbeddedIndex:
+    facts: dict[str, int] = {"width": WIDTH, "num_moments": NUM_MOMENTS, "min_free_bytes": 0}
+    return EmbeddedIndex(ShardConfig(folder=folder, **{**facts, **changes}))
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with open_index(tmp_path_factory.mktemp("index")) as index:
+        yield index
+
+
+class TestEmbeddedIndex(IndexContract):
+    pass
+
+
+def check_whole(index: EmbeddedIndex, acknowledged: dict[str, int]) -> None:
+    """Every acknowledged asset is there, whole, and no other one is there in part."""
+    stored = {}
+    for asset_id in all_assets(index):
+        asset = index.get_asset(asset_id)
+        assert asset is not None
+        stored[asset_id] = asset.num_segments
+    missing = {asset_id: n for asset_id, n in acknowledged.items() if stored.get(asset_id) != n}
+    assert missing == {}, f"{len(missing)} acknowledged assets are missing or cut"
+    assert index.count_segments() == sum(stored.values()), (
+        "segments without an asset, or an asset with too few"
+    )
+    assert index.info().num_segments == sum(stored.values()), "segments that nobody sees are left over"
+    query = make_tracks(1, seed=0)[0]
+    found = index.search(query, target="audio", limit=10_000)
+    assert len(found) == sum(stored.values()), "a stored segment is not found"
+
+
+def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
+    tracks = make_tracks(3, seed=1)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", tracks), is_last=True)
+        index.write_asset(make_asset("b", tracks)[:2], is_last=False)
+        index.close()  # twice, with the `with`
+        with pytest.raises(IndexFailure, match="is closed"):
+            index.count_segments()
+    with open_index(tmp_path) as index:
+        assert index.get_asset(make_id("b")) is None
+        assert index.info().num_segments == 3, "what was not finished is swept away"
+        check_whole(index, {make_id("a"): 3})
+        assert index.search(tracks[2], target="audio", limit=1)[0].start_seconds == 20.0
+
+
+def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
+    open_index(tmp_path).close()
+    with pytest.raises(IndexFailure, match=r"'width': 32.*asked for.*'width': 33"):
+        open_index(tmp_path, width=33)
+    with pytest.raises(IndexFailure, match=r"'num_moments': 16\}, asked for .*'num_moments': 8"):
+        open_index(tmp_path, num_moments=8)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(IndexFailure, match=r"index\.json cannot be read"):
+        open_index(tmp_path)
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(IndexFailure, match=r"holds a shard but no index\.json"):
+        open_index(tmp_path)
+
+
+def test_a_crash_while_creating_leaves_a_folder_that_opens(tmp_path: Path) -> None:
+    with open_index(tmp_path):
+        pass
+    (tmp_path / "shard").rename(tmp_path / "shard.new")  # as it is between creation and the rename
+    with open_index(tmp_path) as index:
+        assert index.count_segments() == 0
+
+
+def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", make_tracks(2, seed=2)), is_last=True)
+    (state,) = (tmp_path / "shard" / "segments").glob("*/segment.json")
+    state.write_bytes(b"\0" * 100)
+    with pytest.raises(IndexFailure, match=r"cannot be read: .*segment"):
+        open_index(tmp_path)
+
+
+def test_a_folder_is_open_once(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        with pytest.raises(IndexInUse, match=rf"is open in another process \(engine {index.engine_pid}\)"):
+            open_index(tmp_path)
+        assert index.count_segments() == 0
+    open_index(tmp_path).close()
+
+
+def test_a_full_disk_refuses_writes_and_answers_reads(tmp_path: Path) -> None:
+    tracks = make_tracks(2, seed=3)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", tracks), is_last=True)
+    with open_index(tmp_path, min_free_bytes=2**62) as index:
+        with pytest.raises(IndexFull, match=f"bytes free, writing needs {2**62}"):
+            index.write_asset(make_asset("b", tracks), is_last=True)
+        with pytest.raises(IndexFull, match="bytes free"):
+            index.optimize()
+        check_whole(index, {make_id("a"): 2})
+        assert index.delete_asset(make_id("a")) == 2, "making room is allowed"
+    with pytest.raises(IndexFull, match="bytes free"):
+        open_index(tmp_path / "new", min_free_bytes=2**62)
+
+
+def test_a_dead_engine_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    *tracks, other = make_tracks(7, seed=4)
+    segments = make_asset("long", np.stack(tracks))
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", np.stack([other, other])), is_last=True)
+        for part in range(3):  # also in the midst of an asset that comes in parts
+            index.write_asset(segments[2 * part : 2 * part + 2], is_last=part == 2)
+            dead = index.engine_pid
+            os.kill(dead, signal.SIGKILL)
+            assert index.search(other, target="audio", limit=1)[0].asset_id == make_id("a")
+            assert index.engine_pid != dead
+        check_whole(index, {make_id("a"): 2, make_id("long"): 6})
+
+
+def test_an_engine_killed_among_many_calls_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    tracks = make_tracks(3, seed=5)
+    acknowledged: dict[str, int] = {}
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def write(worker: int) -> None:
+        turn = 0
+        while not stop.is_set():
+            name = f"{worker}-{turn}"
+            try:
+                index.write_asset(make_asset(name, tracks), is_last=True)
+                acknowledged[make_id(name)] = 3
+            except IndexUnavailable:
+                pass  # twice dead in one call: not acknowledged
+            except BaseException as exc:
+                failures.append(exc)
+                return
+            turn += 1
+
+    with open_index(tmp_path) as index:
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        rng = random.Random(0)
+        for _ in range(3):
+            time.sleep(rng.uniform(0.1, 0.5))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(index.engine_pid, signal.SIGKILL)
+        time.sleep(0.5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert len(acknowledged) >= 4
+        for asset_id, num_segments in acknowledged.items():
+            asset = index.get_asset(asset_id)
+            assert asset is not None
+            assert asset.num_segments == num_segments
+    with open_index(tmp_path) as index:
+        check_whole(index, acknowledged)
+
+
+def test_a_silent_engine_is_replaced(tmp_path: Path) -> None:
+    config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    with EmbeddedIndex(config, call_seconds=1.0) as index:
+        index.write_asset(make_asset("a", make_tracks(1, seed=6)), is_last=True)
+        os.kill(index.engine_pid, signal.SIGSTOP)
+        with pytest.raises(IndexUnavailable, match=r"did not answer in 1\.0 s"):
+            index.count_segments()
+        assert index.count_segments() == 1
+
+
+def test_signals_meant_for_the_service_leave_the_engine_alone(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        engine = index.engine_pid
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(engine, number)
+        assert index.count_segments() == 0
+        assert index.engine_pid == engine
+
+
+def test_the_service_does_not_load_the_engine() -> None:
+    code = "import sys, service.index.embedded; sys.exit('qdrant_edge' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+WRITER = """
+    import sys
+    from pathlib import Path
+    sys.path[:0] = [sys.argv[2], sys.argv[3]]
+    from test_embedded import make_asset, make_id, make_tracks, open_index
+
+    tracks = make_tracks(4, seed=7)
+    index = open_index(Path(sys.argv[1]))
+    print("engine", index.engine_pid, flush=True)
+    number = int(sys.argv[4])
+    while True:
+        segments = make_asset(number, tracks[: 1 + number % 4])
+        if number % 3:
+            index.write_asset(segments, is_last=True)
+        else:
+            for position, segment in enumerate(segments):
+                index.write_asset([segment], is_last=position == len(segments) - 1)
+        print("stored", number, flush=True)
+        number += 1
+"""
+
+
+@contextlib.contextmanager
+def run_writer(folder: Path, first: int, working_folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process without a file as its `__main__` that writes assets and names each acknowledged one."""
+    code = textwrap.dedent(WRITER)
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        code,
+        str(folder),
+        str(REPOSITORY),
+        str(Path(__file__).parent),
+        str(first),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=working_folder) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def read_lines(process: subprocess.Popen[str], *, seconds: float) -> list[str]:
+    """Whole lines a process printed until the time is over and a first one is there."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + seconds
+    lines: list[str] = []
+    while time.monotonic() < deadline or not lines:
+        if select.select([process.stdout], [], [], 0.01)[0]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "the writer ended"
+    return lines
+
+
+def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_engine(tmp_path: Path) -> None:
+    folder, working_folder = tmp_path / "index", tmp_path / "cwd"
+    working_folder.mkdir()
+    (working_folder / "numpy.py").write_text("raise SystemExit('the working directory is imported')")
+    rng = random.Random(8)
+    acknowledged: dict[str, int] = {}
+    first = 0
+    for _ in range(NUM_KILLS):
+        with run_writer(folder, first, working_folder) as process:
+            engine = int(read_lines(process, seconds=0.0)[0].split()[1])
+            assert process.stdout is not None
+            lines = read_lines(process, seconds=rng.uniform(0.05, 0.6))
+            process.kill()
+            deadline = time.monotonic() + 5.0
+            while is_running(engine) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert not is_running(engine), "the engine outlived its service by 5 s"
+            lines += process.stdout.readlines()
+        stored = [int(line.split()[1]) for line in lines if line.endswith("\n")]
+        acknowledged |= {make_id(number): 1 + number % 4 for number in stored}
+        first = max(stored) + 1
+    with open_index(folder) as index:
+        check_whole(index, acknowledged)
+        # the check itself can fail
+        index.delete_asset(next(iter(acknowledged)))
+        with pytest.raises(AssertionError, match="1 acknowledged assets are missing"):
+            check_whole(index, acknowledged)
+
+
+def test_an_engine_that_is_busy_dies_with_its_service(tmp_path: Path) -> None:
+    """No Python runs in the engine while Edge works: the kernel has to end it."""
+    code = """
+        import ctypes, os, sys
+        sys.path.insert(0, sys.argv[1])
+        from service.index import engine
+        engine._die_with(int(sys.argv[2]))
+        print("busy", flush=True)
+        ctypes.PyDLL(None).sleep(60)  # a foreign call that keeps Python's lock
+    """
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-c", textwrap.dedent(code), str(REPOSITORY), str(read_end)]
+    with subprocess.Popen(command, pass_fds=[read_end], stdout=subprocess.PIPE, text=True) as process:
+        os.close(read_end)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        os.close(write_end)
+        assert process.wait(5.0) == -signal.SIGIO
+
+
+def test_optimize_builds_graphs_that_find_the_same(tmp_path: Path) -> None:
+    num_assets, per_asset = 6, 500
+    tracks = make_tracks(num_assets * per_asset, seed=9, clusters=40)
+    queries = make_tracks(20, seed=9, clusters=40)
+    with open_index(tmp_path, exact_below=500) as index:
+        for name in range(num_assets):
+            part = tracks[name * per_asset : (name + 1) * per_asset]
+            segments = [
+                Segment(
+                    asset_id=make_id(name),
+                    path=f"/{name}.mp4",
+                    index=n,
+                    start_seconds=10.0 * n,
+                    end_seconds=10.0 * n + 10.0,
+                    audio_track=track,
+                    video_track=track,
+                )
+                for n, track in enumerate(part)
+            ]
+            index.write_asset(segments, is_last=True)
+        assert index.info().num_indexed_vectors == 0
+        before = [index.search(query, target="video", limit=10) for query in queries]
+        index.optimize()
+        assert index.info().num_indexed_vectors == 4 * len(tracks)
+        graphs = list((tmp_path / "shard" / "segments").glob("*/vector_index-video/links*.bin"))
+        assert sum(path.stat().st_size for path in graphs) > 10 * len(tracks), "no graph was built"
+        after = [index.search(query, target="video", limit=10) for query in queries]
+        kept = [
+            len({(m.asset_id, m.start_seconds) for m in b} & {(m.asset_id, m.start_seconds) for m in a})
+            for b, a in zip(before, after, strict=True)
+        ]
+        assert np.mean(kept) >= 9.9
+        for query, matches in zip(queries, after, strict=True):
+            best = np.sort(diagonal_means(query, tracks))[::-1][:10]
+            np.testing.assert_allclose([m.score for m in matches][:3], best[:3], atol=TOLERANCE)
+        late = make_tracks(1, seed=10)[0]
+        index.write_asset([make_segment("late", audio_track=late)], is_last=True)
+        assert index.search(late, target="audio", limit=1)[0].asset_id == make_id("late")
+        assert index.delete_asset(make_id(0)) == per_asset
+        assert index.count_segments() == len(tracks) + 1 - per_asset
+    with open_index(tmp_path, exact_below=500) as index:
+        check_whole(index, {make_id(name): per_asset for name in range(1, num_assets)} | {make_id("late"): 1})
+
+
+def test_no_other_call_goes_through_while_it_optimizes(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", make_tracks(1, seed=11)), is_last=True)
+        os.kill(index.engine_pid, signal.SIGSTOP)
+        thread = threading.Thread(target=index.optimize)
+        thread.start()
+        while not index._is_optimizing:
+            time.sleep(0.001)
+        with pytest.raises(IndexUnavailable, match="is being optimized"):
+            index.count_segments()
+        with pytest.raises(IndexUnavailable, match="optimized already"):
+            index.optimize()
+        os.kill(index.engine_pid, signal.SIGCONT)
+        thread.join()
+        assert index.count_segments() == 1
