@@ -120,7 +120,14 @@ class TgdpConfig:
     def starter(cls) -> Self:
         """Return the small preset that ships with the project and trains on a laptop."""
         return cls(
-            width=128, num_heads=4, depth=4, decoder_width=96, decoder_heads=4, decoder_depth=2, video_patch=32
+            width=128,
+            num_heads=4,
+            depth=4,
+            decoder_width=96,
+            decoder_heads=4,
+            decoder_depth=2,
+            audio_patch=32,
+            video_patch=32,
         )
 
 

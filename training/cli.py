@@ -1,10 +1,16 @@
-"""The command `foley-train`: make a synthetic corpus.
+"""The command `foley-train`: make a synthetic corpus, train on media, make a bundle, measure it.
 
 foley-train synthesize corpus/train --scenes 4000 --seed 1 --split train --workers 2
+foley-train pretrain --data corpus/train --validation corpus/heldout --output runs/starter
+foley-train export runs/starter/checkpoint --media corpus/heldout --output my-bundle
+foley-train evaluate my-bundle --data corpus/heldout
 """
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +74,66 @@ def synthesize(
         console.print(f"[red]{exc}[/red]")
         raise typer.Exit(2) from exc
     console.print(f"{scenes} scenes in {len(rows)} files in {output}")
+
+
+@app.command()
+def pretrain(
+    data: Annotated[list[Path], typer.Option(help="Folders or files of media to learn from.")],
+    output: Annotated[Path, typer.Option(help="Folder of the run: metrics, checkpoint, decoded media.")],
+    run: Annotated[str, typer.Option(help="Named run: starter or base.")] = "starter",
+    validation: Annotated[list[Path] | None, typer.Option(help="Held-out media to measure on.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps, instead of the run's own.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the run's own.")] = None,
+    evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 200,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
+) -> None:
+    """Train the encoders on paired media."""
+    from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
+
+    commands.pretrain(
+        run_name=run,
+        data=data,
+        output=output,
+        validation=validation or [],
+        num_steps=steps,
+        seed=seed,
+        evaluate_every=evaluate_every,
+        num_workers=workers,
+        command=shlex.join(["foley-train", *sys.argv[1:]]),
+        console=Console(stderr=True),
+    )
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
+    output: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
+    media: Annotated[list[Path], typer.Option(help="Real clips to compare ONNX with torch on.")],
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "trained",
+    weights: Annotated[str, typer.Option(help="student or teacher.")] = "student",
+) -> None:
+    """Make a bundle that the service can load; refused when ONNX and torch disagree."""
+    from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
+
+    commands.export(
+        checkpoint=checkpoint,
+        output=output,
+        media=media,
+        name=name,
+        weights=weights,
+        console=Console(stderr=True),
+    )
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    data: Annotated[list[Path], typer.Option(help="Held-out media, folders or files.")],
+) -> None:
+    """Measure zero-shot retrieval of a bundle on media, both ways, and print it as JSON."""
+    from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
+
+    typer.echo(json.dumps(commands.evaluate(bundle=bundle, data=data), indent=2))
 
 
 if __name__ == "__main__":

@@ -64,10 +64,12 @@ def starter() -> PretrainConfig:
     return PretrainConfig(
         name="starter",
         network=TgdpConfig.starter(),
-        num_steps=2000,
-        batch_size=64,
+        num_steps=2400,
+        batch_size=96,
         learning_rate=1e-3,
-        warmup_steps=100,
+        warmup_steps=60,
+        weight_reconstruction=0.3,
+        weight_distillation=0.02,
         bf16=True,
     )
 

@@ -1,6 +1,6 @@
 """The three losses of TG-DP: reconstruct hidden patches, follow the teacher, bring sound and picture together.
 
-    L = weight_reconstruction · L_rec + weight_distillation · L_dis + weight_contrastive · L_con
+L = weight_reconstruction · L_rec + weight_distillation · L_dis + weight_contrastive · L_con
 """
 
 from __future__ import annotations

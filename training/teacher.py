@@ -57,6 +57,4 @@ class Teacher:
         Returns:
             Embedding and attention of each modality.
         """
-        return {
-            m: self.network.full_view(self.network.embed_patches(pictures[m], m), m) for m in MODALITIES
-        }
+        return {m: self.network.full_view(self.network.embed_patches(pictures[m], m), m) for m in MODALITIES}

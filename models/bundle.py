@@ -1,0 +1,204 @@
+"""A bundle: one trained encoder pair as a flat folder of files that never change.
+
+    manifest.json   name, geometry, how it was trained, and the size and sha256 of every other file
+    audio.onnx      samples (B, S) float32, lengths (B,) int64 → tracks (B, T, D) float32 of unit rows
+    video.onnx      frames (B, T, H, W, 3) uint8 → tracks (B, T, D) float32 of unit rows
+    golden.npz      one real clip and the tracks that the network gave for it
+
+The id of a bundle is its name and the hash of its manifest, so two bundles with one id hold the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.clip import ClipSpec
+
+FORMAT = 1
+AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN, MANIFEST = "audio.onnx", "video.onnx", "golden.npz", "manifest.json"
+FILES = (AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN)
+
+
+class BrokenBundle(ValueError):
+    """A bundle's folder does not hold what its manifest says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        name: Letters, digits, dots, dashes and underscores; for people.
+        embedding_width: Width D of every embedding.
+        clip_spec: How media are decoded for this network.
+        opset: ONNX operator set of the graphs.
+        network: Geometry of the network, JSON values.
+        training: How it was made: command, seed, seconds, metrics; JSON values.
+        agreement: Largest difference between ONNX and torch on real clips, by graph.
+        files: Size in bytes and sha256 of every other file, by name.
+        format: Version of this layout.
+    """
+
+    name: str
+    embedding_width: int
+    clip_spec: ClipSpec
+    opset: int
+    network: dict[str, Any]
+    training: dict[str, Any]
+    agreement: dict[str, float]
+    files: dict[str, dict[str, Any]]
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        """Refuse a manifest that no bundle can have."""
+        if self.format != FORMAT:
+            raise BrokenBundle(f"bundle format must be {FORMAT}, got {self.format}")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
+            raise BrokenBundle(f"bundle name must be 1 to 64 of A-Z a-z 0-9 . _ -, got {self.name!r}")
+        if not 1 <= self.embedding_width <= 65_536:
+            raise BrokenBundle(f"embedding_width must be in [1, 65536], got {self.embedding_width}")
+        if set(self.files) != set(FILES):
+            raise BrokenBundle(f"files must be {', '.join(FILES)}, got {', '.join(sorted(self.files))}")
+
+    def to_json(self) -> str:
+        """Return the text of manifest.json."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read the text of manifest.json.
+
+        Args:
+            text: JSON.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            BrokenBundle: If it is not JSON, or lacks a field, or has one too many.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(**{**fields, "clip_spec": ClipSpec(**fields["clip_spec"])})
+        except (ValueError, TypeError, KeyError) as exc:
+            raise BrokenBundle(f"{MANIFEST} cannot be read: {exc}") from exc
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """One real clip and what the network made of it when the bundle was exported.
+
+    Attributes:
+        samples: float32, shape (S,).
+        frames: uint8, shape (T, H, W, 3).
+        audio_track: float32, shape (T, D).
+        video_track: float32, shape (T, D).
+    """
+
+    samples: NDArray[np.float32]
+    frames: NDArray[np.uint8]
+    audio_track: NDArray[np.float32]
+    video_track: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle whose every file has been compared with its manifest.
+
+    Attributes:
+        path: Its folder.
+        bundle_id: Name and first 12 digits of the manifest's sha256.
+        manifest: What it says of itself.
+    """
+
+    path: Path
+    bundle_id: str
+    manifest: Manifest
+
+    @property
+    def audio_graph(self) -> Path:
+        """ONNX file of the audio encoder."""
+        return self.path / AUDIO_GRAPH
+
+    @property
+    def video_graph(self) -> Path:
+        """ONNX file of the video encoder."""
+        return self.path / VIDEO_GRAPH
+
+    def golden(self) -> Golden:
+        """Read the golden clip and its tracks.
+
+        Returns:
+            Inputs and outputs.
+
+        Raises:
+            BrokenBundle: If an array is missing.
+        """
+        try:
+            with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                return Golden(
+                    samples=arrays["samples"],
+                    frames=arrays["frames"],
+                    audio_track=arrays["audio_track"],
+                    video_track=arrays["video_track"],
+                )
+        except (OSError, KeyError, ValueError) as exc:
+            raise BrokenBundle(f"{self.path / GOLDEN} cannot be read: {exc}") from exc
+
+
+def starter_path() -> Path:
+    """Return the folder of the small bundle that ships with the project."""
+    return Path(__file__).parent / "starter"
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Measure a file for the manifest.
+
+    Args:
+        path: A regular file.
+
+    Returns:
+        Its size in bytes and sha256.
+    """
+    with path.open("rb") as handle:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Open a bundle and compare every file with the manifest.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        The verified bundle.
+
+    Raises:
+        BrokenBundle: If a file is missing, a link, or differs from the manifest.
+    """
+    try:
+        text = (path / MANIFEST).read_text()
+    except (OSError, ValueError) as exc:
+        raise BrokenBundle(f"{path} is not a bundle: {exc}") from exc
+    manifest = Manifest.from_json(text)
+    for name, expected in manifest.files.items():
+        file = path / name
+        try:
+            if not stat.S_ISREG(file.lstat().st_mode):
+                raise BrokenBundle(f"{file} must be a regular file")
+            found = describe_file(file)
+        except OSError as exc:
+            raise BrokenBundle(f"{file} cannot be read: {exc}") from exc
+        if found != expected:
+            raise BrokenBundle(f"{file} is not the file of the manifest: expected {expected}, found {found}")
+    bundle_id = f"{manifest.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Bundle(path=path, bundle_id=bundle_id, manifest=manifest)

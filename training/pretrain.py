@@ -1,0 +1,310 @@
+"""The TG-DP loop: two passes of one student a step, guided by a teacher that sees everything.
+
+Read `pretrain` top to bottom; `align_and_reconstruct` is one step's objective.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.tgdp import MODALITIES, FullView, Modality, Tgdp, take_tokens
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.config import PretrainConfig
+from training.data import MomentBatches, PairedSegments
+from training.evaluate import embed_segments, retrieval
+from training.losses import (
+    contrastive_loss,
+    cut_patches,
+    distillation_loss,
+    normalise_patches,
+    reconstruction_loss,
+)
+from training.masking import count_visible, guided_visible, hidden_mask, random_visible
+from training.teacher import Teacher, momentum_at
+
+logger = logging.getLogger(__name__)
+
+Pictures = dict[Modality, Tensor]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is not a finite number any more."""
+
+
+def learning_rate_at(step: int, config: PretrainConfig) -> float:
+    """Linear warm-up, then cosine to zero.
+
+    Args:
+        step: Steps done.
+        config: The run.
+
+    Returns:
+        Learning rate of the next step.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
+    return config.learning_rate * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def visible_by_teacher(
+    view: FullView, config: PretrainConfig, num_visible: int, generator: torch.Generator
+) -> Tensor:
+    """Choose the patches of the alignment pass.
+
+    Args:
+        view: What the teacher saw.
+        config: Says which reading of the attention ranks the patches.
+        num_visible: How many stay visible.
+        generator: Source of the random choice.
+
+    Returns:
+        Positions, int64, shape (B, K).
+    """
+    if config.guidance == "random":
+        noise = torch.rand(view.patch_to_cls.shape, generator=generator)
+        return random_visible(noise.to(view.patch_to_cls.device), num_visible)
+    attention = view.patch_to_cls if config.guidance == "patch_to_cls" else view.cls_to_patch
+    return guided_visible(attention, num_visible)
+
+
+def align_and_reconstruct(
+    student: Tgdp, teacher: Teacher, pictures: Pictures, config: PretrainConfig, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Compute the losses of one step.
+
+    Args:
+        student: The network in training.
+        teacher: Its average.
+        pictures: Audio (B, 1, M, W) and video (B, 3, H, W) of the same moments.
+        config: Hidden shares, guidance and temperature.
+        generator: Source of the masks.
+
+    Returns:
+        The three losses by name, scalars with gradient, not weighted.
+    """
+    views = teacher.view(pictures)
+    tokens = {m: student.embed_patches(pictures[m], m) for m in MODALITIES}
+
+    # Alignment: each modality alone, the half that the teacher finds telling.
+    embeddings: dict[Modality, Tensor] = {}
+    for m in MODALITIES:
+        num_visible = count_visible(student.config.num_patches(m), config.hidden_share_alignment)
+        visible = visible_by_teacher(views[m], config, num_visible, generator)
+        embeddings[m] = student.embed(take_tokens(tokens[m], visible), m).float()
+
+    # Reconstruction: both together, a random quarter.
+    visible_at_random: dict[Modality, Tensor] = {}
+    for m in MODALITIES:
+        batch, num_patches, _ = tokens[m].shape
+        noise = torch.rand(batch, num_patches, generator=generator).to(tokens[m].device)
+        visible_at_random[m] = random_visible(
+            noise, count_visible(num_patches, config.hidden_share_reconstruction)
+        )
+    predictions = student.reconstruct(
+        tokens["audio"], tokens["video"], visible_at_random["audio"], visible_at_random["video"]
+    )
+
+    reconstruction = torch.zeros((), device=tokens["audio"].device)
+    for m, predicted in zip(MODALITIES, predictions, strict=True):
+        patch_size = student.config.audio_patch if m == "audio" else student.config.video_patch
+        target = normalise_patches(cut_patches(pictures[m], patch_size))
+        is_hidden = hidden_mask(visible_at_random[m], target.shape[1])
+        reconstruction = reconstruction + reconstruction_loss(predicted.float(), target, is_hidden)
+    distillation = torch.stack(
+        [distillation_loss(embeddings[m], views[m].embedding.float()) for m in MODALITIES]
+    ).sum()
+    return {
+        "reconstruction": reconstruction,
+        "distillation": distillation,
+        "contrastive": contrastive_loss(
+            embeddings["audio"], embeddings["video"], temperature=config.temperature
+        ),
+    }
+
+
+def make_optimiser(student: Tgdp, config: PretrainConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, not on biases, norms and single tokens.
+
+    Args:
+        student: The network.
+        config: Rates.
+
+    Returns:
+        The optimiser.
+    """
+    matrices = [p for p in student.parameters() if p.ndim >= 2 and p.shape[0] > 1]
+    others = [p for p in student.parameters() if p.ndim < 2 or p.shape[0] == 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that moves while a run goes on.
+
+    Attributes:
+        config: The run.
+        student: The network in training.
+        teacher: Its average.
+        optimiser: Moves the student.
+        generator: Source of masks; the data have their own.
+    """
+
+    config: PretrainConfig
+    student: Tgdp
+    teacher: Teacher
+    optimiser: torch.optim.AdamW
+    generator: torch.Generator
+
+    @classmethod
+    def start(cls, config: PretrainConfig, device: torch.device) -> Run:
+        """Initialise a run from its seed.
+
+        Args:
+            config: The run.
+            device: Where the networks live.
+
+        Returns:
+            A run before its first step.
+        """
+        torch.manual_seed(config.seed)
+        student = Tgdp(config.network).to(device).train()
+        return cls(
+            config=config,
+            student=student,
+            teacher=Teacher(student),
+            optimiser=make_optimiser(student, config),
+            generator=torch.Generator().manual_seed(config.seed + 1),
+        )
+
+
+def take_step(run: Run, step: int, windows: Tensor, frames: Tensor) -> dict[str, float]:
+    """Do one step: losses, gradient, student, teacher.
+
+    Args:
+        run: Changed in place.
+        step: Steps done before this one.
+        windows: Normalised log-mel windows, float32, shape (B, W, M).
+        frames: Frames of the same moments, uint8, shape (B, H, W, 3).
+
+    Returns:
+        Losses, gradient norm, learning rate and momentum by name.
+
+    Raises:
+        TrainingDiverged: If the loss is not finite.
+    """
+    config, student = run.config, run.student
+    rate = learning_rate_at(step, config)
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    pictures: Pictures = {"audio": student.audio_pictures(windows), "video": student.pixels(frames)}
+    with torch.autocast(windows.device.type, torch.bfloat16, enabled=config.bf16):
+        losses = align_and_reconstruct(student, run.teacher, pictures, config, run.generator)
+    loss = (
+        config.weight_reconstruction * losses["reconstruction"]
+        + config.weight_distillation * losses["distillation"]
+        + config.weight_contrastive * losses["contrastive"]
+    )
+    if not torch.isfinite(loss):
+        raise TrainingDiverged(f"the loss is {loss.item()} at step {step + 1}; lower the learning rate")
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), config.max_gradient_norm)
+    run.optimiser.step()
+    momentum = momentum_at(step, config.num_steps, config.momentum)
+    run.teacher.follow(student, momentum)
+    return {name: value.item() for name, value in losses.items()} | {
+        "loss": loss.item(),
+        "gradient_norm": float(norm),
+        "learning_rate": rate,
+        "momentum": momentum,
+    }
+
+
+def pretrain(
+    config: PretrainConfig,
+    segments: PairedSegments,
+    output: Path,
+    *,
+    validation: PairedSegments | None = None,
+    evaluate_every: int = 250,
+    facts: dict[str, Any] | None = None,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> Checkpoint:
+    """Train a network on paired segments.
+
+    Args:
+        config: The run.
+        segments: Training media, prepared.
+        output: Folder for `metrics.jsonl` and `checkpoint/`.
+        validation: Held-out media; retrieval over them is measured as the run goes.
+        evaluate_every: Steps between two checkpoints; the last step always makes one.
+        facts: More JSON values for the checkpoint: command, commit.
+        on_step: Called after every step with its number and losses.
+
+    Returns:
+        The last checkpoint.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = Run.start(config, device)
+    order = torch.Generator().manual_seed(config.seed)
+    batches = MomentBatches(segments, config.network, batch_size=config.batch_size, generator=order)
+    output.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with (output / "metrics.jsonl").open("w") as metrics:
+        for step, (windows, frames) in zip(range(config.num_steps), batches, strict=False):
+            numbers = take_step(run, step, windows.to(device), frames.to(device))
+            done = step + 1
+            line: dict[str, Any] = {"step": done, **numbers}
+            if done % evaluate_every == 0 or done == config.num_steps:
+                scores = evaluate_both(run, validation) if validation is not None else None
+                logger.info("step %d: held-out retrieval %s", done, scores)
+                line["retrieval"] = scores
+                state = {
+                    "config": config.to_json(),
+                    "step": done,
+                    "seconds": round(time.monotonic() - started),
+                    "num_segments": len(segments),
+                    "retrieval": scores,
+                    **(facts or {}),
+                }
+                save_checkpoint(output / "checkpoint", run.student, run.teacher.network, state)
+            metrics.write(json.dumps(line | {"seconds": round(time.monotonic() - started, 2)}) + "\n")
+            metrics.flush()
+            if on_step:
+                on_step(done, numbers)
+    return load_checkpoint(output / "checkpoint")
+
+
+def evaluate_both(run: Run, validation: PairedSegments) -> dict[str, Any]:
+    """Measure zero-shot retrieval of the student and of its average on held-out media.
+
+    Args:
+        run: A run at any step.
+        validation: Held-out media.
+
+    Returns:
+        Retrieval by name, JSON values.
+    """
+    run.student.eval()
+    scores = {
+        name: retrieval(*embed_segments(network, validation)).to_json()
+        for name, network in (("student", run.student), ("teacher", run.teacher.network))
+    }
+    run.student.train()
+    return scores
