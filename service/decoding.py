@@ -16,12 +16,12 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -112,6 +112,7 @@ class Decoder:
         *,
         first: int = 0,
         count: int | None = None,
+        modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
         limits: DecodeLimits = DEFAULT_LIMITS,
         timeout_seconds: float = 60.0,
     ) -> DecodedMedia:
@@ -125,6 +126,7 @@ class Decoder:
             spec: How a segment is sampled.
             first: Index of the first segment wanted.
             count: How many segments to decode at most, None for all that follow.
+            modalities: What to decode.
             limits: What the file may ask of the decoder.
             timeout_seconds: Wall-clock and CPU seconds the work may take, waiting for a worker not counted.
 
@@ -132,7 +134,13 @@ class Decoder:
             The decoded segments and the facts of the file.
         """
         task = self.submit(
-            path, spec, first=first, count=count, limits=limits, timeout_seconds=timeout_seconds
+            path,
+            spec,
+            first=first,
+            count=count,
+            modalities=modalities,
+            limits=limits,
+            timeout_seconds=timeout_seconds,
         )
         return task.result()
 
@@ -143,17 +151,13 @@ class Decoder:
         *,
         first: int = 0,
         count: int | None = None,
+        modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
         limits: DecodeLimits = DEFAULT_LIMITS,
         timeout_seconds: float = 60.0,
     ) -> Future[DecodedMedia]:
         """Start `decode` and return at once; the future's exceptions are those of `decode`."""
-        whole_path = Path(path).absolute()
-        return self._enqueue(
-            decode_segments,
-            (whole_path, spec),
-            {"first": first, "count": count, "limits": limits},
-            timeout_seconds,
-        )
+        arguments = {"first": first, "count": count, "limits": limits, "modalities": tuple(modalities)}
+        return self._enqueue(decode_segments, (Path(path).absolute(), spec), arguments, timeout_seconds)
 
     def call(
         self, function: Callable[P, R], timeout_seconds: float, /, *args: P.args, **kwargs: P.kwargs

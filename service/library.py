@@ -26,6 +26,7 @@ from service.index.contract import Asset, Index
 from service.ingest import Pipeline
 from service.retrieval import Snapshot
 from service.scanning import FoundFile, IgnoredFile, UnusableFile, find_files, identify, show_path
+from service.settings import Settings
 from service.stages import FileError, Job
 
 logger = logging.getLogger(__name__)
@@ -153,6 +154,17 @@ def index_paths(
         logger.warning("indexing was stopped")
         run.report.is_interrupted = True
     return run.finish()
+
+
+def library_limits(settings: Settings) -> DecodeLimits:
+    """What a file of the library may ask of the decoder."""
+    return DecodeLimits(
+        max_duration_seconds=settings.max_library_seconds,
+        max_frame_width=settings.max_frame_width,
+        max_frame_height=settings.max_frame_height,
+        max_streams=settings.max_streams,
+        max_channels=settings.max_channels,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

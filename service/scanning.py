@@ -22,7 +22,7 @@ MEDIA_EXTENSIONS = frozenset(
     .3g2 .3gp .aac .ac3 .adts .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dv .eac3 .f4v .flac .flv .gxf
     .m2t .m2ts .m2v .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpe .mpeg .mpg .mxf .nut .oga .ogg .ogm
     .ogv .opus .qt .ra .rm .rmvb .snd .spx .tta .vob .w64 .wav .wave .weba .webm .wma .wmv .wv .y4m
-    """.split()  # noqa: SIM905 - a list of 60 literals would take 60 lines
+    """.split()
 )
 SNIFFED_BYTES = 512
 # Where a container announces itself: offset and bytes. It finds media under names that do not say so; files
@@ -105,7 +105,7 @@ def find_files(paths: Iterable[Path]) -> Iterator[Finding]:
     """
     seen: set[str] = set()
     for path in paths:
-        for finding in _find_under(_make_absolute(path)):
+        for finding in _find_under(make_absolute(path)):
             key = os.fspath(finding.path)
             if key not in seen:
                 seen.add(key)
@@ -166,8 +166,8 @@ def show_path(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _make_absolute(path: Path) -> Path:
-    """Like Path.absolute, with `..` and `.` gone: the path a person would write. Links stay."""
+def make_absolute(path: Path) -> Path:
+    """Like Path.absolute, with `..` and `.` gone: the path that files are stored under. Links stay."""
     return Path(os.path.normpath(path.absolute()))
 
 

@@ -1,0 +1,234 @@
+"""The command `foley`: index a library, search it, serve it.
+
+    foley index ~/Videos
+    foley search clip.mp4 --target audio
+    foley serve
+
+Exit codes: 0 done, 1 it could not be done (one line on stderr says why), 2 the command line or a setting is
+wrong, 130 stopped by Ctrl-C.
+"""
+
+# The commands import what they need themselves: `foley --help` must not wait for NumPy, FFmpeg and the rest.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from service.engine import Engine
+    from service.settings import Settings
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    help="Finds the sound for a picture and the picture for a sound.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+Target = Literal["audio", "video"]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+
+
+@app.command()
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")],
+    as_json: Json = False,
+) -> None:
+    """Index media files; folders are walked. What is indexed already and has not changed is passed over."""
+    from service.console import print_report, show_progress
+    from service.library import index_paths, library_limits
+
+    settings = _read_settings()
+    signal.signal(signal.SIGTERM, _interrupt)
+    with _report_errors(), _open(settings) as engine, show_progress(_stderr()) as on_progress:
+        report = index_paths(
+            paths,
+            snapshot=engine.snapshot(),
+            decoder=engine.decoder,
+            limits=library_limits(settings),
+            on_progress=on_progress,
+        )
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        print_report(_stdout(), report)
+    if report.is_interrupted:
+        _fail("stopped; what was indexed stays, and the same command goes on from there", code=INTERRUPTED)
+    if report.files.indexed + report.files.unchanged == 0:
+        _fail("no file was indexed" if report.files.failed else "no media files there")
+
+
+@app.command()
+def search(
+    file: Annotated[Path, typer.Argument(help="The clip to search with.", exists=True, metavar="FILE")],
+    target: Annotated[Target, typer.Option(help="What to find.")],
+    source: Annotated[
+        Target | None,
+        typer.Option("--from", help="What of the clip to search by. Default: the other one, if it has it."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most results.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the sound that goes with a picture, or the picture that goes with a sound."""
+    from service.console import print_answer
+
+    settings = _read_settings()
+    if limit is not None and limit > settings.max_limit:
+        _fail(f"--limit may be {settings.max_limit} at most, got {limit}", code=WRONG_USAGE)
+    with _report_errors(), _open(settings) as engine:
+        if engine.index.count_segments(modality=target) == 0:
+            kind = "sound" if target == "audio" else "picture"
+            _fail(f"no file with {kind} is indexed in {settings.data}: start with `foley index PATH...`")
+        answer = engine.search_file(file.resolve(), target=target, source=source, limit=limit)
+    if as_json:
+        _print_json(answer.to_json())
+    else:
+        print_answer(_stdout(), answer.to_json())
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Default: this machine only.")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = None,
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote",
+            help="Listen to other machines, though anyone who reaches the port may read and delete.",
+        ),
+    ] = False,
+) -> None:
+    """Answer over HTTP: search, embeddings and the indexed media."""
+    from service.server import run_server
+
+    changes: dict[str, Any] = {"host": host, "port": port, "allow_remote": allow_remote or None}
+    settings = _read_settings(**{name: value for name, value in changes.items() if value is not None})
+    if settings.allow_remote:
+        _say(f"WARNING: anyone who can reach {settings.host}:{settings.port} may read and delete the library")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    with _report_errors():
+        run_server(settings)
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(help="Made by `foley-train synthesize`.", exists=True, file_okay=False)
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Where the demo's own index goes. Default: `data` beside the folder.")
+    ] = None,
+) -> None:
+    """Index a synthetic library and measure how well picture finds sound and sound finds picture."""
+    from service.demo import run_demo
+
+    # Not FOLEY_DATA: the demo's clips must never land in the library of the person who tries it.
+    settings = _read_settings(data=data or folder.absolute().parent / "data")
+    with _report_errors(), _open(settings) as engine:
+        num_failed = run_demo(folder, engine=engine, console=_stdout(), progress_console=_stderr())
+    if num_failed:
+        _fail(f"{num_failed} files of the demo could not be indexed")
+
+
+def _read_settings(**changes: Any) -> Settings:
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**changes)
+    except ValidationError as exc:
+        problems = [
+            f"{'FOLEY_' + str(error['loc'][0]).upper() + ': ' if error['loc'] else ''}"
+            f"{error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors(include_url=False, include_context=False)
+        ]
+        _fail("; ".join(problems), code=WRONG_USAGE)
+
+
+@contextmanager
+def _open(settings: Settings) -> Iterator[Engine]:
+    from rich.logging import RichHandler
+
+    from service.engine import open_engine
+
+    handler = RichHandler(console=_stderr(), show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with open_engine(settings) as engine:
+        yield engine
+
+
+@contextmanager
+def _report_errors() -> Iterator[None]:
+    """Turn our own errors into one line and exit code 1."""
+    from models.bundle import BrokenBundle
+    from models.clip import UnreadableClip
+    from service.decoding import DecodeFailure
+    from service.demo import BadCorpus
+    from service.encoder import EncoderFailure
+    from service.index.contract import IndexFailure, IndexInUse
+
+    try:
+        yield
+    except IndexInUse as exc:
+        _fail(f"{exc}: stop the `foley` that has it open, or ask that one over HTTP")
+    except (UnreadableClip, DecodeFailure) as exc:
+        _fail(f"{exc} ({exc.code})")
+    except (BadCorpus, BrokenBundle, EncoderFailure, IndexFailure, OSError) as exc:
+        _fail(str(exc))
+    except KeyboardInterrupt:
+        _fail("stopped", code=INTERRUPTED)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _stdout() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(f"foley: {message}\n")
+
+
+def _fail(message: str, *, code: int = FAILED) -> NoReturn:
+    _say(message)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,170 @@
+"""What the commands print for people: tables, a progress bar, times as a player shows them.
+
+Names of files are shown with what a terminal would obey (escape sequences, line breaks) written out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from service.library import IndexReport, OnProgress
+from service.library import Progress as IndexProgress
+from service.scanning import show_path
+
+MAX_FAILURES = 50  # lines; --json has all
+
+
+def format_time(seconds: float) -> str:
+    """Write a time as mm:ss, from an hour on as h:mm:ss: 75.4 s → 01:15."""
+    whole = int(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def format_path(path: Path | str, *, folder: Path | None = None) -> str:
+    """Write a path for a terminal, relative to a folder where it lies in it.
+
+    Args:
+        path: Any path.
+        folder: Default: the working directory.
+
+    Returns:
+        Printable text.
+    """
+    shown = show_path(path)
+    prefix = show_path(folder or Path.cwd()) + os.sep
+    return "".join(
+        letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in shown.removeprefix(prefix)
+    )
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[OnProgress]:
+    """Show a bar while files are indexed; nothing where no person watches.
+
+    Args:
+        console: Where to show it.
+
+    Yields:
+        OnProgress: What `index_paths` calls.
+    """
+    columns = (
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(
+            "files · {task.fields[segments]} segments · {task.fields[rate]:.1f}/s · {task.fields[left]}"
+        ),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, segments=0, rate=0.0, left="")
+
+        def update(progress: IndexProgress) -> None:
+            left = progress.left_seconds
+            bar.update(
+                task,
+                total=progress.num_files,
+                completed=progress.num_done,
+                segments=progress.num_segments,
+                rate=progress.segments_per_second,
+                left="" if left is None else f"{format_time(left)} left",
+            )
+
+        yield update
+
+
+def print_report(console: Console, report: IndexReport) -> None:
+    """Show what a run did, what it could not do, and why.
+
+    Args:
+        console: Where to print.
+        report: What `index_paths` returned.
+    """
+    table = Table(box=box.SIMPLE, show_edge=False)
+    table.add_column("")
+    table.add_column("files", justify="right")
+    table.add_column("segments", justify="right")
+    for name in ("indexed", "unchanged", "failed"):
+        table.add_row(name, str(getattr(report.files, name)), str(getattr(report.segments, name)))
+    console.print(table)
+    notes = [f"{report.seconds:.1f} s"]
+    if report.num_ignored:
+        notes.append(f"{report.num_ignored} other files passed over: not media")
+    if report.num_removed:
+        notes.append(f"{report.num_removed} removed: their files have another content now")
+    console.print(" · ".join(notes), highlight=False)
+    for path in report.partial:
+        console.print(Text(f"indexed as far as it goes, its end is missing: {format_path(path)}", "yellow"))
+    if report.failed:
+        console.print(_failures(report))
+    if len(report.failed) > MAX_FAILURES:
+        console.print(f"… and {len(report.failed) - MAX_FAILURES} more: --json lists all of them")
+
+
+def _failures(report: IndexReport) -> Table:
+    table = Table(
+        box=box.SIMPLE, show_edge=False, title="failed", title_justify="left", title_style="bold red"
+    )
+    table.add_column("file", overflow="fold")
+    table.add_column("code", no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for failed in report.failed[:MAX_FAILURES]:
+        table.add_row(Text(format_path(failed.path)), failed.code, Text(failed.reason))
+    return table
+
+
+def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
+    """Show what a search found.
+
+    Args:
+        console: Where to print.
+        answer: The answer as JSON values.
+    """
+    table = Table(box=box.SIMPLE, show_edge=False)
+    for name in ("#", "score", "segment", "best moment"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for rank, result in enumerate(answer["results"], start=1):
+        best = result["best_moment"]
+        table.add_row(
+            str(rank),
+            f"{result['score']:.3f}",
+            format_span(result),
+            f"{format_time(best['time_seconds'])} ({best['similarity']:.2f})",
+            Text(format_path(result["path"])),
+        )
+    console.print(table)
+    console.print(
+        f"{answer['target']} that goes with the {answer['from']} of the query · {answer['bundle_id']}",
+        style="dim",
+        highlight=False,
+    )
+
+
+def format_span(result: Mapping[str, Any]) -> str:
+    """Write the span of a result: 01:10–01:20."""
+    return f"{format_time(result['start_seconds'])}–{format_time(result['end_seconds'])}"
+
+
+def print_columns(console: Console, names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Show rows of text under names.
+
+    Args:
+        console: Where to print.
+        names: Name of each column.
+        rows: As many cells each.
+    """
+    table = Table(*names, box=box.SIMPLE, show_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
