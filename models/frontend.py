@@ -2,9 +2,9 @@
 
 Preprocessing is part of the network, so training and serving cannot drift apart and the service needs no torch.
 
-The log-mel is Kaldi's (`torchaudio.compliance.kaldi.fbank` with htk_compat, Hann window, 128 bins, no dither). Every step
-of it up to the power spectrum is linear in the samples (mean removal, pre-emphasis, window, zero padding, Fourier
-transform), so one fixed (400, 514) matrix does them all.
+The log-mel is Kaldi's (`torchaudio.compliance.kaldi.fbank` with htk_compat, Hann window, 128 bins, no dither). Every
+step of it up to the power spectrum is linear in the samples (mean removal, pre-emphasis, window, zero padding,
+Fourier transform), so one fixed (400, 514) matrix does them all.
 
     log-mel = log(max(mel_banks · |samples · M|², 1.19e-7));  normalised = (log-mel + 5.081) / 4.4849
 """

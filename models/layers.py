@@ -58,7 +58,8 @@ class PatchEmbedding(nn.Module):
         Returns:
             Tokens row by row, shape (B, H/P * W/P, D).
         """
-        return self.projection(picture).flatten(2).transpose(1, 2)
+        tokens: Tensor = self.projection(picture)  # (B, D, H/P, W/P)
+        return tokens.flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -76,7 +77,8 @@ class Attention(nn.Module):
         self.projection = nn.Linear(width, width)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, L, D / heads)
+        batch, length, width = x.shape
+        return x.reshape(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """Attend from the first tokens to all of them.
@@ -97,7 +99,8 @@ class Attention(nn.Module):
             query = F.linear(x[:, :num_queries], weight[:width], bias[:width])
             key, value = F.linear(x, weight[width:], bias[width:]).chunk(2, dim=2)
         mixed = F.scaled_dot_product_attention(self._heads(query), self._heads(key), self._heads(value))
-        return self.projection(mixed.transpose(1, 2).flatten(2))
+        output: Tensor = self.projection(mixed.transpose(1, 2).flatten(2))
+        return output
 
     def weights(self, x: Tensor) -> Tensor:
         """How much every token looks at every other, averaged over the heads.
@@ -111,7 +114,8 @@ class Attention(nn.Module):
         query, key, _ = self.qkv(x).chunk(3, dim=2)
         query, key = self._heads(query), self._heads(key)
         logits = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
-        return logits.softmax(dim=3).mean(dim=1)
+        weights: Tensor = logits.softmax(dim=3)  # (B, heads, L, L)
+        return weights.mean(dim=1)
 
 
 class Block(nn.Module):
@@ -146,7 +150,8 @@ class Block(nn.Module):
         """
         mixed = self.attention(self.attention_norms[stream](x), num_queries)
         x = x[:, :num_queries] + mixed
-        return x + self.mlp(self.mlp_norms[stream](x))
+        changed: Tensor = self.mlp(self.mlp_norms[stream](x))
+        return x + changed
 
     def attention_weights(self, x: Tensor, stream: str) -> Tensor:
         """Attention of this block over its input, shape (B, L, L) (see `Attention.weights`).

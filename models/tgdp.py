@@ -13,7 +13,7 @@ The joint block shares its weights between the paths and keeps three LayerNorm s
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -229,7 +229,8 @@ class Tgdp(nn.Module):
             Tokens, shape (N, L, D).
         """
         tokens: Tensor = self.patch_embeddings[modality](pictures)
-        return tokens + self.get_buffer(f"positions_{modality}") + self.modality_vectors[modality]
+        placed: Tensor = tokens + self.get_buffer(f"positions_{modality}") + self.modality_vectors[modality]
+        return placed
 
     # The way of one modality
 
@@ -247,7 +248,7 @@ class Tgdp(nn.Module):
         cls = self.cls_tokens[modality].expand(batch, -1, -1)
         registers = self.registers[modality].expand(batch, -1, -1)
         x = torch.cat([cls, tokens, registers], dim=1)
-        for block in self.streams[modality]:
+        for block in cast("nn.ModuleList", self.streams[modality]):
             x = block(x, modality)
         return x[:, : 1 + tokens.shape[1]]
 
@@ -262,8 +263,8 @@ class Tgdp(nn.Module):
             CLS after the final norm, shape (B, D), not normalised to unit length.
         """
         hidden = self.encode(tokens, modality)
-        cls = self.joint_block(hidden, modality, num_queries=1)
-        return self.norms[modality](cls).squeeze(1)
+        cls: Tensor = self.norms[modality](self.joint_block(hidden, modality, num_queries=1))
+        return cls.squeeze(1)
 
     def full_view(self, tokens: Tensor, modality: Modality) -> FullView:
         """Global path with the joint block's attention: what a teacher gives to its student.
@@ -319,7 +320,9 @@ class Tgdp(nn.Module):
         everywhere = self.mask_token.to(visible.dtype).expand(visible.shape[0], num_patches, -1)
         index = positions.unsqueeze(2).expand(-1, -1, visible.shape[2])
         x = everywhere.scatter(1, index, visible)  # (B, L, D)
-        return x + self.get_buffer(f"decoder_positions_{modality}") + self.decoder_modality_vectors[modality]
+        filled = x + self.get_buffer(f"decoder_positions_{modality}")
+        marked: Tensor = filled + self.decoder_modality_vectors[modality]
+        return marked
 
     # From raw input to tracks
 
@@ -338,8 +341,8 @@ class Tgdp(nn.Module):
         )
         windows = cut_windows(self.log_mel(samples, lengths), starts, self.config.window_frames)
         tokens = self.embed_patches(self.audio_pictures(windows.flatten(0, 1)), "audio")
-        embeddings = F.normalize(self.embed(tokens, "audio"), dim=1).unflatten(0, (-1, len(starts)))
-        return embeddings[:, window_of_moment]
+        embeddings = F.normalize(self.embed(tokens, "audio"), dim=1)
+        return embeddings.reshape(-1, len(starts), self.config.width)[:, window_of_moment]
 
     def video_track(self, frames: Tensor) -> Tensor:
         """Embed the picture of every moment.
@@ -351,7 +354,8 @@ class Tgdp(nn.Module):
             Unit embeddings, float32, shape (B, T, D).
         """
         tokens = self.embed_patches(self.pixels(frames.flatten(0, 1)), "video")
-        return F.normalize(self.embed(tokens, "video"), dim=1).unflatten(0, (-1, self.config.num_moments))
+        embeddings = F.normalize(self.embed(tokens, "video"), dim=1)
+        return embeddings.reshape(-1, self.config.num_moments, self.config.width)
 
 
 def take_tokens(tokens: Tensor, positions: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Media files to training batches: decode every segment once into memory-mapped arrays, then draw moments from them.
 
-A prepared folder holds `frames.npy` uint8 (N, T, H, W, 3), `samples.npy` float32 (N, S), `lengths.npy` int64 (N,) and
+A prepared folder holds `frames.raw` uint8 (N, T, H, W, 3), `samples.raw` float32 (N, S), `lengths.npy` int64 (N,) and
 `segments.json` with the file and start of every row, the files that could not be read and why. It is complete when
 `segments.json` is there: the file is written last.
 """
@@ -215,9 +215,8 @@ class MomentBatches:
         """
         while True:
             order = torch.randperm(len(self.segments), generator=self.generator)
-            for rows in order.split(self.batch_size):
-                if len(rows) == self.batch_size:
-                    yield self._moments(rows)
+            for first in range(0, len(order) - self.batch_size + 1, self.batch_size):
+                yield self._moments(order[first : first + self.batch_size])
 
     def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         moments = torch.randint(self.config.num_moments, (len(rows),), generator=self.generator)

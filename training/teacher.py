@@ -44,8 +44,9 @@ class Teacher:
             student: The network to follow.
             momentum: In [0, 1]; 1 stands still.
         """
-        ours = list(self.network.parameters())
-        torch._foreach_lerp_(ours, list(student.parameters()), 1 - momentum)
+        ours: list[Tensor] = list(self.network.parameters())
+        theirs: list[Tensor] = list(student.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - momentum)
 
     @torch.no_grad()
     def view(self, pictures: dict[Modality, Tensor]) -> dict[Modality, FullView]:
