@@ -1,7 +1,7 @@
 """A media file, opened safely: limits, errors, the streams that count, and facts about the file.
 
-FFmpeg reads many things that are not media (playlists open other files, text can be played as video), so a file is opened
-once by us, checked, and handed over as a descriptor with a list of the container formats it may be:
+FFmpeg reads much that is not media: playlists open other files, text plays as video. So a file is opened here, once,
+checked, and handed over as a descriptor with a list of the container formats it may be:
 
     with open_media("holiday.mp4") as media:
         print(media.info)
@@ -23,11 +23,11 @@ import av.error
 from av.container import InputContainer
 from av.stream import Discard
 
-# Containers of sound and moving pictures that refer to no other file. Playlists (hls, concat, dash, sdp), image
-# sequences, text (tty, lrc, subtitles) and devices stay off the list.
 CONTAINERS = (
     "mov,matroska,mpegts,mpeg,avi,flv,asf,ogg,wav,w64,flac,mp3,aac,aiff,ac3,eac3,amr,amrnb,amrwb,caf,mxf"
 )
+"""Formats of sound and moving pictures that refer to no other file: no playlists (hls, concat, dash, sdp), image
+sequences, text (tty, lrc, subtitles) or devices."""
 
 
 class UnreadableClip(Exception):
@@ -80,7 +80,7 @@ class TooComplex(UnreadableClip):
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What a file may ask of the decoder. What decodes is held to the limits, whatever the header says."""
+    """What a file may ask of the decoder. What decodes is held to the limits, not only what the header says."""
 
     max_duration_seconds: float = 4 * 3600.0
     """Longest file, declared or decoded, in seconds."""
@@ -91,26 +91,69 @@ class DecodeLimits:
     max_streams: int = 32
     """Streams of any kind in one file."""
     max_channels: int = 64
-    """Channels of the chosen audio stream."""
+    """Channels of the sound."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value <= 0:
+            if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
 
+    @property
+    def max_pixels(self) -> int:
+        """Pixels of the largest picture."""
+        return self.max_frame_width * self.max_frame_height
+
+    def check_duration(self, seconds: float) -> None:
+        """Refuse a file that is too long.
+
+        Args:
+            seconds: Length of the file, or how far it was seen to reach.
+
+        Raises:
+            ClipTooLong: If that is more than the limit.
+        """
+        if seconds > self.max_duration_seconds:
+            raise ClipTooLong(
+                f"a file may last {self.max_duration_seconds:g} s, this one has {seconds:.1f} s"
+            )
+
     def check_frame_size(self, width: int, height: int) -> None:
-        """Refuse a picture that is too large.
+        """Refuse a picture that is too large, upright or on its side.
 
         Args:
             width: Width in pixels.
             height: Height in pixels.
 
         Raises:
-            TooComplex: If the picture is larger than the limits, held upright or on its side.
+            TooComplex: If it is larger than the limits.
         """
         if max(width, height) > self.max_frame_width or min(width, height) > self.max_frame_height:
             limit = f"{self.max_frame_width} x {self.max_frame_height}"
-            raise TooComplex(f"picture must be at most {limit} pixels, got {width} x {height}")
+            raise TooComplex(f"a picture may have {limit} pixels, this one has {width} x {height}")
+
+    def check_channels(self, num_channels: int) -> None:
+        """Refuse sound of too many channels.
+
+        Args:
+            num_channels: Channels of one stream.
+
+        Raises:
+            TooComplex: If there are more than the limit.
+        """
+        if num_channels > self.max_channels:
+            raise TooComplex(f"sound may have {self.max_channels} channels, this one has {num_channels}")
+
+    def check_streams(self, num_streams: int) -> None:
+        """Refuse a file of too many streams.
+
+        Args:
+            num_streams: Streams of any kind.
+
+        Raises:
+            TooComplex: If there are more than the limit.
+        """
+        if num_streams > self.max_streams:
+            raise TooComplex(f"a file may have {self.max_streams} streams, this one has {num_streams}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +167,7 @@ class MediaInfo:
     modified_ns: int
     """Its time of last change, in nanoseconds since 1970."""
     duration_seconds: float | None
-    """Length of the chosen streams from the earliest start to the latest end; None where the header does not say."""
+    """From the earliest start to the latest end of the chosen streams; None where the header does not say."""
     is_duration_measured: bool = False
     """True after decoding to the end, False while the length is what the header declares."""
     has_audio: bool = False
@@ -177,12 +220,10 @@ def open_media(path: Path | str, limits: DecodeLimits | None = None) -> Iterator
         limits: What the file may ask for.
 
     Yields:
-        The open file; it closes at the end of the block.
+        Media: The open file; it closes at the end of the block.
     """
     limits = limits or DecodeLimits()
     with _open_regular(path) as (descriptor, status):
-        if status.st_size == 0:
-            raise EmptyFile("the file is empty: 0 bytes")
         container = _open_container(descriptor, limits)
         try:
             yield _choose_streams(container, status, limits)
@@ -197,14 +238,9 @@ def hash_media(path: Path | str) -> tuple[str, int, int]:
         path: A regular file.
 
     Returns:
-        sha256 as 64 hex digits, the size in bytes and the time of last change in nanoseconds.
-
-    Raises:
-        EmptyFile: If the file has no bytes.
+        sha256 as 64 hex digits, the size in bytes and the time of last change in nanoseconds since 1970.
     """
     with _open_regular(path) as (descriptor, status):
-        if status.st_size == 0:
-            raise EmptyFile("the file is empty: 0 bytes")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return digest, status.st_size, status.st_mtime_ns
@@ -212,20 +248,20 @@ def hash_media(path: Path | str) -> tuple[str, int, int]:
 
 @contextlib.contextmanager
 def _open_regular(path: Path | str) -> Iterator[tuple[int, os.stat_result]]:
-    """Open for reading without following a last link, waiting for a pipe, or touching anything but a regular file."""
+    """Open a regular file without following a link at its name or waiting for a pipe."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
-        raise NotARegularFile(
-            f"the file cannot be opened: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise NotARegularFile(f"the file cannot be opened: {reason}") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise NotARegularFile(
-                f"only regular files are read, this is of type {stat.filemode(status.st_mode)[0]}"
-            )
+            kind = stat.filemode(status.st_mode)[0]
+            raise NotARegularFile(f"only regular files are read, this one is of type {kind!r}")
+        if status.st_size == 0:
+            raise EmptyFile("the file is empty: 0 bytes")
         yield descriptor, status
     finally:
         os.close(descriptor)
@@ -238,52 +274,37 @@ def _open_container(descriptor: int, limits: DecodeLimits) -> InputContainer:
         "advanced_editlist": "0",  # a 225 KB file of edits takes 2 GB otherwise
         "enable_drefs": "0",
         "max_streams": str(limits.max_streams + 1),
-        "max_pixels": str(limits.max_frame_width * limits.max_frame_height),
+        "max_pixels": str(limits.max_pixels),
     }
     try:
-        container = av.open(
-            f"/proc/self/fd/{descriptor}", mode="r", options=options, metadata_errors="replace"
-        )
+        # /proc/self/fd names the open file itself: what became of its name in the meantime does not matter.
+        return av.open(f"/proc/self/fd/{descriptor}", "r", options=options, metadata_errors="replace")
     except MemoryError as error:
-        raise TooComplex(
-            f"the file has more than {limits.max_streams} streams or needs too much memory"
-        ) from error
+        limit = limits.max_streams
+        raise TooComplex(f"the file has more than {limit} streams, or asks for too much memory") from error
     except (av.error.FFmpegError, ValueError, RuntimeError) as error:
-        raise NotMedia(
-            "the content is not in a media format that is read here, or its header is damaged"
-        ) from error
-    if len(container.streams) > limits.max_streams:
-        num_streams = len(container.streams)
-        container.close()
-        raise TooComplex(f"a file may have {limits.max_streams} streams, got {num_streams}")
-    return container
+        raise NotMedia("this is not a media file that is read here, or its header is damaged") from error
 
 
 def _choose_streams(container: InputContainer, status: os.stat_result, limits: DecodeLimits) -> Media:
+    limits.check_streams(len(container.streams))
     video = _best_stream(container, "video")
     audio = _best_stream(container, "audio")
-    if video is None and audio is None:
-        raise NoStream(f"no sound and no moving picture that decodes among {len(container.streams)} streams")
-    if video is not None:
-        limits.check_frame_size(video.codec_context.width, video.codec_context.height)
-    if audio is not None and audio.codec_context.layout.nb_channels > limits.max_channels:
-        num_channels = audio.codec_context.layout.nb_channels
-        raise TooComplex(f"sound may have {limits.max_channels} channels, got {num_channels}")
     chosen = [stream for stream in (video, audio) if stream is not None]
+    if not chosen:
+        raise NoStream(f"no sound and no moving picture with a decoder in {len(container.streams)} streams")
     for stream in container.streams:
         if stream not in chosen:
             stream.discard = Discard.all
-    origin = _start_of(container, chosen)
+    origin = _origin(container, chosen)
     end = _declared_end(container, chosen)
     info = MediaInfo(
         container=container.format.name,
         size_bytes=status.st_size,
         modified_ns=status.st_mtime_ns,
         duration_seconds=None if end is None else max(0.0, end - origin),
-        has_audio=audio is not None,
-        has_video=video is not None,
-        **_video_facts(video),
-        **_audio_facts(audio),
+        **(_video_facts(video, limits) if video is not None else {}),
+        **(_audio_facts(audio, limits) if audio is not None else {}),
     )
     return Media(container=container, video=video, audio=audio, origin_seconds=origin, info=info)
 
@@ -297,20 +318,18 @@ def _best_stream(container: InputContainer, kind: Any) -> Any:
     best = container.streams.best(kind)
     if best is None or is_usable(best):
         return best
+
+    # As in FFmpeg's av_find_best_stream: the default stream first, then the higher bit rate, then the earlier one.
+    def rank(stream: Any) -> tuple[bool, int]:
+        return bool(stream.disposition & stream.disposition.default), stream.bit_rate or 0
+
     others = [stream for stream in container.streams if stream.type == kind and is_usable(stream)]
-    # As in av_find_best_stream: the default stream first, then the higher bit rate, then the earlier stream.
-    return max(
-        others,
-        key=lambda stream: (bool(stream.disposition & stream.disposition.default), stream.bit_rate or 0),
-        default=None,
-    )
+    return max(others, key=rank, default=None)
 
 
-def _start_of(container: InputContainer, streams: list[Any]) -> float:
-    starts = [
-        float(stream.start_time * stream.time_base) for stream in streams if stream.start_time is not None
-    ]
-    start = min(starts, default=0.0)
+def _origin(container: InputContainer, streams: list[Any]) -> float:
+    starts = [stream.start_time * stream.time_base for stream in streams if stream.start_time is not None]
+    start = float(min(starts, default=0))
     # What lies before 0 in an MP4 is what its edit list cuts away.
     return max(0.0, start) if "mp4" in container.format.name else start
 
@@ -326,12 +345,12 @@ def _declared_end(container: InputContainer, streams: list[Any]) -> float | None
     return max(ends, default=None)
 
 
-def _video_facts(stream: Any) -> dict[str, Any]:
-    if stream is None:
-        return {}
+def _video_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
     context = stream.codec_context
+    limits.check_frame_size(context.width, context.height)
     rate = stream.average_rate
     return {
+        "has_video": True,
         "video_codec": context.codec.canonical_name,
         "width": context.width,
         "height": context.height,
@@ -339,12 +358,25 @@ def _video_facts(stream: Any) -> dict[str, Any]:
     }
 
 
-def _audio_facts(stream: Any) -> dict[str, Any]:
-    if stream is None:
-        return {}
+def _audio_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
     context = stream.codec_context
+    num_channels = _count_channels(context)
+    limits.check_channels(num_channels)
     return {
+        "has_audio": True,
         "audio_codec": context.codec.canonical_name,
-        "num_channels": context.layout.nb_channels,
+        "num_channels": num_channels,
         "sample_rate_hz": context.sample_rate,
     }
+
+
+def _count_channels(context: Any) -> int:
+    """Channels of a stream, whose order is forgotten if it is not one of FFmpeg's own.
+
+    PyAV frees the list of such an order once for every frame, which ends the process. All channels count the same
+    here, so only their number matters.
+    """
+    layout = context.layout
+    if " channels (" in layout.name:  # "2 channels (FR+FL)"
+        context.layout = f"{layout.nb_channels} channels"
+    return int(layout.nb_channels)

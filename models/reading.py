@@ -1,0 +1,275 @@
+"""One reading of a media file: open it, go to the wanted segments, pass packets on until they are complete.
+
+reading = read_media(ReadRequest(path="holiday.mp4", spec=ClipSpec(), limits=DecodeLimits()))
+reading.bounds()            # [(0.0, 10.0), (10.0, 13.2)]
+reading.picture.frames(1)   # of the second segment
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import av.error
+
+from models.media import DecodeLimits, Media, MediaInfo, NoStream, open_media
+from models.picture import LandedLate, PictureReader, SkippingInexact
+from models.sound import WARM_UP_SECONDS, SoundReader
+from models.timeline import ClipSpec, MomentPlan, segment_bounds
+
+SEEK_MARGINS_SECONDS = (1.0, 8.0, 60.0)
+"""How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""
+COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"})
+"""Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
+COMPLETE_SHARE = 0.95
+"""A file of which less than this share of the declared length decodes is partial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadRequest:
+    """Which segments of a file to read, and with which shortcuts."""
+
+    path: Path | str
+    """A regular file."""
+    spec: ClipSpec
+    """What a segment looks like."""
+    limits: DecodeLimits
+    """What the file may ask for."""
+    modalities: frozenset[str] = frozenset({"audio", "video"})
+    """What to decode."""
+    first: int = 0
+    """First segment."""
+    stop: int | None = None
+    """Segment after the last; None for all."""
+    end_seconds: float | None = None
+    """Where the file ends, if that is known better than from its header."""
+    can_skip: bool = True
+    """Whether frames that nobody needs may be left out."""
+    margin_seconds: float | None = None
+    """How far before the first segment to go; None starts at the beginning of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one reading brought. The readers hold pictures and sound, segment by segment."""
+
+    info: MediaInfo
+    """Facts from the header."""
+    plan: MomentPlan
+    """The segments that were read."""
+    picture: PictureReader | None
+    """The pictures, where the file has any and they were asked for."""
+    sound: SoundReader | None
+    """The sound, likewise."""
+    end_seconds: float
+    """How far the streams reach, as far as they were read."""
+    is_whole: bool
+    """Whether the file was read to its end."""
+    has_all_packets: bool
+    """Whether as many packets came as the header counts; False where it counts none."""
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Start and end of the file's segments in seconds, up to the last one that was asked for."""
+        end_seconds = self.end_seconds if self.is_whole else self.plan.stop_seconds
+        return segment_bounds(end_seconds, self.plan.spec)[: self.plan.stop]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the file has no segment after the asked ones."""
+        num_segments = len(segment_bounds(self.end_seconds, self.plan.spec))
+        return self.is_whole and (self.plan.stop is None or num_segments <= self.plan.stop)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the file ended well before the length that its header declares."""
+        declared = self.info.duration_seconds or 0.0
+        return self.is_whole and not self.has_all_packets and self.end_seconds < COMPLETE_SHARE * declared
+
+
+def read_media(request: ReadRequest) -> Reading:
+    """Read with every shortcut, and with fewer where one turns out not to be exact.
+
+    Args:
+        request: What to read; `can_skip` and `margin_seconds` are chosen here.
+
+    Returns:
+        The reading.
+
+    Raises:
+        RuntimeError: Never, unless this module is wrong.
+    """
+    margins = (None,) if request.first == 0 else (*SEEK_MARGINS_SECONDS, None)
+    for can_skip in (True, False):
+        for margin in margins:
+            try:
+                return _read_once(replace(request, can_skip=can_skip, margin_seconds=margin))
+            except LandedLate:
+                continue
+            except SkippingInexact:
+                break
+    raise RuntimeError("reading all of a file from its start neither skips nor seeks")
+
+
+def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
+    """Read on to the end of the file, or to where it cannot be read any further.
+
+    Args:
+        media: The open file.
+        streams: Some of its streams.
+
+    Yields:
+        Any: Packets of these streams in file order.
+    """
+    packets = media.container.demux(streams)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:
+            return
+        if packet is None:
+            return
+        if packet.size:  # those without bytes would tell the decoder that the stream is over
+            yield packet
+
+
+def _read_once(request: ReadRequest) -> Reading:
+    with open_media(request.path, request.limits) as media:
+        _check_request(media, request)
+        known_end = request.end_seconds
+        plan = MomentPlan(
+            spec=request.spec,
+            first=request.first,
+            stop=request.stop,
+            duration_seconds=media.info.duration_seconds if known_end is None else known_end,
+        )
+        has_seeked = _seek(media, plan, request.margin_seconds)
+        picture = _make_picture_reader(media, plan, request, has_seeked=has_seeked)
+        sound = _make_sound_reader(media, plan, request)
+        feeds = [
+            _Feed(stream, reader, media.origin_seconds)
+            for stream, reader in ((media.video, picture), (media.audio, sound))
+            if stream is not None
+        ]
+        is_whole = _feed_all(media, feeds, plan, request.limits)
+        if has_seeked and sound is not None:
+            _check_landing(media, sound, plan)
+        return Reading(
+            info=media.info,
+            plan=plan,
+            picture=picture,
+            sound=sound,
+            end_seconds=max(feed.end_seconds for feed in feeds),
+            is_whole=is_whole,
+            has_all_packets=not has_seeked and all(feed.has_all_packets for feed in feeds),
+        )
+
+
+def _check_request(media: Media, request: ReadRequest) -> None:
+    held = {"audio": media.audio, "video": media.video}
+    if all(held[modality] is None for modality in request.modalities):
+        raise NoStream(f"the file has no {' and no '.join(sorted(request.modalities))} that can be decoded")
+    request.limits.check_duration(media.info.duration_seconds or 0.0)
+
+
+def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
+    """Go to before the first segment. False where reading starts at the beginning of the file."""
+    if margin_seconds is None or media.info.container in COUNTED_CONTAINERS:
+        return False
+    seconds = plan.start_seconds - margin_seconds
+    if seconds <= 0:
+        return False
+    stream = media.video or media.audio
+    try:
+        offset = math.floor((seconds + media.origin_seconds) / stream.time_base)
+        media.container.seek(offset, stream=stream, backward=True)
+    except (av.error.FFmpegError, OverflowError) as error:
+        raise LandedLate("the container cannot seek") from error
+    return True
+
+
+def _make_picture_reader(
+    media: Media, plan: MomentPlan, request: ReadRequest, *, has_seeked: bool
+) -> PictureReader | None:
+    if media.video is None or "video" not in request.modalities:
+        return None
+    return PictureReader(
+        media.video,
+        origin_seconds=media.origin_seconds,
+        plan=plan,
+        limits=request.limits,
+        can_skip=request.can_skip,
+        has_seeked=has_seeked,
+    )
+
+
+def _make_sound_reader(media: Media, plan: MomentPlan, request: ReadRequest) -> SoundReader | None:
+    if media.audio is None or "audio" not in request.modalities:
+        return None
+    return SoundReader(media.audio, origin_seconds=media.origin_seconds, plan=plan, limits=request.limits)
+
+
+class _Feed:
+    """Passes the packets of one stream on, and notes how far they reach where nobody decodes them."""
+
+    def __init__(
+        self, stream: Any, reader: PictureReader | SoundReader | None, origin_seconds: float
+    ) -> None:
+        self.stream = stream
+        self._reader = reader
+        self._origin_seconds = origin_seconds
+        self._num_packets = 0
+        self._end_seconds = self._progress_seconds = -math.inf
+
+    @property
+    def end_seconds(self) -> float:
+        return self._end_seconds if self._reader is None else self._reader.end_seconds
+
+    @property
+    def progress_seconds(self) -> float:
+        return self._progress_seconds if self._reader is None else self._reader.progress_seconds
+
+    @property
+    def has_all_packets(self) -> bool:
+        return bool(0 < COMPLETE_SHARE * self.stream.frames <= self._num_packets)
+
+    def put(self, packet: Any) -> None:
+        self._num_packets += 1
+        if self._reader is not None:
+            self._reader.feed(packet)
+        elif packet.pts is not None:
+            start = float(packet.pts * packet.time_base) - self._origin_seconds
+            end = start + float((packet.duration or 0) * packet.time_base)
+            self._progress_seconds = max(self._progress_seconds, start)
+            self._end_seconds = max(self._end_seconds, end)
+
+    def finish(self) -> None:
+        if self._reader is not None:
+            self._reader.finish()
+
+
+def _feed_all(media: Media, feeds: list[_Feed], plan: MomentPlan, limits: DecodeLimits) -> bool:
+    """Pass packets on until the wanted segments are complete. True if that took all there are."""
+    by_stream = {feed.stream.index: feed for feed in feeds}
+    enough = plan.stop_seconds + plan.spec.min_segment_seconds
+    is_whole = True
+    for packet in iterate_packets(media, [feed.stream for feed in feeds]):
+        by_stream[packet.stream_index].put(packet)
+        end_seconds = max(feed.end_seconds for feed in feeds)
+        limits.check_duration(end_seconds)
+        if end_seconds >= enough and min(feed.progress_seconds for feed in feeds) >= plan.stop_seconds:
+            is_whole = False
+            break
+    for feed in feeds:
+        feed.finish()
+    return is_whole
+
+
+def _check_landing(media: Media, sound: SoundReader, plan: MomentPlan) -> None:
+    """The first sound after a seek must lie well before what is wanted, unless the stream starts later anyway."""
+    stream_start = float((media.audio.start_time or 0) * media.audio.time_base) - media.origin_seconds
+    latest = max(plan.start_seconds, stream_start + WARM_UP_SECONDS) - WARM_UP_SECONDS / 2
+    if latest < sound.start_seconds < plan.stop_seconds:
+        raise LandedLate(f"the first sound is at {sound.start_seconds} s, {latest} s is wanted")
