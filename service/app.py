@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -40,12 +40,13 @@ TAGS = [
 ]
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; nothing is opened before it starts.
+def create_app(settings: Settings | None = None, *, engine: Engine | None = None) -> FastAPI:
+    """Build the application.
 
     Args:
         settings: Everything that can be set. Default: read from the environment, for servers that call this
             function as their entry point.
+        engine: What to answer with. Default: one that opens when the application starts and closes when it ends.
 
     Returns:
         An ASGI application.
@@ -58,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_tags=TAGS,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=_operation_id,
-        lifespan=_lifespan(settings),
+        lifespan=_lifespan(settings, engine),
         separate_input_output_schemas=False,
     )
     for module in (search, embeddings, assets, health):
@@ -71,21 +72,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _lifespan(settings: Settings) -> Any:
+def _lifespan(settings: Settings, engine: Engine | None) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = open_engine(settings)
-        engine = await anyio.to_thread.run_sync(opened.__enter__)
-        try:
+        async with AsyncExitStack() as stack:
+            opened = engine
+            if opened is None:
+                opening = open_engine(settings)
+                opened = await anyio.to_thread.run_sync(opening.__enter__)
+                stack.push_async_callback(anyio.to_thread.run_sync, opening.__exit__, None, None, None)
             uploads = UploadFolder(settings.data / "uploads", reserve_bytes=settings.upload_reserve_bytes)
-            try:
-                app.state.foley = _state(settings, engine, uploads)
-                logger.info("serving bundle %s on %s", engine.bundle.bundle_id, engine.encoder.provider)
-                yield
-            finally:
-                uploads.close()
-        finally:
-            await anyio.to_thread.run_sync(opened.__exit__, None, None, None)
+            stack.callback(uploads.close)
+            app.state.foley = _state(settings, opened, uploads)
+            logger.info("serving bundle %s on %s", opened.bundle.bundle_id, opened.encoder.provider)
+            yield
 
     return lifespan
 
@@ -109,6 +109,17 @@ def _body_limits(settings: Settings) -> BodyLimits:
     )
 
 
+def _drop_default_errors(document: dict[str, Any]) -> None:
+    """Take out the 422 in FastAPI's own form that it adds where a route says nothing of one and has none."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            default = operation["responses"].get("422", {}).get("content", {}).get("application/json")
+            if default is not None:
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+
+
 def _operation_id(route: APIRoute) -> str:
     """Name an operation by its function: a generated client has `search`, not `search_v1_search_post`."""
     return route.name
@@ -130,7 +141,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
             license_info=app.license_info,
             separate_input_output_schemas=app.separate_input_output_schemas,
         )
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas["ProblemBody"] = ProblemBody.model_json_schema()
+        document["components"]["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
+        _drop_default_errors(document)
         app.openapi_schema = document
     return app.openapi_schema

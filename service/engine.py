@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
@@ -22,6 +23,7 @@ from service.retrieval import EmbeddedFile, QueryLimits, SearchAnswer, Snapshot,
 from service.settings import Settings
 
 
+@dataclass(frozen=True, kw_only=True)
 class Engine:
     """Everything a query needs, open.
 
@@ -33,14 +35,11 @@ class Engine:
         decoder: Worker processes that decode media.
     """
 
-    def __init__(
-        self, settings: Settings, *, bundle: Bundle, encoder: Encoder, index: Index, decoder: Decoder
-    ) -> None:
-        self.settings = settings
-        self.bundle = bundle
-        self.encoder = encoder
-        self.index = index
-        self.decoder = decoder
+    settings: Settings
+    bundle: Bundle
+    encoder: Encoder
+    index: Index
+    decoder: Decoder
 
     def snapshot(self) -> Snapshot:
         """What one request works with from its beginning to its end."""
@@ -132,7 +131,7 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
             ),
         )
         stack.callback(decoder.close)
-        yield Engine(settings, bundle=bundle, encoder=encoder, index=index, decoder=decoder)
+        yield Engine(settings=settings, bundle=bundle, encoder=encoder, index=index, decoder=decoder)
 
 
 def index_folder(settings: Settings, bundle: Bundle) -> Path:

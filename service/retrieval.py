@@ -34,7 +34,6 @@ from service.scanning import show_path
 OPPOSITE: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
 SEGMENTS_PER_DECODE = 8  # 80 s, 25 MB of frames and samples: what one call to a decode worker returns
 CLIPS_PER_BATCH = 4  # larger batches are no faster on a CPU
-PREFETCH_GROWTH = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +187,7 @@ def search_file(
         snapshot: Encoder and index.
         decoder: Decodes the file, away from this process.
         limits: How far the file is followed.
-        prefetch: Candidates by pooled vector that are scored exactly; more where the assets ask for it.
+        prefetch: Candidates by pooled vector that are scored exactly; more where few assets fill them all.
 
     Returns:
         The best segment of each asset, best first.
@@ -316,16 +315,15 @@ def find_matches(
         index: What to search.
         target: Modality to find.
         limit: Most assets to return.
-        prefetch: Candidates by pooled vector of the first attempt, for each segment.
+        prefetch: Candidates by pooled vector for each segment; more where few assets fill them all.
 
     Returns:
         One result per asset, best first; equal scores by asset id.
     """
     best: dict[str, SearchResult] = {}
     for query in queries:
-        for match in find_assets(
-            query.tracks[source], index=index, target=target, limit=limit, prefetch=prefetch
-        ):
+        found = index.search_assets(query.tracks[source], target=target, limit=limit, prefetch=prefetch)
+        for match in found:
             held = best.get(match.asset_id)
             if held is None or _rank(match) < _rank(held.match):
                 best[match.asset_id] = SearchResult(
@@ -333,35 +331,6 @@ def find_matches(
                 )
     # An asset among the best overall is among the best of one segment: no list had to be longer than `limit`.
     return tuple(sorted(best.values(), key=lambda result: _rank(result.match))[:limit])
-
-
-def find_assets(
-    track: Track, *, index: Index, target: Modality, limit: int, prefetch: int = 200
-) -> list[SegmentMatch]:
-    """Best segment of each of the best assets for one query track.
-
-    One long asset may fill all candidates; the search then widens until `limit` assets are found or no
-    segment is left.
-
-    Args:
-        track: Query embeddings, unit rows, float32, shape (T, D).
-        index: What to search.
-        target: Modality to find.
-        limit: Most assets to return.
-        prefetch: Candidates by pooled vector of the first attempt.
-
-    Returns:
-        One match per asset, best first; equal scores by asset id.
-    """
-    wanted = min(PREFETCH_GROWTH * limit, max(prefetch, limit))
-    while True:
-        matches = index.search(track, target=target, limit=wanted, prefetch=max(prefetch, wanted))
-        best: dict[str, SegmentMatch] = {}
-        for match in sorted(matches, key=_rank):
-            best.setdefault(match.asset_id, match)
-        if len(best) >= limit or len(matches) < wanted:
-            return list(best.values())[:limit]
-        wanted *= PREFETCH_GROWTH
 
 
 def _rank(match: SegmentMatch) -> tuple[float, str, float]:

@@ -15,7 +15,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.index.contract import Modality
 
 ASSET_ID = "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
-MOMENTS: list[Any] = [0.41, 0.47, 0.52, 0.55, 0.61, 0.66, 0.7, 0.72, 0.69, 0.64, 0.6, 0.58, 0.53, 0.49, 0.46, 0.45]
+MOMENTS: list[Any] = [
+    0.41,
+    0.47,
+    0.52,
+    0.55,
+    0.61,
+    0.66,
+    0.7,
+    0.72,
+    0.69,
+    0.64,
+    0.6,
+    0.58,
+    0.53,
+    0.49,
+    0.46,
+    0.45,
+]
 UPLOAD_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 503, 507)
 
 
@@ -178,7 +195,7 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Say in the OpenAPI description that a route may answer with these errors.
 
     Args:
-        statuses: Their HTTP statuses.
+        *statuses: Their HTTP statuses.
 
     Returns:
         FastAPI's `responses`.

@@ -8,15 +8,18 @@ error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import signal
 import uuid
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
+from service.engine import Engine, open_engine
 from service.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -83,11 +86,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         self._stop_waiting()
-        is_answering = self.cycle is not None and not self.cycle.response_complete
         if self.transport.is_closing():
             return
-        if not is_answering:  # else bytes of ours would land in the middle of another answer
+        cycle = self.cycle
+        is_busy = cycle is not None and not cycle.response_complete
+        if not (is_busy and cycle.response_started):  # else we would write into the middle of an answer
             self.transport.write(_write_problem(status, code, detail))
+        if is_busy:  # the application learns that its client is gone
+            cycle.disconnected = True
+            cycle.message_event.set()
         self.transport.close()
 
 
@@ -112,18 +119,19 @@ def _write_problem(status: int, code: str, detail: str) -> bytes:
     return head.encode() + body
 
 
-def configure_server(settings: Settings) -> uvicorn.Config:
+def configure_server(settings: Settings, engine: Engine | None = None) -> uvicorn.Config:
     """Configure uvicorn for the application.
 
     Args:
         settings: Address, deadlines and everything the application needs.
+        engine: What to answer with. Default: the application opens one when it starts.
 
     Returns:
         What `uvicorn.Server` takes. Logging is left as the caller set it up.
     """
     protocol = type("HttpProtocol", (HttpProtocol,), {"head_seconds": settings.header_timeout_seconds})
     return uvicorn.Config(
-        create_app(settings),
+        create_app(settings, engine=engine),
         host=settings.host,
         port=settings.port,
         http=protocol,
@@ -138,9 +146,22 @@ def configure_server(settings: Settings) -> uvicorn.Config:
 
 
 def run_server(settings: Settings) -> None:
-    """Serve until a signal says stop.
+    """Serve until SIGTERM or Ctrl-C; requests that run are answered first.
+
+    The engine is opened here and not by the application, so that an index in use or a damaged bundle reaches the
+    caller as the error it is: uvicorn would log it and exit.
 
     Args:
         settings: Address, deadlines and everything the application needs.
     """
-    uvicorn.Server(configure_server(settings)).run()
+    # When it has stopped, uvicorn sends itself the signal again; the engine is still to be closed then.
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with contextlib.suppress(KeyboardInterrupt), open_engine(settings) as engine:
+            uvicorn.Server(configure_server(settings, engine)).run()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt

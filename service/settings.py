@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         """A copy with some fields changed, checked like the first.
 
         Args:
-            changes: New values by field name.
+            **changes: New values by field name.
 
         Returns:
             The new settings.

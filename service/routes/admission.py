@@ -14,6 +14,10 @@ T = TypeVar("T")
 class Overloaded(Exception):
     """Too many requests wait already, or this one waited too long.
 
+    Args:
+        message: Which of the two.
+        retry_after_seconds: When the client may try again.
+
     Attributes:
         headers: What to tell the client beside the error.
     """
@@ -24,7 +28,13 @@ class Overloaded(Exception):
 
 
 class Admission:
-    """Runs blocking work in at most `num_workers` threads at a time."""
+    """Runs blocking work, so much at a time.
+
+    Args:
+        num_workers: Threads that work at the same time.
+        max_waiting: Callers that may wait for one.
+        max_wait_seconds: How long they may.
+    """
 
     def __init__(self, *, num_workers: int, max_waiting: int, max_wait_seconds: float) -> None:
         self._semaphore = anyio.Semaphore(num_workers)
@@ -56,7 +66,7 @@ class Admission:
 
         Raises:
             Overloaded: If the queue is full or the turn does not come in time.
-        """
+        """  # noqa: DOC502 - raised while it waits
         await self._take_turn()
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)

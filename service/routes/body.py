@@ -51,7 +51,12 @@ class BodyLimits:
 
 
 class BodyGuard:
-    """ASGI middleware that holds every request body to its limits."""
+    """ASGI middleware that holds every request body to its limits.
+
+    Args:
+        app: The application.
+        limits: What a body may cost.
+    """
 
     def __init__(self, app: ASGIApp, *, limits: BodyLimits) -> None:
         self._app = app
@@ -90,7 +95,7 @@ class _Body:
         Raises:
             BodyTooLarge: If the declared or the counted length is above the limit.
             BodyTooSlow: If the client keeps us waiting too long.
-        """
+        """  # noqa: DOC503 - one is raised where it waits
         if self._is_complete:
             return await self._receive()
         if self._declared_bytes > self._max_bytes:

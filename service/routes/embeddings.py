@@ -64,9 +64,11 @@ def write_json(embedded: EmbeddedFile) -> bytes:
     Returns:
         The text of one JSON object.
     """
+    media = asdict(embedded.media)
+    del media["modified_ns"]  # of our copy of the file, not of the client's
     head = {
         "bundle_id": embedded.bundle_id,
-        "media": asdict(embedded.media),
+        "media": media,
         "is_partial": embedded.is_partial,
         "segments": [],
     }

@@ -53,6 +53,9 @@ class MediaChanged(Exception):
 class RangeNotSatisfiable(Exception):
     """The range asked for starts after the end of the file.
 
+    Args:
+        num_bytes: Length of the file.
+
     Attributes:
         headers: How long the file is.
     """
@@ -73,8 +76,10 @@ async def respond_with_media(request: Request, asset: Asset) -> Response:
         200 with the whole file, 206 with one range, or 304.
 
     Raises:
+        MediaMissing: If the file is gone.
+        MediaChanged: If it is another one now.
         RangeNotSatisfiable: If the range lies outside the file.
-    """
+    """  # noqa: DOC502 - all come out of the calls below
     file, facts = await anyio.to_thread.run_sync(open_media, asset)
     is_streaming = False
     try:
@@ -120,16 +125,15 @@ def open_media(asset: Asset) -> tuple[BinaryIO, os.stat_result]:
         descriptor = os.open(asset.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as exc:
         raise MediaMissing("the file was moved, deleted or made unreadable since it was indexed") from exc
-    file = os.fdopen(descriptor, "rb", buffering=0)
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode):
-        file.close()
+        os.close(descriptor)
         raise MediaMissing("what is now at the file's path is not a regular file")
     found = {"size_bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
     if any(asset.media.get(name, value) != value for name, value in found.items()):
-        file.close()
+        os.close(descriptor)
         raise MediaChanged("the file was written to since it was indexed; index it again")
-    return file, facts
+    return os.fdopen(descriptor, "rb", buffering=0), facts
 
 
 def parse_range(header: str | None, num_bytes: int) -> tuple[int, int] | None:

@@ -17,7 +17,7 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 class InvalidParameter(Exception):
     """A parameter is missing, unknown, given twice, or has a value out of its range.
 
-    Attributes:
+    Args:
         errors: One object for each fault: the parameter's name and what is wrong with it.
     """
 
@@ -73,7 +73,7 @@ def read_parameters(request: Request, fields: Mapping[str, str], kind: type[Para
 
     Raises:
         InvalidParameter: If one is missing, unknown, given twice or out of range.
-    """
+    """  # noqa: DOC503 - `of` makes one
     given = [*fields.items(), *request.query_params.multi_items()]
     values: dict[str, str] = {}
     for name, value in given:

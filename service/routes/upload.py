@@ -75,28 +75,35 @@ class Upload:
 class UploadFolder:
     """A folder only we can read, where uploaded files live while they are answered.
 
-    Attributes:
+    Args:
+        parent: Where to make it; folders there that a killed process left are removed.
         reserve_bytes: Free space that an upload must leave.
     """
 
     def __init__(self, parent: Path, *, reserve_bytes: int) -> None:
-        self.reserve_bytes = reserve_bytes
+        self._reserve_bytes = reserve_bytes
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove_stale(parent)
         self._path = Path(tempfile.mkdtemp(prefix="serve-", dir=parent))
 
-    def check_room(self, num_bytes: int) -> None:
-        """Refuse a file before it is received.
+    def write(self, file: BinaryIO, pieces: list[bytes]) -> int:
+        """Write pieces to one of our files, as long as the disk has room. Blocks.
 
         Args:
-            num_bytes: Its size as far as it is known.
+            file: A file from `create`.
+            pieces: What to write, in order.
+
+        Returns:
+            How many bytes were written.
 
         Raises:
-            UploadDiskFull: If it would leave less than the reserve.
+            UploadDiskFull: If the disk is full, or would have less room left than the reserve.
         """
+        data = b"".join(pieces)
         free_bytes = shutil.disk_usage(self._path).free
-        if free_bytes - num_bytes < self.reserve_bytes:
-            raise UploadDiskFull(f"{num_bytes} bytes do not fit on a disk with {free_bytes} bytes free")
+        if free_bytes - len(data) < self._reserve_bytes:
+            raise UploadDiskFull(f"the disk has only {free_bytes} bytes free")
+        return write_all(file, data)
 
     @contextmanager
     def create(self) -> Iterator[tuple[Path, BinaryIO]]:
@@ -127,19 +134,17 @@ async def receive_upload(request: Request, folder: UploadFolder) -> AsyncIterato
     Raises:
         InvalidUpload: If the body is not a form with exactly one file.
         UploadDiskFull: If the disk has no room.
-    """
+    """  # noqa: DOC502 - the parser and the folder raise them
     boundary = read_boundary(request.headers.get("content-type", ""))
-    declared = request.headers.get("content-length", "")
-    folder.check_room(int(declared) if declared.isdecimal() else 0)
     with folder.create() as (path, file):
         form = FormReader(boundary)
         num_bytes = 0
         async for chunk in request.stream():
             form.feed(chunk)
             if form.num_pending_bytes >= WRITE_BYTES:
-                num_bytes += await anyio.to_thread.run_sync(write_all, file, form.take_file_bytes())
+                num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
         form.finish()
-        num_bytes += await anyio.to_thread.run_sync(write_all, file, form.take_file_bytes())
+        num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
         yield Upload(path=path, num_bytes=num_bytes, fields=form.fields)
 
 
@@ -167,6 +172,9 @@ def read_boundary(content_type: str) -> bytes:
 
 class FormReader:
     """Takes a multipart body in pieces; keeps the fields and hands the file's bytes on.
+
+    Args:
+        boundary: What stands between the parts.
 
     Attributes:
         fields: Text fields that are complete so far, by name.
@@ -207,7 +215,7 @@ class FormReader:
 
         Raises:
             InvalidUpload: If they are not part of a usable form.
-        """
+        """  # noqa: DOC503 - the callbacks raise the other kinds
         try:
             self._parser.write(data)
         except FormParserError as exc:
@@ -277,24 +285,24 @@ class FormReader:
         self._is_finished = True
 
 
-def write_all(file: BinaryIO, pieces: list[bytes]) -> int:
-    """Write pieces to an unbuffered file.
+def write_all(file: BinaryIO, data: bytes) -> int:
+    """Write to an unbuffered file.
 
     Args:
         file: Open for writing.
-        pieces: What to write, in order.
+        data: What to write.
 
     Returns:
-        How many bytes were written.
+        How many bytes were written: all.
 
     Raises:
         UploadDiskFull: If the disk is full.
+        OSError: If it fails in another way.
     """
-    data = memoryview(b"".join(pieces))
     num_written = 0
     try:
         while num_written < len(data):
-            num_written += file.write(data[num_written:])
+            num_written += file.write(memoryview(data)[num_written:])
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UploadDiskFull(f"no room on the disk after {num_written} bytes") from exc

@@ -1,0 +1,122 @@
+"""The API description: whole, usable by generators, and true of what the server answers (schemathesis)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import checks as all_checks
+from schemathesis.specs.openapi import checks
+
+from service.app import create_app
+from service.settings import Settings
+
+CHECKED = [
+    all_checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+    checks.allow_header_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def document(indexed_settings: Settings) -> dict[str, Any]:
+    return create_app(indexed_settings).openapi()
+
+
+OPERATIONS = {
+    "search": ("/v1/search", "POST"),
+    "create_embeddings": ("/v1/embeddings", "POST"),
+    "list_assets": ("/v1/assets", "GET"),
+    "get_asset": ("/v1/assets/{asset_id}", "GET"),
+    "delete_asset": ("/v1/assets/{asset_id}", "DELETE"),
+    "get_asset_media": ("/v1/assets/{asset_id}/media", "GET"),
+    "get_liveness": ("/livez", "GET"),
+    "get_readiness": ("/readyz", "GET"),
+}
+
+
+VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    # The others take nothing that could be invalid: any text may be an asset id.
+    [
+        *((name, VALID) for name in OPERATIONS),
+        *((name, INVALID) for name in ("search", "create_embeddings", "list_assets")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.value,
+)
+def test_no_request_breaks_the_server(server: str, name: str, mode: schemathesis.GenerationMode) -> None:
+    path, method = OPERATIONS[name]
+    operation = schemathesis.openapi.from_url(f"{server}/openapi.json")[path][method]
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=30,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: schemathesis.Case) -> None:
+        answer = case.call_and_validate(checks=CHECKED)
+        if answer.status_code >= 400:
+            assert answer.headers["content-type"] == ["application/problem+json"]
+            assert answer.status_code < 500
+
+    check()
+
+
+def test_description_is_openapi_3_1(document: dict[str, Any], client: httpx.Client) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert client.get("/openapi.json").json() == document
+
+
+def test_operations_have_names_a_generator_likes(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert sorted(names) == sorted(OPERATIONS)
+
+
+def test_errors_are_problems(document: dict[str, Any]) -> None:
+    for path in document["paths"].values():
+        for operation in path.values():
+            assert operation["tags"]
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    (schema,) = [content["schema"] for content in answer["content"].values()]
+                    assert list(answer["content"]) == ["application/problem+json"]
+                    assert schema == {"$ref": "#/components/schemas/ProblemBody"}
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    def follow(node: Any) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                found: Any = document
+                for name in node["$ref"].removeprefix("#/").split("/"):
+                    found = found[name]
+            for value in node.values():
+                follow(value)
+        elif isinstance(node, list):
+            for value in node:
+                follow(value)
+
+    follow(document)
+
+
+def test_search_takes_a_form_with_a_file(document: dict[str, Any]) -> None:
+    operation = document["paths"]["/v1/search"]["post"]
+    form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert set(form["properties"]) == {"file", "target", "from", "limit"}
+    assert form["required"] == ["file", "target"]
+    assert document["components"]["schemas"]["SearchAnswerBody"]["examples"]

@@ -1,0 +1,205 @@
+"""The way of a query: which modality, which segment, which order, and the one form of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.clip import Clip, MediaInfo, NoStream
+from service.engine import Engine, open_engine
+from service.index.contract import Segment, SegmentMatch
+from service.index.embedded import EmbeddedIndex
+from service.retrieval import (
+    EmbeddedSegment,
+    SearchAnswer,
+    SearchResult,
+    choose_source,
+    embed_clips,
+    find_matches,
+)
+from service.settings import Settings
+
+WIDTH = 8
+
+
+def media_info(*, has_audio: bool, has_video: bool) -> MediaInfo:
+    return MediaInfo(
+        container="wav",
+        size_bytes=1,
+        modified_ns=1,
+        duration_seconds=1.0,
+        has_audio=has_audio,
+        has_video=has_video,
+    )
+
+
+@pytest.mark.parametrize(
+    ("has_audio", "has_video", "target", "source", "expected"),
+    [
+        (True, True, "audio", None, "video"),
+        (True, True, "video", None, "audio"),
+        (True, False, "audio", None, "audio"),
+        (True, False, "video", None, "audio"),
+        (False, True, "audio", None, "video"),
+        (False, True, "video", None, "video"),
+        (True, True, "audio", "audio", "audio"),
+        (True, True, "video", "video", "video"),
+    ],
+)
+def test_source(has_audio: bool, has_video: bool, target: str, source: str, expected: str) -> None:
+    info = media_info(has_audio=has_audio, has_video=has_video)
+    assert choose_source(info, target=target, source=source) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["audio", "video"])
+def test_source_that_is_not_there(source: str) -> None:
+    info = media_info(has_audio=source != "audio", has_video=source != "video")
+    with pytest.raises(NoStream, match=f"no {source} stream"):
+        choose_source(info, target="audio", source=source)  # type: ignore[arg-type]
+
+
+def unit_tracks(seed: int, count: int) -> NDArray[np.float32]:
+    tracks = np.random.default_rng(seed).standard_normal((count, 16, WIDTH))
+    return np.asarray(tracks / np.linalg.norm(tracks, axis=2, keepdims=True), dtype=np.float32)
+
+
+def query(track: NDArray[np.float32], start: float = 0.0) -> EmbeddedSegment:
+    return EmbeddedSegment(start_seconds=start, end_seconds=start + 10, tracks={"video": track})
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
+    """An index with one asset of 300 segments that are all alike, and 12 assets of one."""
+    folder = tmp_path_factory.mktemp("crowded")
+    base = unit_tracks(0, 1)[0]
+    with EmbeddedIndex.open(folder / "index", width=WIDTH, min_free_bytes=0) as index:
+        segments = [
+            Segment(
+                asset_id="f" * 64,
+                path="/long",
+                index=number,
+                start_seconds=10.0 * number,
+                end_seconds=10.0 * number + 10,
+                audio_track=base,
+            )
+            for number in range(300)
+        ]
+        index.write_asset(segments, is_last=True)
+        for number, track in enumerate(unit_tracks(1, 12)):
+            alone = Segment(
+                asset_id=f"{number:064x}",
+                path=f"/{number}",
+                index=0,
+                start_seconds=0,
+                end_seconds=10,
+                audio_track=track,
+            )
+            index.write_asset([alone], is_last=True)
+        yield index
+
+
+@pytest.mark.parametrize("limit", [1, 5, 13, 20])
+def test_long_asset_leaves_room_for_others(crowded: EmbeddedIndex, limit: int) -> None:
+    base = unit_tracks(0, 1)[0]
+    found = find_matches([query(base)], source="video", index=crowded, target="audio", limit=limit)
+    assert len(found) == min(limit, 13)
+    assert len({result.match.asset_id for result in found}) == len(found)
+    assert found[0].match.path == "/long"
+    expected = sorted((float((base * track).sum(1).mean()) for track in unit_tracks(1, 12)), reverse=True)
+    scores = [result.match.score for result in found[1:]]
+    np.testing.assert_allclose(scores, expected[: limit - 1], atol=2e-3)  # tracks are stored in float16
+
+
+def test_each_asset_is_matched_by_its_best_query_segment(crowded: EmbeddedIndex) -> None:
+    tracks = unit_tracks(1, 12)
+    queries = [query(tracks[3], start=0), query(tracks[7], start=10), query(tracks[3], start=20)]
+    found = find_matches(queries, source="video", index=crowded, target="audio", limit=2)
+    assert [(r.match.path, r.query_start_seconds, r.query_end_seconds) for r in found] == [
+        ("/3", 0, 10),  # of equal query segments the first
+        ("/7", 10, 20),
+    ]
+    assert found[0].match.score == pytest.approx(1, abs=2e-3)
+
+
+def test_json_of_an_answer() -> None:
+    moments = tuple(float(x) for x in np.linspace(-0.5, 0.5, 16))
+    match = SegmentMatch(
+        asset_id="a" * 64,
+        path="/caf\udce9.wav",
+        start_seconds=10.0,
+        end_seconds=18.0,
+        score=0.0,
+        moments=moments,
+        media={},
+    )
+    answer = SearchAnswer(
+        results=(SearchResult(match=match, query_start_seconds=0.0, query_end_seconds=4.0),),
+        target="audio",
+        source="video",
+        bundle_id="starter-1",
+        num_query_segments=1,
+    )
+    assert answer.to_json() == {
+        "results": [
+            {
+                "asset_id": "a" * 64,
+                "path": "/caf\\xe9.wav",
+                "start_seconds": 10.0,
+                "end_seconds": 18.0,
+                "score": 0.0,
+                # 15/16 of the way through the 8 s of the segment
+                "best_moment": {"index": 15, "time_seconds": 17.5, "similarity": 0.5},
+                "moments": list(moments),
+                "query_start_seconds": 0.0,
+                "query_end_seconds": 4.0,
+            }
+        ],
+        "target": "audio",
+        "from": "video",
+        "bundle_id": "starter-1",
+        "query": {"num_segments": 1, "is_partial": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def engine(indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with open_engine(indexed_settings.replace(data=tmp_path_factory.mktemp("empty"))) as opened:
+        yield opened
+
+
+def test_batches_do_not_change_embeddings(engine: Engine, library_files: Path) -> None:
+    from models.clip import decode_segments
+
+    clips = list(decode_segments(library_files / "long.mp4", engine.snapshot().spec).clips)
+    silent = Clip(
+        start_seconds=30, end_seconds=40, frames=None, frame_times_seconds=None, samples=clips[0].samples
+    )
+    clips += [silent, clips[0], clips[1]]
+    together = embed_clips(clips, encoder=engine.encoder, modalities=("audio", "video"))
+    assert [set(segment.tracks) for segment in together] == [
+        {"audio", "video"} if clip is not silent else {"audio"} for clip in clips
+    ]
+    for clip, segment in zip(clips, together, strict=True):
+        (alone,) = embed_clips([clip], encoder=engine.encoder, modalities=("audio", "video"))
+        for modality, track in alone.tracks.items():
+            np.testing.assert_allclose(segment.tracks[modality], track, atol=1e-5)
+    pictures = embed_clips(clips, encoder=engine.encoder, modalities=("video",))
+    assert len(pictures) == len(clips) - 1
+
+
+def test_search_of_an_empty_library(engine: Engine, library_files: Path) -> None:
+    answer = engine.search_file(library_files / "long.mp4", target="audio")
+    assert answer.results == ()
+    assert (answer.source, answer.num_query_segments) == ("video", 3)
+
+
+def test_file_without_the_modality_has_no_embedding(engine: Engine, library_files: Path) -> None:
+    (path, *_) = sorted(library_files.glob("*.m4a"))
+    with pytest.raises(NoStream):
+        engine.embed_file(path, modality="video")
+    (segment,) = engine.embed_file(path).segments
+    assert set(segment.tracks) == {"audio"}

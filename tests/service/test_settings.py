@@ -1,0 +1,80 @@
+"""Settings: read from the environment, checked once, safe where nobody set them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from models.bundle import starter_path
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"FOLEY_{name.upper()}", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+
+
+def test_defaults() -> None:
+    settings = Settings()
+    assert settings.data == Path("~/.local/share/foley").expanduser()
+    assert settings.bundle == starter_path()
+    assert settings.host == "127.0.0.1"
+    assert settings.max_upload_bytes == 256 * 1024**2
+    assert settings.max_query_seconds == 600
+    assert (settings.default_limit, settings.max_limit, settings.prefetch) == (10, 1000, 200)
+
+
+def test_every_field_is_described() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+
+
+@pytest.mark.parametrize(("xdg", "expected"), [("/x/y", "/x/y/foley"), ("not/absolute", None), ("", None)])
+def test_data_folder_of_the_desktop(monkeypatch: pytest.MonkeyPatch, xdg: str, expected: str | None) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", xdg)
+    assert Settings().data == Path(expected or "~/.local/share/foley").expanduser()
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLEY_DATA", "~/sounds")
+    monkeypatch.setenv("FOLEY_PORT", "9000")
+    monkeypatch.setenv("FOLEY_DEVICE", "cpu")
+    settings = Settings()
+    assert settings.data == Path.home() / "sounds"
+    assert (settings.port, settings.device) == (9000, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"port": 70_000}, "less than or equal to 65535"),
+        ({"device": "tpu"}, "'auto', 'cuda' or 'cpu'"),
+        ({"max_upload_bytes": 0}, "greater than 0"),
+        ({"max_limit": 1001}, "less than or equal to 1000"),
+        ({"default_limit": 20, "max_limit": 10}, "default_limit 20 is above max_limit 10"),
+        ({"host": "0.0.0.0"}, "can be reached from other machines"),
+        ({"host": "example.org"}, "can be reached from other machines"),
+        ({"dta": "/x"}, "Extra inputs"),
+    ],
+)
+def test_what_makes_no_sense(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings().replace(**changes)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine(host: str) -> None:
+    assert Settings().replace(host=host).host == host
+
+
+def test_opening_the_door_is_said_aloud() -> None:
+    assert Settings().replace(host="0.0.0.0", allow_remote=True).host == "0.0.0.0"
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
