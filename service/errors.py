@@ -99,7 +99,7 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
     ),
     contract.IndexInUse: Problem(status=503, code="index_in_use", title="Another process has the index open"),
     contract.InvalidVector: Problem(
-        status=500, code="invalid_vector", title="The encoder made an unusable embedding", shows_detail=False
+        status=422, code="no_embedding", title="The file gives no usable embedding", shows_detail=False
     ),
     contract.IndexFailure: Problem(
         status=503, code="index_failed", title="The index failed", shows_detail=False

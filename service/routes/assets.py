@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -50,9 +49,13 @@ async def list_assets(
 ) -> Response:
     """Answer with one page of assets."""
     index = state.engine.snapshot().index
-    page = await anyio.to_thread.run_sync(partial(index.list_assets, limit=limit, cursor=cursor))
-    assets = [describe_asset(asset) for asset in page.assets]
-    return _json({"assets": assets, "next_cursor": page.next_cursor})
+
+    def work() -> Response:
+        page = index.list_assets(limit=limit, cursor=cursor)
+        assets = [describe_asset(asset) for asset in page.assets]
+        return _json({"assets": assets, "next_cursor": page.next_cursor})
+
+    return await anyio.to_thread.run_sync(work)
 
 
 @router.get(

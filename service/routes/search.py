@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pydantic_core
 from fastapi import APIRouter, Request, Response
 
@@ -41,14 +39,16 @@ async def search(request: Request, state: StateOf) -> Response:
             raise InvalidParameter([{"parameter": "limit", "message": f"must be at most {max_limit}"}])
         if upload.num_bytes == 0:
             raise EmptyFile("the file has 0 bytes")
-        answer = await state.admission.run(
-            partial(
-                state.engine.search_file,
+
+        def work() -> bytes:
+            answer = state.engine.search_file(
                 upload.path,
                 target=parameters.target,
                 source=parameters.source,
                 limit=parameters.limit,
                 snapshot=snapshot,
             )
-        )
-    return Response(pydantic_core.to_json(answer.to_json()), media_type="application/json")
+            return pydantic_core.to_json(answer.to_json())
+
+        document = await state.admission.run(work)
+    return Response(document, media_type="application/json")

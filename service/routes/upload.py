@@ -12,15 +12,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import anyio.to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
+
+T = TypeVar("T")
 
 FILE_FIELD = "file"
 MAX_PARTS = 16
@@ -136,7 +138,7 @@ async def receive_upload(request: Request, folder: UploadFolder) -> AsyncIterato
         UploadDiskFull: If the disk has no room.
     """  # noqa: DOC502 - the parser and the folder raise them
     boundary = read_boundary(request.headers.get("content-type", ""))
-    with folder.create() as (path, file):
+    async with _in_threads(folder.create()) as (path, file):
         form = FormReader(boundary)
         num_bytes = 0
         async for chunk in request.stream():
@@ -146,6 +148,17 @@ async def receive_upload(request: Request, folder: UploadFolder) -> AsyncIterato
         form.finish()
         num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
         yield Upload(path=path, num_bytes=num_bytes, fields=form.fields)
+
+
+@asynccontextmanager
+async def _in_threads(blocking: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave a context off the event loop: to unlink a large file takes milliseconds."""
+    entered = await anyio.to_thread.run_sync(blocking.__enter__)
+    try:
+        yield entered
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(blocking.__exit__, None, None, None)
 
 
 def read_boundary(content_type: str) -> bytes:

@@ -62,21 +62,21 @@ def test_ranges_outside_the_file(header: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("media", "expected"),
+    ("media", "head", "expected"),
     [
-        ({"container": "mov,mp4,m4a,3gp,3g2,mj2", "has_video": True, "video_codec": "h264"}, "video/mp4"),
-        ({"container": "mov,mp4,m4a,3gp,3g2,mj2", "has_video": False, "audio_codec": "aac"}, "audio/mp4"),
-        ({"container": "matroska,webm", "has_video": True, "video_codec": "vp9"}, "video/webm"),
-        ({"container": "matroska,webm", "has_video": True, "video_codec": "h264"}, "video/x-matroska"),
-        ({"container": "matroska,webm", "has_video": False, "audio_codec": "opus"}, "audio/webm"),
-        ({"container": "wav", "has_video": False}, "audio/wav"),
-        ({"container": "mpegts", "has_video": True}, "video/mp2t"),
-        ({"container": "html"}, "application/octet-stream"),
-        ({}, "application/octet-stream"),
+        ({"container": "mov,mp4,m4a,3gp,3g2,mj2", "has_video": True}, b"", "video/mp4"),
+        ({"container": "mov,mp4,m4a,3gp,3g2,mj2", "has_video": False}, b"", "audio/mp4"),
+        ({"container": "matroska,webm", "has_video": True}, b"\x1aE\xdf\xa3\x42\x82\x84webm", "video/webm"),
+        ({"container": "matroska,webm", "has_video": False}, b"\x1aE\xdf\xa3\x42\x82\x84webm", "audio/webm"),
+        ({"container": "matroska,webm", "has_video": True}, b"\x42\x82\x88matroska", "video/x-matroska"),
+        ({"container": "wav", "has_video": False}, b"", "audio/wav"),
+        ({"container": "mpegts", "has_video": True}, b"", "video/mp2t"),
+        ({"container": "html"}, b"<html>", "application/octet-stream"),
+        ({}, b"", "application/octet-stream"),
     ],
 )
-def test_media_types(media: dict[str, object], expected: str) -> None:
-    assert media_type(media) == expected
+def test_media_types(media: dict[str, object], head: bytes, expected: str) -> None:
+    assert media_type(media, head) == expected
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_samples_that_are_no_numbers(client: httpx.Client) -> None:
     wav = bytearray(write_wav(2, bits=32))
     wav[-4000:] = struct.pack("<f", float("nan")) * 1000
     answer = client.post("/v1/search", files={"file": bytes(wav)}, data=TARGET)
-    assert answer.status_code in (200, 422), answer.text
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize(
