@@ -85,6 +85,9 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps, instead of the run's own.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the run's own.")] = None,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 200,
+    compile_passes: Annotated[
+        bool, typer.Option("--compile", help="Fuse the passes with torch.compile; needs a C++ compiler.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
 ) -> None:
     """Train the encoders on paired media."""
@@ -98,6 +101,7 @@ def pretrain(
         num_steps=steps,
         seed=seed,
         evaluate_every=evaluate_every,
+        compile_passes=compile_passes,
         num_workers=workers,
         command=shlex.join(["foley-train", *sys.argv[1:]]),
         console=Console(stderr=True),

@@ -66,6 +66,7 @@ def pretrain(
     num_steps: int | None,
     seed: int | None,
     evaluate_every: int,
+    compile_passes: bool,
     num_workers: int,
     command: str,
     console: Console,
@@ -80,6 +81,7 @@ def pretrain(
         num_steps: Instead of the run's own number of steps.
         seed: Instead of the run's own seed.
         evaluate_every: Steps between two checkpoints.
+        compile_passes: Whether torch.compile fuses the passes.
         num_workers: Processes that decode.
         command: What was typed, for the checkpoint.
         console: Where the progress goes.
@@ -96,6 +98,7 @@ def pretrain(
         config,
         num_steps=config.num_steps if num_steps is None else num_steps,
         seed=config.seed if seed is None else seed,
+        compile=config.compile or compile_passes,
     )
     try:
         with _progress(console) as progress:

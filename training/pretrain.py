@@ -184,13 +184,28 @@ class Run:
         """
         torch.manual_seed(config.seed)
         student = Tgdp(config.network).to(device).train()
+        teacher = Teacher(student)
+        if config.compile:
+            compile_passes(student, "embed", "reconstruct")
+            compile_passes(teacher.network, "full_view")
         return cls(
             config=config,
             student=student,
-            teacher=Teacher(student),
+            teacher=teacher,
             optimiser=make_optimiser(student, config),
             generator=torch.Generator().manual_seed(config.seed + 1),
         )
+
+
+def compile_passes(network: Tgdp, *passes: str) -> None:
+    """Replace methods of one network by their compiled form.
+
+    Args:
+        network: Changed in place.
+        *passes: Names of methods that are always called with the same shapes.
+    """
+    for name in passes:
+        setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
 
 
 def take_step(run: Run, step: int, windows: Tensor, frames: Tensor) -> dict[str, float]:
@@ -301,10 +316,9 @@ def evaluate_both(run: Run, validation: PairedSegments) -> dict[str, Any]:
     Returns:
         Retrieval by name, JSON values.
     """
-    run.student.eval()
-    scores = {
-        name: retrieval(*embed_segments(network, validation)).to_json()
-        for name, network in (("student", run.student), ("teacher", run.teacher.network))
-    }
-    run.student.train()
+    scores = {}
+    for name, network in (("student", run.student), ("teacher", run.teacher.network)):
+        plain = Tgdp(run.config.network).eval()  # other shapes than in training: nothing compiled
+        plain.load_state_dict(network.state_dict())
+        scores[name] = retrieval(*embed_segments(plain, validation)).to_json()
     return scores
