@@ -11,8 +11,8 @@ The tree (an exception lives beside the code that raises it; this is the one pla
     service.scanning    UnusableFile (of a library; no request raises it)
     service.routes
         body            BodyTooLarge, BodyTooSlow
-        upload          InvalidUpload: NotMultipart, MalformedBody, TooManyParts, MissingFile, DuplicateField
-                        UploadDiskFull
+        form            InvalidForm: NotMultipart, MalformedBody, TooManyParts, MissingFile, DuplicateField
+        upload          UploadDiskFull
         parameters      InvalidParameter
         admission       Overloaded
         assets          AssetNotFound
@@ -40,7 +40,7 @@ from starlette.requests import ClientDisconnect
 from models import bundle, clip
 from service import decoding, encoder
 from service.index import contract
-from service.routes import admission, assets, body, media, parameters, readiness, upload
+from service.routes import admission, assets, body, form, media, parameters, readiness, upload
 
 logger = logging.getLogger(__name__)
 
@@ -106,18 +106,16 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
     ),
     body.BodyTooLarge: Problem(status=413, code="too_large", title="The request is too large"),
     body.BodyTooSlow: Problem(status=408, code="body_timeout", title="The request body came too slowly"),
-    upload.NotMultipart: Problem(
+    form.NotMultipart: Problem(
         status=415,
         code="unsupported_content_type",
         title="The request body is of another type than this route takes",
     ),
-    upload.MalformedBody: Problem(
-        status=400, code="malformed_body", title="The request body cannot be parsed"
-    ),
-    upload.TooManyParts: Problem(status=400, code="too_many_fields", title="The form is too large"),
-    upload.MissingFile: Problem(status=422, code="missing_file", title="The form has no file"),
-    upload.DuplicateField: Problem(status=422, code="invalid_parameter", title="A parameter is not valid"),
-    upload.InvalidUpload: Problem(status=400, code="malformed_body", title="The request body cannot be used"),
+    form.MalformedBody: Problem(status=400, code="malformed_body", title="The request body cannot be parsed"),
+    form.TooManyParts: Problem(status=400, code="too_many_fields", title="The form is too large"),
+    form.MissingFile: Problem(status=422, code="missing_file", title="The form has no file"),
+    form.DuplicateField: Problem(status=422, code="invalid_parameter", title="A parameter is not valid"),
+    form.InvalidForm: Problem(status=400, code="malformed_body", title="The request body cannot be used"),
     upload.UploadDiskFull: Problem(status=507, code="disk_full", title="The disk is full"),
     admission.Overloaded: Problem(
         status=429, code="overloaded", title="Too many requests at once; try again"

@@ -228,3 +228,20 @@ def test_closed_index(indexed_settings: Settings, tmp_path: Path, sound: bytes) 
         ):
             assert answer.status_code == 503, answer.text
             assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"query_timeout_seconds": 1e-4}, "decode_timed_out"),
+        ({"worker_memory_bytes": 4096}, "decoder_crashed"),
+    ],
+)
+def test_file_that_is_too_much_for_a_worker(
+    indexed_settings: Settings, library_files: Path, tmp_path: Path, changes: dict[str, float], code: str
+) -> None:
+    content = (library_files / "long.mp4").read_bytes()
+    with serve_in_thread(indexed_settings.replace(data=tmp_path, **changes)) as running:
+        answer = running.client.post("/v1/search", files={"file": content}, data=TARGET)
+        assert_problem(answer, 422, code)
+        assert running.client.get("/readyz").status_code == 200
