@@ -39,6 +39,22 @@ UPLOAD_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 503, 507)
 class ProblemBody(BaseModel):
     """An error (RFC 9457)."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:foley:problem:no_stream",
+                    "title": "The file has no stream of the kind asked for",
+                    "status": 422,
+                    "code": "no_stream",
+                    "detail": "the file has no video stream to search from",
+                    "instance": "/v1/search",
+                    "request_id": "4b1c6a0f2f6e4a7c9a39c3a1f0f1d2e3",
+                }
+            ]
+        }
+    )
+
     type: str = Field(description="URI of the kind of problem; ends with its code.")
     title: str = Field(description="The kind of problem in words.")
     status: int = Field(description="HTTP status.")
@@ -212,7 +228,9 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def describe_media() -> dict[int | str, dict[str, Any]]:
     """Say in the OpenAPI description that a route sends a file, whole or in part."""
-    content = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+    # Generators of clients know the first; browsers get the others.
+    kinds = ("application/octet-stream", "audio/*", "video/*")
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
     return {
         200: {"description": "The whole file.", "content": content},
         206: {"description": "The range of bytes asked for.", "content": content},
@@ -236,10 +254,7 @@ def describe_form(parameters: type[BaseModel]) -> dict[str, Any]:
         "format": "binary",
         "description": "A media file.",
     }
-    fields = {
-        name: {key: value for key, value in field.items() if not (key == "default" and value is None)}
-        for name, field in schema["properties"].items()
-    }
+    fields = {name: _drop_null(field) for name, field in schema["properties"].items()}
     form = {
         "type": "object",
         "properties": {"file": file, **fields},
@@ -247,3 +262,10 @@ def describe_form(parameters: type[BaseModel]) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
+def _drop_null(field: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field that may be left out: a form cannot say null."""
+    kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
+    merged = {**field, **(kinds[0] if len(kinds) == 1 else {})}
+    return {name: value for name, value in merged.items() if name not in ("anyOf", "default")}
