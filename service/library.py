@@ -12,27 +12,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from models.clip import DecodeLimits, UnreadableClip
+from service.catalogue import Catalogue, Known, identify_all, move, read_catalogue
 from service.decoding import DecodeFailure, Decoder
 from service.encoder import EncoderFailure
-from service.index.contract import Asset, Index
+from service.index.contract import Index
 from service.ingest import Pipeline
 from service.retrieval import Snapshot
-from service.scanning import FoundFile, IgnoredFile, UnusableFile, find_files, identify, show_path
+from service.scanning import FoundFile, IgnoredFile, UnusableFile, find_files, show_path
 from service.settings import Settings
 from service.stages import FileError, Job
 
 logger = logging.getLogger(__name__)
-
-PAGE_SIZE = 1000
-HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,14 +140,14 @@ def index_paths(
     Returns:
         What was done, and what could not be done and why.
     """
-    run = _Run(snapshot.index, on_progress)
+    run = _Run(on_progress)
     try:
         run.scan(paths)
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=limits or DecodeLimits()) as pipeline:
-            run.index_all(pipeline)
-        run.settle()
+            run.index_all(snapshot.index, pipeline)
+        run.settle(snapshot.index)
     except KeyboardInterrupt:
-        logger.warning("indexing was stopped")
+        logger.info("indexing was stopped")
         run.report.is_interrupted = True
     return run.finish()
 
@@ -167,77 +163,17 @@ def library_limits(settings: Settings) -> DecodeLimits:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Known:
-    """What the index knows of one asset."""
-
-    path: str
-    size_bytes: int
-    modified_ns: int
-    num_segments: int
-
-
-class _Catalogue:
-    """The assets of an index, by id and by path."""
-
-    def __init__(self, index: Index) -> None:
-        self._index = index
-        self._assets: dict[str, _Known] = {}
-        self._ids_at: dict[str, set[str]] = {}
-        cursor: str | None = None
-        while True:
-            page = index.list_assets(limit=PAGE_SIZE, cursor=cursor)
-            for asset in page.assets:
-                self._add(asset)
-            cursor = page.next_cursor
-            if cursor is None:
-                break
-
-    def _add(self, asset: Asset) -> None:
-        self._assets[asset.asset_id] = _Known(
-            path=asset.path,
-            size_bytes=asset.media.get("size_bytes", -1),
-            modified_ns=asset.media.get("modified_ns", -1),
-            num_segments=asset.num_segments,
-        )
-        self._ids_at.setdefault(asset.path, set()).add(asset.asset_id)
-
-    def get(self, asset_id: str) -> _Known | None:
-        """The asset, if it is stored."""
-        return self._assets.get(asset_id)
-
-    def find_unchanged(self, found: FoundFile) -> str | None:
-        """The asset of a file that has not been touched since it was indexed."""
-        for asset_id in self._ids_at.get(str(found.path), ()):
-            known = self._assets[asset_id]
-            if (known.size_bytes, known.modified_ns) == (found.size_bytes, found.modified_ns):
-                return asset_id
-        return None
-
-    def others_at(self, path: Path, asset_id: str) -> set[str]:
-        """Assets that were at a path where another one is now."""
-        return self._ids_at.get(str(path), set()) - {asset_id}
-
-    def move(self, asset_id: str, found: FoundFile) -> None:
-        """Let an asset be where its content was found."""
-        asset = self._index.get_asset(asset_id)
-        if asset is not None:
-            media = {**asset.media, "size_bytes": found.size_bytes, "modified_ns": found.modified_ns}
-            self._index.move_asset(asset_id, path=str(found.path), media=media)
-
-
 class _Run:
     """The state of one call of `index_paths`."""
 
-    def __init__(self, index: Index, on_progress: OnProgress | None) -> None:
+    def __init__(self, on_progress: OnProgress | None) -> None:
         self.report = IndexReport()
-        self._index = index
         self._on_progress = on_progress
-        self._catalogue = _Catalogue(index)
         self._found: list[FoundFile] = []
         self._seen: dict[str, FoundFile] = {}  # asset → a file that has its content
         self._stale: set[str] = set()  # assets whose file has another content now
         self._copies: dict[str, list[FoundFile]] = {}  # asset under way → other files with its content
+        self._catalogue = Catalogue()
         self._num_segments = 0
         self._bytes_left = 0
         self._bytes_worked = 0
@@ -256,11 +192,12 @@ class _Run:
                 self._count_failed(finding.path, finding)
         self._tell()
 
-    def index_all(self, pipeline: Pipeline) -> None:
+    def index_all(self, index: Index, pipeline: Pipeline) -> None:
         """Take every file through the pipeline, except those that are there already."""
-        for found, identity in _identify_all(self._found, self._catalogue):
+        self._catalogue = read_catalogue(index)
+        for found, identity in identify_all(self._found, self._catalogue):
             if isinstance(identity, str):
-                self._place(found, identity, pipeline)
+                self._place(found, identity, index, pipeline)
             else:
                 self._bytes_left -= found.size_bytes
                 self._count_failed(found.path, identity)
@@ -268,14 +205,14 @@ class _Run:
         while pipeline.is_busy:
             self._wait(pipeline)
 
-    def settle(self) -> None:
+    def settle(self, index: Index) -> None:
         """Remove assets whose file has another content now, unless another file has theirs."""
         for asset_id in sorted(self._stale):
             elsewhere = self._seen.get(asset_id)
             if elsewhere is not None:
-                self._catalogue.move(asset_id, elsewhere)
+                move(index, asset_id, elsewhere)
             else:
-                self._index.delete_asset(asset_id)
+                index.delete_asset(asset_id)
                 self.report.num_removed += 1
 
     def finish(self) -> IndexReport:
@@ -285,7 +222,7 @@ class _Run:
         self.report.seconds = time.monotonic() - self._started
         return self.report
 
-    def _place(self, found: FoundFile, asset_id: str, pipeline: Pipeline) -> None:
+    def _place(self, found: FoundFile, asset_id: str, index: Index, pipeline: Pipeline) -> None:
         """Decide what a file needs: nothing, a new path in the index, or the whole way."""
         self._stale |= self._catalogue.others_at(found.path, asset_id)
         known = self._catalogue.get(asset_id)
@@ -293,7 +230,8 @@ class _Run:
             self._copies[asset_id].append(found)
         elif known is not None:
             self._seen.setdefault(asset_id, found)
-            self._keep_place(known, asset_id, found)
+            if known.is_misplaced(found):
+                move(index, asset_id, found)
             self._count_unchanged(found, known.num_segments)
         else:
             self._seen[asset_id] = found
@@ -302,12 +240,6 @@ class _Run:
                 self._wait(pipeline)
             self._work_started = self._work_started or time.monotonic()
             pipeline.add(Job(asset_id=asset_id, found=found))
-
-    def _keep_place(self, known: _Known, asset_id: str, found: FoundFile) -> None:
-        is_touched = (known.size_bytes, known.modified_ns) != (found.size_bytes, found.modified_ns)
-        is_here = known.path == str(found.path)
-        if (is_here and is_touched) or (not is_here and not Path(known.path).exists()):
-            self._catalogue.move(asset_id, found)
 
     def _wait(self, pipeline: Pipeline) -> None:
         for job in pipeline.wait():
@@ -328,6 +260,7 @@ class _Run:
             return
         self.report.files.indexed += 1
         self.report.segments.indexed += job.num_segments
+        self._catalogue.add(job.asset_id, Known.of(job.found, num_segments=job.num_segments))
         if job.is_partial:
             self.report.partial.append(show_path(job.found.path))
         for copy in copies:
@@ -365,32 +298,3 @@ def code_of(error: FileError) -> str:
     if isinstance(error, UnreadableClip | DecodeFailure | UnusableFile):
         return error.code
     return "encoder_failed" if isinstance(error, EncoderFailure) else "invalid_vector"
-
-
-Identity = str | UnreadableClip | UnusableFile
-
-
-def _identify_all(files: Iterable[FoundFile], catalogue: _Catalogue) -> Iterator[tuple[FoundFile, Identity]]:
-    """Each file with its asset id, or with what is wrong with it; contents are hashed a few files ahead."""
-    ahead: deque[tuple[FoundFile, Future[Identity]]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
-        try:
-            for found in files:
-                ahead.append((found, pool.submit(_identify, found, catalogue.find_unchanged(found))))
-                if len(ahead) > HASHES_AHEAD:
-                    earlier, identity = ahead.popleft()
-                    yield earlier, identity.result()
-            while ahead:
-                earlier, identity = ahead.popleft()
-                yield earlier, identity.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _identify(found: FoundFile, unchanged: str | None) -> Identity:
-    if unchanged is not None:
-        return unchanged
-    try:
-        return identify(found)
-    except (UnreadableClip, UnusableFile) as exc:
-        return exc
