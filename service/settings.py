@@ -103,7 +103,6 @@ class Settings(BaseSettings):
         default=600.0, description="Longest query file, declared or decoded."
     )
     max_library_seconds: PositiveFloat = Field(default=14_400.0, description="Longest library file.")
-    max_library_file_bytes: PositiveInt = Field(default=2 * GIB, description="Largest library upload.")
     max_frame_width: PositiveInt = Field(default=8192, description="Widest picture that is decoded, pixels.")
     max_frame_height: PositiveInt = Field(
         default=4320, description="Highest picture that is decoded, pixels."

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from conftest import run_server
+from serving import run_server
 
 from service.settings import Settings
 

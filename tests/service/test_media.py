@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import serve_in_thread
+from serving import serve_in_thread
 
 from service.index.contract import Asset
 from service.library import index_paths

@@ -12,7 +12,7 @@ import av
 import httpx
 import numpy as np
 import pytest
-from conftest import serve_in_thread
+from serving import serve_in_thread
 
 from service.settings import Settings
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import httpx
-from conftest import run_server
+from serving import run_server
 
 from service.settings import Settings
 
