@@ -17,7 +17,8 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 @pytest.fixture(scope="session")
 def golden() -> dict[str, Tensor]:
-    return {name: t.float() if t.dtype == torch.float16 else t for name, t in load_file(GOLDEN / "tgdp_small_expected.safetensors").items()}
+    arrays = load_file(GOLDEN / "tgdp_small_expected.safetensors")
+    return {name: array.float() if array.dtype == torch.float16 else array for name, array in arrays.items()}
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,9 @@ def golden_weights() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def golden_network(golden_weights: dict[str, Tensor]) -> Tgdp:
-    config = TgdpConfig(width=48, num_heads=4, mlp_ratio=2, decoder_width=32, decoder_depth=2, decoder_heads=4)
+    config = TgdpConfig(
+        width=48, num_heads=4, mlp_ratio=2, decoder_width=32, decoder_depth=2, decoder_heads=4
+    )
     return load_tgdp(golden_weights, config)
 
 

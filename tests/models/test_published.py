@@ -18,11 +18,11 @@ def test_missing_unexpected_and_misshaped_tensors_are_named(
 ) -> None:
     config = golden_network.config
     missing = {name: t for name, t in golden_weights.items() if name != "cls_token_a"}
-    with pytest.raises(WrongStateDict, match="cls_tokens.audio"):
+    with pytest.raises(WrongStateDict, match=r"cls_tokens\.audio"):
         load_tgdp(missing, config)
     with pytest.raises(WrongStateDict, match="surprise"):
         load_tgdp({**golden_weights, "surprise": torch.zeros(1)}, config)
-    with pytest.raises(WrongStateDict, match="blocks_u.1.attn.qkv.bias"):
+    with pytest.raises(WrongStateDict, match=r"blocks_u\.1\.attn\.qkv\.bias"):
         load_tgdp({**golden_weights, "blocks_u.1.attn.qkv.bias": torch.zeros(144)}, config)
-    with pytest.raises(WrongStateDict, match="size mismatch for norms.audio.weight"):
+    with pytest.raises(WrongStateDict, match=r"size mismatch for norms\.audio\.weight"):
         load_tgdp({**golden_weights, "norm_a.weight": torch.zeros(47)}, config)

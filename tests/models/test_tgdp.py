@@ -14,7 +14,9 @@ TOLERANCE = 1e-4  # float32 of two implementations with the same arithmetic in a
 def tokens(golden_network: Tgdp, golden: dict[str, Tensor]) -> dict[Modality, Tensor]:
     with torch.no_grad():
         return {
-            "audio": golden_network.embed_patches(golden_network.audio_pictures(golden["audio_windows"]), "audio"),
+            "audio": golden_network.embed_patches(
+                golden_network.audio_pictures(golden["audio_windows"]), "audio"
+            ),
             "video": golden_network.embed_patches(golden["video_frames"], "video"),
         }
 
@@ -56,14 +58,20 @@ def test_guided_embedding_matches(golden_network, golden, tokens, modality: Moda
 def test_a_swapped_norm_shows(golden_network, golden, tokens) -> None:
     """The control of the tests above: with the other modality's norms the numbers must not match."""
     hidden = golden_network.encode(tokens["audio"], "audio")
-    wrong = golden_network.norms["video"](golden_network.joint_block(hidden, "video", num_queries=1)).squeeze(1)
+    wrong = golden_network.norms["video"](golden_network.joint_block(hidden, "video", num_queries=1)).squeeze(
+        1
+    )
     assert differs(wrong, golden["audio_embedding"]) > 100 * TOLERANCE
 
 
 @torch.no_grad()
 def test_reconstruction_matches(golden_network, golden, tokens) -> None:
-    visible = {m: golden[f"noise_{m}"].argsort(dim=1)[:, : golden[f"noise_{m}"].shape[1] // 4] for m in MODALITIES}
-    audio, video = golden_network.reconstruct(tokens["audio"], tokens["video"], visible["audio"], visible["video"])
+    visible = {
+        m: golden[f"noise_{m}"].argsort(dim=1)[:, : golden[f"noise_{m}"].shape[1] // 4] for m in MODALITIES
+    }
+    audio, video = golden_network.reconstruct(
+        tokens["audio"], tokens["video"], visible["audio"], visible["video"]
+    )
     assert differs(audio, golden["reconstruction_audio"]) < TOLERANCE
     assert differs(video[:, :32], golden["reconstruction_video"]) < TOLERANCE
 
@@ -108,14 +116,17 @@ def test_attention_weights_are_those_of_the_forward_pass() -> None:
 def test_tracks_are_those_of_sixteen_windows() -> None:
     """Encoding 11 distinct windows and gathering gives what 16 separate passes give."""
     torch.manual_seed(0)
-    network = Tgdp(TgdpConfig(width=32, num_heads=2, depth=1, decoder_width=16, decoder_heads=2, decoder_depth=1)).eval()
+    config = TgdpConfig(width=32, num_heads=2, depth=1, decoder_width=16, decoder_heads=2, decoder_depth=1)
+    network = Tgdp(config).eval()
     samples, lengths = torch.randn(2, 100_000) * 0.1, torch.tensor([100_000, 60_000])
     track = network.audio_track(samples, lengths)
     log_mel = network.log_mel(samples, lengths)
     for moment in range(16):
         start = min(max(0, 64 * moment - 208), 608)
         window = network.audio_pictures(log_mel[:, start : start + 416])
-        one = torch.nn.functional.normalize(network.embed(network.embed_patches(window, "audio"), "audio"), dim=1)
+        one = torch.nn.functional.normalize(
+            network.embed(network.embed_patches(window, "audio"), "audio"), dim=1
+        )
         assert differs(track[:, moment], one) < 1e-6
     frames = torch.randint(256, (2, 16, 224, 224, 3), dtype=torch.uint8)
     track = network.video_track(frames)

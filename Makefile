@@ -1,0 +1,58 @@
+# `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer; `make check` is the rest of CI.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo serve test check bench soak lock clean
+
+help:
+	@echo "make demo   install, make a small library, index it, search it (no torch)"
+	@echo "make serve  serve the library of the demo on http://127.0.0.1:8000"
+	@echo "make test   install everything and run the whole suite"
+	@echo "make check  formatting, lint, types, docstrings, imports"
+	@echo "make bench  speed and memory as ratios against named baselines"
+	@echo "make soak   longer durability runs"
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Foley needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[train,dev]'
+	touch $(VENV)/.base $@
+
+demo: $(VENV)/.base
+	$(BIN)/foley-train synthesize .demo/media --scenes 60 --seed 7 --split demo --separate 0.25 --workers 2
+	FOLEY_DATA=.demo/data $(BIN)/foley demo .demo/media
+
+serve: $(VENV)/.base
+	FOLEY_DATA=.demo/data $(BIN)/foley serve
+
+test: $(VENV)/.all
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.all
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pydoclint --quiet service training models
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.all
+	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.all
+	$(BIN)/python -m pytest -m soak --override-ini addopts=-q
+
+# Pin every package to what is installed now; run it in a venv made by `make test`.
+lock:
+	$(BIN)/python -m pip freeze --exclude-editable --exclude foley > constraints.txt
+
+clean:
+	rm -rf $(VENV) .demo build *.egg-info
