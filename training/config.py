@@ -66,7 +66,7 @@ def starter() -> PretrainConfig:
     return PretrainConfig(
         name="starter",
         network=TgdpConfig.starter(),
-        num_steps=2400,
+        num_steps=1800,
         batch_size=96,
         learning_rate=1e-3,
         warmup_steps=60,
