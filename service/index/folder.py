@@ -32,8 +32,11 @@ class Folder:
         self.path = config.folder
         self.shard = config.folder / "shard"
         self._min_free_bytes = config.min_free_bytes
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = self._lock()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = self._lock()
+        except OSError as exc:
+            raise IndexFailure(f"the index's folder {self.path} cannot be used: {exc}") from exc
         try:
             self._check_meaning(width=config.width, num_moments=config.num_moments)
         except BaseException:
@@ -45,9 +48,9 @@ class Folder:
         if not _try_lock(fd):
             holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(fd)
-            raise IndexInUse(f"the index in {self.path} is open in another process (engine {holder})")
+            raise IndexInUse(f"the index in {self.path} is open in another process (number {holder})")
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(fd, f"{os.getppid()}\n".encode(), 0)  # the service: what a person looks for
         return fd
 
     def _check_meaning(self, *, width: int, num_moments: int) -> None:

@@ -10,8 +10,9 @@ and 5 ms for 200. The engine rounds queries to the float16 of the stored tracks:
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def search_segments(shard: edge.EdgeShard, query: Query, limit: int) -> list[Seg
     Returns:
         Matches, best first.
     """
-    return _compare(shard, query, rank(shard, query, hidden=query.hidden)[:limit])
+    points = rank(shard, query, hidden=query.hidden)
+    return _compare(shard, query, list(islice(_in_order(points), limit)))
 
 
 def search_assets(shard: edge.EdgeShard, query: Query, limit: int) -> list[SegmentMatch]:
@@ -73,23 +75,20 @@ def search_assets(shard: edge.EdgeShard, query: Query, limit: int) -> list[Segme
     best: dict[str, edge.PointId] = {}
     num_candidates = query.prefetch
     while True:
-        ranked = rank(shard, query, hidden=query.hidden | best.keys(), num_candidates=num_candidates)
-        for first in range(0, len(ranked), limit):
-            for record in shard.retrieve(
-                ranked[first : first + limit], with_payload=["asset_id"], with_vector=False
-            ):
+        points = rank(shard, query, hidden=query.hidden | best.keys(), num_candidates=num_candidates)
+        ids = _in_order(points)
+        while len(best) < limit and (some := list(islice(ids, limit))):
+            for record in shard.retrieve(some, with_payload=["asset_id"], with_vector=False):
                 best.setdefault((record.payload or {})["asset_id"], record.id)
-            if len(best) >= limit:
-                break
-        if len(best) >= limit or len(ranked) < num_candidates:
+        if len(best) >= limit or len(points) < num_candidates:
             return _compare(shard, query, list(best.values()))[:limit]
         num_candidates *= 2
 
 
 def rank(
     shard: edge.EdgeShard, query: Query, *, hidden: Iterable[str], num_candidates: int | None = None
-) -> list[edge.PointId]:
-    """Take candidates by pooled vector and order them by diagonal mean; equal ones by id, so order is stable.
+) -> list[edge.ScoredPoint]:
+    """Take candidates by pooled vector and order them by diagonal mean.
 
     Args:
         shard: The open shard.
@@ -98,7 +97,7 @@ def rank(
         num_candidates: How many candidates, None for those of the query.
 
     Returns:
-        Ids of the candidates, best first.
+        The candidates, best first, without payload.
     """
     limit = num_candidates or query.prefetch
     candidates = edge.Prefetch(
@@ -114,8 +113,13 @@ def rank(
         with_payload=False,
         with_vector=False,
     )
-    # the dot of two tracks of unit rows is T × their diagonal mean
-    return [p.id for p in sorted(shard.query(ranking), key=lambda point: (-point.score, str(point.id)))]
+    return shard.query(ranking)  # the dot of two tracks of unit rows is T × their diagonal mean
+
+
+def _in_order(points: Iterable[edge.ScoredPoint]) -> Iterator[edge.PointId]:
+    """Ids of ranked points, equal ones in the order of their ids: every search gives the same answer."""
+    for _, group in groupby(points, key=lambda point: point.score):
+        yield from sorted((point.id for point in group), key=str)
 
 
 def _compare(shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]) -> list[SegmentMatch]:

@@ -76,7 +76,7 @@ class Shard:
         counts = self._count_by_asset(num_points)
         for head in self._scroll_heads():
             asset_id = head["asset_id"]
-            if counts.pop(asset_id) != head["num_segments"] and asset_id not in being_written:
+            if counts.pop(asset_id, 0) != head["num_segments"] and asset_id not in being_written:
                 counts.update(self._repair(head))
         self._unfinished = set(counts) & being_written
         for asset_id in set(counts) - self._unfinished:
@@ -113,9 +113,10 @@ class Shard:
                 return
 
     def write(self, writes: Sequence[Write]) -> list[IndexFailure | None]:
-        """Store parts of several assets with at most two flushes for all of them.
+        """Store parts of several assets, with one flush for all that this completes.
 
-        Heads come after a flush of all bodies, so a head on disk proves that its bodies are.
+        Only heads need the flush: an asset without one is swept away after a crash anyway, and so is one whose
+        head reached the disk in a power cut while some bodies did not, since the head says how many there are.
 
         Args:
             writes: Parts, each of another asset or in order.
@@ -127,10 +128,7 @@ class Shard:
         for write in writes:
             if write.bodies and write.asset_id not in self._unfinished and not self._head(write.asset_id):
                 self._unfinished.add(write.asset_id)
-        bodies = [point for write in writes for point in write.bodies]
-        self._upsert(bodies)
-        if bodies:
-            self._edge.flush()
+        self._upsert([point for write in writes for point in write.bodies])
         refusals = [self._refuse(write) for write in writes]
         finished = [(w, w.head) for w, why in zip(writes, refusals, strict=True) if w.head and not why]
         self._upsert([head for _, head in finished])

@@ -108,6 +108,12 @@ def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
         open_index(tmp_path)
 
 
+def test_a_folder_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IndexFailure, match=r"cannot be used: .*(Not a directory|File exists)"):
+        open_index(tmp_path / "file")
+
+
 def test_a_crash_while_creating_leaves_a_folder_that_opens(tmp_path: Path) -> None:
     with open_index(tmp_path):
         pass
@@ -127,7 +133,7 @@ def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
 
 def test_a_folder_is_open_once(tmp_path: Path) -> None:
     with open_index(tmp_path) as index:
-        with pytest.raises(IndexInUse, match=rf"is open in another process \(engine {index.engine_pid}\)"):
+        with pytest.raises(IndexInUse, match=rf"is open in another process \(number {os.getpid()}\)"):
             open_index(tmp_path)
         assert index.count_segments() == 0
     open_index(tmp_path).close()
