@@ -92,6 +92,8 @@ class DecodeLimits:
     """Streams of any kind in one file."""
     max_channels: int = 64
     """Channels of the sound."""
+    max_sample_rate_hz: int = 768_000
+    """Sample rate of the sound."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -131,17 +133,20 @@ class DecodeLimits:
             limit = f"{self.max_frame_width} x {self.max_frame_height}"
             raise TooComplex(f"a picture may have {limit} pixels, this one has {width} x {height}")
 
-    def check_channels(self, num_channels: int) -> None:
-        """Refuse sound of too many channels.
+    def check_sound(self, num_channels: int, sample_rate_hz: int) -> None:
+        """Refuse sound of too many channels or too high a rate.
 
         Args:
             num_channels: Channels of one stream.
+            sample_rate_hz: Its sample rate.
 
         Raises:
-            TooComplex: If there are more than the limit.
+            TooComplex: If either is more than the limit.
         """
         if num_channels > self.max_channels:
             raise TooComplex(f"sound may have {self.max_channels} channels, this one has {num_channels}")
+        if sample_rate_hz > self.max_sample_rate_hz:
+            raise TooComplex(f"sound may have {self.max_sample_rate_hz} Hz, this one has {sample_rate_hz}")
 
     def check_streams(self, num_streams: int) -> None:
         """Refuse a file of too many streams.
@@ -361,7 +366,7 @@ def _video_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
 def _audio_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
     context = stream.codec_context
     num_channels = _count_channels(context)
-    limits.check_channels(num_channels)
+    limits.check_sound(num_channels, context.sample_rate)
     return {
         "has_audio": True,
         "audio_codec": context.codec.canonical_name,

@@ -17,15 +17,18 @@ from typing import Any
 
 import av.error
 import numpy as np
+from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from models.frame import Pixels, crop_square, read_display_matrix, turn_upright
-from models.media import DecodeLimits
+from models.media import DecodeLimits, TooComplex
 from models.timeline import TIME_TOLERANCE_SECONDS, MomentPlan
 
-EXACT_SKIP_CODECS = frozenset({"h264", "mpeg1video", "mpeg2video"})
-"""Codecs whose frames tell the decoder reliably that no other frame is built from them."""
+EXACT_SKIP_CODECS = frozenset({"h264"})
+"""Codecs whose frames say reliably, in damaged files too, that no other frame is built from them."""
+REFRESH_SECONDS = 10.0
+"""How long a stream without key frames takes to refresh the whole picture."""
 MAX_QUEUED_PACKETS = 256
 """A packet is decoded at the latest when so many wait behind it for the one that follows on screen."""
 
@@ -172,8 +175,8 @@ class PictureReader:
     def _extend(self, item: Any) -> None:
         """Note how far the stream reaches: to the end of this packet or frame."""
         if item.pts is not None:
-            seconds = float(item.duration * self._time_base) if item.duration else self._frame_seconds
-            self.end_seconds = max(self.end_seconds, self._seconds(item.pts) + seconds)
+            end = self._seconds(item.pts + item.duration) if item.duration else self._seconds(item.pts)
+            self.end_seconds = max(self.end_seconds, end if item.duration else end + self._frame_seconds)
             self._limits.check_duration(self.end_seconds)
 
     def _drain(self, skipper: _Skipper, *, is_last: bool) -> None:
@@ -197,8 +200,12 @@ class PictureReader:
     def _decode(self, packet: Any) -> None:
         try:
             frames = self._context.decode(packet)
-        except av.error.FFmpegError:
-            return  # a damaged packet shows nothing
+        except MemoryError as error:
+            raise TooComplex("the picture asks for too much memory") from error
+        except av.error.FFmpegError as error:
+            if self._skipper is not None:
+                raise SkippingInexact("a packet is damaged") from error
+            return  # it shows nothing
         for frame in frames:
             if frame.pts is None:
                 frame.pts = frame.dts
@@ -227,8 +234,11 @@ class PictureReader:
             self._skipper.forget(frame.pts)
 
     def _start(self, frame: Any, seconds: float) -> None:
-        if self._has_seeked and seconds > self._plan.start_seconds + TIME_TOLERANCE_SECONDS:
-            raise LandedLate(f"the first frame is at {seconds} s, {self._plan.start_seconds} s is wanted")
+        # A stream without key frames refreshes its picture bit by bit: the first ones after a seek are unfinished.
+        unfinished = REFRESH_SECONDS if frame.pict_type in (PictureType.P, PictureType.B) else 0.0
+        wanted = self._plan.start_seconds + TIME_TOLERANCE_SECONDS
+        if self._has_seeked and seconds + unfinished > wanted:
+            raise LandedLate(f"the first frame is at {seconds} s, {wanted - unfinished} s is wanted")
         self._frame, self.start_seconds = frame, seconds
         # A segment that is over before the first frame has no picture.
         while self._plan.bounds(self._segment)[1] <= seconds:
@@ -294,9 +304,11 @@ class _Skipper:
         return taken
 
     def check(self, frame: Any) -> None:
-        """Refuse interlaced frames."""
+        """Refuse frames for which it is not sure that they do without the others."""
         if frame.interlaced_frame:
             raise SkippingInexact("the fields of one frame may come in two packets")
+        if frame.is_corrupt:
+            raise SkippingInexact("what is missing of a frame is made up from those before it")
 
     def forget(self, pts: int) -> None:
         """Forget what was left out up to a frame: all times before it are decided."""

@@ -20,7 +20,7 @@ from models.picture import LandedLate, PictureReader, SkippingInexact
 from models.sound import WARM_UP_SECONDS, SoundReader
 from models.timeline import ClipSpec, MomentPlan, segment_bounds
 
-SEEK_MARGINS_SECONDS = (1.0, 8.0, 60.0)
+SEEK_MARGINS_SECONDS = (1.0, 15.0, 60.0)
 """How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""
 COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"})
 """Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
@@ -127,7 +127,10 @@ def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
     while True:
         try:
             packet = next(packets, None)
-        except av.error.FFmpegError:
+        except (
+            av.error.FFmpegError,
+            IndexError,
+        ):  # IndexError: PyAV at the end, where a stream began in mid-file
             return
         if packet is None:
             return

@@ -20,7 +20,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from models.media import DecodeLimits
+from models.media import DecodeLimits, TooComplex
 from models.timeline import MomentPlan
 
 JITTER_TOLERANCE_SECONDS = 0.04
@@ -65,17 +65,15 @@ class SoundReader:
 
     def feed(self, packet: Any) -> None:
         """Take the next packet of the stream."""
-        seconds = packet_seconds = None
-        if packet.pts is not None:
-            seconds = self._seconds(packet.pts)
-            packet_seconds = float((packet.duration or 0) * self._time_base)
-            self.progress_seconds = max(self.progress_seconds, seconds)
-        if seconds is None or packet_seconds is None:
+        if packet.pts is None:
             self._decode(packet)
-        elif seconds > self._plan.stop_seconds + self._plan.spec.min_segment_seconds:
+            return
+        start, end = self._seconds(packet.pts), self._seconds(packet.pts + (packet.duration or 0))
+        self.progress_seconds = max(self.progress_seconds, start)
+        if start > self._plan.stop_seconds + self._plan.spec.min_segment_seconds:
             self.finish()
-            self.end_seconds = max(self.end_seconds, seconds + packet_seconds)
-        elif not self._plan.first or seconds + packet_seconds >= self._plan.start_seconds - WARM_UP_SECONDS:
+            self.end_seconds = max(self.end_seconds, end)
+        elif self._plan.first == 0 or end >= self._plan.start_seconds - WARM_UP_SECONDS:
             self._decode(packet)
 
     def finish(self) -> None:
@@ -103,12 +101,13 @@ class SoundReader:
 
     def _decode(self, packet: Any) -> None:
         try:
-            frames = self._context.decode(packet)
+            for frame in self._context.decode(packet):
+                if frame.samples and frame.sample_rate:
+                    self._add(self._average(frame), frame)
+        except MemoryError as error:
+            raise TooComplex("the sound asks for too much memory") from error
         except av.error.FFmpegError:
-            return
-        for frame in frames:
-            if frame.samples and frame.sample_rate:
-                self._add(self._average(frame), frame)
+            return  # what is damaged leaves a gap
 
     def _add(self, mono: Waveform, frame: Any) -> None:
         rate = frame.sample_rate
@@ -178,21 +177,22 @@ class _ChannelAverage:
         self._limits = limits
         self._key: tuple[str, str, int] | None = None
         self._resampler = AudioResampler()
+        self._weights = np.ones(1, np.float32)
 
     def __call__(self, frame: Any) -> Waveform:
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
         if key != self._key:
-            self._limits.check_channels(frame.layout.nb_channels)
+            self._limits.check_sound(frame.layout.nb_channels, frame.sample_rate)
             self._key = key
             self._resampler = AudioResampler(format="flt", layout=frame.layout.name, rate=frame.sample_rate)
-        parts: list[Waveform] = []
-        for packed in self._resampler.resample(frame):
-            plane: Any = packed.planes[0]
-            num_channels = packed.layout.nb_channels
-            flat = np.frombuffer(plane, np.float32, count=packed.samples * num_channels)
-            parts.append(flat.reshape(-1, num_channels).mean(axis=1))  # (S, C) -> (S,)
-        mono = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        return np.nan_to_num(mono, nan=0.0).clip(-MAX_AMPLITUDE, MAX_AMPLITUDE)
+            self._weights = np.full(frame.layout.nb_channels, 1 / frame.layout.nb_channels, np.float32)
+        parts = [self._weigh(packed) for packed in self._resampler.resample(frame)]
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.float32), *parts])
+
+    def _weigh(self, packed: Any) -> Waveform:
+        num_channels = len(self._weights)
+        flat = np.frombuffer(packed.planes[0], np.float32, count=packed.samples * num_channels)
+        return flat.reshape(-1, num_channels) @ self._weights  # (S, C) -> (S,)
 
 
 class _Run:
@@ -268,6 +268,7 @@ class _Run:
         mono = np.concatenate(self._pending) if self._pending else np.zeros(0, np.float32)
         self._pending, self._num_pending = [], 0
         if len(mono):
+            mono = np.nan_to_num(mono, nan=0.0).clip(-MAX_AMPLITUDE, MAX_AMPLITUDE)
             frame = AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
             frame.sample_rate = self.rate
             self._emit(self._resampler.resample(frame))
