@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from models.clip import (
     decode_segments,
     probe_media,
 )
-from service.decoding import Decoder
+from service.decoding import Decoder, DecodeTimedOut
 from service.encoder import Encoder
 from service.index.contract import Index, Modality, SegmentMatch, Track
 from service.scanning import show_path
@@ -64,6 +64,22 @@ class QueryLimits:
 
     decode: DecodeLimits
     timeout_seconds: float = 30.0
+
+    def left_seconds(self, used_seconds: float) -> float:
+        """Time that is left for decoding.
+
+        Args:
+            used_seconds: Time that decoding took so far.
+
+        Returns:
+            Seconds, above 0.
+
+        Raises:
+            DecodeTimedOut: If nothing is left.
+        """
+        if used_seconds >= self.timeout_seconds:
+            raise DecodeTimedOut(f"decoding the file took longer than {self.timeout_seconds:g} s")
+        return self.timeout_seconds - used_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +208,9 @@ def search_file(
     Returns:
         The best segment of each asset, best first.
     """
+    began = time.monotonic()
     info = decoder.call(probe_media, limits.timeout_seconds, path)
+    limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
     chosen = choose_source(info, target=target, source=source)
     embedded = embed_file(path, modality=chosen, snapshot=snapshot, decoder=decoder, limits=limits)
     results = find_matches(
@@ -351,13 +369,13 @@ def _decode_chunks(
     path: Path, spec: ClipSpec, *, modalities: Sequence[Modality], decoder: Decoder, limits: QueryLimits
 ) -> Iterator[DecodedMedia]:
     # Only decoding counts: between two chunks the caller encodes.
-    left_seconds = limits.timeout_seconds
+    used_seconds = 0.0
     first = 0
     while True:
         began = time.monotonic()
         chunk = decoder.call(
             decode_segments,
-            max(left_seconds, 0.1),  # time used up is reported like any other time-out
+            limits.left_seconds(used_seconds),
             path,
             spec,
             first=first,
@@ -365,7 +383,7 @@ def _decode_chunks(
             limits=limits.decode,
             modalities=modalities,
         )
-        left_seconds -= time.monotonic() - began
+        used_seconds += time.monotonic() - began
         yield chunk
         if chunk.is_last:
             return
