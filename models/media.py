@@ -279,7 +279,7 @@ def _open_container(descriptor: int, limits: DecodeLimits) -> InputContainer:
         "advanced_editlist": "0",  # a 225 KB file of edits takes 2 GB otherwise
         "enable_drefs": "0",
         "max_streams": str(limits.max_streams + 1),
-        "max_pixels": str(limits.max_pixels),
+        "max_pixels": str(2 * limits.max_pixels),
     }
     try:
         # /proc/self/fd names the open file itself: what became of its name in the meantime does not matter.

@@ -74,7 +74,8 @@ class PictureReader:
         self.rotation_degrees = 0
         self._context = stream.codec_context
         self._context.thread_count = 1
-        self._context.options = {"max_pixels": str(limits.max_pixels)}
+        # Well above the limit, so that what is only a little too large is named as such and not taken for damage.
+        self._context.options = {"max_pixels": str(2 * limits.max_pixels)}
         self._time_base: Fraction = stream.time_base
         self._frame_seconds = float(1 / stream.average_rate) if stream.average_rate else 0.0
         self._origin_seconds = origin_seconds
@@ -283,10 +284,11 @@ class _Skipper:
         self._newest_dts = -(1 << 63)
 
     def put(self, packet: Any) -> None:
-        if packet.pts is None or packet.dts is None or packet.pts < packet.dts:
-            raise SkippingInexact("a packet has no proper timestamps")
+        if packet.dts is not None:
+            self._newest_dts = max(self._newest_dts, packet.dts)
+        if packet.pts is None or packet.pts < self._newest_dts:
+            raise SkippingInexact("a packet has no timestamp, or one before its decoding time")
         insort(self._recent_pts, packet.pts)
-        self._newest_dts = max(self._newest_dts, packet.dts)
         self._waiting.append(packet)
 
     def take(self, *, is_last: bool) -> list[tuple[Any, int | None]]:
