@@ -23,19 +23,27 @@ def reconstructed(golden: dict[str, Tensor]) -> dict[str, Tensor]:
 
     from tests.training.conftest import GOLDEN
 
-    config = TgdpConfig(width=48, num_heads=4, mlp_ratio=2, decoder_width=32, decoder_depth=2, decoder_heads=4)
+    config = TgdpConfig(
+        width=48, num_heads=4, mlp_ratio=2, decoder_width=32, decoder_depth=2, decoder_heads=4
+    )
     network: Tgdp = load_tgdp(load_file(GOLDEN / "tgdp_small_weights.safetensors"), config)
     with torch.no_grad():
         audio = network.embed_patches(network.audio_pictures(golden["audio_windows"]), "audio")
         video = network.embed_patches(golden["video_frames"], "video")
-        visible = [golden[f"noise_{m}"].argsort(dim=1)[:, : n // 4] for m, n in (("audio", 208), ("video", 196))]
+        visible = [
+            golden[f"noise_{m}"].argsort(dim=1)[:, : n // 4] for m, n in (("audio", 208), ("video", 196))
+        ]
         predicted = network.reconstruct(audio, video, *visible)
     return dict(zip(("audio", "video"), predicted, strict=True))
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
 def test_reconstruction_loss_matches(golden, reconstructed, modality: str) -> None:
-    pictures = golden["audio_windows"].transpose(1, 2).unsqueeze(1) if modality == "audio" else golden["video_frames"]
+    pictures = (
+        golden["audio_windows"].transpose(1, 2).unsqueeze(1)
+        if modality == "audio"
+        else golden["video_frames"]
+    )
     patches = cut_patches(pictures, 16)
     is_hidden = golden[f"hidden_mask_{modality}"]
     normalised = reconstruction_loss(reconstructed[modality], normalise_patches(patches), is_hidden)

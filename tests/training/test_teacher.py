@@ -7,7 +7,14 @@ from models.tgdp import MODALITIES, Tgdp, TgdpConfig
 from training.teacher import Teacher, momentum_at
 
 TINY = TgdpConfig(
-    width=32, num_heads=2, depth=1, decoder_width=16, decoder_heads=2, decoder_depth=1, audio_patch=32, video_patch=32
+    width=32,
+    num_heads=2,
+    depth=1,
+    decoder_width=16,
+    decoder_heads=2,
+    decoder_depth=1,
+    audio_patch=32,
+    video_patch=32,
 )
 
 
@@ -50,4 +57,6 @@ def test_guidance_is_repeatable_and_in_the_patches_own_order() -> None:
         assert (first[m].patch_to_cls.argsort() == second[m].patch_to_cls.argsort()).all()
     tokens = teacher.network.embed_patches(pictures()["video"], "video")
     shuffled = teacher.network.full_view(tokens[:, torch.arange(48, -1, -1)], "video")
-    torch.testing.assert_close(shuffled.patch_to_cls.flip(1), first["video"].patch_to_cls, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        shuffled.patch_to_cls.flip(1), first["video"].patch_to_cls, atol=1e-6, rtol=1e-4
+    )

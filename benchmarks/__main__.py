@@ -1,0 +1,19 @@
+"""Every benchmark with its defaults, one after another: `make bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHMARKS = ("clip_speed", "index_speed")
+
+
+def main() -> None:
+    """Run each in a process of its own."""
+    for name in BENCHMARKS:
+        print(f"\n{name}", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)
+
+
+if __name__ == "__main__":
+    main()
