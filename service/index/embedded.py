@@ -79,6 +79,7 @@ class EmbeddedIndex:
         self._config = config
         self._call_seconds = call_seconds
         self._drafts: dict[str, _Draft] = {}
+        self._unfinished: set[str] = set()  # assets with a draft or a call under way: a new engine keeps them
         self._lock = threading.Lock()  # guards the engine's replacement and the drafts
         self._is_closed = False
         self._is_optimizing = False
@@ -141,12 +142,22 @@ class EmbeddedIndex:
             head=draft.finish() if is_last else None,
             body_ids=draft.body_ids if is_last else (),
         )
-        if write.bodies or write.head:
+        with self._lock:
+            kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
+            self._unfinished.add(asset_id)
+        try:
             self._call("write", write)
-        with self._lock:  # only now, so that a call that failed can be repeated
+            kept = None if is_last else draft
+        finally:
+            self._keep(asset_id, kept)
+
+    def _keep(self, asset_id: str, draft: _Draft | None) -> None:
+        with self._lock:
             self._drafts.pop(asset_id, None)
-            if not is_last:
+            self._unfinished.discard(asset_id)
+            if draft:
                 self._drafts[asset_id] = draft
+                self._unfinished.add(asset_id)
 
     def _draft(self, first: Segment, point: StoredPoint) -> _Draft:
         if first.index == 0:
@@ -212,8 +223,7 @@ class EmbeddedIndex:
 
     def delete_asset(self, asset_id: str) -> int:
         """Remove every segment of the asset durably and return how many there were."""
-        with self._lock:
-            self._drafts.pop(asset_id, None)
+        self._keep(asset_id, None)
         num_segments: int = self._call("delete_asset", asset_id)
         return num_segments
 
@@ -275,7 +285,7 @@ class EmbeddedIndex:
             raise IndexFailure(f"the index in {self._config.folder} is closed")
         if not self._engine.is_alive:
             self._engine.close()
-            config = replace(self._config, unfinished=frozenset(self._drafts))
+            config = replace(self._config, unfinished=frozenset(self._unfinished))
             self._engine = EngineProcess(config, send_seconds=self._call_seconds)
         return self._engine
 

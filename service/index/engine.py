@@ -27,10 +27,10 @@ from service.index.contract import IndexFailure
 from service.index.messages import Write
 from service.index.shard import Shard
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("service.index.engine")  # __name__ is __main__ here
 
 Request = tuple[int, str, tuple[Any, ...]]
-GROUP_WRITES = 64  # writes that wait together share one flush
+GROUP_REQUESTS = 64  # writes among so many that wait together share one flush
 METHODS = frozenset(
     {
         "search",
@@ -94,15 +94,17 @@ def serve(connection: Connection[Any, Any], shard: Shard) -> None:
         shard: The open shard.
     """
     group: list[tuple[int, Write]] = []
+    num_taken = 0
     for number, method, arguments in _requests(connection):
         if method == "write":
             group.append((number, arguments[0]))
-            if len(group) < GROUP_WRITES and connection.poll(0):
-                continue
-        _write(connection, shard, group)
-        group = []
-        if method != "write":
+        else:  # goes first: it cannot depend on writes that nobody was told of
             connection.send((number, *_answer(shard, method, arguments)))
+        num_taken += 1
+        if num_taken < GROUP_REQUESTS and connection.poll(0):
+            continue
+        _write(connection, shard, group)
+        group, num_taken = [], 0
 
 
 def _requests(connection: Connection[Any, Any]) -> Iterator[Request]:

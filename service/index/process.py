@@ -64,6 +64,7 @@ class EngineProcess:
         self._waiting: dict[int, Future[Any]] = {}
         self._number = 0
         self._is_dead = False
+        self._is_killed = False
         self.answered_at = time.monotonic()
         try:
             self._open(config)
@@ -82,7 +83,7 @@ class EngineProcess:
     @property
     def is_alive(self) -> bool:
         """Whether it still runs."""
-        return not self._is_dead and self._process.poll() is None
+        return not (self._is_dead or self._is_killed) and self._process.poll() is None
 
     def _open(self, config: ShardConfig) -> None:
         try:
@@ -153,6 +154,7 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End the process now. What it acknowledged is safe in its log."""
+        self._is_killed = True
         self._process.kill()
 
     def close(self) -> None:

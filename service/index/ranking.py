@@ -78,8 +78,10 @@ def search_assets(shard: edge.EdgeShard, query: Query, limit: int) -> list[Segme
         points = rank(shard, query, hidden=query.hidden | best.keys(), num_candidates=num_candidates)
         ids = _in_order(points)
         while len(best) < limit and (some := list(islice(ids, limit))):
-            for record in shard.retrieve(some, with_payload=["asset_id"], with_vector=False):
-                best.setdefault((record.payload or {})["asset_id"], record.id)
+            records = shard.retrieve(some, with_payload=["asset_id"], with_vector=False)
+            asset_ids = {record.id: (record.payload or {})["asset_id"] for record in records}
+            for point_id in some:
+                best.setdefault(asset_ids[point_id], point_id)
         if len(best) >= limit or len(points) < num_candidates:
             return _compare(shard, query, list(best.values()))[:limit]
         num_candidates *= 2

@@ -73,15 +73,10 @@ def make_asset(name: object, tracks: NDArray[np.float32], **changes: Any) -> lis
 
 
 def diagonal_means(query: Track, tracks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Score by a plain loop in float64: the mean over moments of the cosine with the same moment."""
-    scores = []
-    for track in tracks.astype(np.float64):
-        cosines = [
-            float(q @ t / np.linalg.norm(q) / np.linalg.norm(t))
-            for q, t in zip(query.astype(np.float64), track, strict=True)
-        ]
-        scores.append(sum(cosines) / len(cosines))
-    return np.array(scores)
+    """Mean over the moments of the cosine with the same moment, in float64: (T, D), (N, T, D) → (N,)."""
+    q, t = query.astype(np.float64), tracks.astype(np.float64)
+    cosines = (q * t).sum(axis=-1) / np.linalg.norm(q, axis=-1) / np.linalg.norm(t, axis=-1)
+    return np.asarray(cosines.mean(axis=-1))
 
 
 def pool(tracks: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -200,11 +195,11 @@ class IndexContract:
 
     def test_equal_segments_keep_one_order(self, index: Index) -> None:
         (track,) = make_tracks(1, seed=6)
-        for name in range(6):
+        for name in range(4):
             index.write_asset(make_asset(name, np.stack([track, track])), is_last=True)
-        matches = index.search(track, target="audio", limit=12)
+        matches = index.search(track, target="audio", limit=8)
         assert [(m.asset_id, m.start_seconds) for m in matches] == sorted(
-            (make_id(name), start) for name in range(6) for start in (0.0, 10.0)
+            (make_id(name), start) for name in range(4) for start in (0.0, 10.0)
         )
         first = index.search(track, target="audio", limit=5)
         assert all(index.search(track, target="audio", limit=5) == first for _ in range(5))
@@ -409,7 +404,7 @@ class IndexContract:
 
         def work(worker: int) -> None:
             try:
-                for turn in range(3):
+                for turn in range(2):
                     name = f"{worker}-{turn}"
                     index.write_asset(make_asset(name, tracks[:2]), is_last=True)
                     asset = index.get_asset(make_id(name))
@@ -426,4 +421,4 @@ class IndexContract:
         for thread in threads:
             thread.join()
         assert failures == []
-        assert index.count_segments() == 8 * 3 * 2
+        assert index.count_segments() == 8 * 2 * 2

@@ -350,10 +350,10 @@ def test_an_engine_that_is_busy_dies_with_its_service(tmp_path: Path) -> None:
 
 
 def test_optimize_builds_graphs_that_find_the_same(tmp_path: Path) -> None:
-    num_assets, per_asset = 6, 500
+    num_assets, per_asset = 4, 250
     tracks = make_tracks(num_assets * per_asset, seed=9, clusters=40)
     queries = make_tracks(20, seed=9, clusters=40)
-    with open_index(tmp_path, exact_below=500) as index:
+    with open_index(tmp_path, exact_below=200) as index:
         for name in range(num_assets):
             part = tracks[name * per_asset : (name + 1) * per_asset]
             segments = [
@@ -384,12 +384,17 @@ def test_optimize_builds_graphs_that_find_the_same(tmp_path: Path) -> None:
         for query, matches in zip(queries, after, strict=True):
             best = np.sort(diagonal_means(query, tracks))[::-1][:10]
             np.testing.assert_allclose([m.score for m in matches][:3], best[:3], atol=TOLERANCE)
+            by_asset = diagonal_means(query, tracks).reshape(num_assets, per_asset).max(axis=1)
+            assets = index.search_assets(query, target="video", limit=num_assets)
+            found = {m.asset_id: m.score for m in assets}
+            expected = {make_id(name): by_asset[name] for name in np.argsort(-by_asset)[:3]}
+            assert {name: found[name] for name in expected} == pytest.approx(expected, abs=TOLERANCE)
         late = make_tracks(1, seed=10)[0]
         index.write_asset([make_segment("late", audio_track=late)], is_last=True)
         assert index.search(late, target="audio", limit=1)[0].asset_id == make_id("late")
         assert index.delete_asset(make_id(0)) == per_asset
         assert index.count_segments() == len(tracks) + 1 - per_asset
-    with open_index(tmp_path, exact_below=500) as index:
+    with open_index(tmp_path, exact_below=200) as index:
         check_whole(index, {make_id(name): per_asset for name in range(1, num_assets)} | {make_id("late"): 1})
 
 
