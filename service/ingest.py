@@ -54,7 +54,7 @@ class Pipeline:
         self._max_chunks = decoder.num_workers + 3
         self._num_chunks = 0  # from the call to a worker until it is encoded
         self._num_unwritten = 0
-        self._open_jobs: set[Job] = set()
+        self._open_jobs: dict[Job, None] = {}  # in the order they were added
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._write = WriteThread(snapshot.index, self._events)
         self._encode = EncodeThread(snapshot.encoder, self._write.messages, self._events)
@@ -79,7 +79,7 @@ class Pipeline:
 
     def add(self, job: Job) -> None:
         """Start a file."""
-        self._open_jobs.add(job)
+        self._open_jobs[job] = None
         self._submit(job)
 
     def wait(self) -> list[Job]:
@@ -192,19 +192,19 @@ class Pipeline:
             future.cancel()
 
     def _top_up(self) -> None:
-        """Start further chunks of long files: the next one in any case, more as there is room for them."""
+        """Start further chunks of long files, the earlier file first, while there is room."""
         for job in self._open_jobs:
-            if job.error is None and not job.is_forwarded and not job.running and not job.decoded:
-                self._submit(job)
-        for job in self._open_jobs:
-            while self.has_room and self._may_look_ahead(job):
+            while self.has_room and self._wants_chunk(job):
                 self._submit(job)
 
-    def _may_look_ahead(self, job: Job) -> bool:
-        if job.error is not None or job.is_forwarded or job.info is None or not job.info.duration_seconds:
+    def _wants_chunk(self, job: Job) -> bool:
+        if job.error is not None or job.is_forwarded:
             return False
-        start_seconds = job.next_submitted * CHUNK_SEGMENTS * self._spec.segment_seconds
-        return start_seconds < job.info.duration_seconds
+        if not job.running and not job.decoded:
+            return True
+        # Chunks ahead of the next one only where the header promises that they exist.
+        duration_seconds = (job.info and job.info.duration_seconds) or 0.0
+        return job.next_submitted * CHUNK_SEGMENTS * self._spec.segment_seconds < duration_seconds
 
     # Ends
 
@@ -219,7 +219,7 @@ class Pipeline:
         return []
 
     def _finish(self, job: Job) -> list[Job]:
-        self._open_jobs.discard(job)
+        self._open_jobs.pop(job, None)
         self._top_up()
         return [job]
 
