@@ -5,7 +5,7 @@
 Each stage and its baseline take turns in one process; a line gives the median processor seconds (all threads), the
 median wall seconds, and the ratio of the processor seconds. Baselines:
 
-decode    every frame decoded and converted, whole frames resized, sound resampled: no frame skipped, nothing cropped first
+decode    every frame decoded, converted and resized whole, sound resampled: nothing skipped, nothing cropped first
 encode    torch in eager mode, 16 log-mel windows computed one by one, 16 + 16 forward passes
 """
 
