@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +148,10 @@ def export(
         clips = _first_pairs(find_media(media), NUM_COMPARED_CLIPS)
         facts = {key: value for key, value in loaded.run.items() if key != "config"}
         training = {**facts, "weights": weights, "run": {**loaded.run["config"], "network": None}}
-        bundle = export_bundle(loaded.build(weights), output, name=name, clips=clips, training=training)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            bundle = export_bundle(loaded.build(weights), output, name=name, clips=clips, training=training)
     except (BrokenCheckpoint, GraphsDisagree, OSError, ValueError) as exc:
         console.print(f"[red]{exc}[/red]")
         raise typer.Exit(2) from exc
