@@ -341,13 +341,20 @@ def _origin(container: InputContainer, streams: list[Any]) -> float:
 
 def _declared_end(container: InputContainer, streams: list[Any]) -> float | None:
     ends = [
-        float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        float((_first_tick(stream) + stream.duration) * stream.time_base)
         for stream in streams
         if stream.duration is not None
     ]
     if len(ends) < len(streams) and container.duration is not None:
         ends.append(((container.start_time or 0) + container.duration) / av.time_base)
     return max(ends, default=None)
+
+
+def _first_tick(stream: Any) -> int:
+    """Where what is stored begins: AAC in MP4 has a frame before its start, from which only the decoder profits."""
+    start = stream.start_time or 0
+    entries = stream.index_entries
+    return min(start, entries[0].timestamp) if stream.type == "audio" and len(entries) else start
 
 
 def _video_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:

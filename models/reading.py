@@ -68,8 +68,6 @@ class Reading:
     """How far the streams reach, as far as they were read."""
     is_whole: bool
     """Whether the file was read to its end."""
-    has_all_packets: bool
-    """Whether as many packets came as the header counts; False where it counts none."""
 
     def bounds(self) -> list[tuple[float, float]]:
         """Start and end of the file's segments in seconds, up to the last one that was asked for."""
@@ -86,7 +84,7 @@ class Reading:
     def is_partial(self) -> bool:
         """Whether the file ended well before the length that its header declares."""
         declared = self.info.duration_seconds or 0.0
-        return self.is_whole and not self.has_all_packets and self.end_seconds < COMPLETE_SHARE * declared
+        return self.is_whole and self.end_seconds < COMPLETE_SHARE * declared
 
 
 def read_media(request: ReadRequest) -> Reading:
@@ -166,7 +164,6 @@ def _read_once(request: ReadRequest) -> Reading:
             sound=sound,
             end_seconds=max(feed.end_seconds for feed in feeds),
             is_whole=is_whole,
-            has_all_packets=not has_seeked and all(feed.has_all_packets for feed in feeds),
         )
 
 
@@ -223,7 +220,6 @@ class _Feed:
         self.stream = stream
         self._reader = reader
         self._origin_seconds = origin_seconds
-        self._num_packets = 0
         self._end_seconds = self._progress_seconds = -math.inf
 
     @property
@@ -234,12 +230,7 @@ class _Feed:
     def progress_seconds(self) -> float:
         return self._progress_seconds if self._reader is None else self._reader.progress_seconds
 
-    @property
-    def has_all_packets(self) -> bool:
-        return bool(0 < COMPLETE_SHARE * self.stream.frames <= self._num_packets)
-
     def put(self, packet: Any) -> None:
-        self._num_packets += 1
         if self._reader is not None:
             self._reader.feed(packet)
         elif packet.pts is not None:

@@ -61,6 +61,9 @@ class SoundReader:
         self._average = _ChannelAverage(limits)
         self._run: _Run | None = None
         self._is_finished = False
+        self._padding_seconds = (
+            0.0  # what the newest frame holds beyond its duration: in AAC, a last one filled up
+        )
         self._segments: dict[int, _Buffer] = {}
 
     def feed(self, packet: Any) -> None:
@@ -82,6 +85,7 @@ class SoundReader:
             self._is_finished = True
             self._decode(None)
             self._end_run()
+            self.end_seconds -= self._padding_seconds
 
     def samples(self, segment: int) -> tuple[Waveform, int]:
         """Sound of a segment.
@@ -126,6 +130,10 @@ class SoundReader:
         run.append(mono, index)
         self.start_seconds = min(self.start_seconds, run.start_index / rate)
         self.end_seconds = max(self.end_seconds, run.next_index / rate)
+        length, duration = frame.samples / rate, float((frame.duration or 0) * self._time_base)
+        self._padding_seconds = (
+            length - duration if ROUNDING_SECONDS < duration < length - ROUNDING_SECONDS else 0.0
+        )
 
     def _start_run(self, rate: int) -> _Run:
         self._end_run()

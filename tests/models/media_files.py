@@ -148,52 +148,65 @@ def _add_audio(container: Any, track: AudioTrack) -> Callable[[], list[Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class PlainMedia:
-    """A file decoded the plain way: every frame, and the mean of the channels at the stored rate."""
+    """A file decoded the plain way: the time of every frame, and the mean of the channels at the stored rate."""
 
-    frames: list[NDArray[np.uint8]]
     times: NDArray[np.float64]
     audio_start: float
     samples: NDArray[np.float32]
     rate: int
     end: float
+    video_index: int | None
+
+
+PLAIN_OPTIONS = {"advanced_editlist": "0"}
 
 
 def decode_plainly(path: Path) -> PlainMedia:
     """Decode everything with PyAV and no shortcut; only for sound of fewer than 8 channels."""
-    options = {"advanced_editlist": "0"}
-    with av.open(str(path), options=options) as container:
+    with av.open(str(path), options=PLAIN_OPTIONS) as container:
         best = {kind: container.streams.best(kind) for kind in ("video", "audio")}
         kept = {
             kind: stream.index
             for kind, stream in best.items()
             if stream is not None and not stream.disposition & stream.disposition.attached_pic
         }
-        starts = [container.streams[i].start_time for i in kept.values()]
-        bases = [container.streams[i].time_base for i in kept.values()]
-        origin = min((float(s * b) for s, b in zip(starts, bases, strict=True) if s is not None), default=0.0)
-    frames: list[Any] = []
+        chosen = [container.streams[index] for index in kept.values()]
+        starts = [
+            float(stream.start_time * stream.time_base) for stream in chosen if stream.start_time is not None
+        ]
+        origin = min(starts, default=0.0)
     times: list[float] = []
     blocks: list[Any] = []
     audio_start, rate, end = 0.0, 0, 0.0
-    if "video" in kept:
-        with av.open(str(path), options=options) as container:
-            for frame in container.decode(container.streams[kept["video"]]):
-                pixels = frame.to_ndarray(format="rgb24")
-                frames.append(np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90)))
-                times.append(float(frame.pts * frame.time_base) - origin)
-                end = max(end, times[-1] + float(frame.duration * frame.time_base))
-    if "audio" in kept:
-        with av.open(str(path), options=options) as container:
-            for frame in container.decode(container.streams[kept["audio"]]):
-                if not blocks:
-                    audio_start = float(frame.pts * frame.time_base) - origin
-                rate = frame.sample_rate
+    for kind, index in kept.items():
+        with av.open(str(path), options=PLAIN_OPTIONS) as container:
+            for frame in container.decode(container.streams[index]):
+                seconds = float(frame.pts * frame.time_base) - origin
+                end = max(end, seconds + float(frame.duration * frame.time_base))
+                if kind == "video":
+                    times.append(seconds)
+                    continue
+                audio_start, rate = (audio_start if blocks else seconds), frame.sample_rate
                 blocks.append(_average_in_numpy(frame))
-            end = max(end, audio_start + sum(map(len, blocks)) / rate)
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     return PlainMedia(
-        frames=frames, times=np.array(times), audio_start=audio_start, samples=samples, rate=rate, end=end
+        times=np.array(times),
+        audio_start=audio_start,
+        samples=np.concatenate(blocks) if blocks else np.zeros(0, np.float32),
+        rate=rate,
+        end=end,
+        video_index=kept.get("video"),
     )
+
+
+def decode_frames_plainly(path: Path, plain: PlainMedia, picks: set[int]) -> dict[int, NDArray[np.uint8]]:
+    """Some frames by their number, each decoded in order after all before it, turned upright."""
+    found: dict[int, NDArray[np.uint8]] = {}
+    with av.open(str(path), options=PLAIN_OPTIONS) as container:
+        for number, frame in enumerate(container.decode(container.streams[plain.video_index])):
+            if number in picks:
+                pixels = frame.to_ndarray(format="rgb24")
+                found[number] = np.ascontiguousarray(np.rot90(pixels, frame.rotation // 90))
+    return found
 
 
 def _average_in_numpy(frame: Any) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,8 +175,7 @@ def test_a_late_landing_is_noticed(tmp_path: Path) -> None:
             packet for packet in iterate_packets(media, [media.video]) if packet.pts * packet.time_base > 5.2
         ]
         with pytest.raises(LandedLate, match=r"the first frame is at 6\.0 s, 5\.0"):
-            for packet in packets:
-                reader.feed(packet)
+            deque(map(reader.feed, packets))
 
 
 @pytest.mark.parametrize(

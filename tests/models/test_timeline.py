@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ def test_worked_examples(duration: float, expected: list[tuple[float, float]]) -
 def test_segments_tile_the_file_up_to_a_rest_too_short(duration: float) -> None:
     bounds = segment_bounds(duration, SPEC)
     assert bounds[0][0] == 0
-    assert all(left[1] == right[0] for left, right in zip(bounds, bounds[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in pairwise(bounds))
     assert all(end - start == SPEC.segment_seconds for start, end in bounds[:-1])
     start, end = bounds[-1]
     assert 0 < end - start <= SPEC.segment_seconds
