@@ -127,7 +127,10 @@ def serve(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
     with _report_errors():
-        run_server(settings)
+        try:
+            run_server(settings)
+        except SystemExit as exc:  # uvicorn has logged why
+            raise typer.Exit(FAILED if exc.code else 0) from exc
 
 
 @app.command()
