@@ -122,7 +122,12 @@ def run_demo(folder: Path, *, engine: Engine, console: Console, progress_console
     outcomes = search_all(queries, num_candidates, engine=engine, console=progress_console)
     seconds = time.monotonic() - began
     print_examples(console, outcomes)
-    console.print(f"{len(outcomes)} searches, file to answer, in {seconds:.1f} s", highlight=False)
+    num_separate = sum(scene.is_separate for scene in scenes)
+    console.print(
+        f"{len(outcomes)} searches, file to answer, in {seconds:.1f} s. {num_separate} of {len(scenes)} scenes are two "
+        "files; of the others one stream is the query and the file itself the right answer.",
+        highlight=False,
+    )
     console.rule("3. How often the right file is first")
     print_recall(console, outcomes, num_candidates)
     console.rule("4. Your own files")
