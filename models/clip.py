@@ -199,9 +199,10 @@ def decode_segments(
         modalities=frozenset(modalities),
     )
     reading = read_media(request)
-    clips = [_build_clip(request, reading, k) for k in range(first, len(reading.bounds()))]
+    bounds = list(enumerate(reading.bounds()))[first:]
+    clips = [_build_clip(request, reading, segment, start, end) for segment, (start, end) in bounds]
     decoded = tuple(clip for clip in clips if clip is not None)
-    if not decoded and first == 0:
+    if not decoded and first == 0 and reading.is_last:
         raise BrokenMedia("the file opens, but nothing in it decodes")
     return DecodedMedia(
         info=_describe(reading.info, reading.picture, reading.end_seconds if reading.is_whole else None),
@@ -211,9 +212,10 @@ def decode_segments(
     )
 
 
-def _build_clip(request: ReadRequest, reading: Reading, segment: int) -> Clip | None:
+def _build_clip(
+    request: ReadRequest, reading: Reading, segment: int, start: float, end: float
+) -> Clip | None:
     """Put a segment together. Where the header told its end wrong, its frames lie elsewhere: read it again."""
-    start, end = reading.bounds()[segment]
     picture = reading.picture
     if picture is not None and not picture.has_right_frames(segment, start, end):
         again = replace(request, first=segment, stop=segment + 1, end_seconds=reading.end_seconds)

@@ -1,10 +1,12 @@
 """From the packets of a video stream to the square pictures that are on screen at given times.
 
-picture = PictureReader(stream, origin_seconds=0.0, plan=plan, limits=limits)
-for packet in packets:
-    picture.feed(packet)
-picture.finish()
-frames, times = picture.frames(0)   # uint8 (T, H, W, 3) and float64 (T,) of segment 0
+    picture = PictureReader(stream, origin_seconds=0.0, plan=plan, limits=limits)
+    for packet in packets:
+        picture.feed(packet)
+    picture.finish()
+    frames, times = picture.frames(0)   # uint8 (T, H, W, 3) and float64 (T,) of segment 0
+
+`models.reading` feeds it; `models.frame` turns a decoded frame into the square.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """One reading of a media file: open it, go to the wanted segments, pass packets on until they are complete.
 
-reading = read_media(ReadRequest(path="holiday.mp4", spec=ClipSpec(), limits=DecodeLimits()))
-reading.bounds()            # [(0.0, 10.0), (10.0, 13.2)]
-reading.picture.frames(1)   # of the second segment
+    reading = read_media(ReadRequest(path="holiday.mp4", spec=ClipSpec(), limits=DecodeLimits()))
+    reading.bounds()            # [(0.0, 10.0), (10.0, 13.2)]
+    reading.picture.frames(1)   # of the second segment
+
+It takes shortcuts (seeking, leaving frames out), and reads again without the one that was not exact.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """From the packets of an audio stream to mono sound at one rate, each sample at its own time.
 
-sound = SoundReader(stream, origin_seconds=0.0, plan=plan, limits=limits)
-for packet in packets:
-    sound.feed(packet)
-sound.finish()
-samples, num_decoded = sound.samples(0)   # float32 (S,) of segment 0
+    sound = SoundReader(stream, origin_seconds=0.0, plan=plan, limits=limits)
+    for packet in packets:
+        sound.feed(packet)
+    sound.finish()
+    samples, num_decoded = sound.samples(0)   # float32 (S,) of segment 0
+
+`models.reading` feeds it.
 """
 
 from __future__ import annotations
@@ -61,9 +63,7 @@ class SoundReader:
         self._average = _ChannelAverage(limits)
         self._run: _Run | None = None
         self._is_finished = False
-        self._padding_seconds = (
-            0.0  # what the newest frame holds beyond its duration: in AAC, a last one filled up
-        )
+        self._padding_seconds = 0.0  # of the newest frame: AAC fills up the last one
         self._segments: dict[int, _Buffer] = {}
 
     def feed(self, packet: Any) -> None:
@@ -130,10 +130,9 @@ class SoundReader:
         run.append(mono, index)
         self.start_seconds = min(self.start_seconds, run.start_index / rate)
         self.end_seconds = max(self.end_seconds, run.next_index / rate)
-        length, duration = frame.samples / rate, float((frame.duration or 0) * self._time_base)
-        self._padding_seconds = (
-            length - duration if ROUNDING_SECONDS < duration < length - ROUNDING_SECONDS else 0.0
-        )
+        padding = frame.samples / rate - float((frame.duration or 0) * self._time_base)
+        is_padded = frame.duration and padding > ROUNDING_SECONDS
+        self._padding_seconds = padding if is_padded else 0.0
 
     def _start_run(self, rate: int) -> _Run:
         self._end_run()
@@ -220,9 +219,7 @@ class _Run:
         self._output_rate = output_rate
         self._store = store
         self._resampler = AudioResampler(format="flt", layout="mono", rate=output_rate)
-        self._starts: list[
-            float
-        ] = []  # where each timestamp says that the run starts, in samples of the stream
+        self._starts: list[float] = []  # the first sample's index by each timestamp
         self._start: int | None = None
         self._num_samples = 0
         self._num_pending = 0
@@ -258,9 +255,10 @@ class _Run:
 
     def _settle(self) -> None:
         # The first frame may be cut by the codec's delay, and its timestamp rounded again.
-        starts = np.array(self._starts[1:] or self._starts)
-        near = starts[np.abs(starts - np.median(starts)) <= ROUNDING_SECONDS * self.rate]
-        self._start = round(float(near.min() + near.max()) / 2)
+        starts = sorted(self._starts[1:] or self._starts)
+        middle = starts[len(starts) // 2]
+        near = [start for start in starts if abs(start - middle) <= ROUNDING_SECONDS * self.rate]
+        self._start = round((near[0] + near[-1]) / 2)
         # Begin on a sample that is also one of the result. 44.1 kHz to 16 kHz: every 441st sample meets every 160th,
         # so a run that starts at 1000 begins with 118 zeros at 882.
         common = math.gcd(self.rate, self._output_rate)

@@ -1,6 +1,8 @@
 """Where segments and moments lie on the timeline of a file, whose time 0 is its first frame or sample.
 
-segment_bounds(25.5, ClipSpec())   # [(0.0, 10.0), (10.0, 20.0), (20.0, 25.5)]
+    segment_bounds(25.5, ClipSpec())   # [(0.0, 10.0), (10.0, 20.0), (20.0, 25.5)]
+
+The times of frames in a segment follow from its length: moment i of T lies at i/T.
 """
 
 from __future__ import annotations

@@ -334,6 +334,14 @@ def test_a_rest_under_a_second_is_dropped(duration: float, lengths: list[float],
     assert found == pytest.approx(lengths, abs=0.01)
 
 
+def test_a_stretch_without_anything_is_left_out_but_is_no_end(tmp_path: Path) -> None:
+    audio = AudioTrack(samples=make_tone(32, 48000, [300, 500]), codec="pcm_s16le", left_out=(5.0, 25.0))
+    path = write_media(tmp_path / "gap.mkv", audio=audio)
+    assert [clip.start_seconds for clip in decode_segments(path, SPEC).clips] == [0, 20, 30]
+    middle = decode_segments(path, SPEC, first=1, count=1)
+    assert (middle.clips, middle.is_last) == ((), False)
+
+
 def test_asking_for_one_modality(tmp_path: Path) -> None:
     audio = AudioTrack(samples=make_tone(4, 48000, [300, 500]))
     path = write_media(tmp_path / "a.mp4", video=VideoTrack(times=every(4, 25)), audio=audio)

@@ -14,6 +14,7 @@ from media_files import AudioTrack, VideoTrack, every, make_tone, measure_tone, 
 from numpy.typing import NDArray
 
 from models.clip import BrokenMedia, ClipSpec, DecodeLimits, TooComplex, decode_segments
+from models.sound import _Run
 
 SPEC = ClipSpec()
 RATE = 16000
@@ -207,3 +208,16 @@ def test_limits_of_sound(tmp_path: Path) -> None:
     path = write_media(tmp_path / "quad.wav", audio=quad)
     with pytest.raises(TooComplex, match="sound may have 3 channels, this one has 4"):
         decode_segments(path, SPEC, limits=DecodeLimits(max_channels=3))
+
+
+@pytest.mark.parametrize("late", [[0, 0, 0], [0, 20, -20], [0, 0, 1500, 0], [0, 1500, -1500]])
+def test_a_run_settles_where_most_timestamps_put_it(late: list[int]) -> None:
+    stored: list[tuple[int, int]] = []
+    run = _Run(48000, RATE, lambda start, samples: stored.append((start, len(samples))))
+    for number, samples_late in enumerate(late):
+        run.append(np.zeros(960, np.float32), 30_000 + 960 * number + samples_late)
+    run.finish()
+    start = stored[0][0]
+    # Within the container's rounding of most; where no two agree, within that of one of them.
+    assert min(abs(3 * start - 30_000 - samples_late) for samples_late in late) <= 48
+    assert sum(length for _, length in stored) == 320 * len(late)
