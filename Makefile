@@ -29,7 +29,7 @@ $(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt
 
 demo: $(VENV)/.base
 	$(BIN)/foley-train synthesize .demo/media --scenes 60 --seed 7 --split demo --separate 0.25 --workers 2
-	FOLEY_DATA=.demo/data $(BIN)/foley demo .demo/media
+	$(BIN)/foley demo .demo/media
 
 serve: $(VENV)/.base
 	FOLEY_DATA=.demo/data $(BIN)/foley serve

@@ -47,8 +47,7 @@ class Encoder:
         device: Where to run.
         num_threads: Threads of one run on the CPU; None for all cores this process may use.
 
-    Raises:
-        DeviceMissing: If `cuda` is asked for and not there.
+    `DeviceMissing` is raised if `cuda` is asked for and not there.
     """
 
     def __init__(self, bundle: Bundle, *, device: Device = "auto", num_threads: int | None = None) -> None:
@@ -86,7 +85,7 @@ class Encoder:
 
         Raises:
             EncoderFailure: If ONNX Runtime fails or a number is not finite.
-        """
+        """  # noqa: DOC502 - raised where a graph runs
         tracks = []
         for batch in _batches(samples):
             lengths = np.array([len(row) for row in batch], np.int64)
