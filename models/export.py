@@ -114,7 +114,7 @@ def export_bundle(
         FileExistsError: If there is something at `output`.
         GraphsDisagree: If ONNX Runtime and torch differ by more than 1e-4 on one of the clips.
         ValueError: If no clip has both modalities.
-    """
+    """  # noqa: DOC503 - `compare` raises one
     if output.exists():
         raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
     pairs = [clip for clip in clips if clip.frames is not None and clip.samples is not None]
