@@ -71,7 +71,7 @@ def recall(scores: NDArray[np.float32]) -> Recall:
     """
     true = np.diagonal(scores)[:, None]
     ranks = (scores >= true).sum(axis=1)
-    at = {k: float((ranks <= k).mean() * 100) for k in (1, 5, 10)}
+    at = {k: round(float((ranks <= k).mean()) * 100, 4) for k in (1, 5, 10)}
     return Recall(at_1=at[1], at_5=at[5], at_10=at[10], median_rank=float(np.median(ranks)))
 
 

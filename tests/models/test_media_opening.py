@@ -230,6 +230,12 @@ def test_what_the_header_says_is_refused_at_once(tmp_path: Path) -> None:
         decode_segments(path, SPEC)
 
 
+def test_facts_are_held_to_the_limits_of_the_caller() -> None:
+    assert probe_media(BIRD, DecodeLimits(max_channels=2)).num_channels == 2
+    with pytest.raises(TooComplex, match="sound may have 1 channels, this one has 2"):
+        probe_media(BIRD, DecodeLimits(max_channels=1))
+
+
 def test_hashing(tmp_path: Path) -> None:
     digest, size_bytes, modified_ns = hash_media(BIRD)
     assert digest == hashlib.sha256(BIRD.read_bytes()).hexdigest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +14,6 @@ from models.bundle import starter_path
 from service.engine import open_engine
 from service.library import index_paths
 from service.settings import Settings
-
-EXPORT_TINY = """
-import sys
-from pathlib import Path
-import torch
-from models.clip import ClipSpec, decode_clip
-from models.export import export_bundle
-from models.tgdp import Tgdp, TgdpConfig
-torch.manual_seed(0)
-config = TgdpConfig(width=32, num_heads=2, depth=1, decoder_width=32, decoder_heads=2, decoder_depth=1, video_patch=32)
-clip = decode_clip(Path(sys.argv[1]), ClipSpec())
-export_bundle(Tgdp(config), Path(sys.argv[2]), name="tiny", clips=[clip], training={})
-"""
 
 
 @pytest.fixture(scope="session")
@@ -47,15 +32,9 @@ def library_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle_path(tmp_path_factory: pytest.TempPathFactory, library_files: Path) -> Path:
-    """The starter bundle; where it has not been made yet, a tiny one with random weights."""
-    if (starter_path() / "manifest.json").exists():
-        return starter_path()
-    path = tmp_path_factory.mktemp("bundle") / "tiny"
-    subprocess.run(
-        [sys.executable, "-c", EXPORT_TINY, library_files / "long.mp4", path], check=True, timeout=120
-    )
-    return path
+def bundle_path() -> Path:
+    """The starter bundle."""
+    return starter_path()
 
 
 @pytest.fixture(scope="session")
