@@ -5,10 +5,12 @@ The provider is a setting. `cuda` where there is none is an error; `auto` falls 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -61,13 +63,28 @@ class Encoder:
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "0"
         )  # cores are shared with decoding
-        self._audio = self._open(str(bundle.audio_graph), options)
-        self._video = self._open(str(bundle.video_graph), options)
+        try:
+            self._open_both(options)
+        except EncoderFailure as exc:
+            self._fall_back(device, exc)
+            self._open_both(options)
+
+    def _fall_back(self, device: Device, exc: EncoderFailure) -> None:
+        """Take the CPU where CUDA was tried and not asked for: a driver may be there and CUDA's libraries not."""
+        if device != "auto" or self.provider == CPU:
+            raise exc
+        logger.warning("%s does not work here, the encoder runs on %s: %s", self.provider, CPU, exc)
+        self.provider = CPU
+
+    def _open_both(self, options: onnxruntime.SessionOptions) -> None:
+        self._audio = self._open(str(self.bundle.audio_graph), options)
+        self._video = self._open(str(self.bundle.video_graph), options)
 
     def _open(self, graph: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         providers = [CUDA, CPU] if self.provider == CUDA else [CPU]
         try:
-            session = onnxruntime.InferenceSession(graph, options, providers=providers)
+            with _keep_off_stdout():
+                session = onnxruntime.InferenceSession(graph, options, providers=providers)
         except Exception as exc:  # ONNX Runtime raises a dozen unrelated types for a graph it cannot load
             raise EncoderFailure(f"{graph} cannot be loaded: {exc}") from exc
         if session.get_providers()[0] != self.provider:
@@ -167,12 +184,23 @@ def choose_provider(device: Device) -> str:
     if device == "cpu":
         return CPU
     if CUDA in onnxruntime.get_available_providers() and _has_cuda_driver():
-        onnxruntime.preload_dlls()
+        with _keep_off_stdout():
+            onnxruntime.preload_dlls()
         return CUDA
     if device == "cuda":
         raise DeviceMissing("device is set to cuda and no CUDA device was found")
     logger.info("no CUDA device was found: the encoder runs on the CPU")
     return CPU
+
+
+@contextlib.contextmanager
+def _keep_off_stdout() -> Iterator[None]:
+    """Log what ONNX Runtime prints about a device that does not work: stdout belongs to the commands' answers."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        yield
+    if text := printed.getvalue().strip():
+        logger.info("ONNX Runtime: %s", text)
 
 
 def _has_cuda_driver() -> bool:
