@@ -110,23 +110,25 @@ class DecodedMedia:
     is_partial: bool
 
 
-def probe_media(path: Path | str) -> MediaInfo:
+def probe_media(path: Path | str, limits: DecodeLimits | None = None) -> MediaInfo:
     """Read the facts of a media file from its header and its first picture, without decoding the rest.
 
     Args:
         path: A regular file.
+        limits: What the file may ask for.
 
     Returns:
         The facts; the duration is the declared one.
     """
-    with open_media(path) as media:
+    limits = limits or DecodeLimits()
+    with open_media(path, limits) as media:
         if media.video is None:
             return media.info
         picture = PictureReader(
             media.video,
             origin_seconds=media.origin_seconds,
             plan=MomentPlan(spec=ClipSpec(num_moments=1, frame_size=1), stop=1),
-            limits=DecodeLimits(),
+            limits=limits,
             can_skip=False,
         )
         for packet in islice(iterate_packets(media, [media.video]), MAX_PROBE_PACKETS):

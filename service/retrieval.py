@@ -209,7 +209,7 @@ def search_file(
         The best segment of each asset, best first.
     """
     began = time.monotonic()
-    info = decoder.call(probe_media, limits.timeout_seconds, path)
+    info = decoder.call(probe_media, limits.timeout_seconds, path, limits.decode)
     limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
     chosen = choose_source(info, target=target, source=source)
     embedded = embed_file(path, modality=chosen, snapshot=snapshot, decoder=decoder, limits=limits)
