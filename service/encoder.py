@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 Device = Literal["auto", "cuda", "cpu"]
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-MAX_BATCH = 4
-"""Segments in one run of a graph: 64 frames. More makes a CPU slower, not faster, and costs memory."""
+MAX_BATCH = {CPU: 1, CUDA: 16}
+"""Segments in one run of a graph. One already holds 16 pictures: more makes a CPU no faster and costs memory."""
 GOLDEN_TOLERANCE = {CPU: 1e-4, CUDA: 2e-3}
 """Largest difference to the golden tracks; CUDA multiplies matrices in TF32."""
 
@@ -104,7 +104,7 @@ class Encoder:
             EncoderFailure: If ONNX Runtime fails or a number is not finite.
         """  # noqa: DOC502 - raised where a graph runs
         tracks = []
-        for batch in _batches(samples):
+        for batch in self._batches(samples):
             lengths = np.array([len(row) for row in batch], np.int64)
             padded = np.zeros((len(batch), int(lengths.max())), np.float32)
             for row, values in zip(padded, batch, strict=True):
@@ -125,7 +125,7 @@ class Encoder:
             EncoderFailure: If ONNX Runtime fails or a number is not finite.
         """  # noqa: DOC502 - raised where a graph runs
         return self._joined(
-            [self._run(self._video, {"frames": np.stack(batch)}) for batch in _batches(frames)]
+            [self._run(self._video, {"frames": np.stack(batch)}) for batch in self._batches(frames)]
         )
 
     def check_golden(self) -> float:
@@ -161,12 +161,12 @@ class Encoder:
             raise EncoderFailure("the encoder gave a number that is not finite")
         return tracks
 
+    def _batches(self, rows: Sequence[NDArray[np.generic]]) -> list[Sequence[NDArray[np.generic]]]:
+        size = MAX_BATCH[self.provider]
+        return [rows[first : first + size] for first in range(0, len(rows), size)]
+
     def _joined(self, tracks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         return np.concatenate([np.empty((0, self.num_moments, self.width), np.float32), *tracks])
-
-
-def _batches(rows: Sequence[NDArray[np.generic]]) -> list[Sequence[NDArray[np.generic]]]:
-    return [rows[first : first + MAX_BATCH] for first in range(0, len(rows), MAX_BATCH)]
 
 
 def choose_provider(device: Device) -> str:
