@@ -48,7 +48,7 @@ bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.all
-	$(BIN)/python -m pytest -m soak --override-ini addopts=-q
+	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/index -k killed
 
 # Pin every package to what is installed now; run it in a venv made by `make test`.
 lock:

@@ -4,6 +4,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchaudio.compliance import kaldi
 
@@ -84,6 +86,24 @@ def test_windows_are_centred_and_eleven_are_distinct() -> None:
     assert [distinct[p] for p in position] == starts
     log_mel = torch.arange(1024.0).view(1, 1024, 1)
     assert cut_windows(log_mel, distinct, 416)[0, 1, :, 0].tolist() == list(range(48, 464))
+
+
+@given(st.integers(1, 64), st.integers(64, 2048), st.data())
+def test_windows_of_any_geometry_lie_inside_and_follow_their_moments(num_moments, num_frames, data) -> None:
+    width = data.draw(st.integers(1, num_frames))
+    starts = window_starts(num_moments, num_frames=num_frames, window_frames=width)
+    assert len(starts) == num_moments
+    assert starts == sorted(starts)
+    assert starts[0] >= 0
+    assert starts[-1] + width <= num_frames
+    stride = num_frames // num_moments
+    for moment, start in enumerate(starts):
+        centred = stride * moment - width // 2
+        assert start == centred or start in (0, num_frames - width)
+        assert start <= stride * moment  # a window never begins after its moment
+    distinct, position = distinct_windows(starts)
+    assert len(set(distinct)) == len(distinct)
+    assert [distinct[p] for p in position] == starts
 
 
 def test_pixels_are_normalised_like_imagenet(golden_frontend: dict[str, Tensor]) -> None:
