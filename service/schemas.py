@@ -33,6 +33,14 @@ MOMENTS: list[Any] = [
     0.46,
     0.45,
 ]
+CURSOR = "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10"
+ASSET: dict[str, Any] = {
+    "asset_id": ASSET_ID,
+    "path": "/media/rain/window.mp4",
+    "num_segments": 3,
+    "modalities": ["audio", "video"],
+    "media": {"container": "mp4", "duration_seconds": 27.5, "video_codec": "h264"},
+}
 UPLOAD_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 503, 507)
 
 
@@ -155,6 +163,26 @@ class EmbeddedSegmentBody(BaseModel):
 class EmbeddingsBody(BaseModel):
     """Embeddings of a file, segment by segment."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "bundle_id": "starter-0123456789ab",
+                    "media": {"container": "mp4", "duration_seconds": 8.0, "video_codec": "h264"},
+                    "is_partial": False,
+                    "segments": [
+                        {
+                            "start_seconds": 0.0,
+                            "end_seconds": 8.0,
+                            "audio": {"pooled": [0.6, 0.8], "track": [[0.6, 0.8]] * 16},
+                            "video": {"pooled": [0.8, 0.6], "track": [[0.8, 0.6]] * 16},
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     bundle_id: str = Field(description="The encoder bundle. Vectors of two bundles cannot be compared.")
     media: dict[str, Any] = Field(description="Facts about the file.")
     is_partial: bool = Field(description="True when less than 95 % of the file could be decoded.")
@@ -164,19 +192,7 @@ class EmbeddingsBody(BaseModel):
 class AssetBody(BaseModel):
     """A media file as the index knows it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "asset_id": ASSET_ID,
-                    "path": "/media/rain/window.mp4",
-                    "num_segments": 3,
-                    "modalities": ["audio", "video"],
-                    "media": {"container": "mp4", "duration_seconds": 27.5, "video_codec": "h264"},
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [ASSET]})
 
     asset_id: str = Field(description="sha256 of the file's content.")
     path: str = Field(description="Path of the file when it was indexed.")
@@ -188,6 +204,8 @@ class AssetBody(BaseModel):
 class AssetPageBody(BaseModel):
     """One page of assets."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"assets": [ASSET], "next_cursor": CURSOR}]})
+
     assets: list[AssetBody]
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null after the last.")
 
@@ -195,11 +213,26 @@ class AssetPageBody(BaseModel):
 class LiveBody(BaseModel):
     """The process answers."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive"}]})
+
     status: Literal["alive"]
 
 
 class ReadyBody(BaseModel):
     """The service answers correctly."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "ready",
+                    "bundle_id": "starter-0123456789ab",
+                    "provider": "CPUExecutionProvider",
+                    "num_segments": 1234,
+                }
+            ]
+        }
+    )
 
     status: Literal["ready"]
     bundle_id: str = Field(description="The active encoder bundle.")

@@ -8,10 +8,12 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from pydantic import BaseModel
 from schemathesis import checks as all_checks
 from schemathesis.specs.openapi import checks
 
 from service.app import create_app
+from service.schemas import AssetBody, AssetPageBody, EmbeddingsBody, LiveBody, ReadyBody, SearchAnswerBody
 from service.settings import Settings
 
 CHECKED = [
@@ -114,9 +116,16 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     follow(document)
 
 
+@pytest.mark.parametrize(
+    "body", [AssetBody, AssetPageBody, EmbeddingsBody, LiveBody, ReadyBody, SearchAnswerBody]
+)
+def test_every_answer_has_an_example_that_is_one(document: dict[str, Any], body: type[BaseModel]) -> None:
+    (example,) = document["components"]["schemas"][body.__name__]["examples"]
+    assert body.model_validate(example).model_dump(by_alias=True, exclude_unset=True) == example
+
+
 def test_search_takes_a_form_with_a_file(document: dict[str, Any]) -> None:
     operation = document["paths"]["/v1/search"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"file", "target", "from", "limit"}
     assert form["required"] == ["file", "target"]
-    assert document["components"]["schemas"]["SearchAnswerBody"]["examples"]
