@@ -241,6 +241,43 @@ def strip_metadata(path: Path) -> None:
     onnx.save(model, path)
 
 
+def open_graphs(folder: Path) -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
+    """Load both graphs of a bundle on the CPU.
+
+    Args:
+        folder: Where they are.
+
+    Returns:
+        Sessions of the audio and the video encoder.
+    """
+    providers = ["CPUExecutionProvider"]
+    return (
+        onnxruntime.InferenceSession(folder / AUDIO_GRAPH, providers=providers),
+        onnxruntime.InferenceSession(folder / VIDEO_GRAPH, providers=providers),
+    )
+
+
+def graph_tracks(
+    audio: onnxruntime.InferenceSession, video: onnxruntime.InferenceSession, clip: Clip
+) -> Tracks:
+    """Embed one clip with the exported graphs.
+
+    Args:
+        audio: Session of the audio encoder.
+        video: Session of the video encoder.
+        clip: With both modalities.
+
+    Returns:
+        Its tracks.
+    """
+    samples = _array(clip.samples)[None]
+    lengths = np.array([samples.shape[1]], np.int64)
+    return Tracks(
+        audio=audio.run(None, {"samples": samples, "lengths": lengths})[0][0],
+        video=video.run(None, {"frames": _array(clip.frames)[None]})[0][0],
+    )
+
+
 def compare(folder: Path, clips: Sequence[Clip], expected: Sequence[Tracks]) -> dict[str, float]:
     """Run the exported graphs on real clips and measure how far they are from torch.
 
@@ -255,15 +292,14 @@ def compare(folder: Path, clips: Sequence[Clip], expected: Sequence[Tracks]) -> 
     Raises:
         GraphsDisagree: If one is above 1e-4 or not a number.
     """
-    audio_session = onnxruntime.InferenceSession(folder / AUDIO_GRAPH, providers=["CPUExecutionProvider"])
-    video_session = onnxruntime.InferenceSession(folder / VIDEO_GRAPH, providers=["CPUExecutionProvider"])
+    sessions = open_graphs(folder)
     worst = {"audio": 0.0, "video": 0.0}
     for clip, tracks in zip(clips, expected, strict=True):
-        samples = _array(clip.samples)[None]
-        lengths = np.array([samples.shape[1]], np.int64)
-        audio = audio_session.run(None, {"samples": samples, "lengths": lengths})[0][0]
-        video = video_session.run(None, {"frames": _array(clip.frames)[None]})[0][0]
-        for modality, found, wanted in (("audio", audio, tracks.audio), ("video", video, tracks.video)):
+        given = graph_tracks(*sessions, clip)
+        for modality, found, wanted in (
+            ("audio", given.audio, tracks.audio),
+            ("video", given.video, tracks.video),
+        ):
             difference = float(np.abs(found - wanted).max())
             if not difference <= MAX_DIFFERENCE:
                 raise GraphsDisagree(

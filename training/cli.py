@@ -131,13 +131,13 @@ def export(
 
 @app.command()
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    model: Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")],
     data: Annotated[list[Path], typer.Option(help="Held-out media, folders or files.")],
 ) -> None:
-    """Measure zero-shot retrieval of a bundle on media, both ways, and print it as JSON."""
+    """Measure zero-shot retrieval on media, both ways: a table, and JSON on stdout."""
     from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
 
-    typer.echo(json.dumps(commands.evaluate(bundle=bundle, data=data), indent=2))
+    typer.echo(json.dumps(commands.evaluate(model=model, data=data, console=Console(stderr=True)), indent=2))
 
 
 if __name__ == "__main__":

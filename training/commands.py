@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import subprocess
 import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from models.bundle import BrokenBundle, load_bundle
 from models.clip import Clip, ClipSpec, UnreadableClip, decode_clip
-from models.export import GraphsDisagree, export_bundle
+from models.export import GraphsDisagree, Tracks, export_bundle, graph_tracks, open_graphs, torch_tracks
 from training.checkpoint import BrokenCheckpoint, load_checkpoint
 from training.config import RUNS
 from training.data import NoTrainingData, PairedSegments, find_media, prepare
-from training.evaluate import retrieval
+from training.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
 from training.pretrain import TrainingDiverged
 from training.pretrain import pretrain as run_pretraining
+
+logger = logging.getLogger(__name__)
 
 NUM_COMPARED_CLIPS = 8
 """Real clips on which an exported graph is compared with torch."""
@@ -145,7 +150,7 @@ def export(
     """
     try:
         loaded = load_checkpoint(checkpoint)
-        clips = _first_pairs(find_media(media), NUM_COMPARED_CLIPS)
+        clips = list(itertools.islice(_pairs(find_media(media)), NUM_COMPARED_CLIPS))
         facts = {key: value for key, value in loaded.run.items() if key != "config"}
         training = {**facts, "weights": weights, "run": {**loaded.run["config"], "network": None}}
         with warnings.catch_warnings():
@@ -161,56 +166,78 @@ def export(
     )
 
 
-def _first_pairs(files: list[Path], count: int) -> list[Clip]:
-    """Decode files until enough have given a first segment with both modalities."""
-    pairs: list[Clip] = []
+def _pairs(files: list[Path]) -> Iterator[Clip]:
+    """Decode the first segment of every file; those that are unreadable or lack a modality are left out and logged."""
     for file in files:
-        if len(pairs) == count:
-            break
         try:
             clip = decode_clip(file, ClipSpec())
-        except UnreadableClip:
+        except UnreadableClip as exc:
+            logger.warning("left out %s: %s", file, exc)
             continue
-        if clip.frames is not None and clip.samples is not None:
-            pairs.append(clip)
-    return pairs
+        if clip.frames is None or clip.samples is None:
+            logger.warning("left out %s: its first segment lacks picture or sound", file)
+            continue
+        yield clip
 
 
-def evaluate(*, bundle: Path, data: list[Path]) -> dict[str, Any]:
-    """Measure zero-shot retrieval of a bundle on ONNX Runtime, over the first segment of every file with both.
+def evaluate(*, model: Path, data: list[Path], console: Console) -> dict[str, Any]:
+    """Measure zero-shot retrieval over the first segment of every file that has picture and sound.
 
     Args:
-        bundle: Folder of the bundle.
+        model: Folder of a bundle (runs on ONNX Runtime) or of a checkpoint (runs on torch, the student).
         data: Held-out media.
+        console: Where the table goes.
 
     Returns:
-        Bundle id, chance and recall in both directions, JSON values.
+        What was measured and on how much, JSON values: recall by combination of moments and direction.
 
     Raises:
-        typer.Exit: With code 2 if the bundle is broken or there is nothing to measure on.
+        typer.Exit: With code 2 if the model cannot be read or there is nothing to measure on.
     """
-    try:
-        loaded = load_bundle(bundle)
-    except BrokenBundle as exc:
-        typer.echo(str(exc), err=True)
-        raise typer.Exit(2) from exc
-    audio_session = onnxruntime.InferenceSession(loaded.audio_graph, providers=["CPUExecutionProvider"])
-    video_session = onnxruntime.InferenceSession(loaded.video_graph, providers=["CPUExecutionProvider"])
     files = find_media(data)
-    audio, video = [], []
-    for clip in _first_pairs(files, len(files)):
-        assert clip.samples is not None
-        assert clip.frames is not None
-        lengths = np.array([len(clip.samples)], np.int64)
-        audio.append(audio_session.run(None, {"samples": clip.samples[None], "lengths": lengths})[0])
-        video.append(video_session.run(None, {"frames": clip.frames[None]})[0])
-    if not audio:
-        typer.echo("no file has a segment with both picture and sound", err=True)
+    try:
+        name, embed = _embedder(model)
+        with _progress(console) as progress:
+            clips = progress.track(_pairs(files), total=len(files), description="embed")
+            tracks = [embed(clip) for clip in clips]
+    except (BrokenBundle, BrokenCheckpoint) as exc:
+        console.print(f"[red]{exc}[/red]")
+        raise typer.Exit(2) from exc
+    if not tracks:
+        console.print("[red]no file has a segment with both picture and sound[/red]")
         raise typer.Exit(2)
-    scores = retrieval(np.concatenate(audio), np.concatenate(video))
+    audio, video = np.stack([t.audio for t in tracks]), np.stack([t.video for t in tracks])
+    measured = {combine: retrieval(audio, video, combine=combine) for combine in COMBINATIONS}
+    console.print(_table(measured))
     return {
-        "bundle_id": loaded.bundle_id,
-        "chance_at_1": 100 / len(audio),
+        "model": name,
         "num_files": len(files),
-        **scores.to_json(),
+        "num_segments": len(tracks),
+        "chance_at_1": 100 / len(tracks),
+        "retrieval": {combine: found.to_json() for combine, found in measured.items()},
     }
+
+
+def _embedder(model: Path) -> tuple[str, Callable[[Clip], Tracks]]:
+    """Load a bundle or a checkpoint: its name, and the function that embeds a clip with it."""
+    if (model / "run.json").exists():
+        checkpoint = load_checkpoint(model)
+        name = f"{checkpoint.run['config']['name']}, step {checkpoint.run['step']}"
+        return name, partial(torch_tracks, checkpoint.build())
+    bundle = load_bundle(model)
+    return bundle.bundle_id, partial(graph_tracks, *open_graphs(bundle.path))
+
+
+def _table(measured: dict[Combination, Retrieval]) -> Table:
+    table = Table(title=f"zero-shot retrieval, {next(iter(measured.values())).num_segments} segments")
+    for heading in ("moments", "query → found", "R@1 (95 % interval)", "R@5", "R@10", "median rank"):
+        table.add_column(heading)
+    for combine, found in measured.items():
+        for direction, r in (
+            ("sound → picture", found.audio_to_video),
+            ("picture → sound", found.video_to_audio),
+        ):
+            low, high = r.at_1_interval
+            at_1 = f"{r.at_1:.1f} ({low:.1f}-{high:.1f})"
+            table.add_row(combine, direction, at_1, f"{r.at_5:.1f}", f"{r.at_10:.1f}", f"{r.median_rank:g}")
+    return table

@@ -3,44 +3,79 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluate import diagonal_mean, recall, retrieval
+from training import evaluate
+from training.evaluate import (
+    COMBINATIONS,
+    BadTracks,
+    bootstrap_interval,
+    recall,
+    retrieval,
+    similarity,
+    true_ranks,
+)
 
 
-def test_matrices_and_recalls_match_the_recorded_ones(golden_retrieval) -> None:
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_matrices_and_recalls_match_the_recorded_ones(golden_retrieval, combine) -> None:
     audio, video = golden_retrieval["audio"].numpy(), golden_retrieval["video"].numpy()
     for queries, items, name in ((audio, video, "audio_to_video"), (video, audio, "video_to_audio")):
-        scores = diagonal_mean(queries, items)
-        expected = golden_retrieval[f"similarity_{name}_diagonal_mean"].numpy()
-        assert np.abs(scores - expected).max() < 1e-5
-        at_1, at_5, at_10, median = golden_retrieval[f"recall_{name}_diagonal_mean"].tolist()
+        scores = similarity(queries, items, combine=combine)
+        assert np.abs(scores - golden_retrieval[f"similarity_{name}_{combine}"].numpy()).max() < 1e-5
         found = recall(scores)
-        scale = 100 if max(at_1, at_5, at_10) <= 1 else 1
-        assert found.at_1 == pytest.approx(at_1 * scale, abs=1e-4)
-        assert found.at_5 == pytest.approx(at_5 * scale, abs=1e-4)
-        assert found.at_10 == pytest.approx(at_10 * scale, abs=1e-4)
-        assert found.median_rank == pytest.approx(median)
+        shares = [found.at_1 / 100, found.at_5 / 100, found.at_10 / 100]
+        assert [*shares, found.median_rank] == pytest.approx(
+            golden_retrieval[f"recall_{name}_{combine}"].tolist()
+        )
 
 
-def test_a_tie_counts_against_us() -> None:
+@pytest.mark.parametrize("block", [1, 500, 10**9])
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_against_a_plain_loop(combine, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "BLOCK_COSINES", block)
+    rng = np.random.default_rng(0)
+    audio, video = rng.normal(size=(5, 4, 8)), rng.normal(size=(7, 4, 8))
+    scores = similarity(audio, video, combine=combine)
+    assert scores.shape == (5, 7)
+    for i in range(5):
+        for j in range(7):
+            cosines = np.array(
+                [[a @ v / np.linalg.norm(a) / np.linalg.norm(v) for v in video[j]] for a in audio[i]]
+            )
+            values = np.diagonal(cosines) if combine.startswith("diagonal") else cosines
+            expected = values.mean() if combine.endswith("mean") else values.max()
+            assert scores[i, j] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_tie_counts_against_us_and_so_does_a_score_that_is_no_number() -> None:
     found = recall(np.ones((4, 4), np.float32))
     assert (found.at_1, found.at_5, found.median_rank) == (0.0, 100.0, 4.0)
-
-
-def test_against_a_plain_loop() -> None:
-    rng = np.random.default_rng(0)
-    audio, video = rng.normal(size=(6, 16, 8)), rng.normal(size=(6, 16, 8))
-    scores = diagonal_mean(audio, video)
-    for i in range(6):
-        for j in range(6):
-            cosines = [
-                audio[i, m] @ video[j, m] / np.linalg.norm(audio[i, m]) / np.linalg.norm(video[j, m])
-                for m in range(16)
-            ]
-            assert scores[i, j] == pytest.approx(np.mean(cosines), abs=1e-6)
+    assert true_ranks(np.full((3, 3), np.nan, np.float32)).tolist() == [3, 3, 3]
 
 
 def test_the_same_tracks_are_found_in_both_directions() -> None:
     tracks = np.random.default_rng(0).normal(size=(30, 16, 8)).astype(np.float32)
     found = retrieval(tracks, tracks)
     assert found.audio_to_video.at_1 == found.video_to_audio.at_1 == 100.0
+    assert found.audio_to_video.at_1_interval == (100.0, 100.0)
     assert found.num_segments == 30
+
+
+def test_the_interval_is_that_of_resampled_queries() -> None:
+    is_hit = np.arange(200) < 70
+    rng = np.random.default_rng(1)
+    shares = [is_hit[rng.integers(0, 200, 200)].mean() * 100 for _ in range(4000)]
+    assert bootstrap_interval(is_hit) == pytest.approx(np.percentile(shares, [2.5, 97.5]), abs=0.8)
+
+
+@pytest.mark.parametrize(
+    ("audio", "video", "message"),
+    [
+        ((2, 16, 8), (2, 16, 9), "T and D must agree"),
+        ((2, 16), (2, 16), r"tracks must be \(N, T, D\), got \(2, 16\)"),
+    ],
+)
+def test_tracks_that_do_not_belong_together_are_refused(audio, video, message: str) -> None:
+    with pytest.raises(BadTracks, match=message):
+        similarity(np.ones(audio), np.ones(video))
+    with pytest.raises(BadTracks, match="finite and not zero"):
+        similarity(np.zeros((2, 16, 8)), np.ones((2, 16, 8)))

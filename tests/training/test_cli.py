@@ -1,0 +1,89 @@
+"""The whole way of `foley-train`: corpus, run, bundle, measurement."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from models.bundle import load_bundle
+from training.cli import app
+
+
+@pytest.fixture(autouse=True)
+def same_logging():
+    """A command sets up logging for its process; the tests after it get theirs back."""
+    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def run(*arguments: str | Path, code: int = 0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    run("synthesize", folder, "--scenes", "4", "--split", "demo")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns about its own internals
+def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "broken.mp4").write_bytes(b"not media")
+    training = ["pretrain", "--data", corpus, "--validation", corpus, "--output", tmp_path / "run"]
+    output = run(*training, "--steps", "2", "--seed", "5", "--workers", "1").output
+    assert "broken.mp4" in output
+    run(
+        "export",
+        tmp_path / "run/checkpoint",
+        "--media",
+        corpus,
+        "--output",
+        tmp_path / "bundle",
+        "--name",
+        "two-steps",
+    )
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert manifest.name == "two-steps"
+    assert manifest.training["step"] == 2
+    assert manifest.training["run"]["seed"] == 5
+    assert manifest.training["retrieval"]["student"]["num_segments"] == 4
+
+    measured = {
+        model: json.loads(run("evaluate", tmp_path / model, "--data", corpus).stdout)
+        for model in ("bundle", "run/checkpoint")
+    }
+    for result in measured.values():
+        assert (result["num_files"], result["num_segments"], result["chance_at_1"]) == (5, 4, 25.0)
+        assert set(result["retrieval"]) == {"diagonal_mean", "diagonal_max", "mean", "max"}
+    assert measured["bundle"]["retrieval"] == measured["run/checkpoint"]["retrieval"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["pretrain", "--run", "nothing", "--data", "{corpus}", "--output", "{tmp}/run"],
+            "there is no run 'nothing'",
+        ),
+        (["pretrain", "--data", "{tmp}/empty", "--output", "{tmp}/run"], "none of 0 files has a segment"),
+        (["export", "{tmp}", "--media", "{corpus}", "--output", "{tmp}/bundle"], "is not a checkpoint"),
+        (["evaluate", "{tmp}", "--data", "{corpus}"], "is not a bundle"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_code_2(
+    arguments, message: str, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(corpus=corpus, tmp=tmp_path) for argument in arguments]
+    output = run(*filled, code=2).output
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
