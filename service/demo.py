@@ -328,8 +328,8 @@ def print_next_steps(console: Console, engine: Engine) -> None:
         console.print(Text(f"  {command:<{width}}  # {meaning}"), soft_wrap=True)
     if settings.bundle == starter_path():
         console.print(
-            f"The starter bundle ({engine.bundle.bundle_id}) knows synthetic clips only. For real media, import "
-            "published weights or train on your own files.",
+            f"The starter bundle ({engine.bundle.bundle_id}) knows synthetic clips only. For real media, train on "
+            "your own files: README.md says how.",
             style="yellow",
             highlight=False,
         )
