@@ -205,7 +205,7 @@ def decode_segments(
     clips = [_build_clip(request, reading, segment, start, end) for segment, (start, end) in bounds]
     decoded = tuple(clip for clip in clips if clip is not None)
     if not decoded and first == 0 and reading.is_last:
-        raise BrokenMedia("the file opens, but nothing in it decodes")
+        raise BrokenMedia(_explain_nothing(reading.info, request.limits))
     return DecodedMedia(
         info=_describe(reading.info, reading.picture, reading.end_seconds if reading.is_whole else None),
         clips=decoded,
@@ -234,6 +234,13 @@ def _build_clip(
     return Clip(
         start_seconds=start, end_seconds=end, frames=frames, frame_times_seconds=frame_times, samples=samples
     )
+
+
+def _explain_nothing(info: MediaInfo, limits: DecodeLimits) -> str:
+    reason = "the file opens, but nothing in it decodes"
+    if info.has_video and not info.width:  # FFmpeg forgets the size of what is far above its limit of pixels
+        reason += f"; a picture may have {limits.max_frame_width} x {limits.max_frame_height} pixels at most"
+    return reason
 
 
 def _describe(info: MediaInfo, picture: PictureReader | None, end_seconds: float | None) -> MediaInfo:

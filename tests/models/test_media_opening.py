@@ -230,6 +230,13 @@ def test_what_the_header_says_is_refused_at_once(tmp_path: Path) -> None:
         decode_segments(path, SPEC)
 
 
+def test_a_picture_far_too_large_is_told_the_limit(tmp_path: Path) -> None:
+    video = VideoTrack(times=[0.0, 0.5], codec="mjpeg", pixel_format="yuvj420p")
+    path = write_media(tmp_path / "a.mp4", video=video)
+    with pytest.raises(BrokenMedia, match="a picture may have 32 x 16 pixels at most"):
+        decode_segments(path, SPEC, limits=DecodeLimits(max_frame_width=32, max_frame_height=16))
+
+
 def test_facts_are_held_to_the_limits_of_the_caller() -> None:
     assert probe_media(BIRD, DecodeLimits(max_channels=2)).num_channels == 2
     with pytest.raises(TooComplex, match="sound may have 1 channels, this one has 2"):
