@@ -1,7 +1,11 @@
 """A checkpoint as a folder of safetensors and JSON, never half written.
 
 student.safetensors, teacher.safetensors    weights by our names
+optimiser.safetensors                       the optimiser's state, by position of the parameter
 run.json                                    config, step, metrics, git commit, command
+
+`checkpoint` is a link to the newest whole folder beside it, `checkpoint-000300`. The link is replaced in one step, so a
+process that is killed at any moment leaves the older checkpoint or the newer one.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,11 +36,13 @@ class Checkpoint:
     Attributes:
         student: Weights by our names.
         teacher: Weights of its average.
+        optimiser: State of the optimiser by position and name, as `restore_optimiser` takes it.
         run: Contents of run.json.
     """
 
     student: dict[str, Tensor]
     teacher: dict[str, Tensor]
+    optimiser: dict[str, Tensor]
     run: dict[str, Any]
 
     @property
@@ -56,33 +64,69 @@ class Checkpoint:
         return network.eval()
 
 
-def save_checkpoint(folder: Path, student: Tgdp, teacher: Tgdp, run: dict[str, Any]) -> None:
-    """Write a checkpoint beside its place and move it there in one step.
+def save_checkpoint(
+    link: Path, student: Tgdp, teacher: Tgdp, optimiser: torch.optim.Optimizer, run: dict[str, Any]
+) -> None:
+    """Write a checkpoint beside its link, let the link point to it in one step, and remove the older ones.
 
     Args:
-        folder: Where it will be; an older one there is replaced.
+        link: Where it will be found.
         student: The network.
         teacher: Its average.
-        run: JSON values: config, step, metrics, command.
+        optimiser: Of the student's parameters.
+        run: JSON values with `step`: config, step, metrics, command.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    folder = link.with_name(f"{link.name}-{run['step']:06d}")
+    temporary = link.with_name(f".{folder.name}.part")
+    for leftover in (temporary, folder):  # of a process that was killed before the link pointed there
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, network in (("student", student), ("teacher", teacher)):
-        state = {key: value.contiguous().cpu() for key, value in network.state_dict().items()}
-        save_file(state, temporary / f"{name}.safetensors")
+        _save(network.state_dict(), temporary / f"{name}.safetensors")
+    _save(_flat_state(optimiser), temporary / "optimiser.safetensors")
     (temporary / "run.json").write_text(json.dumps(run, indent=2))
-    for file in temporary.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
+    for path in (*temporary.iterdir(), temporary):
+        _sync(path)
+    temporary.rename(folder)
+    new_link = link.with_name(f".{link.name}.link")
+    new_link.unlink(missing_ok=True)
+    new_link.symlink_to(folder.name)
+    new_link.replace(link)
+    _sync(link.parent)
+    for older in link.parent.glob(f"{link.name}-*"):
+        if older != folder:
+            shutil.rmtree(older)
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Give an optimiser the state it had when the checkpoint was written.
+
+    Args:
+        optimiser: Made for the same parameters in the same order; changed in place.
+        checkpoint: Where the state comes from.
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in checkpoint.optimiser.items():
+        position, key = name.split(".", 1)
+        state.setdefault(int(position), {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _flat_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimiser.state_dict()["state"]
+    return {f"{position}.{key}": tensor for position, entry in state.items() for key, tensor in entry.items()}
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -101,7 +145,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint(
             student=load_file(folder / "student.safetensors"),
             teacher=load_file(folder / "teacher.safetensors"),
+            optimiser=load_file(folder / "optimiser.safetensors"),
             run=json.loads((folder / "run.json").read_text()),
         )
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, SafetensorError) as exc:
         raise BrokenCheckpoint(f"{folder} is not a checkpoint: {exc}") from exc

@@ -26,7 +26,7 @@ from training.checkpoint import BrokenCheckpoint, load_checkpoint
 from training.config import RUNS
 from training.data import NoTrainingData, PairedSegments, find_media, prepare
 from training.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
-from training.pretrain import TrainingDiverged
+from training.pretrain import AnotherRun, TrainingDiverged
 from training.pretrain import pretrain as run_pretraining
 
 logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def pretrain(
     command: str,
     console: Console,
 ) -> None:
-    """Decode the media, train, and leave `metrics.jsonl` and `checkpoint/` in the output folder.
+    """Decode the media, train, and leave `metrics.jsonl` and `checkpoint/` in the output folder; go on where it stopped.
 
     Args:
         run_name: Name of the run in `training.config.RUNS`.
@@ -93,7 +93,8 @@ def pretrain(
         console: Where the progress goes.
 
     Raises:
-        typer.Exit: With code 2 if the run is not known, no media can be used, or the loss is not finite.
+        typer.Exit: With code 2 if the run is not known, the folder holds another run, no media can be used, or the loss
+            is not finite.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     if run_name not in RUNS:
@@ -126,7 +127,7 @@ def pretrain(
                     bar, completed=done, description=f"train, loss {losses['loss']:.2f}"
                 ),
             )
-    except (NoTrainingData, TrainingDiverged, OSError) as exc:
+    except (AnotherRun, BrokenCheckpoint, NoTrainingData, TrainingDiverged, OSError) as exc:
         console.print(f"[red]{exc}[/red]")
         raise typer.Exit(2) from exc
     console.print(f"checkpoint in {output / 'checkpoint'}")

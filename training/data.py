@@ -7,9 +7,10 @@ A prepared folder holds `frames.raw` uint8 (N, T, H, W, 3), `samples.raw` float3
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,8 @@ from models.tgdp import TgdpConfig
 
 logger = logging.getLogger(__name__)
 
+ORDER, MOMENTS, MASKS = range(3)
+"""Streams of random numbers of a run (see `step_generator`)."""
 MEDIA_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .mxf".split()
 )
@@ -151,6 +154,11 @@ class PairedSegments:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the files and lengths of all rows: whether two runs learn from the same segments in one order."""
+        return hashlib.sha256(json.dumps([self.paths, self.lengths.tolist()]).encode()).hexdigest()
+
     @classmethod
     def open(cls, folder: Path) -> PairedSegments:
         """Open a complete folder that `prepare` wrote.
@@ -175,8 +183,23 @@ class PairedSegments:
         )
 
 
+def step_generator(seed: int, stream: int, step: int) -> torch.Generator:
+    """Random numbers of one step of one run: whoever asks again gets the same ones, whatever was drawn before.
+
+    Args:
+        seed: Seed of the run.
+        stream: Purpose of the numbers, so that two purposes never share them.
+        step: Number of the step.
+
+    Returns:
+        A generator on the CPU.
+    """
+    state = np.random.SeedSequence([seed, stream, step]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
 class MomentBatches:
-    """Endless batches of one random moment per segment, every segment once an epoch.
+    """Batches of one random moment per segment, every segment once an epoch, each batch a function of its step.
 
     The log-mel of every segment is computed once by the network's own front end and kept (512 KB a segment).
 
@@ -184,16 +207,14 @@ class MomentBatches:
         segments: What to draw from.
         config: Geometry of windows and moments.
         batch_size: Segments in a batch, at most their number.
-        generator: Source of order and moments.
+        seed: Of order and moments.
     """
 
-    def __init__(
-        self, segments: PairedSegments, config: TgdpConfig, *, batch_size: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, segments: PairedSegments, config: TgdpConfig, *, batch_size: int, seed: int) -> None:
         self.segments = segments
         self.config = config
         self.batch_size = min(batch_size, len(segments))
-        self.generator = generator
+        self.seed = seed
         self.starts = window_starts(config.num_moments, window_frames=config.window_frames)
         self.log_mel = self._log_mels()
 
@@ -207,19 +228,21 @@ class MomentBatches:
             log_mel[rows] = front_end(samples, torch.from_numpy(self.segments.lengths[rows]))
         return log_mel
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Draw batches for ever.
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """Draw the batch of a step.
 
-        Yields:
+        Args:
+            step: Number of the step, from 0.
+
+        Returns:
             Log-mel windows, float32, shape (B, W, M), and frames, uint8, shape (B, H, W, 3), of the same moments.
         """
-        while True:
-            order = torch.randperm(len(self.segments), generator=self.generator)
-            for first in range(0, len(order) - self.batch_size + 1, self.batch_size):
-                yield self._moments(order[first : first + self.batch_size])
-
-    def _moments(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        moments = torch.randint(self.config.num_moments, (len(rows),), generator=self.generator)
+        epoch, position = divmod(step, len(self.segments) // self.batch_size)
+        order = torch.randperm(len(self.segments), generator=step_generator(self.seed, ORDER, epoch))
+        rows = order[position * self.batch_size : (position + 1) * self.batch_size]
+        moments = torch.randint(
+            self.config.num_moments, (len(rows),), generator=step_generator(self.seed, MOMENTS, step)
+        )
         pairs = list(zip(rows.tolist(), moments.tolist(), strict=True))
         windows = [
             cut_windows(self.log_mel[row : row + 1], [self.starts[moment]], self.config.window_frames)[0, 0]

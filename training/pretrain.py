@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from models.tgdp import MODALITIES, FullView, Modality, Tgdp, take_tokens
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, restore_optimiser, save_checkpoint
 from training.config import PretrainConfig
-from training.data import MomentBatches, PairedSegments
+from training.data import MASKS, MomentBatches, PairedSegments, step_generator
 from training.evaluate import embed_segments, retrieval
 from training.losses import (
     contrastive_loss,
@@ -39,6 +39,10 @@ Pictures = dict[Modality, Tensor]
 
 class TrainingDiverged(RuntimeError):
     """The loss is not a finite number any more."""
+
+
+class AnotherRun(ValueError):
+    """The folder holds a checkpoint of a run with another configuration or other media."""
 
 
 def learning_rate_at(step: int, config: PretrainConfig) -> float:
@@ -162,14 +166,12 @@ class Run:
         student: The network in training.
         teacher: Its average.
         optimiser: Moves the student.
-        generator: Source of masks; the data have their own.
     """
 
     config: PretrainConfig
     student: Tgdp
     teacher: Teacher
     optimiser: torch.optim.AdamW
-    generator: torch.Generator
 
     @classmethod
     def start(cls, config: PretrainConfig, device: torch.device) -> Run:
@@ -193,8 +195,17 @@ class Run:
             student=student,
             teacher=teacher,
             optimiser=make_optimiser(student, config),
-            generator=torch.Generator().manual_seed(config.seed + 1),
         )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to where a checkpoint was written.
+
+        Args:
+            checkpoint: Of the same run.
+        """
+        self.student.load_state_dict(checkpoint.student)
+        self.teacher.network.load_state_dict(checkpoint.teacher)
+        restore_optimiser(self.optimiser, checkpoint)
 
 
 def compile_passes(network: Tgdp, *passes: str) -> None:
@@ -229,7 +240,8 @@ def take_step(run: Run, step: int, windows: Tensor, frames: Tensor) -> dict[str,
         group["lr"] = rate
     pictures: Pictures = {"audio": student.audio_pictures(windows), "video": student.pixels(frames)}
     with torch.autocast(windows.device.type, torch.bfloat16, enabled=config.bf16):
-        losses = align_and_reconstruct(student, run.teacher, pictures, config, run.generator)
+        masks = step_generator(config.seed, MASKS, step)
+        losses = align_and_reconstruct(student, run.teacher, pictures, config, masks)
     loss = (
         config.weight_reconstruction * losses["reconstruction"]
         + config.weight_distillation * losses["distillation"]
@@ -261,7 +273,10 @@ def pretrain(
     facts: dict[str, Any] | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Checkpoint:
-    """Train a network on paired segments.
+    """Train a network on paired segments; called again with the same arguments it goes on where it was.
+
+    Every random number is a function of seed and step, so on a CPU a run that was killed and continued gives the
+    numbers of one that was not, bit for bit.
 
     Args:
         config: The run.
@@ -277,33 +292,66 @@ def pretrain(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     run = Run.start(config, device)
-    order = torch.Generator().manual_seed(config.seed)
-    batches = MomentBatches(segments, config.network, batch_size=config.batch_size, generator=order)
+    identity = {"config": json.loads(json.dumps(config.to_json())), "segments": segments.fingerprint}
     output.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with (output / "metrics.jsonl").open("w") as metrics:
-        for step, (windows, frames) in zip(range(config.num_steps), batches, strict=False):
+    first, seconds_before = continue_run(run, output, identity)
+    batches = MomentBatches(segments, config.network, batch_size=config.batch_size, seed=config.seed)
+    started = time.monotonic() - seconds_before
+    with (output / "metrics.jsonl").open("a") as metrics:
+        for step in range(first, config.num_steps):
+            windows, frames = batches.at(step)
             numbers = take_step(run, step, windows.to(device), frames.to(device))
             done = step + 1
             line: dict[str, Any] = {"step": done, **numbers}
-            if done % evaluate_every == 0 or done == config.num_steps:
-                scores = evaluate_both(run, validation) if validation is not None else None
-                logger.info("step %d: held-out retrieval %s", done, scores)
-                line["retrieval"] = scores
+            is_saved = done % evaluate_every == 0 or done == config.num_steps
+            if is_saved:
+                line["retrieval"] = evaluate_both(run, validation) if validation is not None else None
+                logger.info("step %d: held-out retrieval %s", done, line["retrieval"])
+            line["seconds"] = round(time.monotonic() - started, 2)
+            metrics.write(json.dumps(line) + "\n")
+            metrics.flush()
+            if is_saved:
                 state = {
-                    "config": config.to_json(),
+                    **identity,
                     "step": done,
-                    "seconds": round(time.monotonic() - started),
+                    "seconds": line["seconds"],
                     "num_segments": len(segments),
-                    "retrieval": scores,
+                    "retrieval": line["retrieval"],
                     **(facts or {}),
                 }
-                save_checkpoint(output / "checkpoint", run.student, run.teacher.network, state)
-            metrics.write(json.dumps(line | {"seconds": round(time.monotonic() - started, 2)}) + "\n")
-            metrics.flush()
+                save_checkpoint(output / "checkpoint", run.student, run.teacher.network, run.optimiser, state)
             if on_step:
                 on_step(done, numbers)
     return load_checkpoint(output / "checkpoint")
+
+
+def continue_run(run: Run, output: Path, identity: dict[str, Any]) -> tuple[int, float]:
+    """Restore the run from the checkpoint in its folder, if there is one, and forget metrics written after it.
+
+    Args:
+        run: Changed in place.
+        output: Folder of the run.
+        identity: Configuration and media, as the checkpoint must have them.
+
+    Returns:
+        Steps done and seconds used so far, 0 and 0 for a new run.
+
+    Raises:
+        AnotherRun: If the checkpoint is of another run.
+    """
+    metrics = output / "metrics.jsonl"
+    if not (output / "checkpoint").exists():
+        metrics.write_text("")
+        return 0, 0.0
+    checkpoint = load_checkpoint(output / "checkpoint")
+    differing = [key for key, value in identity.items() if checkpoint.run.get(key) != value]
+    if differing:
+        raise AnotherRun(f"{output} holds a run with other {' and '.join(differing)}; choose another folder")
+    run.restore(checkpoint)
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[: checkpoint.run["step"]]))  # one line a step
+    logger.info("going on after step %d", checkpoint.run["step"])
+    return checkpoint.run["step"], checkpoint.run["seconds"]
 
 
 def evaluate_both(run: Run, validation: PairedSegments) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +16,9 @@ from models.clip import ClipSpec
 from models.tgdp import MODALITIES, FullView, Tgdp, TgdpConfig
 from training.checkpoint import BrokenCheckpoint, load_checkpoint, save_checkpoint
 from training.config import RUNS, PretrainConfig
-from training.data import MomentBatches, NoTrainingData, PairedSegments, prepare
+from training.data import MomentBatches, NoTrainingData, PairedSegments, prepare, step_generator
 from training.pretrain import (
+    AnotherRun,
     Run,
     TrainingDiverged,
     align_and_reconstruct,
@@ -88,8 +93,8 @@ def test_nothing_to_learn_from_is_an_error(corpus: Path, tmp_path: Path) -> None
 
 
 def test_batches_hold_the_window_and_the_frame_of_one_moment(segments: PairedSegments) -> None:
-    batches = MomentBatches(segments, TINY, batch_size=2, generator=torch.Generator().manual_seed(0))
-    windows, frames = next(iter(batches))
+    batches = MomentBatches(segments, TINY, batch_size=2, seed=0)
+    windows, frames = batches.at(0)
     assert windows.shape == (2, 416, 128)
     assert frames.shape == (2, 224, 224, 3)
     starts = [min(max(0, 64 * i - 208), 608) for i in range(16)]
@@ -105,10 +110,25 @@ def test_batches_hold_the_window_and_the_frame_of_one_moment(segments: PairedSeg
 
 
 def test_an_epoch_takes_every_segment_once(segments: PairedSegments) -> None:
-    batches = MomentBatches(segments, TINY, batch_size=1, generator=torch.Generator().manual_seed(0))
-    iterator = iter(batches)
-    seen = {next(iterator)[0].sum().item() for _ in range(len(segments))}
-    assert len(seen) == len(segments)
+    batches = MomentBatches(segments, TINY, batch_size=1, seed=0)
+    for epoch in range(2):
+        steps = range(epoch * len(segments), (epoch + 1) * len(segments))
+        seen = {batches.at(step)[0].sum().item() for step in steps}
+        assert len(seen) == len(segments)
+
+
+def test_a_batch_is_a_function_of_its_step(segments: PairedSegments) -> None:
+    first = MomentBatches(segments, TINY, batch_size=2, seed=0)
+    second = MomentBatches(segments, TINY, batch_size=2, seed=0)
+    second.at(0)
+    assert all(torch.equal(a, b) for a, b in zip(first.at(5), second.at(5), strict=True))
+    other = MomentBatches(segments, TINY, batch_size=2, seed=1)
+    assert not torch.equal(first.at(5)[1], other.at(5)[1])
+    draws = {
+        tuple(torch.rand(4, generator=step_generator(*key)).tolist())
+        for key in itertools.product(range(3), repeat=3)
+    }
+    assert len(draws) == 27
 
 
 def test_a_run_is_repeatable_and_leaves_metrics_and_a_checkpoint(
@@ -141,8 +161,7 @@ def test_a_run_is_repeatable_and_leaves_metrics_and_a_checkpoint(
 def test_the_objective_falls_on_one_batch(segments: PairedSegments) -> None:
     config = dataclasses.replace(CONFIG, num_steps=30, warmup_steps=1, learning_rate=3e-3)
     run = Run.start(config, torch.device("cpu"))
-    batches = MomentBatches(segments, TINY, batch_size=4, generator=torch.Generator().manual_seed(0))
-    windows, frames = next(iter(batches))
+    windows, frames = MomentBatches(segments, TINY, batch_size=4, seed=0).at(0)
     losses = [take_step(run, step, windows, frames) for step in range(30)]
     assert losses[-1]["contrastive"] < 0.7 * losses[0]["contrastive"]
     assert losses[-1]["reconstruction"] < 0.9 * losses[0]["reconstruction"]
@@ -151,7 +170,9 @@ def test_the_objective_falls_on_one_batch(segments: PairedSegments) -> None:
 def test_every_part_of_the_network_gets_a_gradient() -> None:
     run = Run.start(CONFIG, torch.device("cpu"))
     pictures = {"audio": torch.randn(3, 1, 128, 416), "video": torch.randn(3, 3, 224, 224)}
-    losses = align_and_reconstruct(run.student, run.teacher, pictures, CONFIG, run.generator)
+    losses = align_and_reconstruct(
+        run.student, run.teacher, pictures, CONFIG, torch.Generator().manual_seed(0)
+    )
     torch.stack(list(losses.values())).sum().backward()
     without = [
         name for name, p in run.student.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
@@ -203,12 +224,60 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
         take_step(run, 0, windows, frames)
 
 
+@pytest.mark.parametrize("killed_after", [1, 2, 3])
+def test_a_run_that_was_killed_goes_on_bit_for_bit(
+    segments: PairedSegments, tmp_path: Path, killed_after: int
+) -> None:
+    """Kill −9 in a real process, between the metrics line and the checkpoint of a step or after both."""
+    whole = pretrain(CONFIG, segments, tmp_path / "whole", validation=segments, evaluate_every=2)
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from tests.training.test_pretrain import CONFIG
+from training import pretrain as module
+from training.data import PairedSegments
+def kill(done, losses):
+    if done == {killed_after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+segments = PairedSegments.open(Path(sys.argv[1]))
+module.pretrain(CONFIG, segments, Path(sys.argv[2]), validation=segments, evaluate_every=2, on_step=kill)
+"""
+    prepared = Path(segments.frames.filename).parent  # type: ignore[attr-defined]
+    command = [sys.executable, "-c", script, str(prepared), str(tmp_path / "killed")]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    continued = pretrain(CONFIG, segments, tmp_path / "killed", validation=segments, evaluate_every=2)
+
+    for kind in ("student", "teacher", "optimiser"):
+        theirs = getattr(continued, kind)
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in getattr(whole, kind).items())
+    logs = []
+    for name in ("whole", "killed"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        logs.append([{key: value for key, value in line.items() if key != "seconds"} for line in lines])
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_is_not_done_again_and_another_one_is_refused(
+    segments: PairedSegments, tmp_path: Path
+) -> None:
+    steps: list[int] = []
+    for _ in range(2):
+        pretrain(CONFIG, segments, tmp_path / "run", on_step=lambda done, _: steps.append(done))
+    assert steps == [1, 2, 3, 4]
+    other = dataclasses.replace(CONFIG, learning_rate=1.0)
+    with pytest.raises(AnotherRun, match="holds a run with other config; choose another folder"):
+        pretrain(other, segments, tmp_path / "run")
+
+
 def test_a_checkpoint_replaces_the_older_one_whole(tmp_path: Path) -> None:
     network = Tgdp(TINY)
+    optimiser = make_optimiser(network, CONFIG)
     for step in (1, 2):
-        save_checkpoint(tmp_path / "checkpoint", network, network, {"step": step, "config": CONFIG.to_json()})
+        run = {"step": step, "config": CONFIG.to_json()}
+        save_checkpoint(tmp_path / "checkpoint", network, network, optimiser, run)
     assert load_checkpoint(tmp_path / "checkpoint").run["step"] == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", "checkpoint-000002"]
     (tmp_path / "checkpoint" / "run.json").unlink()
     with pytest.raises(BrokenCheckpoint, match="is not a checkpoint"):
         load_checkpoint(tmp_path / "checkpoint")
