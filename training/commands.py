@@ -77,7 +77,7 @@ def pretrain(
     command: str,
     console: Console,
 ) -> None:
-    """Decode the media, train, and leave `metrics.jsonl` and `checkpoint/` in the output folder; go on where it stopped.
+    """Decode the media, train or go on where it stopped, and leave `metrics.jsonl` and `checkpoint/` in the folder.
 
     Args:
         run_name: Name of the run in `training.config.RUNS`.
