@@ -72,7 +72,7 @@ class Clip:
         end_seconds: End, exclusive.
         frames: Frame i is on screen at i/T of the segment; uint8, shape (T, H, W, 3); None without a picture.
         frame_times_seconds: When each frame came on screen, float64, shape (T,); a held frame repeats.
-        samples: Mono sound from the start to where the sound ends, float32, shape (S,); None under 25 ms of it.
+        samples: Mono sound of the whole segment, zero where there is none, float32, shape (S,); None under 25 ms of it.
     """
 
     start_seconds: float
@@ -228,7 +228,8 @@ def _build_clip(
     if reading.sound is not None:
         heard, num_decoded = reading.sound.samples(segment)
         if num_decoded >= MIN_SAMPLES:
-            samples = heard[: round((end - start) * request.spec.sample_rate_hz)]
+            samples = np.zeros(round((end - start) * request.spec.sample_rate_hz), np.float32)
+            samples[: len(heard)] = heard[: len(samples)]
     if frames is None and samples is None:
         return None
     return Clip(

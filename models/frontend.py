@@ -23,6 +23,8 @@ HOP_SAMPLES = 160
 FFT_SIZE = 512
 NUM_LOG_MEL_FRAMES = 1024
 """Analysis frames of a segment after padding; 10 s make 998 real ones."""
+SEGMENT_SAMPLES = 160_000
+"""Samples of a whole segment: 10 s at 16 kHz."""
 LOG_MEL_MEAN = -5.081
 LOG_MEL_STD = 4.4849
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -146,18 +148,49 @@ class LogMel(nn.Module):
         return torch.where(has_samples.unsqueeze(2), log_mel, 0.0)
 
 
-def cut_windows(log_mel: Tensor, starts: list[int], window_frames: int) -> Tensor:
+def moment_starts(lengths: Tensor, moments: list[int], *, num_moments: int, window_frames: int) -> Tensor:
+    """First analysis frame of the window of some moments, for segments of any length.
+
+    Frame i of the picture lies at i/T of the segment, so the window of moment i is centred at i/T of the segment too.
+    For a whole segment of 10 s these are the published windows (`window_starts`). The published code keeps those for
+    shorter ones as well, where sound and picture of a moment then drift apart and the late windows hold padding only:
+    in a sound of 2.7 s, moments 8 to 15.
+
+    Worked example: moments 0, 8 and 15 of 10 s → 0, 304, 608; of 5 s → 0, 48, 96; of 2 s → 0, 0, 0.
+
+    Args:
+        lengths: Samples of each segment, int64, shape (B,).
+        moments: N numbers of moments.
+        num_moments: Moments of a segment T.
+        window_frames: Frames of a window W.
+
+    Returns:
+        int64, shape (B, N).
+    """
+    lengths = lengths.clamp(max=SEGMENT_SAMPLES).unsqueeze(1)
+    stride = NUM_LOG_MEL_FRAMES // num_moments
+    offsets = torch.tensor(moments, dtype=torch.int64, device=lengths.device) * stride
+    centres = (2 * offsets * lengths + SEGMENT_SAMPLES) // (2 * SEGMENT_SAMPLES)  # rounded, (B, N)
+    num_frames = (2 * NUM_LOG_MEL_FRAMES * lengths + SEGMENT_SAMPLES) // (2 * SEGMENT_SAMPLES)
+    last_starts = (num_frames - window_frames).clamp(min=0)
+    return torch.minimum((centres - window_frames // 2).clamp(min=0), last_starts)
+
+
+def cut_windows(log_mel: Tensor, starts: Tensor, window_frames: int) -> Tensor:
     """Cut windows out of the log-mel of whole segments.
 
     Args:
         log_mel: Shape (B, 1024, M).
-        starts: N first frames.
+        starts: First frames of the N windows of each row, int64, shape (B, N).
         window_frames: Frames of a window W.
 
     Returns:
         Shape (B, N, W, M).
     """
-    return torch.stack([log_mel[:, start : start + window_frames] for start in starts], dim=1)
+    frames = starts.unsqueeze(2) + torch.arange(window_frames, device=starts.device)  # (B, N, W)
+    num_mel_bins = log_mel.shape[2]
+    index = frames.flatten(1).unsqueeze(2).expand(-1, -1, num_mel_bins)
+    return log_mel.gather(1, index).reshape(-1, starts.shape[1], window_frames, num_mel_bins)
 
 
 class Pixels(nn.Module):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.frontend import LogMel, Pixels, cut_windows, distinct_windows, window_starts
+from models.frontend import LogMel, Pixels, cut_windows, distinct_windows, moment_starts, window_starts
 from models.layers import Block, PatchEmbedding, sincos_positions
 
 Modality = Literal["audio", "video"]
@@ -336,13 +336,15 @@ class Tgdp(nn.Module):
         Returns:
             Unit embeddings, float32, shape (B, T, D).
         """
-        starts, window_of_moment = distinct_windows(
-            window_starts(self.config.num_moments, window_frames=self.config.window_frames)
-        )
-        windows = cut_windows(self.log_mel(samples, lengths), starts, self.config.window_frames)
+        num_moments, width = self.config.num_moments, self.config.window_frames
+        distinct, window_of_moment = distinct_windows(window_starts(num_moments, window_frames=width))
+        # Moments that share a window in a whole segment share it in every shorter one.
+        moments = [window_of_moment.index(window) for window in range(len(distinct))]
+        starts = moment_starts(lengths, moments, num_moments=num_moments, window_frames=width)
+        windows = cut_windows(self.log_mel(samples, lengths), starts, width)
         tokens = self.embed_patches(self.audio_pictures(windows.flatten(0, 1)), "audio")
         embeddings = F.normalize(self.embed(tokens, "audio"), dim=1)
-        return embeddings.reshape(-1, len(starts), self.config.width)[:, window_of_moment]
+        return embeddings.reshape(-1, len(moments), self.config.width)[:, window_of_moment]
 
     def video_track(self, frames: Tensor) -> Tensor:
         """Embed the picture of every moment.

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.clip import Clip, ClipSpec, UnreadableClip, decode_segments
-from models.frontend import NUM_LOG_MEL_FRAMES, LogMel, cut_windows, window_starts
+from models.frontend import NUM_LOG_MEL_FRAMES, LogMel, cut_windows, moment_starts
 from models.tgdp import TgdpConfig
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,12 @@ class MomentBatches:
         self.config = config
         self.batch_size = min(batch_size, len(segments))
         self.seed = seed
-        self.starts = window_starts(config.num_moments, window_frames=config.window_frames)
+        self.starts = moment_starts(
+            torch.from_numpy(segments.lengths),
+            list(range(config.num_moments)),
+            num_moments=config.num_moments,
+            window_frames=config.window_frames,
+        )  # (N, T)
         self.log_mel = self._log_mels()
 
     @torch.no_grad()
@@ -243,10 +248,9 @@ class MomentBatches:
         moments = torch.randint(
             self.config.num_moments, (len(rows),), generator=step_generator(self.seed, MOMENTS, step)
         )
-        pairs = list(zip(rows.tolist(), moments.tolist(), strict=True))
-        windows = [
-            cut_windows(self.log_mel[row : row + 1], [self.starts[moment]], self.config.window_frames)[0, 0]
-            for row, moment in pairs
-        ]
-        frames = np.stack([self.segments.frames[row, moment] for row, moment in pairs])
-        return torch.stack(windows), torch.from_numpy(frames)
+        starts = self.starts[rows, moments].unsqueeze(1)
+        windows = cut_windows(self.log_mel[rows], starts, self.config.window_frames).squeeze(1)
+        frames = np.stack(
+            [self.segments.frames[row, moment] for row, moment in zip(rows, moments, strict=True)]
+        )
+        return windows, torch.from_numpy(frames)

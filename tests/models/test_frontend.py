@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchaudio.compliance import kaldi
 
-from models.frontend import LogMel, Pixels, cut_windows, distinct_windows, window_starts
+from models.frontend import LogMel, Pixels, cut_windows, distinct_windows, moment_starts, window_starts
 
 
 @pytest.mark.parametrize("name", ["guitar", "pig"])
@@ -85,7 +85,39 @@ def test_windows_are_centred_and_eleven_are_distinct() -> None:
     assert len(distinct) == 11
     assert [distinct[p] for p in position] == starts
     log_mel = torch.arange(1024.0).view(1, 1024, 1)
-    assert cut_windows(log_mel, distinct, 416)[0, 1, :, 0].tolist() == list(range(48, 464))
+    assert cut_windows(log_mel, torch.tensor([distinct]), 416)[0, 1, :, 0].tolist() == list(range(48, 464))
+
+
+def test_windows_of_a_whole_segment_are_the_published_ones() -> None:
+    lengths = torch.tensor([160_000, 200_000])
+    for starts in moment_starts(lengths, list(range(16)), num_moments=16, window_frames=416).tolist():
+        assert starts == window_starts()
+
+
+@given(st.integers(1, 160_000))
+def test_windows_follow_the_picture_in_a_segment_of_any_length(length: int) -> None:
+    starts = moment_starts(torch.tensor([length]), list(range(16)), num_moments=16, window_frames=416)[
+        0
+    ].tolist()
+    num_frames = round(1024 * length / 160_000 + 1e-9)
+    for moment, start in enumerate(starts):
+        centred = 64 * moment * length / 160_000 - 208
+        assert start == pytest.approx(min(max(0, centred), max(0, num_frames - 416)), abs=1)
+    assert starts == sorted(starts)
+    # Moments that share a window in a whole segment share it here: 11 of 16 are enough.
+    assert len({*starts[:4]}) == len({*starts[13:]}) == 1
+
+
+def test_every_moment_of_a_short_sound_hears_it() -> None:
+    """The published windows of a sound of 2.7 s end in eight that hold padding only."""
+    lengths = torch.tensor([43_000])
+    log_mel = LogMel()(torch.randn(1, 43_000, generator=torch.Generator().manual_seed(0)), lengths)
+    starts = moment_starts(lengths, list(range(16)), num_moments=16, window_frames=416)
+    windows = cut_windows(log_mel, starts, 416)[0]
+    padding = (windows - 5.081 / 4.4849).abs().amax(dim=(1, 2)) < 1e-3
+    assert not padding.any()
+    published = cut_windows(log_mel, torch.tensor([window_starts()]), 416)[0]
+    assert ((published - 5.081 / 4.4849).abs().amax(dim=(1, 2)) < 1e-3).sum() == 8
 
 
 @given(st.integers(1, 64), st.integers(64, 2048), st.data())

@@ -108,11 +108,12 @@ def test_a_late_start_stays_in_place(tmp_path: Path) -> None:
     audio = AudioTrack(samples=make_tone(4, 48000, [500, 500]), start=3.0, codec="pcm_s16le")
     path = write_media(tmp_path / "late.mkv", video=VideoTrack(times=every(8, 25)), audio=audio)
     samples = decode_sound(path)
-    assert len(samples) == pytest.approx(7 * RATE, abs=16)
+    assert len(samples) == pytest.approx(8 * RATE, abs=16)  # as long as the picture
     assert not samples[: 3 * RATE - 32].any()
+    assert not samples[7 * RATE + 32 :].any()
     # To 1 ms, the clock of Matroska.
     assert np.argmax(np.abs(samples) > 0.01) == pytest.approx(3 * RATE, abs=20)
-    assert measure_tone(samples[3 * RATE + 100 :], RATE, 500) == pytest.approx(0.5, abs=0.01)
+    assert measure_tone(samples[3 * RATE + 100 : 7 * RATE - 100], RATE, 500) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -190,14 +191,15 @@ def test_sound_under_25_ms_is_none(tmp_path: Path) -> None:
     assert len(decode_sound(write_wav(tmp_path / "400.wav", bytes(2 * 400)))) == 400
 
 
-def test_the_sound_of_a_segment_ends_with_the_sound(tmp_path: Path) -> None:
+def test_sound_that_ends_early_is_followed_by_silence_to_the_end_of_the_segment(tmp_path: Path) -> None:
+    """Samples span the segment, so that the sound of a moment is found by its time."""
     audio = AudioTrack(samples=make_tone(12.5, 48000, [500, 500]), codec="pcm_s16le")
     path = write_media(tmp_path / "short.mkv", video=VideoTrack(times=every(35, 5)), audio=audio)
     clips = decode_segments(path, SPEC).clips
     lengths = [None if clip.samples is None else len(clip.samples) for clip in clips]
-    assert lengths[0] == 10 * RATE
-    assert lengths[1] == pytest.approx(2.5 * RATE, abs=16)
-    assert lengths[2:] == [None, None]
+    assert lengths == [10 * RATE, 10 * RATE, None, None]
+    assert np.abs(clips[1].samples[: int(2.5 * RATE) - 32]).max() > 0.1
+    assert not clips[1].samples[int(2.5 * RATE) + 32 :].any()
 
 
 def test_limits_of_sound(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.frontend import moment_starts, window_starts
 from models.layers import Attention, Block, sincos_positions
 from models.tgdp import MODALITIES, Modality, Tgdp, TgdpConfig, take_tokens
 
@@ -118,12 +119,14 @@ def test_tracks_are_those_of_sixteen_windows() -> None:
     torch.manual_seed(0)
     config = TgdpConfig(width=32, num_heads=2, depth=1, decoder_width=16, decoder_heads=2, decoder_depth=1)
     network = Tgdp(config).eval()
-    samples, lengths = torch.randn(2, 100_000) * 0.1, torch.tensor([100_000, 60_000])
+    samples, lengths = torch.randn(2, 160_000) * 0.1, torch.tensor([160_000, 100_000])
     track = network.audio_track(samples, lengths)
     log_mel = network.log_mel(samples, lengths)
+    starts = moment_starts(lengths, list(range(16)), num_moments=16, window_frames=416)
+    assert starts[0].tolist() == window_starts()
     for moment in range(16):
-        start = min(max(0, 64 * moment - 208), 608)
-        window = network.audio_pictures(log_mel[:, start : start + 416])
+        rows = [log_mel[row, start : start + 416] for row, start in enumerate(starts[:, moment].tolist())]
+        window = network.audio_pictures(torch.stack(rows))
         one = torch.nn.functional.normalize(
             network.embed(network.embed_patches(window, "audio"), "audio"), dim=1
         )
