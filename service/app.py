@@ -11,12 +11,11 @@ from typing import Any
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 
 from service.engine import Engine, open_engine
 from service.errors import add_error_handlers
-from service.routes import assets, embeddings, health, search
+from service.routes import assets, embeddings, health, pages, search
 from service.routes.admission import Admission
 from service.routes.body import BodyGuard, BodyLimits
 from service.routes.log import RequestLog
@@ -62,9 +61,8 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
         lifespan=_lifespan(settings, engine),
         separate_input_output_schemas=False,
     )
-    for module in (search, embeddings, assets, health):
+    for module in (search, embeddings, assets, health, pages):
         app.include_router(module.router)
-    app.add_api_route("/", _redirect_to_docs, include_in_schema=False)
     add_error_handlers(app)
     app.add_middleware(BodyGuard, limits=_body_limits(settings))
     app.add_middleware(RequestLog)  # the last one added is the outermost
@@ -123,10 +121,6 @@ def _drop_default_errors(document: dict[str, Any]) -> None:
 def _operation_id(route: APIRoute) -> str:
     """Name an operation by its function: a generated client has `search`, not `search_v1_search_post`."""
     return route.name
-
-
-async def _redirect_to_docs() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

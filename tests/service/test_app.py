@@ -146,12 +146,6 @@ def test_health(client: httpx.Client) -> None:
     assert ready["num_segments"] >= 8
 
 
-def test_root_leads_to_the_documentation(client: httpx.Client) -> None:
-    answer = client.get("/", follow_redirects=True)
-    assert answer.status_code == 200
-    assert "text/html" in answer.headers["content-type"]
-
-
 def test_request_ids(client: httpx.Client) -> None:
     assert client.get("/livez", headers={"X-Request-ID": "abc-1.2_3"}).headers["x-request-id"] == "abc-1.2_3"
     for bad in ("a b", "x" * 129, "é".encode()):

@@ -1,0 +1,60 @@
+"""The web page at `/`: a few files, sent as they are, that may load nothing from any other host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse
+
+router = APIRouter(include_in_schema=False)
+
+FOLDER = Path(__file__).resolve().parents[1] / "web"
+PAGE = "index.html"
+# The whole of what is served: a name that is not here has no file, whatever it spells.
+TYPES = {
+    PAGE: "text/html; charset=utf-8",
+    **dict.fromkeys(("app.js", "answer.js", "elements.js"), "text/javascript; charset=utf-8"),
+    "style.css": "text/css; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+HEADERS = {
+    # File names and paths are hostile: even if one became markup, no script or style inside the page would run.
+    # `blob:` is the clip a user chose, shown before it is sent.
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:; object-src 'none'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def get_page() -> FileResponse:
+    """Answer with the page."""
+    return _send(PAGE)
+
+
+@router.api_route("/web/{name}", methods=["GET", "HEAD"])
+async def get_page_file(name: str) -> FileResponse:
+    """Answer with a file the page loads.
+
+    Args:
+        name: Its name.
+
+    Returns:
+        The file.
+
+    Raises:
+        HTTPException: 404, if the page has no such file.
+    """
+    if name not in TYPES:
+        raise HTTPException(404, "the page has no such file")
+    return _send(name)
+
+
+def _send(name: str) -> FileResponse:
+    return FileResponse(FOLDER / name, media_type=TYPES[name], headers=HEADERS)

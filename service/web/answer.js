@@ -1,0 +1,187 @@
+// The answer to a search: a list of results, the strip of moments of each, and the players.
+
+import { NAMES, count, find, formatSpan, formatTime, make, readProblem, setPart, showIfBelow } from "./elements.js";
+
+let pair = null; // two players that play together, and which of them is muted for it
+
+export function clearAnswer() {
+  stopPair();
+  arrivals.disconnect();
+  find("results").querySelectorAll("audio, video").forEach(release);
+  find("results").replaceChildren();
+  find("problem").hidden = true;
+  find("answer").hidden = true;
+}
+
+/** Show an answer to `query`: the clip that was sent (`file`) and its player, if it has one (`player`). */
+export function showAnswer(answer, query) {
+  const { results, target } = answer;
+  const from = `by the ${NAMES[answer.from]} of ${query.file.name}`;
+  const notes = [
+    results.length
+      ? `${count(results.length, NAMES[target])} found ${from}, best first. Bundle ${answer.bundle_id}.`
+      : `No ${NAMES[target]} found ${from}: the library holds none. Bundle ${answer.bundle_id}.`,
+  ];
+  if (answer.query.is_partial) notes.push("Less than 95 % of the clip could be decoded.");
+  if (answer.bundle_id.startsWith("starter-")) notes.push("The starter bundle knows synthetic clips only.");
+  find("answer").textContent = notes.join(" ");
+  find("answer").hidden = false;
+  // One scale for all strips, so that they can be compared.
+  const highest = Math.max(...results.map((result) => result.best_moment.similarity), 0.01);
+  results.forEach((result, index) => {
+    find("results").append(describeResult(result, { rank: index + 1, answer, query, highest }));
+  });
+  showIfBelow(find("answer"));
+}
+
+function describeResult(result, { rank, answer, query, highest }) {
+  const name = result.path.slice(result.path.lastIndexOf("/") + 1);
+  const player = makePlayer(result, { kind: answer.target, name });
+  const times = make("div", { className: "times quiet" });
+  times.append(make("span", { text: formatSpan(result.start_seconds, result.end_seconds) }));
+  times.append(make("span", { text: `best at ${formatTime(result.best_moment.time_seconds)}` }));
+  if (answer.query.num_segments > 1) {
+    const span = formatSpan(result.query_start_seconds, result.query_end_seconds);
+    times.append(make("span", { text: `fits ${span} of your clip` }));
+  }
+  const play = make("div", { className: "play" }, player);
+  if (answer.target !== answer.from && query.player) play.append(makePairButton(result, { player, query, target: answer.target }));
+  return make(
+    "li",
+    {},
+    make(
+      "div",
+      { className: "title" },
+      make("span", { className: "rank", text: `${rank}.` }),
+      make("span", { className: "name", text: name, title: result.path }),
+    ),
+    make("div", { className: "facts" }, makeScore(result.score), makeMoments(result, { player, highest }), times),
+    play,
+  );
+}
+
+function makeScore(score) {
+  const bar = make("div");
+  setPart(bar, score);
+  const text = make("span", { text: score.toFixed(3), title: "Mean similarity of the 16 moments, at most 1" });
+  return make("div", { className: "score" }, make("span", { className: "quiet", text: "score" }), text,
+    make("div", { className: "track", "aria-hidden": "true" }, bar));
+}
+
+/** One bar a moment. The strip is one stop of the tab key; arrows walk inside it. */
+function makeMoments(result, { player, highest }) {
+  const step = (result.end_seconds - result.start_seconds) / result.moments.length;
+  const buttons = result.moments.map((similarity, index) => {
+    const seconds = result.start_seconds + index * step;
+    const isBest = index === result.best_moment.index;
+    const label = `${isBest ? "Best moment, " : ""}${formatTime(seconds)}, similarity ${similarity.toFixed(3)}`;
+    const button = make("button", { type: "button", title: label, "aria-label": `Play from ${label}` });
+    button.tabIndex = isBest ? 0 : -1;
+    button.classList.toggle("is-best", isBest);
+    setPart(button, similarity / highest);
+    button.addEventListener("click", () => playFrom(player, seconds));
+    return button;
+  });
+  const strip = make("div", { className: "moments", role: "group", "aria-label": "Similarity at each moment" });
+  strip.append(...buttons);
+  strip.addEventListener("keydown", (event) => walk(event, buttons));
+  return strip;
+}
+
+function walk(event, buttons) {
+  const here = buttons.indexOf(document.activeElement);
+  const last = buttons.length - 1;
+  const next = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: last }[event.key];
+  if (next === undefined || here < 0) return;
+  event.preventDefault();
+  buttons[here].tabIndex = -1;
+  const button = buttons[Math.min(Math.max(next, 0), last)];
+  button.tabIndex = 0;
+  button.focus();
+}
+
+// Playing
+
+/** A player of a result, which waits at the best moment; it loads when it comes into view. */
+function makePlayer(result, { kind, name }) {
+  const player = make(kind, { controls: true, preload: "metadata", playsInline: true });
+  player.setAttribute("aria-label", `${NAMES[kind]} of ${name}`);
+  const address = `/v1/assets/${encodeURIComponent(result.asset_id)}/media`;
+  player.dataset.address = `${address}#t=${result.best_moment.time_seconds}`;
+  player.addEventListener("error", () => explainSilence(player, address));
+  arrivals.observe(player);
+  return player;
+}
+
+const arrivals = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      arrivals.unobserve(target);
+      target.src = target.dataset.address;
+    }
+  },
+  { rootMargin: "200px" },
+);
+
+/** Say why a result cannot be played: its file is gone, or the browser does not know the format. */
+async function explainSilence(player, address) {
+  if (!player.hasAttribute("src")) return; // let go, not failed
+  let text = "This browser cannot play the file's format.";
+  const response = await fetch(address, { headers: { Range: "bytes=0-0" } }).catch(() => null);
+  if (response && !response.ok) {
+    const problem = readProblem(response.status, await response.text());
+    text = `${problem.title}: ${problem.detail}`;
+  }
+  player.replaceWith(make("p", { className: "quiet", text }));
+}
+
+function playFrom(player, seconds) {
+  const start = () => {
+    player.currentTime = seconds;
+    player.play().catch(() => {}); // stopped again before it began, or not playable: `error` tells that
+  };
+  if (player.readyState >= HTMLMediaElement.HAVE_METADATA) start();
+  else player.addEventListener("loadedmetadata", start, { once: true });
+}
+
+function makePairButton(result, { player, query, target }) {
+  const other = target === "audio" ? "picture" : "sound";
+  const button = make("button", { type: "button", text: `Play with your ${other}` });
+  button.addEventListener("click", () => {
+    if (!query.player || !player.isConnected) return;
+    stopPair();
+    const muted = target === "audio" ? query.player : player;
+    pair = { players: [query.player, player], muted, wasMuted: muted.muted };
+    muted.muted = true;
+    if (target === "audio") query.player.scrollIntoView({ block: "nearest" });
+    playFrom(query.player, result.query_start_seconds);
+    playFrom(player, result.start_seconds);
+  });
+  return button;
+}
+
+export function stopPair() {
+  if (!pair) return;
+  const { players, muted, wasMuted } = pair;
+  pair = null;
+  players.forEach((player) => player.pause());
+  muted.muted = wasMuted;
+}
+
+/** Let go of a player's connection and file. */
+export function release(player) {
+  player.pause();
+  player.removeAttribute("src");
+  player.load();
+}
+
+document.addEventListener("play", ({ target }) => {
+  if (pair && !pair.players.includes(target)) stopPair();
+  for (const player of document.querySelectorAll("audio, video")) {
+    if (player !== target && !(pair && pair.players.includes(player))) player.pause();
+  }
+}, true);
+document.addEventListener("pause", ({ target }) => {
+  if (pair && pair.players.includes(target)) stopPair();
+}, true);

@@ -1,0 +1,187 @@
+// What the page at / does: choose a clip, send it to POST /v1/search, show what came back and play it.
+//
+// File names come from strangers. Every text enters the page through textContent or an attribute set by name,
+// never as markup; the Content-Security-Policy of service/routes/pages.py is the second lock.
+
+import { clearAnswer, release, showAnswer, stopPair } from "./answer.js";
+import { count, find, formatBytes, formatTime, make, readProblem, showIfBelow } from "./elements.js";
+
+// Only for files that the browser has no type for.
+const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
+const MAX_COUNTED = 1000; // assets in one page of GET /v1/assets
+
+const query = { file: null, kind: null, url: null, player: null };
+let running = null; // the XMLHttpRequest of the search under way
+
+// The library
+
+async function showLibrary() {
+  try {
+    const [assets, ready] = await Promise.all([fetchJson(`/v1/assets?limit=${MAX_COUNTED}`), fetchJson("/readyz")]);
+    const more = assets.next_cursor === null ? "" : "more than ";
+    find("library").textContent =
+      `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
+      `bundle ${ready.bundle_id}`;
+    find("empty").hidden = assets.assets.length > 0;
+    find("answer").hidden = assets.assets.length === 0;
+  } catch (problem) {
+    find("library").textContent = `${problem.title || "The service does not answer"}.`;
+  }
+}
+
+/** GET a JSON document; throws a problem (`title`, `detail`) for any other answer. */
+async function fetchJson(address) {
+  const response = await fetch(address, { cache: "no-store" });
+  const text = await response.text();
+  if (response.ok) return JSON.parse(text);
+  throw readProblem(response.status, text);
+}
+
+// The clip
+
+function chooseFile(file) {
+  if (running) running.abort();
+  forgetPreview();
+  clearAnswer(); // it belongs to the clip before
+  query.file = file;
+  query.kind = file.type.startsWith("audio/") || (!file.type && SOUND_NAME.test(file.name)) ? "audio" : "video";
+  query.url = URL.createObjectURL(file);
+  find("file-name").textContent = file.name;
+  find("file-facts").textContent = formatBytes(file.size);
+  find("status").textContent = "";
+  showPreview();
+  suggestTarget();
+}
+
+function showPreview() {
+  const player = make(query.kind, { controls: true, preload: "metadata", playsInline: true });
+  player.setAttribute("aria-label", "Your clip");
+  player.addEventListener("loadedmetadata", () => {
+    const length = Number.isFinite(player.duration) ? `${formatTime(player.duration)} · ` : ""; // a recording has none
+    find("file-facts").textContent = length + formatBytes(query.file.size);
+    if (query.kind === "video" && player.videoWidth === 0) {
+      query.kind = "audio"; // a file called video with sound alone
+      find("preview").replaceChildren();
+      showPreview();
+      suggestTarget();
+    }
+  });
+  player.addEventListener("error", () => {
+    if (query.player !== player) return;
+    const note = "This browser cannot play the file. The service may still read it.";
+    query.player = null;
+    find("preview").replaceChildren(make("p", { className: "quiet", text: note }));
+  });
+  player.src = query.url;
+  query.player = player;
+  find("preview").replaceChildren(player);
+  find("preview").hidden = false;
+}
+
+function forgetPreview() {
+  stopPair();
+  if (query.player) release(query.player);
+  if (query.url) URL.revokeObjectURL(query.url);
+  query.player = query.url = null;
+  find("preview").replaceChildren();
+}
+
+function suggestTarget() {
+  const other = query.kind === "video" ? "audio" : "video";
+  document.querySelector(`input[name="target"][value="${other}"]`).checked = true;
+  find("source").value = "";
+}
+
+// The search
+
+function search() {
+  if (running) return;
+  if (!query.file) {
+    find("status").textContent = "Choose a clip first.";
+    find("file").focus();
+    return;
+  }
+  const form = new FormData();
+  form.append("target", document.querySelector('input[name="target"]:checked').value);
+  form.append("limit", find("limit").value);
+  if (find("source").value) form.append("from", find("source").value);
+  form.append("file", query.file, "query"); // its own name is nobody's business
+  clearAnswer();
+  send(form);
+}
+
+function send(form) {
+  const request = new XMLHttpRequest(); // fetch() tells nothing of an upload's progress
+  running = request;
+  showProgress("Uploading…", 0);
+  request.upload.onprogress = ({ loaded, total }) => {
+    showProgress(`Uploading… ${Math.floor((100 * loaded) / total)} %`, loaded / total);
+  };
+  request.upload.onload = () => showProgress("Decoding and searching…", null);
+  request.onload = () => {
+    finish("");
+    if (request.status === 200) showAnswer(JSON.parse(request.responseText), query);
+    else showProblem(readProblem(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+  };
+  request.onabort = () => finish("Cancelled.");
+  request.onerror = () => {
+    finish("");
+    showProblem({
+      title: "The connection broke",
+      detail: "The service may have stopped, or the file is larger than it takes or was changed on disk.",
+    });
+  };
+  request.open("POST", "/v1/search");
+  request.send(form);
+}
+
+function showProgress(text, part) {
+  find("status").textContent = text;
+  find("progress").hidden = false;
+  if (part === null) find("progress").removeAttribute("value");
+  else find("progress").value = part;
+  find("search").disabled = true;
+  find("cancel").hidden = false;
+}
+
+function finish(text) {
+  const hadFocus = document.activeElement === find("cancel");
+  running = null;
+  find("status").textContent = text;
+  find("progress").hidden = true;
+  find("search").disabled = false;
+  find("cancel").hidden = true;
+  if (hadFocus) find("search").focus();
+}
+
+// Problems
+
+function showProblem({ title, detail, errors }) {
+  const lines = (errors || []).map(({ parameter, message }) => make("li", { text: `${parameter}: ${message}` }));
+  const box = find("problem");
+  box.replaceChildren(make("strong", { text: title }), make("p", { text: detail || "" }));
+  if (lines.length) box.append(make("ul", {}, ...lines));
+  box.hidden = false;
+  find("answer").hidden = true;
+  showIfBelow(box);
+}
+
+// Wiring
+
+find("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  search();
+});
+find("cancel").addEventListener("click", () => running && running.abort());
+find("file").addEventListener("change", ({ target }) => target.files.length && chooseFile(target.files[0]));
+
+// The whole window takes a drop: one beside the box would otherwise leave the page.
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  window.addEventListener(kind, (event) => {
+    event.preventDefault();
+    find("drop").classList.toggle("is-over", kind === "dragenter" || kind === "dragover");
+    if (kind === "drop" && event.dataTransfer.files.length) chooseFile(event.dataTransfer.files[0]);
+  });
+}
+
+showLibrary();

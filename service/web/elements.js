@@ -1,0 +1,58 @@
+// What every part of the page uses: elements, numbers as text, problems as the service tells them.
+
+export const NAMES = { audio: "sound", video: "picture" };
+
+export const find = (id) => document.getElementById(id);
+
+/** Make an element: properties by name (`text`, `className`, `title`, ...), then its children. */
+export function make(tag, { text, ...properties } = {}, ...children) {
+  const element = document.createElement(tag);
+  if (text !== undefined) element.textContent = text;
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("aria-") || name === "role") element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+export function formatTime(seconds) {
+  const whole = Math.floor(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const two = (number) => String(number).padStart(2, "0");
+  return `${hours ? `${hours}:` : ""}${two(minutes)}:${two(whole % 60)}`;
+}
+
+export function formatSpan(start, end) {
+  return `${formatTime(start)}–${formatTime(end)}`;
+}
+
+export function formatBytes(bytes) {
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+export function count(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** A part of the whole as CSS wants it; similarities below zero have no bar. */
+export function setPart(element, part) {
+  element.style.setProperty("--part", `${(100 * Math.min(Math.max(part, 0), 1)).toFixed(1)}%`);
+}
+
+/** An error answer as `{title, detail, errors}`, also where something between us and the service wrote it. */
+export function readProblem(status, text, retryAfter = null) {
+  let problem = {};
+  try {
+    problem = Object(JSON.parse(text));
+  } catch {
+    // not JSON: the status is all there is to say
+  }
+  const detail = [problem.detail || "", retryAfter ? `Try again in ${retryAfter} s.` : ""];
+  return { ...problem, title: problem.title || `The service answered with status ${status}`, detail: detail.join(" ") };
+}
+
+/** Scroll to what has just appeared where it is out of sight, as on a telephone. */
+export function showIfBelow(element) {
+  if (element.getBoundingClientRect().top > 0.8 * window.innerHeight) element.scrollIntoView({ block: "start" });
+}

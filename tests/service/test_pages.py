@@ -1,0 +1,202 @@
+"""The web page: what is sent, and what a real browser makes of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from serving import run_server
+
+from service.engine import open_engine
+from service.library import index_paths
+from service.routes.pages import FOLDER, TYPES
+from service.settings import Settings
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+HOSTILE_NAME = "<img src=x onerror=document.title=1>.mp4"
+PATHS = {"/": "index.html", **{f"/web/{name}": name for name in TYPES}}
+
+
+@pytest.mark.parametrize(("path", "name"), PATHS.items())
+def test_files_of_the_page(client: httpx.Client, path: str, name: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.content == (FOLDER / name).read_bytes()
+    assert answer.headers["content-type"] == TYPES[name]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe" not in policy
+    head = client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for header in ("content-type", "content-length", "content-security-policy"):
+        assert head.headers[header] == answer.headers[header]
+
+
+def test_every_file_of_the_folder_is_served() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == set(TYPES)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_nothing_comes_from_elsewhere(name: str) -> None:
+    text = (FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    assert not re.search(r"https?:|url\(|@import|[\"'`]//", text)
+    # What the policy forbids would fail in silence: code and style inside the markup, markup out of text.
+    assert not re.search(
+        r"<style|\sstyle=|\son\w+=\"|<script(?! type=\"module\" src=)|innerHTML|outerHTML|insertAdjacentHTML",
+        text,
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/web/",
+        "/web/nothing.js",
+        "/web/../app.py",
+        "/web/..%2fapp.py",
+        "/web/%2e%2e/app.py",
+        "/web//etc/passwd",
+    ],
+)
+def test_no_other_file_is_served(server: str, path: str) -> None:
+    address = httpx.URL(server).copy_with(raw_path=path.encode())
+    answer = httpx.get(address)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_page_is_not_part_of_the_api(client: httpx.Client) -> None:
+    assert not {"/", "/web/{name}"} & set(client.get("/openapi.json").json()["paths"])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    reason = "needs the package playwright: pip install playwright"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def hostile_file(tmp_path_factory: pytest.TempPathFactory, library_files: Path) -> Path:
+    """A good clip of both streams with a bad name."""
+    return shutil.copy(library_files / "long.mp4", tmp_path_factory.mktemp("hostile") / HOSTILE_NAME)
+
+
+@pytest.fixture(scope="module")
+def hostile_server(
+    tmp_path_factory: pytest.TempPathFactory, library_files: Path, hostile_file: Path, bundle_path: Path
+) -> Iterator[str]:
+    """A server whose library holds the clip with the bad name."""
+    data = tmp_path_factory.mktemp("data")
+    settings = Settings(data=data, bundle=bundle_path, device="cpu", min_free_bytes=0)
+    with open_engine(settings) as engine:
+        paths = [hostile_file.parent, *library_files.glob("0*.mp4")]
+        report = index_paths(paths, snapshot=engine.snapshot(), decoder=engine.decoder)
+    assert not report.failed
+    with run_server({"DATA": data, "BUNDLE": bundle_path, "DEVICE": "cpu"}, data / "log") as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any, hostile_server: str) -> Iterator[Any]:
+    """The page, opened; it must stay on its own host and raise nothing."""
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    requested: list[str] = []
+    failures: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
+    page.goto(hostile_server)
+    page.wait_for_selector("#library:has-text('Library: ')")
+    yield page
+    assert page.title() == "Foley"
+    assert page.locator("img").count() == 0
+    # Chromium writes a line for each answer that is an error, also where the page shows it.
+    assert not [text for text in failures if not text.startswith("Failed to load resource")]
+    assert not [url for url in requested if not url.startswith((hostile_server, f"blob:{hostile_server}"))]
+    context.close()
+
+
+def test_a_search_in_a_browser(page: Any, hostile_file: Path) -> None:
+    page.set_input_files("#file", hostile_file)
+    assert page.text_content("#file-name") == HOSTILE_NAME
+    page.wait_for_selector("#file-facts:has-text('00:24')")
+    assert page.is_checked("input[value=audio]")
+    page.click("#search")
+    page.wait_for_selector("#results li")
+    assert HOSTILE_NAME in page.text_content("#answer")
+    (own,) = page.locator(f"#results li:has([title*='{HOSTILE_NAME}'])").all()
+    assert own.locator(".name").text_content() == HOSTILE_NAME
+    assert own.locator(".moments button").count() == 16
+    assert own.locator(".moments .is-best").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_result_plays_from_a_moment_and_with_the_clip(page: Any, hostile_file: Path) -> None:
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    result = page.locator("#results li").first
+    player = result.locator("audio")
+    best = result.locator(".is-best")
+    best.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    player.evaluate("e => e.paused && new Promise(done => e.addEventListener('playing', done))")
+    start = float(player.evaluate("e => e.currentTime"))
+    assert start % 10 == pytest.approx(10 / 16, abs=2)  # the second of 16; the player has gone on since
+    result.get_by_role("button", name="Play with your picture").click()
+    preview = page.locator("#preview video")
+    preview.evaluate("e => e.paused && new Promise(done => e.addEventListener('playing', done))")
+    assert preview.evaluate("e => e.muted")
+    assert not player.evaluate("e => e.muted")
+    player.evaluate("e => e.pause()")
+    preview.evaluate("e => e.paused || new Promise(done => e.addEventListener('pause', done))")
+
+
+def test_an_error_in_a_browser(page: Any, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("words are not media\n" * 20)
+    page.set_input_files("#file", notes)
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('The file is not a media file of a known kind')")
+    assert page.locator("#results li").count() == 0
+    assert page.is_enabled("#search")
+
+
+def test_a_dropped_file_and_a_cancelled_search(page: Any) -> None:
+    page.route("**/v1/search", lambda route: None)  # an answer that never comes
+    drop = page.evaluate_handle(
+        "() => { const drop = new DataTransfer(); drop.items.add(new File(['x'], 'rain.wav')); return drop; }"
+    )
+    page.dispatch_event("footer", "drop", {"dataTransfer": drop})
+    assert page.text_content("#file-name") == "rain.wav"
+    assert page.is_checked("input[value=video]")
+    page.click("#search")
+    page.click("#cancel")
+    page.wait_for_selector("#status:has-text('Cancelled.')")
+    assert page.is_enabled("#search")
+    assert page.is_hidden("#progress")
+    page.unroute_all()
+
+
+def test_an_empty_library_in_a_browser(page: Any) -> None:
+    assert page.is_hidden("#empty")
+    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    page.reload()
+    page.wait_for_selector("#empty:has-text('foley index')")
+    assert "Library: 0 files" in page.text_content("#library")
