@@ -12,6 +12,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -35,6 +36,16 @@ app = typer.Typer(help="Train Foley's encoders.", no_args_is_help=True)
 @app.callback()
 def main() -> None:
     """Train Foley's encoders."""
+
+
+def _commands() -> ModuleType:
+    """Import what needs torch, or say how to install it."""
+    try:
+        from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
+    except ModuleNotFoundError as exc:
+        typer.echo(f"{exc.name} is not installed: training needs pip install --editable '.[train]'", err=True)
+        raise typer.Exit(1) from exc
+    return commands
 
 
 @app.command()
@@ -91,8 +102,7 @@ def pretrain(
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
 ) -> None:
     """Train the encoders on paired media."""
-    from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
-
+    commands = _commands()
     commands.pretrain(
         run_name=run,
         data=data,
@@ -117,8 +127,7 @@ def export(
     weights: Annotated[str, typer.Option(help="student or teacher.")] = "student",
 ) -> None:
     """Make a bundle that the service can load; refused when ONNX and torch disagree."""
-    from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
-
+    commands = _commands()
     commands.export(
         checkpoint=checkpoint,
         output=output,
@@ -135,8 +144,7 @@ def evaluate(
     data: Annotated[list[Path], typer.Option(help="Held-out media, folders or files.")],
 ) -> None:
     """Measure zero-shot retrieval on media, both ways: a table, and JSON on stdout."""
-    from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
-
+    commands = _commands()
     typer.echo(json.dumps(commands.evaluate(model=model, data=data, console=Console(stderr=True)), indent=2))
 
 

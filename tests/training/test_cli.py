@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,16 @@ def test_what_cannot_be_done_is_one_line_and_code_2(
     output = run(*filled, code=2).output
     assert message in " ".join(output.split())
     assert "Traceback" not in output
+
+
+def test_without_torch_the_corpus_is_made_and_training_says_what_to_install(tmp_path: Path) -> None:
+    def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = "import sys; sys.modules['torch'] = None; from training.cli import app; app(sys.argv[1:])"
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert run_without_torch("synthesize", str(tmp_path / "corpus"), "--scenes", "1").returncode == 0
+    refused = run_without_torch("evaluate", str(tmp_path), "--data", str(tmp_path))
+    assert refused.returncode == 1
+    assert "torch is not installed: training needs pip install --editable '.[train]'" in refused.stderr
+    assert "Traceback" not in refused.stderr
