@@ -320,7 +320,7 @@ def print_next_steps(console: Console, engine: Engine) -> None:
         (f"{foley} index ~/Videos", "once, and again after changes"),
         (f"{foley} search clip.mp4 --target audio", "the sound that goes with a picture"),
         (f"{foley} search sound.wav --target video", "the picture that goes with a sound"),
-        (f"{foley} serve", f"http://{settings.host}:{settings.port}/docs"),
+        (f"{foley} serve", f"a search page on http://{settings.host}:{settings.port}"),
         (f"FOLEY_DATA={format_path(settings.data)} {foley} serve", "the same over the clips of this demo"),
     )
     width = max(len(command) for command, _ in steps)

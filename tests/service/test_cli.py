@@ -259,12 +259,12 @@ def test_stopping_by_signal_is_clean(
 def test_kill_9_in_the_middle_and_again_equals_one_run(
     foley: Foley, library_files: Path, tmp_path: Path, bundle_path: Path
 ) -> None:
-    many = _many_files(tmp_path / "many", library_files, copies=3)
+    many = _many_files(tmp_path / "many", library_files, copies=10)  # seconds of work: no kill comes too late
     chance = random.Random(0)
     for _ in range(2):
         process = foley.start("index", many)
         _wait_for_work(process)
-        time.sleep(chance.uniform(0.0, 0.4))
+        time.sleep(chance.uniform(0.0, 0.8))
         process.kill()
         process.communicate()
     assert foley("index", many).returncode == 0
@@ -309,7 +309,7 @@ def _wait_for_work(process: subprocess.Popen[str]) -> None:
             threads = Path(f"/proc/{process.pid}/task").glob("*/children")
             children = [child for thread in threads for child in thread.read_text().split()]
             if any(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children):
-                time.sleep(1.0)
+                time.sleep(0.3)
                 return
         time.sleep(0.05)
     raise AssertionError("no decode worker was ever started")
