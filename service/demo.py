@@ -99,6 +99,7 @@ def run_demo(folder: Path, *, engine: Engine, console: Console, progress_console
         How many files could not be indexed.
 
     Raises:
+        BadCorpus: If no file with sound or none with picture could be indexed.
         KeyboardInterrupt: If the indexing was stopped.
     """
     folder = make_absolute(folder)
@@ -118,6 +119,8 @@ def run_demo(folder: Path, *, engine: Engine, console: Console, progress_console
     queries = [Query(scene=scene, source=source) for source in ("video", "audio") for scene in scenes]
     console.rule("2. Search with one half of a scene for the other half")
     num_candidates = {modality: count_assets(engine.index, modality) for modality in NAMES}
+    if not all(num_candidates.values()):
+        raise BadCorpus(f"nothing to search: {num_candidates} files with sound and with picture are indexed")
     began = time.monotonic()
     outcomes = search_all(queries, num_candidates, engine=engine, console=progress_console)
     seconds = time.monotonic() - began
