@@ -25,7 +25,8 @@ from PIL import Image
 
 from models.bundle import Bundle, load_bundle, starter_path
 from models.clip import Clip, ClipSpec, decode_clip
-from models.tgdp import Tgdp, TgdpConfig
+from models.geometry import TgdpConfig
+from models.tgdp import Tgdp
 from service.encoder import Encoder
 from training.synthesis import write_corpus
 

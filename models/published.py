@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from models.tgdp import Tgdp, TgdpConfig
+from models.geometry import TgdpConfig
+from models.tgdp import Tgdp
 
 _LETTERS = {"a": "audio", "v": "video"}
 _STREAM_OF_SUFFIX = {"": "joint", "_a": "audio", "_v": "video"}

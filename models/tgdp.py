@@ -12,123 +12,15 @@ The joint block shares its weights between the paths and keeps three LayerNorm s
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.frontend import LogMel, Pixels, cut_windows, distinct_windows, moment_starts, window_starts
+from models.geometry import MODALITIES, Modality, TgdpConfig
 from models.layers import Block, PatchEmbedding, sincos_positions
-
-Modality = Literal["audio", "video"]
-MODALITIES: tuple[Modality, Modality] = ("audio", "video")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TgdpConfig:
-    """Geometry of the network. The defaults are the published size: 190.66 M parameters."""
-
-    width: int = 768
-    """Width D of the encoder's tokens and of the embedding."""
-    num_heads: int = 12
-    """Attention heads of the encoder."""
-    depth: int = 11
-    """Blocks of each modality before the joint block."""
-    mlp_ratio: float = 4.0
-    """Hidden width of every MLP over the token width."""
-    num_registers: int = 8
-    """Register tokens of each modality."""
-    decoder_width: int = 512
-    """Width of the decoder's tokens."""
-    decoder_heads: int = 16
-    """Attention heads of the decoder."""
-    decoder_depth: int = 8
-    """Blocks of the decoder."""
-    num_mel_bins: int = 128
-    """Mel bins M of the spectrogram: the height of the audio picture."""
-    window_frames: int = 416
-    """Analysis frames of a moment's audio window (4.16 s): its width."""
-    frame_size: int = 224
-    """Side of a video frame in pixels."""
-    audio_patch: int = 16
-    """Side of an audio patch."""
-    video_patch: int = 16
-    """Side of a video patch."""
-    num_moments: int = 16
-    """Moments of a segment."""
-
-    def __post_init__(self) -> None:
-        """Refuse geometry that does not fit together."""
-        if self.width % (4 * self.num_heads) and self.width % self.num_heads:
-            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
-        for name, side, patch in (
-            ("num_mel_bins", self.num_mel_bins, self.audio_patch),
-            ("window_frames", self.window_frames, self.audio_patch),
-            ("frame_size", self.frame_size, self.video_patch),
-        ):
-            if side % patch:
-                raise ValueError(f"{name} {side} must be a multiple of the patch side {patch}")
-
-    def grid(self, modality: Modality) -> tuple[int, int]:
-        """Rows and columns of patches: (mel, time) for audio, (top, left) for video.
-
-        Args:
-            modality: Which picture.
-
-        Returns:
-            Number of rows, number of columns.
-        """
-        if modality == "audio":
-            return self.num_mel_bins // self.audio_patch, self.window_frames // self.audio_patch
-        return self.frame_size // self.video_patch, self.frame_size // self.video_patch
-
-    def num_patches(self, modality: Modality) -> int:
-        """Tokens of one moment without CLS and registers.
-
-        Args:
-            modality: Which picture.
-
-        Returns:
-            208 for audio and 196 for video at the published size.
-        """
-        rows, columns = self.grid(modality)
-        return rows * columns
-
-    def patch_values(self, modality: Modality) -> int:
-        """Numbers in one patch.
-
-        Args:
-            modality: Which picture.
-
-        Returns:
-            256 for audio and 768 for video at the published size.
-        """
-        return self.audio_patch**2 if modality == "audio" else 3 * self.video_patch**2
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def published(cls) -> Self:
-        """Return the size of the released TG-DP retrieval model."""
-        return cls()
-
-    @classmethod
-    def starter(cls) -> Self:
-        """Return the small preset that ships with the project and trains on a laptop."""
-        return cls(
-            width=128,
-            num_heads=4,
-            depth=4,
-            decoder_width=96,
-            decoder_heads=4,
-            decoder_depth=2,
-            audio_patch=32,
-            video_patch=32,
-        )
 
 
 class FullView(NamedTuple):
@@ -262,7 +154,18 @@ class Tgdp(nn.Module):
         Returns:
             CLS after the final norm, shape (B, D), not normalised to unit length.
         """
-        hidden = self.encode(tokens, modality)
+        return self.summarise(self.encode(tokens, modality), modality)
+
+    def summarise(self, hidden: Tensor, modality: Modality) -> Tensor:
+        """Second half of the global path: the joint block with one modality's norms, CLS only.
+
+        Args:
+            hidden: [CLS, patches] as `encode` gives them, shape (B, 1 + K, D).
+            modality: Whose norms.
+
+        Returns:
+            CLS after the final norm, shape (B, D), not normalised to unit length.
+        """
         cls: Tensor = self.norms[modality](self.joint_block(hidden, modality, num_queries=1))
         return cls.squeeze(1)
 
@@ -297,9 +200,47 @@ class Tgdp(nn.Module):
         Returns:
             Predicted values of every patch: (B, La, 256) and (B, Lv, 768) at the published size.
         """
-        hidden_audio = self.encode(take_tokens(audio, visible_audio), "audio")[:, 1:]
-        hidden_video = self.encode(take_tokens(video, visible_video), "video")[:, 1:]
-        hidden = self.joint_block(torch.cat([hidden_audio, hidden_video], dim=1), "joint")
+        hidden_audio = self.encode(take_tokens(audio, visible_audio), "audio")
+        hidden_video = self.encode(take_tokens(video, visible_video), "video")
+        return self.decode(hidden_audio, hidden_video, visible_audio, visible_video)
+
+    def see_once(
+        self, audio: Tensor, video: Tensor, visible_audio: Tensor, visible_video: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Both paths from one encoding of the same visible patches: the single pass of TG-DP's ancestor.
+
+        CAV-MAE Sync, https://arxiv.org/abs/2505.01237.
+
+        Args:
+            audio: All audio tokens, shape (B, La, D).
+            video: All video tokens, shape (B, Lv, D).
+            visible_audio: Positions of the visible audio patches, int64, shape (B, Ka).
+            visible_video: Positions of the visible video patches, int64, shape (B, Kv).
+
+        Returns:
+            Embeddings of both as `embed` gives them, and predictions as `reconstruct` gives them.
+        """
+        hidden_audio = self.encode(take_tokens(audio, visible_audio), "audio")
+        hidden_video = self.encode(take_tokens(video, visible_video), "video")
+        embeddings = self.summarise(hidden_audio, "audio"), self.summarise(hidden_video, "video")
+        return embeddings, self.decode(hidden_audio, hidden_video, visible_audio, visible_video)
+
+    def decode(
+        self, hidden_audio: Tensor, hidden_video: Tensor, visible_audio: Tensor, visible_video: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Second half of the reconstruction path: joint block over both, mask tokens back in place, decoder.
+
+        Args:
+            hidden_audio: [CLS, patches] as `encode` gives them, shape (B, 1 + Ka, D).
+            hidden_video: The same of the picture, shape (B, 1 + Kv, D).
+            visible_audio: Positions of the audio patches, int64, shape (B, Ka).
+            visible_video: Positions of the video patches, int64, shape (B, Kv).
+
+        Returns:
+            Predicted values of every patch: (B, La, 256) and (B, Lv, 768) at the published size.
+        """
+        patches = torch.cat([hidden_audio[:, 1:], hidden_video[:, 1:]], dim=1)
+        hidden = self.joint_block(patches, "joint")
         hidden = self.decoder_embedding(self.norms["joint"](hidden))
         num_audio = visible_audio.shape[1]
         x = torch.cat(
@@ -312,8 +253,10 @@ class Tgdp(nn.Module):
         for block in self.decoder_blocks:
             x = block(x, "joint")
         x = self.decoder_norm(x)
-        num_audio = audio.shape[1]
-        return self.decoder_heads["audio"](x[:, :num_audio]), self.decoder_heads["video"](x[:, num_audio:])
+        num_patches = self.config.num_patches("audio")
+        return self.decoder_heads["audio"](x[:, :num_patches]), self.decoder_heads["video"](
+            x[:, num_patches:]
+        )
 
     def _fill_in(self, visible: Tensor, positions: Tensor, modality: Modality) -> Tensor:
         num_patches = self.config.num_patches(modality)

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.tgdp import Tgdp, TgdpConfig
+from models.geometry import TgdpConfig
+from models.tgdp import Tgdp
 
 
 class BrokenCheckpoint(ValueError):

@@ -24,10 +24,10 @@ from models.clip import Clip, ClipSpec, UnreadableClip, decode_clip
 from models.export import GraphsDisagree, Tracks, export_bundle, graph_tracks, open_graphs, torch_tracks
 from training.checkpoint import BrokenCheckpoint, load_checkpoint
 from training.config import RUNS
-from training.data import NoTrainingData, PairedSegments, find_media, prepare
 from training.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
 from training.pretrain import AnotherRun, TrainingDiverged
 from training.pretrain import pretrain as run_pretraining
+from training.segments import NoTrainingData, PairedSegments, find_media, prepare
 
 logger = logging.getLogger(__name__)
 

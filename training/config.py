@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from models.tgdp import TgdpConfig
+from models.geometry import TgdpConfig
 
 Guidance = Literal["patch_to_cls", "cls_to_patch", "random"]
 

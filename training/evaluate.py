@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.tgdp import Tgdp
-from training.data import PairedSegments
+from training.segments import PairedSegments
 
 Combination = Literal["diagonal_mean", "diagonal_max", "mean", "max"]
 Scores = NDArray[np.float32]

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.tgdp import MODALITIES, FullView, Modality, Tgdp, take_tokens
+from models.geometry import MODALITIES, Modality
+from models.tgdp import FullView, Tgdp, take_tokens
+from training.batches import MASKS, MomentBatches, step_generator
 from training.checkpoint import Checkpoint, load_checkpoint, restore_optimiser, save_checkpoint
 from training.config import PretrainConfig
-from training.data import MASKS, MomentBatches, PairedSegments, step_generator
 from training.evaluate import embed_segments, retrieval
 from training.losses import (
     contrastive_loss,
@@ -30,6 +31,7 @@ from training.losses import (
     reconstruction_loss,
 )
 from training.masking import count_visible, guided_visible, hidden_mask, random_visible
+from training.segments import PairedSegments
 from training.teacher import Teacher, momentum_at
 
 logger = logging.getLogger(__name__)

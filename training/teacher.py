@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from models.tgdp import MODALITIES, FullView, Modality, Tgdp
+from models.geometry import MODALITIES, Modality
+from models.tgdp import FullView, Tgdp
 
 
 def momentum_at(step: int, num_steps: int, start: float, end: float = 1.0) -> float:

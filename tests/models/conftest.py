@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.geometry import TgdpConfig
 from models.published import load_tgdp
-from models.tgdp import Tgdp, TgdpConfig
+from models.tgdp import Tgdp
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from models import export
 from models.clip import Clip, ClipSpec, decode_clip
 from models.export import GraphsDisagree, export_bundle
-from models.tgdp import MODALITIES, Tgdp, TgdpConfig
+from models.geometry import MODALITIES, TgdpConfig
+from models.tgdp import Tgdp
 from training.synthesis import write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter warns about its own internals

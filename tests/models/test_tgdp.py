@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from models.frontend import moment_starts, window_starts
+from models.geometry import MODALITIES, Modality, TgdpConfig
 from models.layers import Attention, Block, sincos_positions
-from models.tgdp import MODALITIES, Modality, Tgdp, TgdpConfig, take_tokens
+from models.tgdp import Tgdp, take_tokens
 
 TOLERANCE = 1e-4  # float32 of two implementations with the same arithmetic in another order
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.geometry import TgdpConfig
 from models.published import load_tgdp
-from models.tgdp import Tgdp, TgdpConfig
+from models.tgdp import Tgdp
 from training.losses import (
     contrastive_loss,
     cut_patches,

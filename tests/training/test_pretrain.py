@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from models.clip import ClipSpec
-from models.tgdp import MODALITIES, FullView, Tgdp, TgdpConfig
+from models.geometry import MODALITIES, TgdpConfig
+from models.tgdp import FullView, Tgdp
+from training.batches import MomentBatches, step_generator
 from training.checkpoint import BrokenCheckpoint, load_checkpoint, save_checkpoint
 from training.config import RUNS, PretrainConfig
-from training.data import MomentBatches, NoTrainingData, PairedSegments, prepare, step_generator
 from training.pretrain import (
     AnotherRun,
     Run,
@@ -28,6 +29,7 @@ from training.pretrain import (
     take_step,
     visible_by_teacher,
 )
+from training.segments import NoTrainingData, PairedSegments, prepare
 from training.synthesis import write_corpus
 
 TINY = TgdpConfig(
@@ -235,7 +237,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.training.test_pretrain import CONFIG
 from training import pretrain as module
-from training.data import PairedSegments
+from training.segments import PairedSegments
 def kill(done, losses):
     if done == {killed_after}:
         os.kill(os.getpid(), signal.SIGKILL)

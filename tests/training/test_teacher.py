@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.tgdp import MODALITIES, Tgdp, TgdpConfig
+from models.geometry import MODALITIES, TgdpConfig
+from models.tgdp import Tgdp
 from training.teacher import Teacher, momentum_at
 
 TINY = TgdpConfig(
