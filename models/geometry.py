@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 Modality = Literal["audio", "video"]
 MODALITIES: tuple[Modality, Modality] = ("audio", "video")
+Pooling = Literal["cls", "patch_mean"]
+MAX_WINDOW_FRAMES = 1024
+"""Analysis frames of a whole segment: the longest window there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,11 @@ class TgdpConfig:
     mlp_ratio: float = 4.0
     """Hidden width of every MLP over the token width."""
     num_registers: int = 8
-    """Register tokens of each modality."""
+    """Register tokens of each modality; 0 for none."""
+    pooling: Pooling = "cls"
+    """What becomes the embedding: the CLS token, or, in a network without one, the mean of the patches (CAV-MAE)."""
+    head_depth: int = 0
+    """Blocks of each modality after the joint block, on the way to the embedding only; 0 for none."""
     decoder_width: int = 512
     """Width of the decoder's tokens."""
     decoder_heads: int = 16
@@ -44,8 +51,18 @@ class TgdpConfig:
 
     def __post_init__(self) -> None:
         """Refuse geometry that does not fit together."""
-        if self.width % (4 * self.num_heads) and self.width % self.num_heads:
-            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        if self.pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be cls or patch_mean, got {self.pooling!r}")
+        if self.window_frames > MAX_WINDOW_FRAMES:
+            raise ValueError(f"window_frames must be at most {MAX_WINDOW_FRAMES}, got {self.window_frames}")
+        for width, num_heads, of in (
+            (self.width, self.num_heads, ""),
+            (self.decoder_width, self.decoder_heads, "decoder_"),
+        ):
+            if width % num_heads:
+                raise ValueError(f"{of}width {width} must be a multiple of {of or 'num_'}heads {num_heads}")
+            if width % 4:
+                raise ValueError(f"{of}width {width} must be a multiple of 4 for its sine-cosine positions")
         for name, side, patch in (
             ("num_mel_bins", self.num_mel_bins, self.audio_patch),
             ("window_frames", self.window_frames, self.audio_patch),
@@ -53,6 +70,11 @@ class TgdpConfig:
         ):
             if side % patch:
                 raise ValueError(f"{name} {side} must be a multiple of the patch side {patch}")
+
+    @property
+    def num_cls_tokens(self) -> int:
+        """CLS tokens at the head of each sequence: 1 or 0."""
+        return 1 if self.pooling == "cls" else 0
 
     def grid(self, modality: Modality) -> tuple[int, int]:
         """Rows and columns of patches: (mel, time) for audio, (top, left) for video.

@@ -133,9 +133,8 @@ class Block(nn.Module):
         self.attention_norms = nn.ModuleDict({stream: nn.LayerNorm(width) for stream in streams})
         self.attention = Attention(width, num_heads)
         self.mlp_norms = nn.ModuleDict({stream: nn.LayerNorm(width) for stream in streams})
-        self.mlp = nn.Sequential(
-            nn.Linear(width, int(width * mlp_ratio)), nn.GELU(), nn.Linear(int(width * mlp_ratio), width)
-        )
+        hidden_width = round(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden_width), nn.GELU(), nn.Linear(hidden_width, width))
 
     def forward(self, x: Tensor, stream: str, num_queries: int | None = None) -> Tensor:
         """Mix the tokens of one stream.

@@ -8,6 +8,9 @@ Teacher-Guided Dual-Path audio-visual pretraining, https://arxiv.org/abs/2604.08
     reconstruction path:  joint block([audio patches, video patches]) → decoder → every patch again
 
 The joint block shares its weights between the paths and keeps three LayerNorm sets: joint, audio, video.
+
+CAV-MAE (https://arxiv.org/abs/2210.07839) is the same network without CLS and registers: its embedding is the mean of
+the normed patches. Blocks after the joint block, one stack for each modality, may belong to the global path ("heads").
 """
 
 from __future__ import annotations
@@ -56,18 +59,12 @@ class Tgdp(nn.Module):
                 "video": PatchEmbedding(3, config.video_patch, width),
             }
         )
-        self.cls_tokens = _per_modality(1, width)
+        self.cls_tokens = _per_modality(config.num_cls_tokens, width)
         self.registers = _per_modality(config.num_registers, width)
         self.modality_vectors = _per_modality(1, width)
-        self.streams = nn.ModuleDict(
-            {
-                m: nn.ModuleList(
-                    Block(width, config.num_heads, config.mlp_ratio, [m]) for _ in range(config.depth)
-                )
-                for m in MODALITIES
-            }
-        )
+        self.streams = self._stacks(config.depth)
         self.joint_block = Block(width, config.num_heads, config.mlp_ratio, ["joint", *MODALITIES])
+        self.heads = self._stacks(config.head_depth)
         self.norms = nn.ModuleDict({stream: nn.LayerNorm(width) for stream in ("joint", *MODALITIES)})
 
         self.decoder_embedding = nn.Linear(width, decoder_width)
@@ -85,6 +82,16 @@ class Tgdp(nn.Module):
             self.register_buffer(f"positions_{m}", sincos_positions(width, *config.grid(m)))
             self.register_buffer(f"decoder_positions_{m}", sincos_positions(decoder_width, *config.grid(m)))
         self._initialise()
+
+    def _stacks(self, depth: int) -> nn.ModuleDict:
+        """Make a stack of blocks for each modality."""
+        width, num_heads, mlp_ratio = self.config.width, self.config.num_heads, self.config.mlp_ratio
+        return nn.ModuleDict(
+            {
+                m: nn.ModuleList(Block(width, num_heads, mlp_ratio, [m]) for _ in range(depth))
+                for m in MODALITIES
+            }
+        )
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -134,15 +141,17 @@ class Tgdp(nn.Module):
             modality: Whose blocks.
 
         Returns:
-            [CLS, patches] without the registers, shape (B, 1 + K, D).
+            [CLS, patches] without the registers, shape (B, C + K, D); C is 1, or 0 in a network without CLS.
         """
-        batch = tokens.shape[0]
-        cls = self.cls_tokens[modality].expand(batch, -1, -1)
-        registers = self.registers[modality].expand(batch, -1, -1)
-        x = torch.cat([cls, tokens, registers], dim=1)
+        batch, parts = tokens.shape[0], [tokens]
+        if self.config.num_cls_tokens:
+            parts = [self.cls_tokens[modality].expand(batch, -1, -1), *parts]
+        if self.config.num_registers:
+            parts = [*parts, self.registers[modality].expand(batch, -1, -1)]
+        x = torch.cat(parts, dim=1)
         for block in cast("nn.ModuleList", self.streams[modality]):
             x = block(x, modality)
-        return x[:, : 1 + tokens.shape[1]]
+        return x[:, : self.config.num_cls_tokens + tokens.shape[1]]
 
     def embed(self, tokens: Tensor, modality: Modality) -> Tensor:
         """Global path: one embedding of the visible tokens of one modality.
@@ -152,21 +161,29 @@ class Tgdp(nn.Module):
             modality: Whose blocks and norms.
 
         Returns:
-            CLS after the final norm, shape (B, D), not normalised to unit length.
+            CLS after the final norm, or the mean of the normed patches, shape (B, D), not normalised to unit length.
         """
         return self.summarise(self.encode(tokens, modality), modality)
 
     def summarise(self, hidden: Tensor, modality: Modality) -> Tensor:
-        """Second half of the global path: the joint block with one modality's norms, CLS only.
+        """Second half of the global path: the joint block with one modality's norms, then the heads if there are any.
+
+        Only what the embedding needs is computed in the last block: CLS, or every patch where there is none.
 
         Args:
-            hidden: [CLS, patches] as `encode` gives them, shape (B, 1 + K, D).
+            hidden: [CLS, patches] as `encode` gives them, shape (B, C + K, D).
             modality: Whose norms.
 
         Returns:
-            CLS after the final norm, shape (B, D), not normalised to unit length.
+            CLS after the final norm, or the mean of the normed patches, shape (B, D), not normalised to unit length.
         """
-        cls: Tensor = self.norms[modality](self.joint_block(hidden, modality, num_queries=1))
+        blocks = [self.joint_block, *cast("nn.ModuleList", self.heads[modality])]
+        for block in blocks[:-1]:
+            hidden = block(hidden, modality)
+        if self.config.pooling == "patch_mean":
+            patches: Tensor = self.norms[modality](blocks[-1](hidden, modality))
+            return patches.mean(dim=1)
+        cls: Tensor = self.norms[modality](blocks[-1](hidden, modality, num_queries=1))
         return cls.squeeze(1)
 
     def full_view(self, tokens: Tensor, modality: Modality) -> FullView:
@@ -178,11 +195,15 @@ class Tgdp(nn.Module):
 
         Returns:
             Embedding and both readings of the attention.
+
+        Raises:
+            ValueError: If the network has no CLS token.
         """
+        if self.config.pooling != "cls":
+            raise ValueError(f"a full view needs a CLS token, this network pools by {self.config.pooling}")
         hidden = self.encode(tokens, modality)
         attention = self.joint_block.attention_weights(hidden, modality)
-        cls = self.joint_block(hidden, modality, num_queries=1)
-        return FullView(self.norms[modality](cls).squeeze(1), attention[:, 1:, 0], attention[:, 0, 1:])
+        return FullView(self.summarise(hidden, modality), attention[:, 1:, 0], attention[:, 0, 1:])
 
     # The way of both
 
@@ -231,15 +252,16 @@ class Tgdp(nn.Module):
         """Second half of the reconstruction path: joint block over both, mask tokens back in place, decoder.
 
         Args:
-            hidden_audio: [CLS, patches] as `encode` gives them, shape (B, 1 + Ka, D).
-            hidden_video: The same of the picture, shape (B, 1 + Kv, D).
+            hidden_audio: [CLS, patches] as `encode` gives them, shape (B, C + Ka, D).
+            hidden_video: The same of the picture, shape (B, C + Kv, D).
             visible_audio: Positions of the audio patches, int64, shape (B, Ka).
             visible_video: Positions of the video patches, int64, shape (B, Kv).
 
         Returns:
             Predicted values of every patch: (B, La, 256) and (B, Lv, 768) at the published size.
         """
-        patches = torch.cat([hidden_audio[:, 1:], hidden_video[:, 1:]], dim=1)
+        first = self.config.num_cls_tokens
+        patches = torch.cat([hidden_audio[:, first:], hidden_video[:, first:]], dim=1)
         hidden = self.joint_block(patches, "joint")
         hidden = self.decoder_embedding(self.norms["joint"](hidden))
         num_audio = visible_audio.shape[1]
@@ -317,4 +339,6 @@ def take_tokens(tokens: Tensor, positions: Tensor) -> Tensor:
 
 
 def _per_modality(num_tokens: int, width: int) -> nn.ParameterDict:
+    if num_tokens == 0:
+        return nn.ParameterDict()
     return nn.ParameterDict({m: nn.Parameter(torch.zeros(1, num_tokens, width)) for m in MODALITIES})
