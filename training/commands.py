@@ -25,9 +25,10 @@ from models.export import GraphsDisagree, Tracks, export_bundle, graph_tracks, o
 from training.checkpoint import BrokenCheckpoint, load_checkpoint
 from training.config import RUNS
 from training.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
+from training.listing import find_media
 from training.pretrain import AnotherRun, TrainingDiverged
 from training.pretrain import pretrain as run_pretraining
-from training.segments import NoTrainingData, PairedSegments, find_media, prepare
+from training.segments import NoTrainingData, PairedSegments, prepare
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.tgdp import Tgdp
-from training.segments import PairedSegments
+from training.segments import Segments
 
 Combination = Literal["diagonal_mean", "diagonal_max", "mean", "max"]
 Scores = NDArray[np.float32]
@@ -220,7 +220,7 @@ def retrieval(
 
 @torch.no_grad()
 def embed_segments(
-    network: Tgdp, segments: PairedSegments, *, limit: int | None = None, batch_size: int = 4
+    network: Tgdp, segments: Segments, *, limit: int | None = None, batch_size: int = 4
 ) -> tuple[Scores, Scores]:
     """Embed segments with the torch network, all moments.
 
@@ -237,10 +237,10 @@ def embed_segments(
     count = min(len(segments), limit or len(segments))
     audio, video = [], []
     for first in range(0, count, batch_size):
-        rows = slice(first, min(first + batch_size, count))
-        samples = torch.from_numpy(np.array(segments.samples[rows])).to(device)
-        lengths = torch.from_numpy(segments.lengths[rows]).to(device)
-        frames = torch.from_numpy(np.array(segments.frames[rows])).to(device)
+        rows = range(first, min(first + batch_size, count))
+        samples = torch.from_numpy(np.stack([segments.samples_of(row) for row in rows])).to(device)
+        lengths = torch.from_numpy(segments.lengths[rows.start : rows.stop]).to(device)
+        frames = torch.from_numpy(np.stack([segments.frames_of(row) for row in rows])).to(device)
         audio.append(network.audio_track(samples, lengths).float().cpu())
         video.append(network.video_track(frames).float().cpu())
     return torch.cat(audio).numpy(), torch.cat(video).numpy()

@@ -1,0 +1,154 @@
+"""Items to segments with sound and picture, decoded in processes that may crash or hang without harm to the rest.
+
+Results come in the order of the items, and only a few items are in memory at a time, however long the list or a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from typing import Generic, Self, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from models.clip import Clip, ClipSpec, UnreadableClip, decode_segments
+from training.listing import Item
+
+logger = logging.getLogger(__name__)
+
+Work = TypeVar("Work")
+
+SEGMENTS_AT_A_TIME = 32
+"""Segments of one file that are decoded and handed over together: 96 MB."""
+ITEMS_AHEAD = 4
+"""Items on their way for each process."""
+MAX_SECONDS = 600.0
+"""How long one handful of segments may take to decode before its process is killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An item that gave nothing, or not all of itself, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk(Generic[Work]):
+    """Some segments of an item.
+
+    Attributes:
+        results: What the work made of each one with both modalities.
+        is_last: Whether the item has no more.
+        failure: Why the item ends here, where it should not.
+    """
+
+    results: list[Work] = field(default_factory=list)
+    is_last: bool = True
+    failure: str | None = None
+
+
+def _work_on_chunk(item: Item, first: int, *, spec: ClipSpec, work: Callable[[Clip], Work]) -> Chunk[Work]:
+    """Runs in a process of the pool."""
+    assert item.path is not None
+    try:
+        decoded = decode_segments(item.path.resolve(), spec, first=first, count=SEGMENTS_AT_A_TIME)
+    except UnreadableClip as exc:
+        return Chunk(failure=f"{exc.code}: {exc}")
+    pairs = [clip for clip in decoded.clips if clip.frames is not None and clip.samples is not None]
+    return Chunk(results=[work(clip) for clip in pairs], is_last=decoded.is_last)
+
+
+@dataclass
+class _Lane(Generic[Work]):
+    """One process with a pool of its own: of several in one pool, one that is killed may take their pipe with it."""
+
+    pool: ProcessPool
+    futures: list[Future[Chunk[Work]]] = field(default_factory=list)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls) -> Iterator[Self]:
+        """Start a lane; its process ends with the block, whatever it does then."""
+        pool = ProcessPool(max_workers=1, context=get_context("spawn"))
+        try:
+            yield cls(pool)
+        finally:
+            pool.stop()  # type: ignore[no-untyped-call]
+            pool.join()
+
+    def num_waiting(self) -> int:
+        self.futures = [future for future in self.futures if not future.done()]
+        return len(self.futures)
+
+    def submit(self, task: Callable[[Item, int], Chunk[Work]], item: Item, first: int) -> Future[Chunk[Work]]:
+        future: Future[Chunk[Work]] = self.pool.schedule(task, args=(item, first), timeout=MAX_SECONDS)
+        self.futures.append(future)
+        return future
+
+
+def work_on_pairs(
+    items: Sequence[Item],
+    spec: ClipSpec,
+    work: Callable[[Clip], Work],
+    *,
+    num_workers: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[int, Work] | Failure]:
+    """Decode every segment that has sound and picture and do some work on it there and then.
+
+    Args:
+        items: What to decode.
+        spec: How to decode.
+        work: A function of a module, called in another process with each segment.
+        num_workers: Processes.
+        on_progress: Called with the items done and their total.
+
+    Yields:
+        The number of each segment's item and what the work made of it, in the order of items and time; and a failure
+        for each item that could not be read to its end, or has no such segment.
+    """
+    task = partial(_work_on_chunk, spec=spec, work=work)
+    with contextlib.ExitStack() as stack:
+        lanes: list[_Lane[Work]] = [stack.enter_context(_Lane.open()) for _ in range(num_workers)]
+
+        def submit(number: int, first: int) -> tuple[int, int, Future[Chunk[Work]]]:
+            return number, first, min(lanes, key=_Lane.num_waiting).submit(task, items[number], first)
+
+        coming = iter(range(len(items)))
+        waiting = deque(submit(number, 0) for number in islice(coming, num_workers * ITEMS_AHEAD))
+        num_found = 0
+        while waiting:
+            number, first, future = waiting.popleft()
+            chunk = _take(future)
+            yield from ((number, result) for result in chunk.results)
+            num_found += len(chunk.results)
+            if not chunk.is_last:
+                waiting.appendleft(submit(number, first + SEGMENTS_AT_A_TIME))
+                continue
+            reason = chunk.failure or ("" if num_found else "no_pair: no segment has both picture and sound")
+            if reason:
+                logger.warning("left out %s: %s", items[number].name, reason)
+                yield Failure(path=items[number].name, reason=reason)
+            num_found = 0
+            waiting.extend(submit(number, 0) for number in islice(coming, 1))
+            if on_progress:
+                on_progress(number + 1, len(items))
+
+
+def _take(future: Future[Chunk[Work]]) -> Chunk[Work]:
+    """Wait for a chunk; a process that died or hung costs its item only."""
+    try:
+        return future.result()
+    except ProcessExpired as exc:
+        return Chunk(failure=f"crash: the decoder ended with exit code {exc.exitcode}")
+    except TimeoutError:
+        return Chunk(failure=f"too_slow: not decoded within {MAX_SECONDS:g} s")
