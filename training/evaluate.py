@@ -28,8 +28,6 @@ Scores = NDArray[np.float32]
 
 NUM_RESAMPLES = 2000
 """Bootstrap samples of the queries behind an interval."""
-BLOCK_COSINES = 32_000_000
-"""Cosines of pairs of moments held at a time where all pairs count: 128 MB."""
 
 
 class BadTracks(ValueError):
@@ -111,15 +109,13 @@ def _mean(queries: Scores, items: Scores) -> Scores:
 
 
 def _max(queries: Scores, items: Scores) -> Scores:
-    num_items, moments, width = items.shape
-    flat = items.reshape(-1, width).T
-    rows = max(1, BLOCK_COSINES // (moments * num_items * moments))
-    blocks = []
-    for first in range(0, len(queries), rows):
-        block = queries[first : first + rows]
-        cosines = (block.reshape(-1, width) @ flat).reshape(len(block), moments, num_items, moments)
-        blocks.append(cosines.max(axis=(1, 3)))
-    return np.concatenate(blocks)
+    best = queries[:, 0] @ items[:, 0].T
+    scores = np.empty_like(best)
+    for moment in range(queries.shape[1]):
+        for other in range(items.shape[1]):
+            np.matmul(queries[:, moment], items[:, other].T, out=scores)
+            np.maximum(best, scores, out=best)
+    return best
 
 
 COMBINATIONS: dict[Combination, Callable[[Scores, Scores], Scores]] = {
