@@ -9,6 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from models.clip import ClipSpec
+from training.listing import list_items
+from training.segments import PairedSegments, prepare
+from training.synthesis import write_corpus
+
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
@@ -25,3 +30,17 @@ def golden() -> dict[str, Tensor]:
 @pytest.fixture(scope="session")
 def golden_retrieval() -> dict[str, Tensor]:
     return _load("retrieval_expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five clips with picture and sound, one picture alone, one file that is not media."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, num_scenes=6, seed=1, split="train", separate_fraction=0.2)
+    (folder / "broken.mp4").write_bytes(b"not media")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segments(corpus: Path) -> PairedSegments:
+    return prepare(list_items([corpus]), corpus.parent / "prepared", ClipSpec(), num_workers=1)

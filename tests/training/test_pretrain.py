@@ -1,36 +1,31 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from models.clip import ClipSpec
-from models.geometry import MODALITIES, TgdpConfig
-from models.tgdp import FullView, Tgdp
-from training.batches import MomentBatches, step_generator
+from models.geometry import TgdpConfig
+from models.tgdp import Tgdp
+from training.batches import MomentBatches
 from training.checkpoint import BrokenCheckpoint, load_checkpoint, save_checkpoint
-from training.config import RUNS, PretrainConfig
+from training.config import ABLATIONS, RUNS, PretrainConfig, ablation
+from training.optim import make_optimiser
+from training.parallel import alone
 from training.pretrain import (
     AnotherRun,
     Run,
     TrainingDiverged,
-    align_and_reconstruct,
-    learning_rate_at,
-    make_optimiser,
+    compute_losses,
     pretrain,
     take_step,
-    visible_by_teacher,
 )
-from training.segments import NoTrainingData, PairedSegments, prepare
-from training.synthesis import write_corpus
+from training.segments import PairedSegments
 
 TINY = TgdpConfig(
     width=32,
@@ -47,90 +42,10 @@ CONFIG = PretrainConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five clips with picture and sound, one picture alone, one file that is not media."""
-    folder = tmp_path_factory.mktemp("corpus")
-    write_corpus(folder, num_scenes=6, seed=1, split="train", separate_fraction=0.2)
-    (folder / "broken.mp4").write_bytes(b"not media")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def segments(corpus: Path) -> PairedSegments:
-    return prepare([corpus], corpus.parent / "prepared", ClipSpec(), num_workers=1)
-
-
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     with torch.random.fork_rng():
         yield
-
-
-def test_files_that_cannot_be_used_are_counted_and_named(segments: PairedSegments, corpus: Path) -> None:
-    muxed = sorted(p for p in corpus.glob("*.mp4") if "-" not in p.name and p.name != "broken.mp4")
-    assert segments.paths == tuple(str(p) for p in muxed)
-    reasons = {Path(failure["path"]).name: failure["reason"] for failure in segments.failed}
-    assert reasons["broken.mp4"].startswith("not_media: ")
-    assert all("no_pair" in reason for name, reason in reasons.items() if "picture" in name)
-    assert segments.frames.shape == (len(muxed), 16, 224, 224, 3)
-    assert segments.samples.shape == (len(muxed), 160_000)
-
-
-def test_a_complete_folder_is_used_again_and_another_list_is_decoded_anew(
-    segments: PairedSegments, corpus: Path, tmp_path: Path
-) -> None:
-    folder = corpus.parent / "prepared"
-    before = (folder / "frames.raw").stat().st_mtime_ns
-    again = prepare([corpus], folder, ClipSpec(), num_workers=1)
-    assert (folder / "frames.raw").stat().st_mtime_ns == before
-    assert again.paths == segments.paths
-    one = prepare([Path(segments.paths[0])], tmp_path / "one", ClipSpec(), num_workers=1)
-    assert (one.frames == segments.frames[:1]).all()
-
-
-def test_nothing_to_learn_from_is_an_error(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(NoTrainingData, match="none of 1 files"):
-        prepare([corpus / "broken.mp4"], tmp_path / "none", ClipSpec(), num_workers=1)
-
-
-def test_batches_hold_the_window_and_the_frame_of_one_moment(segments: PairedSegments) -> None:
-    batches = MomentBatches(segments, TINY, batch_size=2, seed=0)
-    windows, frames = batches.at(0)
-    assert windows.shape == (2, 416, 128)
-    assert frames.shape == (2, 224, 224, 3)
-    starts = [min(max(0, 64 * i - 208), 608) for i in range(16)]
-    for window, frame in zip(windows, frames.numpy(), strict=True):
-        places = [
-            (row, moment)
-            for row in range(len(segments))
-            for moment in range(16)
-            if (segments.frames[row, moment] == frame).all()
-            and torch.equal(batches.log_mel[row, starts[moment] : starts[moment] + 416], window)
-        ]
-        assert places
-
-
-def test_an_epoch_takes_every_segment_once(segments: PairedSegments) -> None:
-    batches = MomentBatches(segments, TINY, batch_size=1, seed=0)
-    for epoch in range(2):
-        steps = range(epoch * len(segments), (epoch + 1) * len(segments))
-        seen = {batches.at(step)[0].sum().item() for step in steps}
-        assert len(seen) == len(segments)
-
-
-def test_a_batch_is_a_function_of_its_step(segments: PairedSegments) -> None:
-    first = MomentBatches(segments, TINY, batch_size=2, seed=0)
-    second = MomentBatches(segments, TINY, batch_size=2, seed=0)
-    second.at(0)
-    assert all(torch.equal(a, b) for a, b in zip(first.at(5), second.at(5), strict=True))
-    other = MomentBatches(segments, TINY, batch_size=2, seed=1)
-    assert not torch.equal(first.at(5)[1], other.at(5)[1])
-    draws = {
-        tuple(torch.rand(4, generator=step_generator(*key)).tolist())
-        for key in itertools.product(range(3), repeat=3)
-    }
-    assert len(draws) == 27
 
 
 def test_a_run_is_repeatable_and_leaves_metrics_and_a_checkpoint(
@@ -162,68 +77,22 @@ def test_a_run_is_repeatable_and_leaves_metrics_and_a_checkpoint(
 
 def test_the_objective_falls_on_one_batch(segments: PairedSegments) -> None:
     config = dataclasses.replace(CONFIG, num_steps=30, warmup_steps=1, learning_rate=3e-3)
-    run = Run.start(config, torch.device("cpu"))
-    windows, frames = MomentBatches(segments, TINY, batch_size=4, seed=0).at(0)
-    losses = [take_step(run, step, windows, frames) for step in range(30)]
+    run = Run.start(config, alone())
+    batch = MomentBatches(segments, TINY, batch_size=4, seed=0).at(0)
+    losses = [take_step(run, step, [batch]) for step in range(30)]
     assert losses[-1]["contrastive"] < 0.7 * losses[0]["contrastive"]
     assert losses[-1]["reconstruction"] < 0.9 * losses[0]["reconstruction"]
 
 
-def test_every_part_of_the_network_gets_a_gradient() -> None:
-    run = Run.start(CONFIG, torch.device("cpu"))
-    pictures = {"audio": torch.randn(3, 1, 128, 416), "video": torch.randn(3, 3, 224, 224)}
-    losses = align_and_reconstruct(
-        run.student, run.teacher, pictures, CONFIG, torch.Generator().manual_seed(0)
-    )
-    torch.stack(list(losses.values())).sum().backward()
-    without = [
-        name for name, p in run.student.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
-    ]
-    assert without == []
-    assert all(p.grad is None for p in run.teacher.network.parameters())
-
-
-@pytest.mark.parametrize(("guidance", "best"), [("patch_to_cls", [5, 4]), ("cls_to_patch", [0, 1])])
-def test_guidance_follows_the_chosen_reading(guidance, best: list[int]) -> None:
-    scores = torch.arange(6.0).repeat(2, 1)
-    view = FullView(torch.zeros(2, 4), scores, scores.flip(1))
-    config = dataclasses.replace(CONFIG, guidance=guidance)
-    visible = visible_by_teacher(view, config, 2, torch.Generator())
-    assert visible.tolist() == [best, best]
-
-
-def test_random_guidance_ignores_the_teacher() -> None:
-    view = FullView(torch.zeros(64, 4), torch.arange(50.0).repeat(64, 1), torch.zeros(64, 50))
-    config = dataclasses.replace(CONFIG, guidance="random")
-    visible = visible_by_teacher(view, config, 25, torch.Generator().manual_seed(0))
-    share = np.bincount(visible.flatten(), minlength=50) / 64
-    assert share.min() > 0.25
-    assert share.max() < 0.75
-
-
-def test_learning_rate_warms_up_and_falls_to_zero() -> None:
-    config = dataclasses.replace(CONFIG, num_steps=100, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate_at(step, config) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[10] == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[100] == pytest.approx(0.0)
-
-
-def test_norms_biases_and_single_tokens_do_not_decay() -> None:
-    network = Tgdp(TINY)
-    decayed, kept = make_optimiser(network, CONFIG).param_groups
-    assert (decayed["weight_decay"], kept["weight_decay"]) == (CONFIG.weight_decay, 0.0)
-    names = {id(p): name for name, p in network.named_parameters()}
-    assert all("norm" not in names[id(p)] and "bias" not in names[id(p)] for p in decayed["params"])
-    assert {"mask_token", *(f"cls_tokens.{m}" for m in MODALITIES)} <= {names[id(p)] for p in kept["params"]}
-
-
 def test_a_loss_that_is_not_finite_stops_the_run() -> None:
-    run = Run.start(CONFIG, torch.device("cpu"))
-    windows, frames = torch.full((2, 416, 128), torch.nan), torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
-    with pytest.raises(TrainingDiverged, match="the loss is nan at step 1"):
-        take_step(run, 0, windows, frames)
+    run = Run.start(CONFIG, alone())
+    before = {name: value.clone() for name, value in run.student.state_dict().items()}
+    batch = torch.full((2, 416, 128), torch.nan), torch.zeros(2, 224, 224, 3, dtype=torch.uint8)
+    with pytest.raises(
+        TrainingDiverged, match="the loss is nan and its gradient's norm nan at step 1; lower"
+    ):
+        take_step(run, 0, [batch])
+    assert all(torch.equal(value, before[name]) for name, value in run.student.state_dict().items())
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 3])
@@ -286,5 +155,50 @@ def test_a_checkpoint_replaces_the_older_one_whole(tmp_path: Path) -> None:
 
 
 def test_named_runs_are_whole() -> None:
-    assert {name: make().name for name, make in RUNS.items()} == {"starter": "starter", "base": "base"}
+    assert {name: make().name for name, make in RUNS.items()} == {name: name for name in RUNS}
     assert RUNS["base"]().network == TgdpConfig.published()
+
+
+def test_ablations_differ_in_guidance_and_distillation_alone() -> None:
+    shared = dataclasses.asdict(ablation())
+    for make in ABLATIONS:
+        differing = {key for key, value in dataclasses.asdict(make()).items() if value != shared[key]}
+        assert differing <= {"name", "guidance", "weight_distillation"}
+    assert len({(c.guidance, c.weight_distillation > 0) for c in (make() for make in ABLATIONS)}) == len(
+        ABLATIONS
+    )
+
+
+def test_accumulated_batches_average_their_gradients() -> None:
+    """Two batches in one step move the student as the mean of their gradients does, written out."""
+    config = dataclasses.replace(CONFIG, num_accumulated=2, max_gradient_norm=1e9)
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (
+            torch.randn(3, 416, 128, generator=generator),
+            torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8, generator=generator),
+        )
+        for _ in range(2)
+    ]
+    run = Run.start(config, alone())
+    losses = [compute_losses(run, number, batch)["loss"] for number, batch in enumerate(batches)]
+    expected = torch.autograd.grad(sum(losses) / 2, list(run.student.parameters()))
+    numbers = take_step(run, 0, batches)
+    assert numbers["loss"] == pytest.approx(sum(loss.item() for loss in losses) / 2, rel=1e-6)
+    for parameter, gradient in zip(run.student.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_from_elsewhere_reach_student_and_teacher() -> None:
+    def fill(network: Tgdp) -> None:
+        torch.nn.init.constant_(network.mask_token, 7.0)
+
+    run = Run.start(CONFIG, alone(), initialise=fill)
+    assert (run.student.mask_token == 7).all()
+    assert (run.teacher.network.mask_token == 7).all()
+
+
+def test_a_run_is_not_continued_from_other_first_weights(segments: PairedSegments, tmp_path: Path) -> None:
+    pretrain(CONFIG, segments, tmp_path / "run", facts={"initialised_from": ["a.pth", "1"]})
+    with pytest.raises(AnotherRun, match="holds a run with other weights at the start"):
+        pretrain(CONFIG, segments, tmp_path / "run", facts={"initialised_from": ["b.pth", "2"]})
