@@ -93,6 +93,7 @@ def _state(settings: Settings, engine: Engine, uploads: UploadFolder) -> State:
         num_workers=settings.search_workers,
         max_waiting=settings.waiting_per_worker * settings.search_workers,
         max_wait_seconds=settings.max_wait_seconds,
+        max_work_seconds=settings.max_work_seconds,
     )
     readiness = Readiness(cache_seconds=settings.readiness_cache_seconds)
     return State(engine=engine, admission=admission, uploads=uploads, readiness=readiness)

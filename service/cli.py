@@ -59,7 +59,7 @@ def index(
     with _report_errors(), _open(settings) as engine, show_progress(_stderr()) as on_progress:
         report = index_paths(
             paths,
-            snapshot=engine.snapshot(),
+            snapshot=engine.snapshot(priority="bulk"),
             decoder=engine.decoder,
             limits=library_limits(settings),
             on_progress=on_progress,

@@ -108,7 +108,7 @@ def run_demo(folder: Path, *, engine: Engine, console: Console, progress_console
     with show_progress(progress_console) as on_progress:
         report = index_paths(
             [folder],
-            snapshot=engine.snapshot(),
+            snapshot=engine.snapshot(priority="bulk"),
             decoder=engine.decoder,
             limits=library_limits(engine.settings),
             on_progress=on_progress,

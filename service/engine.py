@@ -15,8 +15,11 @@ from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
 from models.clip import DecodeLimits
+from service.batch_queue import BatchLimits, Priority
+from service.batching import Batcher
+from service.caller import Caller
 from service.decoding import Decoder, WorkerLimits
-from service.encoder import Encoder
+from service.encoder import CUDA, Encoder
 from service.index.contract import Index, Modality
 from service.index.embedded import EmbeddedIndex
 from service.retrieval import EmbeddedFile, QueryLimits, SearchAnswer, Snapshot, embed_file, search_file
@@ -31,6 +34,7 @@ class Engine:
         settings: What it was opened with.
         bundle: The encoder pair in use.
         encoder: The bundle, loaded.
+        batcher: Its queue: whatever is embedded for somebody goes through it.
         index: Segments embedded by that bundle.
         decoder: Worker processes that decode media.
     """
@@ -38,16 +42,27 @@ class Engine:
     settings: Settings
     bundle: Bundle
     encoder: Encoder
+    batcher: Batcher
     index: Index
     decoder: Decoder
 
-    def snapshot(self) -> Snapshot:
-        """What one request works with from its beginning to its end."""
+    def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
+        """What one request, or one run of bulk work, works with from its beginning to its end.
+
+        Args:
+            caller: Who waits for the answer; default: one who waits for as long as it takes.
+            priority: Whether queries of others may go first.
+
+        Returns:
+            Encoder and index.
+        """
+        caller = caller or Caller()
         return Snapshot(
-            encoder=self.encoder,
+            encoder=self.batcher.encoder_of(caller, priority=priority),
             index=self.index,
             bundle_id=self.bundle.bundle_id,
             spec=self.bundle.manifest.clip_spec,
+            caller=caller,
         )
 
     def search_file(
@@ -131,12 +146,27 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
             ),
         )
         stack.callback(decoder.close)
-        yield Engine(settings=settings, bundle=bundle, encoder=encoder, index=index, decoder=decoder)
+        batcher = stack.enter_context(Batcher(encoder, batch_limits(settings, encoder.provider)))
+        yield Engine(
+            settings=settings, bundle=bundle, encoder=encoder, batcher=batcher, index=index, decoder=decoder
+        )
 
 
 def index_folder(settings: Settings, bundle: Bundle) -> Path:
     """Where the index of a bundle lives: each bundle has its own, so vectors of two models never meet."""
     return settings.data / "index" / bundle.bundle_id
+
+
+def batch_limits(settings: Settings, provider: str) -> BatchLimits:
+    """How segments of several requests are joined on a provider, unless a setting says otherwise."""
+    is_gpu = provider == CUDA
+    max_batch, wait_seconds = settings.encode_max_batch, settings.encode_wait_seconds
+    return BatchLimits(
+        max_batch=max_batch or (16 if is_gpu else 1),
+        max_wait_seconds=(0.002 if is_gpu else 0.0) if wait_seconds is None else wait_seconds,
+        max_queued=settings.encode_queue_segments or 16 * settings.search_workers,
+        num_runs=settings.encode_runs or 1,
+    )
 
 
 def query_limits(settings: Settings) -> QueryLimits:

@@ -6,6 +6,8 @@ The tree (an exception lives beside the code that raises it; this is the one pla
     service.decoding    DecodeFailure: DecodeTimedOut, DecoderCrashed, DecoderClosed
     models.bundle       BrokenBundle
     service.encoder     EncoderFailure: DeviceMissing, GoldenMismatch
+    service.caller      CallerGone, DeadlinePassed
+    service.batching    QueueFull, BatcherClosed
     service.index       IndexFailure: IndexInUse, IndexUnavailable, IndexFull, InvalidVector, InvalidSegment,
                         InvalidCursor
     service.scanning    UnusableFile (of a library; no request raises it)
@@ -38,7 +40,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from models import bundle, clip
-from service import decoding, encoder
+from service import batching, caller, decoding, encoder
 from service.index import contract
 from service.routes import admission, assets, body, form, media, parameters, readiness, upload
 
@@ -92,6 +94,12 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
     encoder.EncoderFailure: Problem(
         status=503, code="encoder_failed", title="The encoder failed", shows_detail=False
     ),
+    batching.QueueFull: Problem(status=429, code="overloaded", title="Too many requests at once; try again"),
+    batching.BatcherClosed: Problem(status=503, code="encoder_closed", title="The service is stopping"),
+    caller.DeadlinePassed: Problem(
+        status=503, code="deadline_passed", title="The answer was not ready in time; try again"
+    ),
+    caller.CallerGone: Problem(status=400, code="client_disconnected", title="The client went away"),
     contract.IndexFull: Problem(status=507, code="disk_full", title="The disk is full"),
     contract.InvalidCursor: Problem(status=422, code="invalid_parameter", title="A parameter is not valid"),
     contract.IndexUnavailable: Problem(

@@ -49,6 +49,7 @@ class Pipeline:
     def __init__(self, *, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits) -> None:
         self.num_written_segments = 0
         self._spec: ClipSpec = snapshot.spec
+        self._caller = snapshot.caller
         self._decoder = decoder
         self._limits = limits
         self._max_chunks = decoder.num_workers + 3
@@ -111,6 +112,8 @@ class Pipeline:
 
     def close(self) -> None:
         """Stop the threads after what they do at this moment. What is written stays."""
+        if self._open_jobs:
+            self._caller.leave()  # what waits for the encoder is dropped
         for job in self._open_jobs:
             for future in job.running.values():
                 future.cancel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ from models.clip import (
     decode_segments,
     probe_media,
 )
+from service.batching import SegmentEncoder
+from service.caller import Caller
 from service.decoding import Decoder, DecodeTimedOut
-from service.encoder import Encoder
 from service.index.contract import Index, Modality, SegmentMatch, Track
 from service.scanning import show_path
 
 OPPOSITE: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
 SEGMENTS_PER_DECODE = 8  # 80 s, 25 MB of frames and samples: what one call to a decode worker returns
-CLIPS_PER_BATCH = 4  # larger batches are no faster on a CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,14 @@ class Snapshot:
         index: Segments embedded by the same bundle.
         bundle_id: Which bundle that is.
         spec: How its encoder wants clips cut and sampled.
+        caller: Who waits for the answer; no work is started for one that left.
     """
 
-    encoder: Encoder
+    encoder: SegmentEncoder
     index: Index
     bundle_id: str
     spec: ClipSpec
+    caller: Caller = field(default_factory=Caller)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +253,7 @@ def embed_file(
     """
     modalities: tuple[Modality, ...] = ("audio", "video") if modality is None else (modality,)
     segments: list[EmbeddedSegment] = []
-    for chunk in _decode_chunks(path, snapshot.spec, modalities=modalities, decoder=decoder, limits=limits):
+    for chunk in _decode_chunks(path, snapshot, modalities=modalities, decoder=decoder, limits=limits):
         segments += embed_clips(chunk.clips, encoder=snapshot.encoder, modalities=modalities)
     if not segments:
         raise NoStream(f"no segment of the file has {modality or 'sound or picture'} that can be decoded")
@@ -288,9 +290,9 @@ def choose_source(info: MediaInfo, *, target: Modality, source: Modality | None)
 
 
 def embed_clips(
-    clips: Iterable[Clip], *, encoder: Encoder, modalities: Sequence[Modality]
+    clips: Iterable[Clip], *, encoder: SegmentEncoder, modalities: Sequence[Modality]
 ) -> list[EmbeddedSegment]:
-    """Embed clips in small batches.
+    """Embed clips.
 
     Args:
         clips: Segments; those with none of the modalities are left out of the result.
@@ -304,11 +306,9 @@ def embed_clips(
     tracks: list[dict[Modality, Track]] = [{} for _ in clips]
     for modality in modalities:
         present = [i for i, clip in enumerate(clips) if _has(clip, modality)]
-        for at in range(0, len(present), CLIPS_PER_BATCH):
-            batch = present[at : at + CLIPS_PER_BATCH]
-            encoded = _encode([clips[i] for i in batch], modality, encoder)
-            for i, track in zip(batch, encoded, strict=True):
-                tracks[i][modality] = track
+        encoded = _encode([clips[i] for i in present], modality, encoder)
+        for i, track in zip(present, encoded, strict=True):
+            tracks[i][modality] = track
     return [
         EmbeddedSegment(start_seconds=clip.start_seconds, end_seconds=clip.end_seconds, tracks=found)
         for clip, found in zip(clips, tracks, strict=True)
@@ -359,25 +359,26 @@ def _has(clip: Clip, modality: Modality) -> bool:
     return (clip.samples if modality == "audio" else clip.frames) is not None
 
 
-def _encode(clips: Sequence[Clip], modality: Modality, encoder: Encoder) -> NDArray[np.float32]:
+def _encode(clips: Sequence[Clip], modality: Modality, encoder: SegmentEncoder) -> NDArray[np.float32]:
     if modality == "audio":
         return encoder.encode_audio([clip.samples for clip in clips if clip.samples is not None])
     return encoder.encode_video([clip.frames for clip in clips if clip.frames is not None])
 
 
 def _decode_chunks(
-    path: Path, spec: ClipSpec, *, modalities: Sequence[Modality], decoder: Decoder, limits: QueryLimits
+    path: Path, snapshot: Snapshot, *, modalities: Sequence[Modality], decoder: Decoder, limits: QueryLimits
 ) -> Iterator[DecodedMedia]:
     # Only decoding counts: between two chunks the caller encodes.
     used_seconds = 0.0
     first = 0
     while True:
+        snapshot.caller.check()
         began = time.monotonic()
         chunk = decoder.call(
             decode_segments,
             limits.left_seconds(used_seconds),
             path,
-            spec,
+            snapshot.spec,
             first=first,
             count=SEGMENTS_PER_DECODE,
             limits=limits.decode,

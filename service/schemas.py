@@ -33,6 +33,8 @@ MOMENTS: list[Any] = [
     0.46,
     0.45,
 ]
+VECTOR = "zThmOg=="  # [0.6, 0.8] as float16
+TRACK = "zThmOs04ZjrNOGY6" * 5 + VECTOR  # 16 times the same
 CURSOR = "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10"
 ASSET: dict[str, Any] = {
     "asset_id": ASSET_ID,
@@ -187,6 +189,63 @@ class EmbeddingsBody(BaseModel):
     media: dict[str, Any] = Field(description="Facts about the file.")
     is_partial: bool = Field(description="True when less than 95 % of the file could be decoded.")
     segments: list[EmbeddedSegmentBody]
+
+
+class EncodedTrack(BaseModel):
+    """Embeddings of one segment in one modality, each number a little-endian float16."""
+
+    pooled: str = Field(
+        description="Normalised mean of the track, unit length: base64 of `width` numbers.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+    track: str = Field(
+        description="16 unit vectors, one for each moment, one after another: base64 of 16 × `width` numbers.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+
+
+class EncodedSegmentBody(BaseModel):
+    """Embeddings of one segment, written as base64."""
+
+    start_seconds: float = Field(ge=0)
+    end_seconds: float = Field(ge=0, description="Exclusive.")
+    audio: EncodedTrack | None = Field(
+        description="Null where the segment has no sound, or it was not asked for."
+    )
+    video: EncodedTrack | None = Field(description="Null where it has no picture, or it was not asked for.")
+
+
+class EncodedEmbeddingsBody(BaseModel):
+    """Embeddings of a file with `encoding=base64`, segment by segment."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "bundle_id": "starter-0123456789ab",
+                    "media": {"container": "mp4", "duration_seconds": 8.0, "video_codec": "h264"},
+                    "is_partial": False,
+                    "dtype": "float16",
+                    "width": 2,
+                    "segments": [
+                        {
+                            "start_seconds": 0.0,
+                            "end_seconds": 8.0,
+                            "audio": {"pooled": VECTOR, "track": TRACK},
+                            "video": None,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+    bundle_id: str = Field(description="The encoder bundle. Vectors of two bundles cannot be compared.")
+    media: dict[str, Any] = Field(description="Facts about the file.")
+    is_partial: bool = Field(description="True when less than 95 % of the file could be decoded.")
+    dtype: Literal["float16"] = Field(description="What the bytes are: little-endian half precision.")
+    width: int = Field(ge=1, description="Numbers of one vector.")
+    segments: list[EncodedSegmentBody]
 
 
 class AssetBody(BaseModel):

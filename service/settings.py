@@ -94,8 +94,34 @@ class Settings(BaseSettings):
     max_wait_seconds: PositiveFloat = Field(
         default=5.0, description="Longest wait for a search worker, then 429."
     )
+    max_work_seconds: PositiveFloat = Field(
+        default=300.0,
+        description="Time to answer a request whose body is there; what is not encoded by then is dropped.",
+    )
     decode_workers: PositiveInt = Field(
         default_factory=lambda: os.cpu_count() or 1, description="Sandboxed processes that decode media."
+    )
+
+    # Encoding
+    encode_max_batch: PositiveInt | None = Field(
+        default=None,
+        description="Segments of one or more requests in one run of the encoder. Default: 16 on a GPU, 1 on a CPU, "
+        "which one segment of 16 pictures fills.",
+    )
+    encode_wait_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        le=10,
+        description="Longest that a batch which is not full waits for more, where two requests are there. "
+        "Default: 0.002 on a GPU, 0 on a CPU.",
+    )
+    encode_queue_segments: PositiveInt | None = Field(
+        default=None,
+        description="Segments that may wait for the encoder; further ones get 429. Default: 16 for each search "
+        "worker.",
+    )
+    encode_runs: PositiveInt | None = Field(
+        default=None, description="Batches that are encoded at the same time. Default: 1."
     )
 
     # Decoding

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
 from models.clip import Clip, DecodedMedia, MediaInfo, UnreadableClip
+from service.batching import SegmentEncoder
 from service.decoding import DecodeFailure
-from service.encoder import Encoder, EncoderFailure
+from service.encoder import EncoderFailure
 from service.index.contract import (
     Index,
     IndexFailure,
@@ -32,7 +33,7 @@ from service.scanning import FoundFile, UnusableFile
 
 logger = logging.getLogger(__name__)
 
-BATCH_CLIPS = 4  # what one run of the encoder takes at most
+BATCH_CLIPS = 16  # what the encoder is given at once; on a GPU that is one run
 WRITE_SEGMENTS = 64  # segments of one durable write at most
 WRITE_ATTEMPTS = 4
 RETRY_SECONDS = 0.5
@@ -178,7 +179,7 @@ class EncodeThread(threading.Thread):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: SegmentEncoder,
         next_stage: queue.SimpleQueue[Tracks | Drop | None],
         events: queue.SimpleQueue[Event],
     ) -> None:
@@ -204,7 +205,7 @@ class EncodeThread(threading.Thread):
         self.messages.put(None)
 
     def _take_batch(self) -> list[Chunk | Drop]:
-        """Wait for a message; take more that are there, until one run of the encoder has its clips."""
+        """Wait for a message; take more that are there, until there are enough for the encoder."""
         batch: list[Chunk | Drop] = []
         num_clips = 0
         while num_clips < BATCH_CLIPS:

@@ -1,4 +1,8 @@
-"""Who may work now: a fixed number of requests compute, a few wait, the rest are told to come back."""
+"""Who may work now: a fixed number of requests compute, a few wait, the rest are told to come back.
+
+A client that hangs up gives its place back: it leaves the queue here, and what waits for the encoder in its name
+is dropped.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,9 @@ from typing import TypeVar
 
 import anyio
 import anyio.to_thread
+from starlette.requests import Request
+
+from service.caller import Caller, CallerGone
 
 T = TypeVar("T")
 
@@ -27,6 +34,27 @@ class Overloaded(Exception):
         self.headers = {"Retry-After": f"{max(1, round(retry_after_seconds))}"}
 
 
+class Client:
+    """The client of one request, from the end of its body to the answer.
+
+    Args:
+        request: The request. When the client is watched, nobody else may read from it.
+
+    Attributes:
+        caller: What the work done for the client asks whether to go on.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.caller = Caller()
+        self._receive = request.receive
+
+    async def watch(self) -> None:
+        """Wait until the client hangs up, and let its caller leave then."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.caller.leave()
+
+
 class Admission:
     """Runs blocking work, so much at a time.
 
@@ -34,13 +62,17 @@ class Admission:
         num_workers: Threads that work at the same time.
         max_waiting: Callers that may wait for one.
         max_wait_seconds: How long they may.
+        max_work_seconds: How long a client may wait for its answer, that time included.
     """
 
-    def __init__(self, *, num_workers: int, max_waiting: int, max_wait_seconds: float) -> None:
+    def __init__(
+        self, *, num_workers: int, max_waiting: int, max_wait_seconds: float, max_work_seconds: float = 300.0
+    ) -> None:
         self._semaphore = anyio.Semaphore(num_workers)
         self._threads = anyio.CapacityLimiter(num_workers)
         self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
+        self._max_work_seconds = max_work_seconds
         self._num_waiting = 0
 
     def check(self) -> None:
@@ -55,11 +87,41 @@ class Admission:
                 retry_after_seconds=self._max_wait_seconds,
             )
 
+    async def run_for(self, client: Client, work: Callable[[], T]) -> T:
+        """Do blocking work for a client, for as long as it waits for it.
+
+        Args:
+            client: Who waits; its body has been read.
+            work: What to do. It asks `client.caller` whether to go on.
+
+        Returns:
+            What the work returned.
+
+        Raises:
+            CallerGone: If the client hangs up first.
+            Overloaded: If the queue is full or the turn does not come in time.
+        """  # noqa: DOC503 - Overloaded is raised while it waits, and the failure of the work as it is
+        client.caller.start_clock(self._max_work_seconds)
+        outcome: list[T] = []
+        failure: Exception | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch, client, group.cancel_scope)
+            try:
+                outcome.append(await self.run(work))
+            except Exception as exc:  # a task group would wrap it: it is raised below
+                failure = exc
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not outcome:
+            raise CallerGone("the client went away before its turn came")
+        return outcome[0]
+
     async def run(self, work: Callable[[], T]) -> T:
         """Wait for a turn and do blocking work in a thread.
 
         Args:
-            work: What to do; it runs to its end even when the client goes away.
+            work: What to do; it runs to its end.
 
         Returns:
             What the work returned.
@@ -72,6 +134,10 @@ class Admission:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
         finally:
             self._semaphore.release()
+
+    async def _watch(self, client: Client, scope: anyio.CancelScope) -> None:
+        await client.watch()
+        scope.cancel()
 
     async def _take_turn(self) -> None:
         try:

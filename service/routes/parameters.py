@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from service.index.contract import Modality
+from service.routes.encodings import Encoding
 from service.settings import MAX_LIMIT
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
@@ -58,6 +59,12 @@ class EmbeddingParameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     modality: Modality | None = Field(None, description="Embed this stream only. Default: what the file has.")
+    encoding: Encoding = Field(
+        "json",
+        description="How the numbers are written: `json` lists with 7 decimals, `base64` of little-endian float16 in "
+        "JSON (each number within 2.5e-4, the cosine to the exact vector above 1 - 1.2e-7), or `safetensors`, a file "
+        "of float32, exactly as the encoder gave them.",
+    )
 
 
 def read_parameters(request: Request, fields: Mapping[str, str], kind: type[Parameters]) -> Parameters:

@@ -6,6 +6,7 @@ import pydantic_core
 from fastapi import APIRouter, Request, Response
 
 from models.clip import EmptyFile
+from service.routes.admission import Client
 from service.routes.parameters import InvalidParameter, SearchParameters, read_parameters
 from service.routes.state import StateOf
 from service.routes.upload import receive_upload
@@ -31,7 +32,8 @@ PATH = "/v1/search"
 async def search(request: Request, state: StateOf) -> Response:
     """Answer a search."""
     state.admission.check()
-    snapshot = state.engine.snapshot()
+    client = Client(request)
+    snapshot = state.engine.snapshot(client.caller)
     async with receive_upload(request, state.uploads) as upload:
         parameters = read_parameters(request, upload.fields, SearchParameters)
         max_limit = state.engine.settings.max_limit
@@ -50,5 +52,5 @@ async def search(request: Request, state: StateOf) -> Response:
             )
             return pydantic_core.to_json(answer.to_json())
 
-        document = await state.admission.run(work)
+        document = await state.admission.run_for(client, work)
     return Response(document, media_type="application/json")
