@@ -3,7 +3,7 @@
     manifest.json   name, geometry, how it was trained, and the size and sha256 of every other file
     audio.onnx      samples (B, S) float32, lengths (B,) int64 → tracks (B, T, D) float32 of unit rows
     video.onnx      frames (B, T, H, W, 3) uint8 → tracks (B, T, D) float32 of unit rows
-    golden.npz      one real clip and the tracks that the network gave for it
+    golden.npz      one clip and the tracks that the network gave for it
 
 The id of a bundle is its name and the hash of its manifest, so two bundles with one id hold the same bytes.
 """
@@ -21,11 +21,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.agreement import Agreement, Tracks, compare_tracks, cosines
 from models.clip import ClipSpec
+from models.norms import NoScalableNorm, add_outliers
+
+__all__ = [
+    "AUDIO_GRAPH",
+    "FILES",
+    "GOLDEN",
+    "MANIFEST",
+    "VARIANT",
+    "VIDEO_GRAPH",
+    "Agreement",
+    "BrokenBundle",
+    "Bundle",
+    "Golden",
+    "Manifest",
+    "NoScalableNorm",
+    "Tracks",
+    "Variant",
+    "add_outliers",
+    "compare_tracks",
+    "cosines",
+    "describe_file",
+    "load_bundle",
+    "load_variant",
+    "starter_path",
+    "variant_path",
+]
 
 FORMAT = 1
 AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN, MANIFEST = "audio.onnx", "video.onnx", "golden.npz", "manifest.json"
 FILES = (AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN)
+VARIANT = "variant.json"
 
 
 class BrokenBundle(ValueError):
@@ -42,8 +70,8 @@ class Manifest:
         clip_spec: How media are decoded for this network.
         opset: ONNX operator set of the graphs.
         network: Geometry of the network, JSON values.
-        training: How it was made: command, seed, seconds, metrics; JSON values.
-        agreement: Largest difference between ONNX and torch on real clips, by graph.
+        training: How it was made: command, seed, seconds, metrics, or the file it was imported from; JSON values.
+        agreement: Largest difference between ONNX and torch on the clips of the export, by graph.
         files: Size in bytes and sha256 of every other file, by name.
         format: Version of this layout.
     """
@@ -95,7 +123,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """One real clip and what the network made of it when the bundle was exported.
+    """One clip and what the network made of it when the bundle was exported.
 
     Attributes:
         samples: float32, shape (S,).
@@ -190,8 +218,14 @@ def load_bundle(path: Path) -> Bundle:
     except (OSError, ValueError) as exc:
         raise BrokenBundle(f"{path} is not a bundle: {exc}") from exc
     manifest = Manifest.from_json(text)
-    for name, expected in manifest.files.items():
-        file = path / name
+    _compare_files(path, manifest.files)
+    bundle_id = f"{manifest.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Bundle(path=path, bundle_id=bundle_id, manifest=manifest)
+
+
+def _compare_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    for name, expected in files.items():
+        file = folder / name
         try:
             if not stat.S_ISREG(file.lstat().st_mode):
                 raise BrokenBundle(f"{file} must be a regular file")
@@ -200,5 +234,73 @@ def load_bundle(path: Path) -> Bundle:
             raise BrokenBundle(f"{file} cannot be read: {exc}") from exc
         if found != expected:
             raise BrokenBundle(f"{file} is not the file of the manifest: expected {expected}, found {found}")
-    bundle_id = f"{manifest.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return Bundle(path=path, bundle_id=bundle_id, manifest=manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The graphs of a bundle in another precision, in a folder of their own beside it: `starter` and `starter.fp16`.
+
+    A bundle never changes, and its id names the index that it made; what is derived from it later lies outside.
+
+    Attributes:
+        path: Its folder.
+        bundle_id: The bundle it was made of.
+        precision: What its numbers are: `fp16` or `int8`.
+        agreement: How far it is from float32, measured when it was made.
+        files: Size in bytes and sha256 of both graphs, by name.
+    """
+
+    path: Path
+    bundle_id: str
+    precision: str
+    agreement: Agreement
+    files: dict[str, dict[str, Any]]
+
+    def to_json(self) -> str:
+        """Return the text of variant.json."""
+        fields = {name: value for name, value in asdict(self).items() if name != "path"}
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+
+def variant_path(bundle_path: Path, precision: str) -> Path:
+    """Where the variant of a bundle lies.
+
+    Args:
+        bundle_path: Folder of the bundle.
+        precision: Which variant.
+
+    Returns:
+        A folder beside it.
+    """
+    return bundle_path.with_name(f"{bundle_path.name}.{precision}")
+
+
+def load_variant(bundle: Bundle, precision: str) -> Variant | None:
+    """Open the variant of a bundle and compare its files with what it says of them.
+
+    Args:
+        bundle: Verified bundle.
+        precision: Which variant.
+
+    Returns:
+        The verified variant, None where there is none.
+
+    Raises:
+        BrokenBundle: If it was made of another bundle, or a file is missing, a link, or another one.
+    """
+    folder = variant_path(bundle.path, precision)
+    if not folder.exists():
+        return None
+    try:
+        fields = json.loads((folder / VARIANT).read_text())
+        variant = Variant(**{**fields, "path": folder, "agreement": Agreement(**fields["agreement"])})
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise BrokenBundle(f"{folder / VARIANT} cannot be read: {exc}") from exc
+    if (variant.bundle_id, variant.precision) != (bundle.bundle_id, precision):
+        raise BrokenBundle(
+            f"{folder} is {variant.precision} of {variant.bundle_id}, not {precision} of {bundle.bundle_id}"
+        )
+    if set(variant.files) != {AUDIO_GRAPH, VIDEO_GRAPH}:
+        raise BrokenBundle(f"{folder} must hold {AUDIO_GRAPH} and {VIDEO_GRAPH}, got {sorted(variant.files)}")
+    _compare_files(folder, variant.files)
+    return variant

@@ -1,4 +1,4 @@
-"""Checkpoint to bundle: export both graphs, compare them with torch on real clips, refuse when they disagree."""
+"""Network to bundle: export both graphs, compare them with torch on clips, refuse when they disagree."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def export_bundle(
         network: The trained network.
         output: Folder of the bundle; must not exist.
         name: Name of the bundle.
-        clips: Real clips with picture and sound; the first becomes the golden clip.
+        clips: Clips with picture and sound; the first becomes the golden clip.
         training: JSON values that say how the network was made.
 
     Returns:
@@ -279,7 +279,7 @@ def graph_tracks(
 
 
 def compare(folder: Path, clips: Sequence[Clip], expected: Sequence[Tracks]) -> dict[str, float]:
-    """Run the exported graphs on real clips and measure how far they are from torch.
+    """Run the exported graphs on clips and measure how far they are from torch.
 
     Args:
         folder: Where the graphs are.

@@ -8,6 +8,8 @@ from typing import Any, Literal, Self, get_args
 Modality = Literal["audio", "video"]
 MODALITIES: tuple[Modality, Modality] = ("audio", "video")
 Pooling = Literal["cls", "patch_mean"]
+PublishedKind = Literal["tgdp", "cavmae-sync", "cavmae"]
+"""Released checkpoints that fit this network."""
 MAX_WINDOW_FRAMES = 1024
 """Analysis frames of a whole segment: the longest window there is."""
 

@@ -1,111 +1,103 @@
-"""Published state dicts to our network: names of the released TG-DP code to names of ours, and nothing left over."""
+"""Released weights into our network: TG-DP, CAV-MAE Sync and CAV-MAE, every tensor of them and nothing left over.
+
+    network = import_network(read_weights(Path("audio_model.25.pth")), kind="tgdp")
+    initialise(Tgdp(TgdpConfig()), Path("mae_pretrain_vit_base.pth"))   # a start for training: models/initialisation.py
+
+The three kinds share their names. TG-DP and CAV-MAE Sync have CLS and registers, and CLS is the embedding; CAV-MAE has
+neither, one window of 1024 frames, and the mean of its patches. "Contrastive heads" are two more blocks of each
+modality that the released code can be built with; it then embeds through them, and so does ours, unless they are left
+out by name.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
-from models.geometry import TgdpConfig
+from models.geometry import PublishedKind, TgdpConfig
+from models.initialisation import Initialised, initialise
+from models.published_geometry import Heads, UnknownGeometry, read_geometry
+from models.published_names import (
+    CONTRASTIVE_HEADS,
+    DECODER,
+    UNUSED_NORMS,
+    Counts,
+    count_published,
+    published_names,
+    take_tensors,
+)
 from models.tgdp import Tgdp
+from models.weights import WrongStateDict
 
-_LETTERS = {"a": "audio", "v": "video"}
-_STREAM_OF_SUFFIX = {"": "joint", "_a": "audio", "_v": "video"}
+__all__ = ["Heads", "Initialised", "WrongStateDict", "import_network", "initialise", "load_tgdp"]
 
-
-class WrongStateDict(ValueError):
-    """The state dict does not hold the tensors of the network. The message lists every missing and unexpected name."""
+RELEASED_DEPTH, RELEASED_DECODER_DEPTH = 11, 8
 
 
-def tgdp_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a released TG-DP checkpoint.
+def import_network(
+    published: Mapping[str, Tensor],
+    *,
+    kind: PublishedKind,
+    heads: Heads | None = None,
+    without_decoder: bool = False,
+    without_contrastive_heads: bool = False,
+) -> Tgdp:
+    """Build the network that a released checkpoint belongs to, and fill it.
 
-    The released blocks all carry three LayerNorm sets; the modality streams use the plain one and so does the decoder,
-    so their unused sets are dropped by name.
+    The geometry comes from the shapes. The LayerNorms that released blocks carry and never use are dropped by name.
 
     Args:
-        published: Tensors by their published names, with or without the `module.` prefix.
+        published: Tensors by their published names without `module.`.
+        kind: What the checkpoint is.
+        heads: Attention heads, needed at other widths than the released ones.
+        without_decoder: Leave the decoder out, there or not; it takes no part in embedding.
+        without_contrastive_heads: Leave the contrastive heads out and embed right after the joint block.
 
     Returns:
-        Tensors by our names.
+        The network in evaluation mode, float32. A decoder that was left out has no blocks and no trained tensor.
 
     Raises:
-        WrongStateDict: If a name is not one of a TG-DP checkpoint.
-    """
-    renamed: dict[str, Tensor] = {}
-    unexpected: list[str] = []
-    for name, tensor in published.items():
-        name = name.removeprefix("module.")
-        if name == "register_tokens":
-            half = tensor.shape[0] // 2
-            renamed["registers.audio"], renamed["registers.video"] = tensor[None, :half], tensor[None, half:]
-        elif re.match(r"(blocks_[av]|decoder_blocks)\.\d+\.norm[12]_[av]\.", name):
-            continue
-        elif (ours := _rename(name)) is not None:
-            renamed[ours] = tensor[0] if "positions" in ours else tensor
-        else:
-            unexpected.append(name)
-    if unexpected:
-        raise WrongStateDict(f"not the names of a TG-DP checkpoint: {', '.join(sorted(unexpected))}")
-    return renamed
+        WrongStateDict: If a name is missing or unexpected, a shape is another, or the heads must be given.
+    """  # noqa: DOC502 - `_fill` raises it
+    left_out = [
+        pattern
+        for pattern, wanted in ((DECODER, without_decoder), (CONTRASTIVE_HEADS, without_contrastive_heads))
+        if wanted
+    ]
+    tensors = {n: t for n, t in published.items() if not any(p.fullmatch(n) for p in left_out)}
+    found = count_published(tensors)
+    counts = replace(
+        found,
+        depth=found.depth or RELEASED_DEPTH,
+        decoder_depth=None if without_decoder else found.decoder_depth or RELEASED_DECODER_DEPTH,
+        has_cls=kind != "cavmae",
+        has_registers=kind != "cavmae",
+    )
+    config, problems = _read_config(tensors, counts, heads or Heads())
+    return _fill(tensors, counts, config, problems)
 
 
-def _rename(name: str) -> str | None:
-    """Return our name of one published tensor, or None where it has none."""
-    if match := re.fullmatch(r"(decoder_)?(pos_embed|modality|pred)_([av])(\..+)?", name):
-        prefix, part, letter, rest = match.groups()
-        modality = _LETTERS[letter]
-        if part == "pos_embed":
-            return f"{prefix or ''}positions_{modality}"
-        if part == "modality":
-            return f"{prefix or ''}modality_vectors.{modality}"
-        return f"decoder_heads.{modality}{rest}"
-    if match := re.fullmatch(r"(patch_embed|cls_token|norm)_([av])(?:\.(?:proj\.)?(.+))?", name):
-        part, letter, rest = match.groups()
-        ours = {"patch_embed": "patch_embeddings", "cls_token": "cls_tokens", "norm": "norms"}[part]
-        middle = ".projection" if part == "patch_embed" else ""
-        return f"{ours}.{_LETTERS[letter]}{middle}" + (f".{rest}" if rest else "")
-    if match := re.fullmatch(r"(blocks_[avu]|decoder_blocks)\.(\d+)\.(.+)", name):
-        group, number, rest = match.groups()
-        return _rename_block(group, number, rest)
-    if match := re.fullmatch(r"(norm|decoder_norm|decoder_embed)\.(.+)", name):
-        return {"norm": "norms.joint", "decoder_norm": "decoder_norm", "decoder_embed": "decoder_embedding"}[
-            match[1]
-        ] + f".{match[2]}"
-    return "mask_token" if name == "mask_token" else None
-
-
-def _rename_block(group: str, number: str, rest: str) -> str | None:
-    if group == "blocks_u":
-        if number != "0":
-            return None  # the released code does not chain its joint blocks; no checkpoint has a second one
-        prefix, own_stream = "joint_block", "joint"
-    elif group == "decoder_blocks":
-        prefix, own_stream = f"decoder_blocks.{number}", "joint"
-    else:
-        own_stream = _LETTERS[group[-1]]
-        prefix = f"streams.{own_stream}.{number}"
-    if match := re.fullmatch(r"norm([12])(_[av])?\.(weight|bias)", rest):
-        which, suffix, kind = match.groups()
-        stream = _STREAM_OF_SUFFIX[suffix] if suffix else own_stream
-        return f"{prefix}.{'attention_norms' if which == '1' else 'mlp_norms'}.{stream}.{kind}"
-    if match := re.fullmatch(r"(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.(weight|bias)", rest):
-        ours = {
-            "attn.qkv": "attention.qkv",
-            "attn.proj": "attention.projection",
-            "mlp.fc1": "mlp.0",
-            "mlp.fc2": "mlp.2",
-        }
-        return f"{prefix}.{ours[match[1]]}.{match[2]}"
-    return None
+def _read_config(
+    tensors: Mapping[str, Tensor], counts: Counts, heads: Heads
+) -> tuple[TgdpConfig | None, list[str]]:
+    """Read the geometry, or say why not. Heads change no shape: where only they lack, the shapes are compared still."""
+    problems: dict[str, None] = {}
+    for given in (heads, Heads(encoder=1, decoder=1)):
+        try:
+            return read_geometry(tensors, counts, given), list(problems)
+        except UnknownGeometry as exc:
+            problems[str(exc)] = None
+    return None, list(problems)
 
 
 def load_tgdp(published: Mapping[str, Tensor], config: TgdpConfig) -> Tgdp:
-    """Build the network and fill it with published tensors, every one of them and no other.
+    """Build a network of known geometry and fill it with published tensors.
 
     Args:
-        published: Tensors by their published names.
+        published: Tensors by their published names without `module.`.
         config: Geometry of the checkpoint.
 
     Returns:
@@ -113,10 +105,63 @@ def load_tgdp(published: Mapping[str, Tensor], config: TgdpConfig) -> Tgdp:
 
     Raises:
         WrongStateDict: If names are missing or unexpected, or a shape differs.
-    """
+    """  # noqa: DOC502 - `_fill` raises it
+    counts = Counts(
+        depth=config.depth,
+        head_depth=config.head_depth,
+        decoder_depth=config.decoder_depth,
+        has_cls=config.num_cls_tokens > 0,
+        has_registers=config.num_registers > 0,
+    )
+    return _fill(published, counts, config, [])
+
+
+def _fill(
+    tensors: Mapping[str, Tensor], counts: Counts, config: TgdpConfig | None, problems: list[str]
+) -> Tgdp:
+    """Compare names and shapes with what the network needs; build and fill it when nothing is wrong."""
+    names = published_names(counts)
+    problems = [*problems, *_compare_names(tensors, set(names.values()))]
+    if config is not None:
+        problems += _compare_shapes(tensors, names, config)
+    if problems or config is None:
+        raise WrongStateDict("\n".join(problems))
     network = Tgdp(config)
-    try:
-        network.load_state_dict(tgdp_state_dict(published))
-    except RuntimeError as exc:
-        raise WrongStateDict(str(exc)) from exc
+    network.load_state_dict(network.state_dict() | take_tensors(tensors, names))
     return network.eval()
+
+
+def _compare_names(tensors: Mapping[str, Tensor], wanted: set[str]) -> list[str]:
+    missing = sorted(wanted - tensors.keys())
+    unexpected = sorted(name for name in tensors.keys() - wanted if not UNUSED_NORMS.fullmatch(name))
+    problems = []
+    if missing:
+        problems.append(f"missing ({len(missing)}): {', '.join(missing)}")
+        if all(DECODER.fullmatch(name) for name in missing):
+            problems.append(
+                "only the decoder lacks tensors: the encoder alone is imported with --without-decoder"
+            )
+    if unexpected:
+        problems.append(f"unexpected ({len(unexpected)}): {', '.join(unexpected)}")
+    return problems
+
+
+def _compare_shapes(tensors: Mapping[str, Tensor], names: Mapping[str, str], config: TgdpConfig) -> list[str]:
+    with torch.device("meta"):  # shapes only, no memory
+        state = Tgdp(config).state_dict()
+    wanted = {}
+    for name, theirs in names.items():
+        shape = tuple(state[name].shape)
+        if "positions_" in name:
+            shape = (1, *shape)
+        elif theirs == "register_tokens":
+            shape = (2 * shape[1], shape[2])
+        wanted[theirs] = shape
+    wrong = []
+    for name in sorted(wanted.keys() & tensors.keys()):
+        tensor = tensors[name]
+        if tuple(tensor.shape) != wanted[name]:
+            wrong.append(f"{name} is {tuple(tensor.shape)}, must be {wanted[name]}")
+        elif not tensor.is_floating_point():
+            wrong.append(f"{name} is {tensor.dtype}, must be a floating-point type")
+    return [f"wrong shape or type ({len(wrong)}): {'; '.join(wrong)}"] if wrong else []
