@@ -8,6 +8,7 @@ foley-train evaluate my-bundle --data corpus/heldout
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 import sys
@@ -26,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from models.geometry import PublishedKind
 from training.labels import CorpusMismatch
 from training.scene import BadScene, Split
 from training.synthesis import write_corpus
@@ -38,14 +40,13 @@ def main() -> None:
     """Train Foley's encoders."""
 
 
-def _commands() -> ModuleType:
+def _commands(name: str = "commands") -> ModuleType:
     """Import what needs torch, or say how to install it."""
     try:
-        from training import commands  # noqa: PLC0415 - torch: a second that `synthesize` should not wait for
+        return importlib.import_module(f"training.{name}")  # torch: a second `synthesize` should not wait for
     except ModuleNotFoundError as exc:
         typer.echo(f"{exc.name} is not installed: training needs pip install --editable '.[train]'", err=True)
         raise typer.Exit(1) from exc
-    return commands
 
 
 @app.command()
@@ -89,33 +90,53 @@ def synthesize(
 
 @app.command()
 def pretrain(
-    data: Annotated[list[Path], typer.Option(help="Folders or files of media to learn from.")],
     output: Annotated[Path, typer.Option(help="Folder of the run: metrics, checkpoint, decoded media.")],
-    run: Annotated[str, typer.Option(help="Named run: starter or base.")] = "starter",
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="What to learn from: folders, media files, CSV or JSON manifests, shards."),
+    ] = None,
+    library: Annotated[
+        bool, typer.Option("--library", help="Learn from the media that `foley` has indexed.")
+    ] = False,
+    run: Annotated[str, typer.Option(help="Named run: starter, base, ablation…")] = "starter",
     validation: Annotated[list[Path] | None, typer.Option(help="Held-out media to measure on.")] = None,
+    initialise: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights: plain MAE ViT, TG-DP, CAV-MAE (Sync), or a checkpoint."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps, instead of the run's own.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Segments a batch, over all processes.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the run's own.")] = None,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 200,
     compile_passes: Annotated[
         bool, typer.Option("--compile", help="Fuse the passes with torch.compile; needs a C++ compiler.")
     ] = False,
+    board: Annotated[bool, typer.Option(help="Write TensorBoard files with pictures.")] = True,
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
 ) -> None:
-    """Train the encoders on paired media."""
-    commands = _commands()
-    commands.pretrain(
+    """Train the encoders on paired media; under torchrun in several processes."""
+    if not data and not library:
+        raise typer.BadParameter("say what to learn from: --data or --library")
+    commands = _commands("pretrain_command")
+    options = commands.PretrainOptions(
         run_name=run,
-        data=data,
-        output=output,
+        data=data or [],
+        library=library,
         validation=validation or [],
+        output=output,
         num_steps=steps,
+        batch_size=batch_size,
         seed=seed,
+        initial_weights=initialise,
         evaluate_every=evaluate_every,
         compile_passes=compile_passes,
+        with_board=board,
         num_workers=workers,
         command=shlex.join(["foley-train", *sys.argv[1:]]),
-        console=Console(stderr=True),
     )
+    commands.run_pretraining(options, Console(stderr=True))
 
 
 @app.command()
@@ -134,6 +155,53 @@ def export(
         media=media,
         name=name,
         weights=weights,
+        console=Console(stderr=True),
+    )
+
+
+@app.command("import")
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="Released weights: .pth or .safetensors.")],
+    kind: Annotated[PublishedKind, typer.Option(help="Whose weights they are.")],
+    output: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
+    media: Annotated[
+        list[Path] | None,
+        typer.Option(help="Real clips to compare ONNX with torch on; synthetic ones without."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle; else the kind.")] = None,
+    heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads, at widths other than 768.")
+    ] = None,
+    decoder_heads: Annotated[
+        int | None, typer.Option(min=1, help="Attention heads of the decoder, at widths other than 512.")
+    ] = None,
+    without_decoder: Annotated[
+        bool, typer.Option("--without-decoder", help="Leave the decoder out, there or not.")
+    ] = False,
+    without_contrastive_heads: Annotated[
+        bool,
+        typer.Option("--without-contrastive-heads", help="Embed right after the joint block all the same."),
+    ] = False,
+    license_note: Annotated[
+        str | None, typer.Option("--license", help="What the bundle says of the weights' license.")
+    ] = None,
+) -> None:
+    """Make a bundle of released weights: TG-DP, CAV-MAE Sync or CAV-MAE."""
+    commands = _commands("import_command")
+    request = commands.ImportRequest(
+        file=file,
+        kind=kind,
+        heads=commands.Heads(encoder=heads, decoder=decoder_heads),
+        without_decoder=without_decoder,
+        without_contrastive_heads=without_contrastive_heads,
+        license_note=license_note,
+    )
+    commands.import_weights(
+        request,
+        output=output,
+        media=media or [],
+        name=name or kind,
+        command=shlex.join(["foley-train", *sys.argv[1:]]),
         console=Console(stderr=True),
     )
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
-import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +13,6 @@ from typing import Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -23,12 +20,8 @@ from models.bundle import BrokenBundle, load_bundle
 from models.clip import Clip, ClipSpec, UnreadableClip, decode_clip
 from models.export import GraphsDisagree, Tracks, export_bundle, graph_tracks, open_graphs, torch_tracks
 from training.checkpoint import BrokenCheckpoint, load_checkpoint
-from training.config import RUNS
 from training.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
 from training.listing import find_media
-from training.pretrain import AnotherRun, TrainingDiverged
-from training.pretrain import pretrain as run_pretraining
-from training.segments import NoTrainingData, PairedSegments, prepare
 
 logger = logging.getLogger(__name__)
 
@@ -39,99 +32,6 @@ NUM_COMPARED_CLIPS = 8
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the code that runs, or None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _prepared(paths: list[Path], folder: Path, num_workers: int, progress: Progress) -> PairedSegments:
-    bar = progress.add_task(f"decode {folder.name}", total=None)
-    segments = prepare(
-        paths,
-        folder,
-        ClipSpec(),
-        num_workers=num_workers,
-        on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
-    )
-    for failure in segments.failed:
-        progress.console.print(f"left out {failure['path']}: {failure['reason']}", markup=False)
-    return segments
-
-
-def pretrain(
-    *,
-    run_name: str,
-    data: list[Path],
-    output: Path,
-    validation: list[Path],
-    num_steps: int | None,
-    seed: int | None,
-    evaluate_every: int,
-    compile_passes: bool,
-    num_workers: int,
-    command: str,
-    console: Console,
-) -> None:
-    """Decode the media, train or go on where it stopped, and leave `metrics.jsonl` and `checkpoint/` in the folder.
-
-    Args:
-        run_name: Name of the run in `training.config.RUNS`.
-        data: Training media.
-        output: Folder of the run.
-        validation: Held-out media; may be empty.
-        num_steps: Instead of the run's own number of steps.
-        seed: Instead of the run's own seed.
-        evaluate_every: Steps between two checkpoints.
-        compile_passes: Whether torch.compile fuses the passes.
-        num_workers: Processes that decode.
-        command: What was typed, for the checkpoint.
-        console: Where the progress goes.
-
-    Raises:
-        typer.Exit: With code 2 if the run is not known, the folder holds another run, no media can be used, or the loss
-            is not finite.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
-    if run_name not in RUNS:
-        console.print(f"[red]there is no run {run_name!r}; there are {', '.join(RUNS)}[/red]")
-        raise typer.Exit(2)
-    config = RUNS[run_name]()
-    config = dataclasses.replace(
-        config,
-        num_steps=config.num_steps if num_steps is None else num_steps,
-        seed=config.seed if seed is None else seed,
-        compile=config.compile or compile_passes,
-    )
-    try:
-        with _progress(console) as progress:
-            training = _prepared(data, output / "decoded-training", num_workers, progress)
-            held_out = (
-                _prepared(validation, output / "decoded-validation", num_workers, progress)
-                if validation
-                else None
-            )
-            bar = progress.add_task("train", total=config.num_steps)
-            run_pretraining(
-                config,
-                training,
-                output,
-                validation=held_out,
-                evaluate_every=evaluate_every,
-                facts={"command": command, "commit": _git_commit()},
-                on_step=lambda done, losses: progress.update(
-                    bar, completed=done, description=f"train, loss {losses['loss']:.2f}"
-                ),
-            )
-    except (AnotherRun, BrokenCheckpoint, NoTrainingData, TrainingDiverged, OSError) as exc:
-        console.print(f"[red]{exc}[/red]")
-        raise typer.Exit(2) from exc
-    console.print(f"checkpoint in {output / 'checkpoint'}")
 
 
 def export(

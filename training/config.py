@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from models.geometry import TgdpConfig
+from training.augment import Augmentation
 
-Guidance = Literal["patch_to_cls", "cls_to_patch", "random"]
+ABLATION_STEPS = 400
+"""Enough to tell the variants apart, few enough for three seeds of each on a laptop."""
+
+Guidance = Literal["patch_to_cls", "cls_to_patch", "sampled", "random", "single_pass"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,9 @@ class PretrainConfig:
     num_steps: int
     """Optimiser steps."""
     batch_size: int
-    """Segments in a step; each gives one random moment."""
+    """Segments that see each other as negatives, over all processes; each gives one random moment."""
+    num_accumulated: int = 1
+    """Batches whose gradients are added up to one step; negatives come from one's own batch."""
     learning_rate: float
     """Highest learning rate, reached after the warm-up; cosine to 0 afterwards."""
     warmup_steps: int
@@ -46,7 +52,18 @@ class PretrainConfig:
     hidden_share_alignment: float = 0.5
     """Share of the patches hidden from the alignment pass, those the teacher ranks lowest."""
     guidance: Guidance = "patch_to_cls"
-    """How patches are ranked: the teacher's attention in one of two readings, or at random."""
+    """Who chooses the visible patches of the alignment pass.
+
+    patch_to_cls  the teacher's attention from every patch to CLS, the highest half
+    cls_to_patch  the other reading: from CLS to every patch
+    sampled       drawn without replacement, likelier with more patch_to_cls attention
+    random        at random, a pass of its own
+    single_pass   the reconstruction pass serves both (CAV-MAE Sync): the baseline
+    """
+    guidance_temperature: float = 1.0
+    """Of `sampled`, over standardised attention."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of a batch; none by default."""
     momentum: float = 0.996
     """Momentum of the teacher at the start; cosine to 1."""
     bf16: bool = False
@@ -56,22 +73,35 @@ class PretrainConfig:
     seed: int = 0
     """Seed of weights, data order, moments and masks."""
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the losses by name."""
+        return {
+            "reconstruction": self.weight_reconstruction,
+            "distillation": self.weight_distillation,
+            "contrastive": self.weight_contrastive,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
 
 
 def starter() -> PretrainConfig:
-    """Return the small run that makes the bundle shipped with the project: a laptop's CPU, the synthetic corpus."""
+    """Return the small run that makes the bundle shipped with the project: a laptop's CPU, the synthetic corpus.
+
+    Left and right mean nothing in that corpus, so pictures are mirrored.
+    """
     return PretrainConfig(
         name="starter",
         network=TgdpConfig.starter(),
-        num_steps=1800,
+        num_steps=5000,
         batch_size=96,
         learning_rate=1e-3,
-        warmup_steps=60,
+        warmup_steps=100,
         weight_reconstruction=0.3,
         weight_distillation=0.02,
+        augmentation=Augmentation(mirror_share=0.5),
         bf16=True,
     )
 
@@ -91,5 +121,51 @@ def base() -> PretrainConfig:
     )
 
 
-RUNS: dict[str, Callable[[], PretrainConfig]] = {"starter": starter, "base": base}
+def ablation() -> PretrainConfig:
+    """Return the budget that every ablation run shares; by itself the whole method with its defaults."""
+    return replace(starter(), name="ablation", num_steps=ABLATION_STEPS, batch_size=64, warmup_steps=40)
+
+
+def ablation_undistilled() -> PretrainConfig:
+    """Return the ablation with guidance and without distillation."""
+    return replace(ablation(), name="ablation_undistilled", weight_distillation=0.0)
+
+
+def ablation_cls_to_patch() -> PretrainConfig:
+    """Return the ablation with the other reading of the attention."""
+    return replace(ablation(), name="ablation_cls_to_patch", guidance="cls_to_patch")
+
+
+def ablation_sampled() -> PretrainConfig:
+    """Return the ablation with guidance as a draw."""
+    return replace(ablation(), name="ablation_sampled", guidance="sampled")
+
+
+def ablation_random() -> PretrainConfig:
+    """Return the ablation with two passes, a teacher to follow, and nobody's guidance."""
+    return replace(ablation(), name="ablation_random", guidance="random")
+
+
+def ablation_random_undistilled() -> PretrainConfig:
+    """Return the ablation with two passes and no teacher at all."""
+    return replace(ablation_random(), name="ablation_random_undistilled", weight_distillation=0.0)
+
+
+def ablation_single_pass() -> PretrainConfig:
+    """Return the baseline: one pass for both losses, no teacher (CAV-MAE Sync); the contrastive loss stays ours."""
+    return replace(ablation(), name="ablation_single_pass", guidance="single_pass", weight_distillation=0.0)
+
+
+ABLATIONS: tuple[Callable[[], PretrainConfig], ...] = (
+    ablation_single_pass,
+    ablation_random_undistilled,
+    ablation_random,
+    ablation_undistilled,
+    ablation,
+    ablation_cls_to_patch,
+    ablation_sampled,
+)
+"""Runs that differ in one idea each."""
+
+RUNS: dict[str, Callable[[], PretrainConfig]] = {make.__name__: make for make in (starter, base, *ABLATIONS)}
 """Every named run."""

@@ -32,6 +32,31 @@ def guided_visible(attention: Tensor, num_visible: int) -> Tensor:
     return attention.argsort(dim=1, descending=True)[:, :num_visible]
 
 
+def sampled_visible(
+    attention: Tensor, noise: Tensor, num_visible: int, *, temperature: float = 1.0
+) -> Tensor:
+    """Draw patches without replacement, the more attention the likelier: Gumbel top-k (arXiv 1903.06059).
+
+    z = (attention - mean) / std of each row;  keep the K largest of  z / temperature - log(-log(noise))
+
+    Attention of some hundred patches is far below 1 each, so its own softmax would be all but uniform: the scores are
+    standardised first.
+
+    Args:
+        attention: One score per patch in the patches' own order, shape (B, L).
+        noise: Uniform random numbers in [0, 1), shape (B, L).
+        num_visible: How many patches K stay visible.
+        temperature: Above 0; towards 0 it becomes `guided_visible`, towards infinity `random_visible`.
+
+    Returns:
+        Positions of the visible patches, int64, shape (B, K).
+    """
+    std, mean = torch.std_mean(attention.float(), dim=1, keepdim=True)
+    scores = (attention.float() - mean) / (std + 1e-12)
+    gumbel = -torch.log(-torch.log(noise.clamp(1e-12, 1 - 1e-7)))
+    return guided_visible(scores / temperature + gumbel, num_visible)
+
+
 def hidden_mask(visible: Tensor, num_patches: int) -> Tensor:
     """Mark the patches that are not visible.
 

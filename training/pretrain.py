@@ -1,42 +1,40 @@
 """The TG-DP loop: two passes of one student a step, guided by a teacher that sees everything.
 
-Read `pretrain` top to bottom; `align_and_reconstruct` is one step's objective.
+Read `pretrain` top to bottom; one step is `take_step`, what it minimises is `training.objective`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from models.geometry import MODALITIES, Modality
-from models.tgdp import FullView, Tgdp, take_tokens
-from training.batches import MASKS, MomentBatches, step_generator
+from models.tgdp import Tgdp
+from training.augment import augment
+from training.batches import AUGMENTATION, MASKS, MomentBatches, prefetch, step_generator
 from training.checkpoint import Checkpoint, load_checkpoint, restore_optimiser, save_checkpoint
 from training.config import PretrainConfig
+from training.draws import Draws
 from training.evaluate import embed_segments, retrieval
-from training.losses import (
-    contrastive_loss,
-    cut_patches,
-    distillation_loss,
-    normalise_patches,
-    reconstruction_loss,
-)
-from training.masking import count_visible, guided_visible, hidden_mask, random_visible
-from training.segments import PairedSegments
+from training.journal import Journal
+from training.objective import Objective, Pictures
+from training.optim import learning_rate_at, make_optimiser, set_learning_rate
+from training.parallel import Processes, alone
+from training.segments import Segments
 from training.teacher import Teacher, momentum_at
 
 logger = logging.getLogger(__name__)
-
-Pictures = dict[Modality, Tensor]
 
 
 class TrainingDiverged(RuntimeError):
@@ -45,118 +43,6 @@ class TrainingDiverged(RuntimeError):
 
 class AnotherRun(ValueError):
     """The folder holds a checkpoint of a run with another configuration or other media."""
-
-
-def learning_rate_at(step: int, config: PretrainConfig) -> float:
-    """Linear warm-up, then cosine to zero.
-
-    Args:
-        step: Steps done.
-        config: The run.
-
-    Returns:
-        Learning rate of the next step.
-    """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-    return config.learning_rate * (1 + math.cos(math.pi * min(1.0, progress))) / 2
-
-
-def visible_by_teacher(
-    view: FullView, config: PretrainConfig, num_visible: int, generator: torch.Generator
-) -> Tensor:
-    """Choose the patches of the alignment pass.
-
-    Args:
-        view: What the teacher saw.
-        config: Says which reading of the attention ranks the patches.
-        num_visible: How many stay visible.
-        generator: Source of the random choice.
-
-    Returns:
-        Positions, int64, shape (B, K).
-    """
-    if config.guidance == "random":
-        noise = torch.rand(view.patch_to_cls.shape, generator=generator)
-        return random_visible(noise.to(view.patch_to_cls.device), num_visible)
-    attention = view.patch_to_cls if config.guidance == "patch_to_cls" else view.cls_to_patch
-    return guided_visible(attention, num_visible)
-
-
-def align_and_reconstruct(
-    student: Tgdp, teacher: Teacher, pictures: Pictures, config: PretrainConfig, generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Compute the losses of one step.
-
-    Args:
-        student: The network in training.
-        teacher: Its average.
-        pictures: Audio (B, 1, M, W) and video (B, 3, H, W) of the same moments.
-        config: Hidden shares, guidance and temperature.
-        generator: Source of the masks.
-
-    Returns:
-        The three losses by name, scalars with gradient, not weighted.
-    """
-    views = teacher.view(pictures)
-    tokens = {m: student.embed_patches(pictures[m], m) for m in MODALITIES}
-
-    # Alignment: each modality alone, the half that the teacher finds telling.
-    embeddings: dict[Modality, Tensor] = {}
-    for m in MODALITIES:
-        num_visible = count_visible(student.config.num_patches(m), config.hidden_share_alignment)
-        visible = visible_by_teacher(views[m], config, num_visible, generator)
-        embeddings[m] = student.embed(take_tokens(tokens[m], visible), m).float()
-
-    # Reconstruction: both together, a random quarter.
-    visible_at_random: dict[Modality, Tensor] = {}
-    for m in MODALITIES:
-        batch, num_patches, _ = tokens[m].shape
-        noise = torch.rand(batch, num_patches, generator=generator).to(tokens[m].device)
-        visible_at_random[m] = random_visible(
-            noise, count_visible(num_patches, config.hidden_share_reconstruction)
-        )
-    predictions = student.reconstruct(
-        tokens["audio"], tokens["video"], visible_at_random["audio"], visible_at_random["video"]
-    )
-
-    reconstruction = torch.zeros((), device=tokens["audio"].device)
-    for m, predicted in zip(MODALITIES, predictions, strict=True):
-        patch_size = student.config.audio_patch if m == "audio" else student.config.video_patch
-        target = normalise_patches(cut_patches(pictures[m], patch_size))
-        is_hidden = hidden_mask(visible_at_random[m], target.shape[1])
-        reconstruction = reconstruction + reconstruction_loss(predicted.float(), target, is_hidden)
-    distillation = torch.stack(
-        [distillation_loss(embeddings[m], views[m].embedding.float()) for m in MODALITIES]
-    ).sum()
-    return {
-        "reconstruction": reconstruction,
-        "distillation": distillation,
-        "contrastive": contrastive_loss(
-            embeddings["audio"], embeddings["video"], temperature=config.temperature
-        ),
-    }
-
-
-def make_optimiser(student: Tgdp, config: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, not on biases, norms and single tokens.
-
-    Args:
-        student: The network.
-        config: Rates.
-
-    Returns:
-        The optimiser.
-    """
-    matrices = [p for p in student.parameters() if p.ndim >= 2 and p.shape[0] > 1]
-    others = [p for p in student.parameters() if p.ndim < 2 or p.shape[0] == 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=True,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,35 +54,54 @@ class Run:
         student: The network in training.
         teacher: Its average.
         optimiser: Moves the student.
+        objective: The losses; data parallel where several processes train together.
+        processes: This process among them.
     """
 
     config: PretrainConfig
     student: Tgdp
     teacher: Teacher
     optimiser: torch.optim.AdamW
+    objective: nn.Module
+    processes: Processes
 
     @classmethod
-    def start(cls, config: PretrainConfig, device: torch.device) -> Run:
+    def start(
+        cls,
+        config: PretrainConfig,
+        processes: Processes,
+        *,
+        initialise: Callable[[Tgdp], object] | None = None,
+    ) -> Run:
         """Initialise a run from its seed.
 
         Args:
             config: The run.
-            device: Where the networks live.
+            processes: Who trains together.
+            initialise: Fills the fresh student with weights from elsewhere; the teacher starts from them too.
 
         Returns:
             A run before its first step.
         """
         torch.manual_seed(config.seed)
-        student = Tgdp(config.network).to(device).train()
+        student = Tgdp(config.network)
+        if initialise is not None:
+            initialise(student)
+        student = student.to(processes.device).train()
         teacher = Teacher(student)
         if config.compile:
-            compile_passes(student, "embed", "reconstruct")
+            compile_passes(student, "embed", "reconstruct", "see_once")
             compile_passes(teacher.network, "full_view")
+        objective: nn.Module = Objective(student, teacher, config, gather=processes.gather)
+        if processes.count > 1:
+            objective = DistributedDataParallel(objective, broadcast_buffers=False)
         return cls(
             config=config,
             student=student,
             teacher=teacher,
             optimiser=make_optimiser(student, config),
+            objective=objective,
+            processes=processes,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -221,58 +126,106 @@ def compile_passes(network: Tgdp, *passes: str) -> None:
         setattr(network, name, torch.compile(getattr(network, name), dynamic=False))
 
 
-def take_step(run: Run, step: int, windows: Tensor, frames: Tensor) -> dict[str, float]:
+Batch = tuple[Tensor, Tensor]
+"""Normalised log-mel windows, float32, shape (B, W, M), and frames of the same moments, uint8, shape (B, H, W, 3)."""
+
+
+def take_step(run: Run, step: int, batches: Iterable[Batch]) -> dict[str, float]:
     """Do one step: losses, gradient, student, teacher.
 
     Args:
         run: Changed in place.
         step: Steps done before this one.
-        windows: Normalised log-mel windows, float32, shape (B, W, M).
-        frames: Frames of the same moments, uint8, shape (B, H, W, 3).
+        batches: This process's rows of the `num_accumulated` batches of the step.
 
     Returns:
-        Losses, gradient norm, learning rate and momentum by name.
+        Losses averaged over batches and processes, gradient norm, learning rate and momentum by name.
 
     Raises:
         TrainingDiverged: If the loss is not finite.
     """
-    config, student = run.config, run.student
+    config = run.config
     rate = learning_rate_at(step, config)
-    for group in run.optimiser.param_groups:
-        group["lr"] = rate
-    pictures: Pictures = {"audio": student.audio_pictures(windows), "video": student.pixels(frames)}
-    with torch.autocast(windows.device.type, torch.bfloat16, enabled=config.bf16):
-        masks = step_generator(config.seed, MASKS, step)
-        losses = align_and_reconstruct(student, run.teacher, pictures, config, masks)
-    loss = (
-        config.weight_reconstruction * losses["reconstruction"]
-        + config.weight_distillation * losses["distillation"]
-        + config.weight_contrastive * losses["contrastive"]
-    )
-    if not torch.isfinite(loss):
-        raise TrainingDiverged(f"the loss is {loss.item()} at step {step + 1}; lower the learning rate")
+    set_learning_rate(run.optimiser, rate)
     run.optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), config.max_gradient_norm)
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches):
+        is_last = number == config.num_accumulated - 1
+        with contextlib.nullcontext() if is_last else synchronise_later(run.objective):
+            losses = compute_losses(run, step * config.num_accumulated + number, batch)
+            (losses["loss"] / config.num_accumulated).backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach() / config.num_accumulated
+    norm = torch.nn.utils.clip_grad_norm_(run.student.parameters(), config.max_gradient_norm)
+    averages = run.processes.mean(
+        torch.stack(list(sums.values()))
+    ).tolist()  # the only wait for a GPU in a step
+    numbers = dict(zip(sums, averages, strict=True))
+    if not math.isfinite(numbers["loss"]) or not torch.isfinite(norm):
+        raise TrainingDiverged(
+            f"the loss is {numbers['loss']} and its gradient's norm {float(norm)} at step {step + 1}; "
+            "lower the learning rate"
+        )
     run.optimiser.step()
     momentum = momentum_at(step, config.num_steps, config.momentum)
-    run.teacher.follow(student, momentum)
-    return {name: value.item() for name, value in losses.items()} | {
-        "loss": loss.item(),
-        "gradient_norm": float(norm),
-        "learning_rate": rate,
-        "momentum": momentum,
-    }
+    run.teacher.follow(run.student, momentum)
+    return numbers | {"gradient_norm": float(norm), "learning_rate": rate, "momentum": momentum}
+
+
+def compute_losses(run: Run, batch_number: int, batch: Batch) -> dict[str, Tensor]:
+    """Bring one batch to the device, change it at random, and ask for its losses.
+
+    Args:
+        run: Not changed.
+        batch_number: Batches drawn before this one in the whole run: decides all its randomness.
+        batch: This process's rows.
+
+    Returns:
+        Losses by name, `loss` among them.
+    """
+    config, device = run.config, run.processes.device
+    windows, frames = (part.to(device, non_blocking=True) for part in batch)
+    num_rows = len(windows) * run.processes.count
+    rows = run.processes.rows(num_rows)
+
+    def draws(stream: int) -> Draws:
+        return Draws(
+            generator=step_generator(config.seed, stream, batch_number), num_rows=num_rows, rows=rows
+        )
+
+    pixels = run.student.pixels(frames)
+    windows, pixels = augment(windows, pixels, config.augmentation, draws(AUGMENTATION))
+    pictures: Pictures = {"audio": run.student.audio_pictures(windows), "video": pixels}
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        losses: dict[str, Tensor] = run.objective(pictures, draws(MASKS))
+    return losses
+
+
+def synchronise_later(objective: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Keep gradients to this process until the last batch of a step.
+
+    Args:
+        objective: Data parallel or not.
+
+    Returns:
+        A context for all batches but the last one.
+    """
+    if isinstance(objective, DistributedDataParallel):
+        return objective.no_sync()
+    return contextlib.nullcontext()
 
 
 def pretrain(
     config: PretrainConfig,
-    segments: PairedSegments,
+    segments: Segments,
     output: Path,
     *,
-    validation: PairedSegments | None = None,
+    validation: Segments | None = None,
     evaluate_every: int = 250,
     facts: dict[str, Any] | None = None,
+    processes: Processes | None = None,
+    initialise: Callable[[Tgdp], object] | None = None,
+    with_board: bool = False,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Checkpoint:
     """Train a network on paired segments; called again with the same arguments it goes on where it was.
@@ -283,57 +236,83 @@ def pretrain(
     Args:
         config: The run.
         segments: Training media, prepared.
-        output: Folder for `metrics.jsonl` and `checkpoint/`.
+        output: Folder for `metrics.jsonl`, `checkpoint/` and `board/`.
         validation: Held-out media; retrieval over them is measured as the run goes.
         evaluate_every: Steps between two checkpoints; the last step always makes one.
         facts: More JSON values for the checkpoint: command, commit.
+        processes: Who trains together; None for this process alone.
+        initialise: Fills the fresh student with weights from elsewhere.
+        with_board: Whether TensorBoard files are written, with pictures at every checkpoint.
         on_step: Called after every step with its number and losses.
 
     Returns:
         The last checkpoint.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run = Run.start(config, device)
-    identity = {"config": json.loads(json.dumps(config.to_json())), "segments": segments.fingerprint}
+    processes = processes or alone()
+    run = Run.start(config, processes, initialise=initialise)
+    identity = {
+        "config": json.loads(json.dumps(config.to_json())),
+        "segments": segments.fingerprint,
+        "weights at the start": (facts or {}).get("initialised_from"),
+    }
     output.mkdir(parents=True, exist_ok=True)
     first, seconds_before = continue_run(run, output, identity)
-    batches = MomentBatches(segments, config.network, batch_size=config.batch_size, seed=config.seed)
+    batch_size = min(config.batch_size, len(segments))
+    batches = MomentBatches(
+        segments,
+        config.network,
+        batch_size=batch_size,
+        seed=config.seed,
+        rows=processes.rows(batch_size),
+    )
     started = time.monotonic() - seconds_before
-    with (output / "metrics.jsonl").open("a") as metrics:
+    num_each = config.num_accumulated
+    stream = prefetch(batches, first * num_each, config.num_steps * num_each)
+    with Journal(output, first_step=first, with_board=with_board, is_kept=processes.is_first) as journal:
         for step in range(first, config.num_steps):
-            windows, frames = batches.at(step)
-            numbers = take_step(run, step, windows.to(device), frames.to(device))
+            numbers = take_step(run, step, itertools.islice(stream, num_each))
             done = step + 1
-            line: dict[str, Any] = {"step": done, **numbers}
             is_saved = done % evaluate_every == 0 or done == config.num_steps
+            retrieved = evaluate_both(run, validation) if is_saved and validation is not None else None
+            seconds = round(time.monotonic() - started, 2)
+            journal.write(done, numbers, retrieved, seconds)
             if is_saved:
-                line["retrieval"] = evaluate_both(run, validation) if validation is not None else None
-                logger.info("step %d: held-out retrieval %s", done, line["retrieval"])
-            line["seconds"] = round(time.monotonic() - started, 2)
-            metrics.write(json.dumps(line) + "\n")
-            metrics.flush()
-            if is_saved:
+                journal.show(done, run.student, run.teacher.network, batches.at(0), config)
                 state = {
                     **identity,
                     "step": done,
-                    "seconds": line["seconds"],
+                    "seconds": seconds,
                     "num_segments": len(segments),
-                    "retrieval": line["retrieval"],
+                    "num_processes": processes.count,
+                    "retrieval": retrieved,
                     **(facts or {}),
                 }
-                save_checkpoint(output / "checkpoint", run.student, run.teacher.network, run.optimiser, state)
+                save(run, output, state)
             if on_step:
                 on_step(done, numbers)
     return load_checkpoint(output / "checkpoint")
 
 
+def save(run: Run, output: Path, state: dict[str, Any]) -> None:
+    """Write the checkpoint of a step; the first process does, the others wait until it is there.
+
+    Args:
+        run: At the end of the step.
+        output: Folder of the run.
+        state: JSON values for run.json.
+    """
+    if run.processes.is_first:
+        save_checkpoint(output / "checkpoint", run.student, run.teacher.network, run.optimiser, state)
+    run.processes.wait()
+
+
 def continue_run(run: Run, output: Path, identity: dict[str, Any]) -> tuple[int, float]:
-    """Restore the run from the checkpoint in its folder, if there is one, and forget metrics written after it.
+    """Restore the run from the checkpoint in its folder, if there is one.
 
     Args:
         run: Changed in place.
         output: Folder of the run.
-        identity: Configuration and media, as the checkpoint must have them.
+        identity: Configuration, media and first weights, as the checkpoint must have them.
 
     Returns:
         Steps done and seconds used so far, 0 and 0 for a new run.
@@ -341,34 +320,33 @@ def continue_run(run: Run, output: Path, identity: dict[str, Any]) -> tuple[int,
     Raises:
         AnotherRun: If the checkpoint is of another run.
     """
-    metrics = output / "metrics.jsonl"
     if not (output / "checkpoint").exists():
-        metrics.write_text("")
         return 0, 0.0
     checkpoint = load_checkpoint(output / "checkpoint")
     differing = [key for key, value in identity.items() if checkpoint.run.get(key) != value]
     if differing:
         raise AnotherRun(f"{output} holds a run with other {' and '.join(differing)}; choose another folder")
     run.restore(checkpoint)
-    lines = metrics.read_text().splitlines(keepends=True)
-    metrics.write_text("".join(lines[: checkpoint.run["step"]]))  # one line a step
+    run.processes.wait()  # nobody changes the folder before everyone has read it
     logger.info("going on after step %d", checkpoint.run["step"])
     return checkpoint.run["step"], checkpoint.run["seconds"]
 
 
-def evaluate_both(run: Run, validation: PairedSegments) -> dict[str, Any]:
-    """Measure zero-shot retrieval of the student and of its average on held-out media.
+def evaluate_both(run: Run, validation: Segments) -> dict[str, Any] | None:
+    """Measure zero-shot retrieval of the student and of its average on held-out media, in the first process.
 
     Args:
         run: A run at any step.
         validation: Held-out media.
 
     Returns:
-        Retrieval by name, JSON values.
+        Retrieval by name, JSON values; None in the other processes.
     """
+    if not run.processes.is_first:
+        return None
     scores = {}
     for name, network in (("student", run.student), ("teacher", run.teacher.network)):
-        plain = Tgdp(run.config.network).eval()  # other shapes than in training: nothing compiled
+        plain = Tgdp(run.config.network).to(run.processes.device).eval()  # other shapes: nothing compiled
         plain.load_state_dict(network.state_dict())
         scores[name] = retrieval(*embed_segments(plain, validation)).to_json()
     return scores
