@@ -10,15 +10,20 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Generic, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
+from PIL import Image, UnidentifiedImageError
 
-from models.clip import Clip, ClipSpec, UnreadableClip, decode_segments
+from models.clip import Clip, ClipSpec, DecodeLimits, UnreadableClip, decode_segments
+from models.frame import crop_square
 from training.listing import Item
 
 logger = logging.getLogger(__name__)
@@ -56,15 +61,81 @@ class Chunk(Generic[Work]):
     failure: str | None = None
 
 
+class UnreadablePicture(UnreadableClip):
+    """A picture beside a sound file is not there or does not decode."""
+
+    code = "unreadable_picture"
+
+
+def decode_item(item: Item, spec: ClipSpec, *, first: int) -> tuple[list[Clip], bool]:
+    """Decode some segments of an item.
+
+    Args:
+        item: A media file, or a sound file with pictures; of the latter the first segment.
+        spec: How to decode.
+        first: First segment, from 0.
+
+    Returns:
+        The segments with both modalities, and whether the item has none after them.
+    """
+    if item.path is not None:
+        decoded = decode_segments(item.path.resolve(), spec, first=first, count=SEGMENTS_AT_A_TIME)
+        clips = decoded.clips
+        is_last = decoded.is_last
+    else:
+        assert item.wav is not None
+        sound = decode_segments(item.wav.resolve(), spec, count=1, modalities={"audio"})
+        clips, is_last = tuple(_add_frames(clip, item, spec) for clip in sound.clips), True
+    return [clip for clip in clips if clip.frames is not None and clip.samples is not None], is_last
+
+
+def _add_frames(clip: Clip, item: Item, spec: ClipSpec) -> Clip:
+    """Of F pictures at even distances, moment i sees the one that is on screen then: picture floor(i · F / T)."""
+    files = item.frames
+    if not files:
+        raise UnreadablePicture(f"{item.frame_folder}/frame_0 is not there")
+    numbers = (
+        np.arange(spec.num_moments) * len(files) // spec.num_moments
+    )  # 10 pictures → 0 0 1 1 2 3 3 4 5 5 …
+    squares = {number: read_picture(files[number], spec.frame_size) for number in set(numbers.tolist())}
+    return replace(
+        clip,
+        frames=np.stack([squares[number] for number in numbers.tolist()]),
+        frame_times_seconds=clip.start_seconds
+        + numbers * (clip.end_seconds - clip.start_seconds) / len(files),
+    )
+
+
+def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
+    """Read a picture file as the square that the encoder sees.
+
+    Args:
+        path: A JPEG or PNG file.
+        size: Side of the square, in pixels.
+
+    Returns:
+        uint8, shape (size, size, 3), RGB.
+
+    Raises:
+        UnreadablePicture: If it is not there, is no such picture, or is damaged or too large.
+    """
+    try:
+        with Image.open(path, formats=("JPEG", "PNG")) as picture:
+            DecodeLimits().check_frame_size(*picture.size)
+            return crop_square(np.asarray(picture.convert("RGB")), size)
+    except UnidentifiedImageError as exc:
+        raise UnreadablePicture(f"{path} is neither JPEG nor PNG") from exc
+    except (OSError, ValueError, Image.DecompressionBombError) as exc:
+        raise UnreadablePicture(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
 def _work_on_chunk(item: Item, first: int, *, spec: ClipSpec, work: Callable[[Clip], Work]) -> Chunk[Work]:
     """Runs in a process of the pool."""
-    assert item.path is not None
     try:
-        decoded = decode_segments(item.path.resolve(), spec, first=first, count=SEGMENTS_AT_A_TIME)
+        pairs, is_last = decode_item(item, spec, first=first)
     except UnreadableClip as exc:
         return Chunk(failure=f"{exc.code}: {exc}")
-    pairs = [clip for clip in decoded.clips if clip.frames is not None and clip.samples is not None]
-    return Chunk(results=[work(clip) for clip in pairs], is_last=decoded.is_last)
+    return Chunk(results=[work(clip) for clip in pairs], is_last=is_last)
 
 
 @dataclass

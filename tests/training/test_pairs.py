@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import math
 import os
 import time
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from models.clip import Clip, ClipSpec
+from models.clip import Clip, ClipSpec, UnreadableClip
 from training import pairs
 from training.listing import Item, list_items
-from training.pairs import Failure, work_on_pairs
+from training.pairs import Failure, decode_item, read_picture, work_on_pairs
 from training.segments import PairedSegments
 
 SHORT = ClipSpec(segment_seconds=0.25, min_segment_seconds=0.25)
@@ -74,3 +79,82 @@ def test_a_process_that_hangs_costs_its_item_only(
 def test_a_link_in_a_folder_is_followed(segments: PairedSegments, tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to(segments.paths[0])
     assert list(work_on_pairs(list_items([tmp_path]), ClipSpec(), starts, num_workers=1)) == [(0, 0.0)]
+
+
+def write_sound(path: Path, *, seconds: float) -> None:
+    """A 16 kHz mono ramp-like tone as 16-bit WAV."""
+    samples = (8000 * np.sin(np.arange(round(seconds * 16_000)) / 20)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
+
+
+def write_frames(folder: Path, name: str, *, count: int) -> None:
+    """Pictures of 320 × 224, of one grey each, 7 brighter than the one before."""
+    for number in range(count):
+        (folder / f"frame_{number}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (320, 224), (7 * number,) * 3).save(folder / f"frame_{number}" / name, quality=95)
+
+
+@pytest.mark.parametrize("count", [10, 16, 32])
+def test_moments_of_a_sound_see_the_pictures_beside_it(tmp_path: Path, count: int) -> None:
+    write_sound(tmp_path / "a.wav", seconds=10.03)
+    write_frames(tmp_path, "a.jpg", count=count)
+    item = Item(wav=tmp_path / "a.wav", frame_folder=tmp_path, frame_name="a.jpg", num_frames=count)
+    (clip,), is_last = decode_item(item, ClipSpec(), first=0)
+    assert is_last
+    assert clip.samples is not None
+    assert clip.samples.shape == (160_000,)
+    assert clip.frames is not None
+    assert clip.frames.shape == (16, 224, 224, 3)
+    greys = clip.frames.astype(int).mean(axis=(1, 2, 3)) / 7
+    assert greys.round().astype(int).tolist() == [math.floor(i * count / 16) for i in range(16)]
+
+
+def test_pictures_are_cut_like_frames_of_a_video(tmp_path: Path) -> None:
+    """torchvision's antialiased bilinear resize is the reference, within a grey level of rounding."""
+    noise = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    resized = torch.nn.functional.interpolate(
+        torch.from_numpy(noise).permute(2, 0, 1)[None].float(), (224, 373), mode="bilinear", antialias=True
+    )
+    left = round((373 - 224) / 2)
+    expected = resized[0, :, :, left : left + 224].permute(1, 2, 0).numpy()
+    assert np.abs(read_picture(tmp_path / "noise.png", 224) - expected).max() < 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: (folder / "frame_7" / "a.jpg").unlink(), r"frame_7/a\.jpg: No such file"),
+        (
+            lambda folder: (folder / "frame_7" / "a.jpg").write_bytes(b"x"),
+            r"frame_7/a\.jpg is neither JPEG nor PNG",
+        ),
+        (lambda folder: os.truncate(folder / "frame_7" / "a.jpg", 700), r"frame_7/a\.jpg: .*truncated"),
+        (lambda folder: (folder / "a.wav").unlink(), "the file cannot be opened: No such file"),
+        (lambda folder: write_sound(folder / "a.wav", seconds=0.01), "nothing in it decodes"),
+    ],
+)
+def test_a_sound_with_a_picture_missing_is_named_not_made_up(tmp_path: Path, damage, reason: str) -> None:
+    write_sound(tmp_path / "a.wav", seconds=2)
+    write_frames(tmp_path, "a.jpg", count=10)
+    damage(tmp_path)
+    item = Item(wav=tmp_path / "a.wav", frame_folder=tmp_path, frame_name="a.jpg", num_frames=10)
+    with pytest.raises(UnreadableClip, match=reason):
+        decode_item(item, ClipSpec(), first=0)
+
+
+def test_a_sound_without_frame_folders_is_named(tmp_path: Path) -> None:
+    write_sound(tmp_path / "a.wav", seconds=2)
+    item = Item(wav=tmp_path / "a.wav", frame_folder=tmp_path / "frames", frame_name="a.jpg")
+    with pytest.raises(UnreadableClip, match="frames/frame_0 is not there"):
+        decode_item(item, ClipSpec(), first=0)
+
+
+def test_a_picture_too_large_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (9000, 10)).save(tmp_path / "wide.png")
+    with pytest.raises(UnreadableClip, match="this one has 9000 x 10"):
+        read_picture(tmp_path / "wide.png", 224)
