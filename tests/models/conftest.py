@@ -36,5 +36,16 @@ def golden_network(golden_weights: dict[str, Tensor]) -> Tgdp:
 
 
 @pytest.fixture(scope="session")
+def cavmae_golden() -> dict[str, Tensor]:
+    arrays = load_file(GOLDEN / "cavmae_small_expected.safetensors")
+    return {name: array.float() for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="session")
+def cavmae_weights() -> dict[str, Tensor]:
+    return load_file(GOLDEN / "cavmae_small_weights.safetensors")
+
+
+@pytest.fixture(scope="session")
 def golden_frontend() -> dict[str, Tensor]:
     return load_file(GOLDEN / "frontend_expected.safetensors")

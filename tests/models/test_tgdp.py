@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
-from models.frontend import moment_starts, window_starts
-from models.geometry import MODALITIES, Modality, TgdpConfig
+from models.frontend import NUM_LOG_MEL_FRAMES, moment_starts, window_starts
+from models.geometry import MAX_WINDOW_FRAMES, MODALITIES, Modality, TgdpConfig
 from models.layers import Attention, Block, sincos_positions
 from models.tgdp import Tgdp, take_tokens
 
@@ -138,10 +140,107 @@ def test_tracks_are_those_of_sixteen_windows() -> None:
     assert differs(track[:, 5], torch.nn.functional.normalize(one, dim=1)) < 1e-6
 
 
+SMALL = {"width": 32, "num_heads": 2, "depth": 1, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
+
+
+def small_network(**fields) -> Tgdp:
+    torch.manual_seed(0)
+    return Tgdp(TgdpConfig(**{**SMALL, **fields})).eval()
+
+
+@torch.no_grad()
+def test_one_window_of_a_whole_segment_is_encoded_once_for_all_moments() -> None:
+    network = small_network(pooling="patch_mean", num_registers=0, window_frames=1024)
+    encoded = []
+    network.patch_embeddings["audio"].register_forward_hook(
+        lambda _, inputs, __: encoded.append(len(inputs[0]))
+    )
+    samples, lengths = torch.randn(2, 160_000) * 0.1, torch.tensor([160_000, 30_000])
+    track = network.audio_track(samples, lengths)
+    assert encoded == [2]
+    assert track.shape == (2, 16, 32)
+    assert torch.equal(track, track[:, :1].expand(-1, 16, -1))
+    patches = network.embed_patches(network.audio_pictures(network.log_mel(samples, lengths)), "audio")
+    hidden = network.joint_block(network.encode(patches, "audio"), "audio")
+    mean = network.norms["audio"](hidden).mean(dim=1)  # after the norm, and over every patch
+    assert differs(track[:, 0], torch.nn.functional.normalize(mean, dim=1)) < 1e-6
+
+
+@given(st.integers(1, 64), st.integers(1, 200_000))
+def test_windows_of_every_length_lie_inside_and_are_shared_alike(num_patches: int, length: int) -> None:
+    """`Tgdp.audio_track` encodes the windows that are distinct in a whole segment, whatever the segment's length."""
+    width = 16 * num_patches
+    whole = window_starts(window_frames=width)
+    starts = moment_starts(torch.tensor([length]), list(range(16)), num_moments=16, window_frames=width)[
+        0
+    ].tolist()
+    assert starts == sorted(starts)
+    assert 0 <= starts[0] <= starts[-1] <= MAX_WINDOW_FRAMES - width
+    for one in range(16):
+        for other in range(16):
+            assert whole[one] != whole[other] or starts[one] == starts[other]
+    if length >= 160_000:
+        assert starts == whole
+    if width == MAX_WINDOW_FRAMES:
+        assert starts == [0] * 16
+
+
+def test_the_longest_window_is_a_whole_segment() -> None:
+    assert MAX_WINDOW_FRAMES == NUM_LOG_MEL_FRAMES
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "fields", [{}, {"pooling": "patch_mean"}, {"pooling": "patch_mean", "num_registers": 0}]
+)
+def test_reconstruction_sees_all_visible_patches_with_and_without_cls(fields) -> None:
+    """The first and the last patch of each modality count, and no hidden one does."""
+    network = small_network(**fields)
+    torch.manual_seed(1)
+    tokens = {m: torch.randn(1, network.config.num_patches(m), 32) for m in MODALITIES}
+    visible = {m: torch.tensor([[0, 3, network.config.num_patches(m) - 1]]) for m in MODALITIES}
+
+    def predict(changed: Modality | None = None, position: int = 0) -> Tensor:
+        now = {m: tokens[m].clone() for m in MODALITIES}
+        if changed is not None:
+            now[changed][0, position] += 1
+        audio, video = network.reconstruct(now["audio"], now["video"], visible["audio"], visible["video"])
+        assert audio.shape == (1, 208, 256)
+        assert video.shape == (1, 196, 768)
+        return torch.cat([audio.flatten(), video.flatten()])
+
+    for m in MODALITIES:
+        for position in visible[m][0].tolist():
+            assert differs(predict(m, position), predict()) > 1e-4
+        assert differs(predict(m, 7), predict()) == 0
+
+
+def test_networks_without_extra_parts_have_no_tensors_of_them() -> None:
+    names = small_network(pooling="patch_mean", num_registers=0).state_dict().keys()
+    assert not [name for name in names if name.startswith(("cls_tokens", "registers", "heads"))]
+
+
+def test_a_full_view_needs_cls() -> None:
+    network = small_network(pooling="patch_mean", num_registers=0)
+    with pytest.raises(ValueError, match="a full view needs a CLS token, this network pools by patch_mean"):
+        network.full_view(torch.zeros(1, 196, 32), "video")
+
+
+@torch.no_grad()
+def test_a_full_view_embeds_through_the_heads() -> None:
+    network, tokens = small_network(head_depth=2), torch.randn(2, 196, 32)
+    assert torch.equal(network.full_view(tokens, "video").embedding, network.embed(tokens, "video"))
+    assert differs(network.embed(tokens, "video"), small_network().embed(tokens, "video")) > 1e-3
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"width": 50, "num_heads": 4}, "width 50 must be a multiple of num_heads 4"),
+        ({"width": 42, "num_heads": 3}, "width 42 must be a multiple of 4 for its sine-cosine"),
+        ({"decoder_heads": 3}, "decoder_width 512 must be a multiple of decoder_heads 3"),
+        ({"pooling": "mean"}, "pooling must be cls or patch_mean, got 'mean'"),
+        ({"window_frames": 1040}, "window_frames must be at most 1024, got 1040"),
         ({"audio_patch": 15}, "num_mel_bins 128 must be a multiple of the patch side 15"),
         ({"video_patch": 17}, "frame_size 224 must be a multiple of the patch side 17"),
     ],
