@@ -232,7 +232,7 @@ class EncodedEmbeddingsBody(BaseModel):
                             "start_seconds": 0.0,
                             "end_seconds": 8.0,
                             "audio": {"pooled": VECTOR, "track": TRACK},
-                            "video": None,
+                            "video": {"pooled": VECTOR, "track": TRACK},
                         }
                     ],
                 }

@@ -13,7 +13,15 @@ from schemathesis import checks as all_checks
 from schemathesis.specs.openapi import checks
 
 from service.app import create_app
-from service.schemas import AssetBody, AssetPageBody, EmbeddingsBody, LiveBody, ReadyBody, SearchAnswerBody
+from service.schemas import (
+    AssetBody,
+    AssetPageBody,
+    EmbeddingsBody,
+    EncodedEmbeddingsBody,
+    LiveBody,
+    ReadyBody,
+    SearchAnswerBody,
+)
 from service.settings import Settings
 
 CHECKED = [
@@ -117,7 +125,16 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [AssetBody, AssetPageBody, EmbeddingsBody, LiveBody, ReadyBody, SearchAnswerBody]
+    "body",
+    [
+        AssetBody,
+        AssetPageBody,
+        EmbeddingsBody,
+        EncodedEmbeddingsBody,
+        LiveBody,
+        ReadyBody,
+        SearchAnswerBody,
+    ],
 )
 def test_every_answer_has_an_example_that_is_one(document: dict[str, Any], body: type[BaseModel]) -> None:
     (example,) = document["components"]["schemas"][body.__name__]["examples"]
