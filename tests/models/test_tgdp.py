@@ -203,7 +203,7 @@ def test_reconstruction_sees_all_visible_patches_with_and_without_cls(fields) ->
     def predict(changed: Modality | None = None, position: int = 0) -> Tensor:
         now = {m: tokens[m].clone() for m in MODALITIES}
         if changed is not None:
-            now[changed][0, position] += 1
+            now[changed][0, position] *= -1
         audio, video = network.reconstruct(now["audio"], now["video"], visible["audio"], visible["video"])
         assert audio.shape == (1, 208, 256)
         assert video.shape == (1, 196, 768)
