@@ -62,6 +62,22 @@ def visible_to_alignment(
     return guided_visible(attention, num_visible)
 
 
+def loss_of_hidden(predicted: Tensor, pictures: Tensor, visible: Tensor, patch_size: int) -> Tensor:
+    """Compare predicted patches with the pictures, each normalised by itself, where they were hidden.
+
+    Args:
+        predicted: Predicted values of every patch, shape (B, L, V).
+        pictures: What they were cut from, shape (B, C, H, W).
+        visible: Positions that were visible, int64, shape (B, K).
+        patch_size: Side of a patch.
+
+    Returns:
+        Scalar.
+    """
+    target = normalise_patches(cut_patches(pictures, patch_size))
+    return reconstruction_loss(predicted.float(), target, hidden_mask(visible, target.shape[1]))
+
+
 class Objective(nn.Module):
     """The losses of one micro-batch; a module so that data parallel training can wrap it.
 
@@ -85,6 +101,9 @@ class Objective(nn.Module):
         self.config = config
         self._teacher = [teacher]
         self._gather = gather
+        self._loss_of_hidden = (
+            torch.compile(loss_of_hidden, dynamic=False) if config.compile else loss_of_hidden
+        )
 
     def forward(self, pictures: Pictures, draws: Draws) -> dict[str, Tensor]:
         """Compute the losses.
@@ -163,9 +182,7 @@ class Objective(nn.Module):
         losses = []
         for m, predicted in zip(MODALITIES, predictions, strict=True):
             patch_size = geometry.audio_patch if m == "audio" else geometry.video_patch
-            target = normalise_patches(cut_patches(pictures[m], patch_size))
-            is_hidden = hidden_mask(visible[m], target.shape[1])
-            losses.append(reconstruction_loss(predicted.float(), target, is_hidden))
+            losses.append(self._loss_of_hidden(predicted, pictures[m], visible[m], patch_size))
         return torch.stack(losses).sum()
 
     def _distil(self, embeddings: dict[Modality, Tensor], views: dict[Modality, FullView]) -> Tensor:
