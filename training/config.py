@@ -95,7 +95,7 @@ def starter() -> PretrainConfig:
     return PretrainConfig(
         name="starter",
         network=TgdpConfig.starter(),
-        num_steps=2500,
+        num_steps=3000,
         batch_size=96,
         learning_rate=1e-3,
         warmup_steps=100,
