@@ -7,7 +7,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor
 
 from models import export
 from models.clip import Clip, ClipSpec, decode_clip
@@ -115,28 +114,3 @@ def test_an_existing_bundle_is_never_written_over(bundle, clips: list[Clip]) -> 
 def test_a_clip_with_both_modalities_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one real clip"):
         export_bundle(network(), tmp_path / "bundle", name="tiny", clips=[], training={})
-
-
-def test_recorded_embeddings_through_onnx(
-    golden: dict[str, Tensor], golden_network: Tgdp, tmp_path: Path
-) -> None:
-    """The recorded inputs are log-mel windows and normalised frames, so the graphs here start after the front end."""
-
-    class Embed(torch.nn.Module):
-        def __init__(self, modality: str) -> None:
-            super().__init__()
-            self.network, self.modality = golden_network, modality
-
-        def forward(self, inputs: Tensor) -> Tensor:
-            pictures = self.network.audio_pictures(inputs) if self.modality == "audio" else inputs
-            return self.network.embed(self.network.embed_patches(pictures, self.modality), self.modality)
-
-    for modality, inputs in (("audio", golden["audio_windows"]), ("video", golden["video_frames"])):
-        path = tmp_path / f"{modality}.onnx"
-        export._export(
-            Embed(modality), (inputs,), path, inputs=["inputs"],
-            dynamic_shapes={"inputs": {0: torch.export.Dim("batch", max=64)}},
-        )  # fmt: skip
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = session.run(None, {"inputs": inputs.numpy()})[0]
-        assert np.abs(found - golden[f"{modality}_embedding"].numpy()).max() < 1e-4
