@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from models.bundle import load_bundle
 from models.clip import DecodeLimits
+from service.batching import Batcher, BatchLimits
+from service.caller import Caller
 from service.decoding import Decoder, DecoderClosed
 from service.encoder import Encoder
 from service.index.embedded import EmbeddedIndex
@@ -68,6 +71,44 @@ def test_decoding_does_not_run_ahead_of_a_slow_encoder(
     assert asset.num_segments == job.num_segments == NUM_SEGMENTS
     num_chunks = -(-NUM_SEGMENTS // CHUNK_SEGMENTS)
     assert 2 <= max(num_waiting) <= 2 + 3 < num_chunks
+
+
+class GatedEncoder(Encoder):
+    """The real encoder, which embeds a segment of picture each time it is let."""
+
+    lets = threading.Semaphore(0)
+    num_begun = 0
+
+    def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self.num_begun += 1
+        assert self.lets.acquire(timeout=30)
+        return super().encode_video(frames)
+
+
+def test_closing_waits_for_one_run_of_the_encoder_and_drops_the_rest(
+    long_file: FoundFile, bundle_path: Path, tmp_path: Path
+) -> None:
+    bundle = load_bundle(bundle_path)
+    encoder = GatedEncoder(bundle, device="cpu")
+    caller = Caller()
+    with (
+        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        Decoder(num_workers=1) as decoder,
+        Batcher(encoder, BatchLimits()) as batcher,
+    ):
+        queued = batcher.encoder_of(caller, priority="bulk")
+        snapshot = Snapshot(
+            encoder=queued, index=index, bundle_id="b", spec=bundle.manifest.clip_spec, caller=caller
+        )
+        with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
+            pipeline.add(Job(asset_id=identify(long_file), found=long_file))
+            pipeline.wait()
+            while batcher.stats().num_queued["bulk"] == 0:
+                time.sleep(0.01)
+        # The run is still held: closing waited for no segment, neither for that one nor for those behind it.
+        assert encoder.num_begun == 1
+        assert batcher.stats().num_queued["bulk"] == 0
+        encoder.lets.release()
 
 
 def test_a_decoder_that_was_closed_ends_the_work(
