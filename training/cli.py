@@ -14,7 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -137,6 +137,29 @@ def pretrain(
         command=shlex.join(["foley-train", *sys.argv[1:]]),
     )
     commands.run_pretraining(options, Console(stderr=True))
+
+
+@app.command()
+def shard(
+    data: Annotated[list[Path], typer.Argument(help="Folders, media files, CSV or JSON manifests.")],
+    output: Annotated[Path, typer.Option(help="Folder of the shards.")],
+    quality: Annotated[int, typer.Option(min=1, max=95, help="Of the JPEG frames.")] = 95,
+    sample_bits: Annotated[
+        Literal["16", "24"], typer.Option(help="Of the FLAC sound; 16 save a quarter of the bytes.")
+    ] = "24",
+    megabytes: Annotated[int, typer.Option(min=1, help="The most megabytes of a shard.")] = 1000,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
+) -> None:
+    """Decode media once into WebDataset shards to train from; a killed command goes on when it is typed again."""
+    commands = _commands("shard_command")
+    commands.make_shards(
+        data,
+        output,
+        commands.Packing(jpeg_quality=quality, sample_bits=int(sample_bits)),
+        shard_megabytes=megabytes,
+        num_workers=workers,
+        console=Console(stderr=True),
+    )
 
 
 @app.command()

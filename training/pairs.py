@@ -208,7 +208,7 @@ def work_on_pairs(
             reason = chunk.failure or ("" if num_found else "no_pair: no segment has both picture and sound")
             if reason:
                 part = "the rest of " if num_found else ""
-                logger.warning("left out %s%s: %s", part, items[number].name, reason)
+                logger.info("left out %s%s: %s", part, items[number].name, reason)
                 yield Failure(path=items[number].name, reason=reason)
             num_found = 0
             waiting.extend(submit(number, 0) for number in islice(coming, 1))

@@ -10,16 +10,13 @@ Training and evaluation know segments by `Segments` alone; `training.shards` kee
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 
 from models.clip import Clip, ClipSpec
 from models.frontend import NUM_LOG_MEL_FRAMES, LogMel
+from training.files import only_one, written_through, written_whole
 from training.listing import Item, list_items
 from training.pairs import Failure, work_on_pairs
 
@@ -287,15 +285,20 @@ def prepare(
     labels = [list(item.labels) for item in listed]
     path = output / "segments.json"
     output.mkdir(parents=True, exist_ok=True)
-    with _only_one(output):
+    with only_one(output):
         listing = json.loads(path.read_text()) if path.exists() else {}
         if listing.get("wanted") != wanted:
             path.unlink(missing_ok=True)
             found = _decode_into(output, listed, spec, num_workers, on_progress)
-            _write_whole(path, json.dumps({"wanted": wanted, "labels": labels, **found}))
+            _write_listing(path, {"wanted": wanted, "labels": labels, **found})
         elif listing["labels"] != labels:  # the arrays do not depend on them
-            _write_whole(path, json.dumps({**listing, "labels": labels}))
+            _write_listing(path, {**listing, "labels": labels})
     return PairedSegments.open(output)
+
+
+def _write_listing(path: Path, listing: dict[str, Any]) -> None:
+    with written_whole(path) as file:
+        file.write(json.dumps(listing).encode())
 
 
 def _decode_into(
@@ -310,9 +313,9 @@ def _decode_into(
     failed: list[dict[str, str]] = []
     work = functools.partial(_make_row, num_samples=spec.segment_samples)
     with (
-        _whole_file(output / "frames.raw") as frames,
-        _whole_file(output / "samples.raw") as samples,
-        _whole_file(output / "log_mel.raw") as log_mel,
+        written_through(output / "frames.raw") as frames,
+        written_through(output / "samples.raw") as samples,
+        written_through(output / "log_mel.raw") as log_mel,
     ):
         for found in work_on_pairs(items, spec, work, num_workers=num_workers, on_progress=on_progress):
             if isinstance(found, Failure):
@@ -334,27 +337,3 @@ def _decode_into(
         reasons = f"; {failed[0]['path']}: {failed[0]['reason']}" if failed else ""
         raise NoTrainingData(f"none of {len(items)} files has a segment with both picture and sound{reasons}")
     return {"segments": rows, "failed": failed}
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Wait until no other process works on the folder; the kernel lets go when this one dies."""
-    with (folder / ".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that is on the disk when the block ends."""
-    with path.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.part")
-    with _whole_file(unfinished) as file:
-        file.write(text.encode())
-    unfinished.replace(path)

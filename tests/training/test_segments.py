@@ -96,14 +96,15 @@ def test_a_killed_preparation_leaves_nothing_that_looks_whole(
     segments: PairedSegments, corpus: Path, tmp_path: Path
 ) -> None:
     script = f"""
-import os, signal
-from pathlib import Path
-from models.clip import ClipSpec
-from training.segments import prepare
 def kill(done, total):
     if done == 3:
         os.kill(os.getpid(), signal.SIGKILL)
+
 if __name__ == "__main__":
+    import os, signal
+    from pathlib import Path
+    from models.clip import ClipSpec
+    from training.segments import prepare
     prepare([Path({str(corpus)!r})], Path({str(tmp_path)!r}), ClipSpec(), num_workers=1, on_progress=kill)
 """
     (tmp_path / "prepare.py").write_text(script)

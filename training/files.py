@@ -1,0 +1,60 @@
+"""Files that are never half there: whole on the disk before they have their name; folders that one process fills."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Wait until no other process works on a folder; the kernel lets go when one dies.
+
+    Args:
+        folder: Holds the lock file afterwards.
+
+    Yields:
+        None: While no other process is in such a block.
+    """
+    with (folder / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def written_through(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that is on the disk when the block ends.
+
+    Args:
+        path: The file, made anew.
+
+    Yields:
+        The open file.
+    """
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that has its name only once it is whole and on the disk; after an error the old one is still there.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The open file, under another name.
+    """
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        with written_through(unfinished) as file:
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
