@@ -28,19 +28,24 @@ from models.clip import ClipSpec
 from models.initialisation import Initialised, initialise
 from models.tgdp import Tgdp
 from models.weights import WrongStateDict
+from training.archive import BrokenShard
 from training.checkpoint import BrokenCheckpoint
 from training.config import RUNS, PretrainConfig
+from training.listing import BadListing
 from training.parallel import BadShare, Processes, join_processes
 from training.pretrain import AnotherRun, TrainingDiverged, pretrain
-from training.segments import BrokenSegments, NoTrainingData, Segments, prepare
+from training.segments import BrokenSegments, NoTrainingData, Segments
+from training.sources import open_segments
 
 logger = logging.getLogger(__name__)
 
 EXPECTED = (
     AnotherRun,
+    BadListing,
     BadShare,
     BrokenCheckpoint,
     BrokenSegments,
+    BrokenShard,
     NoTrainingData,
     OSError,
     TrainingDiverged,
@@ -136,11 +141,11 @@ def train(options: PretrainOptions, processes: Processes, console: Console) -> N
     paths = options.data
     with ExitStack() as stack:
         progress = stack.enter_context(show_progress(console, is_shown=processes.is_first))
-        training = open_segments(paths, options.output / "decoded-training", options.num_workers, progress)
+        training = show_segments(paths, options.output / "decoded-training", options.num_workers, progress)
         validation = None
         if options.validation:
             folder = options.output / "decoded-validation"
-            validation = open_segments(options.validation, folder, options.num_workers, progress)
+            validation = show_segments(options.validation, folder, options.num_workers, progress)
         bar = progress.add_task("train", total=config.num_steps)
         pretrain(
             config,
@@ -178,20 +183,20 @@ def show_progress(console: Console, *, is_shown: bool) -> Progress:
     return Progress(*columns, console=console, disable=not is_shown)
 
 
-def open_segments(paths: Sequence[Path], folder: Path, num_workers: int, progress: Progress) -> Segments:
-    """Open shards as they are; decode anything else into a folder first.
+def show_segments(paths: Sequence[Path], folder: Path, num_workers: int, progress: Progress) -> Segments:
+    """Open what was named, and name in turn the files that cannot be used.
 
     Args:
         paths: Shards, or folders, files and manifests.
         folder: Where decoded segments go.
         num_workers: Processes that decode.
-        progress: Shows how far decoding is; files that cannot be used are named there.
+        progress: Shows how far decoding is.
 
     Returns:
         Segments with picture and sound.
     """
     bar = progress.add_task(f"decode {folder.name.removeprefix('decoded-')}", total=None)
-    segments = prepare(
+    segments = open_segments(
         paths,
         folder,
         ClipSpec(),
@@ -201,6 +206,10 @@ def open_segments(paths: Sequence[Path], folder: Path, num_workers: int, progres
     progress.update(bar, completed=len(segments), total=len(segments))
     for failure in segments.failed:
         progress.console.print(f"left out {failure['path']}: {failure['reason']}", markup=False)
+    if segments.failed:
+        progress.console.print(
+            f"{len(segments.failed)} files left out, {len(segments)} segments to learn from"
+        )
     return segments
 
 
