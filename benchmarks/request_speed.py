@@ -28,21 +28,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Response
 
+from benchmarks.embedding_forms import measure_forms
 from models.bundle import Bundle, load_bundle, starter_path
-from models.clip import MediaInfo
 from service.encoder import Encoder
 from service.engine import open_engine
 from service.library import index_paths
-from service.retrieval import EmbeddedFile, EmbeddedSegment
-from service.routes.encodings import write_base64, write_json, write_safetensors
-from service.schemas import EmbeddingsBody
 from service.settings import Settings
 from training.synthesis import write_corpus
 
@@ -59,104 +54,6 @@ VARIANTS: dict[str, dict[str, str]] = {
     },
     "on": {},
 }
-
-
-# Forms of embeddings
-
-
-def make_embeddings(width: int = 768) -> EmbeddedFile:
-    """Random unit vectors of one segment with both streams."""
-    rng = np.random.default_rng(0)
-    tracks: dict[Any, Any] = {}
-    for modality in ("audio", "video"):
-        rows = rng.standard_normal((16, width))
-        tracks[modality] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    media = MediaInfo(
-        container="mp4", size_bytes=1, modified_ns=1, duration_seconds=10.0, has_audio=True, has_video=True
-    )
-    segment = EmbeddedSegment(start_seconds=0.0, end_seconds=10.0, tracks=tracks)
-    return EmbeddedFile(media=media, segments=(segment,), is_partial=False, bundle_id="b")
-
-
-def describe_plainly(embedded: EmbeddedFile) -> dict[str, Any]:
-    """The answer as a handler written without a thought returns it."""
-    segments = []
-    for segment in embedded.segments:
-        described: dict[str, Any] = {
-            "start_seconds": segment.start_seconds,
-            "end_seconds": segment.end_seconds,
-        }
-        for modality, track in segment.tracks.items():
-            mean = track.mean(axis=0)
-            described[modality] = {"pooled": (mean / np.linalg.norm(mean)).tolist(), "track": track.tolist()}
-        segments.append(described)
-    return {
-        "bundle_id": embedded.bundle_id,
-        "media": asdict(embedded.media),
-        "is_partial": embedded.is_partial,
-        "segments": segments,
-    }
-
-
-def make_forms(embedded: EmbeddedFile) -> FastAPI:
-    """An application with one route for each form, so that each pays for the same framework."""
-    app = FastAPI()
-
-    @app.get("/plain", response_model=None)  # what a handler gets that declares no type of its answer
-    async def plain() -> Any:
-        return describe_plainly(embedded)
-
-    @app.get("/model", response_model=EmbeddingsBody)
-    async def model() -> Any:
-        return describe_plainly(embedded)
-
-    def add(name: str, write: Callable[[EmbeddedFile], bytes]) -> None:
-        async def handler() -> Response:
-            return Response(write(embedded))
-
-        app.add_api_route(f"/{name}", handler)
-
-    add("json", write_json)
-    add("base64", write_base64)
-    add("safetensors", write_safetensors)
-    return app
-
-
-async def call(app: FastAPI, path: str) -> int:
-    """One request, without a network; returns the size of the answer."""
-    size = 0
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        nonlocal size
-        size += len(message.get("body", b""))
-
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b"", "app": app}
-    scope |= {"http_version": "1.1", "scheme": "http", "server": ("x", 80), "root_path": "", "raw_path": b""}
-    await app(scope, receive, send)
-    return size
-
-
-async def measure_forms(rounds: int) -> None:
-    """Print processor milliseconds of each form; they take turns."""
-    app = make_forms(make_embeddings())
-    names = ("plain", "model", "json", "base64", "safetensors")
-    costs: dict[str, list[float]] = {name: [] for name in names}
-    sizes = {name: await call(app, f"/{name}") for name in names}
-    for _, name in itertools.product(range(rounds), names):
-        began = time.process_time()
-        await call(app, f"/{name}")
-        costs[name].append(time.process_time() - began)
-    middle = {name: statistics.median(cost) * 1000 for name, cost in costs.items()}
-    labels = {"plain": "FastAPI, lists", "model": "FastAPI, lists, response_model"}
-    for name in names:
-        print(
-            f"{labels.get(name, name):32} {middle[name]:7.3f} core-ms {sizes[name] / 1000:6.0f} kB   "
-            f"FastAPI's lists take {middle['plain'] / middle[name]:.1f} x, with response_model "
-            f"{middle['model'] / middle[name]:.1f} x"
-        )
 
 
 # Runs of the encoder
@@ -364,11 +261,12 @@ def measure_batching(options: argparse.Namespace, library: Path, folder: Path) -
     for name, server in servers.items():
         middle, late = np.percentile(np.array(server.seconds) * 1000, [50, 95])
         rate = server.num_requests / server.wall_seconds
+        ratios = [ours / other for ours, other in zip(server.rates, off.rates, strict=True)]
         print(
             f"{name:4} {rate:6.2f} requests/s ({min(server.rates):.2f} to {max(server.rates):.2f} by round)   "
             f"p50 {middle:6.0f} ms  p95 {late:6.0f} ms   "
             f"{1000 * server.core_seconds / server.num_requests:6.1f} core-ms a request   "
-            f"{rate / (off.num_requests / off.wall_seconds):.2f} x the rate of `off`"
+            f"{statistics.median(ratios):.2f} x the rate of `off` (median of turns)"
         )
 
 
