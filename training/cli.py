@@ -230,13 +230,78 @@ def import_weights(
 
 
 @app.command()
+def convert(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle; the result goes beside it.")],
+    precision: Annotated[
+        Literal["fp16", "int8"], typer.Option(help="fp16 for a GPU, int8 for a CPU that asks for it.")
+    ],
+    media: Annotated[
+        list[Path], typer.Option(help="Real clips with picture and sound to compare with float32 on.")
+    ],
+    max_clips: Annotated[int, typer.Option(min=8, help="Most clips to compare on.")] = 32,
+) -> None:
+    """Make the graphs of a bundle in another precision; refused when they are too far from float32."""
+    commands = _commands("convert_command")
+    commands.convert(bundle, precision, media=media, max_clips=max_clips, console=Console(stderr=True))
+
+
+Model = Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")]
+Weights = Annotated[
+    Literal["student", "teacher"] | None, typer.Option(help="Of a checkpoint; the student's if not said.")
+]
+Segments = Annotated[
+    Literal["first", "all"],
+    typer.Option(help="Of each file with picture and sound: the first one, as published, or all."),
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that decode.")]
+
+
+@app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")],
-    data: Annotated[list[Path], typer.Option(help="Held-out media, folders or files.")],
+    model: Model,
+    data: Annotated[list[Path], typer.Option(help="Held-out media: folders, files, manifests, shards.")],
+    weights: Weights = None,
+    segments: Segments = "first",
+    workers: Workers = 2,
 ) -> None:
     """Measure zero-shot retrieval on media, both ways: a table, and JSON on stdout."""
-    commands = _commands()
-    typer.echo(json.dumps(commands.evaluate(model=model, data=data, console=Console(stderr=True)), indent=2))
+    commands = _commands("evaluate_command")
+    options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
+    typer.echo(json.dumps(commands.run_evaluation(options, data, Console(stderr=True)), indent=2))
+
+
+@app.command()
+def probe(
+    model: Model,
+    data: Annotated[
+        list[Path], typer.Option(help="Labelled media to learn from: folders, manifests, shards.")
+    ],
+    validation: Annotated[list[Path], typer.Option(help="Labelled media to measure on.")],
+    classes: Annotated[
+        Literal["one", "many"] | None,
+        typer.Option(help="Classes that are true of a file: top-1, or mAP; the labels tell if not said."),
+    ] = None,
+    modality: Annotated[
+        Literal["both", "audio", "video"], typer.Option(help="Embeddings that the head sees.")
+    ] = "both",
+    epochs: Annotated[int, typer.Option(min=1, help="Times the head sees every file.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a step of the head.")] = 64,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, help="Highest rate of the head.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the head's weights and order.")] = 0,
+    weights: Weights = None,
+    segments: Segments = "first",
+    workers: Workers = 2,
+) -> None:
+    """Measure what a small head can tell from the frozen embeddings: a table, and JSON on stdout."""
+    commands = _commands("evaluate_command")
+    options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
+    config = commands.ProbeConfig(
+        modality=modality, num_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+    )
+    found = commands.run_probe(
+        options, config, data=data, validation=validation, classes=classes, console=Console(stderr=True)
+    )
+    typer.echo(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -5,33 +5,21 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from models.bundle import BrokenBundle, load_bundle
 from models.clip import Clip, ClipSpec, UnreadableClip, decode_clip
-from models.export import GraphsDisagree, Tracks, export_bundle, graph_tracks, open_graphs, torch_tracks
+from models.export import GraphsDisagree, export_bundle
 from training.checkpoint import BrokenCheckpoint, load_checkpoint
-from training.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
 from training.listing import find_media
 
 logger = logging.getLogger(__name__)
 
 NUM_COMPARED_CLIPS = 8
 """Real clips on which an exported graph is compared with torch."""
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
 
 
 def export(
@@ -80,66 +68,3 @@ def _pairs(files: list[Path]) -> Iterator[Clip]:
             logger.warning("left out %s: its first segment lacks picture or sound", file)
             continue
         yield clip
-
-
-def evaluate(*, model: Path, data: list[Path], console: Console) -> dict[str, Any]:
-    """Measure zero-shot retrieval over the first segment of every file that has picture and sound.
-
-    Args:
-        model: Folder of a bundle (runs on ONNX Runtime) or of a checkpoint (runs on torch, the student).
-        data: Held-out media.
-        console: Where the table goes.
-
-    Returns:
-        What was measured and on how much, JSON values: recall by combination of moments and direction.
-
-    Raises:
-        typer.Exit: With code 2 if the model cannot be read or there is nothing to measure on.
-    """
-    files = find_media(data)
-    try:
-        name, embed = _embedder(model)
-        with _progress(console) as progress:
-            clips = progress.track(_pairs(files), total=len(files), description="embed")
-            tracks = [embed(clip) for clip in clips]
-    except (BrokenBundle, BrokenCheckpoint) as exc:
-        console.print(f"[red]{exc}[/red]")
-        raise typer.Exit(2) from exc
-    if not tracks:
-        console.print("[red]no file has a segment with both picture and sound[/red]")
-        raise typer.Exit(2)
-    audio, video = np.stack([t.audio for t in tracks]), np.stack([t.video for t in tracks])
-    measured = {combine: retrieval(audio, video, combine=combine) for combine in COMBINATIONS}
-    console.print(_table(measured))
-    return {
-        "model": name,
-        "num_files": len(files),
-        "num_segments": len(tracks),
-        "chance_at_1": 100 / len(tracks),
-        "retrieval": {combine: found.to_json() for combine, found in measured.items()},
-    }
-
-
-def _embedder(model: Path) -> tuple[str, Callable[[Clip], Tracks]]:
-    """Load a bundle or a checkpoint: its name, and the function that embeds a clip with it."""
-    if (model / "run.json").exists():
-        checkpoint = load_checkpoint(model)
-        name = f"{checkpoint.run['config']['name']}, step {checkpoint.run['step']}"
-        return name, partial(torch_tracks, checkpoint.build())
-    bundle = load_bundle(model)
-    return bundle.bundle_id, partial(graph_tracks, *open_graphs(bundle.path))
-
-
-def _table(measured: dict[Combination, Retrieval]) -> Table:
-    table = Table(title=f"zero-shot retrieval, {next(iter(measured.values())).num_segments} segments")
-    for heading in ("moments", "query → found", "R@1 (95 % interval)", "R@5", "R@10", "median rank"):
-        table.add_column(heading)
-    for combine, found in measured.items():
-        for direction, r in (
-            ("sound → picture", found.audio_to_video),
-            ("picture → sound", found.video_to_audio),
-        ):
-            low, high = r.at_1_interval
-            at_1 = f"{r.at_1:.1f} ({low:.1f}-{high:.1f})"
-            table.add_row(combine, direction, at_1, f"{r.at_5:.1f}", f"{r.at_10:.1f}", f"{r.median_rank:g}")
-    return table

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.tgdp import Tgdp
+from training.embedder import NetworkEmbedder
+from training.embedding import embed_prepared
 from training.segments import Segments
 
 Combination = Literal["diagonal_mean", "diagonal_max", "mean", "max"]
@@ -214,29 +215,16 @@ def retrieval(
     return Retrieval(num_segments=len(audio), audio_to_video=recall(scores), video_to_audio=recall(scores.T))
 
 
-@torch.no_grad()
-def embed_segments(
-    network: Tgdp, segments: Segments, *, limit: int | None = None, batch_size: int = 4
-) -> tuple[Scores, Scores]:
-    """Embed segments with the torch network, all moments.
+def embed_segments(network: Tgdp, segments: Segments, *, limit: int | None = None) -> tuple[Scores, Scores]:
+    """Embed prepared segments with the torch network, all moments.
 
     Args:
-        network: Any device.
+        network: In evaluation mode, on any device.
         segments: What to embed.
         limit: Only the first so many; None for all.
-        batch_size: Segments at a time.
 
     Returns:
         Audio tracks and video tracks, float32, shape (N, T, D) each.
     """
-    device = next(network.parameters()).device
-    count = min(len(segments), limit or len(segments))
-    audio, video = [], []
-    for first in range(0, count, batch_size):
-        rows = range(first, min(first + batch_size, count))
-        samples = torch.from_numpy(np.stack([segments.samples_of(row) for row in rows])).to(device)
-        lengths = torch.from_numpy(segments.lengths[rows.start : rows.stop]).to(device)
-        frames = torch.from_numpy(np.stack([segments.frames_of(row) for row in rows])).to(device)
-        audio.append(network.audio_track(samples, lengths).float().cpu())
-        video.append(network.video_track(frames).float().cpu())
-    return torch.cat(audio).numpy(), torch.cat(video).numpy()
+    media = embed_prepared(NetworkEmbedder("network", network), segments, limit=limit)
+    return media.audio, media.video
