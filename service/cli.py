@@ -103,6 +103,23 @@ def search(
 
 
 @app.command()
+def assets(as_json: Json = False) -> None:
+    """List what is indexed; a `foley serve` that has the index open is asked."""
+    from service.console import print_assets
+    from service.inventory import list_inventory
+
+    settings = _read_settings()
+    with _report_errors():
+        found = list_inventory(settings)
+    if as_json:
+        _print_json({"assets": found})
+    elif found:
+        print_assets(_stdout(), found)
+    else:
+        _say(f"nothing is indexed in {settings.data}: start with `foley index PATH...`")
+
+
+@app.command()
 def serve(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on. Default: this machine only.")

@@ -151,6 +151,30 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
     )
 
 
+def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
+    """Show what a library holds.
+
+    Args:
+        console: Where to print.
+        assets: Assets as JSON values.
+    """
+    table = Table(box=box.SIMPLE, show_edge=False)
+    table.add_column("length", justify="right", no_wrap=True)
+    table.add_column("segments", justify="right", no_wrap=True)
+    table.add_column("holds", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    for asset in assets:
+        seconds = asset["media"].get("duration_seconds")
+        table.add_row(
+            "" if seconds is None else format_time(seconds),
+            str(asset["num_segments"]),
+            " + ".join(asset["modalities"]),
+            Text(format_path(asset["path"])),
+        )
+    console.print(table)
+    console.print(f"{len(assets)} assets", style="dim", highlight=False)
+
+
 def format_span(result: Mapping[str, Any]) -> str:
     """Write the span of a result: 01:10–01:20."""
     return f"{format_time(result['start_seconds'])}–{format_time(result['end_seconds'])}"

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 
 from service.index.contract import Asset, Index
+from service.inventory import describe_asset
 from service.routes.media import respond_with_media
 from service.routes.state import StateOf
-from service.scanning import show_path
 from service.schemas import AssetBody, AssetPageBody, describe_media, describe_problems
 from service.settings import MAX_LIMIT
 
@@ -123,17 +123,6 @@ async def find_asset(index: Index, asset_id: str) -> Asset:
         if asset is not None:
             return asset
     raise AssetNotFound(f"no asset {asset_id[:80]!r} is indexed")
-
-
-def describe_asset(asset: Asset) -> dict[str, Any]:
-    """An asset as JSON values."""
-    return {
-        "asset_id": asset.asset_id,
-        "path": show_path(asset.path),
-        "num_segments": asset.num_segments,
-        "modalities": list(asset.modalities),
-        "media": dict(asset.media),
-    }
 
 
 def _json(document: dict[str, Any]) -> Response:
