@@ -40,7 +40,7 @@ def main() -> None:
     """Train Foley's encoders."""
 
 
-def _commands(name: str = "commands") -> ModuleType:
+def _commands(name: str) -> ModuleType:
     """Import what needs torch, or say how to install it."""
     try:
         return importlib.import_module(f"training.{name}")  # torch: a second `synthesize` should not wait for
@@ -171,7 +171,7 @@ def export(
     weights: Annotated[str, typer.Option(help="student or teacher.")] = "student",
 ) -> None:
     """Make a bundle that the service can load; refused when ONNX and torch disagree."""
-    commands = _commands()
+    commands = _commands("export_command")
     commands.export(
         checkpoint=checkpoint,
         output=output,

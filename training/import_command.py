@@ -6,10 +6,7 @@ Both graphs are compared with torch before the bundle appears, and its golden cl
 
 from __future__ import annotations
 
-import itertools
 import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +15,19 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from models.bundle import Bundle, describe_file
-from models.clip import Clip, ClipSpec, UnreadableClip, decode_clip
-from models.export import export_bundle
+from models.bundle import describe_file
+from models.clip import Clip, ClipSpec
 from models.geometry import PublishedKind
 from models.published import Heads, import_network
 from models.tgdp import Tgdp
 from models.weights import read_weights
-from training.listing import find_media
+from training.export_command import compared_clips, export_quietly
 from training.picture import render_frames
 from training.scene import SCENE_SECONDS, sample_scene
 from training.sound import render_samples
 
 logger = logging.getLogger(__name__)
 
-NUM_COMPARED_CLIPS = 8
-"""Clips of the given media on which the graphs are compared with torch."""
 NUM_SYNTHETIC_CLIPS = 2
 """Clips that are made for the comparison where no media are given."""
 
@@ -79,7 +73,7 @@ def import_weights(
         facts = {**_describe(request, network), "command": command}
         facts["golden_clip"] = "the first of the given media" if media else "synthetic"
         with console.status("exporting both graphs and comparing them with torch"):
-            bundle = _export(network, output, name=name, clips=clips, facts=facts)
+            bundle = export_quietly(network, output, name=name, clips=clips, facts=facts)
     except (OSError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from exc
@@ -141,25 +135,4 @@ def _describe(request: ImportRequest, network: Tgdp) -> dict[str, Any]:
 def _decode_clips(media: list[Path], network: Tgdp) -> list[Clip]:
     config = network.config
     spec = ClipSpec(num_moments=config.num_moments, frame_size=config.frame_size)
-    return list(itertools.islice(_pairs(find_media(media), spec), NUM_COMPARED_CLIPS))
-
-
-def _pairs(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:
-    """Decode the first segment of every file; those that are unreadable or lack a modality are left out and logged."""
-    for file in files:
-        try:
-            clip = decode_clip(file, spec)
-        except UnreadableClip as exc:
-            logger.warning("left out %s: %s", file, exc)
-            continue
-        if clip.frames is None or clip.samples is None:
-            logger.warning("left out %s: its first segment lacks picture or sound", file)
-            continue
-        yield clip
-
-
-def _export(network: Tgdp, output: Path, *, name: str, clips: list[Clip], facts: dict[str, Any]) -> Bundle:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        return export_bundle(network, output, name=name, clips=clips, training=facts)
+    return compared_clips(media, spec)

@@ -9,14 +9,16 @@ and the gradient is that of one process with the whole batch.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 class BadShare(ValueError):
@@ -87,6 +89,22 @@ class Processes:
         total = numbers.detach().clone()
         dist.all_reduce(total)
         return total / self.count
+
+    def hear(self, say: Callable[[], Value]) -> Value:
+        """Let the first process find something out and tell all.
+
+        Args:
+            say: Called in the first process only.
+
+        Returns:
+            What it returned, in every process.
+        """
+        if self.count == 1:
+            return say()
+        told: list[Any] = [say() if self.is_first else None]
+        dist.broadcast_object_list(told)
+        value: Value = told[0]
+        return value
 
     def wait(self) -> None:
         """Go on when every process has come this far."""

@@ -31,6 +31,7 @@ from models.weights import WrongStateDict
 from training.archive import BrokenShard
 from training.checkpoint import BrokenCheckpoint
 from training.config import RUNS, PretrainConfig
+from training.library import LibraryUnavailable, indexed_paths
 from training.listing import BadListing
 from training.parallel import BadShare, Processes, join_processes
 from training.pretrain import AnotherRun, TrainingDiverged, pretrain
@@ -46,6 +47,7 @@ EXPECTED = (
     BrokenCheckpoint,
     BrokenSegments,
     BrokenShard,
+    LibraryUnavailable,
     NoTrainingData,
     OSError,
     TrainingDiverged,
@@ -91,11 +93,7 @@ class PretrainOptions:
     command: str
 
     def configure(self) -> PretrainConfig:
-        """Return the named run with what the command line changes.
-
-        Raises:
-            KeyError: If there is no such run.
-        """
+        """Return the named run with what the command line changes."""
         config = RUNS[self.run_name]()
         changes = {"num_steps": self.num_steps, "batch_size": self.batch_size, "seed": self.seed}
         given = {name: value for name, value in changes.items() if value is not None}
@@ -138,7 +136,7 @@ def train(options: PretrainOptions, processes: Processes, console: Console) -> N
     config = options.configure()
     processes.rows(config.batch_size)
     facts = {"command": options.command, "commit": git_commit(), **first_weights(options.initial_weights)}
-    paths = options.data
+    paths = [*options.data, *(processes.hear(indexed_paths) if options.library else [])]
     with ExitStack() as stack:
         progress = stack.enter_context(show_progress(console, is_shown=processes.is_first))
         training = show_segments(paths, options.output / "decoded-training", options.num_workers, progress)

@@ -79,4 +79,5 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
         rows = torch.ones(2, 3)
         assert processes.gather(rows) is rows
         assert processes.mean(rows) is rows
+        assert processes.hear(lambda: "heard") == "heard"
         processes.wait()

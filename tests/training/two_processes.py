@@ -1,6 +1,6 @@
 """Run by torchrun in test_parallel.py: one data parallel step, whose losses and gradients are written.
 
-    torchrun --nproc-per-node 2 tests/training/two_processes.py OUTPUT [guidance]
+torchrun --nproc-per-node 2 tests/training/two_processes.py OUTPUT [guidance]
 """
 
 from __future__ import annotations
@@ -65,5 +65,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with join_processes() as processes:
         found = step_of(processes, sys.argv[2] if len(sys.argv) > 2 else "patch_to_cls")  # type: ignore[arg-type]
+        if processes.hear(lambda: processes.rank) != 0:
+            raise SystemExit("the first process speaks for all")
         if processes.is_first:
             save_file(found, Path(sys.argv[1]))

@@ -1,18 +1,21 @@
-"""What the commands of `foley-train` that need torch do; `training.cli` only parses."""
+"""What `foley-train export` does: a checkpoint becomes a bundle, compared with torch on real clips."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
 
+from models.bundle import Bundle
 from models.clip import Clip, ClipSpec, UnreadableClip, decode_clip
 from models.export import GraphsDisagree, export_bundle
+from models.tgdp import Tgdp
 from training.checkpoint import BrokenCheckpoint, load_checkpoint
 from training.listing import find_media
 
@@ -40,13 +43,10 @@ def export(
     """
     try:
         loaded = load_checkpoint(checkpoint)
-        clips = list(itertools.islice(_pairs(find_media(media)), NUM_COMPARED_CLIPS))
+        clips = compared_clips(media, ClipSpec())
         facts = {key: value for key, value in loaded.run.items() if key != "config"}
         training = {**facts, "weights": weights, "run": {**loaded.run["config"], "network": None}}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns about its own internals
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-            bundle = export_bundle(loaded.build(weights), output, name=name, clips=clips, training=training)
+        bundle = export_quietly(loaded.build(weights), output, name=name, clips=clips, facts=training)
     except (BrokenCheckpoint, GraphsDisagree, OSError, ValueError) as exc:
         console.print(f"[red]{exc}[/red]")
         raise typer.Exit(2) from exc
@@ -56,11 +56,45 @@ def export(
     )
 
 
-def _pairs(files: list[Path]) -> Iterator[Clip]:
+def compared_clips(media: Sequence[Path], spec: ClipSpec) -> list[Clip]:
+    """Decode the clips that an export is compared on.
+
+    Args:
+        media: Folders, manifests and files.
+        spec: How the network wants them.
+
+    Returns:
+        At most 8 first segments with picture and sound; files without are left out and logged.
+    """
+    return list(itertools.islice(_pairs(find_media(media), spec), NUM_COMPARED_CLIPS))
+
+
+def export_quietly(
+    network: Tgdp, output: Path, *, name: str, clips: Sequence[Clip], facts: dict[str, Any]
+) -> Bundle:
+    """Export without the exporter's warnings about its own internals; see `export_bundle`.
+
+    Args:
+        network: The trained network.
+        output: Folder of the bundle.
+        name: Name of the bundle.
+        clips: Real clips with picture and sound.
+        facts: JSON values that say how the network was made.
+
+    Returns:
+        The bundle as it will be loaded.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        return export_bundle(network, output, name=name, clips=clips, training=facts)
+
+
+def _pairs(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:
     """Decode the first segment of every file; those that are unreadable or lack a modality are left out and logged."""
     for file in files:
         try:
-            clip = decode_clip(file, ClipSpec())
+            clip = decode_clip(file, spec)
         except UnreadableClip as exc:
             logger.warning("left out %s: %s", file, exc)
             continue
