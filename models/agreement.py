@@ -20,6 +20,8 @@ MIN_COSINE = 0.998
 """Least cosine of any embedding."""
 MIN_NEIGHBOURS = 0.98
 """Least share of embeddings whose nearest neighbour is of the same clip as in float32."""
+NEAR_TIE = 5e-4
+"""Neighbours whose float32 similarities differ by less are equally near: answers show three decimals."""
 
 Tracks = Mapping[str, NDArray[np.float32]]
 """Unit embeddings by modality, float32, shape (N, T, D) each."""
@@ -32,7 +34,8 @@ class Agreement:
     Attributes:
         cosine_mean: Mean cosine of an embedding and its float32 counterpart.
         cosine_min: Least of them.
-        neighbours: Share of embeddings whose nearest neighbour among the other clips is of the same clip.
+        neighbours: Share of embeddings whose nearest neighbour among the other clips is of the same clip, or of one
+            that in float32 is as near but for `NEAR_TIE`.
         stressed_mean: Mean cosine with outlier channels.
         stressed_min: Least of them.
         num_embeddings: Embeddings compared.
@@ -98,9 +101,7 @@ def compare_tracks(reference: Tracks, found: Tracks, stressed: Tracks, *, clips:
     if min(len(tracks) for tracks in reference.values()) < 2:
         raise ValueError("agreement needs at least 2 clips")
     plain, with_outliers = cosines(reference, found), cosines(reference, stressed)
-    same = np.concatenate(
-        [nearest_clips(reference[name]) == nearest_clips(found[name]) for name in sorted(reference)]
-    )
+    same = np.concatenate([keeps_neighbour(reference[name], found[name]) for name in sorted(reference)])
     return Agreement(
         cosine_mean=float(plain.mean()),
         cosine_min=float(plain.min()),
@@ -137,19 +138,36 @@ def _rows_cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
     return cosine
 
 
-def nearest_clips(tracks: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Which other clip holds the embedding most like each embedding.
+def keeps_neighbour(reference: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether the clip that is nearest to each embedding is one that is nearest in float32 too.
+
+    Args:
+        reference: Tracks of float32, shape (N, T, D).
+        found: Tracks of the same clips in another precision.
+
+    Returns:
+        bool, shape (N * T,).
+    """
+    similarity = clip_similarity(reference)
+    nearest = clip_similarity(found).argmax(axis=1)
+    kept: NDArray[np.bool_] = (
+        similarity[np.arange(len(nearest)), nearest] >= similarity.max(axis=1) - NEAR_TIE
+    )
+    return kept
+
+
+def clip_similarity(tracks: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Similarity of each embedding to the most similar one of every other clip.
 
     Args:
         tracks: Unit embeddings of N clips, float32, shape (N, T, D).
 
     Returns:
-        Number of a clip for each embedding, shape (N * T,).
+        float64, shape (N * T, N); minus infinity for the own clip.
     """
     num_clips, num_moments, width = tracks.shape
     rows = tracks.reshape(-1, width).astype(np.float64)
-    similarity = (rows @ rows.T).reshape(len(rows), num_clips, num_moments).max(axis=2)
+    similarity: NDArray[np.float64] = (rows @ rows.T).reshape(len(rows), num_clips, num_moments).max(axis=2)
     own = np.repeat(np.arange(num_clips), num_moments)
     similarity[np.arange(len(rows)), own] = -np.inf
-    nearest: NDArray[np.intp] = similarity.argmax(axis=1)
-    return nearest
+    return similarity

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.agreement import Agreement, compare_tracks, cosines, nearest_clips
+from models.agreement import Agreement, clip_similarity, compare_tracks, cosines, keeps_neighbour
 
 GOOD = Agreement(
     cosine_mean=0.9999,
@@ -76,7 +76,23 @@ def test_a_small_turn_is_not_lost_in_rounding() -> None:
 
 def test_the_own_clip_is_no_neighbour() -> None:
     tracks = np.array([[[1.0, 0], [1, 0]], [[0.8, 0.6], [0, 1]], [[-1, 0], [0, -1]]], np.float32)
-    assert nearest_clips(tracks).tolist() == [1, 1, 0, 0, 1, 0]
+    np.testing.assert_allclose(
+        clip_similarity(tracks)[[0, 2, 3, 4]],
+        [[-np.inf, 0.8, 0], [0.8, -np.inf, -0.6], [0, -np.inf, 0], [-1, 0, -np.inf]],
+        atol=1e-7,
+    )
+
+
+@pytest.mark.parametrize(("gap", "kept"), [(4e-4, True), (6e-4, False)])
+def test_either_of_two_equally_near_is_right(gap: float, kept: bool) -> None:
+    def track(angle: float) -> list[list[float]]:
+        return [[float(np.cos(angle)), float(np.sin(angle))]]
+
+    near, far = np.arccos(0.9), np.arccos(0.9 - gap)
+    reference = np.array([track(0), track(near), track(-far)], np.float32)
+    swapped = np.array([track(0), track(far), track(-near)], np.float32)
+    assert keeps_neighbour(reference, swapped)[0] == kept
+    assert keeps_neighbour(reference, reference).all()
 
 
 def test_one_clip_has_no_neighbour() -> None:
