@@ -24,7 +24,7 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[train,dev]'
+	$(PIP) --editable '.[train,openvino,dev]'
 	touch $(VENV)/.base $@
 
 demo: $(VENV)/.base

@@ -151,6 +151,36 @@ def serve(
 
 
 @app.command()
+def doctor(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Real media: the first is timed. Default: the bundle's own clip.", exists=True),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Measure on the files how far each precision is from float32, and keep it."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what the encoder runs on and why, whether it is right, where time goes, and what would make it faster."""
+    from service.console import print_diagnosis
+    from service.doctor import examine
+
+    settings = _read_settings()
+    with _report_errors():
+        _log_to_stderr()
+        diagnosis = examine(settings, files=files or [], measures=measure)
+    if as_json:
+        _print_json(diagnosis.to_json())
+    else:
+        print_diagnosis(_stdout(), diagnosis.to_json())
+    if diagnosis.problems:
+        _fail("; ".join(diagnosis.problems))
+
+
+@app.command()
 def demo(
     folder: Annotated[
         Path, typer.Argument(help="Made by `foley-train synthesize`.", exists=True, file_okay=False)
@@ -188,15 +218,19 @@ def _read_settings(**changes: Any) -> Settings:
 
 @contextmanager
 def _open(settings: Settings) -> Iterator[Engine]:
-    from rich.logging import RichHandler
-
     from service.engine import open_engine
 
-    handler = RichHandler(console=_stderr(), show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    _log_to_stderr()
     settings.data.mkdir(parents=True, exist_ok=True)
     with open_engine(settings) as engine:
         yield engine
+
+
+def _log_to_stderr() -> None:
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=_stderr(), show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
 
 
 @contextmanager

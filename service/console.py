@@ -192,3 +192,63 @@ def print_columns(console: Console, names: Sequence[str], rows: Sequence[Sequenc
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def print_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
+    """Show what `foley doctor` found.
+
+    Args:
+        console: Where to print.
+        found: The diagnosis as JSON values.
+    """
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _diagnosis_rows(found):
+        table.add_row(name, Text(text))
+    console.print(table)
+    if "clip" in found:
+        clip = found["clip"]
+        size = f", {clip['width']} × {clip['height']}" if clip["width"] else ""
+        console.print(Text(f"\n{clip['seconds']:g} s of {clip['source']}{size}"))
+        rows = [(stage["stage"], f"{stage['milliseconds']:.1f}") for stage in clip["stages"]]
+        print_columns(console, ("stage", "ms"), rows)
+    rows = [(entry["candidate"], _candidate_state(entry)) for entry in found["candidates"]]
+    print_columns(console, ("fastest first", ""), rows)
+    for line in found["advice"] or ["nothing that is known would make the encoder faster here"]:
+        console.print(Text(f"→ {line}"))
+
+
+def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine, encoder, index = found["machine"], found["encoder"], found["index"]
+    rows = [
+        ("machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("bundle", f"{found['bundle']['bundle_id']} in {format_path(found['bundle']['path'])}"),
+    ]
+    if "provider" in encoder:
+        threads = f"{encoder['num_threads']} threads × {encoder['num_runs']}"
+        rows.append(("encoder", f"{encoder['provider']}, version {encoder['engine_version']}, {threads}"))
+        reasons = [f"{passed['candidate']}: {passed['reason']}" for passed in encoder["passed_over"]]
+        rows.append(("why", "the fastest that runs here and agrees" + "".join(f"\nnot {r}" for r in reasons)))
+    if "golden_difference" in encoder:
+        rows.append(("golden clip", f"reproduced, largest difference {encoder['golden_difference']:.1e}"))
+    state = index.get("unavailable") or f"{index['num_segments']} segments"
+    rows.append(("index", f"{index['engine']} {index['version']}, {state}"))
+    for process, memory in found["memory"].items():
+        name = "memory" if process == "process" else process.replace("_", " ")
+        rows.append((name, f"{memory['now_mib']} MiB, at most {memory['peak_mib']}"))
+    return rows
+
+
+def _candidate_state(entry: Mapping[str, Any]) -> str:
+    if entry["obstacle"]:
+        return str(entry["obstacle"])
+    if entry["agreement"] is None:
+        return "runs here" + ("" if entry["candidate"].endswith("fp32") else ", agreement not measured yet")
+    figures = entry["agreement"]
+    text = (
+        f"cosine {figures['cosine_mean']:.6f} mean, {figures['cosine_min']:.6f} least; neighbours "
+        f"{figures['neighbours']:.1%}; with outliers {figures['stressed_mean']:.6f}, {figures['stressed_min']:.6f}; "
+        f"{figures['clips']}"
+    )
+    return f"refused: {', '.join(entry['shortfalls'])}; {text}" if entry["shortfalls"] else f"agrees: {text}"

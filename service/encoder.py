@@ -1,44 +1,59 @@
-"""The encoder pair of a bundle on ONNX Runtime: samples and frames in, tracks out.
+"""The encoder pair of a bundle: samples and frames in, tracks out, on the fastest engine that agrees with float32.
 
-The provider is a setting. `cuda` where there is none is an error; `auto` falls back to the CPU and says so.
+    encoder = Encoder(bundle, precision="auto", agreement=settings.data / "agreement")
+    encoder.encode_video([frames])    # (1, 16, D)
+    encoder.choice                    # openvino bf16, its agreement, and why nothing faster
+
+`service.engines.choice` has the candidates and their order. What is asked for and cannot run is an error; under `auto`
+the next candidate takes over, and the log names both.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
-import logging
-import os
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
+from models.bundle import Bundle, cosines
+from service.agreement import AgreementStore
+from service.engines.choice import EXACT, candidates
+from service.engines.contract import (
+    Device,
+    DeviceMissing,
+    DeviceOutOfMemory,
+    EncoderFailure,
+    EngineMissing,
+    EngineOptions,
+    GoldenMismatch,
+    Precision,
+    PrecisionRefused,
+)
+from service.engines.hardware import num_cores
+from service.engines.onnx_cpu import CPU
+from service.engines.onnx_cuda import CUDA
+from service.precision import open_fastest
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "CPU",
+    "CUDA",
+    "DeviceMissing",
+    "DeviceOutOfMemory",
+    "Encoder",
+    "EncoderFailure",
+    "EngineMissing",
+    "GoldenMismatch",
+    "PrecisionRefused",
+]
 
-Device = Literal["auto", "cuda", "cpu"]
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-MAX_BATCH = {CPU: 1, CUDA: 16}
-"""Segments in one run of a graph. One already holds 16 pictures: more makes a CPU no faster and costs memory."""
-GOLDEN_TOLERANCE = {CPU: 1e-4, CUDA: 2e-3}
-"""Largest difference to the golden tracks; CUDA multiplies matrices in TF32."""
+Row = TypeVar("Row", bound=NDArray[Any])
 
-
-class EncoderFailure(Exception):
-    """The encoder could not be started or gave something that is not an embedding."""
-
-
-class DeviceMissing(EncoderFailure):
-    """A device was asked for that this machine or this build of ONNX Runtime does not have."""
-
-
-class GoldenMismatch(EncoderFailure):
-    """The encoder does not reproduce the tracks that were recorded when its bundle was exported."""
+GOLDEN_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 2e-3}
+"""Largest difference of any number from the golden tracks, where numbers can be compared one by one."""
+GOLDEN_COSINE = 0.998
+"""Least cosine of an embedding and the golden one, for every other precision."""
 
 
 class Encoder:
@@ -47,49 +62,51 @@ class Encoder:
     Args:
         bundle: Verified bundle.
         device: Where to run.
-        num_threads: Threads of one run on the CPU; None for all cores this process may use.
+        precision: What to multiply; `auto` takes the fastest that agrees with float32 on this machine.
+        num_threads: Threads of one run on the CPU; None for all cores this process may use, shared by the runs.
+        num_runs: Runs at the same time on the CPU.
+        tensorrt: Whether TensorRT compiles the graphs for a GPU.
+        cuda_graphs: Whether a GPU replays its launches.
+        gpu_memory_bytes: Most memory of a GPU for numbers in work.
+        agreement: Folder where measured agreement is kept; None measures each time.
+        cache: Folder for what TensorRT compiles; None compiles each time.
 
-    `DeviceMissing` is raised if `cuda` is asked for and not there.
+    `EngineMissing` is raised if what is asked for cannot run here, `PrecisionRefused` if it is too far from float32.
     """
 
-    def __init__(self, bundle: Bundle, *, device: Device = "auto", num_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = "auto",
+        precision: Precision | Literal["auto"] = EXACT,
+        num_threads: int | None = None,
+        num_runs: int = 1,
+        tensorrt: bool = False,
+        cuda_graphs: bool = False,
+        gpu_memory_bytes: int | None = None,
+        agreement: Path | None = None,
+        cache: Path | None = None,
+    ) -> None:
         self.bundle = bundle
         self.width = bundle.manifest.embedding_width
-        self.num_moments = bundle.manifest.clip_spec.num_moments
-        self.provider = choose_provider(device)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or len(os.sched_getaffinity(0))
-        options.log_severity_level = 3
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # cores are shared with decoding
-        try:
-            self._open_both(options)
-        except EncoderFailure as exc:
-            self._fall_back(device, exc)
-            self._open_both(options)
-
-    def _fall_back(self, device: Device, exc: EncoderFailure) -> None:
-        """Take the CPU where CUDA was tried and not asked for: a driver may be there and CUDA's libraries not."""
-        if device != "auto" or self.provider == CPU:
-            raise exc
-        logger.warning("%s does not work here, the encoder runs on %s: %s", self.provider, CPU, exc)
-        self.provider = CPU
-
-    def _open_both(self, options: onnxruntime.SessionOptions) -> None:
-        self._audio = self._open(str(self.bundle.audio_graph), options)
-        self._video = self._open(str(self.bundle.video_graph), options)
-
-    def _open(self, graph: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        providers = [CUDA, CPU] if self.provider == CUDA else [CPU]
-        try:
-            with _keep_off_stdout():
-                session = onnxruntime.InferenceSession(graph, options, providers=providers)
-        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types for a graph it cannot load
-            raise EncoderFailure(f"{graph} cannot be loaded: {exc}") from exc
-        if session.get_providers()[0] != self.provider:
-            raise DeviceMissing(f"asked for {self.provider}, ONNX Runtime gave {session.get_providers()[0]}")
-        return session
+        spec = bundle.manifest.clip_spec
+        self.num_moments = spec.num_moments
+        self.options = EngineOptions(
+            num_threads=num_threads or max(1, num_cores() // num_runs),
+            num_runs=num_runs,
+            segment_samples=round(spec.segment_seconds * spec.sample_rate_hz),
+            gpu_memory_bytes=gpu_memory_bytes,
+            cuda_graphs=cuda_graphs,
+            cache=cache,
+        )
+        self.engine, self.choice = open_fastest(
+            bundle,
+            candidates(device=device, precision=precision, tensorrt=tensorrt),
+            self.options,
+            AgreementStore(folder=agreement),
+        )
+        self.provider = self.engine.provider
 
     def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Embed the sound of segments.
@@ -101,7 +118,7 @@ class Encoder:
             Unit embeddings, float32, shape (B, T, D).
 
         Raises:
-            EncoderFailure: If ONNX Runtime fails or a number is not finite.
+            EncoderFailure: If the engine fails or a number is not finite.
         """  # noqa: DOC502 - raised where a graph runs
         tracks = []
         for batch in self._batches(samples):
@@ -109,7 +126,10 @@ class Encoder:
             padded = np.zeros((len(batch), int(lengths.max())), np.float32)
             for row, values in zip(padded, batch, strict=True):
                 row[: len(values)] = values
-            tracks.append(self._run(self._audio, {"samples": padded, "lengths": lengths}))
+            # Not left to the engine: OpenVINO's maximum turns what is not a number into one.
+            if not np.isfinite(padded).all():
+                raise EncoderFailure("the sound has a number that is not finite")
+            tracks.append(self.engine.run_audio(padded, lengths))
         return self._joined(tracks)
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -122,11 +142,9 @@ class Encoder:
             Unit embeddings, float32, shape (B, T, D).
 
         Raises:
-            EncoderFailure: If ONNX Runtime fails or a number is not finite.
+            EncoderFailure: If the engine fails or a number is not finite.
         """  # noqa: DOC502 - raised where a graph runs
-        return self._joined(
-            [self._run(self._video, {"frames": np.stack(batch)}) for batch in self._batches(frames)]
-        )
+        return self._joined([self.engine.run_video(np.stack(batch)) for batch in self._batches(frames)])
 
     def check_golden(self) -> float:
         """Embed the golden clip of the bundle and compare with the tracks recorded at its export.
@@ -135,79 +153,31 @@ class Encoder:
             Largest absolute difference of any number.
 
         Raises:
-            GoldenMismatch: If it is above the tolerance of the provider.
+            GoldenMismatch: If that is above the tolerance of the precision, or where it has none, an embedding has
+                turned too far.
         """
         golden = self.bundle.golden()
-        audio = self.encode_audio([golden.samples])[0]
-        video = self.encode_video([golden.frames])[0]
-        difference = max(
-            float(np.abs(audio - golden.audio_track).max()), float(np.abs(video - golden.video_track).max())
-        )
-        allowed = GOLDEN_TOLERANCE[self.provider]
-        if not difference <= allowed:
-            raise GoldenMismatch(
-                f"golden tracks of {self.bundle.bundle_id} differ by {difference:.2e}, allowed {allowed:.0e}"
-            )
+        expected = {"audio": golden.audio_track, "video": golden.video_track}
+        found = {
+            "audio": self.encode_audio([golden.samples])[0],
+            "video": self.encode_video([golden.frames])[0],
+        }
+        difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+        precision = self.choice.candidate.precision
+        where = f"golden tracks of {self.bundle.bundle_id} on {self.choice.candidate}"
+        if (allowed := GOLDEN_TOLERANCE.get(precision)) is not None:
+            if not difference <= allowed:
+                raise GoldenMismatch(f"{where} differ by {difference:.2e}, allowed {allowed:.0e}")
+        elif not (least := float(cosines(expected, found).min())) >= GOLDEN_COSINE:
+            raise GoldenMismatch(f"{where} have a cosine of {least:.6f}, allowed {GOLDEN_COSINE} and above")
         return difference
 
-    def _run(
-        self, session: onnxruntime.InferenceSession, inputs: dict[str, NDArray[np.generic]]
-    ) -> NDArray[np.float32]:
-        try:
-            tracks: NDArray[np.float32] = session.run(["tracks"], inputs)[0]
-        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types for an input it cannot run
-            raise EncoderFailure(f"ONNX Runtime failed: {exc}") from exc
-        if not np.isfinite(tracks).all():
-            raise EncoderFailure("the encoder gave a number that is not finite")
-        return tracks
-
-    def _batches(self, rows: Sequence[NDArray[np.generic]]) -> list[Sequence[NDArray[np.generic]]]:
-        size = MAX_BATCH[self.provider]
+    def _batches(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        size = self.engine.max_batch
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
     def _joined(self, tracks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        return np.concatenate([np.empty((0, self.num_moments, self.width), np.float32), *tracks])
-
-
-def choose_provider(device: Device) -> str:
-    """Turn the device setting into an ONNX Runtime provider.
-
-    Args:
-        device: What was asked for.
-
-    Returns:
-        Name of the provider.
-
-    Raises:
-        DeviceMissing: If `cuda` is asked for and there is no driver, or the build of ONNX Runtime has no CUDA.
-    """
-    if device == "cpu":
-        return CPU
-    if CUDA in onnxruntime.get_available_providers() and _has_cuda_driver():
-        with _keep_off_stdout():
-            onnxruntime.preload_dlls()
-        return CUDA
-    if device == "cuda":
-        raise DeviceMissing("device is set to cuda and no CUDA device was found")
-    logger.info("no CUDA device was found: the encoder runs on the CPU")
-    return CPU
-
-
-@contextlib.contextmanager
-def _keep_off_stdout() -> Iterator[None]:
-    """Log what ONNX Runtime prints about a device that does not work: stdout belongs to the commands' answers."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        yield
-    if text := printed.getvalue().strip():
-        logger.info("ONNX Runtime: %s", text)
-
-
-def _has_cuda_driver() -> bool:
-    """Ask the driver itself: a build for CUDA lists its provider on machines that have no GPU too."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        joined = np.concatenate([np.empty((0, self.num_moments, self.width), np.float32), *tracks])
+        if not np.isfinite(joined).all():
+            raise EncoderFailure("the encoder gave a number that is not finite")
+        return joined

@@ -19,7 +19,7 @@ from service.batch_queue import BatchLimits, Priority
 from service.batching import Batcher
 from service.caller import Caller
 from service.decoding import Decoder, WorkerLimits
-from service.encoder import CUDA, Encoder
+from service.encoder import Encoder
 from service.index.contract import Index, Modality
 from service.index.embedded import EmbeddedIndex
 from service.retrieval import EmbeddedFile, QueryLimits, SearchAnswer, Snapshot, embed_file, search_file
@@ -131,7 +131,7 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
     """
     bundle = load_bundle(settings.bundle)
     with ExitStack() as stack:
-        encoder = Encoder(bundle, device=settings.device, num_threads=settings.num_threads)
+        encoder = open_encoder(settings, bundle)
         index = EmbeddedIndex.open(
             index_folder(settings, bundle),
             width=bundle.manifest.embedding_width,
@@ -146,10 +146,26 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
             ),
         )
         stack.callback(decoder.close)
-        batcher = stack.enter_context(Batcher(encoder, batch_limits(settings, encoder.provider)))
+        batcher = stack.enter_context(Batcher(encoder, batch_limits(settings, encoder.engine.max_batch)))
         yield Engine(
             settings=settings, bundle=bundle, encoder=encoder, batcher=batcher, index=index, decoder=decoder
         )
+
+
+def open_encoder(settings: Settings, bundle: Bundle) -> Encoder:
+    """Load a bundle on the engine that the settings allow; what is measured or compiled for it lies with the data."""
+    return Encoder(
+        bundle,
+        device=settings.device,
+        precision=settings.precision,
+        num_threads=settings.num_threads,
+        num_runs=settings.encode_runs or 1,
+        tensorrt=settings.tensorrt,
+        cuda_graphs=settings.cuda_graphs,
+        gpu_memory_bytes=settings.gpu_memory_bytes,
+        agreement=settings.data / "agreement",
+        cache=settings.data / "compiled",
+    )
 
 
 def index_folder(settings: Settings, bundle: Bundle) -> Path:
@@ -157,15 +173,25 @@ def index_folder(settings: Settings, bundle: Bundle) -> Path:
     return settings.data / "index" / bundle.bundle_id
 
 
-def batch_limits(settings: Settings, provider: str) -> BatchLimits:
-    """How segments of several requests are joined on a provider, unless a setting says otherwise."""
-    is_gpu = provider == CUDA
-    max_batch, wait_seconds = settings.encode_max_batch, settings.encode_wait_seconds
+def batch_limits(settings: Settings, max_batch: int) -> BatchLimits:
+    """How segments of several requests are joined, where no setting says otherwise.
+
+    Args:
+        settings: What an operator set.
+        max_batch: What the engine takes in one run: 1 on a CPU, which the 16 pictures of one segment fill.
+
+    Returns:
+        The limits of the queue.
+    """
+    joins = max_batch > 1
+    wait_seconds = settings.encode_wait_seconds
     return BatchLimits(
-        max_batch=max_batch or (16 if is_gpu else 1),
-        max_wait_seconds=(0.002 if is_gpu else 0.0) if wait_seconds is None else wait_seconds,
+        # More than the engine takes would only make the first segments wait for the last.
+        max_batch=min(settings.encode_max_batch or max_batch, max_batch),
+        max_wait_seconds=(0.002 if joins else 0.0) if wait_seconds is None else wait_seconds,
         max_queued=settings.encode_queue_segments or 16 * settings.search_workers,
-        num_runs=settings.encode_runs or 1,
+        # On a GPU the next batch is copied together while one runs; engines run one at a time.
+        num_runs=settings.encode_runs or (2 if joins else 1),
     )
 
 

@@ -46,8 +46,19 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="Where the encoder runs. `auto` takes CUDA where it works, else the CPU."
     )
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = Field(
+        default="auto",
+        description="What the encoder multiplies. `auto` takes the fastest that agrees with float32 on this machine, "
+        "and int8 only where it is named. `foley doctor` says which it is, and why.",
+    )
     num_threads: PositiveInt | None = Field(
-        default=None, description="Encoder threads; default: one per core."
+        default=None,
+        description="Processor threads of one run of the encoder; default: all cores, shared by the runs.",
+    )
+    tensorrt: bool = Field(default=False, description="Let TensorRT compile the encoder for the GPU.")
+    cuda_graphs: bool = Field(default=False, description="Replay the launches of the GPU as CUDA graphs.")
+    gpu_memory_bytes: PositiveInt | None = Field(
+        default=None, description="Most memory of the GPU for numbers in work; default: as much as there is."
     )
     host: str = Field(default="127.0.0.1", description="Address `foley serve` listens on.")
     port: int = Field(
@@ -105,8 +116,8 @@ class Settings(BaseSettings):
     # Encoding
     encode_max_batch: PositiveInt | None = Field(
         default=None,
-        description="Segments of one or more requests in one run of the encoder. Default: 16 on a GPU, 1 on a CPU, "
-        "which one segment of 16 pictures fills.",
+        description="Most segments of several requests in one run of the encoder. Default, and most: what its "
+        "engine takes, 16 on a GPU and 1 on a CPU.",
     )
     encode_wait_seconds: float | None = Field(
         default=None,
@@ -121,7 +132,8 @@ class Settings(BaseSettings):
         "worker.",
     )
     encode_runs: PositiveInt | None = Field(
-        default=None, description="Batches that are encoded at the same time. Default: 1."
+        default=None,
+        description="Batches under way at the same time; the engine runs one of them. Default: 2 on a GPU, else 1.",
     )
 
     # Decoding

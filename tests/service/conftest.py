@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from models.bundle import starter_path
 from service.engine import open_engine
 from service.library import index_paths
 from service.settings import Settings
+
+# `auto` would take what the machine is fastest at, after measuring it for every fresh data folder; tests compare
+# numbers, and do so with float32.
+os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ class run_server:  # noqa: N801 - a context manager that reads as a call
         self.port = find_free_port()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")},
+            "FOLEY_PRECISION": "fp32",
             **{f"FOLEY_{name}": str(value) for name, value in settings.items()},
             "FOLEY_PORT": str(self.port),
         }

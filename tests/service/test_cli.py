@@ -32,7 +32,14 @@ REPOSITORY = Path(__file__).parents[2]
 
 def _environment(data: Path, bundle: Path, **more: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
-    ours = {"DATA": str(data), "BUNDLE": str(bundle), "DEVICE": "cpu", "MIN_FREE_BYTES": "0", **more}
+    ours = {
+        "DATA": str(data),
+        "BUNDLE": str(bundle),
+        "DEVICE": "cpu",
+        "PRECISION": "fp32",
+        "MIN_FREE_BYTES": "0",
+    }
+    ours |= more
     return {**environment, **{f"FOLEY_{name}": value for name, value in ours.items()}, "COLUMNS": "200"}
 
 

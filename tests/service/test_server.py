@@ -22,6 +22,7 @@ def test_index_in_use_is_said_in_one_line(
         "FOLEY_BUNDLE": str(indexed_settings.bundle),
         "FOLEY_PORT": "0",
         "FOLEY_DEVICE": "cpu",
+        "FOLEY_PRECISION": "fp32",
     }
     assert httpx.get(f"{server}/livez").status_code == 200
     command = [sys.executable, "-m", "service.cli", "serve"]

@@ -1,0 +1,293 @@
+"""What `foley doctor` says: what runs here and why, whether it is right, where time goes, and what would help.
+
+Nothing is estimated: each figure is measured while the command runs, or named as recorded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.bundle import Bundle, load_bundle
+from models.clip import Clip, UnreadableClip
+from service.agreement import AgreementStore, ProbeClips, measure_agreement
+from service.clip_timing import time_clip, write_golden_clip
+from service.decoding import DecodeFailure, Decoder, WorkerLimits
+from service.encoder import Encoder, EncoderFailure
+from service.engine import index_folder, open_encoder
+from service.engines.choice import EXACT, GPU, RANKING, Candidate, candidates, check_hardware, find_variant
+from service.engines.contract import EngineMissing, EngineOptions
+from service.engines.hardware import has_bf16, has_cuda_driver, installed_version, num_cores, processor_name
+from service.engines.openvino_cpu import INSTALL
+from service.index.contract import Index, IndexFailure
+from service.index.embedded import EmbeddedIndex
+from service.settings import Settings
+from service.stopwatch import DecodedOnce
+
+MAX_PROBE_CLIPS = 32
+MIB = 1 << 20
+
+
+@dataclass(kw_only=True)
+class Diagnosis:
+    """What was found, one part after another.
+
+    Attributes:
+        facts: JSON values by part: machine, bundle, encoder, candidates, index, clip, memory.
+        problems: What does not work.
+        advice: What would make it faster here.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {**self.facts, "problems": self.problems, "advice": self.advice}
+
+
+def examine(settings: Settings, *, files: Sequence[Path] = (), measures: bool = False) -> Diagnosis:
+    """Examine an installation by using it.
+
+    Args:
+        settings: What it is set to.
+        files: Real media: the first is timed, all are compared on. Default: the golden clip of the bundle.
+        measures: Whether to measure the agreement of every precision that can run here, and keep it.
+
+    Returns:
+        The findings.
+    """
+    diagnosis = Diagnosis()
+    bundle = load_bundle(settings.bundle)
+    diagnosis.facts["machine"] = _machine(settings)
+    diagnosis.facts["bundle"] = {"bundle_id": bundle.bundle_id, "path": str(bundle.path)}
+    with ExitStack() as stack:
+        decoder = Decoder(num_workers=1, limits=WorkerLimits(memory_bytes=settings.worker_memory_bytes))
+        stack.callback(decoder.close)
+        if measures:
+            _measure_all(diagnosis, settings, bundle, _probe_clips(files, bundle, decoder, diagnosis))
+        encoder = _examine_encoder(diagnosis, settings, bundle)
+        index = _examine_index(diagnosis, settings, bundle, stack)
+        if encoder is not None:
+            _examine_clip(diagnosis, encoder, decoder, index, files)
+        diagnosis.facts["memory"] = _memory(index)
+    diagnosis.facts["candidates"] = _candidates(settings, bundle)
+    diagnosis.advice += advise(settings, bundle, encoder)
+    return diagnosis
+
+
+def _machine(settings: Settings) -> dict[str, Any]:
+    return {
+        "processor": processor_name(),
+        "cores": num_cores(),
+        "bfloat16": has_bf16(),
+        "cuda_driver": has_cuda_driver(),
+        "onnxruntime": _first_version("onnxruntime-gpu", "onnxruntime"),
+        "openvino": installed_version("openvino"),
+        "device": settings.device,
+        "precision": settings.precision,
+    }
+
+
+def _first_version(*packages: str) -> str | None:
+    return next((found for package in packages if (found := installed_version(package))), None)
+
+
+def _examine_encoder(diagnosis: Diagnosis, settings: Settings, bundle: Bundle) -> Encoder | None:
+    facts: dict[str, Any] = {}
+    diagnosis.facts["encoder"] = facts
+    try:
+        encoder = open_encoder(settings, bundle)
+    except EncoderFailure as exc:
+        diagnosis.problems.append(str(exc))
+        return None
+    facts |= {
+        "provider": encoder.provider,
+        "num_threads": encoder.options.num_threads,
+        "num_runs": encoder.options.num_runs,
+        **encoder.choice.to_json(),
+    }
+    try:
+        facts["golden_difference"] = encoder.check_golden()
+    except EncoderFailure as exc:
+        diagnosis.problems.append(str(exc))
+    return encoder
+
+
+def _examine_index(
+    diagnosis: Diagnosis, settings: Settings, bundle: Bundle, stack: ExitStack
+) -> EmbeddedIndex | None:
+    folder = index_folder(settings, bundle)
+    facts: dict[str, Any] = {
+        "engine": "Qdrant Edge",
+        "version": version("qdrant-edge-py"),
+        "path": str(folder),
+    }
+    diagnosis.facts["index"] = facts
+    if not folder.exists():
+        facts["num_segments"] = 0
+        return None
+    try:
+        index = EmbeddedIndex.open(
+            folder,
+            width=bundle.manifest.embedding_width,
+            num_moments=bundle.manifest.clip_spec.num_moments,
+            min_free_bytes=settings.min_free_bytes,
+        )
+        stack.callback(index.close)
+        facts |= asdict(index.info())
+    except IndexFailure as exc:  # a running service has it open, most of all
+        facts["unavailable"] = str(exc)
+        return None
+    return index
+
+
+def _examine_clip(
+    diagnosis: Diagnosis, encoder: Encoder, decoder: Decoder, index: Index | None, files: Sequence[Path]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = "the golden clip, written as H.264 and AAC"
+        if files:
+            path, source = files[0].resolve(), str(files[0])
+        else:
+            path = Path(folder) / "golden.mp4"
+            write_golden_clip(encoder.bundle.golden(), path)
+        try:
+            timed = time_clip(path, encoder=encoder, decoder=decoder, index=index)
+        except (UnreadableClip, DecodeFailure, EncoderFailure, ValueError) as exc:
+            diagnosis.problems.append(f"{source}: {exc}")
+            return
+    diagnosis.facts["clip"] = _describe_clip(timed, source)
+
+
+def _describe_clip(timed: DecodedOnce, source: str) -> dict[str, Any]:
+    return {
+        "source": source,
+        "seconds": round(timed.clip.end_seconds - timed.clip.start_seconds, 3),
+        "width": timed.info.width,
+        "height": timed.info.height,
+        "stages": [stage.to_json() for stage in timed.stages],
+    }
+
+
+def _probe_clips(
+    files: Sequence[Path], bundle: Bundle, decoder: Decoder, diagnosis: Diagnosis
+) -> ProbeClips | None:
+    """Segments with picture and sound of real files; None where there are no files, or too few segments."""
+    found: list[Clip] = []
+    for file in files:
+        try:
+            decoded = decoder.decode(file.resolve(), bundle.manifest.clip_spec, timeout_seconds=600.0)
+        except (UnreadableClip, DecodeFailure) as exc:
+            diagnosis.problems.append(f"{file}: {exc}")
+            continue
+        found += [clip for clip in decoded.clips if clip.frames is not None and clip.samples is not None]
+    found = found[:MAX_PROBE_CLIPS]
+    if len(found) < 2:
+        if files:
+            diagnosis.problems.append(
+                "fewer than 2 segments with picture and sound: measured on the golden clip"
+            )
+        return None
+    return ProbeClips(
+        samples=[np.asarray(clip.samples) for clip in found],
+        frames=[np.asarray(clip.frames) for clip in found],
+        description=f"{len(found)} segments of {len(files)} files",
+    )
+
+
+def _measure_all(diagnosis: Diagnosis, settings: Settings, bundle: Bundle, clips: ProbeClips | None) -> None:
+    store = AgreementStore(folder=settings.data / "agreement")
+    options = EngineOptions(num_threads=settings.num_threads or num_cores())
+    for candidate in RANKING:
+        if candidate.precision == EXACT or _obstacle(candidate, bundle):
+            continue
+        try:
+            agreement = measure_agreement(bundle, candidate, options, clips=clips)
+        except EncoderFailure as exc:
+            diagnosis.problems.append(f"{candidate}: {exc}")
+        else:
+            store.save(bundle, candidate, agreement)
+
+
+def _obstacle(candidate: Candidate, bundle: Bundle) -> str | None:
+    try:
+        check_hardware(candidate)
+        find_variant(candidate, bundle)
+    except (EngineMissing, ValueError) as exc:
+        return str(exc)
+    return None
+
+
+def _candidates(settings: Settings, bundle: Bundle) -> list[dict[str, Any]]:
+    """Every engine and precision there is, fastest first: what keeps it from running, how far it is from float32."""
+    store = AgreementStore(folder=settings.data / "agreement")
+    rows = []
+    for candidate in RANKING:
+        agreement = None if candidate.precision == EXACT else store.load(bundle, candidate)
+        rows.append(
+            {
+                "candidate": str(candidate),
+                "obstacle": _obstacle(candidate, bundle),
+                "agreement": None if agreement is None else asdict(agreement),
+                "shortfalls": [] if agreement is None else agreement.shortfalls(),
+            }
+        )
+    return rows
+
+
+def _memory(index: EmbeddedIndex | None) -> dict[str, Any]:
+    facts = {"process": _memory_of("self")}
+    if index is not None:
+        facts["index_process"] = _memory_of(str(index.engine_pid))
+    return facts
+
+
+def _memory_of(process: str) -> dict[str, int]:
+    """Resident memory of a process now and at most, in MiB."""
+    lines = Path("/proc", process, "status").read_text().splitlines()
+    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
+    return {
+        name: int(pairs[key].split()[0]) * 1024 // MIB
+        for name, key in (("now_mib", "VmRSS"), ("peak_mib", "VmHWM"))
+    }
+
+
+def advise(settings: Settings, bundle: Bundle, encoder: Encoder | None) -> list[str]:
+    """Say what would make the encoder faster on this machine.
+
+    Args:
+        settings: What it is set to.
+        bundle: What it serves.
+        encoder: What runs now; None where nothing does.
+
+    Returns:
+        One line each, the largest gain first.
+    """
+    advice = []
+    chosen = None if encoder is None else encoder.choice.candidate
+    on_gpu = chosen is not None and chosen.engine in GPU
+    if has_cuda_driver() and not on_gpu and settings.device != "cpu":
+        advice.append("this machine has a CUDA device that the encoder does not use; the reasons are above")
+    if on_gpu and (reason := _obstacle(Candidate(engine="onnxruntime-cuda", precision="fp16"), bundle)):
+        advice.append(reason)
+    if not on_gpu and installed_version("openvino") is None:
+        gain = "bfloat16, which takes half the time of float32" if has_bf16() else "a faster float32"
+        advice.append(f"{INSTALL}: {gain} on this processor")
+    if settings.precision != "auto" and chosen is not None:
+        faster = RANKING[: RANKING.index(chosen)]
+        allowed = candidates(device=settings.device, precision="auto", tensorrt=settings.tensorrt)
+        better = next((c for c in faster if c in allowed and _obstacle(c, bundle) is None), None)
+        if better is not None:
+            advice.append(f"FOLEY_PRECISION=auto may take {better}")
+    if settings.num_threads is not None and settings.num_threads * (settings.encode_runs or 1) < num_cores():
+        advice.append(f"FOLEY_NUM_THREADS is {settings.num_threads} and there are {num_cores()} cores")
+    return advice

@@ -1,0 +1,63 @@
+"""What this machine has: processor, its instructions, a GPU's driver, packages that are installed or not."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+def has_cuda_driver() -> bool:
+    """Ask the driver itself: a build for CUDA lists its provider on machines that have no GPU too."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 (avx512_bf16 or amx_bf16)."""
+    return bool(BF16_FLAGS & set(_cpu_info().get("flags", "").split()))
+
+
+def processor_name() -> str:
+    """Name of the processor with its family, model and stepping: what rounding may depend on."""
+    info = _cpu_info()
+    numbers = [info.get(name, "?") for name in ("cpu family", "model", "stepping")]
+    return f"{info.get('model name', 'unknown processor')} ({'/'.join(numbers)})"
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an installed package.
+
+    Args:
+        package: Its name in the package index.
+
+    Returns:
+        The version, None where it is not installed.
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_info() -> dict[str, str]:
+    """The first processor's block; empty where the system keeps none."""
+    try:
+        block = CPU_INFO.read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in block.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
