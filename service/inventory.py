@@ -6,6 +6,7 @@ for asset in list_inventory(Settings()):
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from collections.abc import Iterator
@@ -110,14 +111,19 @@ def _holder(folder: Path) -> str:
 
 def _listens(pid: str, port: int) -> bool:
     """Whether a process accepts connections on a port: what answers there could be the server of another library."""
-    try:
-        tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
-        held = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    except OSError:  # it ended just now, or belongs to somebody else
-        return False
+    process = Path("/proc", pid)
     # proc(5): local address as ADDRESS:PORT in hex, state 0A is LISTEN, the tenth column is the socket's inode
-    rows = [line.split() for table in tables for line in table]
-    return any(
-        row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port and f"socket:[{row[9]}]" in held
-        for row in rows
-    )
+    listening = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):  # the process ended just now, or there is no IPv6
+            for row in map(str.split, (process / "net" / table).read_text().splitlines()[1:]):
+                if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port:
+                    listening.add(f"socket:[{row[9]}]")
+    return not listening.isdisjoint(_open_files(process))
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    with contextlib.suppress(OSError):  # it ended just now, or belongs to somebody else
+        for link in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed just now
+                yield str(link.readlink())
