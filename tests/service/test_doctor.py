@@ -1,0 +1,186 @@
+"""`foley doctor`: what it finds is what is there, and what it says would help would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.bundle import load_bundle
+from models.clip import probe_media
+from service import doctor
+from service.clip_timing import write_golden_clip
+from service.doctor import advise, examine
+from service.encoder import Encoder
+from service.engines import choice
+from service.engines.hardware import has_bf16, installed_version
+from service.index.embedded import EmbeddedIndex
+from service.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, bundle_path: Path) -> Settings:
+    return Settings(
+        data=tmp_path / "data", bundle=bundle_path, device="cpu", precision="fp32", min_free_bytes=0
+    )
+
+
+def test_an_empty_installation(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.stopwatch.ROUNDS", 1)
+    found = examine(settings).to_json()
+    assert found["problems"] == []
+    assert found["bundle"]["bundle_id"] == load_bundle(settings.bundle).bundle_id
+    assert found["encoder"]["precision"] == "fp32"
+    assert found["encoder"]["golden_difference"] < 1e-4
+    assert found["index"]["num_segments"] == 0
+    assert not settings.data.exists()  # it only looks
+    clip = found["clip"]
+    assert (clip["seconds"], clip["width"], clip["height"]) == (10.0, 640, 360)
+    names = [stage["stage"] for stage in clip["stages"]]
+    assert names[:4] == [
+        "open: header and first picture",
+        "picture: open, decode, resize",
+        "sound: open, decode, resample",
+        "both, in a decode worker and back",
+    ]
+    ours = ["sound: front end", "sound: encoder"]
+    apart = found["encoder"]["engine"] == "openvino"
+    assert names[4:-1] == (ours if apart else ["sound: front end and encoder"])
+    assert names[-1] == "picture: front end and encoder"
+    assert all(stage["milliseconds"] > 0 for stage in clip["stages"])
+    assert 50 < found["memory"]["process"]["now_mib"] <= found["memory"]["process"]["peak_mib"]
+    states = {entry["candidate"]: entry["obstacle"] for entry in found["candidates"]}
+    assert states["onnxruntime fp32"] is None
+    assert "foley-train convert" in states["onnxruntime int8"]
+
+
+def run_doctor(settings: Settings, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
+    for name in ("data", "bundle", "device", "precision", "min_free_bytes"):
+        environment[f"FOLEY_{name.upper()}"] = str(getattr(settings, name))
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", "doctor", *map(str, arguments)],
+        env={**environment, "COLUMNS": "200"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_library_is_searched_and_its_index_described(
+    indexed_settings: Settings, library_files: Path
+) -> None:
+    file = library_files / "long.mp4"
+    result = run_doctor(indexed_settings, file, "--json")
+    if "in use" in result.stdout:  # by the server of the other tests
+        pytest.skip("the index is open in a server")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["clip"]["source"] == str(file)
+    assert found["clip"]["stages"][-1]["stage"] == "search"
+    assert found["index"]["num_segments"] >= 8
+    assert found["index"]["engine"] == "Qdrant Edge"
+    assert found["memory"]["index_process"]["now_mib"] > 5
+
+
+def test_a_table_for_people(settings: Settings) -> None:
+    result = run_doctor(settings)
+    assert result.returncode == 0, result.stderr
+    for text in (
+        "golden clip",
+        "reproduced",
+        "Qdrant Edge",
+        "picture: open, decode, resize",
+        "onnxruntime-cuda fp16",
+    ):
+        assert text in result.stdout
+
+
+def test_an_index_in_use_is_no_problem(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
+    bundle = load_bundle(settings.bundle)
+    folder = doctor.index_folder(settings, bundle)
+    with EmbeddedIndex.open(folder, width=128, num_moments=16, min_free_bytes=0):
+        found = examine(settings).to_json()
+    assert found["problems"] == []
+    assert "unavailable" in found["index"]
+
+
+def test_what_cannot_run_is_a_problem_and_the_rest_is_said(settings: Settings, tmp_path: Path) -> None:
+    found = examine(settings.replace(precision="int8")).to_json()
+    assert "no int8 graphs beside it" in found["problems"][0]
+    assert "provider" not in found["encoder"]
+    assert "clip" not in found
+    (tmp_path / "text.mp4").write_text("no media")
+    said = examine(settings, files=[tmp_path / "text.mp4"]).to_json()["problems"]
+    assert len(said) == 1
+    assert str(tmp_path / "text.mp4") in said[0]
+
+
+@pytest.mark.skipif(
+    not has_bf16() or installed_version("openvino") is None, reason="needs bfloat16 and OpenVINO"
+)
+def test_agreement_is_measured_on_real_files(
+    settings: Settings, library_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
+    files = [library_files / "long.mp4", library_files / "missing.mp4"]
+    found = examine(settings.replace(precision="bf16"), files=files, measures=True).to_json()
+    assert found["encoder"]["agreement"]["clips"] == "3 segments of 2 files"
+    assert found["encoder"]["agreement"]["num_embeddings"] == 2 * 3 * 16
+    assert [problem for problem in found["problems"] if "missing.mp4" in problem]
+
+
+def test_one_segment_has_no_neighbour(
+    settings: Settings, tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
+    monkeypatch.setattr(doctor, "_measure_all", lambda *_: None)
+    write_golden_clip(load_bundle(bundle_path).golden(), tmp_path / "one.mp4")
+    found = examine(settings, files=[tmp_path / "one.mp4"], measures=True).to_json()
+    assert found["problems"] == ["fewer than 2 segments with picture and sound: measured on the golden clip"]
+
+
+def test_the_golden_clip_as_a_file(tmp_path: Path, bundle_path: Path) -> None:
+    write_golden_clip(load_bundle(bundle_path).golden(), tmp_path / "golden.mp4")
+    info = probe_media(tmp_path / "golden.mp4")
+    assert (info.width, info.height) == (640, 360)
+    assert info.duration_seconds == pytest.approx(10, abs=0.2)
+    assert info.has_audio
+
+
+def test_advice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load_bundle(settings.bundle)
+    monkeypatch.setattr(choice, "RANKING", [c for c in choice.RANKING if str(c) == "onnxruntime fp32"])
+    encoder = Encoder(bundle, device="cpu")
+    monkeypatch.setattr(doctor, "num_cores", lambda: 8)
+    monkeypatch.setattr(doctor, "has_cuda_driver", lambda: False)
+
+    def advice(**changes: object) -> list[str]:
+        return advise(settings.replace(**changes), bundle, encoder)
+
+    monkeypatch.setattr(
+        doctor, "_obstacle", lambda candidate, _: None if "bf16" in str(candidate) else "not here"
+    )
+    monkeypatch.setattr(doctor, "installed_version", lambda _: "1")
+    monkeypatch.setattr(doctor, "candidates", lambda **_: doctor.RANKING)
+    assert advice(precision="auto") == []
+    assert advice(precision="fp32") == ["FOLEY_PRECISION=auto may take openvino bf16"]
+    assert advice(precision="auto", num_threads=2) == ["FOLEY_NUM_THREADS is 2 and there are 8 cores"]
+    assert advice(precision="auto", num_threads=2, encode_runs=4) == []
+    monkeypatch.setattr(doctor, "installed_version", lambda _: None)
+    monkeypatch.setattr(doctor, "has_bf16", lambda: True)
+    assert advice(precision="auto") == [
+        "pip install 'foley[openvino]': bfloat16, which takes half the time of float32 on this processor"
+    ]
+    monkeypatch.setattr(doctor, "has_cuda_driver", lambda: True)
+    assert advice(precision="auto", device="auto")[0].startswith(
+        "this machine has a CUDA device that the encoder"
+    )
