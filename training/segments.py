@@ -1,4 +1,4 @@
-"""Training segments: the sound and the picture of up to 10 s of one file, decoded once into memory-mapped arrays.
+"""Training segments: the sound and the picture of up to 10 s of one file, decoded once into arrays in files.
 
     segments = prepare(list_items([Path("~/Videos").expanduser()]), Path("run/decoded"), ClipSpec())
     segments.frames_at([3, 7], [0, 15])            # uint8 (2, 224, 224, 3)
@@ -27,6 +27,7 @@ from models.frontend import NUM_LOG_MEL_FRAMES, LogMel
 from training.files import only_one, written_through, written_whole
 from training.listing import Item, list_items
 from training.pairs import Failure, work_on_pairs
+from training.rows import RowFile
 
 NUM_MEL_BINS = 128
 """Mel bins M of a stored log-mel."""
@@ -113,23 +114,23 @@ class Segments(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PairedSegments:
-    """Segments as memory-mapped arrays in a folder: a row costs no memory until it is read.
+    """Segments as arrays in a folder: a row costs no memory until it is read.
 
     The log-mel is kept as float16. That moves a value by 1e-3 at most, 0.02 dB, and by 2e-4 on average.
 
     Attributes:
-        frames: uint8, shape (N, T, H, W, 3).
-        samples: float32, shape (N, S), zero after each row's length.
-        log_mel: Normalised log-mel of the network's own front end, float16, shape (N, 1024, M).
+        frames_file: uint8, shape (N, T, H, W, 3).
+        samples_file: float32, shape (N, S), zero after each row's length.
+        log_mel_file: Normalised log-mel of the network's own front end, float16, shape (N, 1024, M).
         lengths: Real samples of each row, int64, shape (N,).
         paths: The file of each row.
         labels: What is true of each row, in the words of its manifest.
         failed: Files that could not be read, with the reason.
     """
 
-    frames: NDArray[np.uint8]
-    samples: NDArray[np.float32]
-    log_mel: NDArray[np.float16]
+    frames_file: RowFile
+    samples_file: RowFile
+    log_mel_file: RowFile
     lengths: NDArray[np.int64]
     paths: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
@@ -143,24 +144,38 @@ class PairedSegments:
         """sha256 over the files and lengths of all rows: whether two runs learn from the same segments in one order."""
         return hashlib.sha256(json.dumps([self.paths, self.lengths.tolist()]).encode()).hexdigest()
 
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """All frames, memory-mapped."""
+        return self.frames_file.array
+
+    @property
+    def samples(self) -> NDArray[np.float32]:
+        """All sound, memory-mapped."""
+        return self.samples_file.array
+
+    @property
+    def log_mel(self) -> NDArray[np.float16]:
+        """All log-mels, memory-mapped."""
+        return self.log_mel_file.array
+
     def frames_at(self, rows: Sequence[int], moments: Sequence[int]) -> NDArray[np.uint8]:
         """Read one frame of each of some rows; see `Segments`."""
-        return np.stack([self.frames[row, moment] for row, moment in zip(rows, moments, strict=True)])
+        return self.frames_file.read(rows, moments, 1)[:, 0]
 
     def windows_at(self, rows: Sequence[int], starts: Sequence[int], num_frames: int) -> NDArray[np.float32]:
         """Read one window of the log-mel of each of some rows; see `Segments`."""
-        windows = np.empty((len(rows), num_frames, self.log_mel.shape[2]), np.float32)
-        for window, row, start in zip(windows, rows, starts, strict=True):
-            window[:] = self.log_mel[row, start : start + num_frames]
-        return windows
+        return self.log_mel_file.read(rows, starts, num_frames).astype(np.float32)
 
     def frames_of(self, row: int) -> NDArray[np.uint8]:
         """Read all frames of a row; see `Segments`."""
-        return np.array(self.frames[row])
+        frames: NDArray[np.uint8] = self.frames_file.read([row], [0], self.frames_file.shape[1])[0]
+        return frames
 
     def samples_of(self, row: int) -> NDArray[np.float32]:
         """Read the sound of a row; see `Segments`."""
-        return np.array(self.samples[row])
+        samples: NDArray[np.float32] = self.samples_file.read([row], [0], self.samples_file.shape[1])[0]
+        return samples
 
     @classmethod
     def open(cls, folder: Path) -> PairedSegments:
@@ -170,7 +185,7 @@ class PairedSegments:
             folder: Where the arrays are.
 
         Returns:
-            The segments, memory-mapped.
+            The segments.
 
         Raises:
             BrokenSegments: If an array has not the size that the listing says.
@@ -179,19 +194,21 @@ class PairedSegments:
         spec = ClipSpec(**listing["wanted"]["spec"])
         rows, items = listing["segments"], [Item.from_json(item) for item in listing["wanted"]["items"]]
 
-        def array(name: str, kind: Any, *shape: int) -> Any:
+        def rows_of(name: str, kind: type[np.generic], *shape: int) -> RowFile:
             path, whole = folder / name, (len(rows), *shape)
             wanted = int(np.prod(whole)) * np.dtype(kind).itemsize
             if not path.exists() or path.stat().st_size != wanted:
                 raise BrokenSegments(
                     f"{path} must have {wanted} bytes for {len(rows)} segments; delete the folder"
                 )
-            return np.memmap(path, kind, "r", shape=whole)
+            return RowFile(path, kind, whole)
 
         return cls(
-            frames=array("frames.raw", np.uint8, spec.num_moments, spec.frame_size, spec.frame_size, 3),
-            samples=array("samples.raw", np.float32, spec.segment_samples),
-            log_mel=array("log_mel.raw", np.float16, NUM_LOG_MEL_FRAMES, NUM_MEL_BINS),
+            frames_file=rows_of(
+                "frames.raw", np.uint8, spec.num_moments, spec.frame_size, spec.frame_size, 3
+            ),
+            samples_file=rows_of("samples.raw", np.float32, spec.segment_samples),
+            log_mel_file=rows_of("log_mel.raw", np.float16, NUM_LOG_MEL_FRAMES, NUM_MEL_BINS),
             lengths=np.array([row["num_samples"] for row in rows], np.int64),
             paths=tuple(items[row["item"]].name for row in rows),
             labels=tuple(tuple(listing["labels"][row["item"]]) for row in rows),
@@ -262,7 +279,7 @@ def prepare(
     num_workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PairedSegments:
-    """Decode every segment with picture and sound into memory-mapped arrays. A complete folder is used as it is.
+    """Decode every segment with picture and sound into arrays in files. A complete folder is used as it is.
 
     The folder holds `frames.raw` uint8 (N, T, H, W, 3), `samples.raw` float32 (N, S), `log_mel.raw` float16
     (N, 1024, M) and, written last and at once, `segments.json` with the file, labels, start and length of every row,

@@ -28,6 +28,7 @@ from models.clip import ClipSpec
 from models.frontend import NUM_LOG_MEL_FRAMES, LogMel
 from training.archive import BrokenShard, read_index, read_listing, scan_shard
 from training.packing import BrokenSample, decode_flac, decode_jpeg, frame_name, member_names
+from training.rows import RandomFile
 from training.segments import NUM_MEL_BINS, NoTrainingData
 
 Result = TypeVar("Result")
@@ -50,20 +51,6 @@ def is_sharded(path: Path) -> bool:
         Whether `ShardedSegments` opens it.
     """
     return path.suffix.lower() == ".tar" or (path / "index.json").exists() or any(path.glob("*.tar"))
-
-
-class _OpenFile:
-    """A file that closes when nobody reads it any more."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self, offset: int, size: int) -> bytes:
-        return os.pread(self.descriptor, size, offset)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,8 +226,8 @@ def _member_numbers(num_moments: int) -> dict[str, int]:
 
 
 @functools.lru_cache(MAX_OPEN_SHARDS)
-def _open_shard(path: Path) -> _OpenFile:
+def _open_shard(path: Path) -> RandomFile:
     try:
-        return _OpenFile(path)
+        return RandomFile(path)
     except OSError as exc:
         raise BrokenShard(f"{path} cannot be opened: {exc.strerror}") from exc
