@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
 from PIL import Image, UnidentifiedImageError
 
-from models.clip import Clip, ClipSpec, DecodeLimits, UnreadableClip, decode_segments
+from models.clip import Clip, ClipSpec, DecodeLimits, UnreadableClip, decode_segments, segment_bounds
 from models.frame import crop_square
 from training.listing import Item
 
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
 
-SEGMENTS_AT_A_TIME = 32
-"""Segments of one file that are decoded and handed over together: 96 MB."""
-ITEMS_AHEAD = 4
-"""Items on their way for each process."""
+SEGMENTS_AT_A_TIME = 16
+"""Segments of one file that are decoded and handed over together: 50 MB."""
+CHUNKS_AHEAD = 4
+"""Files, or such parts of one, that are on their way for each process."""
 MAX_SECONDS = 600.0
 """How long one handful of segments may take to decode before its process is killed."""
 
@@ -53,11 +53,13 @@ class Chunk(Generic[Work]):
     Attributes:
         results: What the work made of each one with both modalities.
         is_last: Whether the item has no more.
+        num_segments: How many the whole item has, as far as its header says.
         failure: Why the item ends here, where it should not.
     """
 
     results: list[Work] = field(default_factory=list)
     is_last: bool = True
+    num_segments: int = 0
     failure: str | None = None
 
 
@@ -67,7 +69,7 @@ class UnreadablePicture(UnreadableClip):
     code = "unreadable_picture"
 
 
-def decode_item(item: Item, spec: ClipSpec, *, first: int) -> tuple[list[Clip], bool]:
+def decode_item(item: Item, spec: ClipSpec, *, first: int) -> Chunk[Clip]:
     """Decode some segments of an item.
 
     Args:
@@ -76,17 +78,19 @@ def decode_item(item: Item, spec: ClipSpec, *, first: int) -> tuple[list[Clip], 
         first: First segment, from 0.
 
     Returns:
-        The segments with both modalities, and whether the item has none after them.
+        The segments with both modalities.
     """
     if item.path is not None:
         decoded = decode_segments(item.path.resolve(), spec, first=first, count=SEGMENTS_AT_A_TIME)
-        clips = decoded.clips
-        is_last = decoded.is_last
+        clips, is_last = decoded.clips, decoded.is_last
+        num_segments = len(segment_bounds(decoded.info.duration_seconds or 0.0, spec))
     else:
         assert item.wav is not None
         sound = decode_segments(item.wav.resolve(), spec, count=1, modalities={"audio"})
-        clips, is_last = tuple(_add_frames(clip, item, spec) for clip in sound.clips), True
-    return [clip for clip in clips if clip.frames is not None and clip.samples is not None], is_last
+        clips = tuple(_add_frames(clip, item, spec) for clip in sound.clips)
+        is_last, num_segments = True, 1
+    pairs = [clip for clip in clips if clip.frames is not None and clip.samples is not None]
+    return Chunk(results=pairs, is_last=is_last, num_segments=num_segments)
 
 
 def _add_frames(clip: Clip, item: Item, spec: ClipSpec) -> Clip:
@@ -132,10 +136,11 @@ def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
 def _work_on_chunk(item: Item, first: int, *, spec: ClipSpec, work: Callable[[Clip], Work]) -> Chunk[Work]:
     """Runs in a process of the pool."""
     try:
-        pairs, is_last = decode_item(item, spec, first=first)
+        pairs = decode_item(item, spec, first=first)
     except UnreadableClip as exc:
         return Chunk(failure=f"{exc.code}: {exc}")
-    return Chunk(results=[work(clip) for clip in pairs], is_last=is_last)
+    results = [work(clip) for clip in pairs.results]
+    return Chunk(results=results, is_last=pairs.is_last, num_segments=pairs.num_segments)
 
 
 @dataclass
@@ -166,6 +171,64 @@ class _Lane(Generic[Work]):
         return future
 
 
+@dataclass
+class _Task(Generic[Work]):
+    """Some segments of an item to work on; the future is there once they are on their way."""
+
+    number: int
+    first: int
+    future: Future[Chunk[Work]] | None = None
+
+
+class _Schedule(Generic[Work]):
+    """What is to be done, in the order in which it is wanted, with a few tasks on their way.
+
+    Args:
+        num_items: Items there are; of each the first segments are wanted.
+        submit: Sends some segments of an item, from the first of them on, to a process.
+        num_ahead: Tasks on their way.
+    """
+
+    def __init__(
+        self, num_items: int, submit: Callable[[int, int], Future[Chunk[Work]]], num_ahead: int
+    ) -> None:
+        self._coming = iter(range(num_items))
+        self._submit = submit
+        self._num_ahead = num_ahead
+        self._waiting: deque[_Task[Work]] = deque()
+
+    def __iter__(self) -> Iterator[_Task[Work]]:
+        while True:
+            missing = max(0, self._num_ahead - len(self._waiting))
+            self._waiting.extend(_Task(number, 0) for number in islice(self._coming, missing))
+            for task in islice(self._waiting, self._num_ahead):
+                task.future = task.future or self._submit(task.number, task.first)
+            if not self._waiting:
+                return
+            yield self._waiting.popleft()
+
+    def go_on(self, task: _Task[Work], num_segments: int) -> None:
+        """Put what follows a task before everything else: a long file keeps all processes busy.
+
+        Args:
+            task: What was done last.
+            num_segments: What its item has, as far as is known; the next ones are tried in any case.
+        """
+        if not (self._waiting and self._waiting[0].number == task.number):
+            first = task.first + SEGMENTS_AT_A_TIME
+            parts = range(first, max(num_segments, first + 1), SEGMENTS_AT_A_TIME)
+            self._waiting.extendleft(_Task(task.number, part) for part in reversed(parts))
+
+    def end(self, task: _Task[Work]) -> None:
+        """Forget what was to follow a task.
+
+        Args:
+            task: The last of its item.
+        """
+        while self._waiting and self._waiting[0].number == task.number:
+            self._waiting.popleft()
+
+
 def work_on_pairs(
     items: Sequence[Item],
     spec: ClipSpec,
@@ -187,39 +250,38 @@ def work_on_pairs(
         The number of each segment's item and what the work made of it, in the order of items and time; and a failure
         for each item that could not be read to its end, or has no such segment.
     """
-    task = partial(_work_on_chunk, spec=spec, work=work)
+    call = partial(_work_on_chunk, spec=spec, work=work)
     with contextlib.ExitStack() as stack:
         lanes: list[_Lane[Work]] = [stack.enter_context(_Lane.open()) for _ in range(num_workers)]
-
-        def submit(number: int, first: int) -> tuple[int, int, Future[Chunk[Work]]]:
-            return number, first, min(lanes, key=_Lane.num_waiting).submit(task, items[number], first)
-
-        coming = iter(range(len(items)))
-        waiting = deque(submit(number, 0) for number in islice(coming, num_workers * ITEMS_AHEAD))
+        schedule: _Schedule[Work] = _Schedule(
+            len(items),
+            lambda number, first: min(lanes, key=_Lane.num_waiting).submit(call, items[number], first),
+            num_workers * CHUNKS_AHEAD,
+        )
         num_found = 0
-        while waiting:
-            number, first, future = waiting.popleft()
-            chunk = _take(future)
-            yield from ((number, result) for result in chunk.results)
+        for task in schedule:
+            chunk = _take(task)
+            yield from ((task.number, result) for result in chunk.results)
             num_found += len(chunk.results)
             if not chunk.is_last:
-                waiting.appendleft(submit(number, first + SEGMENTS_AT_A_TIME))
+                schedule.go_on(task, chunk.num_segments)
                 continue
+            schedule.end(task)
             reason = chunk.failure or ("" if num_found else "no_pair: no segment has both picture and sound")
             if reason:
-                part = "the rest of " if num_found else ""
-                logger.info("left out %s%s: %s", part, items[number].name, reason)
-                yield Failure(path=items[number].name, reason=reason)
+                name, part = items[task.number].name, "the rest of " if num_found else ""
+                logger.info("left out %s%s: %s", part, name, reason)
+                yield Failure(path=name, reason=reason)
             num_found = 0
-            waiting.extend(submit(number, 0) for number in islice(coming, 1))
             if on_progress:
-                on_progress(number + 1, len(items))
+                on_progress(task.number + 1, len(items))
 
 
-def _take(future: Future[Chunk[Work]]) -> Chunk[Work]:
+def _take(task: _Task[Work]) -> Chunk[Work]:
     """Wait for a chunk; a process that died or hung costs its item only."""
+    assert task.future is not None
     try:
-        return future.result()
+        return task.future.result()
     except ProcessExpired as exc:
         return Chunk(failure=f"crash: the decoder ended with exit code {exc.exitcode}")
     except TimeoutError:

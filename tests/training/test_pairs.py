@@ -4,6 +4,7 @@ import math
 import os
 import time
 import wave
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_a_process_that_dies_costs_the_rest_of_its_item_only(segments: PairedSeg
     found = list(work_on_pairs(items, SHORT, crash_in_the_middle, num_workers=1))
     crash = "crash: the decoder ended with exit code 3"
     expected = []
-    for number, item in enumerate(items):  # the second 32 of 40 segments hold the one at 8 s
+    for number, item in enumerate(items):  # the third 16 of 40 segments begin with the one at 8 s
         expected += [(number, 0.25 * k) for k in range(32)]
         expected.append(Failure(path=item.name, reason=crash))
     assert found == expected
@@ -103,8 +104,9 @@ def test_moments_of_a_sound_see_the_pictures_beside_it(tmp_path: Path, count: in
     write_sound(tmp_path / "a.wav", seconds=10.03)
     write_frames(tmp_path, "a.jpg", count=count)
     item = Item(wav=tmp_path / "a.wav", frame_folder=tmp_path, frame_name="a.jpg", num_frames=count)
-    (clip,), is_last = decode_item(item, ClipSpec(), first=0)
-    assert is_last
+    chunk = decode_item(item, ClipSpec(), first=0)
+    assert chunk.is_last
+    (clip,) = chunk.results
     assert clip.samples is not None
     assert clip.samples.shape == (160_000,)
     assert clip.frames is not None
@@ -158,3 +160,26 @@ def test_a_picture_too_large_is_refused(tmp_path: Path) -> None:
     Image.new("L", (9000, 10)).save(tmp_path / "wide.png")
     with pytest.raises(UnreadableClip, match="this one has 9000 x 10"):
         read_picture(tmp_path / "wide.png", 224)
+
+
+def test_a_long_file_is_on_its_way_in_several_parts(segments: PairedSegments) -> None:
+    """40 segments in parts of 16, and two more files: what is submitted, in order, with four tasks on their way."""
+    asked: list[tuple[int, int]] = []
+
+    def submit(number: int, first: int) -> Future[pairs.Chunk[str]]:
+        asked.append((number, first))
+        return Future()
+
+    schedule: pairs._Schedule[str] = pairs._Schedule(6, submit, 4)
+    tasks = iter(schedule)
+    first = next(tasks)
+    assert asked == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    schedule.go_on(first, 40)
+    assert [(task.number, task.first) for task in (next(tasks), next(tasks))] == [(0, 16), (0, 32)]
+    assert asked[4:] == [(0, 16), (0, 32)]  # with two of the four that were asked for before
+    last = pairs._Task[str](0, 32)
+    schedule.go_on(last, 40)  # the header was wrong: there is more
+    assert next(tasks).first == 48
+    schedule.go_on(last, 100)
+    schedule.end(last)
+    assert [(task.number, task.first) for task in tasks] == [(number, 0) for number in range(1, 6)]
