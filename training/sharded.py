@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.clip import ClipSpec
-from models.frontend import NUM_LOG_MEL_FRAMES, LogMel
 from training.archive import BrokenShard, read_index, read_listing, scan_shard
 from training.packing import BrokenSample, decode_flac, decode_jpeg, frame_name, member_names
 from training.rows import RandomFile
 from training.segments import NUM_MEL_BINS, NoTrainingData
+from training.windows import LogMelWindows
 
 Result = TypeVar("Result")
 
@@ -37,8 +36,8 @@ MAX_OPEN_SHARDS = 128
 """Files held open at a time."""
 MAX_THREADS = 8
 """Threads that decode, on a machine with that many cores."""
-LOG_MELS_AT_A_TIME = 32
-"""Segments whose spectra are in memory together: 130 MB."""
+WINDOWS_AT_A_TIME = 32
+"""Segments whose sound and spectra are in memory together: 80 MB."""
 
 
 def is_sharded(path: Path) -> bool:
@@ -141,19 +140,13 @@ class ShardedSegments:
     def windows_at(self, rows: Sequence[int], starts: Sequence[int], num_frames: int) -> NDArray[np.float32]:
         """Make one window of the log-mel of each of some rows; see `Segments`."""
         windows = np.empty((len(rows), num_frames, NUM_MEL_BINS), np.float32)
-        for first in range(0, len(rows), LOG_MELS_AT_A_TIME):
-            some = slice(first, first + LOG_MELS_AT_A_TIME)
-            log_mels = self._log_mels(rows[some])
-            for window, log_mel, start in zip(windows[some], log_mels, starts[some], strict=True):
-                window[:] = log_mel[start : start + num_frames]
+        for first in range(0, len(rows), WINDOWS_AT_A_TIME):
+            some = slice(first, first + WINDOWS_AT_A_TIME)
+            samples = np.stack(list(self._threads.map(self.samples_of, rows[some])))
+            windows[some] = _log_mel_windows()(
+                samples, self.lengths[list(rows[some])], starts[some], num_frames
+            )
         return windows
-
-    @torch.no_grad()
-    def _log_mels(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        samples = np.stack(list(self._threads.map(self.samples_of, rows)))
-        log_mel = _front_end()(torch.from_numpy(samples), torch.from_numpy(self.lengths[list(rows)]))
-        assert log_mel.shape[1] == NUM_LOG_MEL_FRAMES
-        return np.asarray(log_mel.numpy())
 
     def frames_of(self, row: int) -> NDArray[np.uint8]:
         """Read all frames of a row; see `Segments`."""
@@ -216,8 +209,8 @@ def _check_size(path: Path, num_bytes: int) -> Path:
 
 
 @functools.cache
-def _front_end() -> LogMel:
-    return LogMel(NUM_MEL_BINS)
+def _log_mel_windows() -> LogMelWindows:
+    return LogMelWindows(NUM_MEL_BINS)
 
 
 @functools.cache
