@@ -72,6 +72,6 @@ def make_shards(
         console.print(f"left out {failure['path']}: {failure['reason']}", markup=False, highlight=False)
     num_bytes = sum(shard["bytes"] for shard in index.shards)
     console.print(
-        f"{index.num_segments} segments in {len(index.shards)} shards, {num_bytes / 1e6:.0f} MB, in {output}; "
+        f"{index.num_segments} segments in {len(index.shards)} shards, {num_bytes / 1e6:.1f} MB, in {output}; "
         f"{len(index.failed)} files left out"
     )
