@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -22,7 +23,7 @@ def test_media_become_shards_and_what_is_left_out_is_named(
     data = [segments.paths[0], corpus / "broken.mp4"]
     code, said = run(*data, "--output", output, "--sample-bits", 16, "--quality", 80, "--workers", 1)
     assert code == 0
-    assert "1 segments in 1 shards, 0.3 MB, in" in said
+    assert re.search(r"1 segments in 1 shards, 0\.[1-4] MB, in", said)
     assert "1 files left out" in said
     assert "broken.mp4: not_media: this is not a media file" in said
     assert ShardedSegments.open([output]).paths == segments.paths[:1]
