@@ -40,7 +40,9 @@ def indexed_paths(*, command: Sequence[str] = COMMAND) -> list[Path]:
     """
     assets = _list_assets(command)
     if not assets:
-        raise LibraryUnavailable("nothing is indexed: start with `foley index PATH...`")
+        raise LibraryUnavailable(
+            "nothing is indexed with the bundle in use: start with `foley index PATH...`"
+        )
     paths = [path for path, modalities in assets if {"audio", "video"} <= modalities]
     there = [path for path in paths if path.is_file()]
     for path in paths:

@@ -47,7 +47,7 @@ def test_no_file_that_is_there_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "message"),
     [
-        ("print('{\"assets\": []}')", "nothing is indexed: start with `foley index"),
+        ("print('{\"assets\": []}')", "nothing is indexed with the bundle in use: start with `foley index"),
         (
             "import sys; sys.exit('Loading\\nfoley: the index in /x is open in another process')",
             "^`foley assets` failed: the index in /x is open in another process$",
