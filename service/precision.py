@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.bundle import AUDIO_GRAPH, VIDEO_GRAPH, Agreement, BrokenBundle, Bundle
+from models.bundle import AUDIO_GRAPH, VIDEO_GRAPH, Agreement, BrokenBundle, Bundle, NoScalableNorm
 from service.agreement import AgreementStore, measure_agreement
 from service.engines.choice import EXACT, Candidate, check_hardware, find_variant, open_candidate
 from service.engines.contract import (
@@ -105,7 +105,7 @@ def open_fastest(
             is_here = True
             agreement = _agreement(bundle, candidate, graphs, options, store)
             engine = open_candidate(candidate, graphs, options)
-        except (EncoderFailure, BrokenBundle) as exc:
+        except (EncoderFailure, BrokenBundle, NoScalableNorm) as exc:
             if is_last:
                 raise
             was_expected = isinstance(exc, EngineMissing) and not is_here

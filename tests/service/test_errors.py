@@ -26,8 +26,8 @@ def own_exceptions() -> list[type[Exception]]:
     return sorted(found, key=lambda kind: (kind.__module__, kind.__name__))
 
 
-# They end inside the part that raises them.
-INTERNAL_ONLY = {"EngineDied", "LandedLate", "SkippingInexact"}
+# They end inside the part that raises them, or before the first request.
+INTERNAL_ONLY = {"EngineDied", "LandedLate", "NoScalableNorm", "SkippingInexact"}
 # Used by commands only; no request reaches them.
 COMMANDS_ONLY = {"service.demo", "service.scanning", "service.library", "service.cli"}
 

@@ -32,7 +32,7 @@ from models.frontend import distinct_windows, window_starts
 from models.geometry import PublishedKind, TgdpConfig
 from models.published_names import Counts, published_names
 from models.tgdp import Tgdp
-from training import import_command
+from training import export_command, import_command
 from training.cli import app
 from training.import_command import make_clips
 from training.scene import sample_scene
@@ -180,7 +180,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[Exported]:
         exported.append(Exported(network, output, name, clips, training))
         return load_bundle(starter_path())
 
-    monkeypatch.setattr(import_command, "export_bundle", record)
+    monkeypatch.setattr(export_command, "export_bundle", record)
     return exported
 
 
