@@ -77,8 +77,9 @@ class Agreement:
     def __str__(self) -> str:
         """The figures in one line."""
         return (
-            f"cosine {self.cosine_mean:.6f} mean, {self.cosine_min:.6f} least; neighbours {self.neighbours:.1%}; "
-            f"with outliers {self.stressed_mean:.6f} mean, {self.stressed_min:.6f} least "
+            f"1 - cosine {1 - self.cosine_mean:.1e} mean, {1 - self.cosine_min:.1e} most; "
+            f"neighbours {self.neighbours:.1%}; "
+            f"with outliers {1 - self.stressed_mean:.1e} mean, {1 - self.stressed_min:.1e} most "
             f"({self.num_embeddings} embeddings of {self.clips})"
         )
 

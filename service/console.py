@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from models.bundle import Agreement
 from service.library import IndexReport, OnProgress
 from service.library import Progress as IndexProgress
 from service.scanning import show_path
@@ -227,9 +228,15 @@ def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
     if "provider" in encoder:
         threads = f"{encoder['num_threads']} threads × {encoder['num_runs']}"
-        rows.append(("encoder", f"{encoder['provider']}, version {encoder['engine_version']}, {threads}"))
+        engine = f"{encoder['engine']} {encoder['engine_version']}, {encoder['precision']}"
+        rows.append(("encoder", f"{engine} on {encoder['provider']}, {threads}"))
         reasons = [f"{passed['candidate']}: {passed['reason']}" for passed in encoder["passed_over"]]
-        rows.append(("why", "the fastest that runs here and agrees" + "".join(f"\nnot {r}" for r in reasons)))
+        wish = (
+            "the fastest"
+            if machine["precision"] == "auto"
+            else f"FOLEY_PRECISION={machine['precision']}: the fastest"
+        )
+        rows.append(("why", f"{wish} that runs here and agrees" + "".join(f"\nnot {r}" for r in reasons)))
     if "golden_difference" in encoder:
         rows.append(("golden clip", f"reproduced, largest difference {encoder['golden_difference']:.1e}"))
     state = index.get("unavailable") or f"{index['num_segments']} segments"
@@ -245,10 +252,5 @@ def _candidate_state(entry: Mapping[str, Any]) -> str:
         return str(entry["obstacle"])
     if entry["agreement"] is None:
         return "runs here" + ("" if entry["candidate"].endswith("fp32") else ", agreement not measured yet")
-    figures = entry["agreement"]
-    text = (
-        f"cosine {figures['cosine_mean']:.6f} mean, {figures['cosine_min']:.6f} least; neighbours "
-        f"{figures['neighbours']:.1%}; with outliers {figures['stressed_mean']:.6f}, {figures['stressed_min']:.6f}; "
-        f"{figures['clips']}"
-    )
+    text = str(Agreement(**entry["agreement"]))
     return f"refused: {', '.join(entry['shortfalls'])}; {text}" if entry["shortfalls"] else f"agrees: {text}"

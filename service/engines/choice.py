@@ -70,10 +70,10 @@ RANKING = (
     Candidate(engine="onnxruntime-cuda", precision="fp16"),
     Candidate(engine="onnxruntime-cuda", precision="tf32"),
     Candidate(engine="onnxruntime-cuda", precision="fp32"),
+    Candidate(engine="onnxruntime", precision="int8"),
     Candidate(engine="openvino", precision="bf16"),
     Candidate(engine="openvino", precision="fp32"),
     Candidate(engine="onnxruntime", precision="fp32"),
-    Candidate(engine="onnxruntime", precision="int8"),
 )
 """Fastest first."""
 
