@@ -7,9 +7,10 @@ forms     processor time to turn the embeddings of one 10 s clip (sound and pict
           and with a declared `response_model` (pydantic-core); the forms take turns in one process
 runs      processor time of a segment of picture in runs of 1, 2 and 4 segments, which take turns: whether joining
           segments can pay on this machine at all
-batching  closed-loop clients send `POST /v1/search`; two servers take turns. `on` has the settings of this machine,
-          `off` no queue: one segment in a run, as many runs started as there are requests
-memory    resident memory of one server over `--requests` requests: its peak, and the slope after the first fifth
+batching  closed-loop clients send `POST /v1/search`; servers take turns. `on` has the settings of this machine,
+          `off` no queue: one segment in a run, as many runs at a time as there are requests
+memory    resident memory of one server over `--requests` requests: its peak, and the slope of what is not file
+          cache after the first fifth
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ VARIANTS: dict[str, dict[str, str]] = {
         "FOLEY_ENCODE_RUNS": "{workers}",
     },
     "on": {},
+    "on, a run for each core": {"FOLEY_ENCODE_RUNS": "{cores}"},
 }
 
 
@@ -111,7 +113,7 @@ class Server:
 
 
 def read_memory(pid: int, name: str) -> int:
-    """A line of /proc/PID/status in bytes: `VmRSS` or `VmHWM`."""
+    """A line of /proc/PID/status in bytes: `RssAnon`, without file cache, or the peak `VmHWM`."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -121,7 +123,7 @@ def read_memory(pid: int, name: str) -> int:
 @contextmanager
 def serve(data: Path, bundle: Path, environment: dict[str, str], workers: int) -> Iterator[Server]:
     """Run a server until the block ends."""
-    given = {name: value.format(workers=workers) for name, value in environment.items()}
+    given = {name: value.format(workers=workers, cores=os.cpu_count()) for name, value in environment.items()}
     given |= {
         "FOLEY_DATA": str(data),
         "FOLEY_BUNDLE": str(bundle),
@@ -246,7 +248,7 @@ def measure_batching(options: argparse.Namespace, library: Path, folder: Path) -
     with ExitStack() as stack:
         servers: dict[str, Server] = {}
         for name, environment in VARIANTS.items():
-            data = folder / name.replace(" ", "-")
+            data = folder / name.replace(" ", "-").replace(",", "")
             index_library(library, data, options.bundle)
             servers[name] = stack.enter_context(serve(data, options.bundle, environment, options.workers))
         for server in servers.values():
@@ -263,7 +265,7 @@ def measure_batching(options: argparse.Namespace, library: Path, folder: Path) -
         rate = server.num_requests / server.wall_seconds
         ratios = [ours / other for ours, other in zip(server.rates, off.rates, strict=True)]
         print(
-            f"{name:4} {rate:6.2f} requests/s ({min(server.rates):.2f} to {max(server.rates):.2f} by round)   "
+            f"{name:24} {rate:6.2f} requests/s ({min(server.rates):.2f} to {max(server.rates):.2f} by round)   "
             f"p50 {middle:6.0f} ms  p95 {late:6.0f} ms   "
             f"{1000 * server.core_seconds / server.num_requests:6.1f} core-ms a request   "
             f"{statistics.median(ratios):.2f} x the rate of `off` (median of turns)"
@@ -282,15 +284,17 @@ def measure_memory(options: argparse.Namespace, library: Path, folder: Path) -> 
             size = min(step, options.requests - start)
             crowd.run(server, lambda number, size=size: number >= size)  # type: ignore[misc]
             main, *others = server.tree()
-            below = sum(read_memory(pid, "VmRSS") for pid in others)
-            samples.append((server.num_requests, read_memory(main, "VmRSS"), below))
+            below = sum(read_memory(pid, "RssAnon") for pid in others)
+            samples.append((server.num_requests, read_memory(main, "RssAnon"), below))
         peak = read_memory(server.process.pid, "VmHWM")
     settled = np.array(samples[len(samples) // 5 :], np.float64)
+    part = len(settled) // 3
     for name, column in (("server process", 1), ("decode workers and index", 2)):
         slope = np.polyfit(settled[:, 0], settled[:, column], 1)[0]
+        first, last = (np.median(some[:, column]) / MIB for some in (settled[:part], settled[-part:]))
         print(
-            f"{name:25} {settled[0, column] / MIB:7.1f} MiB after {settled[0, 0]:.0f} requests, "
-            f"{settled[-1, column] / MIB:7.1f} MiB after {settled[-1, 0]:.0f}; "
+            f"{name:25} {first:7.1f} MiB (median up to request {settled[part - 1, 0]:.0f}), "
+            f"{last:7.1f} MiB (from request {settled[-part, 0]:.0f}); "
             f"slope {1000 * slope / MIB:+.2f} MiB a 1,000 requests"
         )
     print(f"{'peak of the server process':25} {peak / MIB:7.1f} MiB")
