@@ -127,8 +127,7 @@ def embed_media(
     Args:
         embedder: The frozen model.
         items: What to embed, as `list_items` lists it.
-        every_segment: Whether all such segments of a file count; the published protocol takes one of each file,
-            the first.
+        every_segment: Whether all such segments of a file count; the published protocol takes its first one.
         num_workers: Processes that decode.
         on_progress: Called with the items done and their total.
 
@@ -138,20 +137,22 @@ def embed_media(
     failed: list[Failure] = []
 
     def recordings() -> Iterator[Recording]:
-        last = -1
         # copy.copy hands the clip over as it is; one of the standard library, it loads no torch in the other processes
         for found in work_on_pairs(
-            items, ClipSpec(), copy.copy, num_workers=num_workers, on_progress=on_progress
+            items,
+            ClipSpec(),
+            copy.copy,
+            num_workers=num_workers,
+            first_only=not every_segment,
+            on_progress=on_progress,
         ):
             if isinstance(found, Failure):
                 failed.append(found)
                 continue
             number, clip = found
-            if every_segment or number != last:
-                assert clip.samples is not None
-                assert clip.frames is not None
-                yield Recording(items[number].name, items[number].labels, clip.samples, clip.frames)
-            last = number
+            assert clip.samples is not None
+            assert clip.frames is not None
+            yield Recording(items[number].name, items[number].labels, clip.samples, clip.frames)
 
     return _embed(embedder, recordings(), num_files=len(items), failed=failed)
 

@@ -148,7 +148,7 @@ def run_probe(
 
 
 def _log_to(console: Console) -> None:
-    """Let files that are left out be named above the bar, once."""
+    """Let warnings appear above the bar."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
 
 
@@ -162,13 +162,16 @@ def _embed(
 ) -> EmbeddedMedia:
     with _progress(console) as progress:
         bar = progress.add_task(title, total=None)
-        return embed_data(
+        media = embed_data(
             embedder,
             data,
             every_segment=options.segments == "all",
             num_workers=options.num_workers,
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
+    for failure in media.failed:
+        console.print(f"left out {failure.path}: {failure.reason}", markup=False, highlight=False)
+    return media
 
 
 def retrieval_table(measured: dict[Combination, Retrieval]) -> Table:

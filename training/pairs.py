@@ -69,19 +69,20 @@ class UnreadablePicture(UnreadableClip):
     code = "unreadable_picture"
 
 
-def decode_item(item: Item, spec: ClipSpec, *, first: int) -> Chunk[Clip]:
+def decode_item(item: Item, spec: ClipSpec, *, first: int, count: int = SEGMENTS_AT_A_TIME) -> Chunk[Clip]:
     """Decode some segments of an item.
 
     Args:
         item: A media file, or a sound file with pictures; of the latter the first segment.
         spec: How to decode.
         first: First segment, from 0.
+        count: The most segments.
 
     Returns:
         The segments with both modalities.
     """
     if item.path is not None:
-        decoded = decode_segments(item.path.resolve(), spec, first=first, count=SEGMENTS_AT_A_TIME)
+        decoded = decode_segments(item.path.resolve(), spec, first=first, count=count)
         clips, is_last = decoded.clips, decoded.is_last
         num_segments = len(segment_bounds(decoded.info.duration_seconds or 0.0, spec))
     else:
@@ -133,14 +134,16 @@ def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
         raise UnreadablePicture(f"{path}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
-def _work_on_chunk(item: Item, first: int, *, spec: ClipSpec, work: Callable[[Clip], Work]) -> Chunk[Work]:
+def _work_on_chunk(
+    item: Item, first: int, *, spec: ClipSpec, work: Callable[[Clip], Work], first_only: bool
+) -> Chunk[Work]:
     """Runs in a process of the pool."""
     try:
-        pairs = decode_item(item, spec, first=first)
+        pairs = decode_item(item, spec, first=first, count=1 if first_only else SEGMENTS_AT_A_TIME)
     except UnreadableClip as exc:
         return Chunk(failure=f"{exc.code}: {exc}")
     results = [work(clip) for clip in pairs.results]
-    return Chunk(results=results, is_last=pairs.is_last, num_segments=pairs.num_segments)
+    return Chunk(results=results, is_last=first_only or pairs.is_last, num_segments=pairs.num_segments)
 
 
 @dataclass
@@ -235,6 +238,7 @@ def work_on_pairs(
     work: Callable[[Clip], Work],
     *,
     num_workers: int,
+    first_only: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[int, Work] | Failure]:
     """Decode every segment that has sound and picture and do some work on it there and then.
@@ -244,13 +248,17 @@ def work_on_pairs(
         spec: How to decode.
         work: A function of a module, called in another process with each segment.
         num_workers: Processes.
+        first_only: Whether only the first segment of each item is looked at.
         on_progress: Called with the items done and their total.
 
     Yields:
         The number of each segment's item and what the work made of it, in the order of items and time; and a failure
         for each item that could not be read to its end, or has no such segment.
     """
-    call = partial(_work_on_chunk, spec=spec, work=work)
+    call = partial(_work_on_chunk, spec=spec, work=work, first_only=first_only)
+    nothing = (
+        "its first segment lacks picture or sound" if first_only else "no segment has both picture and sound"
+    )
     with contextlib.ExitStack() as stack:
         lanes: list[_Lane[Work]] = [stack.enter_context(_Lane.open()) for _ in range(num_workers)]
         schedule: _Schedule[Work] = _Schedule(
@@ -267,7 +275,7 @@ def work_on_pairs(
                 schedule.go_on(task, chunk.num_segments)
                 continue
             schedule.end(task)
-            reason = chunk.failure or ("" if num_found else "no_pair: no segment has both picture and sound")
+            reason = chunk.failure or ("" if num_found else f"no_pair: {nothing}")
             if reason:
                 name, part = items[task.number].name, "the rest of " if num_found else ""
                 logger.info("left out %s%s: %s", part, name, reason)

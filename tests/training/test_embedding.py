@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,9 +21,10 @@ from training.embedding import embed_data, embed_media, embed_prepared
 from training.evaluate import embed_segments
 from training.listing import BadListing, Item, list_items
 from training.packing import Packing
-from training.pairs import Failure
+from training.pairs import Failure, work_on_pairs
 from training.segments import NoTrainingData, PairedSegments
 from training.shards import write_shards
+from training.synthesis import write_corpus
 
 TINY = TgdpConfig(
     width=16,
@@ -129,15 +131,29 @@ def test_prepared_segments_are_embedded_whatever_their_length(network: Tgdp, pre
 
 def test_one_segment_of_each_file_or_all(network: Tgdp, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = SimpleNamespace(samples=np.zeros(16_000, np.float32), frames=np.zeros((16, 224, 224, 3), np.uint8))
-    monkeypatch.setattr(
-        "training.embedding.work_on_pairs", lambda *_, **__: iter([(0, clip), (0, clip), (1, clip)])
-    )
+
+    def work_on_pairs(items, spec, work, *, num_workers, first_only, on_progress):
+        numbers = [0, 1] if first_only else [0, 0, 1]
+        return iter([(number, work(clip)) for number in numbers])
+
+    monkeypatch.setattr("training.embedding.work_on_pairs", work_on_pairs)
     items = [Item(path=Path("a.mp4"), labels=("rain",)), Item(path=Path("b.mp4"))]
     embedder = NetworkEmbedder("tiny", network)
     assert embed_media(embedder, items).names == ("a.mp4", "b.mp4")
     every = embed_media(embedder, items, every_segment=True)
     assert every.names == ("a.mp4", "a.mp4", "b.mp4")
     assert every.labels == (("rain",), ("rain",), ())
+
+
+def test_only_the_first_segment_of_a_file_is_decoded(corpus: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path, num_scenes=1, seed=0, split="demo", separate_fraction=1.0)
+    items = [Item(path=corpus / "0000.mp4"), Item(path=tmp_path / "0000-picture.mp4")]
+    found = list(
+        work_on_pairs(items, ClipSpec(segment_seconds=2.0), copy.copy, num_workers=1, first_only=True)
+    )
+    (number, clip), failure = found
+    assert (number, clip.start_seconds, clip.end_seconds) == (0, 0.0, 2.0)
+    assert failure.reason == "no_pair: its first segment lacks picture or sound"
 
 
 def test_a_checkpoint_has_two_sets_of_weights_and_a_bundle_one(
