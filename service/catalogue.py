@@ -110,7 +110,7 @@ def move(index: Index, asset_id: str, found: FoundFile) -> None:
     asset = index.get_asset(asset_id)
     if asset is not None:
         media = {**asset.media, "size_bytes": found.size_bytes, "modified_ns": found.modified_ns}
-        index.move_asset(asset_id, path=str(found.path), media=media)
+        index.set_paths(asset_id, paths=[str(found.path)], media=media)
 
 
 def identify_all(files: Iterable[FoundFile], catalogue: Catalogue) -> Iterator[tuple[FoundFile, Identity]]:

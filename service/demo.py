@@ -25,7 +25,7 @@ from rich.text import Text
 from models.bundle import starter_path
 from service.console import format_path, format_time, print_columns, print_report, show_progress
 from service.engine import Engine, query_limits
-from service.index.contract import Index, Modality
+from service.index.contract import Filter, Index, Modality
 from service.library import index_paths, library_limits
 from service.retrieval import OPPOSITE, search_file
 from service.scanning import make_absolute
@@ -234,7 +234,7 @@ def count_assets(index: Index, modality: Modality) -> int:
     """How many assets have a modality: the candidates of a search for it."""
     count, cursor = 0, None
     while True:
-        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor, modality=modality)
+        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor, filter=Filter(modality=modality))
         count += len(page.assets)
         cursor = page.next_cursor
         if cursor is None:

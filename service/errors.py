@@ -9,7 +9,7 @@ The tree (an exception lives beside the code that raises it; this is the one pla
     service.caller      CallerGone, DeadlinePassed
     service.batching    QueueFull, BatcherClosed
     service.index       IndexFailure: IndexInUse, IndexUnavailable, IndexFull, InvalidVector, InvalidSegment,
-                        InvalidCursor
+                        InvalidFilter, InvalidCursor
     service.scanning    UnusableFile (of a library; no request raises it)
     service.routes
         body            BodyTooLarge, BodyTooSlow
@@ -101,6 +101,7 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
     ),
     caller.CallerGone: Problem(status=400, code="client_disconnected", title="The client went away"),
     contract.IndexFull: Problem(status=507, code="disk_full", title="The disk is full"),
+    contract.InvalidFilter: Problem(status=422, code="invalid_parameter", title="A parameter is not valid"),
     contract.InvalidCursor: Problem(status=422, code="invalid_parameter", title="A parameter is not valid"),
     contract.IndexUnavailable: Problem(
         status=503, code="index_unavailable", title="The index is not available"
@@ -177,6 +178,7 @@ def problem_response(
     Returns:
         The answer.
     """
+    request.state.problem_code = problem.code  # for the log
     document = {
         "type": f"urn:foley:problem:{problem.code}",
         "title": problem.title,

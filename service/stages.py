@@ -323,7 +323,7 @@ class WriteThread(threading.Thread):
             return False
         if tracks.is_final:
             if tracks.media != first_media:  # the end of a long file has told its true length
-                self._index.move_asset(job.asset_id, path=str(job.found.path), media=tracks.media)
+                self._index.set_paths(job.asset_id, paths=[str(job.found.path)], media=tracks.media)
             self._forget(job)
         return True
 

@@ -2,7 +2,7 @@
 
 An index holds one point per segment: a pooled vector and a track for each modality the segment has, and a
 payload that says where the segment is. `service.index.embedded` implements the contract on Qdrant Edge; the
-suite in `tests/service/index/contract.py` says what every implementation must do.
+suite in `tests/service/index/index_contract.py` says what every implementation must do.
 
     IndexFailure          the index could not do what was asked
     ├── IndexInUse        another process has it open
@@ -10,11 +10,13 @@ suite in `tests/service/index/contract.py` says what every implementation must d
     ├── IndexFull         the disk has too little free space to write
     ├── InvalidVector     a track has a wrong shape, NaN, infinity or a row that is not of unit length
     ├── InvalidSegment    a segment contradicts itself, or segments of an asset came out of order
+    ├── InvalidFilter     a filter that can hold for nothing, or compares with what is no metadata value
     └── InvalidCursor     a cursor that no page of this index gave
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 
 Modality = Literal["audio", "video"]
 Track = NDArray[np.float32]  # (T, D): one unit embedding per moment
+MetadataValue = str | int | bool
 _ASSET_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,8 +55,74 @@ class InvalidSegment(IndexFailure):
     """A segment contradicts itself, or the segments of an asset came out of order."""
 
 
+class InvalidFilter(IndexFailure):
+    """A filter contradicts itself, or compares with a value that metadata cannot have."""
+
+
 class InvalidCursor(IndexFailure):
     """The cursor is none that a page of this index gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which assets count. Every condition that is given must hold; an empty filter holds for all.
+
+    Attributes:
+        folder: Only assets with a path in this folder or below it; absolute.
+        modality: Only assets that have it in at least one segment.
+        min_duration_seconds: Only files that last so long or longer (`media["duration_seconds"]`).
+        max_duration_seconds: Only files that last so long or shorter.
+        modified_after: Only files last changed then or later, seconds since 1970 (`media["modified_ns"]`).
+        modified_before: Only files last changed before then.
+        metadata: For each key the value an asset must have there, or several of which it must have one. Where
+            an asset has a list, one of its elements has to fit. `1`, `"1"` and `True` are three values.
+    """
+
+    folder: str | None = None
+    modality: Modality | None = None
+    min_duration_seconds: float | None = None
+    max_duration_seconds: float | None = None
+    modified_after: float | None = None
+    modified_before: float | None = None
+    metadata: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what people may have written.
+
+        Raises:
+            InvalidFilter: If a condition makes no sense.
+        """
+        if self.folder is not None and (not self.folder.startswith("/") or "\0" in self.folder):
+            raise InvalidFilter(f"folder must be an absolute path, got {self.folder[:80]!r}")
+        if self.modality not in ("audio", "video", None):
+            raise InvalidFilter(f"modality must be audio or video, got {self.modality!r}")
+        for least, most in (
+            (self.min_duration_seconds, self.max_duration_seconds),
+            (self.modified_after, self.modified_before),
+        ):
+            for bound in (least, most):
+                if bound is not None and not math.isfinite(bound):
+                    raise InvalidFilter(f"a bound of a filter must be finite, got {bound}")
+            if least is not None and most is not None and least > most:
+                raise InvalidFilter(
+                    f"a filter's lower bound must not be above the upper, got {least} and {most}"
+                )
+        for key, values in self.metadata.items():
+            for value in values_of(values):
+                if not isinstance(value, str | int):
+                    raise InvalidFilter(
+                        f"metadata is compared with text, whole numbers, true and false: {key!r} has {value!r}"
+                    )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds for every asset."""
+        return self == Filter()
+
+
+def values_of(values: MetadataValue | Sequence[MetadataValue]) -> Sequence[MetadataValue]:
+    """The values as a sequence, where one stands for itself."""
+    return (values,) if isinstance(values, str) or not isinstance(values, Sequence) else values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +140,9 @@ class Segment:
         audio_track: Unit embeddings of the sound, float32, shape (T, D), or None where the segment has no
             sound.
         video_track: The same of the picture.
+        paths: Where further files with the same content are.
+        metadata: What people say about the asset, by key: text, whole numbers, true and false, or lists of
+            them. The same in every segment of an asset.
     """
 
     asset_id: str
@@ -81,6 +153,8 @@ class Segment:
     media: Mapping[str, Any] = field(default_factory=dict)
     audio_track: Track | None = None
     video_track: Track | None = None
+    paths: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what a segment can check of itself; the index checks shapes and values of the tracks.
@@ -114,6 +188,7 @@ class SegmentMatch:
         score: Diagonal mean: the mean of `moments`, in [-1, 1].
         moments: Cosine similarity of each of the T moments of the query with the same moment of the segment.
         media: Facts about the file.
+        metadata: What people said about the asset.
     """
 
     asset_id: str
@@ -123,6 +198,7 @@ class SegmentMatch:
     score: float
     moments: tuple[float, ...]
     media: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +207,21 @@ class Asset:
 
     Attributes:
         asset_id: sha256 of the file's content.
-        path: Path of the media file when it was indexed.
+        path: Path of the media file when it was indexed, the first of `paths`.
+        paths: Every path with this content.
         num_segments: How many of its segments are stored.
         modalities: Which modalities at least one of its segments has, in the order audio, video.
         media: Facts about the file.
+        metadata: What people said about the asset.
     """
 
     asset_id: str
     path: str
+    paths: tuple[str, ...]
     num_segments: int
     modalities: tuple[Modality, ...]
     media: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +238,14 @@ class IndexInfo:
 
     Attributes:
         num_segments: Stored segments, those of unfinished assets included.
+        num_assets: Complete assets.
         num_indexed_vectors: Vectors the engine counts as indexed, tracks included (four for a segment with
             both modalities); 0 while every search compares with all of them.
         num_bytes: Bytes the index takes on its disk.
     """
 
     num_segments: int
+    num_assets: int
     num_indexed_vectors: int
     num_bytes: int
 
@@ -190,7 +272,13 @@ class Index(Protocol):
         ...
 
     def search(
-        self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
     ) -> list[SegmentMatch]:
         """Find the best segments by diagonal mean among the `prefetch` nearest by pooled vector.
 
@@ -199,6 +287,7 @@ class Index(Protocol):
             target: Modality of the segments to compare with.
             limit: How many to return at most; `prefetch` rises to it where it is smaller.
             prefetch: How many candidates the pooled vectors give.
+            filter: Which assets count. Candidates are taken among their segments alone.
 
         Returns:
             Segments of complete assets, best first; equal scores in the order of asset id and start.
@@ -208,7 +297,13 @@ class Index(Protocol):
         ...
 
     def search_assets(
-        self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
     ) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets: like `search`, one match per asset.
 
@@ -221,22 +316,58 @@ class Index(Protocol):
         ...
 
     def find_path(self, path: str) -> Asset | None:
-        """The asset at this path; where a file was replaced and both are stored, the one written last."""
+        """The asset with this path; where a file was replaced and both are stored, the one written last."""
         ...
 
-    def move_asset(self, asset_id: str, *, path: str, media: Mapping[str, Any]) -> bool:
-        """Give an asset another path and other facts durably; False where no such asset is stored."""
+    def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
+        """Say durably where the asset's files are, the first one first, and other facts about it.
+
+        Returns False where no complete asset of this id is stored. Fails with InvalidSegment where no path is
+        given or the facts are not JSON, and with IndexFull.
+        """
+        ...
+
+    def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
+        """Replace durably what people said about the asset; False where no such asset is stored.
+
+        Fails with InvalidSegment where a value is none that metadata can have, and with IndexFull.
+        """
+        ...
+
+    def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
+        """The track of a segment as it is stored, or None where a complete asset has none there.
+
+        Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D), rows of
+        unit length within 1e-3: it can be searched by.
+        """
+        ...
+
+    def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
+        """Read segments of a complete asset with their tracks, in the order of their indexes.
+
+        Args:
+            asset_id: The asset.
+            first_index: Only segments of this index or a later one.
+            limit: How many at most: each holds up to two tracks.
+
+        Returns:
+            The segments as they could be written again; none where no complete asset of this id is stored.
+        """
         ...
 
     def list_assets(
-        self, *, limit: int, cursor: str | None = None, modality: Modality | None = None
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        filter: Filter | None = None,
     ) -> AssetPage:
         """List complete assets, page by page, in an order that writes and deletions do not disturb.
 
         Args:
             limit: Assets on a page at most.
             cursor: `next_cursor` of the page before, or None for the first.
-            modality: Only assets that have it in at least one segment.
+            filter: Which assets count.
 
         Returns:
             The page.

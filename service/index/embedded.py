@@ -23,6 +23,7 @@ from typing import Any, Self
 from service.index.contract import (
     Asset,
     AssetPage,
+    Filter,
     IndexFailure,
     IndexInfo,
     IndexUnavailable,
@@ -32,9 +33,11 @@ from service.index.contract import (
     SegmentMatch,
     Track,
 )
-from service.index.messages import ShardConfig, Write
-from service.index.points import MODALITIES, StoredPoint, check_media, check_track, pool_track, to_points
+from service.index.messages import Search, ShardConfig, Write
+from service.index.payload import MODALITIES, describe_files, describe_metadata, to_conditions
+from service.index.points import TRACK_SUFFIX, StoredPoint, check_track, pool_track, to_points, to_segment
 from service.index.process import EngineDied, EngineProcess
+from service.timing import timed
 
 CALL_SECONDS = 30.0
 
@@ -46,25 +49,35 @@ class _Draft:
     head: StoredPoint
     points: tuple[tuple[str, int, float], ...] = ()  # id, index and start of every point so far
     modalities: frozenset[Modality] = frozenset()
+    outdated_ids: tuple[str, ...] = ()  # stored while fewer modalities were known
 
     @property
     def body_ids(self) -> list[str]:
         return [point_id for point_id, _, _ in self.points[1:]]
 
+    @property
+    def found(self) -> list[Modality]:
+        """The modalities so far, in order."""
+        return [name for name in MODALITIES if name in self.modalities]
+
     def extend(self, points: Sequence[StoredPoint]) -> _Draft:
         """The draft with the points of one more call."""
         places = [(p.point_id, p.payload["index"], p.payload["start_seconds"]) for p in points]
-        found = {name for name in MODALITIES for point in points if name in point.vectors}
-        return replace(self, points=(*self.points, *places), modalities=self.modalities | found)
+        known = self.modalities | {name for name in MODALITIES for point in points if name in point.vectors}
+        outdated = self.outdated_ids if known == self.modalities else tuple(self.body_ids)
+        return replace(self, points=(*self.points, *places), modalities=known, outdated_ids=outdated)
+
+    def label(self, point: StoredPoint) -> StoredPoint:
+        """A point that tells the modalities of its asset, as far as they are known."""
+        return replace(point, payload={**point.payload, "modalities": self.found})
 
     def finish(self) -> StoredPoint:
         """The first point with what it says about the whole asset."""
         facts = {
             "num_segments": len(self.points),
             "last_index": self.points[-1][1],
-            "modalities": [name for name in MODALITIES if name in self.modalities],
         }
-        return replace(self.head, payload={**self.head.payload, **facts})
+        return self.label(replace(self.head, payload={**self.head.payload, **facts}))
 
 
 class EmbeddedIndex:
@@ -138,9 +151,10 @@ class EmbeddedIndex:
         draft = self._draft(segments[0], points[0]).extend(points)
         write = Write(
             asset_id=asset_id,
-            bodies=[point for point in points if point is not draft.head],
+            bodies=[draft.label(point) for point in points if point is not draft.head],
             head=draft.finish() if is_last else None,
             body_ids=draft.body_ids if is_last else (),
+            outdated_ids=draft.outdated_ids if is_last else (),
         )
         with self._lock:
             kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
@@ -177,25 +191,52 @@ class EmbeddedIndex:
         return draft
 
     def search(
-        self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
     ) -> list[SegmentMatch]:
         """Find the best segments; see `Index.search`."""
-        return self._search("search", track, target, limit, prefetch)
+        return self._search("search", track, target, limit, prefetch, filter)
 
     def search_assets(
-        self, track: Track, *, target: Modality, limit: int, prefetch: int = 200
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
     ) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `Index.search_assets`."""
-        return self._search("search_assets", track, target, limit, prefetch)
+        return self._search("search_assets", track, target, limit, prefetch, filter)
 
     def _search(
-        self, method: str, track: Track, target: Modality, limit: int, prefetch: int
+        self,
+        method: str,
+        track: Track,
+        target: Modality,
+        limit: int,
+        prefetch: int,
+        chosen: Filter | None,
     ) -> list[SegmentMatch]:
         rows = check_track(
             track, num_moments=self._config.num_moments, width=self._config.width, name="query"
         )
         _check_choice(target=target, limit=limit, prefetch=prefetch)
-        matches: list[SegmentMatch] = self._call(method, rows, pool_track(rows), target, limit, prefetch)
+        request = Search(
+            track=rows,
+            pooled=pool_track(rows),
+            target=target,
+            limit=limit,
+            prefetch=prefetch,
+            conditions=to_conditions(chosen),
+        )
+        with timed("search"):
+            matches: list[SegmentMatch] = self._call(method, request)
         return matches
 
     def get_asset(self, asset_id: str) -> Asset | None:
@@ -208,17 +249,47 @@ class EmbeddedIndex:
         asset: Asset | None = self._call("find_path", path)
         return asset
 
-    def move_asset(self, asset_id: str, *, path: str, media: Mapping[str, Any]) -> bool:
-        """Give an asset another path and other facts durably; False where no such asset is stored."""
-        is_stored: bool = self._call("move_asset", asset_id, path, check_media(media))
+    def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
+        """Say durably where the asset's files are, and facts about it; False where no such asset is stored."""
+        is_stored: bool = self._call("set_facts", asset_id, describe_files(paths, media))
         return is_stored
 
+    def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
+        """Replace durably what people said about the asset; False where no such asset is stored."""
+        is_stored: bool = self._call("set_facts", asset_id, describe_metadata(metadata))
+        return is_stored
+
+    def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
+        """The track of a segment, float32, shape (T, D), or None where the asset has none there."""
+        _check_choice(target=modality)
+        points = self._read(asset_id, first_index=index, limit=1, modalities=(modality,))
+        if not points or points[0].payload["index"] != index:
+            return None
+        return self._tracks(points[0]).get(modality)
+
+    def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
+        """Read segments with their tracks, in order; see `Index.read_segments`."""
+        _check_choice(target=None, limit=limit)
+        points = self._read(asset_id, first_index=first_index, limit=limit, modalities=MODALITIES)
+        return [to_segment(point.payload, self._tracks(point)) for point in points]
+
+    def _read(
+        self, asset_id: str, *, first_index: int, limit: int, modalities: Sequence[Modality]
+    ) -> list[StoredPoint]:
+        points: list[StoredPoint] = self._call("read_segments", asset_id, first_index, limit, modalities)
+        return points
+
+    def _tracks(self, point: StoredPoint) -> dict[Modality, Track]:
+        shape = (self._config.num_moments, self._config.width)
+        names = {modality: modality + TRACK_SUFFIX for modality in MODALITIES}
+        return {m: point.vectors[name].reshape(shape) for m, name in names.items() if name in point.vectors}
+
     def list_assets(
-        self, *, limit: int, cursor: str | None = None, modality: Modality | None = None
+        self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
-        _check_choice(target=modality, limit=limit)
-        page: AssetPage = self._call("list_assets", limit, cursor, modality)
+        _check_choice(target=None, limit=limit)
+        page: AssetPage = self._call("list_assets", limit, cursor, to_conditions(filter))
         return page
 
     def delete_asset(self, asset_id: str) -> int:

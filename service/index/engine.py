@@ -6,8 +6,8 @@ it through a socket pair (`service.index.process` is the other end). The process
 even when that is killed while the engine is busy: the service alone holds the other end of the lifeline, a
 pipe, and when that closes the kernel ends this process by signal.
 
-Requests are `(number, method name, arguments)`, answers `(number, value, failure)`, pickled: both ends are
-ours.
+Requests are `(number, method name, arguments)`, answers `(number, value, failure, times of stages)`, pickled: both
+ends are ours.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 from service.index.contract import IndexFailure
 from service.index.messages import Write
 from service.index.shard import Shard
+from service.timing import Stage, collecting
 
 logger = logging.getLogger("service.index.engine")  # __name__ is __main__ here
 
@@ -38,7 +39,8 @@ METHODS = frozenset(
         "get_asset",
         "find_path",
         "list_assets",
-        "move_asset",
+        "set_facts",
+        "read_segments",
         "delete_asset",
         "count_segments",
         "optimize",
@@ -126,16 +128,20 @@ def _write(connection: Connection[Any, Any], shard: Shard, group: list[tuple[int
     except Exception as exc:  # the boundary: one failure answers every write of the group
         refusals = [_failure(exc)] * len(group)
     for (number, _), refusal in zip(group, refusals, strict=True):
-        connection.send((number, None, refusal))
+        connection.send((number, None, refusal, ()))
 
 
-def _answer(shard: Shard, method: str, arguments: tuple[Any, ...]) -> tuple[Any, IndexFailure | None]:
+def _answer(
+    shard: Shard, method: str, arguments: tuple[Any, ...]
+) -> tuple[Any, IndexFailure | None, list[tuple[Stage, float]]]:
+    times: list[tuple[Stage, float]] = []
     try:
         if method not in METHODS:
             raise IndexFailure(f"no method {method}")
-        return getattr(shard, method)(*arguments), None
+        with collecting(lambda stage, seconds: times.append((stage, seconds))):
+            return getattr(shard, method)(*arguments), None, times
     except Exception as exc:  # the boundary: Edge raises plain Exception
-        return None, _failure(exc)
+        return None, _failure(exc), times
 
 
 def _failure(exc: Exception) -> IndexFailure:

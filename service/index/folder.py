@@ -14,12 +14,15 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from service.index.contract import IndexFailure, IndexFull, IndexInUse
 from service.index.messages import ShardConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are
+opened (`service.index.schema.migrate_shard`); a program that knows version 1 only refuses them afterwards."""
 MIN_FREE_BYTES = 2 * 2**30
 LOCK_SECONDS = 1.0
 MIN_FREE_SHARE = 20  # one part in so many of the disk
@@ -38,7 +41,12 @@ class Folder:
         except OSError as exc:
             raise IndexFailure(f"the index's folder {self.path} cannot be used: {exc}") from exc
         try:
-            self._check_meaning(width=config.width, num_moments=config.num_moments)
+            self._meaning = {
+                "version": FORMAT_VERSION,
+                "width": config.width,
+                "num_moments": config.num_moments,
+            }
+            self.must_migrate = self._check_meaning(self._meaning)
         except BaseException:
             self.close()
             raise
@@ -53,22 +61,29 @@ class Folder:
         os.pwrite(fd, f"{os.getppid()}\n".encode(), 0)  # the service: what a person looks for
         return fd
 
-    def _check_meaning(self, *, width: int, num_moments: int) -> None:
-        """Compare index.json with what is asked for, or write it where the index is new."""
+    def _check_meaning(self, wanted: Mapping[str, int]) -> bool:
+        """Compare index.json with what is asked for, or write it where the index is new; tell if it is of version 1."""
         path = self.path / "index.json"
-        wanted = {"version": FORMAT_VERSION, "width": width, "num_moments": num_moments}
         if not path.exists():
             if self.shard.exists():
                 raise IndexFailure(f"{self.path} holds a shard but no index.json: not an index, or damaged")
             self.check_space()
-            _write_atomically(path, json.dumps(wanted) + "\n")
-            return
+            self.seal_version()
+            return False
         try:
             found = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as exc:
             raise IndexFailure(f"{path} cannot be read: {exc}") from exc
+        if found == {**wanted, "version": 1}:
+            return True
         if found != wanted:
             raise IndexFailure(f"the index in {self.path} is {found}, asked for {wanted}: use another folder")
+        return False
+
+    def seal_version(self) -> None:
+        """Write durably that the index is of this version."""
+        _write_atomically(self.path / "index.json", json.dumps(self._meaning) + "\n")
+        self.must_migrate = False
 
     def check_space(self, *, extra_bytes: int = 0) -> None:
         """Refuse to write on a disk that is nearly full: a full one kills the process (SIGBUS).

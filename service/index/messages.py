@@ -6,6 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from service.index.contract import Modality, Track
+from service.index.payload import Condition
 from service.index.points import StoredPoint
 
 
@@ -32,6 +37,27 @@ class ShardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """What to look for.
+
+    Attributes:
+        track: float32, shape (T, D), checked.
+        pooled: Its pooled vector, float32, shape (D,).
+        target: Modality to compare with.
+        limit: Matches at most.
+        prefetch: Candidates by pooled vector, `limit` at least.
+        conditions: What every candidate must fulfil.
+    """
+
+    track: Track
+    pooled: NDArray[np.float32]
+    target: Modality
+    limit: int
+    prefetch: int
+    conditions: Sequence[Condition] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Write:
     """Part of an asset on its way in.
 
@@ -40,9 +66,11 @@ class Write:
         bodies: Points of segments other than the first.
         head: The point of the first segment, which makes the asset exist; only in the last part.
         body_ids: Points of all bodies of the asset, those of earlier parts included; only in the last part.
+        outdated_ids: Of them, those of earlier parts that do not tell all modalities of the asset.
     """
 
     asset_id: str
     bodies: Sequence[StoredPoint]
     head: StoredPoint | None = None
     body_ids: Collection[str] = ()
+    outdated_ids: Collection[str] = ()

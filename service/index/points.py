@@ -7,10 +7,6 @@ call.
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,21 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import (
-    Asset,
-    InvalidSegment,
-    InvalidVector,
-    Modality,
-    Segment,
-    SegmentMatch,
-    Track,
-)
+from service.index.contract import InvalidSegment, InvalidVector, Modality, Segment, Track
+from service.index.payload import describe_files, describe_metadata, load_path
 
-MODALITIES: tuple[Modality, ...] = ("audio", "video")
 TRACK_SUFFIX = "_track"
 NORM_TOLERANCE = 1e-3  # a unit row in float16 is off by 1e-4 at most
 _NAMESPACE = uuid.UUID("5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10")
-_RAW_PATH = "\0raw:"  # no path holds a NUL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,72 +130,29 @@ def _to_point(segment: Segment, *, num_moments: int, width: int) -> StoredPoint:
             vectors[modality + TRACK_SUFFIX] = rows.ravel()
     payload = {
         "asset_id": segment.asset_id,
-        "path": store_path(segment.path),
         "index": segment.index,
         "start_seconds": float(segment.start_seconds),
         "end_seconds": float(segment.end_seconds),
-        "media": check_media(segment.media),
-        "written_at_seconds": time.time(),
+        **describe_files((segment.path, *segment.paths), segment.media),
+        **describe_metadata(segment.metadata),
     }
     return StoredPoint(
         point_id=point_id(segment.asset_id, segment.start_seconds), vectors=vectors, payload=payload
     )
 
 
-def check_media(media: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that the facts about a file are JSON, and give back what JSON makes of them.
-
-    Args:
-        media: Facts by name.
-
-    Returns:
-        The same with tuples as lists.
-
-    Raises:
-        InvalidSegment: If a value is not JSON: NaN, a lone surrogate, bytes, an object.
-    """
-    try:
-        text = json.dumps(dict(media), allow_nan=False, ensure_ascii=False)
-        text.encode("utf-8")
-    except (TypeError, ValueError) as exc:
-        raise InvalidSegment(f"media must hold JSON values only: {exc}") from exc
-    facts: dict[str, Any] = json.loads(text)
-    return facts
-
-
-def store_path(path: str) -> str:
-    """Write a path so that an engine can hold it: names that are not UTF-8 go in as hex of their bytes."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return _RAW_PATH + os.fsencode(path).hex()
-    return path
-
-
-def load_path(stored: str) -> str:
-    """Read a path that `store_path` wrote."""
-    return os.fsdecode(bytes.fromhex(stored[len(_RAW_PATH) :])) if stored.startswith(_RAW_PATH) else stored
-
-
-def to_asset(payload: Mapping[str, Any]) -> Asset:
-    """Read the asset from the payload of its first segment."""
-    return Asset(
+def to_segment(payload: Mapping[str, Any], tracks: Mapping[Modality, Track]) -> Segment:
+    """Read a segment from the payload of its point and its tracks, each float32, shape (T, D)."""
+    path, *paths = (load_path(stored) for stored in payload["paths"])
+    return Segment(
         asset_id=payload["asset_id"],
-        path=load_path(payload["path"]),
-        num_segments=payload["num_segments"],
-        modalities=tuple(payload["modalities"]),
-        media=payload["media"],
-    )
-
-
-def to_match(payload: Mapping[str, Any], moments: Sequence[float]) -> SegmentMatch:
-    """Join a segment's payload and its cosines, shape (T,), to a match whose score is exactly their mean."""
-    return SegmentMatch(
-        asset_id=payload["asset_id"],
-        path=load_path(payload["path"]),
+        path=path,
+        index=payload["index"],
         start_seconds=payload["start_seconds"],
         end_seconds=payload["end_seconds"],
-        score=math.fsum(moments) / len(moments),
-        moments=tuple(moments),
         media=payload["media"],
+        audio_track=tracks.get("audio"),
+        video_track=tracks.get("video"),
+        paths=tuple(paths),
+        metadata=payload["metadata"],
     )

@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from service.index.contract import IndexFailure, IndexUnavailable
 from service.index.messages import ShardConfig
+from service.timing import report
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class EngineProcess:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
         self._connection: Connection[Any, Any] = Connection(ours.detach())
         self._lock = threading.Lock()
-        self._waiting: dict[int, Future[Any]] = {}
+        self._waiting: dict[int, tuple[Future[Any], Context]] = {}
         self._number = 0
         self._is_dead = False
         self._is_killed = False
@@ -117,7 +119,7 @@ class EngineProcess:
             if self._is_dead:
                 raise EngineDied("the engine's process has ended")
             self._number += 1
-            self._waiting[self._number] = future
+            self._waiting[self._number] = future, copy_context()
             try:
                 self._connection.send((self._number, method, arguments))
             except (
@@ -131,9 +133,11 @@ class EngineProcess:
     def _read(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                number, value, failure = self._connection.recv()
+                number, value, failure, times = self._connection.recv()
                 self.answered_at = time.monotonic()
-                future = self._waiting.pop(number)
+                future, context = self._waiting.pop(number)
+                for stage, seconds in times:  # told to whoever collects them for the caller
+                    context.run(report, stage, seconds)
                 if failure:
                     future.set_exception(failure)
                 else:
@@ -144,7 +148,7 @@ class EngineProcess:
             self._is_dead = True
             waiting, self._waiting = list(self._waiting.values()), {}
             self._release()
-        for future in waiting:
+        for future, _ in waiting:
             future.set_exception(EngineDied(f"the engine's process ended with code {code}"))
 
     def _release(self) -> None:

@@ -20,7 +20,9 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 
 from service.index.contract import Modality, SegmentMatch
-from service.index.points import TRACK_SUFFIX, to_match
+from service.index.payload import AnyOf, Condition, to_match
+from service.index.points import TRACK_SUFFIX
+from service.timing import timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class Query:
         prefetch: How many candidates the pooled vectors give.
         is_exact: Whether to find them by comparing with every point.
         hidden: Ids of assets that must not be found.
+        conditions: What every candidate must fulfil.
     """
 
     track: NDArray[np.float32]
@@ -42,6 +45,7 @@ class Query:
     prefetch: int
     is_exact: bool
     hidden: frozenset[str] = frozenset()
+    conditions: Sequence[Condition] = ()
 
 
 def search_segments(shard: edge.EdgeShard, query: Query, limit: int) -> list[SegmentMatch]:
@@ -106,7 +110,7 @@ def rank(
         limit=limit,
         query=edge.Query.Nearest(to_floats(query.pooled), using=query.target),
         params=edge.SearchParams(exact=query.is_exact, hnsw_ef=2 * limit),
-        filter=without(hidden),
+        filter=select(query.conditions, hidden=hidden),
     )
     ranking = edge.QueryRequest(
         limit=limit,
@@ -128,6 +132,11 @@ def _compare(shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]) -
     """Take the cosine of each moment of some segments with the same moment of the query."""
     if not ids:
         return []
+    with timed("rescoring"):
+        return _compare_moments(shard, query, ids)
+
+
+def _compare_moments(shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]) -> list[SegmentMatch]:
     num_moments = len(query.track)
     chosen = edge.Filter(must=[edge.HasIdCondition(set(ids))])
     requests = []
@@ -149,12 +158,35 @@ def _compare(shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]) -
     return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
 
-def without(asset_ids: Iterable[str]) -> edge.Filter | None:
-    """A filter that leaves assets out, or None where there are none."""
-    hidden = sorted(asset_ids)
-    if not hidden:
-        return None
-    return edge.Filter(must_not=[edge.FieldCondition("asset_id", match=edge.MatchAny(hidden))])
+def select(conditions: Sequence[Condition], *, hidden: Iterable[str] = ()) -> edge.Filter | None:
+    """A filter of the engine.
+
+    Args:
+        conditions: What a point must fulfil.
+        hidden: Ids of assets to leave out.
+
+    Returns:
+        The filter, None where it would hold for every point.
+    """
+    must: list[edge.ConditionType] = [*to_edge(conditions)]
+    must_not: list[edge.ConditionType] = []
+    left_out = sorted(hidden)
+    if left_out:
+        must_not.append(edge.FieldCondition("asset_id", match=edge.MatchAny(left_out)))
+    return edge.Filter(must=must, must_not=must_not) if must or must_not else None
+
+
+def to_edge(conditions: Iterable[Condition]) -> list[edge.FieldCondition]:
+    """The conditions as the engine takes them."""
+    found = []
+    for condition in conditions:
+        if isinstance(condition, AnyOf):
+            match = edge.MatchAny(list(condition.words))
+            found.append(edge.FieldCondition(condition.key, match=match))
+        else:
+            bounds = edge.RangeFloat(gte=condition.at_least, lte=condition.at_most, lt=condition.below)
+            found.append(edge.FieldCondition(condition.key, range=bounds))
+    return found
 
 
 def to_floats(vector: NDArray[np.float32]) -> list[float]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import qdrant_edge as edge
 
 from service.index.messages import ShardConfig
-from service.index.points import MODALITIES, TRACK_SUFFIX
+from service.index.payload import MODALITIES, describe_files, describe_metadata, load_path
+from service.index.points import TRACK_SUFFIX
 
+MIGRATED_AT_ONCE = 1000  # assets read at a time
 SEGMENT_POINTS = 100_000  # the engine's own segments are not merged beyond: a merge rebuilds the whole graph
-WORDS = ("asset_id", "path")  # every payload index adds 10 fsyncs to the 29 of a flush
+WORDS = ("asset_id", "paths", "folders", "labels")  # every payload index adds 10 fsyncs to the 29 of a flush
 
 
 def create_shard(path: Path, config: ShardConfig) -> None:
@@ -47,10 +51,55 @@ def create_shard(path: Path, config: ShardConfig) -> None:
         indexing_threshold=int(config.exact_below * track_kb),
     )
     shard = edge.EdgeShard.create(str(path), edge.EdgeConfig(vectors=vectors, optimizers=optimizers))
+    create_field_indexes(shard)
+    shard.flush()
+    shard.close()
+
+
+def create_field_indexes(shard: edge.EdgeShard) -> None:
+    """Have the engine index what is looked up by; where it does so already, nothing happens."""
     word = edge.KeywordIndexParams(enable_hnsw=False)
     number = edge.IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)
     for key in WORDS:
         shard.update(edge.UpdateOperation.create_field_index(key, word))
     shard.update(edge.UpdateOperation.create_field_index("index", number))
+
+
+def migrate_shard(shard: edge.EdgeShard) -> None:
+    """Bring the payload of a shard of version 1 to version 2, in place: a second run goes on where one was cut off.
+
+    A path becomes the list of paths, with the folders it lies in; each segment tells the modalities of its asset.
+    Vectors stay as they are.
+
+    Args:
+        shard: The open shard; flushed when this returns.
+    """
+    create_field_indexes(shard)
+    offset: edge.PointId | None = None
+    heads = edge.Filter(must=[edge.FieldCondition("index", match=edge.MatchValue(0))])
+    while True:
+        request = edge.ScrollRequest(
+            offset=offset, limit=MIGRATED_AT_ONCE, filter=heads, with_payload=True, with_vector=False
+        )
+        records, offset = shard.scroll(request)
+        for head in (record.payload or {} for record in records):
+            if "path" in head:
+                _migrate_asset(shard, head)
+        if offset is None:
+            break
+    shard.update(edge.UpdateOperation.delete_field_index("path"))
     shard.flush()
-    shard.close()
+
+
+def _migrate_asset(shard: edge.EdgeShard, head: Mapping[str, Any]) -> None:
+    facts = {
+        **describe_files([load_path(head["path"])], head["media"]),
+        **describe_metadata({}),
+        "written_at_seconds": head["written_at_seconds"],
+        "modalities": head["modalities"],
+    }
+    match = edge.MatchValue(head["asset_id"])
+    asset = edge.Filter(must=[edge.FieldCondition("asset_id", match=match)])
+    shard.update(edge.UpdateOperation.set_payload_by_filter(asset, facts))
+    # The head loses its old path with the others, in one entry of the log: with it, all of this is done again.
+    shard.update(edge.UpdateOperation.delete_payload_by_filter(asset, ["path"]))

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import qdrant_edge as edge
-from numpy.typing import NDArray
 
 from service.index.contract import (
     Asset,
@@ -28,10 +26,11 @@ from service.index.contract import (
     SegmentMatch,
 )
 from service.index.folder import Folder
-from service.index.messages import ShardConfig, Write
-from service.index.points import StoredPoint, store_path, to_asset
-from service.index.ranking import Query, search_assets, search_segments, to_floats, without
-from service.index.schema import create_shard
+from service.index.messages import Search, ShardConfig, Write
+from service.index.payload import Condition, store_path, to_asset
+from service.index.points import TRACK_SUFFIX, StoredPoint
+from service.index.ranking import Query, search_assets, search_segments, select, to_edge, to_floats
+from service.index.schema import create_shard, migrate_shard
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +48,7 @@ class Shard:
         self._unfinished: set[str] = set()  # assets with segments but no head
         try:
             self._edge = self._load_or_create(config)
+            self._migrate()
             self._sweep(config.unfinished)
         except BaseException:
             self._folder.close()
@@ -67,6 +67,13 @@ class Shard:
             return edge.EdgeShard.load(str(self._folder.shard))
         except Exception as exc:  # Edge raises nothing narrower
             raise IndexFailure(f"the index in {self._folder.path} cannot be read: {exc}") from exc
+
+    def _migrate(self) -> None:
+        if self._folder.must_migrate:
+            self._folder.check_space()
+            logger.info("bringing the index in %s to the present format", self._folder.path)
+            migrate_shard(self._edge)
+            self._folder.seal_version()
 
     def _sweep(self, being_written: frozenset[str]) -> None:
         """Delete what a crash left: assets never finished, and the rest of those rewritten shorter."""
@@ -134,6 +141,9 @@ class Shard:
         self._upsert([head for _, head in finished])
         for write, head in finished:
             self._delete_others(write.asset_id, {*write.body_ids, head.point_id})
+            if write.outdated_ids:
+                facts = {"modalities": head.payload["modalities"]}
+                self._edge.update(edge.UpdateOperation.set_payload(list(write.outdated_ids), facts))
         if finished:
             self._edge.flush()
         self._unfinished -= {write.asset_id for write, _ in finished}
@@ -175,38 +185,23 @@ class Shard:
             ]
             self._edge.update(edge.UpdateOperation.upsert_points(batch))
 
-    def search(
-        self,
-        track: NDArray[np.float32],
-        pooled: NDArray[np.float32],
-        target: Modality,
-        limit: int,
-        prefetch: int,
-    ) -> list[SegmentMatch]:
+    def search(self, request: Search) -> list[SegmentMatch]:
         """Find the best segments of complete assets; see `service.index.ranking`."""
-        return search_segments(self._edge, self._query(track, pooled, target, max(prefetch, limit)), limit)
+        return search_segments(self._edge, self._query(request), request.limit)
 
-    def search_assets(
-        self,
-        track: NDArray[np.float32],
-        pooled: NDArray[np.float32],
-        target: Modality,
-        limit: int,
-        prefetch: int,
-    ) -> list[SegmentMatch]:
+    def search_assets(self, request: Search) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `service.index.ranking`."""
-        return search_assets(self._edge, self._query(track, pooled, target, max(prefetch, limit)), limit)
+        return search_assets(self._edge, self._query(request), request.limit)
 
-    def _query(
-        self, track: NDArray[np.float32], pooled: NDArray[np.float32], target: Modality, prefetch: int
-    ) -> Query:
+    def _query(self, request: Search) -> Query:
         return Query(
-            track=track,
-            pooled=pooled,
-            target=target,
-            prefetch=prefetch,
+            track=request.track,
+            pooled=request.pooled,
+            target=request.target,
+            prefetch=max(request.prefetch, request.limit),
             is_exact=self._edge.info().points_count <= self._exact_below,
             hidden=frozenset(self._unfinished),
+            conditions=request.conditions,
         )
 
     def _head(self, asset_id: str) -> Payload | None:
@@ -231,15 +226,14 @@ class Shard:
         return to_asset(head) if head else None
 
     def find_path(self, path: str) -> Asset | None:
-        """The asset at this path, the one written last where there are several."""
-        heads = self._heads([_is("path", store_path(path))], limit=SCROLL_POINTS)[0]
+        """The asset with this path, the one written last where there are several."""
+        heads = self._heads([_is("paths", store_path(path))], limit=SCROLL_POINTS)[0]
         return to_asset(max(heads, key=lambda head: float(head["written_at_seconds"]))) if heads else None
 
-    def list_assets(self, limit: int, cursor: str | None, modality: Modality | None) -> AssetPage:
+    def list_assets(self, limit: int, cursor: str | None, conditions: Sequence[Condition]) -> AssetPage:
         """A page of assets in the order of their heads' ids."""
-        conditions = [_is("modalities", modality)] if modality else []
         try:
-            heads, following = self._heads(conditions, limit=limit, offset=cursor)
+            heads, following = self._heads(to_edge(conditions), limit=limit, offset=cursor)
         except ValueError as exc:
             raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}") from exc
         return AssetPage(
@@ -247,16 +241,34 @@ class Shard:
             next_cursor=None if following is None else str(following),
         )
 
-    def move_asset(self, asset_id: str, path: str, media: Mapping[str, Any]) -> bool:
-        """Replace path and facts in every segment of the asset, in one entry of the engine's log."""
+    def set_facts(self, asset_id: str, facts: Payload) -> bool:
+        """Replace values in the payload of every segment of an asset, in one entry of the engine's log."""
         if not self._head(asset_id):
             return False
         self._folder.check_space()
-        facts = {"path": store_path(path), "media": dict(media), "written_at_seconds": time.time()}
         asset = edge.Filter(must=[_is("asset_id", asset_id)])
-        self._edge.update(edge.UpdateOperation.set_payload_by_filter(asset, facts))
+        self._edge.update(edge.UpdateOperation.set_payload_by_filter(asset, dict(facts)))
         self._edge.flush()
         return True
+
+    def read_segments(
+        self, asset_id: str, first_index: int, limit: int, modalities: Sequence[Modality]
+    ) -> list[StoredPoint]:
+        """Segments of a complete asset in order, with their tracks as vectors."""
+        if not self._head(asset_id):
+            return []
+        later = edge.FieldCondition("index", range=edge.RangeFloat(gte=first_index))
+        request = edge.ScrollRequest(
+            limit=self._edge.info().points_count + 1,
+            filter=edge.Filter(must=[_is("asset_id", asset_id), later]),
+            with_payload=["index"],
+            with_vector=False,
+        )
+        places = sorted(((r.payload or {})["index"], str(r.id)) for r in self._edge.scroll(request)[0])
+        ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
+        tracks = [modality + TRACK_SUFFIX for modality in modalities]
+        records = {str(r.id): r for r in self._edge.retrieve(ids, with_payload=True, with_vector=tracks)}
+        return [_to_point(records[str(point_id)]) for point_id in ids]
 
     def delete_asset(self, asset_id: str) -> int:
         """Delete every segment of the asset, in one entry of the engine's log, and count them."""
@@ -271,7 +283,7 @@ class Shard:
     def count_segments(self, modality: Modality | None) -> int:
         """Count segments of complete assets, or those of them that have the modality."""
         has_vector: list[edge.ConditionType] = [edge.HasVectorCondition(modality)] if modality else []
-        finished = without(self._unfinished)
+        finished = select((), hidden=self._unfinished)
         return self._count(edge.Filter(must=has_vector, must_not=finished.must_not if finished else None))
 
     def optimize(self) -> None:
@@ -285,6 +297,7 @@ class Shard:
         info = self._edge.info()
         return IndexInfo(
             num_segments=info.points_count,
+            num_assets=self._count(edge.Filter(must=[_is("index", 0)])),
             num_indexed_vectors=info.indexed_vectors_count,
             num_bytes=self._folder.count_bytes(),
         )
@@ -304,3 +317,9 @@ class Shard:
 
 def _is(key: str, value: str | int) -> edge.FieldCondition:
     return edge.FieldCondition(key, match=edge.MatchValue(value))
+
+
+def _to_point(record: edge.Record) -> StoredPoint:
+    found = record.vector if isinstance(record.vector, dict) else {}
+    vectors = {name: np.asarray(vector, dtype=np.float32) for name, vector in found.items()}
+    return StoredPoint(point_id=str(record.id), vectors=vectors, payload=record.payload or {})

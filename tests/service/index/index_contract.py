@@ -15,6 +15,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ import pytest
 from numpy.typing import NDArray
 
 from service.index.contract import (
+    Filter,
     Index,
     IndexFailure,
     InvalidCursor,
+    InvalidFilter,
     InvalidSegment,
     InvalidVector,
-    Modality,
     Segment,
     Track,
 )
@@ -84,11 +86,11 @@ def pool(tracks: NDArray[np.float32]) -> NDArray[np.float64]:
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
 
 
-def all_assets(index: Index, *, limit: int = 50, modality: Modality | None = None) -> list[str]:
+def all_assets(index: Index, *, limit: int = 50, filter: Filter | None = None) -> list[str]:
     ids: list[str] = []
     cursor: str | None = None
     while True:
-        page = index.list_assets(limit=limit, cursor=cursor, modality=modality)
+        page = index.list_assets(limit=limit, cursor=cursor, filter=filter)
         ids += [asset.asset_id for asset in page.assets]
         cursor = page.next_cursor
         if cursor is None:
@@ -115,6 +117,62 @@ def bad_tracks() -> dict[str, tuple[NDArray[Any], str]]:
         "flattened": (good.ravel(), r"must be \(16, 32\), got \(512,\)"),
         "integers": (np.ones((16, 32), dtype=np.int64), "must be an array of floats, got int64"),
     }
+
+
+def make_media(duration_seconds: float, modified_seconds: float) -> dict[str, Any]:
+    return {"duration_seconds": duration_seconds, "modified_ns": int(modified_seconds * 1e9)}
+
+
+# Assets of two segments each, and filters with the names of those they leave.
+FILTERED: dict[str, dict[str, Any]] = {
+    "one": {"path": "/lib/rain/1.wav", "media": make_media(1.0, 100.0), "metadata": {"take": 1, "ok": True}},
+    "three": {
+        "path": "/lib/rain/far/3.wav",
+        "media": make_media(3.0, 300.0),
+        "metadata": {"take": 3, "ok": False},
+    },
+    "fours": {
+        "path": "/lib/rainy/4.wav",
+        "media": make_media(4.0, 400.5),
+        "metadata": {"take": "1", "ok": 1},
+    },
+    "both": {
+        "path": "/b\udce9/5.mp4",
+        "paths": ("/lib/rain/copy.mp4",),
+        "media": {"duration_seconds": None},
+        "metadata": {"tags": ["rain", 7, True]},
+    },
+}
+FILTERS: list[tuple[Filter | None, set[str]]] = [
+    (None, {"one", "three", "fours", "both"}),
+    (Filter(), {"one", "three", "fours", "both"}),
+    (Filter(folder="/"), {"one", "three", "fours", "both"}),
+    (Filter(folder="/lib/rain"), {"one", "three", "both"}),
+    (Filter(folder="/lib/rain/"), {"one", "three", "both"}),
+    (Filter(folder="/lib/rain/far"), {"three"}),
+    (Filter(folder="/lib/rai"), set()),
+    (Filter(folder="/lib/rain/1.wav"), set()),
+    (Filter(folder="/b\udce9"), {"both"}),
+    (Filter(modality="video"), {"both"}),
+    (Filter(modality="audio"), {"one", "three", "fours", "both"}),
+    (Filter(min_duration_seconds=3.0), {"three", "fours"}),
+    (Filter(min_duration_seconds=1.5, max_duration_seconds=3.0), {"three"}),
+    (Filter(max_duration_seconds=0.5), set()),
+    (Filter(modified_after=300.0), {"three", "fours"}),
+    (Filter(modified_after=100.0, modified_before=300.0), {"one"}),
+    (Filter(modified_before=400.25), {"one", "three"}),
+    (Filter(metadata={"take": 1}), {"one"}),
+    (Filter(metadata={"take": "1"}), {"fours"}),
+    (Filter(metadata={"take": [3, "1"]}), {"three", "fours"}),
+    (Filter(metadata={"take": []}), set()),
+    (Filter(metadata={"ok": True}), {"one"}),
+    (Filter(metadata={"ok": 1}), {"fours"}),
+    (Filter(metadata={"tags": "rain"}), {"both"}),
+    (Filter(metadata={"tags": [True]}), {"both"}),
+    (Filter(metadata={"take": 1, "ok": True}), {"one"}),
+    (Filter(metadata={"take": 1, "ok": False}), set()),
+    (Filter(folder="/lib/rain", modality="video", metadata={"tags": 7}), {"both"}),
+]
 
 
 class IndexContract:
@@ -161,7 +219,9 @@ class IndexContract:
         whole = index.get_asset(make_id("both"))
         assert whole is not None
         assert whole.modalities == ("audio", "video")
-        assert sorted(all_assets(index, modality="video")) == sorted([make_id("picture"), make_id("both")])
+        assert sorted(all_assets(index, filter=Filter(modality="video"))) == sorted(
+            [make_id("picture"), make_id("both")]
+        )
 
     def test_moments_are_the_cosines_and_the_score_their_mean(self, index: Index) -> None:
         tracks, queries = make_tracks(40, seed=3), make_tracks(5, seed=4)
@@ -379,7 +439,7 @@ class IndexContract:
         found = index.find_path("/take.mp4")
         assert found is not None
         assert found.asset_id == make_id("new")
-        assert index.move_asset(make_id("old"), path="/archive/take.mp4", media={"size_bytes": 7})
+        assert index.set_paths(make_id("old"), paths=["/archive/take.mp4"], media={"size_bytes": 7})
         moved = index.find_path("/archive/take.mp4")
         assert moved is not None
         assert (moved.asset_id, moved.num_segments, moved.media) == (make_id("old"), 2, {"size_bytes": 7})
@@ -387,7 +447,127 @@ class IndexContract:
             if match.asset_id == make_id("old"):
                 assert (match.path, match.media) == ("/archive/take.mp4", {"size_bytes": 7})
         assert index.find_path("/nowhere.mp4") is None
-        assert not index.move_asset(make_id("none"), path="/x", media={})
+        assert not index.set_paths(make_id("none"), paths=["/x"], media={})
+
+    def test_copies_are_paths_of_one_asset(self, index: Index) -> None:
+        tracks = make_tracks(2, seed=23)
+        copies = ("/b/copy.mp4", "/c/d/copy.mp4")
+        index.write_asset(make_asset("a", tracks, path="/a/first.mp4", paths=copies), is_last=True)
+        asset = index.get_asset(make_id("a"))
+        assert asset is not None
+        assert (asset.path, asset.paths) == ("/a/first.mp4", ("/a/first.mp4", *copies))
+        assert all(index.find_path(path) == asset for path in asset.paths)
+        assert index.set_paths(make_id("a"), paths=["/z.mp4", "/b/copy.mp4", "/z.mp4"], media=asset.media)
+        asset = index.get_asset(make_id("a"))
+        assert asset is not None
+        assert (asset.path, asset.paths) == ("/z.mp4", ("/z.mp4", "/b/copy.mp4"))
+        assert index.find_path("/z.mp4") == index.find_path("/b/copy.mp4") == asset
+        assert index.find_path("/a/first.mp4") is None
+        assert index.search(tracks[0], target="audio", limit=1)[0].path == "/z.mp4"
+        with pytest.raises(InvalidSegment, match="at least one path, got none"):
+            index.set_paths(make_id("a"), paths=[], media={})
+
+    def test_metadata_is_replaced_whole(self, index: Index) -> None:
+        tracks = make_tracks(2, seed=24)
+        index.write_asset(
+            make_asset("a", tracks, metadata={"take": 3, "tags": ["rain", "wind"]}), is_last=True
+        )
+        asset = index.get_asset(make_id("a"))
+        assert asset is not None
+        assert asset.metadata == {"take": 3, "tags": ["rain", "wind"]}
+        said = {"ok": True, "mood": "\N{SNOWMAN} cold", "": "no name", "a.b[0]": -1}
+        assert index.set_metadata(make_id("a"), said)
+        asset = index.get_asset(make_id("a"))
+        assert asset is not None
+        assert (asset.metadata, asset.num_segments, asset.paths) == (said, 2, ("/library/a.mp4",))
+        assert [m.metadata for m in index.search(tracks[0], target="audio", limit=9)] == [said, said]
+        assert all_assets(index, filter=Filter(metadata={"take": 3})) == []
+        assert not index.set_metadata(make_id("none"), {})
+        for refused in ({"x": 0.5}, {"x": None}, {"x": {"y": 1}}, {"x": [[1]]}, {"x": 2**63}, {1: "x"}):
+            with pytest.raises(InvalidSegment, match="metadata holds text, whole numbers"):
+                index.set_metadata(make_id("a"), refused)  # type: ignore[arg-type]
+        with pytest.raises(InvalidSegment, match="metadata must hold JSON"):
+            index.set_metadata(make_id("a"), {"x": "\udcff"})
+
+    def test_a_stored_track_can_be_read_and_searched_by(self, index: Index) -> None:
+        tracks, pictures = make_tracks(4, seed=25), make_tracks(4, seed=26)
+        kept = (0, 2, 3, 7)
+        index.write_asset(
+            [
+                make_segment(
+                    "a", n, audio_track=tracks[i], video_track=pictures[i] if i % 2 else None, paths=("/y",)
+                )
+                for i, n in enumerate(kept)
+            ],
+            is_last=True,
+        )
+        for i, n in enumerate(kept):
+            track = index.get_track(make_id("a"), index=n, modality="audio")
+            assert track is not None
+            assert (track.dtype, track.shape) == (np.float32, (NUM_MOMENTS, WIDTH))
+            np.testing.assert_allclose(track, tracks[i], atol=2**-11)
+            assert index.search(track, target="audio", limit=1)[0].start_seconds == 10.0 * n
+        assert index.get_track(make_id("a"), index=0, modality="video") is None
+        assert index.get_track(make_id("a"), index=1, modality="audio") is None
+        assert index.get_track(make_id("a"), index=8, modality="audio") is None
+        assert index.get_track(make_id("none"), index=0, modality="audio") is None
+        some = index.read_segments(make_id("a"), first_index=1, limit=2)
+        assert [segment.index for segment in some] == [2, 3]
+        assert index.read_segments(make_id("none"), limit=5) == []
+        segments = index.read_segments(make_id("a"), limit=10)
+        index.delete_asset(make_id("a"))
+        index.write_asset(segments, is_last=True)
+        again = index.read_segments(make_id("a"), limit=10)
+        for before, after, i in zip(segments, again, range(4), strict=True):
+            facts = [
+                {name: value for name, value in vars(segment).items() if not name.endswith("_track")}
+                for segment in (before, after)
+            ]
+            assert facts[0] == facts[1]
+            assert before.audio_track is not None
+            assert after.audio_track is not None
+            np.testing.assert_array_equal(before.audio_track, after.audio_track)
+            assert (after.video_track is not None) == (i % 2 == 1)
+            if after.video_track is not None:
+                np.testing.assert_allclose(after.video_track, pictures[i], atol=2**-11)
+
+    def test_a_filter_holds_for_lists_and_for_candidates(self, index: Index) -> None:
+        """Every search asks for more than the filter leaves: what it leaves is found, and nothing else."""
+        tracks = make_tracks(12, seed=27)
+        for name, changes in FILTERED.items():
+            segment = make_segment(name, audio_track=tracks[len(name)], **changes)
+            pair = replace(segment, index=1, start_seconds=10.0, end_seconds=20.0)
+            if name == "both":
+                pair = replace(pair, video_track=tracks[1])
+            index.write_asset([segment], is_last=False)
+            index.write_asset([pair], is_last=True)
+        for chosen, names in FILTERS:
+            wanted = sorted(make_id(name) for name in names)
+            assert sorted(all_assets(index, limit=2, filter=chosen)) == wanted, chosen
+            # the best of all 200 candidates are not meant: with as few as wanted, each has to fulfil the filter
+            few = max(1, 2 * len(names))
+            found = index.search(tracks[0], target="audio", limit=few, prefetch=few, filter=chosen)
+            assert sorted(m.asset_id for m in found) == sorted(wanted * 2), chosen
+            best = index.search_assets(tracks[0], target="audio", limit=9, prefetch=1, filter=chosen)
+            assert sorted(m.asset_id for m in best) == wanted, chosen
+
+    def test_filters_that_make_no_sense_are_refused(self) -> None:
+        refused: list[tuple[dict[str, Any], str]] = [
+            ({"folder": "library"}, "absolute path, got 'library'"),
+            ({"folder": "/a\0b"}, "absolute path"),
+            ({"modality": "smell"}, "audio or video, got 'smell'"),
+            ({"min_duration_seconds": math.nan}, "must be finite, got nan"),
+            ({"modified_before": math.inf}, "must be finite, got inf"),
+            (
+                {"min_duration_seconds": 2.0, "max_duration_seconds": 1.0},
+                r"above the upper, got 2\.0 and 1\.0",
+            ),
+            ({"metadata": {"x": 0.5}}, "'x' has 0.5"),
+            ({"metadata": {"x": ["a", None]}}, "'x' has None"),
+        ]
+        for conditions, message in refused:
+            with pytest.raises(InvalidFilter, match=message):
+                Filter(**conditions)
 
     def test_a_path_that_is_not_utf8_comes_back(self, index: Index) -> None:
         path = "/library/caf\udce9 \N{SNOWMAN}.mp4"  # a latin-1 é as Python reads it from a folder

@@ -1,0 +1,211 @@
+"""What a point says besides its vectors: where the asset's files are, what is known of them, how it is filtered.
+
+    {"asset_id", "index", "start_seconds", "end_seconds",                      where the segment is
+     "paths", "folders", "media", "metadata", "labels", "written_at_seconds",  the asset, the same in each segment
+     "modalities",                                                             of the whole asset
+     "num_segments", "last_index"}                                             in the first segment alone
+
+A filter becomes conditions on these keys: `folders` holds every folder that a path lies in, at any depth, and
+`labels` one word for each key and value of the metadata, so that one payload index serves all keys there can be
+and `1`, `"1"` and `true` stay apart.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from service.index.contract import (
+    Asset,
+    Filter,
+    InvalidSegment,
+    Modality,
+    SegmentMatch,
+    values_of,
+)
+
+MODALITIES: tuple[Modality, ...] = ("audio", "video")
+_RAW_PATH = "\0raw:"  # no path holds a NUL
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnyOf:
+    """The condition that a key holds one of some words, itself or in a list."""
+
+    key: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within:
+    """The condition that a number lies within bounds, each of which may be missing."""
+
+    key: str
+    at_least: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+
+Condition = AnyOf | Within
+
+
+def to_conditions(filter: Filter | None) -> list[Condition]:
+    """Say what a filter asks of a payload, in the words of no engine.
+
+    Args:
+        filter: Which assets count; None for all.
+
+    Returns:
+        Conditions of which every one must hold.
+    """
+    if filter is None:
+        return []
+    conditions: list[Condition] = []
+    if filter.folder is not None:
+        conditions.append(AnyOf(key="folders", words=(store_path(str(PurePosixPath(filter.folder))),)))
+    if filter.modality is not None:
+        conditions.append(AnyOf(key="modalities", words=(filter.modality,)))
+    least, most = filter.min_duration_seconds, filter.max_duration_seconds
+    if least is not None or most is not None:
+        conditions.append(Within(key="media.duration_seconds", at_least=least, at_most=most))
+    after, before = (
+        None if seconds is None else seconds * 1e9
+        for seconds in (filter.modified_after, filter.modified_before)
+    )
+    if after is not None or before is not None:
+        conditions.append(Within(key="media.modified_ns", at_least=after, below=before))
+    for key, values in filter.metadata.items():
+        words = tuple(_label(key, value) for value in values_of(values))
+        conditions.append(AnyOf(key="labels", words=words))
+    return conditions
+
+
+def describe_files(paths: Sequence[str], media: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the payload that says where an asset's files are and what is known of them.
+
+    Args:
+        paths: Absolute paths, the first one first; a repeated one counts once.
+        media: Facts about the file.
+
+    Returns:
+        Payload values.
+
+    Raises:
+        InvalidSegment: If there is no path.
+    """
+    if not paths:
+        raise InvalidSegment("an asset needs at least one path, got none")
+    unique = list(dict.fromkeys(paths))
+    folders = {str(folder) for path in unique for folder in PurePosixPath(path).parents}
+    return {
+        "paths": [store_path(path) for path in unique],
+        "folders": sorted(store_path(folder) for folder in folders),
+        "media": check_media(media),
+        "written_at_seconds": time.time(),
+    }
+
+
+def describe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the payload that holds what people said about an asset.
+
+    Args:
+        metadata: Values by key.
+
+    Returns:
+        Payload values.
+
+    Raises:
+        InvalidSegment: If a key is not text or a value is not text, a whole number, true, false or a list of
+            these.
+    """
+    held: dict[str, Any] = {}
+    labels: dict[str, None] = {}
+    for key, given in metadata.items():
+        values = given if isinstance(given, list | tuple) else [given]
+        if not isinstance(key, str) or not all(_is_value(value) for value in values):
+            raise InvalidSegment(
+                "metadata holds text, whole numbers (64 bits), true, false and lists of them under names, got "
+                f"{str(key)[:80]!r}: {str(given)[:80]!r}"
+            )
+        held[key] = list(values) if isinstance(given, list | tuple) else given
+        labels.update({_label(key, value): None for value in values})
+    return {"metadata": check_media(held, name="metadata"), "labels": list(labels)}
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def _label(key: str, value: str | int) -> str:
+    """One word for a key and its value: `["take",3]`."""
+    return json.dumps([key, value], separators=(",", ":"))
+
+
+def check_media(media: Mapping[str, Any], *, name: str = "media") -> dict[str, Any]:
+    """Check that the facts about a file are JSON, and give back what JSON makes of them.
+
+    Args:
+        media: Facts by name.
+        name: What the message calls them.
+
+    Returns:
+        The same with tuples as lists.
+
+    Raises:
+        InvalidSegment: If a value is not JSON: NaN, a lone surrogate, bytes, an object.
+    """
+    try:
+        text = json.dumps(dict(media), allow_nan=False, ensure_ascii=False)
+        text.encode("utf-8")
+    except (TypeError, ValueError) as exc:
+        raise InvalidSegment(f"{name} must hold JSON values only: {exc}") from exc
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def store_path(path: str) -> str:
+    """Write a path so that an engine can hold it: names that are not UTF-8 go in as hex of their bytes."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return _RAW_PATH + os.fsencode(path).hex()
+    return path
+
+
+def load_path(stored: str) -> str:
+    """Read a path that `store_path` wrote."""
+    return os.fsdecode(bytes.fromhex(stored[len(_RAW_PATH) :])) if stored.startswith(_RAW_PATH) else stored
+
+
+def to_asset(payload: Mapping[str, Any]) -> Asset:
+    """Read the asset from the payload of its first segment."""
+    paths = tuple(load_path(path) for path in payload["paths"])
+    return Asset(
+        asset_id=payload["asset_id"],
+        path=paths[0],
+        paths=paths,
+        num_segments=payload["num_segments"],
+        modalities=tuple(payload["modalities"]),
+        media=payload["media"],
+        metadata=payload["metadata"],
+    )
+
+
+def to_match(payload: Mapping[str, Any], moments: Sequence[float]) -> SegmentMatch:
+    """Join a segment's payload and its cosines, shape (T,), to a match whose score is exactly their mean."""
+    return SegmentMatch(
+        asset_id=payload["asset_id"],
+        path=load_path(payload["paths"][0]),
+        start_seconds=payload["start_seconds"],
+        end_seconds=payload["end_seconds"],
+        score=math.fsum(moments) / len(moments),
+        moments=tuple(moments),
+        media=payload["media"],
+        metadata=payload["metadata"],
+    )
