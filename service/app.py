@@ -15,7 +15,9 @@ from fastapi.routing import APIRoute
 
 from service.engine import Engine, open_engine
 from service.errors import add_error_handlers
-from service.routes import assets, embeddings, health, pages, search
+from service.gauges import EngineCollector
+from service.metrics import Metrics
+from service.routes import assets, embeddings, health, metrics, pages, search
 from service.routes.admission import Admission
 from service.routes.body import BodyGuard, BodyLimits
 from service.routes.log import RequestLog
@@ -61,11 +63,13 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
         lifespan=_lifespan(settings, engine),
         separate_input_output_schemas=False,
     )
-    for module in (search, embeddings, assets, health, pages):
+    app.state.metrics = Metrics()
+    for module in (search, embeddings, assets, health, metrics, pages):
         app.include_router(module.router)
     add_error_handlers(app)
     app.add_middleware(BodyGuard, limits=_body_limits(settings))
-    app.add_middleware(RequestLog)  # the last one added is the outermost
+    # The last one added is the outermost.
+    app.add_middleware(RequestLog, metrics=app.state.metrics)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
 
@@ -81,14 +85,14 @@ def _lifespan(settings: Settings, engine: Engine | None) -> Any:
                 stack.push_async_callback(anyio.to_thread.run_sync, opening.__exit__, None, None, None)
             uploads = UploadFolder(settings.data / "uploads", reserve_bytes=settings.upload_reserve_bytes)
             stack.callback(uploads.close)
-            app.state.foley = _state(settings, opened, uploads)
+            app.state.foley = _state(settings, opened, uploads, app.state.metrics)
             logger.info("serving bundle %s on %s", opened.bundle.bundle_id, opened.encoder.provider)
             yield
 
     return lifespan
 
 
-def _state(settings: Settings, engine: Engine, uploads: UploadFolder) -> State:
+def _state(settings: Settings, engine: Engine, uploads: UploadFolder, metrics: Metrics) -> State:
     admission = Admission(
         num_workers=settings.search_workers,
         max_waiting=settings.waiting_per_worker * settings.search_workers,
@@ -96,7 +100,8 @@ def _state(settings: Settings, engine: Engine, uploads: UploadFolder) -> State:
         max_work_seconds=settings.max_work_seconds,
     )
     readiness = Readiness(cache_seconds=settings.readiness_cache_seconds)
-    return State(engine=engine, admission=admission, uploads=uploads, readiness=readiness)
+    metrics.add_collector(EngineCollector(engine, admission))
+    return State(engine=engine, admission=admission, uploads=uploads, readiness=readiness, metrics=metrics)
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

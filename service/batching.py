@@ -26,6 +26,7 @@ from service.batch_queue import PRIORITIES, BatchLimits, BatchQueue, Item, Order
 from service.caller import Caller, CallerGone, DeadlinePassed
 from service.encoder import EncoderFailure
 from service.index.contract import Modality, Track
+from service.timing import timed
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ class Batcher:
         if not rows:
             return self._encode[modality](rows)
         order = Order(caller=caller, priority=priority, modality=modality, rows=rows)
-        with caller.telling(lambda: self._wake(order)):
+        with timed("encode"), caller.telling(lambda: self._wake(order)):
             try:
                 self._enqueue(order)
                 self._wait_for(order)

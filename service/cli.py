@@ -134,15 +134,14 @@ def serve(
     ] = False,
 ) -> None:
     """Answer over HTTP: search, embeddings and the indexed media."""
+    from service.logs import configure_logs
     from service.server import run_server
 
     changes: dict[str, Any] = {"host": host, "port": port, "allow_remote": allow_remote or None}
     settings = _read_settings(**{name: value for name, value in changes.items() if value is not None})
     if settings.allow_remote:
         _say(f"WARNING: anyone who can reach {settings.host}:{settings.port} may read and delete the library")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    configure_logs(settings.log_format, level=settings.log_level)
     with _report_errors():
         try:
             run_server(settings)

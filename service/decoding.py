@@ -16,7 +16,8 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from models.clip import ClipSpec, DecodedMedia, DecodeLimits, UnreadableClip, decode_segments
 from service.sandbox import WorkerContext, WorkerLimits, confine_worker, limit_cpu
+from service.timing import timed
 
 __all__ = [
     "DecodeFailure",
@@ -95,7 +97,10 @@ class Decoder:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_closed = False
-        self._lanes = [_Lane(self._tasks, limits or WorkerLimits()) for _ in range(num_workers)]
+        self._deaths = _Deaths()
+        self._lanes = [
+            _Lane(self._tasks, limits or WorkerLimits(), self._deaths) for _ in range(num_workers)
+        ]
         for lane in self._lanes:
             lane.start()
 
@@ -173,8 +178,13 @@ class Decoder:
         Returns:
             What the function returned.
         """
-        future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds)
-        return future.result()
+        with timed("decode"):
+            future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds)
+            return future.result()
+
+    def deaths(self) -> Mapping[str, int]:
+        """How many workers a file has cost so far: `timed_out`, `crashed`, `failed`."""
+        return self._deaths.read()
 
     def close(self) -> None:
         """Kill the workers; calls that wait or run end with `DecoderClosed`. Safe to call twice."""
@@ -215,6 +225,24 @@ class Decoder:
         return future
 
 
+class _Deaths:
+    """Counts the workers that a file killed. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter(timed_out=0, crashed=0, failed=0)
+
+    def count(self, reason: str) -> None:
+        """Count one more."""
+        with self._lock:
+            self._counts[reason] += 1
+
+    def read(self) -> dict[str, int]:
+        """The counts now."""
+        with self._lock:
+            return dict(self._counts)
+
+
 class _Lane(threading.Thread):
     """Feeds one worker, one task at a time.
 
@@ -222,10 +250,13 @@ class _Lane(threading.Thread):
     started it ends, so workers must not be started by threads that come and go.
     """
 
-    def __init__(self, tasks: queue.SimpleQueue[_Task | None], limits: WorkerLimits) -> None:
+    def __init__(
+        self, tasks: queue.SimpleQueue[_Task | None], limits: WorkerLimits, deaths: _Deaths
+    ) -> None:
         super().__init__(name="decode-lane", daemon=True)
         self._tasks = tasks
         self._limits = limits
+        self._deaths = deaths
         self._pool: ProcessPool | None = None
         self._lock = threading.Lock()  # between `stop` and the start of a task
         self._running: Future[Any] | None = None
@@ -269,6 +300,7 @@ class _Lane(threading.Thread):
         try:
             return running.result(timeout=task.timeout_seconds + START_GRACE_SECONDS)
         except TimeoutError as exc:
+            self._deaths.count("timed_out")
             if not running.done():
                 self._discard_pool()
             raise DecodeTimedOut(
@@ -276,8 +308,11 @@ class _Lane(threading.Thread):
             ) from exc
         except ProcessExpired as exc:
             self._discard_pool()
-            raise _explain_death(exc.exitcode, task.timeout_seconds) from exc
+            failure = _explain_death(exc.exitcode, task.timeout_seconds)
+            self._deaths.count("timed_out" if isinstance(failure, DecodeTimedOut) else "crashed")
+            raise failure from exc
         except DecoderCrashed:
+            self._deaths.count("failed")
             self._discard_pool()  # after a failed allocation the heap is not worth keeping
             raise
         except CancelledError as exc:

@@ -94,6 +94,15 @@ class Settings(BaseSettings):
         default=5.0, ge=0, description="How long one readiness answer is reused."
     )
 
+    # Operations
+    log_format: Literal["auto", "json", "console"] = Field(
+        default="auto",
+        description="Form of the log on stderr. `auto` writes text to a terminal and JSON lines elsewhere.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least important kind of line in the log of `foley serve`."
+    )
+
     # Concurrency
     search_workers: PositiveInt = Field(
         default_factory=lambda: os.cpu_count() or 1,
@@ -188,6 +197,12 @@ class Settings(BaseSettings):
         if self.default_limit > self.max_limit:
             raise ValueError(f"default_limit {self.default_limit} is above max_limit {self.max_limit}")
         return self
+
+    def disk_floor_bytes(self, total_bytes: int) -> int:
+        """Free space that is never written into, on a disk of this size."""
+        if self.min_free_bytes is not None:
+            return self.min_free_bytes
+        return max(2 * GIB, total_bytes // 20)
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some fields changed, checked like the first.

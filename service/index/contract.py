@@ -241,13 +241,13 @@ class IndexInfo:
         num_assets: Complete assets.
         num_indexed_vectors: Vectors the engine counts as indexed, tracks included (four for a segment with
             both modalities); 0 while every search compares with all of them.
-        num_bytes: Bytes the index takes on its disk.
+        num_bytes: Bytes the index takes on its disk; None where a server has it and does not say.
     """
 
     num_segments: int
     num_assets: int
     num_indexed_vectors: int
-    num_bytes: int
+    num_bytes: int | None
 
 
 class Index(Protocol):

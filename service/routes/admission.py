@@ -14,6 +14,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from service.caller import Caller, CallerGone
+from service.timing import timed
 
 T = TypeVar("T")
 
@@ -63,6 +64,10 @@ class Admission:
         max_waiting: Callers that may wait for one.
         max_wait_seconds: How long they may.
         max_work_seconds: How long a client may wait for its answer, that time included.
+
+    Attributes:
+        num_waiting: Callers that wait for a thread now.
+        num_refused: Callers refused so far.
     """
 
     def __init__(
@@ -73,7 +78,8 @@ class Admission:
         self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
         self._max_work_seconds = max_work_seconds
-        self._num_waiting = 0
+        self.num_waiting = 0
+        self.num_refused = 0
 
     def check(self) -> None:
         """Refuse early, before a body is read that could not be worked on.
@@ -81,9 +87,10 @@ class Admission:
         Raises:
             Overloaded: If the queue is full.
         """
-        if self._num_waiting >= self._max_waiting:
+        if self.num_waiting >= self._max_waiting:
+            self.num_refused += 1
             raise Overloaded(
-                f"{self._num_waiting} requests are waiting already",
+                f"{self.num_waiting} requests are waiting already",
                 retry_after_seconds=self._max_wait_seconds,
             )
 
@@ -129,7 +136,8 @@ class Admission:
         Raises:
             Overloaded: If the queue is full or the turn does not come in time.
         """  # noqa: DOC502 - raised while it waits
-        await self._take_turn()
+        with timed("wait"):
+            await self._take_turn()
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
         finally:
@@ -145,14 +153,15 @@ class Admission:
             return
         except anyio.WouldBlock:
             self.check()
-        self._num_waiting += 1
+        self.num_waiting += 1
         try:
             with anyio.fail_after(self._max_wait_seconds):
                 await self._semaphore.acquire()
         except TimeoutError as exc:
+            self.num_refused += 1
             raise Overloaded(
                 f"no worker became free within {self._max_wait_seconds:g} s",
                 retry_after_seconds=self._max_wait_seconds,
             ) from exc
         finally:
-            self._num_waiting -= 1
+            self.num_waiting -= 1

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from service.engine import Engine
+from service.metrics import Metrics
 from service.routes.admission import Admission
 from service.routes.readiness import Readiness
 from service.routes.upload import UploadFolder
@@ -22,12 +23,14 @@ class State:
         admission: Who may compute now.
         uploads: Where query files live while they are answered.
         readiness: Whether the answers are right.
+        metrics: What is counted and timed.
     """
 
     engine: Engine
     admission: Admission
     uploads: UploadFolder
     readiness: Readiness
+    metrics: Metrics
 
 
 async def get_state(request: Request) -> State:

@@ -17,6 +17,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from service.routes.form import FormReader, read_boundary
+from service.timing import timed
 
 T = TypeVar("T")
 
@@ -110,12 +111,13 @@ async def receive_upload(request: Request, folder: UploadFolder) -> AsyncIterato
     async with _in_threads(folder.create()) as (path, file):
         form = FormReader(boundary)
         num_bytes = 0
-        async for chunk in request.stream():
-            form.feed(chunk)
-            if form.num_pending_bytes >= WRITE_BYTES:
-                num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
-        form.finish()
-        num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
+        with timed("receive"):
+            async for chunk in request.stream():
+                form.feed(chunk)
+                if form.num_pending_bytes >= WRITE_BYTES:
+                    num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
+            form.finish()
+            num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
         yield Upload(path=path, num_bytes=num_bytes, fields=form.fields)
 
 

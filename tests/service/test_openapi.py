@@ -48,6 +48,7 @@ OPERATIONS = {
     "get_asset": ("/v1/assets/{asset_id}", "GET"),
     "delete_asset": ("/v1/assets/{asset_id}", "DELETE"),
     "get_asset_media": ("/v1/assets/{asset_id}/media", "GET"),
+    "get_metrics": ("/metrics", "GET"),
     "get_liveness": ("/livez", "GET"),
     "get_readiness": ("/readyz", "GET"),
 }
