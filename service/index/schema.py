@@ -14,7 +14,10 @@ from service.index.points import TRACK_SUFFIX
 
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 SEGMENT_POINTS = 100_000  # the engine's own segments are not merged beyond: a merge rebuilds the whole graph
-WORDS = ("asset_id", "paths", "folders", "labels")  # every payload index adds 10 fsyncs to the 29 of a flush
+# Every payload index adds 10 fsyncs to a flush. But a filter on a key without one reads the payload of every point on
+# its way: 70 to 270 ms among 40,000 points, where an index takes 1 ms.
+WORDS = ("asset_id", "paths", "folders", "labels", "modalities")
+NUMBERS = ("media.duration_seconds", "media.modified_ns")
 
 
 def create_shard(path: Path, config: ShardConfig) -> None:
@@ -59,10 +62,13 @@ def create_shard(path: Path, config: ShardConfig) -> None:
 def create_field_indexes(shard: edge.EdgeShard) -> None:
     """Have the engine index what is looked up by; where it does so already, nothing happens."""
     word = edge.KeywordIndexParams(enable_hnsw=False)
-    number = edge.IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)
+    number = edge.FloatIndexParams(enable_hnsw=False)
+    position = edge.IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)
     for key in WORDS:
         shard.update(edge.UpdateOperation.create_field_index(key, word))
-    shard.update(edge.UpdateOperation.create_field_index("index", number))
+    for key in NUMBERS:
+        shard.update(edge.UpdateOperation.create_field_index(key, number))
+    shard.update(edge.UpdateOperation.create_field_index("index", position))
 
 
 def migrate_shard(shard: edge.EdgeShard) -> None:

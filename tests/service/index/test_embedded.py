@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import select
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import qdrant_edge as edge
 from index_contract import (
     NUM_MOMENTS,
     TOLERANCE,
@@ -31,6 +33,7 @@ from index_contract import (
 )
 
 from service.index.contract import (
+    Filter,
     Index,
     IndexFailure,
     IndexFull,
@@ -40,6 +43,7 @@ from service.index.contract import (
 )
 from service.index.embedded import EmbeddedIndex
 from service.index.messages import ShardConfig
+from service.index.schema import _migrate_asset, create_field_indexes
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 # `FOLEY_KILLS=100 pytest tests/service/index -k killed` is the long version of the durability tests.
@@ -105,6 +109,70 @@ def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
         open_index(tmp_path)
     (tmp_path / "index.json").unlink()
     with pytest.raises(IndexFailure, match=r"holds a shard but no index\.json"):
+        open_index(tmp_path)
+
+
+def make_old(folder: Path) -> None:
+    """Bring an index back to version 1: one path in each payload, no metadata, modalities in the heads alone."""
+    shard = edge.EdgeShard.load(str(folder / "shard"))
+    for record in shard.scroll(edge.ScrollRequest(limit=1000, with_payload=True, with_vector=False))[0]:
+        payload = dict(record.payload or {})
+        payload["path"] = payload.pop("paths")[0]
+        for key in ("folders", "labels", "metadata", *(["modalities"] if payload["index"] else [])):
+            del payload[key]
+        shard.update(edge.UpdateOperation.overwrite_payload([record.id], payload))
+    for key in ("paths", "folders", "labels", "modalities", "media.duration_seconds", "media.modified_ns"):
+        shard.update(edge.UpdateOperation.delete_field_index(key))
+    shard.update(edge.UpdateOperation.create_field_index("path", edge.KeywordIndexParams(enable_hnsw=False)))
+    shard.flush()
+    shard.close()
+    seal = folder / "index.json"
+    seal.write_text(json.dumps({**json.loads(seal.read_text()), "version": 1}))
+
+
+@pytest.mark.parametrize("num_done", [0, 1])  # assets brought over before a crash
+def test_a_folder_of_version_1_opens_and_filters(tmp_path: Path, num_done: int) -> None:
+    tracks = make_tracks(3, seed=12)
+    with open_index(tmp_path) as index:
+        pair = [
+            make_segment(
+                "b", n, audio_track=tracks[n], video_track=[None, tracks[n]][n], path="/x/caf\udce9/b.mp4"
+            )
+            for n in range(2)
+        ]
+        index.write_asset(make_asset("a", tracks, path="/lib/a.wav"), is_last=True)
+        index.write_asset(pair, is_last=True)
+        expected = [index.get_asset(make_id(name)) for name in "ab"]
+    make_old(tmp_path)
+    if num_done:
+        shard = edge.EdgeShard.load(str(tmp_path / "shard"))
+        head = next(iter(shard.scroll(edge.ScrollRequest(limit=1, filter=is_head(), with_payload=True))[0]))
+        create_field_indexes(shard)
+        _migrate_asset(shard, head.payload or {})
+        shard.close()
+    for _ in range(2):
+        with open_index(tmp_path) as index:
+            assert [index.get_asset(make_id(name)) for name in "ab"] == expected
+            assert all_assets(index, filter=Filter(folder="/lib")) == [make_id("a")]
+            assert all_assets(index, filter=Filter(folder="/x/caf\udce9")) == [make_id("b")]
+            assert index.find_path("/lib/a.wav") == expected[0]
+            both = index.search(tracks[0], target="audio", limit=9, filter=Filter(modality="video"))
+            assert [m.asset_id for m in both] == [make_id("b")] * 2
+            check_whole(index, {make_id("a"): 3, make_id("b"): 2})
+            index.set_metadata(make_id("a"), {"take": 1})
+            index.set_metadata(make_id("a"), {})
+        assert json.loads((tmp_path / "index.json").read_text())["version"] == 2
+
+
+def is_head() -> edge.Filter:
+    return edge.Filter(must=[edge.FieldCondition("index", match=edge.MatchValue(0))])
+
+
+def test_an_index_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    open_index(tmp_path).close()
+    seal = tmp_path / "index.json"
+    seal.write_text(seal.read_text().replace('"version": 2', '"version": 3'))
+    with pytest.raises(IndexFailure, match=r"is \{'version': 3.*asked for \{'version': 2"):
         open_index(tmp_path)
 
 
