@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,57 +27,27 @@ from service.index.contract import (
     IndexFailure,
     IndexInfo,
     IndexUnavailable,
-    InvalidSegment,
     Modality,
     Segment,
     SegmentMatch,
     Track,
 )
+from service.index.draft import Draft, follow
 from service.index.messages import Search, ShardConfig, Write
 from service.index.payload import MODALITIES, describe_files, describe_metadata, to_conditions
-from service.index.points import TRACK_SUFFIX, StoredPoint, check_track, pool_track, to_points, to_segment
+from service.index.points import (
+    TRACK_SUFFIX,
+    StoredPoint,
+    check_choice,
+    check_track,
+    pool_track,
+    to_points,
+    to_segment,
+)
 from service.index.process import EngineDied, EngineProcess
 from service.timing import timed
 
 CALL_SECONDS = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Draft:
-    """An asset on its way in, up to some call: its first point waits here until the rest is stored."""
-
-    head: StoredPoint
-    points: tuple[tuple[str, int, float], ...] = ()  # id, index and start of every point so far
-    modalities: frozenset[Modality] = frozenset()
-    outdated_ids: tuple[str, ...] = ()  # stored while fewer modalities were known
-
-    @property
-    def body_ids(self) -> list[str]:
-        return [point_id for point_id, _, _ in self.points[1:]]
-
-    @property
-    def found(self) -> list[Modality]:
-        """The modalities so far, in order."""
-        return [name for name in MODALITIES if name in self.modalities]
-
-    def extend(self, points: Sequence[StoredPoint]) -> _Draft:
-        """The draft with the points of one more call."""
-        places = [(p.point_id, p.payload["index"], p.payload["start_seconds"]) for p in points]
-        known = self.modalities | {name for name in MODALITIES for point in points if name in point.vectors}
-        outdated = self.outdated_ids if known == self.modalities else tuple(self.body_ids)
-        return replace(self, points=(*self.points, *places), modalities=known, outdated_ids=outdated)
-
-    def label(self, point: StoredPoint) -> StoredPoint:
-        """A point that tells the modalities of its asset, as far as they are known."""
-        return replace(point, payload={**point.payload, "modalities": self.found})
-
-    def finish(self) -> StoredPoint:
-        """The first point with what it says about the whole asset."""
-        facts = {
-            "num_segments": len(self.points),
-            "last_index": self.points[-1][1],
-        }
-        return self.label(replace(self.head, payload={**self.head.payload, **facts}))
 
 
 class EmbeddedIndex:
@@ -91,7 +61,7 @@ class EmbeddedIndex:
     def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
         self._config = config
         self._call_seconds = call_seconds
-        self._drafts: dict[str, _Draft] = {}
+        self._drafts: dict[str, Draft] = {}
         self._unfinished: set[str] = set()  # assets with a draft or a call under way: a new engine keeps them
         self._lock = threading.Lock()  # guards the engine's replacement and the drafts
         self._is_closed = False
@@ -148,7 +118,9 @@ class EmbeddedIndex:
         """
         points = to_points(segments, num_moments=self._config.num_moments, width=self._config.width)
         asset_id = segments[0].asset_id
-        draft = self._draft(segments[0], points[0]).extend(points)
+        with self._lock:
+            kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
+        draft = follow(kept, segments[0], points[0]).extend(points)
         write = Write(
             asset_id=asset_id,
             bodies=[draft.label(point) for point in points if point is not draft.head],
@@ -157,7 +129,6 @@ class EmbeddedIndex:
             outdated_ids=draft.outdated_ids if is_last else (),
         )
         with self._lock:
-            kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
             self._unfinished.add(asset_id)
         try:
             self._call("write", write)
@@ -165,30 +136,13 @@ class EmbeddedIndex:
         finally:
             self._keep(asset_id, kept)
 
-    def _keep(self, asset_id: str, draft: _Draft | None) -> None:
+    def _keep(self, asset_id: str, draft: Draft | None) -> None:
         with self._lock:
             self._drafts.pop(asset_id, None)
             self._unfinished.discard(asset_id)
             if draft:
                 self._drafts[asset_id] = draft
                 self._unfinished.add(asset_id)
-
-    def _draft(self, first: Segment, point: StoredPoint) -> _Draft:
-        if first.index == 0:
-            return _Draft(head=point)
-        with self._lock:
-            draft = self._drafts.get(first.asset_id)
-        if draft is None:
-            raise InvalidSegment(
-                f"asset {first.asset_id} must be written from segment 0 on, got {first.index} first"
-            )
-        _, index, start_seconds = draft.points[-1]
-        if first.index <= index or round((first.start_seconds - start_seconds) * 1000) < 1:
-            raise InvalidSegment(
-                f"segments must rise in index and start: after {index} at {start_seconds} s of asset "
-                f"{first.asset_id} came {first.index} at {first.start_seconds} s"
-            )
-        return draft
 
     def search(
         self,
@@ -226,7 +180,7 @@ class EmbeddedIndex:
         rows = check_track(
             track, num_moments=self._config.num_moments, width=self._config.width, name="query"
         )
-        _check_choice(target=target, limit=limit, prefetch=prefetch)
+        check_choice(target=target, limit=limit, prefetch=prefetch)
         request = Search(
             track=rows,
             pooled=pool_track(rows),
@@ -261,7 +215,7 @@ class EmbeddedIndex:
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment, float32, shape (T, D), or None where the asset has none there."""
-        _check_choice(target=modality)
+        check_choice(target=modality)
         points = self._read(asset_id, first_index=index, limit=1, modalities=(modality,))
         if not points or points[0].payload["index"] != index:
             return None
@@ -269,7 +223,7 @@ class EmbeddedIndex:
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments with their tracks, in order; see `Index.read_segments`."""
-        _check_choice(target=None, limit=limit)
+        check_choice(target=None, limit=limit)
         points = self._read(asset_id, first_index=first_index, limit=limit, modalities=MODALITIES)
         return [to_segment(point.payload, self._tracks(point)) for point in points]
 
@@ -288,7 +242,7 @@ class EmbeddedIndex:
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
-        _check_choice(target=None, limit=limit)
+        check_choice(target=None, limit=limit)
         page: AssetPage = self._call("list_assets", limit, cursor, to_conditions(filter))
         return page
 
@@ -300,7 +254,7 @@ class EmbeddedIndex:
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
-        _check_choice(target=modality)
+        check_choice(target=modality)
         num_segments: int = self._call("count_segments", modality)
         return num_segments
 
@@ -359,20 +313,3 @@ class EmbeddedIndex:
             config = replace(self._config, unfinished=frozenset(self._unfinished))
             self._engine = EngineProcess(config, send_seconds=self._call_seconds)
         return self._engine
-
-
-def _check_choice(*, target: str | None, limit: int = 1, prefetch: int = 1) -> None:
-    """Check arguments that come from people.
-
-    Args:
-        target: A modality, or None for both.
-        limit: How many to return.
-        prefetch: How many candidates to take.
-
-    Raises:
-        ValueError: If one makes no sense.
-    """
-    if target not in (*MODALITIES, None):
-        raise ValueError(f"a modality is audio or video, got {target!r}")
-    if limit < 1 or prefetch < 1:
-        raise ValueError(f"limit and prefetch must be 1 or more, got {limit} and {prefetch}")

@@ -1,0 +1,78 @@
+"""An asset on its way in, for every index: its first point waits here until all the rest is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from service.index.contract import InvalidSegment, Modality, Segment
+from service.index.payload import MODALITIES
+from service.index.points import StoredPoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """An asset up to some call.
+
+    Attributes:
+        head: The point of its first segment.
+        points: Id, index and start of every point so far.
+        known: Modalities that a point so far has.
+        outdated_ids: Points that were stored while fewer modalities were known.
+    """
+
+    head: StoredPoint
+    points: tuple[tuple[str, int, float], ...] = ()
+    known: frozenset[Modality] = frozenset()
+    outdated_ids: tuple[str, ...] = ()
+
+    @property
+    def body_ids(self) -> list[str]:
+        """Ids of all points but the head."""
+        return [point_id for point_id, _, _ in self.points[1:]]
+
+    def extend(self, points: Sequence[StoredPoint]) -> Draft:
+        """The draft with the points of one more call."""
+        places = [(p.point_id, p.payload["index"], p.payload["start_seconds"]) for p in points]
+        known = self.known | {name for name in MODALITIES for point in points if name in point.vectors}
+        outdated = self.outdated_ids if known == self.known else tuple(self.body_ids)
+        return replace(self, points=(*self.points, *places), known=known, outdated_ids=outdated)
+
+    def label(self, point: StoredPoint) -> StoredPoint:
+        """A point that tells the modalities of its asset, as far as they are known."""
+        modalities = [name for name in MODALITIES if name in self.known]
+        return replace(point, payload={**point.payload, "modalities": modalities})
+
+    def finish(self) -> StoredPoint:
+        """The head with what it says about the whole asset."""
+        facts = {"num_segments": len(self.points), "last_index": self.points[-1][1]}
+        return self.label(replace(self.head, payload={**self.head.payload, **facts}))
+
+
+def follow(draft: Draft | None, first: Segment, point: StoredPoint) -> Draft:
+    """Take the draft that a call goes on with, or begin one at segment 0.
+
+    Args:
+        draft: The asset's draft, if there is one.
+        first: The call's first segment.
+        point: Its point.
+
+    Returns:
+        The draft before the call.
+
+    Raises:
+        InvalidSegment: If nothing was written before, or what was lies behind the segment.
+    """
+    if first.index == 0:
+        return Draft(head=point)
+    if draft is None:
+        raise InvalidSegment(
+            f"asset {first.asset_id} must be written from segment 0 on, got {first.index} first"
+        )
+    _, index, start_seconds = draft.points[-1]
+    if first.index <= index or round((first.start_seconds - start_seconds) * 1000) < 1:
+        raise InvalidSegment(
+            f"segments must rise in index and start: after {index} at {start_seconds} s of asset "
+            f"{first.asset_id} came {first.index} at {first.start_seconds} s"
+        )
+    return draft
