@@ -5,7 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHMARKS = ("clip_speed", "index_speed", "retrieval_speed", "train_speed", "request_speed")
+BENCHMARKS = (
+    "clip_speed",
+    "decode_speed",
+    "encode_speed",
+    "index_speed",
+    "retrieval_speed",
+    "train_speed",
+    "request_speed",
+)
 
 
 def main() -> None:

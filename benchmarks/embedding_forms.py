@@ -13,7 +13,8 @@ import numpy as np
 from fastapi import FastAPI, Response
 
 from models.clip import MediaInfo
-from service.retrieval import EmbeddedFile, EmbeddedSegment
+from service.matching import EmbeddedSegment
+from service.retrieval import EmbeddedFile
 from service.routes.encodings import write_base64, write_json, write_safetensors
 from service.schemas import EmbeddingsBody
 

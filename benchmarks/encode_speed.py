@@ -47,7 +47,7 @@ from service.precision import load_graphs
 PARTS = ("speed", "media", "runs")
 HEIGHTS = (360, 1080)
 FRAME_RATE = 30
-WIDTHS = {360: 640, 1080: 1920}
+WIDTHS = {360: 640, 720: 1280, 1080: 1920}
 
 
 def main() -> None:
@@ -209,7 +209,7 @@ def media_calls(bundle: Bundle, with_media: bool) -> Iterator[dict[str, Callable
         yield calls
 
 
-def decode_as_published(path: Path, spec: ClipSpec) -> None:
+def decode_as_published(path: Path, spec: ClipSpec) -> list[np.ndarray]:
     """Decode every frame, convert and resize whole the 16 on screen at the moments, crop them; resample all sound."""
     wanted = iter(np.arange(spec.num_moments) * spec.segment_seconds / spec.num_moments)
     frames, shown, target = [], None, next(wanted)
@@ -225,6 +225,7 @@ def decode_as_published(path: Path, spec: ClipSpec) -> None:
         for frame in container.decode(container.streams.best("audio")):
             resampler.resample(frame)
         resampler.resample(None)
+    return frames
 
 
 def resize_whole(frame: av.VideoFrame, side: int) -> np.ndarray:
