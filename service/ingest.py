@@ -10,10 +10,14 @@ stage is slow. Segments reach the index in order, and an asset exists there only
 from __future__ import annotations
 
 import queue
+import time
 from concurrent.futures import Future
 
 from models.clip import ClipSpec, DecodedMedia, DecodeLimits, NoStream, UnreadableClip
+from service.caller import Caller, CallerGone
 from service.decoding import DecodeFailure, Decoder, DecoderClosed
+from service.occupancy import Occupancy
+from service.report import StageTimes
 from service.retrieval import Snapshot
 from service.scanning import UnusableFile, check_unchanged
 from service.stages import (
@@ -44,12 +48,16 @@ class Pipeline:
         snapshot: Encoder and index.
         decoder: Decodes the files.
         limits: What a file may ask of the decoder.
+        stop: Who wants the work; when it leaves, in any thread, `wait` raises `CallerGone`.
     """
 
-    def __init__(self, *, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits) -> None:
+    def __init__(
+        self, *, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits, stop: Caller | None = None
+    ) -> None:
         self.num_written_segments = 0
         self._spec: ClipSpec = snapshot.spec
         self._caller = snapshot.caller
+        self._stop = stop or Caller()
         self._decoder = decoder
         self._limits = limits
         self._max_chunks = decoder.num_workers + 3
@@ -57,6 +65,8 @@ class Pipeline:
         self._num_unwritten = 0
         self._open_jobs: dict[Job, None] = {}  # in the order they were added
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._began_at: float | None = None
+        self._decoding = Occupancy(decoder.num_workers)
         self._write = WriteThread(snapshot.index, self._events)
         self._encode = EncodeThread(snapshot.encoder, self._write.messages, self._events)
         self._encode.start()
@@ -78,8 +88,19 @@ class Pipeline:
         """Whether any file is under way."""
         return bool(self._open_jobs)
 
+    @property
+    def stage_times(self) -> StageTimes:
+        """How long each stage was at work since the first file."""
+        return StageTimes(
+            decode_seconds=self._decoding.seconds,
+            encode_seconds=self._encode.occupancy.seconds,
+            write_seconds=self._write.occupancy.seconds,
+            elapsed_seconds=0.0 if self._began_at is None else time.monotonic() - self._began_at,
+        )
+
     def add(self, job: Job) -> None:
         """Start a file."""
+        self._began_at = self._began_at or time.monotonic()
         self._open_jobs[job] = None
         self._submit(job)
 
@@ -88,8 +109,13 @@ class Pipeline:
 
         Returns:
             The jobs that ended by it, often none.
-        """
-        event = self._events.get()
+
+        Raises:
+            CallerGone: If the one who wants the work leaves.
+        """  # noqa: DOC502 - raised by `reraise`
+        with self._stop.telling(self._wake):
+            self._stop.check()
+            event = self._events.get()
         match event:
             case Decoded():
                 return self._take_decoded(event.job, event.chunk)
@@ -109,6 +135,9 @@ class Pipeline:
                 event.reraise()
         self._top_up()
         return []
+
+    def _wake(self) -> None:
+        self._events.put(Broken(error=CallerGone("the work was cancelled")))
 
     def close(self) -> None:
         """Stop the threads after what they do at this moment. What is written stays."""
@@ -137,7 +166,12 @@ class Pipeline:
             timeout_seconds=self._timeout_seconds(job),
         )
         job.running[chunk] = future
-        future.add_done_callback(lambda _: self._events.put(Decoded(job=job, chunk=chunk)))
+        self._decoding.enter()
+        future.add_done_callback(lambda _: self._end_decoding(job, chunk))
+
+    def _end_decoding(self, job: Job, chunk: int) -> None:
+        self._decoding.leave()
+        self._events.put(Decoded(job=job, chunk=chunk))
 
     def _timeout_seconds(self, job: Job) -> float:
         chunk_seconds = CHUNK_SEGMENTS * self._spec.segment_seconds

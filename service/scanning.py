@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +89,17 @@ class IgnoredFile:
     path: Path
 
 
-Finding = FoundFile | IgnoredFile | UnusableFile
+@dataclass(frozen=True, kw_only=True)
+class UnsettledFile:
+    """A file that somebody is still writing to, it seems."""
+
+    path: Path
 
 
-def find_files(paths: Iterable[Path]) -> Iterator[Finding]:
+Finding = FoundFile | IgnoredFile | UnusableFile | UnsettledFile
+
+
+def find_files(paths: Iterable[Path], *, settle_seconds: float = 0.0) -> Iterator[Finding]:
     """Find the media files under some paths.
 
     A file that is named is always tried. In folders, hidden entries and what is not media are passed over,
@@ -99,6 +107,7 @@ def find_files(paths: Iterable[Path]) -> Iterator[Finding]:
 
     Args:
         paths: Files and folders.
+        settle_seconds: Files that were written to, or came here, within this time are unsettled.
 
     Yields:
         Finding: Each file once, in the order of the paths and then of the names' bytes.
@@ -109,7 +118,19 @@ def find_files(paths: Iterable[Path]) -> Iterator[Finding]:
             key = os.fspath(finding.path)
             if key not in seen:
                 seen.add(key)
-                yield finding
+                is_settled = not isinstance(finding, FoundFile) or _is_settled(finding.path, settle_seconds)
+                yield finding if is_settled else UnsettledFile(path=finding.path)
+
+
+def _is_settled(path: Path, settle_seconds: float) -> bool:
+    """Whether a file was left alone for so long, by the time the kernel keeps: copying tools set the other one."""
+    if settle_seconds <= 0:
+        return True
+    try:
+        age_seconds = time.time() - path.lstat().st_ctime
+    except OSError:
+        return False  # it is gone again
+    return not 0 <= age_seconds < settle_seconds  # a time to come is a wrong clock, and says nothing
 
 
 def identify(found: FoundFile) -> str:

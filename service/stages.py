@@ -28,7 +28,9 @@ from service.index.contract import (
     Modality,
     Segment,
 )
-from service.retrieval import EmbeddedSegment, embed_clips
+from service.occupancy import Occupancy
+from service.matching import EmbeddedSegment
+from service.retrieval import embed_clips
 from service.scanning import FoundFile, UnusableFile
 
 logger = logging.getLogger(__name__)
@@ -175,6 +177,10 @@ class EncodeThread(threading.Thread):
         encoder: Turns clips into tracks.
         next_stage: Queue of the write thread.
         events: Queue of the pipeline.
+
+    Attributes:
+        messages: What to do, in this order.
+        occupancy: How long it was at work.
     """
 
     def __init__(
@@ -185,6 +191,7 @@ class EncodeThread(threading.Thread):
     ) -> None:
         super().__init__(name="encode", daemon=True)
         self.messages: queue.SimpleQueue[Chunk | Drop | None] = queue.SimpleQueue()
+        self.occupancy = Occupancy()
         self._encoder = encoder
         self._next_stage = next_stage
         self._events = events
@@ -221,7 +228,8 @@ class EncodeThread(threading.Thread):
 
     def _handle(self, batch: Sequence[Chunk | Drop]) -> None:
         chunks = [message for message in batch if isinstance(message, Chunk)]
-        embedded = self._embed([chunk for chunk in chunks if not chunk.job.is_refused])
+        with self.occupancy.working():
+            embedded = self._embed([chunk for chunk in chunks if not chunk.job.is_refused])
         for message in batch:
             if isinstance(message, Drop):
                 self._next_stage.put(message)
@@ -275,11 +283,16 @@ class WriteThread(threading.Thread):
     Args:
         index: Where to write.
         events: Queue of the pipeline.
+
+    Attributes:
+        messages: What to do, in this order.
+        occupancy: How long it was at work.
     """
 
     def __init__(self, index: Index, events: queue.SimpleQueue[Event]) -> None:
         super().__init__(name="write", daemon=True)
         self.messages: queue.SimpleQueue[Tracks | Drop | None] = queue.SimpleQueue()
+        self.occupancy = Occupancy()
         self._index = index
         self._events = events
         self._is_stopping = False
@@ -291,10 +304,11 @@ class WriteThread(threading.Thread):
         """Take messages until told to stop."""
         try:
             while (message := self.messages.get()) is not None and not self._is_stopping:
-                if isinstance(message, Drop):
-                    self._drop(message.job)
-                else:
-                    self._take(message)
+                with self.occupancy.working():
+                    if isinstance(message, Drop):
+                        self._drop(message.job)
+                    else:
+                        self._take(message)
         except BaseException as exc:
             self._events.put(Broken(error=exc))
 

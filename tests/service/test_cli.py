@@ -108,7 +108,7 @@ def test_index_twice(foley: Foley, library_files: Path, tmp_path: Path) -> None:
     assert first.stdout.count("\n") == 1
     seconds = answer.pop("seconds")
     assert seconds > 0
-    assert answer == {
+    assert {name: answer[name] for name in ("files", "segments", "failed")} == {
         "files": {"indexed": num_files, "unchanged": 0, "failed": 1},
         "segments": {"indexed": num_files + 2, "unchanged": 0, "failed": 0},
         "failed": [

@@ -241,8 +241,9 @@ def test_a_copy_is_not_decoded_however_late_it_comes(run: Run, index: EmbeddedIn
     (library / "z").mkdir()
     for number in range(20):  # far more than are under way at a time
         shutil.copy(first, library / "z" / f"{number}.mp4")
-    assert run(library).files == Counts(indexed=4, unchanged=20)
-    assert _assets(index)[str(first)]
+    report = run(library)
+    assert (report.files, report.num_copied) == (Counts(indexed=4, unchanged=20), 20)
+    assert set(_assets(index)[str(first)].paths) == {str(first), *map(str, (library / "z").iterdir())}
 
 
 def test_a_file_that_is_gone_is_left_alone(run: Run, index: EmbeddedIndex, library: Path) -> None:
@@ -433,10 +434,29 @@ def test_the_report_as_json(run: Run, library: Path) -> None:
     (library / "empty.mp4").touch()
     report = run(library).to_json()
     assert report.pop("seconds") > 0
+    assert set(report.pop("stages")) == {
+        "decode_seconds",
+        "encode_seconds",
+        "write_seconds",
+        "elapsed_seconds",
+        "slowest",
+        "slowest_share",
+    }
     assert report == {
         "files": {"indexed": 4, "unchanged": 0, "failed": 1},
         "segments": {"indexed": 4, "unchanged": 0, "failed": 0},
         "failed": [
             {"path": str(library / "empty.mp4"), "code": "empty", "reason": "the file is empty: 0 bytes"}
         ],
+        "quarantined": [
+            {
+                "path": str(library / "empty.mp4"),
+                "code": "empty",
+                "reason": "the file is empty: 0 bytes",
+                "attempts": 1,
+            }
+        ],
+        "partial": [],
+        "kept_folders": [],
+        **dict.fromkeys(("moved", "copied", "deleted", "removed_assets", "ignored", "unsettled"), 0),
     }

@@ -1,0 +1,404 @@
+"""What one run writes into the ledger about its files, and what earlier runs wrote there.
+
+    pending ──▶ indexed | unchanged | moved | copied | deleted      the file is done
+            ──▶ failed          tried in vain; the next run tries again
+            ──▶ quarantined     not tried again until the file changes, or somebody lifts it
+
+Outcomes are gathered and committed a few at a time, each commit durable. They come after the index has the
+file, so a commit that a crash prevents costs nothing: the next run finds the file in the index.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from service.ledger import Ledger
+from service.report import Outcome
+from service.scanning import FoundFile
+
+MAX_ATTEMPTS = 3
+COMMIT_SECONDS, COMMIT_FILES = 0.5, 256
+# What may go better the next time. Every other reason lies in the file.
+TRANSIENT = frozenset({"decode_timed_out", "decoder_crashed", "decode_failed", "encoder_failed"})
+# What is tried again by every run, for it costs nothing to find out and can change without a change of the file.
+NEVER_KEPT = frozenset({"not_found", "not_readable", "not_a_file", "changed"})
+FILE_COLUMNS = (
+    "path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, num_segments, is_partial, "
+    "started_at, ended_at"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRow:
+    """One file of a job as the ledger has it.
+
+    Attributes:
+        path: Its absolute path.
+        size_bytes: Its size when it was found; None where there was none to be found.
+        modified_ns: When it was changed last.
+        asset_id: sha256 of its content, once that is known.
+        outcome: What became of it.
+        code: Stable name of why it failed.
+        reason: Why it failed.
+        attempts: How often it was tried, over all runs.
+        num_segments: Segments of its asset.
+        is_partial: Whether it ends before 95 % of the length it declares.
+        started_at: When it was tried last, in seconds since 1970.
+        ended_at: When that ended.
+    """
+
+    path: str
+    size_bytes: int | None = None
+    modified_ns: int | None = None
+    asset_id: str | None = None
+    outcome: Outcome = "pending"
+    code: str | None = None
+    reason: str | None = None
+    attempts: int = 0
+    num_segments: int = 0
+    is_partial: bool = False
+    started_at: float | None = None
+    ended_at: float | None = None
+
+    def ended(self, outcome: Outcome, *, num_segments: int, is_partial: bool = False) -> FileRow:
+        """The row of a file that is stored."""
+        return replace(self, outcome=outcome, num_segments=num_segments, is_partial=is_partial)
+
+    def failed(self, fault: Fault) -> FileRow:
+        """The row of a file that is not."""
+        outcome: Outcome = "quarantined" if fault.is_quarantined else "failed"
+        return replace(self, outcome=outcome, code=fault.code, reason=fault.reason, attempts=fault.attempts)
+
+    def is_of(self, found: FoundFile) -> bool:
+        """Whether the file has not been touched since."""
+        return (self.size_bytes, self.modified_ns) == (found.size_bytes, found.modified_ns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Why a file that has not changed since failed.
+
+    Attributes:
+        code: Stable name of the reason.
+        reason: The reason for people.
+        attempts: How often it was tried.
+        is_quarantined: Whether it is passed over.
+    """
+
+    code: str
+    reason: str
+    attempts: int
+    is_quarantined: bool
+
+
+class Journal:
+    """The journal of a run that nobody keeps: it knows nothing and remembers nothing."""
+
+    max_attempts = 1
+    is_rehearsal = False
+
+    def begin(self, found: Iterable[FoundFile]) -> None:
+        """Write down which files there are; from here on a run that is killed knows what is left."""
+
+    def rows(self) -> dict[str, FileRow]:
+        """What became of files in an earlier life of this job, by path."""
+        return {}
+
+    def fault_of(self, found: FoundFile) -> Fault | None:
+        """Why the file failed before, if it has not changed since."""
+        return None
+
+    def find_identity(self, found: FoundFile) -> str | None:
+        """The asset of a file whose content was hashed before and that has not changed since."""
+        return None
+
+    def start(self, found: FoundFile, asset_id: str) -> None:
+        """Note that a file goes on its way into the index."""
+
+    def attempt(self, found: FoundFile, fault: Fault) -> None:
+        """Note that a file failed and is tried again."""
+
+    def end(self, row: FileRow) -> None:
+        """Note what became of a file."""
+
+    def flush(self) -> None:
+        """Make everything that was noted durable."""
+
+
+class LedgerJournal(Journal):
+    """The journal of a job in the ledger.
+
+    Args:
+        ledger: Where.
+        job_id: Which job.
+        basis: What files are decoded with: limits and versions. A fault on another basis does not count.
+    """
+
+    max_attempts = MAX_ATTEMPTS
+
+    def __init__(self, ledger: Ledger, job_id: str, *, basis: str) -> None:
+        self._ledger = ledger
+        self._job_id = job_id
+        self._basis = basis
+        self._ended: list[FileRow] = []
+        self._committed_at = time.monotonic()
+
+    def begin(self, found: Iterable[FoundFile]) -> None:
+        """Give every file a row; one that changed since an earlier life of the job starts anew."""
+        values = [(self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns) for f in found]
+        with self._ledger.write() as connection:
+            connection.executemany(
+                "INSERT INTO files (job_id, path, size_bytes, modified_ns, outcome) VALUES (?, ?, ?, ?, 'pending') "
+                "ON CONFLICT (job_id, path) DO UPDATE SET size_bytes = excluded.size_bytes, "
+                "modified_ns = excluded.modified_ns, outcome = 'pending', asset_id = NULL, code = NULL, reason = NULL "
+                "WHERE size_bytes IS NOT excluded.size_bytes OR modified_ns IS NOT excluded.modified_ns",
+                values,
+            )
+            connection.execute("UPDATE jobs SET is_scanned = 1 WHERE job_id = ?", (self._job_id,))
+
+    def rows(self) -> dict[str, FileRow]:
+        """What became of files in an earlier life of this job, by path."""
+        return {row.path: row for row in read_files(self._ledger, self._job_id)}
+
+    def fault_of(self, found: FoundFile) -> Fault | None:
+        """Why the file failed before, if neither it nor what it is decoded with has changed."""
+        rows = self._ledger.read(
+            "SELECT code, reason, attempts, is_quarantined FROM faults WHERE bundle_id = ? AND path = ? "
+            "AND size_bytes = ? AND modified_ns = ? AND basis = ?",
+            self._ledger.owner,
+            os.fsencode(found.path),
+            found.size_bytes,
+            found.modified_ns,
+            self._basis,
+        )
+        if not rows:
+            return None
+        return Fault(**{**dict(rows[0]), "is_quarantined": bool(rows[0]["is_quarantined"])})
+
+    def find_identity(self, found: FoundFile) -> str | None:
+        """The asset of a file whose content was hashed before and that has not changed since."""
+        rows = self._ledger.read(
+            "SELECT asset_id FROM identities WHERE path = ? AND size_bytes = ? AND modified_ns = ?",
+            os.fsencode(found.path),
+            found.size_bytes,
+            found.modified_ns,
+        )
+        return rows[0]["asset_id"] if rows else None
+
+    def start(self, found: FoundFile, asset_id: str) -> None:
+        """Note that a file goes on its way: after a kill, one that is in the index then is this job's work."""
+        with self._ledger.write(is_durable=False) as connection:
+            connection.execute(
+                "UPDATE files SET asset_id = ?, started_at = ? WHERE job_id = ? AND path = ?",
+                (asset_id, time.time(), self._job_id, os.fsencode(found.path)),
+            )
+
+    def attempt(self, found: FoundFile, fault: Fault) -> None:
+        """Note that a file failed and is tried again."""
+        with self._ledger.write(is_durable=False) as connection:
+            self._keep_fault(connection, str(found.path), found.size_bytes, found.modified_ns, fault)
+            connection.execute(
+                "UPDATE files SET attempts = ?, code = ?, reason = ? WHERE job_id = ? AND path = ?",
+                (fault.attempts, fault.code, fault.reason, self._job_id, os.fsencode(found.path)),
+            )
+
+    def end(self, row: FileRow) -> None:
+        """Note what became of a file; it is durable after the next `flush`, which may be this one."""
+        self._ended.append(replace(row, ended_at=time.time()))
+        is_due = time.monotonic() - self._committed_at > COMMIT_SECONDS
+        if is_due or len(self._ended) >= COMMIT_FILES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make everything that was noted durable."""
+        ended, self._ended = self._ended, []
+        self._committed_at = time.monotonic()
+        if not ended:
+            return
+        with self._ledger.write() as connection:
+            connection.executemany(
+                "INSERT INTO files (job_id, path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, "
+                "num_segments, is_partial, ended_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (job_id, path) DO UPDATE SET asset_id = excluded.asset_id, outcome = excluded.outcome, "
+                "code = excluded.code, reason = excluded.reason, attempts = excluded.attempts, "
+                "num_segments = excluded.num_segments, is_partial = excluded.is_partial, ended_at = excluded.ended_at",
+                [self._to_values(row) for row in ended],
+            )
+            for row in ended:
+                self._learn(connection, row)
+
+    def _to_values(self, row: FileRow) -> tuple[object, ...]:
+        return (
+            self._job_id,
+            os.fsencode(row.path),
+            row.size_bytes,
+            row.modified_ns,
+            row.asset_id,
+            row.outcome,
+            row.code,
+            row.reason,
+            row.attempts,
+            row.num_segments,
+            row.is_partial,
+            row.ended_at,
+        )
+
+    def _learn(self, connection: sqlite3.Connection, row: FileRow) -> None:
+        """What later runs should know of a file."""
+        path = os.fsencode(row.path)
+        if row.outcome == "deleted":
+            connection.execute("DELETE FROM identities WHERE path = ?", (path,))
+        elif row.asset_id is not None and row.size_bytes is not None:
+            connection.execute(
+                "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?)",
+                (path, row.size_bytes, row.modified_ns, row.asset_id),
+            )
+        if row.outcome not in ("failed", "quarantined"):
+            connection.execute(
+                "DELETE FROM faults WHERE bundle_id = ? AND path = ?", (self._ledger.owner, path)
+            )
+        elif row.code not in NEVER_KEPT and row.size_bytes is not None and row.modified_ns is not None:
+            fault = Fault(
+                code=row.code or "",
+                reason=row.reason or "",
+                attempts=row.attempts,
+                is_quarantined=row.outcome == "quarantined",
+            )
+            self._keep_fault(connection, row.path, row.size_bytes, row.modified_ns, fault)
+
+    def _keep_fault(
+        self, connection: sqlite3.Connection, path: str, size_bytes: int, modified_ns: int, fault: Fault
+    ) -> None:
+        connection.execute(
+            "INSERT OR REPLACE INTO faults VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._ledger.owner,
+                os.fsencode(path),
+                size_bytes,
+                modified_ns,
+                self._basis,
+                fault.code,
+                fault.reason,
+                fault.attempts,
+                fault.is_quarantined,
+            ),
+        )
+
+
+class Rehearsal(LedgerJournal):
+    """The journal of a run that only says what it would do: it reads what is known, and writes nothing."""
+
+    is_rehearsal = True
+
+    def rows(self) -> dict[str, FileRow]:
+        """None."""
+        return {}
+
+    def begin(self, found: Iterable[FoundFile]) -> None:
+        """Nothing."""
+
+    def start(self, found: FoundFile, asset_id: str) -> None:
+        """Nothing."""
+
+    def attempt(self, found: FoundFile, fault: Fault) -> None:
+        """Nothing."""
+
+    def end(self, row: FileRow) -> None:
+        """Nothing."""
+
+
+def read_files(
+    ledger: Ledger,
+    job_id: str,
+    *,
+    outcomes: Sequence[Outcome] = (),
+    limit: int = -1,
+    after: str | None = None,
+) -> list[FileRow]:
+    """The files of a job, in the order of their paths' bytes.
+
+    Args:
+        ledger: Where.
+        job_id: Which job.
+        outcomes: Only files with one of these outcomes; none means all.
+        limit: How many at most; -1 for all.
+        after: Only those that come after this path.
+
+    Returns:
+        The files.
+    """
+    chosen = f"AND outcome IN ({', '.join('?' * len(outcomes))}) " if outcomes else ""
+    rows = ledger.read(
+        f"SELECT {FILE_COLUMNS} FROM files WHERE job_id = ? AND path > ? {chosen}ORDER BY path LIMIT ?",  # noqa: S608
+        job_id,
+        b"" if after is None else os.fsencode(after),
+        *outcomes,
+        limit,
+    )
+    return [
+        FileRow(**{**dict(row), "path": os.fsdecode(row["path"]), "is_partial": bool(row["is_partial"])})
+        for row in rows
+    ]
+
+
+def count_outcomes(ledger: Ledger, job_id: str) -> dict[str, int]:
+    """How many files of a job came to each outcome."""
+    rows = ledger.read(
+        "SELECT outcome, count(*) AS number FROM files WHERE job_id = ? GROUP BY outcome", job_id
+    )
+    return {row["outcome"]: row["number"] for row in rows}
+
+
+def retry_failed(ledger: Ledger, job_id: str) -> int:
+    """Put the failed files of a job back to be tried anew, and queue the job for them and what it never reached.
+
+    Args:
+        ledger: Where.
+        job_id: A job that has ended.
+
+    Returns:
+        How many files had failed.
+    """
+    with ledger.write() as connection:
+        connection.execute(
+            "DELETE FROM faults WHERE bundle_id = ? AND path IN "
+            "(SELECT path FROM files WHERE job_id = ? AND outcome IN ('failed', 'quarantined'))",
+            (ledger.owner, job_id),
+        )
+        num_files = connection.execute(
+            "UPDATE files SET outcome = 'pending', code = NULL, reason = NULL, attempts = 0 "
+            "WHERE job_id = ? AND outcome IN ('failed', 'quarantined')",
+            (job_id,),
+        ).rowcount
+        connection.execute(
+            "UPDATE jobs SET state = 'queued', is_retry = is_scanned, wants_cancel = 0, report = NULL WHERE job_id = ?",
+            (job_id,),
+        )
+    return num_files
+
+
+def lift_quarantine(ledger: Ledger, paths: Sequence[Path]) -> int:
+    """Let the quarantined files under some paths be tried again by the next run.
+
+    Args:
+        ledger: Where.
+        paths: Absolute files and folders.
+
+    Returns:
+        How many files were in quarantine.
+    """
+    num_files = 0
+    with ledger.write() as connection:
+        for path in map(os.fsencode, paths):
+            folder = path.rstrip(b"/") + b"/"
+            # "/" is followed by "0": every path below the folder lies between the two.
+            num_files += connection.execute(
+                "DELETE FROM faults WHERE bundle_id = ? AND (path = ? OR (path > ? AND path < ?))",
+                (ledger.owner, path, folder, folder[:-1] + b"0"),
+            ).rowcount
+    return num_files

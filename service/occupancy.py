@@ -1,0 +1,61 @@
+"""How long the workers of a stage are at work: the integral of the share of them that is busy.
+
+1 of 2 workers busy for 3 s, then both for 1 s → 2.5 s
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Occupancy:
+    """Busy time of one stage. Any thread may use it.
+
+    Args:
+        num_workers: How many tasks the stage works on at once; further ones wait and count for nothing.
+        clock: Seconds that only rise.
+    """
+
+    def __init__(self, num_workers: int = 1, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._num_workers = num_workers
+        self._clock = clock
+        self._num_tasks = 0
+        self._seconds = 0.0
+        self._since = clock()
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        """A task arrives."""
+        with self._lock:
+            self._advance()
+            self._num_tasks += 1
+
+    def leave(self) -> None:
+        """A task is done."""
+        with self._lock:
+            self._advance()
+            self._num_tasks -= 1
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A task for the length of the block."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    @property
+    def seconds(self) -> float:
+        """Busy time so far: wall seconds, all workers busy counting as one."""
+        with self._lock:
+            self._advance()
+            return self._seconds
+
+    def _advance(self) -> None:
+        now = self._clock()
+        self._seconds += (now - self._since) * min(self._num_tasks, self._num_workers) / self._num_workers
+        self._since = now

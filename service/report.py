@@ -1,0 +1,265 @@
+"""What a run over a library did, is doing and could not do: plain records, and their one form as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Outcome = Literal["pending", "indexed", "unchanged", "moved", "copied", "deleted", "failed", "quarantined"]
+OUTCOMES: tuple[Outcome, ...] = (
+    "pending",
+    "indexed",
+    "unchanged",
+    "moved",
+    "copied",
+    "deleted",
+    "failed",
+    "quarantined",
+)
+MAX_PLANNED = 10_000  # files that a plan names; it counts all
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedFile:
+    """A file that could not be indexed.
+
+    Attributes:
+        path: Its path, printable.
+        code: Stable name of the reason.
+        reason: The reason for people.
+        attempts: How often it was tried, over all runs.
+        is_quarantined: Whether later runs pass it over until it changes or somebody lifts that.
+    """
+
+    path: str
+    code: str
+    reason: str
+    attempts: int = 1
+    is_quarantined: bool = False
+
+
+@dataclass(kw_only=True)
+class Counts:
+    """How many were stored by this run, were there before, and could not be stored."""
+
+    indexed: int = 0
+    unchanged: int = 0
+    failed: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """The counts as JSON values."""
+        return {"indexed": self.indexed, "unchanged": self.unchanged, "failed": self.failed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """How long each stage of the pipeline was at work: wall seconds, of its workers on average.
+
+    Attributes:
+        decode_seconds: Decode workers.
+        encode_seconds: The encoder, waiting for its queue included.
+        write_seconds: The index.
+        elapsed_seconds: From the first file to the last.
+    """
+
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    write_seconds: float = 0.0
+    elapsed_seconds: float = 0.0
+
+    @property
+    def slowest(self) -> str:
+        """The stage that was at work longest: the one the others wait for."""
+        seconds = {
+            "decode": self.decode_seconds,
+            "encode": self.encode_seconds,
+            "write": self.write_seconds,
+        }
+        return max(seconds, key=lambda name: seconds[name])
+
+    @property
+    def slowest_share(self) -> float:
+        """Share of the time in which the slowest stage was at work: 1 means that it never waited."""
+        longest = max(self.decode_seconds, self.encode_seconds, self.write_seconds)
+        return longest / self.elapsed_seconds if self.elapsed_seconds > 0 else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The times as JSON values."""
+        return {
+            "decode_seconds": round(self.decode_seconds, 3),
+            "encode_seconds": round(self.encode_seconds, 3),
+            "write_seconds": round(self.write_seconds, 3),
+            "elapsed_seconds": round(self.elapsed_seconds, 3),
+            "slowest": self.slowest,
+            "slowest_share": round(self.slowest_share, 4),
+        }
+
+
+@dataclass(kw_only=True)
+class IndexReport:
+    """What a run did.
+
+    Attributes:
+        files: Counts of files; moved files and copies count as unchanged, for their content was there.
+        segments: Counts of segments; failed are those decoded of files that failed later.
+        failed: The files that could not be indexed, by path.
+        partial: Paths of files that are indexed and end before 95 % of the length they declare.
+        plan: In a rehearsal, what would be done: outcome, path, and where the file was before.
+        num_moved: Files whose content was known under a path that is gone.
+        num_copied: Files whose content is known under another path as well.
+        num_deleted: Files that are gone and were taken out of the index.
+        num_ignored: Files of folders that are not media.
+        num_unsettled: Files that were written to just now, and are left for the next run.
+        num_removed: Assets removed because no file has their content any more.
+        kept_folders: Folders that are empty now, whose files were kept: a disk may be missing.
+        seconds: How long it took.
+        stages: How long each stage was at work.
+        is_interrupted: Whether it was stopped before its end.
+    """
+
+    files: Counts = field(default_factory=Counts)
+    segments: Counts = field(default_factory=Counts)
+    failed: list[FailedFile] = field(default_factory=list)
+    partial: list[str] = field(default_factory=list)
+    plan: list[Mapping[str, str]] = field(default_factory=list)
+    num_moved: int = 0
+    num_copied: int = 0
+    num_deleted: int = 0
+    num_ignored: int = 0
+    num_unsettled: int = 0
+    num_removed: int = 0
+    kept_folders: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    stages: StageTimes = field(default_factory=StageTimes)
+    is_interrupted: bool = False
+
+    @property
+    def quarantined(self) -> list[FailedFile]:
+        """The files that later runs pass over."""
+        return [failed for failed in self.failed if failed.is_quarantined]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values: the output of `foley index --json`."""
+        document: dict[str, Any] = {
+            "files": self.files.to_json(),
+            "segments": self.segments.to_json(),
+            "failed": [{"path": f.path, "code": f.code, "reason": f.reason} for f in self.failed],
+            "seconds": round(self.seconds, 3),
+            "moved": self.num_moved,
+            "copied": self.num_copied,
+            "deleted": self.num_deleted,
+            "removed_assets": self.num_removed,
+            "ignored": self.num_ignored,
+            "unsettled": self.num_unsettled,
+            "quarantined": [
+                {"path": f.path, "code": f.code, "reason": f.reason, "attempts": f.attempts}
+                for f in self.quarantined
+            ],
+            "partial": list(self.partial),
+            "kept_folders": list(self.kept_folders),
+            "stages": self.stages.to_json(),
+        }
+        if self.plan:
+            document["plan"] = [dict(entry) for entry in self.plan[:MAX_PLANNED]]
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> IndexReport:
+        """Read a report that another process wrote.
+
+        Args:
+            document: What `to_json` gave.
+
+        Returns:
+            The report.
+        """
+        quarantined = {entry["path"]: entry for entry in document["quarantined"]}
+        stages = {name: value for name, value in document["stages"].items() if name.endswith("_seconds")}
+        return cls(
+            files=Counts(**document["files"]),
+            segments=Counts(**document["segments"]),
+            failed=[
+                FailedFile(
+                    **entry,
+                    attempts=quarantined.get(entry["path"], {}).get("attempts", 1),
+                    is_quarantined=entry["path"] in quarantined,
+                )
+                for entry in document["failed"]
+            ],
+            partial=list(document["partial"]),
+            plan=list(document.get("plan", ())),
+            num_moved=document["moved"],
+            num_copied=document["copied"],
+            num_deleted=document["deleted"],
+            num_ignored=document["ignored"],
+            num_unsettled=document["unsettled"],
+            num_removed=document["removed_assets"],
+            kept_folders=list(document["kept_folders"]),
+            seconds=document["seconds"],
+            stages=StageTimes(**stages),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        num_files: Media files found.
+        num_done: Of them, those that are indexed, unchanged or failed.
+        num_failed: Of those, the failed ones.
+        num_segments: Segments stored by this run.
+        segments_per_second: Since the first file was started.
+        left_seconds: Estimated time left, None before there is anything to estimate from.
+        stages: How long each stage was at work so far.
+    """
+
+    num_files: int
+    num_done: int
+    num_failed: int
+    num_segments: int
+    segments_per_second: float
+    left_seconds: float | None
+    stages: StageTimes = field(default_factory=StageTimes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The progress as JSON values."""
+        return {
+            "num_files": self.num_files,
+            "num_done": self.num_done,
+            "num_failed": self.num_failed,
+            "num_segments": self.num_segments,
+            "segments_per_second": round(self.segments_per_second, 3),
+            "left_seconds": None if self.left_seconds is None else round(self.left_seconds, 1),
+            "stages": self.stages.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Progress:
+        """Read what another process wrote.
+
+        Args:
+            document: What `to_json` gave.
+
+        Returns:
+            The progress.
+        """
+        values = dict(document)
+        stages = values.pop("stages")
+        seconds = {name: value for name, value in stages.items() if name.endswith("_seconds")}
+        return cls(**values, stages=StageTimes(**seconds))
+
+
+NOTHING_YET = Progress(
+    num_files=0, num_done=0, num_failed=0, num_segments=0, segments_per_second=0.0, left_seconds=None
+)
+OnProgress = Callable[[Progress], None]
+
+
+def count_failed(failed: Sequence[FailedFile]) -> dict[str, int]:
+    """How many files failed for each reason, the most frequent first."""
+    counts: dict[str, int] = {}
+    for file in failed:
+        counts[file.code] = counts.get(file.code, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
