@@ -1,0 +1,81 @@
+"""Taking a bundle from outside into the store: copied file by file, and verified while it is copied.
+
+What comes from outside may be damaged, or made to do harm: links to other files, graphs that name files of their own, a
+file that changes while it is read. Only the files of a bundle are copied, each through one descriptor and compared with
+the manifest as it is read; what is served later is the copy.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from models.bundle import (
+    FILES,
+    MANIFEST,
+    BrokenBundle,
+    Bundle,
+    load_bundle,
+    load_variant,
+    starter_path,
+    variant_path,
+)
+from service.durable import sync_folder
+
+PIECE = 1 << 20
+MAX_FILE_BYTES = 16 << 30
+PRECISIONS = ("fp16", "int8")
+
+
+def adopt_bundle(source: Bundle, target: Path) -> Bundle:
+    """Copy a bundle, and the variants beside it, to a folder that does not exist.
+
+    Args:
+        source: The bundle as it was verified.
+        target: Where it goes.
+
+    Returns:
+        The verified copy.
+
+    Raises:
+        BrokenBundle: If a file is a link, has further names, or is not the one of the manifest any more.
+    """
+    target.mkdir()
+    for name in (MANIFEST, *FILES):
+        _copy_file(source.path / name, target / name, trusted=source.path == starter_path())
+    sync_folder(target)
+    adopted = load_bundle(target)
+    if adopted.bundle_id != source.bundle_id:
+        raise BrokenBundle(f"{source.path} was changed while it was copied")
+    for precision in PRECISIONS:
+        variant = load_variant(source, precision)
+        if variant is not None:
+            folder = variant_path(target, precision)
+            folder.mkdir()
+            for name in ("variant.json", *variant.files):
+                _copy_file(variant.path / name, folder / name, trusted=False)
+            sync_folder(folder)
+            load_variant(adopted, precision)
+    return adopted
+
+
+def _copy_file(source: Path, target: Path, *, trusted: bool) -> None:
+    """Copy a regular file through one descriptor; a file with a second name could be changed under it."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise BrokenBundle(f"{source} cannot be read: {exc}") from exc
+    with os.fdopen(descriptor, "rb") as reader:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BrokenBundle(f"{source} must be a regular file")
+        if status.st_nlink > 1 and not trusted:  # an installer may link the files that ship with the project
+            raise BrokenBundle(f"{source} has {status.st_nlink} names: a bundle's files have one")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BrokenBundle(f"{source} has {status.st_size} bytes, {MAX_FILE_BYTES} are allowed")
+        with target.open("xb") as writer:
+            while piece := reader.read(PIECE):
+                writer.write(piece)
+            writer.flush()
+            os.fsync(writer.fileno())

@@ -1,0 +1,170 @@
+"""The release that answers, and those before it that still answer somebody.
+
+    with releases.lease() as live:       # one release from the beginning of a request to its end
+        ...
+    releases.switch(other)               # further requests get the other; the old one closes after its last
+
+A lease is one reference to everything that belongs together: encoder, index and calibration. So an answer is never made of
+two releases, and nobody closes what another still uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from models.bundle import Bundle
+from service.batching import Batcher
+from service.encoder import Encoder
+from service.index.contract import Index
+from service.releases.calibration import Calibration
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveRelease:
+    """An open release. Nothing of it changes; another calibration makes another object.
+
+    Attributes:
+        release_id: Its name, which every answer carries.
+        bundle: The encoder pair.
+        encoder: The bundle, loaded.
+        batcher: The encoder's queue.
+        index: Its generation of the index.
+        calibration: What its scores mean, where that was learned.
+    """
+
+    release_id: str
+    bundle: Bundle
+    encoder: Encoder
+    batcher: Batcher
+    index: Index
+    calibration: Calibration | None = None
+
+    def close(self) -> None:
+        """Stop the queue and close the index; the encoder goes with its last reference."""
+        try:
+            self.batcher.close()
+        finally:
+            self.index.close()
+
+
+@dataclass
+class _Held:
+    """A release and how many use it."""
+
+    live: LiveRelease
+    num_users: int = 0
+    is_retired: bool = False
+
+
+class Releases:
+    """Hands out the active release and closes those that are done. Any thread may call it.
+
+    Args:
+        live: The first one. It belongs to this object from now on.
+    """
+
+    def __init__(self, live: LiveRelease) -> None:
+        self._held = _Held(live)
+        self._old: list[_Held] = []
+        self._lock = threading.Lock()
+        self._closer = ThreadPoolExecutor(1, thread_name_prefix="release-closer")
+
+    @property
+    def current(self) -> LiveRelease:
+        """The active release, for a look; what works with it for longer takes a lease."""
+        return self._held.live
+
+    @property
+    def num_open(self) -> int:
+        """The active release and those that still answer somebody."""
+        with self._lock:
+            return 1 + len(self._old)
+
+    @contextmanager
+    def lease(self) -> Iterator[LiveRelease]:
+        """Keep the active release open until the block ends.
+
+        Yields:
+            The release, the same to the end whatever is activated meanwhile.
+        """
+        with self._lock:
+            held = self._held
+            held.num_users += 1
+            live = held.live
+        try:
+            yield live
+        finally:
+            with self._lock:
+                held.num_users -= 1
+                self._close_if_done(held)
+
+    def switch(self, live: LiveRelease) -> None:
+        """Give every further request another release. The one before closes when its last request ends.
+
+        Args:
+            live: The new one. It belongs to this object from now on.
+        """
+        with self._lock:
+            old, self._held = self._held, _Held(live)
+            old.is_retired = True
+            self._old.append(old)
+            self._close_if_done(old)
+
+    def recalibrate(self, release_id: str, calibration: Calibration) -> bool:
+        """Give further requests another calibration of the active release.
+
+        Args:
+            release_id: The release it was learned from.
+            calibration: What its scores mean.
+
+        Returns:
+            False where another release is active by now; then nothing happens.
+        """
+        with self._lock:
+            if self._held.live.release_id != release_id:
+                return False
+            self._held.live = replace(self._held.live, calibration=calibration)
+            return True
+
+    def close(self) -> None:
+        """Close every release, used or not. Safe to call twice."""
+        self._closer.shutdown(wait=True)
+        with self._lock:
+            held = [*self._old, self._held]
+            self._old = []
+        for one in held:
+            one.live.close()
+
+    def _close_if_done(self, held: _Held) -> None:
+        """The caller holds the lock."""
+        if held.is_retired and held.num_users == 0 and held in self._old:
+            self._old.remove(held)
+            self._closer.submit(_close, held.live)
+
+
+def _close(live: LiveRelease) -> None:
+    """Close a release in a thread of its own, and give its memory back to the system."""
+    try:
+        live.close()
+    except Exception:
+        logger.exception("release %s could not be closed", live.release_id)
+    logger.info("release %s is closed", live.release_id)
+    del live
+    gc.collect()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Have the C library return free memory: without it, weights of closed encoders stay with the process."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)

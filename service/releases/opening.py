@@ -1,0 +1,123 @@
+"""Opening a release: its bundle loaded as the settings say, its queue, its index and its calibration.
+
+`service.engine` opens the active one when a program starts, `service.releases.switching` every other.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from models.bundle import Bundle, load_bundle
+from service.batch_queue import BatchLimits
+from service.batching import Batcher
+from service.encoder import Encoder
+from service.index.opening import open_index
+from service.releases.live import LiveRelease
+from service.releases.store import ReleaseStore
+from service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def active_release(settings: Settings) -> tuple[str, Bundle]:
+    """Name and bundle of the release that answers: the activated one, or before the first, that of the settings.
+
+    Args:
+        settings: Whose data folder, and which bundle to begin with.
+
+    Returns:
+        Its name and its verified bundle.
+    """
+    store = ReleaseStore(settings.data)
+    active = store.active()
+    if active is not None:
+        return active.release_id, store.load_bundle(active.release_id)
+    bundle = load_bundle(settings.bundle)
+    return bundle.bundle_id, bundle
+
+
+def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRelease:
+    """Load the encoder, start its queue, open the index of the release and read its calibration.
+
+    Args:
+        settings: Where things are and what they may use.
+        release_id: The release; it names its generation of the index.
+        bundle: Its verified bundle.
+
+    Returns:
+        The open release, which wants to be closed.
+    """
+    calibration = ReleaseStore(settings.data).load_calibration(release_id)
+    with ExitStack() as stack:
+        encoder = open_encoder(settings, bundle)
+        index = open_index(settings, bundle, release_id=release_id)
+        stack.callback(index.close)
+        batcher = Batcher(encoder, batch_limits(settings, encoder.engine.max_batch))
+        live = LiveRelease(
+            release_id=release_id,
+            bundle=bundle,
+            encoder=encoder,
+            batcher=batcher,
+            index=index,
+            calibration=calibration,
+        )
+        stack.pop_all()
+        return live
+
+
+def open_encoder(settings: Settings, bundle: Bundle) -> Encoder:
+    """Load a bundle on the engine that the settings allow; what is measured or compiled for it lies with the data."""
+    return Encoder(
+        bundle,
+        device=settings.device,
+        precision=settings.precision,
+        num_threads=settings.num_threads,
+        num_runs=settings.encode_runs or 1,
+        tensorrt=settings.tensorrt,
+        cuda_graphs=settings.cuda_graphs,
+        gpu_memory_bytes=settings.gpu_memory_bytes,
+        agreement=settings.data / "agreement",
+        cache=settings.data / "compiled",
+    )
+
+
+def batch_limits(settings: Settings, max_batch: int) -> BatchLimits:
+    """How segments of several requests are joined, where no setting says otherwise.
+
+    Args:
+        settings: What an operator set.
+        max_batch: What the engine takes in one run: 1 on a CPU, which the 16 pictures of one segment fill.
+
+    Returns:
+        The limits of the queue.
+    """
+    joins = max_batch > 1
+    wait_seconds = settings.encode_wait_seconds
+    return BatchLimits(
+        # More than the engine takes would only make the first segments wait for the last.
+        max_batch=min(settings.encode_max_batch or max_batch, max_batch),
+        max_wait_seconds=(0.002 if joins else 0.0) if wait_seconds is None else wait_seconds,
+        max_queued=settings.encode_queue_segments or 16 * settings.search_workers,
+        # On a GPU the next batch is copied together while one runs; engines run one at a time.
+        num_runs=settings.encode_runs or (2 if joins else 1),
+    )
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """Environment of a child process that reads these settings from it.
+
+    Args:
+        settings: What the child is to have.
+
+    Returns:
+        Ours without its settings, and these.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
+    for name, value in settings.model_dump().items():
+        if value is not None and name in settings.model_fields_set | {"data", "bundle"}:
+            shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+            environment[f"FOLEY_{name.upper()}"] = str(int(shown) if isinstance(shown, bool) else shown)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return environment

@@ -1,0 +1,303 @@
+"""Where releases are kept, and which one is active.
+
+    DATA/releases/active.json            which release answers; replaced in one fsynced rename
+    DATA/releases/RELEASE/release.json   what it is made of and what is known of it
+    DATA/releases/RELEASE/bundle/        the bundle, copied: nobody outside changes it afterwards
+    DATA/releases/RELEASE/calibration.json
+    DATA/index/RELEASE/                  its generation of the embedded index
+
+A release is made aside and renamed into place; release.json is replaced whole. So a crash leaves every file as it was
+or as it becomes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from models.bundle import BrokenBundle, Bundle, load_bundle
+from service.durable import replace_file, sync_folder
+from service.releases.adoption import adopt_bundle
+from service.releases.calibration import Calibration
+
+Outcome = Literal["building", "ready", "refused"]
+RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+class ReleaseError(Exception):
+    """What was asked of a release cannot be done. Subclasses say why."""
+
+
+class ReleaseNotFound(ReleaseError):
+    """There is no such release."""
+
+
+class ReleaseInUse(ReleaseError):
+    """The release is active, the one to roll back to, or being built."""
+
+
+class ReleaseRefused(ReleaseError):
+    """The release did not pass its gates, or is not complete."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One encoder pair, one generation of the index, one calibration.
+
+    Attributes:
+        release_id: Its name: that of the bundle, and the number of its generation after the first.
+        bundle_id: The encoder pair.
+        outcome: `building` until the library is embedded and the gates are measured, then `ready` or `refused`.
+        created_at: Seconds since 1970.
+        library: Counts of the library when it was built: assets, segments, failed.
+        gates: What was measured and which of it failed (`service.releases.gates`), empty before.
+        forced: Who had it activated against its gates, and why; None where nobody did.
+    """
+
+    release_id: str
+    bundle_id: str
+    outcome: Outcome
+    created_at: float
+    library: Mapping[str, int] = field(default_factory=dict)
+    gates: Mapping[str, Any] = field(default_factory=dict)
+    forced: Mapping[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The release as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Active:
+    """Which release answers.
+
+    Attributes:
+        release_id: The one that does.
+        previous: The one before, which a rollback makes active; None where there is none.
+        switched_at: Seconds since 1970.
+    """
+
+    release_id: str
+    previous: str | None
+    switched_at: float
+
+
+class ReleaseStore:
+    """The releases of one data folder. Several processes may read; one writes (it has the index open).
+
+    Args:
+        data: The data folder.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self.folder = data / "releases"
+
+    def path(self, release_id: str) -> Path:
+        """Folder of a release.
+
+        Args:
+            release_id: Its name.
+
+        Returns:
+            The folder, there or not.
+
+        Raises:
+            ReleaseNotFound: If no release can have this name.
+        """
+        if not RELEASE_ID.fullmatch(release_id):
+            raise ReleaseNotFound(f"no release is called {release_id[:100]!r}")
+        return self.folder / release_id
+
+    def list(self) -> list[Release]:
+        """Every release, the oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = []
+        for folder in self.folder.iterdir():
+            if RELEASE_ID.fullmatch(folder.name) and (folder / "release.json").is_file():
+                found.append(self.get(folder.name))
+        return sorted(found, key=lambda release: (release.created_at, release.release_id))
+
+    def get(self, release_id: str) -> Release:
+        """Read a release.
+
+        Args:
+            release_id: Its name.
+
+        Returns:
+            What is known of it.
+
+        Raises:
+            ReleaseNotFound: If there is none.
+            ReleaseError: If its file cannot be read.
+        """
+        path = self.path(release_id) / "release.json"
+        try:
+            fields = json.loads(path.read_text("utf-8"))
+            return Release(**fields)
+        except FileNotFoundError as exc:
+            raise ReleaseNotFound(f"there is no release {release_id}") from exc
+        except (OSError, ValueError, TypeError) as exc:
+            raise ReleaseError(f"{path} cannot be read: {exc}") from exc
+
+    def load_bundle(self, release_id: str) -> Bundle:
+        """Open the bundle of a release and verify every file.
+
+        Args:
+            release_id: Its name.
+
+        Returns:
+            The verified bundle.
+
+        Raises:
+            BrokenBundle: If it is damaged, or another than the release says.
+        """
+        release = self.get(release_id)
+        bundle = load_bundle(self.path(release_id) / "bundle")
+        if bundle.bundle_id != release.bundle_id:
+            raise BrokenBundle(f"release {release_id} holds {bundle.bundle_id}, not {release.bundle_id}")
+        return bundle
+
+    def load_calibration(self, release_id: str) -> Calibration | None:
+        """Read what the scores of a release mean.
+
+        Args:
+            release_id: Its name.
+
+        Returns:
+            The calibration, None where none was learned.
+
+        Raises:
+            ReleaseError: If its file is damaged.
+        """
+        path = self.path(release_id) / "calibration.json"
+        try:
+            return Calibration.from_json(json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as exc:
+            raise ReleaseError(f"{path} cannot be read: {exc}") from exc
+
+    def create(self, source: Bundle, *, outcome: Outcome, is_new_generation: bool = True) -> Release:
+        """Copy a bundle into the store as a new release, or find the unfinished one that it began before.
+
+        Args:
+            source: A verified bundle.
+            outcome: `ready` for what answers already, else `building`.
+            is_new_generation: Whether a finished release of the same bundle makes this one its next generation;
+                otherwise that one is returned.
+
+        Returns:
+            The release.
+        """
+        same = [release for release in self.list() if release.bundle_id == source.bundle_id]
+        for release in same:
+            if release.outcome == "building" or not is_new_generation:
+                return release
+        taken = {release.release_id for release in same}
+        release_id, number = source.bundle_id, 1
+        while release_id in taken:
+            number += 1
+            release_id = f"{source.bundle_id}.{number}"
+        release = Release(
+            release_id=release_id, bundle_id=source.bundle_id, outcome=outcome, created_at=time.time()
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        aside = self.folder / f".new-{release_id}"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        adopt_bundle(source, aside / "bundle")
+        replace_file(aside / "release.json", _text(release.to_json()))
+        sync_folder(aside)
+        aside.rename(self.path(release_id))
+        sync_folder(self.folder)
+        return release
+
+    def save(self, release: Release) -> None:
+        """Replace what is known of a release, durably."""
+        replace_file(self.path(release.release_id) / "release.json", _text(release.to_json()))
+
+    def save_calibration(self, release_id: str, calibration: Calibration) -> None:
+        """Replace what the scores of a release mean, durably."""
+        replace_file(self.path(release_id) / "calibration.json", _text(calibration.to_json()))
+
+    def active(self) -> Active | None:
+        """Which release answers.
+
+        Returns:
+            The release and the one before, None where no release was ever activated.
+
+        Raises:
+            ReleaseError: If the file is damaged.
+        """
+        path = self.folder / "active.json"
+        try:
+            return Active(**json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as exc:
+            raise ReleaseError(f"{path} cannot be read: {exc}") from exc
+
+    def activate(self, release_id: str, *, previous: str | None) -> Active:
+        """Make a release the active one, in one fsynced rename: the whole switch as far as the disk knows.
+
+        Args:
+            release_id: The release that answers from now on.
+            previous: The one that a rollback makes active again.
+
+        Returns:
+            What is active now.
+        """
+        self.get(release_id)
+        active = Active(release_id=release_id, previous=previous, switched_at=time.time())
+        replace_file(self.folder / "active.json", _text(asdict(active)))
+        return active
+
+    def force(self, release_id: str, *, who: str, why: str) -> Release:
+        """Note who had a refused release activated, and why."""
+        release = replace(self.get(release_id), forced={"who": who, "why": why, "at": f"{time.time():.0f}"})
+        self.save(release)
+        return release
+
+    def delete(self, release_id: str) -> None:
+        """Remove a release; its index generation is the caller's to drop first.
+
+        Args:
+            release_id: Its name.
+
+        Raises:
+            ReleaseInUse: If it is active or the one to roll back to.
+        """
+        folder = self.path(release_id)
+        self.get(release_id)
+        active = self.active()
+        if active is not None and release_id in (active.release_id, active.previous):
+            kind = "active" if release_id == active.release_id else "the one a rollback returns to"
+            raise ReleaseInUse(f"release {release_id} is {kind}")
+        gone = self.folder / f".old-{release_id}"
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)  # gone at once, whatever happens while its files are removed
+        sync_folder(self.folder)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what a crash left of releases that were being made or deleted."""
+        if not self.folder.is_dir():
+            return
+        for folder in self.folder.iterdir():
+            if folder.name.startswith((".new-", ".old-")):
+                with contextlib.suppress(OSError):
+                    shutil.rmtree(folder)
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + os.linesep

@@ -1,0 +1,187 @@
+"""Trying a bundle where it can do no harm: in a process of its own, with limits, that may hang or die.
+
+    trial = try_bundle(settings, path, active=path_of_the_active_one)
+
+A graph may loop for ever, ask for all memory, or be valid and wrong; none of that must meet the process that answers. The
+child loads the bundle as the service would, reproduces its golden tracks, and is timed beside the active bundle. What it
+measures of precision is kept where the service will look for it, so the switch has nothing left to find out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from models.bundle import BrokenBundle, load_bundle
+from service.encoder import Encoder, EncoderFailure
+from service.releases.gates import Trial
+from service.releases.opening import ROOT, child_environment, open_encoder
+from service.releases.store import ReleaseRefused
+from service.settings import Settings
+
+ROUNDS = 5
+STEP_SECONDS = {"loaded": 120.0, "golden": 120.0, "precision": 1800.0, "timed": 600.0}
+"""How long each step of a trial may take; the third measures agreement with float32 where that is not known yet."""
+NICE = 19
+
+
+def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Trial:
+    """Try a bundle in a limited child process.
+
+    Args:
+        settings: What the service serves with.
+        bundle: Folder of the bundle.
+        active: Folder of the bundle that answers now; None compares the bundle with itself.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        ReleaseRefused: If the bundle cannot be loaded, is wrong, hangs or brings its process down.
+    """
+    active = active or bundle
+    before = _run(settings, active) if active != bundle else None
+    found = _run(settings, bundle, beside=active)
+    return Trial(
+        golden_difference=found["golden_difference"],
+        engine=found["engine"],
+        segment_seconds=found["segment_seconds"],
+        active_segment_seconds=found["active_segment_seconds"],
+        peak_bytes=found["peak_bytes"],
+        active_peak_bytes=(before or found)["peak_bytes"],
+    )
+
+
+def _run(settings: Settings, bundle: Path, beside: Path | None = None) -> dict[str, Any]:
+    """Run the child and read what it says, step by step."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "service.releases.trial",
+        str(bundle),
+        *([str(beside)] if beside else []),
+    ]
+    child = subprocess.Popen(  # noqa: S603 - the command is ours
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=child_environment(settings),
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    errors: list[str] = []
+    threads = [
+        threading.Thread(target=_forward, args=(child.stdout, lines.put), daemon=True),
+        threading.Thread(target=lambda: errors.extend(child.stderr or ()), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        return _follow(child, lines, errors, has_timing=beside is not None)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        for thread in threads:
+            thread.join()
+        child.stdout.close()
+        child.stderr.close()
+
+
+def _forward(lines: IO[str], put: Any) -> None:
+    for line in lines:
+        put(line)
+    put(None)
+
+
+def _follow(
+    child: subprocess.Popen[str], lines: queue.SimpleQueue[str | None], errors: list[str], *, has_timing: bool
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for step, seconds in STEP_SECONDS.items():
+        if step == "timed" and not has_timing:
+            break
+        try:
+            line = lines.get(timeout=seconds)
+        except queue.Empty as exc:
+            raise ReleaseRefused(
+                f"the trial took longer than {seconds:g} s until {step} and was stopped"
+            ) from exc
+        if line is None:
+            code = child.wait()
+            reason = errors[-1].strip() if errors else "no message"
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            raise ReleaseRefused(f"the trial {how} before it was {step}: {reason}")
+        fields = json.loads(line)
+        if "refused" in fields:
+            raise ReleaseRefused(fields["refused"])
+        found |= fields
+    return found
+
+
+def main() -> None:
+    """The child: each step prints one JSON line."""
+    settings = Settings()
+    confine(settings.release_trial_bytes)
+    paths = [Path(argument) for argument in sys.argv[1:]]
+    try:
+        bundle = load_bundle(paths[0])
+        exact = Encoder(bundle, device="cpu", precision="fp32", num_threads=1)
+        _print({})
+        exact.check_golden()
+        _print({})
+        del exact
+        encoder = open_encoder(settings, bundle)
+        difference = encoder.check_golden()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        _print({"golden_difference": difference, "engine": str(encoder.choice.candidate), "peak_bytes": peak})
+        if len(paths) > 1:
+            beside = open_encoder(settings, load_bundle(paths[1])) if paths[1] != paths[0] else encoder
+            _print(_take_turns(encoder, beside))
+    except (BrokenBundle, EncoderFailure, MemoryError, OSError, ValueError) as exc:
+        _print({"refused": str(exc) or type(exc).__name__})
+
+
+def confine(memory_bytes: int | None) -> None:
+    """Limit this process: no core, lowest priority, and so much address space beyond what is mapped now."""
+    os.nice(NICE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_bytes is not None:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_bytes, mapped + memory_bytes))
+
+
+def _take_turns(encoder: Any, active: Any) -> dict[str, float]:
+    """Fastest of some rounds of one segment on each encoder, seconds."""
+    best = {"segment_seconds": float("inf"), "active_segment_seconds": float("inf")}
+    for _ in range(ROUNDS):
+        for name, one in (("segment_seconds", encoder), ("active_segment_seconds", active)):
+            began = time.perf_counter()
+            one.check_golden()
+            best[name] = min(best[name], time.perf_counter() - began)
+    return best
+
+
+def _print(fields: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
