@@ -21,13 +21,14 @@ from service.agreement import AgreementStore, ProbeClips, measure_agreement
 from service.clip_timing import time_clip, write_golden_clip
 from service.decoding import DecodeFailure, Decoder, WorkerLimits
 from service.encoder import Encoder, EncoderFailure
-from service.engine import index_folder, open_encoder
+from service.releases.opening import open_encoder
 from service.engines.choice import EXACT, GPU, RANKING, Candidate, candidates, check_hardware, find_variant
 from service.engines.contract import EngineMissing, EngineOptions
 from service.engines.hardware import has_bf16, has_cuda_driver, installed_version, num_cores, processor_name
 from service.engines.openvino_cpu import INSTALL
 from service.index.contract import Index, IndexFailure
 from service.index.embedded import EmbeddedIndex
+from service.index.opening import find_index, index_place
 from service.settings import Settings
 from service.stopwatch import DecodedOnce
 
@@ -124,24 +125,19 @@ def _examine_encoder(diagnosis: Diagnosis, settings: Settings, bundle: Bundle) -
 
 def _examine_index(
     diagnosis: Diagnosis, settings: Settings, bundle: Bundle, stack: ExitStack
-) -> EmbeddedIndex | None:
-    folder = index_folder(settings, bundle)
+) -> Index | None:
+    is_embedded = settings.qdrant_url is None
     facts: dict[str, Any] = {
-        "engine": "Qdrant Edge",
-        "version": version("qdrant-edge-py"),
-        "path": str(folder),
+        "engine": "Qdrant Edge" if is_embedded else "Qdrant",
+        "version": version("qdrant-edge-py" if is_embedded else "qdrant-client"),
+        "path": index_place(settings, bundle),
     }
     diagnosis.facts["index"] = facts
-    if not folder.exists():
-        facts["num_segments"] = 0
-        return None
     try:
-        index = EmbeddedIndex.open(
-            folder,
-            width=bundle.manifest.embedding_width,
-            num_moments=bundle.manifest.clip_spec.num_moments,
-            min_free_bytes=settings.min_free_bytes,
-        )
+        index = find_index(settings, bundle)
+        if index is None:
+            facts["num_segments"] = 0
+            return None
         stack.callback(index.close)
         facts |= asdict(index.info())
     except IndexFailure as exc:  # a running service has it open, most of all
@@ -244,9 +240,9 @@ def _candidates(settings: Settings, bundle: Bundle) -> list[dict[str, Any]]:
     return rows
 
 
-def _memory(index: EmbeddedIndex | None) -> dict[str, Any]:
+def _memory(index: Index | None) -> dict[str, Any]:
     facts = {"process": _memory_of("self")}
-    if index is not None:
+    if isinstance(index, EmbeddedIndex):
         facts["index_process"] = _memory_of(str(index.engine_pid))
     return facts
 

@@ -1,4 +1,4 @@
-"""The parts of a running service, opened together and closed together: bundle, encoder, index, decoder.
+"""The parts of a running service, opened together and closed together: the active release and the decoder.
 
     with open_engine(settings) as engine:
         answer = engine.search_file(path, target="audio")
@@ -13,16 +13,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
 from models.clip import DecodeLimits
-from service.batch_queue import BatchLimits, Priority
+from service.batch_queue import Priority
 from service.batching import Batcher
 from service.caller import Caller
 from service.decoding import Decoder, WorkerLimits
 from service.encoder import Encoder
-from service.index.contract import Index, Modality
-from service.index.embedded import EmbeddedIndex
-from service.retrieval import EmbeddedFile, QueryLimits, SearchAnswer, Snapshot, embed_file, search_file
+from service.index.contract import Filter, Index, Modality
+from service.matching import Choice, SearchAnswer
+from service.releases.live import LiveRelease, Releases
+from service.releases.opening import active_release, open_release
+from service.retrieval import EmbeddedFile, QueryLimits, Snapshot, embed_file, search_file
 from service.settings import Settings
 
 
@@ -32,38 +34,59 @@ class Engine:
 
     Attributes:
         settings: What it was opened with.
-        bundle: The encoder pair in use.
-        encoder: The bundle, loaded.
-        batcher: Its queue: whatever is embedded for somebody goes through it.
-        index: Segments embedded by that bundle.
+        releases: The active release, and older ones that still answer somebody.
         decoder: Worker processes that decode media.
     """
 
     settings: Settings
-    bundle: Bundle
-    encoder: Encoder
-    batcher: Batcher
-    index: Index
+    releases: Releases
     decoder: Decoder
 
+    @property
+    def bundle(self) -> Bundle:
+        """The encoder pair in use."""
+        return self.releases.current.bundle
+
+    @property
+    def encoder(self) -> Encoder:
+        """The bundle, loaded."""
+        return self.releases.current.encoder
+
+    @property
+    def batcher(self) -> Batcher:
+        """The encoder's queue: whatever is embedded for somebody goes through it."""
+        return self.releases.current.batcher
+
+    @property
+    def index(self) -> Index:
+        """Segments embedded by that bundle."""
+        return self.releases.current.index
+
+    @contextmanager
+    def lease(self, caller: Caller | None = None, *, priority: Priority = "query") -> Iterator[Snapshot]:
+        """What one request works with from its beginning to its end, whatever is activated meanwhile.
+
+        Args:
+            caller: Who waits for the answer; default: one who waits for as long as it takes.
+            priority: Whether queries of others may go first.
+
+        Yields:
+            Encoder, index and calibration of one release, open until the block ends.
+        """
+        with self.releases.lease() as live:
+            yield take_snapshot(live, caller, priority=priority)
+
     def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
-        """What one request, or one run of bulk work, works with from its beginning to its end.
+        """The active release without a lease: for a program that activates no other while it runs.
 
         Args:
             caller: Who waits for the answer; default: one who waits for as long as it takes.
             priority: Whether queries of others may go first.
 
         Returns:
-            Encoder and index.
+            Encoder, index and calibration.
         """
-        caller = caller or Caller()
-        return Snapshot(
-            encoder=self.batcher.encoder_of(caller, priority=priority),
-            index=self.index,
-            bundle_id=self.bundle.bundle_id,
-            spec=self.bundle.manifest.clip_spec,
-            caller=caller,
-        )
+        return take_snapshot(self.releases.current, caller, priority=priority)
 
     def search_file(
         self,
@@ -71,7 +94,7 @@ class Engine:
         *,
         target: Modality,
         source: Modality | None = None,
-        limit: int | None = None,
+        choice: Choice | None = None,
         snapshot: Snapshot | None = None,
     ) -> SearchAnswer:
         """Search with a media file; see `service.retrieval.search_file`.
@@ -80,7 +103,7 @@ class Engine:
             path: Query file.
             target: Modality to find.
             source: Modality of the file to search by.
-            limit: Most results; default: the setting.
+            choice: Which results are wanted; default: as the settings say.
             snapshot: What to work with; default: the present one.
 
         Returns:
@@ -90,10 +113,37 @@ class Engine:
             path,
             target=target,
             source=source,
-            limit=self.settings.default_limit if limit is None else limit,
+            choice=choice or self.choose(),
             snapshot=snapshot or self.snapshot(),
             decoder=self.decoder,
             limits=query_limits(self.settings),
+        )
+
+    def choose(
+        self,
+        *,
+        limit: int | None = None,
+        offset: int | None = None,
+        min_score: float | None = None,
+        filter: Filter | None = None,
+    ) -> Choice:
+        """Which results are wanted, with the settings where nothing is said; see `service.matching.Choice`.
+
+        Args:
+            limit: Most results.
+            offset: How many results to pass over.
+            min_score: Only results that score so much or more.
+            filter: Which assets count.
+
+        Returns:
+            The choice.
+        """
+        return Choice(
+            limit=self.settings.default_limit if limit is None else limit,
+            offset=offset,
+            window=self.settings.max_limit,
+            min_score=min_score,
+            filter=filter,
             prefetch=self.settings.prefetch,
         )
 
@@ -129,16 +179,9 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
     Yields:
         The open engine.
     """
-    bundle = load_bundle(settings.bundle)
     with ExitStack() as stack:
-        encoder = open_encoder(settings, bundle)
-        index = EmbeddedIndex.open(
-            index_folder(settings, bundle),
-            width=bundle.manifest.embedding_width,
-            num_moments=bundle.manifest.clip_spec.num_moments,
-            min_free_bytes=settings.min_free_bytes,
-        )
-        stack.callback(index.close)
+        releases = Releases(open_release(settings, *active_release(settings)))
+        stack.callback(releases.close)
         decoder = Decoder(
             num_workers=settings.decode_workers,
             limits=WorkerLimits(
@@ -146,52 +189,20 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
             ),
         )
         stack.callback(decoder.close)
-        batcher = stack.enter_context(Batcher(encoder, batch_limits(settings, encoder.engine.max_batch)))
-        yield Engine(
-            settings=settings, bundle=bundle, encoder=encoder, batcher=batcher, index=index, decoder=decoder
-        )
+        yield Engine(settings=settings, releases=releases, decoder=decoder)
 
 
-def open_encoder(settings: Settings, bundle: Bundle) -> Encoder:
-    """Load a bundle on the engine that the settings allow; what is measured or compiled for it lies with the data."""
-    return Encoder(
-        bundle,
-        device=settings.device,
-        precision=settings.precision,
-        num_threads=settings.num_threads,
-        num_runs=settings.encode_runs or 1,
-        tensorrt=settings.tensorrt,
-        cuda_graphs=settings.cuda_graphs,
-        gpu_memory_bytes=settings.gpu_memory_bytes,
-        agreement=settings.data / "agreement",
-        cache=settings.data / "compiled",
-    )
-
-
-def index_folder(settings: Settings, bundle: Bundle) -> Path:
-    """Where the index of a bundle lives: each bundle has its own, so vectors of two models never meet."""
-    return settings.data / "index" / bundle.bundle_id
-
-
-def batch_limits(settings: Settings, max_batch: int) -> BatchLimits:
-    """How segments of several requests are joined, where no setting says otherwise.
-
-    Args:
-        settings: What an operator set.
-        max_batch: What the engine takes in one run: 1 on a CPU, which the 16 pictures of one segment fill.
-
-    Returns:
-        The limits of the queue.
-    """
-    joins = max_batch > 1
-    wait_seconds = settings.encode_wait_seconds
-    return BatchLimits(
-        # More than the engine takes would only make the first segments wait for the last.
-        max_batch=min(settings.encode_max_batch or max_batch, max_batch),
-        max_wait_seconds=(0.002 if joins else 0.0) if wait_seconds is None else wait_seconds,
-        max_queued=settings.encode_queue_segments or 16 * settings.search_workers,
-        # On a GPU the next batch is copied together while one runs; engines run one at a time.
-        num_runs=settings.encode_runs or (2 if joins else 1),
+def take_snapshot(live: LiveRelease, caller: Caller | None, *, priority: Priority) -> Snapshot:
+    """What somebody works with: one release, and a place in the queue of its encoder."""
+    caller = caller or Caller()
+    return Snapshot(
+        encoder=live.batcher.encoder_of(caller, priority=priority),
+        index=live.index,
+        bundle_id=live.bundle.bundle_id,
+        spec=live.bundle.manifest.clip_spec,
+        caller=caller,
+        release_id=live.release_id,
+        calibration=live.calibration,
     )
 
 

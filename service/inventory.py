@@ -15,9 +15,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from models.bundle import load_bundle
-from service.engine import index_folder
-from service.index.contract import Asset, IndexInUse
-from service.index.embedded import EmbeddedIndex
+from service.index.contract import Asset, Index, IndexInUse
+from service.index.opening import find_index, index_folder
 from service.scanning import show_path
 from service.settings import MAX_LIMIT, Settings
 
@@ -38,23 +37,18 @@ def list_inventory(settings: Settings) -> list[dict[str, Any]]:
         IndexInUse: If another process has the index open and cannot be asked.
     """
     bundle = load_bundle(settings.bundle)
-    folder = index_folder(settings, bundle)
-    if not (folder / "index.json").exists():
-        return []  # opening it would make one
     try:
-        with EmbeddedIndex.open(
-            folder,
-            width=bundle.manifest.embedding_width,
-            num_moments=bundle.manifest.clip_spec.num_moments,
-            min_free_bytes=settings.min_free_bytes,
-        ) as index:
+        index = find_index(settings, bundle)
+        if index is None:
+            return []
+        with contextlib.closing(index):
             return list(_read_index(index))
     except IndexInUse as exc:
         host, port = _reachable(settings.host), settings.port
-        if not _listens(_holder(folder), port):
+        if not _listens(_holder(index_folder(settings, bundle)), port):
             raise IndexInUse(f"{exc}, which does not listen on port {port}") from exc
         try:
-            return list(_ask_server(host, port))
+            return list(_ask_server(host, port, settings))
         except (OSError, http.client.HTTPException, ValueError, KeyError) as reason:
             raise IndexInUse(f"{exc}, which does not answer on {host}:{port}: {reason}") from reason
 
@@ -64,13 +58,15 @@ def describe_asset(asset: Asset) -> dict[str, Any]:
     return {
         "asset_id": asset.asset_id,
         "path": show_path(asset.path),
+        "paths": [show_path(path) for path in asset.paths],
         "num_segments": asset.num_segments,
         "modalities": list(asset.modalities),
         "media": dict(asset.media),
+        "metadata": dict(asset.metadata),
     }
 
 
-def _read_index(index: EmbeddedIndex) -> Iterator[dict[str, Any]]:
+def _read_index(index: Index) -> Iterator[dict[str, Any]]:
     cursor: str | None = None
     while True:
         page = index.list_assets(limit=MAX_LIMIT, cursor=cursor)
@@ -80,12 +76,13 @@ def _read_index(index: EmbeddedIndex) -> Iterator[dict[str, Any]]:
             return
 
 
-def _ask_server(host: str, port: int) -> Iterator[dict[str, Any]]:
+def _ask_server(host: str, port: int, settings: Settings) -> Iterator[dict[str, Any]]:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    headers = settings.client_headers()
     try:
         query: dict[str, Any] = {"limit": MAX_LIMIT}
         while True:
-            connection.request("GET", f"/v1/assets?{urlencode(query)}")
+            connection.request("GET", f"/v1/assets?{urlencode(query)}", headers=headers)
             response = connection.getresponse()
             body = response.read()
             if response.status != http.client.OK:

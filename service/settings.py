@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.bundle import starter_path
 
@@ -66,8 +67,24 @@ class Settings(BaseSettings):
     )
     allow_remote: bool = Field(
         default=False,
-        description="Listen on an address other machines reach, though every caller may read and delete.",
+        description="Listen on an address other machines reach without API keys: every caller may read and delete.",
     )
+
+    # Who may call
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File of `foley keys`. Where it is set, or other machines reach `host`, requests need a key of "
+        "it; default: `api-keys.json` in the data folder.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="The key with which commands ask a running `foley serve` that wants one."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names under which the service is reached, separated by commas; pages of these hosts may call "
+        "it. Default: on loopback this machine's own names, with API keys every name.",
+    )
+    open_metrics: bool = Field(default=False, description="Answer `/metrics` without a key.")
 
     # Requests
     max_upload_bytes: PositiveInt = Field(default=256 * MIB, description="Largest request with a query file.")
@@ -173,6 +190,12 @@ class Settings(BaseSettings):
     max_limit: int = Field(
         default=MAX_LIMIT, ge=1, le=MAX_LIMIT, description="Most results one request may ask for."
     )
+    max_batch_queries: int = Field(
+        default=24,
+        ge=1,
+        le=MAX_LIMIT,
+        description="Most queries of one batch. 24 tracks of 16 × 768 fill 0.8 of the 1 MiB a body may have.",
+    )
     prefetch: PositiveInt = Field(
         default=200, description="Candidates by pooled vector that are scored by their tracks."
     )
@@ -182,21 +205,124 @@ class Settings(BaseSettings):
         description="Free disk space below which the index refuses writes; default: max(2 GiB, 5 %).",
     )
 
+    # A Qdrant server in place of the embedded index
+    qdrant_url: str | None = Field(
+        default=None,
+        description="Address of a Qdrant server, http:// or https://. Default: an embedded index in the data folder.",
+    )
+    qdrant_api_key: SecretStr | None = Field(
+        default=None, description="The key that the Qdrant server asks for."
+    )
+    qdrant_prefix: str = Field(
+        default="foley",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="Name of this library on the server: its alias, and the beginning of its collections' names.",
+    )
+    qdrant_prefer_grpc: bool = Field(
+        default=True, description="Use gRPC where the server answers on its port."
+    )
+    qdrant_grpc_port: int = Field(
+        default=6334, ge=1, le=65535, description="The port of the server for gRPC."
+    )
+    qdrant_timeout_seconds: PositiveFloat = Field(
+        default=10.0, description="Time for one request to the server."
+    )
+    qdrant_shards: PositiveInt | None = Field(
+        default=None, description="Shards of a new collection; default: one for each node of the cluster."
+    )
+    qdrant_replicas: PositiveInt = Field(default=1, description="Copies of each shard of a new collection.")
+    qdrant_write_acknowledgements: PositiveInt | None = Field(
+        default=None, description="Copies that must have a write before it counts; default: a majority."
+    )
+
+    # Releases
+    release_max_recall_drop: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="How far R@1 of a new release may fall below that of the active one.",
+    )
+    release_min_overlap: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Least share of the ten best results that a new release must keep.",
+    )
+    release_min_coverage: float = Field(
+        default=0.99,
+        ge=0,
+        le=1,
+        description="Least share of the assets that a new release must have embedded.",
+    )
+    release_max_latency_ratio: PositiveFloat = Field(
+        default=2.0, description="Most time a segment may take, as a multiple of that of the active release."
+    )
+    release_max_memory_ratio: PositiveFloat = Field(
+        default=2.0,
+        description="Most memory an encoder may take, as a multiple of that of the active release.",
+    )
+    release_sample: PositiveInt = Field(
+        default=500, description="Assets of the library that gates and calibration search with."
+    )
+    release_trial_bytes: PositiveInt | None = Field(
+        default=16 * GIB,
+        description="Address space of the process that tries a bundle; none where a GPU maps all of its memory.",
+    )
+    release_threads: PositiveInt = Field(
+        default_factory=lambda: max(1, (os.cpu_count() or 1) // 2),
+        description="Processor threads that embed the library for a new release, at the lowest priority.",
+    )
+    release_poll_seconds: PositiveFloat = Field(
+        default=2.0, description="How often a replica asks a Qdrant server which release is active."
+    )
+
     @field_validator("data", "bundle", mode="after")
     @classmethod
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("api_keys_file", mode="after")
+    @classmethod
+    def _make_file_absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether requests need an API key: where other machines reach us, or a file of keys is named."""
+        return self.api_keys_file is not None or not (self.allow_remote or is_loopback(self.host))
+
+    @property
+    def keys_path(self) -> Path:
+        """Where the API keys are."""
+        return self.api_keys_file or self.data / "api-keys.json"
+
+    @field_validator("qdrant_url", mode="after")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "http://localhost")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must begin with http:// or https:// and name a host")
+        _ = parts.port  # raises where it is no port
+        if parts.username or parts.password or parts.query:
+            raise ValueError("must hold no key: that goes into FOLEY_QDRANT_API_KEY")
+        return value
+
     @model_validator(mode="after")
-    def _refuse_open_doors(self) -> Settings:
-        if not self.allow_remote and not is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host!r} can be reached from other machines and requests carry no key yet: "
-                "use 127.0.0.1 behind a proxy that asks who calls, or set FOLEY_ALLOW_REMOTE=1"
-            )
+    def _check_limits(self) -> Settings:
         if self.default_limit > self.max_limit:
             raise ValueError(f"default_limit {self.default_limit} is above max_limit {self.max_limit}")
         return self
+
+    def client_headers(self) -> dict[str, str]:
+        """What a command sends with its requests to a running service."""
+        return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
     def disk_floor_bytes(self, total_bytes: int) -> int:
         """Free space that is never written into, on a disk of this size."""

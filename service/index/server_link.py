@@ -11,6 +11,7 @@ replicas do not come back at the same moment.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import random
 import socket
@@ -225,6 +226,8 @@ class Link:
         """Our exception for one of the client's; None for what is no failure of the server."""
         if isinstance(exc, ResourceExhaustedResponse):
             return IndexUnavailable(f"the Qdrant server on {self.url} is overloaded")
+        if isinstance(exc, json.JSONDecodeError | UnicodeDecodeError):
+            return self._translate_transport(exc)
         if isinstance(exc, ResponseHandlingException):
             return self._translate_transport(exc.source)
         if isinstance(exc, UnexpectedResponse):

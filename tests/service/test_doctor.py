@@ -20,6 +20,7 @@ from service.encoder import Encoder
 from service.engines import choice
 from service.engines.hardware import has_bf16, installed_version
 from service.index.embedded import EmbeddedIndex
+from service.index.opening import index_folder
 from service.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -107,7 +108,7 @@ def test_a_table_for_people(settings: Settings) -> None:
 def test_an_index_in_use_is_no_problem(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
     bundle = load_bundle(settings.bundle)
-    folder = doctor.index_folder(settings, bundle)
+    folder = index_folder(settings, bundle)
     with EmbeddedIndex.open(folder, width=128, num_moments=16, min_free_bytes=0):
         found = examine(settings).to_json()
     assert found["problems"] == []

@@ -16,9 +16,9 @@ from serving import find_free_port
 
 from models.bundle import load_bundle
 from service import inventory
-from service.engine import index_folder
 from service.index.contract import IndexInUse
 from service.index.embedded import EmbeddedIndex
+from service.index.opening import index_folder
 from service.inventory import list_inventory
 from service.settings import Settings
 

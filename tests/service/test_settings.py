@@ -56,8 +56,6 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_upload_bytes": 0}, "greater than 0"),
         ({"max_limit": 1001}, "less than or equal to 1000"),
         ({"default_limit": 20, "max_limit": 10}, "default_limit 20 is above max_limit 10"),
-        ({"host": "0.0.0.0"}, "can be reached from other machines"),
-        ({"host": "example.org"}, "can be reached from other machines"),
         ({"dta": "/x"}, "Extra inputs"),
     ],
 )
@@ -71,8 +69,31 @@ def test_this_machine(host: str) -> None:
     assert Settings().replace(host=host).host == host
 
 
-def test_opening_the_door_is_said_aloud() -> None:
-    assert Settings().replace(host="0.0.0.0", allow_remote=True).host == "0.0.0.0"
+@pytest.mark.parametrize(
+    ("changes", "needs_keys"),
+    [
+        ({}, False),
+        ({"host": "::1"}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "example.org"}, True),
+        ({"host": "0.0.0.0", "allow_remote": True}, False),
+        ({"host": "0.0.0.0", "allow_remote": True, "api_keys_file": "/k"}, True),
+        ({"api_keys_file": "/k"}, True),
+    ],
+)
+def test_who_needs_a_key(changes: dict[str, object], needs_keys: bool) -> None:
+    assert Settings().replace(**changes).needs_keys == needs_keys
+
+
+def test_hosts_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLEY_ALLOWED_HOSTS", "Media.example, b.example,")
+    monkeypatch.setenv("FOLEY_API_KEY", "hunter2")
+    settings = Settings()
+    assert settings.allowed_hosts == ("media.example", "b.example")
+    assert settings.client_headers() == {"Authorization": "Bearer hunter2"}
+    assert "hunter2" not in repr(settings)
+    assert settings.replace(port=1).allowed_hosts == settings.allowed_hosts
+    assert settings.keys_path == settings.data / "api-keys.json"
 
 
 def test_settings_do_not_change() -> None:
