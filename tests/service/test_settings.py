@@ -57,6 +57,10 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_limit": 1001}, "less than or equal to 1000"),
         ({"default_limit": 20, "max_limit": 10}, "default_limit 20 is above max_limit 10"),
         ({"dta": "/x"}, "Extra inputs"),
+        ({"qdrant_url": "qdrant:6333"}, "must begin with http"),
+        ({"qdrant_url": "http://q:99999"}, "Port out of range"),
+        ({"qdrant_url": "https://u:p@q"}, "must hold no key"),
+        ({"qdrant_prefix": "a/b"}, "should match pattern"),
     ],
 )
 def test_what_makes_no_sense(changes: dict[str, object], message: str) -> None:
@@ -99,3 +103,11 @@ def test_hosts_and_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_the_key_of_the_index_server_is_never_shown() -> None:
+    settings = Settings(qdrant_url="https://q:6333", qdrant_api_key="secret-of-the-server")  # type: ignore[arg-type]
+    assert "secret-of-the-server" not in repr(settings) + str(settings.model_dump(mode="json"))
+    copy = settings.replace(port=1)
+    assert copy.qdrant_api_key is not None
+    assert copy.qdrant_api_key.get_secret_value() == "secret-of-the-server"
