@@ -18,6 +18,7 @@ from service.errors import add_error_handlers
 from service.gauges import EngineCollector
 from service.metrics import Metrics
 from service.routes import assets, embeddings, health, metrics, pages, search
+from service.routes.access import AccessGuard, describe_access, open_rules
 from service.routes.admission import Admission
 from service.routes.body import BodyGuard, BodyLimits
 from service.routes.log import RequestLog
@@ -51,7 +52,10 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
 
     Returns:
         An ASGI application.
-    """
+
+    Raises:
+        KeysFailure: If the settings ask for API keys and there are none.
+    """  # noqa: DOC502 - raised where the keys are read
     settings = settings or Settings()
     app = FastAPI(
         title="Foley",
@@ -64,11 +68,14 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
         separate_input_output_schemas=False,
     )
     app.state.metrics = Metrics()
+    # Called when the service is told to stop, before its requests end: whatever never ends by itself stops here.
+    app.state.on_stop = []
     for module in (search, embeddings, assets, health, metrics, pages):
         app.include_router(module.router)
     add_error_handlers(app)
-    app.add_middleware(BodyGuard, limits=_body_limits(settings))
     # The last one added is the outermost.
+    app.add_middleware(AccessGuard, rules=open_rules(settings))
+    app.add_middleware(BodyGuard, limits=_body_limits(settings))
     app.add_middleware(RequestLog, metrics=app.state.metrics)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app
@@ -143,5 +150,6 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         )
         document["components"]["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
         _drop_default_errors(document)
+        describe_access(document)
         app.openapi_schema = document
     return app.openapi_schema

@@ -40,6 +40,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+keys_app = typer.Typer(help="API keys, for a service that other machines reach.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 
 Target = Literal["audio", "video"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
@@ -95,7 +97,9 @@ def search(
         if engine.index.count_segments(modality=target) == 0:
             kind = "sound" if target == "audio" else "picture"
             _fail(f"no file with {kind} is indexed in {settings.data}: start with `foley index PATH...`")
-        answer = engine.search_file(file.resolve(), target=target, source=source, limit=limit)
+        answer = engine.search_file(
+            file.resolve(), target=target, source=source, choice=engine.choose(limit=limit)
+        )
     if as_json:
         _print_json(answer.to_json())
     else:
@@ -129,7 +133,7 @@ def serve(
         bool,
         typer.Option(
             "--allow-remote",
-            help="Listen to other machines, though anyone who reaches the port may read and delete.",
+            help="Listen to other machines without API keys, though anyone who reaches the port may read and delete.",
         ),
     ] = False,
 ) -> None:
@@ -139,7 +143,7 @@ def serve(
 
     changes: dict[str, Any] = {"host": host, "port": port, "allow_remote": allow_remote or None}
     settings = _read_settings(**{name: value for name, value in changes.items() if value is not None})
-    if settings.allow_remote:
+    if settings.allow_remote and not settings.needs_keys:
         _say(f"WARNING: anyone who can reach {settings.host}:{settings.port} may read and delete the library")
     configure_logs(settings.log_format, level=settings.log_level)
     with _report_errors():
@@ -147,6 +151,58 @@ def serve(
             run_server(settings)
         except SystemExit as exc:  # uvicorn has logged why
             raise typer.Exit(FAILED if exc.code else 0) from exc
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.", metavar="NAME")],
+    scope: Annotated[
+        Literal["read", "write", "admin"],
+        typer.Option(help="`read` searches and lists; `write` changes the library too; `admin` may do everything."),
+    ] = "read",
+    as_json: Json = False,
+) -> None:
+    """Make an API key. It is shown once: the service keeps a digest of it only."""
+    from service import keys
+
+    settings = _read_settings()
+    with _report_errors():
+        created = keys.create_key(settings.keys_path, name=name, scope=scope)
+    if as_json:
+        _print_json({"key": created.key, **created.stored.describe()})
+        return
+    _say(f"key {created.stored.key_id} with scope {scope} is in {settings.keys_path}; it is shown this once:")
+    sys.stdout.write(f"{created.key}\n")
+
+
+@keys_app.command("list")
+def list_keys(as_json: Json = False) -> None:
+    """List the API keys: ids, names and scopes."""
+    from service import keys
+    from service.console import print_keys
+
+    settings = _read_settings()
+    with _report_errors():
+        found = keys.read_keys(settings.keys_path) if settings.keys_path.exists() else []
+    if as_json:
+        _print_json({"keys": [key.describe() for key in found]})
+    elif found:
+        print_keys(_stdout(), [key.describe() for key in found])
+    else:
+        _say(f"there are no API keys in {settings.keys_path}: start with `foley keys create NAME`")
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="As `foley keys list` shows it.", metavar="ID")],
+) -> None:
+    """Take an API key away; a running service refuses it from its next request on."""
+    from service import keys
+
+    settings = _read_settings()
+    with _report_errors():
+        revoked = keys.revoke_key(settings.keys_path, key_id)
+    _say(f"key {revoked.key_id} ({revoked.name}, scope {revoked.scope}) is revoked")
 
 
 @app.command()
@@ -241,6 +297,7 @@ def _report_errors() -> Iterator[None]:
     from service.demo import BadCorpus
     from service.encoder import EncoderFailure
     from service.index.contract import IndexFailure, IndexInUse
+    from service.keys import KeysFailure
 
     try:
         yield
@@ -248,7 +305,7 @@ def _report_errors() -> Iterator[None]:
         _fail(f"{exc}: stop the `foley` that has it open, or ask that one over HTTP")
     except (UnreadableClip, DecodeFailure) as exc:
         _fail(f"{exc} ({exc.code})")
-    except (BadCorpus, BrokenBundle, EncoderFailure, IndexFailure, OSError) as exc:
+    except (BadCorpus, BrokenBundle, EncoderFailure, IndexFailure, KeysFailure, OSError) as exc:
         _fail(str(exc))
     except KeyboardInterrupt:
         _fail("stopped", code=INTERRUPTED)

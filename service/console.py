@@ -152,6 +152,21 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
     )
 
 
+def print_keys(console: Console, keys: Sequence[Mapping[str, str]]) -> None:
+    """Show which API keys there are.
+
+    Args:
+        console: Where to print.
+        keys: Keys as JSON values.
+    """
+    table = Table(box=box.SIMPLE, show_edge=False)
+    for title in ("id", "scope", "created", "name"):
+        table.add_column(title, overflow="fold")
+    for key in keys:
+        table.add_row(key["key_id"], key["scope"], key["created_at"], Text(key["name"]))
+    console.print(table)
+
+
 def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
     """Show what a library holds.
 

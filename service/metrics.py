@@ -34,7 +34,7 @@ class Metrics:
     """The counters of one application."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series for each, with the time of its first event
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, with the time of its first event
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

@@ -10,8 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
+import os
 import signal
+import socket
+import threading
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -20,9 +25,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
 from service.engine import Engine, open_engine
+from service.routes.access import open_rules
 from service.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 MAX_HEAD_BYTES = 64 * 1024
+CLOSE_SECONDS = 5  # of the graceful stop, for the last flush and the end of the child processes
+GIVE_UP_SECONDS = 2.0  # before requests are cut off, for the answers to those whose work is given up
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -141,8 +151,56 @@ def configure_server(settings: Settings, engine: Engine | None = None) -> uvicor
         access_log=False,  # `service.routes.log` writes one with the request's id
         server_header=False,
         timeout_keep_alive=round(settings.idle_timeout_seconds),
-        timeout_graceful_shutdown=settings.graceful_stop_seconds,
+        timeout_graceful_shutdown=max(1, settings.graceful_stop_seconds - CLOSE_SECONDS),
     )
+
+
+class Server(uvicorn.Server):
+    """uvicorn that is gone in time: jobs stop first, what still runs late is given up, nothing waits for ever.
+
+    Of the seconds there are, `CLOSE_SECONDS` are kept to close the engine. Shortly before requests are cut off, the
+    decoder and the encoder's queue are closed: what waits for them is answered with 503 and not broken off. Should
+    something hang even so, the process ends: whatever was acknowledged is on the disk.
+
+    Args:
+        config: Of uvicorn.
+        engine: What works for the requests.
+        stop_seconds: From the signal to the end of the process.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, engine: Engine, stop_seconds: float) -> None:
+        super().__init__(config)
+        self._engine = engine
+        self._stop_seconds = stop_seconds
+        self._cutoff_seconds = config.timeout_graceful_shutdown or 0
+        self.watchdog: threading.Timer | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop taking requests and end those that run; see above."""
+        self.watchdog = _start_timer(self._stop_seconds, self._end)
+        give_up = _start_timer(max(0.0, self._cutoff_seconds - GIVE_UP_SECONDS), self._give_up)
+        for stop in self.config.app.state.on_stop:  # type: ignore[union-attr]  # the application, not its name
+            stop()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            give_up.cancel()
+
+    def _give_up(self) -> None:
+        logger.warning("requests still run: closing decoder and encoder")
+        self._engine.decoder.close()
+        self._engine.batcher.close(timeout_seconds=1.0)
+
+    def _end(self) -> None:
+        logger.error("the service did not stop within %g s: ending it", self._stop_seconds)
+        os._exit(1)
+
+
+def _start_timer(seconds: float, call: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, call)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def run_server(settings: Settings) -> None:
@@ -153,13 +211,22 @@ def run_server(settings: Settings) -> None:
 
     Args:
         settings: Address, deadlines and everything the application needs.
-    """
+
+    Raises:
+        KeysFailure: If requests need API keys and there are none.
+    """  # noqa: DOC502 - raised where the keys are read
+    open_rules(settings)  # says so before a model is loaded
     # When it has stopped, uvicorn sends itself the signal again; the engine is still to be closed then.
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    server: Server | None = None
     try:
         with contextlib.suppress(KeyboardInterrupt), open_engine(settings) as engine:
-            uvicorn.Server(configure_server(settings, engine)).run()
+            config = configure_server(settings, engine)
+            server = Server(config, engine=engine, stop_seconds=settings.graceful_stop_seconds)
+            server.run()
     finally:
+        if server is not None and server.watchdog is not None:
+            server.watchdog.cancel()
         signal.signal(signal.SIGTERM, previous)
 
 

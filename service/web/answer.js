@@ -1,6 +1,8 @@
 // The answer to a search: a list of results, the strip of moments of each, and the players.
 
-import { NAMES, count, find, formatSpan, formatTime, make, readProblem, setPart, showIfBelow } from "./elements.js";
+import {
+  NAMES, count, find, formatSpan, formatTime, keyHeaders, make, readProblem, setPart, showIfBelow,
+} from "./elements.js";
 
 let pair = null; // two players that play together, and which of them is muted for it
 
@@ -128,7 +130,7 @@ const arrivals = new IntersectionObserver(
 async function explainSilence(player, address) {
   if (!player.hasAttribute("src")) return; // let go, not failed
   let text = "This browser cannot play the file's format.";
-  const response = await fetch(address, { headers: { Range: "bytes=0-0" } }).catch(() => null);
+  const response = await fetch(address, { headers: { ...keyHeaders(), Range: "bytes=0-0" } }).catch(() => null);
   if (response && !response.ok) {
     const problem = readProblem(response.status, await response.text());
     text = `${problem.title}: ${problem.detail}`;

@@ -4,7 +4,9 @@
 // never as markup; the Content-Security-Policy of service/routes/pages.py is the second lock.
 
 import { clearAnswer, release, showAnswer, stopPair } from "./answer.js";
-import { count, find, formatBytes, formatTime, make, readProblem, showIfBelow } from "./elements.js";
+import {
+  count, find, formatBytes, formatTime, keepKey, keyHeaders, make, readProblem, showIfBelow,
+} from "./elements.js";
 
 // Only for files that the browser has no type for.
 const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
@@ -26,15 +28,31 @@ async function showLibrary() {
     find("answer").hidden = assets.assets.length === 0;
   } catch (problem) {
     find("library").textContent = `${problem.title || "The service does not answer"}.`;
+    if (problem.status === 401 || problem.status === 403) askForKey(problem);
   }
 }
 
 /** GET a JSON document; throws a problem (`title`, `detail`) for any other answer. */
 async function fetchJson(address) {
-  const response = await fetch(address, { cache: "no-store" });
+  const response = await fetch(address, { cache: "no-store", headers: keyHeaders() });
   const text = await response.text();
   if (response.ok) return JSON.parse(text);
   throw readProblem(response.status, text);
+}
+
+// The key
+
+function askForKey(problem) {
+  if (keyHeaders().Authorization) find("key-note").textContent = `Refused: ${problem.detail.trim()}.`;
+  find("key-form").hidden = false;
+  find("key").focus();
+}
+
+function useKey() {
+  keepKey(find("key").value.trim());
+  find("key").value = "";
+  find("key-form").hidden = true;
+  showLibrary();
 }
 
 // The clip
@@ -122,6 +140,7 @@ function send(form) {
     finish("");
     if (request.status === 200) showAnswer(JSON.parse(request.responseText), query);
     else showProblem(readProblem(request.status, request.responseText, request.getResponseHeader("Retry-After")));
+    if (request.status === 401) askForKey(readProblem(request.status, request.responseText));
   };
   request.onabort = () => finish("Cancelled.");
   request.onerror = () => {
@@ -132,6 +151,7 @@ function send(form) {
     });
   };
   request.open("POST", "/v1/search");
+  for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
   request.send(form);
 }
 
@@ -168,6 +188,10 @@ function showProblem({ title, detail, errors }) {
 
 // Wiring
 
+find("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey();
+});
 find("form").addEventListener("submit", (event) => {
   event.preventDefault();
   search();

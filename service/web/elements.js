@@ -4,6 +4,21 @@ export const NAMES = { audio: "sound", video: "picture" };
 
 export const find = (id) => document.getElementById(id);
 
+const KEY = "foley-key";
+
+/** Headers that carry the API key, where the service wanted one and the user gave it. */
+export function keyHeaders() {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+/** Keep a key for this tab. Players send no headers: for them it is a cookie too, which lets nobody change anything. */
+export function keepKey(key) {
+  sessionStorage.setItem(KEY, key);
+  const secure = location.protocol === "https:" ? "; secure" : "";
+  document.cookie = `foley_key=${encodeURIComponent(key)}; path=/v1/assets; samesite=strict${secure}`;
+}
+
 /** Make an element: properties by name (`text`, `className`, `title`, ...), then its children. */
 export function make(tag, { text, ...properties } = {}, ...children) {
   const element = document.createElement(tag);

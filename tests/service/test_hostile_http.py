@@ -37,6 +37,7 @@ def strict(indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
         "SEARCH_WORKERS": 1,
         "WAITING_PER_WORKER": 1,
         "MAX_WAIT_SECONDS": 0.2,
+        "ALLOWED_HOSTS": "x",
     }
     with run_server(settings, folder / "server.log") as address:
         yield address

@@ -13,6 +13,7 @@ import pytest
 from serving import run_server
 
 from service.engine import open_engine
+from service.keys import create_key
 from service.library import index_paths
 from service.routes.pages import FOLDER, TYPES
 from service.settings import Settings
@@ -192,6 +193,40 @@ def test_a_dropped_file_and_a_cancelled_search(page: Any) -> None:
     assert page.is_enabled("#search")
     assert page.is_hidden("#progress")
     page.unroute_all()
+
+
+def test_a_key_is_asked_for_and_used(
+    browser: Any, library_files: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    """With API keys the page shows a field, keeps what is typed for the tab, and players work too."""
+    key = create_key(tmp_path / "api-keys.json", name="page", scope="read").key
+    settings = Settings(data=tmp_path, bundle=bundle_path, device="cpu", min_free_bytes=0)
+    clip = min(library_files.glob("0*.mp4"))
+    with open_engine(settings) as engine:
+        index_paths([clip], snapshot=engine.snapshot(), decoder=engine.decoder)
+    guarded = {"DATA": tmp_path, "BUNDLE": bundle_path, "DEVICE": "cpu", "API_KEYS_FILE": settings.keys_path}
+    with run_server(guarded, tmp_path / "log") as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("#key-form:visible")
+        page.fill("#key", "foley_wrong")
+        page.press("#key", "Enter")
+        page.wait_for_selector("#key-note:has-text('not valid')")
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        page.wait_for_selector("#library:has-text('1 file')")
+        assert page.is_hidden("#key-form")
+        page.set_input_files("#file", clip)
+        page.check("input[value=video]", force=True)
+        page.click("#search")
+        player = page.locator("#results li video").first
+        player.evaluate(
+            "e => e.readyState >= 1 || new Promise(done => e.addEventListener('loadedmetadata', done))"
+        )
+        page.reload()
+        page.wait_for_selector("#library:has-text('1 file')")  # kept for the tab
+        assert page.evaluate("localStorage.length") == 0
+    assert key not in (tmp_path / "log").read_text()
 
 
 def test_an_empty_library_in_a_browser(page: Any) -> None:
