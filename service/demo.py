@@ -27,7 +27,8 @@ from service.console import format_path, format_time, print_columns, print_repor
 from service.engine import Engine, query_limits
 from service.index.contract import Filter, Index, Modality
 from service.library import index_paths, library_limits
-from service.retrieval import OPPOSITE, search_file
+from service.matching import OPPOSITE, Choice
+from service.retrieval import search_file
 from service.scanning import make_absolute
 
 LABELS_NAME = "labels.csv"
@@ -210,11 +211,14 @@ def search_one(query: Query, num_candidates: int, *, engine: Engine) -> Outcome:
         query.scene.files[query.source],
         target=target,
         source=query.source,
-        limit=num_candidates,
+        choice=Choice(
+            limit=num_candidates,
+            window=num_candidates,
+            prefetch=engine.index.count_segments(modality=target),
+        ),
         snapshot=engine.snapshot(),
         decoder=engine.decoder,
         limits=query_limits(engine.settings),
-        prefetch=engine.index.count_segments(modality=target),
     ).results
     scores = {result.match.path: result.match.score for result in results}
     threshold = scores.get(right, float("-inf"))

@@ -8,10 +8,14 @@ The tree (an exception lives beside the code that raises it; this is the one pla
     service.encoder     EncoderFailure: DeviceMissing, GoldenMismatch
     service.caller      CallerGone, DeadlinePassed
     service.batching    QueueFull, BatcherClosed
+    service.keys        KeysFailure: NoSuchKey, InvalidKeyName; Unauthorized, ScopeMissing
     service.index       IndexFailure: IndexInUse, IndexUnavailable, IndexFull, InvalidVector, InvalidSegment,
                         InvalidFilter, InvalidCursor
+    service.stored_query  UnusableQuery: UnknownAsset, UnknownSegment, MissingModality
+    service.metadata    InvalidMetadata
     service.scanning    UnusableFile (of a library; no request raises it)
     service.routes
+        origin          Refused: HostNotAllowed, CrossOrigin
         body            BodyTooLarge, BodyTooSlow
         form            InvalidForm: NotMultipart, MalformedBody, TooManyParts, MissingFile, DuplicateField
         upload          UploadDiskFull
@@ -40,9 +44,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from models import bundle, clip
-from service import batching, caller, decoding, encoder
+from service import batching, caller, decoding, encoder, keys, metadata, stored_query
 from service.index import contract
-from service.routes import admission, assets, body, form, media, parameters, readiness, upload
+from service.routes import admission, assets, body, form, media, origin, parameters, readiness, upload
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +117,20 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
     contract.IndexFailure: Problem(
         status=503, code="index_failed", title="The index failed", shows_detail=False
     ),
+    keys.Unauthorized: Problem(status=401, code="unauthorized", title="The request needs a valid API key"),
+    keys.ScopeMissing: Problem(
+        status=403, code="insufficient_scope", title="The API key does not allow this"
+    ),
+    keys.KeysFailure: Problem(
+        status=503, code="keys_unavailable", title="API keys cannot be checked now", shows_detail=False
+    ),
+    origin.HostNotAllowed: Problem(
+        status=421, code="host_not_allowed", title="The service does not answer under this name"
+    ),
+    origin.CrossOrigin: Problem(
+        status=403, code="cross_origin", title="Pages of other sites may not call this"
+    ),
+    origin.Refused: Problem(status=403, code="refused", title="The request comes from where none may come"),
     body.BodyTooLarge: Problem(status=413, code="too_large", title="The request is too large"),
     body.BodyTooSlow: Problem(status=408, code="body_timeout", title="The request body came too slowly"),
     form.NotMultipart: Problem(
@@ -130,6 +148,21 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
         status=429, code="overloaded", title="Too many requests at once; try again"
     ),
     parameters.InvalidParameter: Problem(
+        status=422, code="invalid_parameter", title="A parameter is not valid"
+    ),
+    stored_query.UnknownAsset: Problem(
+        status=422, code="unknown_asset", title="The asset to search with is not indexed"
+    ),
+    stored_query.UnknownSegment: Problem(
+        status=422, code="unknown_segment", title="The asset has no such segment to search with"
+    ),
+    stored_query.MissingModality: Problem(
+        status=422, code="no_stream", title="The file has no stream of the kind asked for"
+    ),
+    stored_query.UnusableQuery: Problem(
+        status=422, code="invalid_parameter", title="A parameter is not valid"
+    ),
+    metadata.InvalidMetadata: Problem(
         status=422, code="invalid_parameter", title="A parameter is not valid"
     ),
     assets.AssetNotFound: Problem(status=404, code="asset_not_found", title="No such asset"),

@@ -1,17 +1,15 @@
 """The way of a query: file → clips → tracks → index → best segment of each asset.
 
-`search_file` is the one function behind `POST /v1/search` and `foley search`, and `SearchAnswer.to_json` is
-the one form of its answer; `embed_file` is the same for embeddings. Both block: a server calls them in a
-thread.
+`search_file` is the one function behind a search with a file, over HTTP and by `foley search`; `embed_file` is the
+same for embeddings. Both block: a server calls them in a thread. `service.stored_query` searches without a file.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +27,10 @@ from models.clip import (
 from service.batching import SegmentEncoder
 from service.caller import Caller
 from service.decoding import Decoder, DecodeTimedOut
-from service.index.contract import Index, Modality, SegmentMatch, Track
-from service.scanning import show_path
+from service.index.contract import Index, Modality, Track
+from service.matching import OPPOSITE, Choice, EmbeddedSegment, SearchAnswer, find_matches
+from service.releases.calibration import Calibration
 
-OPPOSITE: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
 SEGMENTS_PER_DECODE = 8  # 80 s, 25 MB of frames and samples: what one call to a decode worker returns
 
 
@@ -46,6 +44,8 @@ class Snapshot:
         bundle_id: Which bundle that is.
         spec: How its encoder wants clips cut and sampled.
         caller: Who waits for the answer; no work is started for one that left.
+        release_id: Which release encoder, index and calibration belong to.
+        calibration: What its scores mean, where that was learned.
     """
 
     encoder: SegmentEncoder
@@ -53,6 +53,8 @@ class Snapshot:
     bundle_id: str
     spec: ClipSpec
     caller: Caller = field(default_factory=Caller)
+    release_id: str = ""
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,21 +87,6 @@ class QueryLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddedSegment:
-    """One segment of a file.
-
-    Attributes:
-        start_seconds: Start on the file's timeline.
-        end_seconds: End, exclusive.
-        tracks: Unit embeddings, float32, shape (T, D), by modality; without those that the segment lacks.
-    """
-
-    start_seconds: float
-    end_seconds: float
-    tracks: Mapping[Modality, Track]
-
-
-@dataclass(frozen=True, kw_only=True)
 class EmbeddedFile:
     """A file as the encoder sees it.
 
@@ -116,83 +103,15 @@ class EmbeddedFile:
     bundle_id: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchResult:
-    """The best segment of one asset, and the segment of the query it matches.
-
-    Attributes:
-        match: The segment found, with its score and the similarity of each moment.
-        query_start_seconds: Start of the query segment that scored best.
-        query_end_seconds: Its end, exclusive.
-    """
-
-    match: SegmentMatch
-    query_start_seconds: float
-    query_end_seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        match = self.match
-        best = int(np.argmax(match.moments))
-        length = match.end_seconds - match.start_seconds
-        return {
-            "asset_id": match.asset_id,
-            "path": show_path(match.path),
-            "start_seconds": match.start_seconds,
-            "end_seconds": match.end_seconds,
-            "score": match.score,
-            "best_moment": {
-                "index": best,
-                "time_seconds": match.start_seconds + best / len(match.moments) * length,
-                "similarity": match.moments[best],
-            },
-            "moments": list(match.moments),
-            "query_start_seconds": self.query_start_seconds,
-            "query_end_seconds": self.query_end_seconds,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchAnswer:
-    """What a search found, best first, and what it compared.
-
-    Attributes:
-        results: One result per asset, by falling score; equal scores by asset id.
-        target: Modality of the library that was searched.
-        source: Modality of the query file that was used (`from` outside Python).
-        bundle_id: The bundle that embedded both.
-        num_query_segments: How many segments of the query file were searched with.
-        is_partial: True when less than 95 % of the query file could be decoded.
-    """
-
-    results: tuple[SearchResult, ...]
-    target: Modality
-    source: Modality
-    bundle_id: str
-    num_query_segments: int
-    is_partial: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The answer as JSON values: the body of the HTTP answer and the output of `--json`."""
-        return {
-            "results": [result.to_json() for result in self.results],
-            "target": self.target,
-            "from": self.source,
-            "bundle_id": self.bundle_id,
-            "query": {"num_segments": self.num_query_segments, "is_partial": self.is_partial},
-        }
-
-
 def search_file(
     path: Path,
     *,
     target: Modality,
     source: Modality | None = None,
-    limit: int = 10,
+    choice: Choice | None = None,
     snapshot: Snapshot,
     decoder: Decoder,
     limits: QueryLimits,
-    prefetch: int = 200,
 ) -> SearchAnswer:
     """Find the library's segments of one modality that belong to a media file.
 
@@ -201,11 +120,10 @@ def search_file(
         target: Modality to find.
         source: Modality of the file to search by. Default: the opposite of the target where the file has it,
             else the one it has.
-        limit: Most assets to return.
+        choice: Which results are wanted; default: the ten best.
         snapshot: Encoder and index.
         decoder: Decodes the file, away from this process.
         limits: How far the file is followed.
-        prefetch: Candidates by pooled vector that are scored exactly; more where few assets fill them all.
 
     Returns:
         The best segment of each asset, best first.
@@ -215,16 +133,17 @@ def search_file(
     limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
     chosen = choose_source(info, target=target, source=source)
     embedded = embed_file(path, modality=chosen, snapshot=snapshot, decoder=decoder, limits=limits)
-    results = find_matches(
-        embedded.segments, source=chosen, index=snapshot.index, target=target, limit=limit, prefetch=prefetch
+    matches = find_matches(
+        embedded.segments, source=chosen, index=snapshot.index, target=target, choice=choice or Choice()
     )
     return SearchAnswer(
-        results=results,
+        results=matches.results,
         target=target,
         source=chosen,
         bundle_id=snapshot.bundle_id,
         num_query_segments=len(embedded.segments),
         is_partial=embedded.is_partial,
+        next_offset=matches.next_offset,
     )
 
 
@@ -314,45 +233,6 @@ def embed_clips(
         for clip, found in zip(clips, tracks, strict=True)
         if found
     ]
-
-
-def find_matches(
-    queries: Sequence[EmbeddedSegment],
-    *,
-    source: Modality,
-    index: Index,
-    target: Modality,
-    limit: int,
-    prefetch: int = 200,
-) -> tuple[SearchResult, ...]:
-    """Search with every segment of a query and keep the best match of each asset.
-
-    Args:
-        queries: Embedded segments that have the modality `source`.
-        source: Which of their tracks to search by.
-        index: What to search.
-        target: Modality to find.
-        limit: Most assets to return.
-        prefetch: Candidates by pooled vector for each segment; more where few assets fill them all.
-
-    Returns:
-        One result per asset, best first; equal scores by asset id.
-    """
-    best: dict[str, SearchResult] = {}
-    for query in queries:
-        found = index.search_assets(query.tracks[source], target=target, limit=limit, prefetch=prefetch)
-        for match in found:
-            held = best.get(match.asset_id)
-            if held is None or _rank(match) < _rank(held.match):
-                best[match.asset_id] = SearchResult(
-                    match=match, query_start_seconds=query.start_seconds, query_end_seconds=query.end_seconds
-                )
-    # An asset among the best overall is among the best of one segment: no list had to be longer than `limit`.
-    return tuple(sorted(best.values(), key=lambda result: _rank(result.match))[:limit])
-
-
-def _rank(match: SegmentMatch) -> tuple[float, str, float]:
-    return (-match.score, match.asset_id, match.start_seconds)
 
 
 def _has(clip: Clip, modality: Modality) -> bool:

@@ -39,9 +39,11 @@ CURSOR = "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10"
 ASSET: dict[str, Any] = {
     "asset_id": ASSET_ID,
     "path": "/media/rain/window.mp4",
+    "paths": ["/media/rain/window.mp4", "/backup/window.mp4"],
     "num_segments": 3,
     "modalities": ["audio", "video"],
     "media": {"container": "mp4", "duration_seconds": 27.5, "video_codec": "h264"},
+    "metadata": {"take": 3, "mood": ["calm", "cold"]},
 }
 UPLOAD_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 503, 507)
 
@@ -99,6 +101,7 @@ class SearchResultBody(BaseModel):
     moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")
     query_start_seconds: float = Field(ge=0, description="Start of the segment of the query that fits best.")
     query_end_seconds: float = Field(ge=0, description="Its end, exclusive.")
+    metadata: dict[str, Any] = Field(description="What was said about the asset.")
 
 
 class QueryBody(BaseModel):
@@ -126,12 +129,14 @@ class SearchAnswerBody(BaseModel):
                             "moments": MOMENTS,
                             "query_start_seconds": 0.0,
                             "query_end_seconds": 8.0,
+                            "metadata": {"take": 3, "mood": "calm"},
                         }
                     ],
                     "target": "audio",
                     "from": "video",
                     "bundle_id": "starter-0123456789ab",
                     "query": {"num_segments": 1, "is_partial": False},
+                    "next_offset": 10,
                 }
             ]
         }
@@ -142,6 +147,34 @@ class SearchAnswerBody(BaseModel):
     source: Modality = Field(alias="from", description="Which stream of the query file was used.")
     bundle_id: str = Field(description="The encoder bundle that embedded query and library.")
     query: QueryBody
+    next_offset: int | None = Field(
+        description="Give it as `offset` for the next page. Null after the last page, and without an `offset`."
+    )
+
+
+class BatchAnswerBody(BaseModel):
+    """Answers to several searches."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "answers": [
+                        {
+                            "results": [],
+                            "target": "audio",
+                            "from": "video",
+                            "bundle_id": "starter-0123456789ab",
+                            "query": {"num_segments": 1, "is_partial": False},
+                            "next_offset": 10,
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    answers: list[SearchAnswerBody] = Field(description="One for each search, in their order.")
 
 
 class EmbeddedTrack(BaseModel):
@@ -255,9 +288,11 @@ class AssetBody(BaseModel):
 
     asset_id: str = Field(description="sha256 of the file's content.")
     path: str = Field(description="Path of the file when it was indexed.")
+    paths: list[str] = Field(description="Every path with this content, that one first.")
     num_segments: int = Field(ge=1)
     modalities: list[Modality] = Field(description="What at least one of its segments has.")
     media: dict[str, Any] = Field(description="Facts about the file.")
+    metadata: dict[str, Any] = Field(description="What was said about the asset.")
 
 
 class AssetPageBody(BaseModel):
@@ -330,11 +365,12 @@ def describe_media() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def describe_form(parameters: type[BaseModel]) -> dict[str, Any]:
+def describe_form(parameters: type[BaseModel], *, json: dict[str, Any] | None = None) -> dict[str, Any]:
     """Say in the OpenAPI description that a route takes a form with a file and these fields.
 
     Args:
         parameters: The fields beside `file`.
+        json: Schema of the JSON that the route takes instead of a form, if it takes any.
 
     Returns:
         FastAPI's `openapi_extra`.
@@ -353,7 +389,10 @@ def describe_form(parameters: type[BaseModel]) -> dict[str, Any]:
         "required": ["file", *schema.get("required", [])],
         "additionalProperties": False,
     }
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+    content = {"multipart/form-data": {"schema": form}}
+    if json is not None:
+        content["application/json"] = {"schema": json}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _drop_null(field: dict[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from service.index.contract import (
     Modality,
     Segment,
 )
-from service.occupancy import Occupancy
 from service.matching import EmbeddedSegment
+from service.occupancy import Occupancy
 from service.retrieval import embed_clips
 from service.scanning import FoundFile, UnusableFile
 

@@ -1,4 +1,4 @@
-"""`/v1/assets`: what the library holds, each file of it, and its removal from the index."""
+"""`/v1/assets`: what the library holds, each file of it, what is said about it, and its removal from the index."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import anyio.to_thread
 import pydantic_core
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.index.contract import Asset, Index
 from service.inventory import describe_asset
+from service.metadata import MAX_KEY_CHARS, MAX_KEYS, merge_metadata
+from service.routes.filters import FilterFields, MetadataText, Value
 from service.routes.media import respond_with_media
 from service.routes.state import StateOf
 from service.schemas import AssetBody, AssetPageBody, describe_media, describe_problems
@@ -30,6 +33,37 @@ AssetId = Annotated[
 ]
 
 
+class AssetListParameters(FilterFields):
+    """Which page of which assets."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="Most assets on a page.")
+    cursor: str | None = Field(
+        None, max_length=256, description="`next_cursor` of the page before; none for the first."
+    )
+    metadata: MetadataText = None
+
+
+class AssetChanges(BaseModel):
+    """What to change about an asset."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        json_schema_extra={"examples": [{"metadata": {"take": 3, "mood": ["calm", "cold"], "draft": None}}]},
+    )
+
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=MAX_KEY_CHARS)], Value | list[Value] | None],
+        Field(max_length=MAX_KEYS),
+    ] = Field(
+        description="New values by key: text, whole numbers, true, false, or lists of them. Null removes a key; keys "
+        "that are not named stay as they are (RFC 7396)."
+    )
+
+
 class AssetNotFound(Exception):
     """The index holds no asset of this id."""
 
@@ -37,21 +71,19 @@ class AssetNotFound(Exception):
 @router.get(
     "",
     summary="List the assets of the library",
-    description="Pages of assets in a stable order; ask for the next one with the `next_cursor` of the last.",
+    description=(
+        "Pages of assets in a stable order; ask for the next one with the `next_cursor` of the last. Filters name "
+        "the assets that count; give the same ones for every page."
+    ),
     responses={200: {"model": AssetPageBody}, **describe_problems(422, 500, 503)},
 )
-async def list_assets(
-    state: StateOf,
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most assets on a page.")] = 100,
-    cursor: Annotated[
-        str | None, Query(max_length=256, description="`next_cursor` of the page before; none for the first.")
-    ] = None,
-) -> Response:
+async def list_assets(state: StateOf, parameters: Annotated[AssetListParameters, Query()]) -> Response:
     """Answer with one page of assets."""
     index = state.engine.snapshot().index
+    chosen = parameters.to_filter()
 
     def work() -> Response:
-        page = index.list_assets(limit=limit, cursor=cursor)
+        page = index.list_assets(limit=parameters.limit, cursor=parameters.cursor, filter=chosen)
         assets = [describe_asset(asset) for asset in page.assets]
         return _json({"assets": assets, "next_cursor": page.next_cursor})
 
@@ -66,6 +98,22 @@ async def list_assets(
 async def get_asset(asset_id: AssetId, state: StateOf) -> Response:
     """Answer with one asset."""
     return _json(describe_asset(await find_asset(state.engine.snapshot().index, asset_id)))
+
+
+@router.patch(
+    "/{asset_id}",
+    summary="Say something about an asset",
+    description="Changes the metadata of an asset, by which searches and lists can be filtered.",
+    responses={200: {"model": AssetBody}, **describe_problems(400, 404, 408, 413, 422, 500, 503, 507)},
+)
+async def patch_asset(asset_id: AssetId, changes: AssetChanges, state: StateOf) -> Response:
+    """Change the metadata of an asset, and answer with the asset."""
+    index = state.engine.snapshot().index
+    await find_asset(index, asset_id)
+    asset = await anyio.to_thread.run_sync(merge_metadata, index, asset_id, changes.metadata)
+    if asset is None:  # it was deleted just now
+        raise AssetNotFound(f"no asset {asset_id} is indexed")
+    return _json(describe_asset(asset))
 
 
 @router.delete(

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from service.index.contract import Modality, Track
 from service.index.points import pool_track
-from service.retrieval import EmbeddedFile, EmbeddedSegment
+from service.matching import EmbeddedSegment
+from service.retrieval import EmbeddedFile
 
 Encoding = Literal["json", "base64", "safetensors"]
 MODALITIES: tuple[Modality, ...] = ("audio", "video")

@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
+from service.engine import Engine
 from service.index.contract import Modality
+from service.matching import Choice
 from service.routes.encodings import Encoding
+from service.routes.filters import FilterFields, MetadataText
 from service.settings import MAX_LIMIT
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
@@ -36,21 +39,57 @@ class InvalidParameter(Exception):
         return cls(faults)
 
 
-class SearchParameters(BaseModel):
-    """What to search for."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class SearchFields(FilterFields):
+    """What every search takes, whatever it searches with."""
 
     target: Modality = Field(description="What to find: `audio` or `video`.", examples=["audio"])
     source: Modality | None = Field(
         None,
         alias="from",
-        description="Which stream of the file to search by. Default: the opposite of `target` where the file "
+        description="Which stream of the query to search by. Default: the opposite of `target` where the query "
         "has it, else the one it has.",
     )
     limit: int | None = Field(
         None, ge=1, le=MAX_LIMIT, description="Most results, one per asset. Default: 10.", examples=[10]
     )
+    offset: int | None = Field(
+        None,
+        ge=0,
+        lt=MAX_LIMIT,
+        description="How many results to pass over: 0 for the first page, then `next_offset` of the page before. All "
+        "pages are cut from one ranking of the best 1000. Leave it out where one page is enough: that is faster.",
+    )
+    min_score: float | None = Field(
+        None, ge=-1, le=1, description="Only results that score so much or more. There may be none."
+    )
+
+    def to_choice(self, engine: Engine) -> Choice:
+        """Which results these fields ask for.
+
+        Args:
+            engine: What answers, for its settings.
+
+        Returns:
+            The choice.
+
+        Raises:
+            InvalidParameter: If it asks for more than the settings allow.
+        """
+        max_limit = engine.settings.max_limit
+        if self.limit is not None and self.limit > max_limit:
+            raise InvalidParameter([{"parameter": "limit", "message": f"must be at most {max_limit}"}])
+        try:
+            return engine.choose(
+                limit=self.limit, offset=self.offset, min_score=self.min_score, filter=self.to_filter()
+            )
+        except ValueError as exc:
+            raise InvalidParameter([{"parameter": "offset", "message": str(exc)}]) from exc
+
+
+class SearchParameters(SearchFields):
+    """What to search for with a file."""
+
+    metadata: MetadataText = None
 
 
 class EmbeddingParameters(BaseModel):

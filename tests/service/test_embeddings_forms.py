@@ -14,7 +14,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from models.clip import MediaInfo
-from service.retrieval import EmbeddedFile, EmbeddedSegment
+from service.matching import EmbeddedSegment
+from service.retrieval import EmbeddedFile
 from service.routes.encodings import write_base64, write_embeddings, write_json, write_safetensors
 
 WIDTH = 24

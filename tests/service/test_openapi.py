@@ -16,6 +16,7 @@ from service.app import create_app
 from service.schemas import (
     AssetBody,
     AssetPageBody,
+    BatchAnswerBody,
     EmbeddingsBody,
     EncodedEmbeddingsBody,
     LiveBody,
@@ -45,6 +46,8 @@ OPERATIONS = {
     "search": ("/v1/search", "POST"),
     "create_embeddings": ("/v1/embeddings", "POST"),
     "list_assets": ("/v1/assets", "GET"),
+    "search_batch": ("/v1/search/batch", "POST"),
+    "patch_asset": ("/v1/assets/{asset_id}", "PATCH"),
     "get_asset": ("/v1/assets/{asset_id}", "GET"),
     "delete_asset": ("/v1/assets/{asset_id}", "DELETE"),
     "get_asset_media": ("/v1/assets/{asset_id}/media", "GET"),
@@ -62,7 +65,7 @@ VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMo
     # The others take nothing that could be invalid: any text may be an asset id.
     [
         *((name, VALID) for name in OPERATIONS),
-        *((name, INVALID) for name in ("search", "create_embeddings", "list_assets")),
+        *((name, INVALID) for name in ("search", "search_batch", "create_embeddings", "list_assets")),
     ],
     ids=lambda value: value if isinstance(value, str) else value.value,
 )
@@ -130,6 +133,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     [
         AssetBody,
         AssetPageBody,
+        BatchAnswerBody,
         EmbeddingsBody,
         EncodedEmbeddingsBody,
         LiveBody,
@@ -145,5 +149,12 @@ def test_every_answer_has_an_example_that_is_one(document: dict[str, Any], body:
 def test_search_takes_a_form_with_a_file(document: dict[str, Any]) -> None:
     operation = document["paths"]["/v1/search"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"file", "target", "from", "limit"}
+    filters = {"folder", "modality", "min_duration_seconds", "max_duration_seconds", "modified_after"}
+    common = {"target", "from", "limit", "offset", "min_score", *filters, "modified_before", "metadata"}
+    assert set(form["properties"]) == {"file", *common}
     assert form["required"] == ["file", "target"]
+    by_asset, by_track = operation["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert set(by_asset["properties"]) == {"asset_id", "start_seconds", *common}
+    assert by_asset["required"] == ["target", "asset_id"]
+    assert set(by_track["properties"]) == {"track", *common}
+    assert by_track["required"] == ["target", "track"]

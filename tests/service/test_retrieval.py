@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 
 from models.clip import Clip, MediaInfo, NoStream
 from service.engine import Engine, open_engine
-from service.index.contract import Segment, SegmentMatch
+from service.index.contract import Filter, Segment, SegmentMatch
 from service.index.embedded import EmbeddedIndex
-from service.retrieval import (
-    EmbeddedSegment,
-    SearchAnswer,
-    SearchResult,
-    choose_source,
-    embed_clips,
-    find_matches,
-)
+from service.matching import Choice, EmbeddedSegment, Matches, SearchAnswer, SearchResult, find_matches
+from service.retrieval import choose_source, embed_clips
 from service.settings import Settings
 
 WIDTH = 8
@@ -105,7 +99,8 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]
 @pytest.mark.parametrize("limit", [1, 5, 13, 20])
 def test_long_asset_leaves_room_for_others(crowded: EmbeddedIndex, limit: int) -> None:
     base = unit_tracks(0, 1)[0]
-    found = find_matches([query(base)], source="video", index=crowded, target="audio", limit=limit)
+    choice = Choice(limit=limit)
+    found = find_matches([query(base)], source="video", index=crowded, target="audio", choice=choice).results
     assert len(found) == min(limit, 13)
     assert len({result.match.asset_id for result in found}) == len(found)
     assert found[0].match.path == "/long"
@@ -117,7 +112,8 @@ def test_long_asset_leaves_room_for_others(crowded: EmbeddedIndex, limit: int) -
 def test_each_asset_is_matched_by_its_best_query_segment(crowded: EmbeddedIndex) -> None:
     tracks = unit_tracks(1, 12)
     queries = [query(tracks[3], start=0), query(tracks[7], start=10), query(tracks[3], start=20)]
-    found = find_matches(queries, source="video", index=crowded, target="audio", limit=2)
+    choice = Choice(limit=2)
+    found = find_matches(queries, source="video", index=crowded, target="audio", choice=choice).results
     assert [(r.match.path, r.query_start_seconds, r.query_end_seconds) for r in found] == [
         ("/3", 0, 10),  # of equal query segments the first
         ("/7", 10, 20),
@@ -135,6 +131,7 @@ def test_json_of_an_answer() -> None:
         score=0.0,
         moments=moments,
         media={},
+        metadata={"take": 3},
     )
     answer = SearchAnswer(
         results=(SearchResult(match=match, query_start_seconds=0.0, query_end_seconds=4.0),),
@@ -156,13 +153,52 @@ def test_json_of_an_answer() -> None:
                 "moments": list(moments),
                 "query_start_seconds": 0.0,
                 "query_end_seconds": 4.0,
+                "metadata": {"take": 3},
             }
         ],
         "target": "audio",
         "from": "video",
         "bundle_id": "starter-1",
         "query": {"num_segments": 1, "is_partial": False},
+        "next_offset": None,
     }
+
+
+def test_pages_are_cut_from_one_ranking(crowded: EmbeddedIndex) -> None:
+    """Whatever the size of the pages, and though each round of a search for more assets looks further."""
+    base = unit_tracks(0, 1)[0]
+    queries = [query(base), query(unit_tracks(1, 12)[3], start=10)]
+
+    def page(offset: int | None, limit: int, *, prefetch: int = 5, min_score: float | None = None) -> Matches:
+        choice = Choice(limit=limit, offset=offset, window=13, prefetch=prefetch, min_score=min_score)
+        return find_matches(queries, source="video", index=crowded, target="audio", choice=choice)
+
+    whole = page(0, 13)
+    assert (len(whole.results), whole.next_offset) == (13, None)
+    for limit in (1, 4, 6):
+        paged: list[SearchResult] = []
+        offset: int | None = 0
+        while offset is not None:
+            found = page(offset, min(limit, 13 - offset))
+            paged += found.results
+            offset = found.next_offset
+            assert offset in (None, len(paged))
+        assert tuple(paged) == whole.results
+    assert page(13 - 1, 1).next_offset is None
+    assert page(None, 4).next_offset is None
+    least = whole.results[3].match.score
+    assert page(0, 13, min_score=least).results == whole.results[:4]
+    assert page(2, 2, min_score=least) == Matches(results=whole.results[2:4])
+    assert page(None, 13, min_score=1.1).results == ()
+    with pytest.raises(ValueError, match=r"offset \+ limit 13 at most, got 4 and 10"):
+        page(10, 4)
+
+
+def test_a_filter_reaches_every_segment_of_a_query(crowded: EmbeddedIndex) -> None:
+    tracks = unit_tracks(1, 12)
+    choice = Choice(limit=13, filter=Filter(folder="/nowhere"))
+    found = find_matches([query(tracks[0])], source="video", index=crowded, target="audio", choice=choice)
+    assert found.results == ()
 
 
 @pytest.fixture(scope="module")
