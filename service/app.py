@@ -16,8 +16,9 @@ from fastapi.routing import APIRoute
 from service.engine import Engine, open_engine
 from service.errors import add_error_handlers
 from service.gauges import EngineCollector
+from service.jobs import JobRunner, open_jobs
 from service.metrics import Metrics
-from service.routes import assets, embeddings, health, metrics, pages, search
+from service.routes import assets, embeddings, health, jobs, metrics, pages, search
 from service.routes.access import AccessGuard, describe_access, open_rules
 from service.routes.admission import Admission
 from service.routes.body import BodyGuard, BodyLimits
@@ -38,6 +39,7 @@ TAGS = [
     {"name": "search", "description": "Find media by media."},
     {"name": "embeddings", "description": "Use the encoder alone."},
     {"name": "assets", "description": "The library."},
+    {"name": "jobs", "description": "Index and synchronise it."},
     {"name": "health", "description": "For orchestrators."},
 ]
 
@@ -70,7 +72,7 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
     app.state.metrics = Metrics()
     # Called when the service is told to stop, before its requests end: whatever never ends by itself stops here.
     app.state.on_stop = []
-    for module in (search, embeddings, assets, health, metrics, pages):
+    for module in (search, embeddings, assets, jobs, health, metrics, pages):
         app.include_router(module.router)
     add_error_handlers(app)
     # The last one added is the outermost.
@@ -92,14 +94,21 @@ def _lifespan(settings: Settings, engine: Engine | None) -> Any:
                 stack.push_async_callback(anyio.to_thread.run_sync, opening.__exit__, None, None, None)
             uploads = UploadFolder(settings.data / "uploads", reserve_bytes=settings.upload_reserve_bytes)
             stack.callback(uploads.close)
-            app.state.foley = _state(settings, opened, uploads, app.state.metrics)
+            opening_jobs = open_jobs(opened)
+            runner = await anyio.to_thread.run_sync(opening_jobs.__enter__)
+            stack.push_async_callback(anyio.to_thread.run_sync, opening_jobs.__exit__, None, None, None)
+            app.state.on_stop.append(runner.stop_soon)
+            app.state.foley = _state(settings, opened, uploads, app.state.metrics, runner)
+            runner.start()
             logger.info("serving bundle %s on %s", opened.bundle.bundle_id, opened.encoder.provider)
             yield
 
     return lifespan
 
 
-def _state(settings: Settings, engine: Engine, uploads: UploadFolder, metrics: Metrics) -> State:
+def _state(
+    settings: Settings, engine: Engine, uploads: UploadFolder, metrics: Metrics, runner: JobRunner
+) -> State:
     admission = Admission(
         num_workers=settings.search_workers,
         max_waiting=settings.waiting_per_worker * settings.search_workers,
@@ -108,7 +117,14 @@ def _state(settings: Settings, engine: Engine, uploads: UploadFolder, metrics: M
     )
     readiness = Readiness(cache_seconds=settings.readiness_cache_seconds)
     metrics.add_collector(EngineCollector(engine, admission))
-    return State(engine=engine, admission=admission, uploads=uploads, readiness=readiness, metrics=metrics)
+    return State(
+        engine=engine,
+        admission=admission,
+        uploads=uploads,
+        readiness=readiness,
+        metrics=metrics,
+        jobs=runner,
+    )
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

@@ -14,6 +14,9 @@ The tree (an exception lives beside the code that raises it; this is the one pla
     service.stored_query  UnusableQuery: UnknownAsset, UnknownSegment, MissingModality
     service.metadata    InvalidMetadata
     service.scanning    UnusableFile (of a library; no request raises it)
+    service.ledger      LedgerFailure: LedgerInUse, LedgerFull, KeyReused, JobNotFound
+    service.jobs        JobNotEnded, JobEnded
+    service.sync        SyncRefused (fails a job; no request raises it)
     service.routes
         origin          Refused: HostNotAllowed, CrossOrigin
         body            BodyTooLarge, BodyTooSlow
@@ -22,6 +25,7 @@ The tree (an exception lives beside the code that raises it; this is the one pla
         parameters      InvalidParameter
         admission       Overloaded
         assets          AssetNotFound
+        jobs            PathNotAllowed
         media           MediaMissing, MediaChanged, RangeNotSatisfiable
         readiness       NotReady
 
@@ -44,9 +48,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from models import bundle, clip
-from service import batching, caller, decoding, encoder, keys, metadata, stored_query
+from service import batching, caller, decoding, encoder, jobs, keys, ledger, metadata, stored_query, sync
 from service.index import contract
 from service.routes import admission, assets, body, form, media, origin, parameters, readiness, upload
+from service.routes import jobs as job_routes
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +167,23 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
     stored_query.UnusableQuery: Problem(
         status=422, code="invalid_parameter", title="A parameter is not valid"
     ),
-    metadata.InvalidMetadata: Problem(
-        status=422, code="invalid_parameter", title="A parameter is not valid"
+    metadata.InvalidMetadata: Problem(status=422, code="invalid_parameter", title="A parameter is not valid"),
+    ledger.KeyReused: Problem(
+        status=422, code="idempotency_key_reused", title="The idempotency key belongs to another request"
+    ),
+    ledger.JobNotFound: Problem(status=404, code="job_not_found", title="No such job"),
+    ledger.LedgerFull: Problem(status=507, code="disk_full", title="The disk is full"),
+    ledger.LedgerInUse: Problem(status=503, code="ledger_in_use", title="Another process writes the ledger"),
+    ledger.LedgerFailure: Problem(
+        status=503, code="ledger_failed", title="The ledger of jobs cannot be used", shows_detail=False
+    ),
+    jobs.JobNotEnded: Problem(status=409, code="job_not_ended", title="The job has not ended"),
+    jobs.JobEnded: Problem(status=409, code="job_ended", title="The job has ended"),
+    sync.SyncRefused: Problem(
+        status=409, code="sync_refused", title="Files seem to be gone, or their disk is"
+    ),
+    job_routes.PathNotAllowed: Problem(
+        status=403, code="path_not_allowed", title="Jobs may not work on this path"
     ),
     assets.AssetNotFound: Problem(status=404, code="asset_not_found", title="No such asset"),
     media.MediaMissing: Problem(status=404, code="media_missing", title="The asset's file is gone"),

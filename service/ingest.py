@@ -12,6 +12,7 @@ from __future__ import annotations
 import queue
 import time
 from concurrent.futures import Future
+from typing import Protocol
 
 from models.clip import ClipSpec, DecodedMedia, DecodeLimits, NoStream, UnreadableClip
 from service.caller import Caller, CallerGone
@@ -39,6 +40,32 @@ from service.stages import (
 CHUNK_SEGMENTS = 8  # 80 s of frames and samples are 25 MB: what one call to a worker returns
 MAX_UNWRITTEN = 256  # embedded chunks that may wait for the disk
 MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
+
+
+class FilePipeline(Protocol):
+    """What files are handed to."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another file may be added now."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any file is under way."""
+
+    @property
+    def num_written_segments(self) -> int:
+        """Segments that are durable in the index."""
+
+    @property
+    def stage_times(self) -> StageTimes:
+        """How long each stage was at work since the first file."""
+
+    def add(self, job: Job) -> None:
+        """Start a file."""
+
+    def wait(self) -> list[Job]:
+        """Wait until something happens; the jobs that ended by it, often none."""
 
 
 class Pipeline:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.ledger import Ledger
+from service.mounts import touches
 from service.report import Outcome
 from service.scanning import FoundFile
 
@@ -129,6 +130,13 @@ class Journal:
     def flush(self) -> None:
         """Make everything that was noted durable."""
 
+    def mounts(self) -> set[str]:
+        """Where disks were mounted at earlier runs."""
+        return set()
+
+    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
+        """Note where disks are mounted at, above and below the roots now."""
+
 
 class LedgerJournal(Journal):
     """The journal of a job in the ledger.
@@ -232,6 +240,20 @@ class LedgerJournal(Journal):
             for row in ended:
                 self._learn(connection, row)
 
+    def mounts(self) -> set[str]:
+        """Where disks were mounted at earlier runs."""
+        return {os.fsdecode(row["path"]) for row in self._ledger.read("SELECT path FROM mounts")}
+
+    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
+        """Note where disks are mounted at, above and below the roots now."""
+        before = {mount for mount in self.mounts() if touches(mount, roots)}
+        if before != mounts:
+            with self._ledger.write() as connection:
+                for gone in before - mounts:
+                    connection.execute("DELETE FROM mounts WHERE path = ?", (os.fsencode(gone),))
+                for new in mounts - before:
+                    connection.execute("INSERT OR IGNORE INTO mounts VALUES (?)", (os.fsencode(new),))
+
     def _to_values(self, row: FileRow) -> tuple[object, ...]:
         return (
             self._job_id,
@@ -309,6 +331,9 @@ class Rehearsal(LedgerJournal):
         """Nothing."""
 
     def end(self, row: FileRow) -> None:
+        """Nothing."""
+
+    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
         """Nothing."""
 
 

@@ -95,6 +95,9 @@ CREATE TABLE identities (                      -- contents hashed before
     modified_ns INTEGER NOT NULL,
     asset_id TEXT NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE mounts (                          -- where disks were mounted at the last run over what is on them
+    path BLOB PRIMARY KEY
+) WITHOUT ROWID;
 """
 JOB_COLUMNS = (
     "number, job_id, bundle_id, kind, state, request, created_at, started_at, ended_at, is_scanned, is_retry, "

@@ -23,7 +23,7 @@ from service.catalogue import Catalogue, Known, Placement, identify_all, read_ca
 from service.decoding import DecodeFailure, Decoder
 from service.encoder import EncoderFailure
 from service.index.contract import Index
-from service.ingest import Pipeline
+from service.ingest import FilePipeline, Pipeline
 from service.journal import NEVER_KEPT, TRANSIENT, Fault, FileRow, Journal
 from service.report import Counts, FailedFile, IndexReport, OnProgress, Outcome, Progress, StageTimes
 from service.retrieval import Snapshot
@@ -196,7 +196,7 @@ class LibraryRun:
         """Read what the index knows."""
         read_catalogue(index, into=self.catalogue)
 
-    def index_all(self, pipeline: Pipeline) -> None:
+    def index_all(self, pipeline: FilePipeline) -> None:
         """Take every file through the pipeline, except those that are there already or are passed over."""
         for found, identity in identify_all(self._choose(), self._find_known):
             self._stop.check()
@@ -294,7 +294,7 @@ class LibraryRun:
     def _find_known(self, found: FoundFile) -> str | None:
         return self.catalogue.find_untouched(found) or self._journal.find_identity(found)
 
-    def _place(self, found: FoundFile, asset_id: str, pipeline: Pipeline) -> None:
+    def _place(self, found: FoundFile, asset_id: str, pipeline: FilePipeline) -> None:
         """Decide what a file needs: nothing, another path of its asset, or the whole way."""
         for other in self.catalogue.others_at(found.path, asset_id):
             self._placement.lose(other, str(found.path))
@@ -319,7 +319,7 @@ class LibraryRun:
 
     # Through the pipeline
 
-    def _send(self, asset_id: str, waiting: _Waiting, pipeline: Pipeline) -> None:
+    def _send(self, asset_id: str, waiting: _Waiting, pipeline: FilePipeline) -> None:
         while not pipeline.has_room:
             self._wait(pipeline)
         self._work_started = self._work_started or time.monotonic()
@@ -327,12 +327,12 @@ class LibraryRun:
         self._journal.start(waiting.found, asset_id)
         pipeline.add(Job(asset_id=asset_id, found=waiting.found))
 
-    def _drain(self, pipeline: Pipeline) -> None:
+    def _drain(self, pipeline: FilePipeline) -> None:
         while pipeline.is_busy:
             self._wait(pipeline)
         self._journal.flush()
 
-    def _wait(self, pipeline: Pipeline) -> None:
+    def _wait(self, pipeline: FilePipeline) -> None:
         ended = pipeline.wait()
         self._num_segments = pipeline.num_written_segments
         self._stages = pipeline.stage_times

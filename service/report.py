@@ -112,7 +112,6 @@ class IndexReport:
         num_ignored: Files of folders that are not media.
         num_unsettled: Files that were written to just now, and are left for the next run.
         num_removed: Assets removed because no file has their content any more.
-        kept_folders: Folders that are empty now, whose files were kept: a disk may be missing.
         seconds: How long it took.
         stages: How long each stage was at work.
         is_interrupted: Whether it was stopped before its end.
@@ -129,7 +128,6 @@ class IndexReport:
     num_ignored: int = 0
     num_unsettled: int = 0
     num_removed: int = 0
-    kept_folders: list[str] = field(default_factory=list)
     seconds: float = 0.0
     stages: StageTimes = field(default_factory=StageTimes)
     is_interrupted: bool = False
@@ -157,7 +155,6 @@ class IndexReport:
                 for f in self.quarantined
             ],
             "partial": list(self.partial),
-            "kept_folders": list(self.kept_folders),
             "stages": self.stages.to_json(),
         }
         if self.plan:
@@ -195,7 +192,6 @@ class IndexReport:
             num_ignored=document["ignored"],
             num_unsettled=document["unsettled"],
             num_removed=document["removed_assets"],
-            kept_folders=list(document["kept_folders"]),
             seconds=document["seconds"],
             stages=StageTimes(**stages),
         )

@@ -86,6 +86,12 @@ class Settings(BaseSettings):
     )
     open_metrics: bool = Field(default=False, description="Answer `/metrics` without a key.")
 
+    library_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(),
+        description="Folders that jobs over HTTP may work on, separated by colons; default: every folder. What is "
+        "indexed can be played by whoever may read.",
+    )
+
     # Requests
     max_upload_bytes: PositiveInt = Field(default=256 * MIB, description="Largest request with a query file.")
     max_json_bytes: PositiveInt = Field(default=1 * MIB, description="Largest request body without a file.")
@@ -275,6 +281,19 @@ class Settings(BaseSettings):
     release_poll_seconds: PositiveFloat = Field(
         default=2.0, description="How often a replica asks a Qdrant server which release is active."
     )
+
+    @field_validator("library_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("library_roots", mode="after")
+    @classmethod
+    def _check_roots(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for root in value:
+            if not root.expanduser().is_absolute():
+                raise ValueError(f"library roots must be absolute, got {str(root)!r}")
+        return tuple(root.expanduser() for root in value)
 
     @field_validator("data", "bundle", mode="after")
     @classmethod

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from service.engine import Engine
+from service.jobs import JobRunner
 from service.metrics import Metrics
 from service.routes.admission import Admission
 from service.routes.readiness import Readiness
@@ -24,6 +25,7 @@ class State:
         uploads: Where query files live while they are answered.
         readiness: Whether the answers are right.
         metrics: What is counted and timed.
+        jobs: Work over the library in the background.
     """
 
     engine: Engine
@@ -31,6 +33,7 @@ class State:
     uploads: UploadFolder
     readiness: Readiness
     metrics: Metrics
+    jobs: JobRunner
 
 
 async def get_state(request: Request) -> State:

@@ -57,7 +57,9 @@ def indexed_settings(
 
 
 @pytest.fixture(scope="session")
-def server(indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(
+    indexed_settings: Settings, library_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Address of a server process over the indexed library."""
     settings = {
         "DATA": indexed_settings.data,
@@ -66,6 +68,7 @@ def server(indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
         "MIN_FREE_BYTES": 0,
         "MAX_UPLOAD_BYTES": 4 * 1024 * 1024,
         "MAX_QUERY_SECONDS": 60,
+        "LIBRARY_ROOTS": library_files,  # a fuzzer asks for jobs over any folder of this machine
     }
     with run_server(settings, tmp_path_factory.mktemp("log") / "server.log") as address:
         yield address

@@ -457,6 +457,5 @@ def test_the_report_as_json(run: Run, library: Path) -> None:
             }
         ],
         "partial": [],
-        "kept_folders": [],
         **dict.fromkeys(("moved", "copied", "deleted", "removed_assets", "ignored", "unsettled"), 0),
     }

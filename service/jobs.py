@@ -1,0 +1,436 @@
+"""Jobs: work over a library that is asked for once and done, whatever happens in between.
+
+    with open_jobs(engine) as runner:
+        created = runner.submit("index", JobRequest(paths=("/videos",)))
+        report = runner.run(created.job.job_id)       # the command line: here and now
+        runner.start()                                # a server: in a thread, one job after another
+
+A job that was killed is found in the ledger by the next process and gone on with: what the index holds is not done
+again, so at most the segments of one write are. Jobs use the encoder as bulk work: queries go first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from service.caller import Caller
+from service.decoding import DecodeFailure
+from service.encoder import EncoderFailure
+from service.engine import Engine
+from service.index.contract import IndexFailure, IndexFull, IndexUnavailable
+from service.journal import LedgerJournal, Rehearsal, lift_quarantine, read_files, retry_failed
+from service.ledger import CreatedJob, JobRecord, Kind, Ledger, LedgerFailure, LedgerFull
+from service.library import index_paths, library_limits
+from service.mounts import find_mounts
+from service.report import NOTHING_YET, IndexReport, OnProgress, Progress
+from service.sync import SyncRefused, sync_paths
+
+logger = logging.getLogger(__name__)
+
+LEDGER_NAME = "ledger.sqlite"
+ATTEMPTS = 3  # at a job whose index is not available
+WAIT_SECONDS = 5.0  # before the second of them; also how often a full disk is looked at
+STOP_SECONDS = 20.0  # one run of the encoder and one write
+MIN_VERSION_SECONDS = 0.1
+FAILURES: Mapping[type[Exception], str] = {
+    SyncRefused: "sync_refused",
+    IndexFull: "disk_full",
+    IndexUnavailable: "index_unavailable",
+    IndexFailure: "index_failed",
+    EncoderFailure: "encoder_failed",
+    DecodeFailure: "decoder_unavailable",
+    LedgerFull: "disk_full",
+    LedgerFailure: "ledger_failed",
+    OSError: "not_readable",
+}
+
+
+class JobNotEnded(Exception):
+    """The job still runs or waits: it cannot be retried yet."""
+
+
+class JobEnded(Exception):
+    """The job has ended: there is nothing to cancel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest:
+    """What a job is asked to do.
+
+    Attributes:
+        paths: Absolute files and folders.
+        allow_empty: `sync`: believe it when everything below a path is gone.
+        dry_run: `sync`: only say what would be done.
+        settle_seconds: `sync`: leave files that were written to within this time for the next run.
+        retry_quarantined: Try files again that earlier runs gave up.
+    """
+
+    paths: tuple[str, ...]
+    allow_empty: bool = False
+    dry_run: bool = False
+    settle_seconds: float = 0.0
+    retry_quarantined: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The request as JSON values."""
+        return {**asdict(self), "paths": list(self.paths)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what `to_json` gave."""
+        return cls(**{**document, "paths": tuple(document["paths"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveProgress:
+    """How far a running job is.
+
+    Attributes:
+        version: Rises with every change, over restarts too.
+        progress: The state of things.
+    """
+
+    version: int
+    progress: Progress
+
+
+@dataclass(eq=False, kw_only=True)
+class _Running:
+    """The job that runs now."""
+
+    job_id: str
+    stop: Caller
+    live: LiveProgress
+
+
+@contextmanager
+def open_jobs(engine: Engine) -> Iterator[JobRunner]:
+    """Open the ledger of an engine's data folder for work.
+
+    Args:
+        engine: Whose bundle the jobs are of.
+
+    Yields:
+        What runs them. Its thread, if it was started, is stopped in the end.
+    """
+    path = engine.settings.data / LEDGER_NAME
+    with Ledger.open(path, owner=engine.bundle.bundle_id) as ledger:
+        runner = JobRunner(engine, ledger)
+        try:
+            yield runner
+        finally:
+            runner.stop()
+
+
+class JobRunner:
+    """Runs jobs, one at a time. Any thread may call it.
+
+    Args:
+        engine: Encoder, index and decoder.
+        ledger: Where jobs are remembered.
+
+    Attributes:
+        ledger: The same.
+    """
+
+    def __init__(self, engine: Engine, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._engine = engine
+        self._limits = library_limits(engine.settings)
+        self._basis = _describe_basis(engine)
+        self._running: _Running | None = None
+        self._changed = threading.Condition()  # guards `_running` and `_is_stopping`
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+
+    # A server's thread
+
+    def start(self) -> None:
+        """Run jobs in a thread from now on, those that an earlier process left first."""
+        self._thread = threading.Thread(target=self._serve, name="jobs", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no further job will be run."""
+        return self._is_stopping
+
+    def stop_soon(self) -> None:
+        """Stop the job that runs after what it does at this moment; the next process goes on with it."""
+        with self._changed:
+            self._is_stopping = True
+            running = self._running
+            self._changed.notify_all()
+        if running is not None:
+            running.stop.leave()
+
+    def stop(self) -> None:
+        """Like `stop_soon`, and wait until it has stopped."""
+        self.stop_soon()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    # What can be asked for
+
+    def submit(self, kind: Kind, request: JobRequest, *, idempotency_key: str | None = None) -> CreatedJob:
+        """Ask for a job; see `Ledger.create_job`."""
+        created = self.ledger.create_job(kind, request.to_json(), idempotency_key=idempotency_key)
+        with self._changed:
+            self._changed.notify_all()
+        return created
+
+    def find_same(self, kind: Kind, request: JobRequest) -> JobRecord | None:
+        """An unfinished job that was asked to do just this."""
+        for job in self.ledger.unfinished_jobs():
+            if (job.kind, job.request) == (kind, request.to_json()):
+                return job
+        return None
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """End a job: at once where it waits, else after what it does at this moment.
+
+        Args:
+            job_id: Which.
+
+        Returns:
+            The job; it may still run for a moment.
+
+        Raises:
+            JobEnded: If it is done or has failed.
+        """
+        job = self.ledger.want_cancel(job_id)
+        if job.state in ("done", "failed"):
+            raise JobEnded(f"job {job_id} has ended: {job.state}")
+        with self._changed:
+            running = self._running
+            self._changed.notify_all()
+        if running is not None and running.job_id == job_id:
+            running.stop.leave()
+        return job
+
+    def retry(self, job_id: str) -> JobRecord:
+        """Queue a job again for its failed files, and for those that it never reached.
+
+        Args:
+            job_id: Which.
+
+        Returns:
+            The job.
+
+        Raises:
+            JobNotEnded: If it still runs or waits.
+        """
+        job = self.ledger.get_job(job_id)
+        if not job.has_ended:
+            raise JobNotEnded(f"job {job_id} is {job.state}")
+        retry_failed(self.ledger, job_id)
+        with self._changed:
+            self._changed.notify_all()
+        return self.ledger.get_job(job_id)
+
+    def live(self, job_id: str) -> LiveProgress | None:
+        """How far a job is, while it runs."""
+        running = self._running
+        return running.live if running is not None and running.job_id == job_id else None
+
+    # Running
+
+    def run(self, job_id: str, *, on_progress: OnProgress | None = None) -> IndexReport:
+        """Run a job in this thread. What ends it early is noted in the ledger and raised.
+
+        Args:
+            job_id: Which.
+            on_progress: Called with the state of things whenever it changes.
+
+        Returns:
+            What was done.
+
+        Raises:
+            Exception: What ended it early.
+        """
+        job = self.ledger.start_job(job_id)
+        live = LiveProgress(version=time.time_ns() // 1_000_000, progress=NOTHING_YET)
+        running = _Running(job_id=job_id, stop=Caller(), live=live)
+        with self._changed:
+            self._running = running
+            if self._is_stopping or job.wants_cancel:
+                running.stop.leave()
+        try:
+            report = self._work(job, running, on_progress)
+        except Exception as exc:
+            if not self._is_passing(exc):
+                self._end_failed(job_id, exc)
+            raise
+        finally:
+            with self._changed:
+                self._running = None
+        self._end(job_id, report)
+        return report
+
+    def _end(self, job_id: str, report: IndexReport) -> None:
+        if not report.is_interrupted:
+            self.ledger.end_job(job_id, "done", report=report.to_json())
+        elif self._is_stopping and not self.ledger.get_job(job_id).wants_cancel:
+            self.ledger.requeue_job(job_id)
+        else:
+            self.ledger.end_job(job_id, "cancelled", report=report.to_json())
+
+    def _end_failed(self, job_id: str, exc: Exception) -> None:
+        code = next((FAILURES[kind] for kind in type(exc).__mro__ if kind in FAILURES), "internal_error")
+        logger.error("job %s failed: %s", job_id, exc, exc_info=exc if code == "internal_error" else None)
+        text = "the service failed; its log says why" if code == "internal_error" else str(exc)
+        self.ledger.end_job(job_id, "failed", report=None, error_code=code, error=text)
+
+    def _is_passing(self, exc: Exception) -> bool:
+        """Whether a server waits until the reason has passed: its job must not fail because a disk is full."""
+        return self._thread is not None and isinstance(exc, IndexFull | IndexUnavailable)
+
+    def _work(self, job: JobRecord, running: _Running, on_progress: OnProgress | None) -> IndexReport:
+        request = JobRequest.from_json(job.request)
+        roots = [Path(path) for path in request.paths]
+        journal_of = Rehearsal if request.dry_run else LedgerJournal
+        journal = journal_of(self.ledger, job.job_id, basis=self._basis)
+        if request.retry_quarantined and not job.is_scanned and not request.dry_run:
+            lift_quarantine(self.ledger, roots)
+        do = partial(
+            index_paths,
+            snapshot=self._engine.snapshot(priority="bulk"),
+            decoder=self._engine.decoder,
+            limits=self._limits,
+            on_progress=partial(self._tell, running, on_progress),
+            journal=journal,
+            stop=running.stop,
+        )
+        if job.is_retry:
+            return do(self._pending_paths(job.job_id))
+        if job.kind == "index":
+            report = do(roots)
+            journal.remember_mounts(roots, find_mounts(roots) | journal.mounts())
+            return report
+        return sync_paths(
+            roots, **do.keywords, allow_empty=request.allow_empty, settle_seconds=request.settle_seconds
+        )
+
+    def _pending_paths(self, job_id: str) -> Sequence[Path]:
+        return [Path(row.path) for row in read_files(self.ledger, job_id, outcomes=("pending",))]
+
+    def _tell(self, running: _Running, on_progress: OnProgress | None, progress: Progress) -> None:
+        now = time.time_ns() // 1_000_000
+        if now - running.live.version >= MIN_VERSION_SECONDS * 1000:
+            running.live = LiveProgress(version=now, progress=progress)
+        else:  # a later look finds the newest state under the version it has seen already, or a later one
+            running.live = replace(running.live, progress=progress)
+        if on_progress is not None:
+            on_progress(progress)
+
+    # The thread
+
+    def _serve(self) -> None:
+        while not self._is_stopping:
+            try:
+                job = self._next()
+                if job is not None:
+                    self._run_patiently(job.job_id)
+            except Exception:  # of the ledger: the thread must outlive it
+                logger.exception("the thread that runs jobs failed and goes on")
+                self._pause()
+
+    def _next(self) -> JobRecord | None:
+        """The job to run next; waits until there is one."""
+        with self._changed:
+            jobs = self.ledger.unfinished_jobs()
+            if not jobs and not self._is_stopping:
+                self._changed.wait(WAIT_SECONDS)
+        return jobs[0] if jobs else None
+
+    def _run_patiently(self, job_id: str) -> None:
+        """Run a job; wait while the disk is full, and a while when the index is not available."""
+        attempt = 0
+        while not self._is_stopping:
+            attempt += 1
+            try:
+                self.run(job_id)
+            except (IndexFull, IndexUnavailable) as exc:
+                if isinstance(exc, IndexUnavailable) and attempt >= ATTEMPTS:
+                    self._end_failed(job_id, exc)
+                    return
+                logger.warning("job %s waits: %s", job_id, exc)
+                self._pause()
+                if self.ledger.get_job(job_id).wants_cancel:
+                    self.ledger.end_job(job_id, "cancelled", report=None)
+                    return
+            except Exception:  # it is noted in the ledger
+                return
+            else:
+                return
+
+    def _pause(self) -> None:
+        with self._changed:
+            if not self._is_stopping:
+                self._changed.wait(WAIT_SECONDS)
+
+
+def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, Any]:
+    """A job as the HTTP API shows it.
+
+    Args:
+        job: The job.
+        live: How far it is, while it runs.
+
+    Returns:
+        JSON values.
+    """
+    return {
+        "job_id": job.job_id,
+        "kind": job.kind,
+        "state": job.state,
+        "request": dict(job.request),
+        "progress": (live.progress if live is not None else _last_progress(job)).to_json(),
+        "report": None if job.report is None else dict(job.report),
+        "error": None if job.error_code is None else {"code": job.error_code, "detail": job.error},
+        "is_cancelling": job.wants_cancel,
+        "bundle_id": job.bundle_id,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+    }
+
+
+def _last_progress(job: JobRecord) -> Progress:
+    """How far a job came, by its report."""
+    if job.report is None:
+        return NOTHING_YET
+    report = IndexReport.from_json(job.report)
+    num_files = report.files.indexed + report.files.unchanged + report.files.failed
+    seconds = report.stages.elapsed_seconds
+    return Progress(
+        num_files=num_files,
+        num_done=num_files,
+        num_failed=report.files.failed,
+        num_segments=report.segments.indexed,
+        segments_per_second=report.segments.indexed / seconds if seconds > 0 else 0.0,
+        left_seconds=0.0 if job.state == "done" else None,
+        stages=report.stages,
+    )
+
+
+def _describe_basis(engine: Engine) -> str:
+    """What files are decoded with, in short: a fault under other limits or another decoder does not count."""
+    facts = (
+        library_limits(engine.settings),
+        engine.settings.worker_memory_bytes,
+        version("av"),
+        version("foley"),
+        engine.bundle.bundle_id,
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
