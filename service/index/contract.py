@@ -342,6 +342,10 @@ class Index(Protocol):
         """
         ...
 
+    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
+        """The pooled vector of a segment, float32, shape (D,): the normalised mean of the track as it is stored."""
+        ...
+
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments of a complete asset with their tracks, in the order of their indexes.
 

@@ -20,6 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.index.contract import (
     Asset,
     AssetPage,
@@ -216,21 +219,30 @@ class EmbeddedIndex:
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment, float32, shape (T, D), or None where the asset has none there."""
         check_choice(target=modality)
-        points = self._read(asset_id, first_index=index, limit=1, modalities=(modality,))
+        points = self._read(asset_id, first_index=index, limit=1, names=[modality + TRACK_SUFFIX])
         if not points or points[0].payload["index"] != index:
             return None
         return self._tracks(points[0]).get(modality)
 
+    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
+        """The pooled vector of a segment, float32, shape (D,), or None where the asset has none there."""
+        check_choice(target=modality)
+        points = self._read(asset_id, first_index=index, limit=1, names=[modality])
+        if not points or points[0].payload["index"] != index:
+            return None
+        return points[0].vectors.get(modality)
+
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments with their tracks, in order; see `Index.read_segments`."""
         check_choice(target=None, limit=limit)
-        points = self._read(asset_id, first_index=first_index, limit=limit, modalities=MODALITIES)
+        names = [modality + TRACK_SUFFIX for modality in MODALITIES]
+        points = self._read(asset_id, first_index=first_index, limit=limit, names=names)
         return [to_segment(point.payload, self._tracks(point)) for point in points]
 
     def _read(
-        self, asset_id: str, *, first_index: int, limit: int, modalities: Sequence[Modality]
+        self, asset_id: str, *, first_index: int, limit: int, names: Sequence[str]
     ) -> list[StoredPoint]:
-        points: list[StoredPoint] = self._call("read_segments", asset_id, first_index, limit, modalities)
+        points: list[StoredPoint] = self._call("read_segments", asset_id, first_index, limit, names)
         return points
 
     def _tracks(self, point: StoredPoint) -> dict[Modality, Track]:

@@ -143,8 +143,11 @@ def _to_point(segment: Segment, *, num_moments: int, width: int) -> StoredPoint:
         if track is not None:
             name = f"{modality}_track of segment {segment.index} of {segment.asset_id}"
             rows = check_track(track, num_moments=num_moments, width=width, name=name)
-            vectors[modality] = pool_track(rows)
-            vectors[modality + TRACK_SUFFIX] = rows.ravel()
+            stored = rows.astype(np.float16).astype(
+                np.float32
+            )  # so that a copy of the track has the same mean
+            vectors[modality] = pool_track(stored)
+            vectors[modality + TRACK_SUFFIX] = stored.ravel()
     payload = {
         "asset_id": segment.asset_id,
         "index": segment.index,

@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from service.index.contract import (
@@ -49,7 +51,7 @@ from service.index.payload import (
 from service.index.points import TRACK_SUFFIX, check_choice, check_track, pool_track, to_segment
 from service.index.server_collection import open_collection
 from service.index.server_link import Link, ServerConfig, open_client
-from service.index.server_points import UNFINISHED, Points, is_any, is_value, read_track, to_field_condition
+from service.index.server_points import UNFINISHED, Points, is_any, is_value, read_vector, to_field_condition
 from service.index.server_search import Query, search_assets, search_segments, without_head
 from service.index.server_writer import SWEEP_AFTER_SECONDS, Writer, read_head
 
@@ -201,14 +203,23 @@ class ServerIndex:
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment as it is stored; see `Index.get_track`."""
         check_choice(target=modality)
+        return self._read_vector(
+            asset_id, index, modality + TRACK_SUFFIX, shape=(self._num_moments, self._width)
+        )
+
+    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
+        """The pooled vector of a segment; see `Index.get_pooled`."""
+        check_choice(target=modality)
+        return self._read_vector(asset_id, index, modality, shape=(self._width,))
+
+    def _read_vector(
+        self, asset_id: str, index: int, name: str, *, shape: tuple[int, ...]
+    ) -> NDArray[np.float32] | None:
         found = self._points.scroll([is_value("asset_id", asset_id), is_value("index", index)], keys=False)
         if not found or (index and read_head(self._points, asset_id) is None):
             return None
-        name = modality + TRACK_SUFFIX
         records = self._points.retrieve([str(record.id) for record in found[:1]], vectors=[name])
-        for record in records:
-            return read_track(record, name, shape=(self._num_moments, self._width))
-        return None
+        return next((read_vector(record, name, shape=shape) for record in records), None)
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments of a complete asset with their tracks; see `Index.read_segments`."""
@@ -226,7 +237,7 @@ class ServerIndex:
         shape = (self._num_moments, self._width)
         tracks: dict[Modality, Track] = {}
         for modality in MODALITIES:
-            track = read_track(record, modality + TRACK_SUFFIX, shape=shape)
+            track = read_vector(record, modality + TRACK_SUFFIX, shape=shape)
             if track is not None:
                 tracks[modality] = track
         return to_segment(record.payload or {}, tracks)

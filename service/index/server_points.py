@@ -149,16 +149,16 @@ class Points:
         self.link.run(lambda client: client.delete(self.name, selector, wait=True))
 
 
-def read_track(record: models.Record, name: str, *, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """A track of a point, float32, shape (T, D), or None where the point has none of that name.
+def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """A vector of a point, float32, or None where the point has none of that name.
 
     Args:
         record: The point, read with the vector.
         name: The vector.
-        shape: T and D.
+        shape: T and D of a track, D of a pooled vector.
 
     Returns:
-        The track.
+        The vector.
 
     Raises:
         IndexFailure: If the server gave a vector of another length.

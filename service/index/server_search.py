@@ -19,7 +19,7 @@ from qdrant_client import models
 from service.index.contract import Modality, SegmentMatch
 from service.index.payload import to_match
 from service.index.points import TRACK_SUFFIX
-from service.index.server_points import UNFINISHED, Points, is_any, is_value, read_track
+from service.index.server_points import UNFINISHED, Points, is_any, is_value, read_vector
 
 OVERSAMPLING = 3.0
 
@@ -142,7 +142,7 @@ def _compare(points: Points, query: Query, point_ids: Sequence[str]) -> list[Seg
     name = query.target + TRACK_SUFFIX
     matches = []
     for record in points.retrieve(point_ids, vectors=[name]):
-        track = read_track(record, name, shape=query.track.shape)
+        track = read_vector(record, name, shape=query.track.shape)
         if track is not None and record.payload:  # else it was deleted or rewritten in between
             cosines = np.einsum("td,td->t", query.track, track, dtype=np.float64)
             matches.append(to_match(record.payload, np.clip(cosines, -1.0, 1.0).tolist()))

@@ -28,7 +28,7 @@ from service.index.contract import (
 from service.index.folder import Folder
 from service.index.messages import Search, ShardConfig, Write
 from service.index.payload import Condition, store_path, to_asset
-from service.index.points import TRACK_SUFFIX, StoredPoint
+from service.index.points import StoredPoint
 from service.index.ranking import Query, search_assets, search_segments, select, to_edge, to_floats
 from service.index.schema import create_shard, migrate_shard
 
@@ -252,9 +252,9 @@ class Shard:
         return True
 
     def read_segments(
-        self, asset_id: str, first_index: int, limit: int, modalities: Sequence[Modality]
+        self, asset_id: str, first_index: int, limit: int, names: Sequence[str]
     ) -> list[StoredPoint]:
-        """Segments of a complete asset in order, with their tracks as vectors."""
+        """Segments of a complete asset in order, with the vectors of some names."""
         if not self._head(asset_id):
             return []
         later = edge.FieldCondition("index", range=edge.RangeFloat(gte=first_index))
@@ -266,8 +266,8 @@ class Shard:
         )
         places = sorted(((r.payload or {})["index"], str(r.id)) for r in self._edge.scroll(request)[0])
         ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
-        tracks = [modality + TRACK_SUFFIX for modality in modalities]
-        records = {str(r.id): r for r in self._edge.retrieve(ids, with_payload=True, with_vector=tracks)}
+        found = self._edge.retrieve(ids, with_payload=True, with_vector=list(names))
+        records = {str(record.id): record for record in found}
         return [_to_point(records[str(point_id)]) for point_id in ids]
 
     def delete_asset(self, asset_id: str) -> int:

@@ -506,8 +506,14 @@ class IndexContract:
             assert track is not None
             assert (track.dtype, track.shape) == (np.float32, (NUM_MOMENTS, WIDTH))
             np.testing.assert_allclose(track, tracks[i], atol=2**-11)
+            pooled = index.get_pooled(make_id("a"), index=n, modality="audio")
+            assert pooled is not None
+            np.testing.assert_allclose(pooled, pool(track), atol=1e-6)
             assert index.search(track, target="audio", limit=1)[0].start_seconds == 10.0 * n
         assert index.get_track(make_id("a"), index=0, modality="video") is None
+        assert index.get_pooled(make_id("a"), index=0, modality="video") is None
+        assert index.get_pooled(make_id("a"), index=1, modality="audio") is None
+        assert index.get_pooled(make_id("none"), index=0, modality="audio") is None
         assert index.get_track(make_id("a"), index=1, modality="audio") is None
         assert index.get_track(make_id("a"), index=8, modality="audio") is None
         assert index.get_track(make_id("none"), index=0, modality="audio") is None
