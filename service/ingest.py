@@ -1,6 +1,6 @@
 """The pipeline that takes files into an index: decode, encode and write at the same time.
 
-    add(job) → decode workers, several chunks of a file at once → encode thread → write thread → ended job
+    add(job) → decode workers, several chunks of a file at once → encode thread → write threads → ended job
 
 One thread, the caller's, owns all state; the others (`service.stages`) take messages from queues and answer
 with events, which `wait` handles. How many chunks are under way is counted, so memory is bounded whichever
@@ -33,7 +33,7 @@ from service.stages import (
     FileError,
     Job,
     Refused,
-    WriteThread,
+    Writers,
     Written,
 )
 
@@ -94,8 +94,8 @@ class Pipeline:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._began_at: float | None = None
         self._decoding = Occupancy(decoder.num_workers)
-        self._write = WriteThread(snapshot.index, self._events)
-        self._encode = EncodeThread(snapshot.encoder, self._write.messages, self._events)
+        self._write = Writers(snapshot.index, self._events)
+        self._encode = EncodeThread(snapshot.encoder, self._write, self._events)
         self._encode.start()
         self._write.start()
 

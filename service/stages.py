@@ -1,4 +1,4 @@
-"""What runs beside the pipeline's own thread: the thread that encodes and the thread that writes.
+"""What runs beside the pipeline's own thread: the thread that encodes and the threads that write.
 
 Each takes messages in order, tells the pipeline what became of them by events, and never waits for it. A
 file that the encoder or the index refuses is marked on its job at once: later chunks of it are passed over.
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_CLIPS = 16  # what the encoder is given at once; on a GPU that is one run
 WRITE_SEGMENTS = 64  # segments of one durable write at most
+WRITERS = 8  # each waits for its write to be durable; an index that can makes those of all durable together
 WRITE_ATTEMPTS = 4
 RETRY_SECONDS = 0.5
 MAX_REFUSALS = 5  # so many files in a row that cannot be encoded: it is the encoder
@@ -175,7 +176,7 @@ class EncodeThread(threading.Thread):
 
     Args:
         encoder: Turns clips into tracks.
-        next_stage: Queue of the write thread.
+        next_stage: The write threads.
         events: Queue of the pipeline.
 
     Attributes:
@@ -186,7 +187,7 @@ class EncodeThread(threading.Thread):
     def __init__(
         self,
         encoder: SegmentEncoder,
-        next_stage: queue.SimpleQueue[Tracks | Drop | None],
+        next_stage: Writers,
         events: queue.SimpleQueue[Event],
     ) -> None:
         super().__init__(name="encode", daemon=True)
@@ -277,22 +278,57 @@ class EncodeThread(threading.Thread):
         self._events.put(Refused(job=job, error=exc))
 
 
-class WriteThread(threading.Thread):
-    """Writes tracks to the index, up to 64 segments at a time, each write durable.
+class Writers:
+    """Threads that write, and all of a file by the same one, in order.
 
     Args:
         index: Where to write.
         events: Queue of the pipeline.
 
     Attributes:
-        messages: What to do, in this order.
-        occupancy: How long it was at work.
+        occupancy: How long they were at work.
     """
 
     def __init__(self, index: Index, events: queue.SimpleQueue[Event]) -> None:
+        self.occupancy = Occupancy(WRITERS)
+        self._threads = [WriteThread(index, events, self.occupancy) for _ in range(WRITERS)]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, message: Tracks | Drop) -> None:
+        """Hand a message to the thread of its file."""
+        self._threads[int(message.job.asset_id[:8], 16) % WRITERS].messages.put(message)
+
+    def stop(self) -> None:
+        """End after the writes that run, leaving what waits."""
+        for thread in self._threads:
+            thread.stop()
+
+    def join(self) -> None:
+        """Wait for the end."""
+        for thread in self._threads:
+            thread.join()
+
+
+class WriteThread(threading.Thread):
+    """Writes tracks to the index, up to 64 segments at a time, each write durable.
+
+    Args:
+        index: Where to write.
+        events: Queue of the pipeline.
+        occupancy: Told when it is at work.
+
+    Attributes:
+        messages: What to do, in this order.
+    """
+
+    def __init__(self, index: Index, events: queue.SimpleQueue[Event], occupancy: Occupancy) -> None:
         super().__init__(name="write", daemon=True)
         self.messages: queue.SimpleQueue[Tracks | Drop | None] = queue.SimpleQueue()
-        self.occupancy = Occupancy()
+        self._occupancy = occupancy
         self._index = index
         self._events = events
         self._is_stopping = False
@@ -304,7 +340,7 @@ class WriteThread(threading.Thread):
         """Take messages until told to stop."""
         try:
             while (message := self.messages.get()) is not None and not self._is_stopping:
-                with self.occupancy.working():
+                with self._occupancy.working():
                     if isinstance(message, Drop):
                         self._drop(message.job)
                     else:

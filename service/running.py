@@ -1,0 +1,241 @@
+"""Running a job for a command: in this process, or on the `foley serve` that has the index open.
+
+report = run_job(settings, "index", [Path("Videos")], on_progress=..., ...)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from service.engine import open_engine
+from service.following import JobClient, find_server
+from service.index.contract import IndexInUse
+from service.jobs import LEDGER_NAME, JobEnded, JobRequest, JobRunner, describe_job, open_jobs
+from service.journal import count_outcomes
+from service.ledger import Kind, Ledger, LedgerInUse
+from service.releases.opening import active_release
+from service.report import IndexReport, OnProgress
+from service.scanning import FoundFile, find_files, make_absolute
+from service.settings import Settings
+
+Say = Callable[[str], None]
+WATCH_SETTLE_SECONDS = 5.0
+
+
+def make_request(paths: Sequence[Path], **options: Any) -> JobRequest:
+    """A request for paths as a person gave them.
+
+    Args:
+        paths: Files and folders.
+        **options: The other fields of a request.
+
+    Returns:
+        The request, its paths absolute.
+    """
+    return JobRequest(paths=tuple(str(make_absolute(path)) for path in paths), **options)
+
+
+def run_job(
+    settings: Settings, kind: Kind, request: JobRequest, *, on_progress: OnProgress, say: Say
+) -> IndexReport:
+    """Do a job and wait for its end: in this process, or on the `foley serve` that has the index open.
+
+    Ctrl-C ends it early; the report says so. A job that was killed is gone on with.
+
+    Args:
+        settings: Whose library.
+        kind: What to do.
+        request: With what.
+        on_progress: Called with the state of things.
+        say: Tells a person where the job runs.
+
+    Returns:
+        What was done.
+
+    """
+
+    def work(runner: JobRunner) -> IndexReport:
+        same = runner.find_same(kind, request)
+        if same is not None and same.started_at is not None:
+            say(f"going on with job {same.job_id}, which was interrupted")
+        job = same or runner.submit(kind, request).job
+        return runner.run(job.job_id, on_progress=on_progress)
+
+    def ask(client: JobClient) -> IndexReport:
+        created = client.submit(kind, request)
+        say(f"the server on {client.address} has the index open and does it: job {created['job_id']}")
+        return client.follow(created["job_id"], on_progress)
+
+    return _here_or_there(settings, work, ask)
+
+
+def retry_job(settings: Settings, job_id: str, *, on_progress: OnProgress, say: Say) -> IndexReport:
+    """Do the failed files of a job again, and what it never reached; see `run_job`.
+
+    Args:
+        settings: Whose library.
+        job_id: A job that has ended.
+        on_progress: Called with the state of things.
+        say: Tells a person where the job runs.
+
+    Returns:
+        What the job did, over all its runs.
+    """
+
+    def work(runner: JobRunner) -> IndexReport:
+        return runner.run(runner.retry(job_id).job_id, on_progress=on_progress)
+
+    def ask(client: JobClient) -> IndexReport:
+        client.retry(job_id)
+        say(f"the server on {client.address} has the index open and does it")
+        return client.follow(job_id, on_progress)
+
+    return _here_or_there(settings, work, ask)
+
+
+def cancel_job(settings: Settings, job_id: str) -> str:
+    """End a job, here or on the server; see `run_job`.
+
+    Args:
+        settings: Whose library.
+        job_id: A job that waits or runs.
+
+    Returns:
+        Its state.
+
+    Raises:
+        JobEnded: If it has ended.
+        LedgerInUse: If a process works on the jobs that is no server, or none that answers where it should.
+    """
+    _, bundle = active_release(settings)
+    try:
+        with Ledger.open(settings.data / LEDGER_NAME, owner=bundle.bundle_id) as ledger:
+            job = ledger.get_job(job_id)
+            if job.has_ended:
+                raise JobEnded(f"job {job_id} has ended: {job.state}")
+            return ledger.end_job(
+                job_id, "cancelled", report=None
+            ).state  # nobody runs it: the ledger is ours
+    except LedgerInUse:
+        server = find_server(settings)
+        if server is None:
+            raise
+    with JobClient(*server, headers=settings.client_headers()) as client:
+        return str(client.cancel(job_id)["state"])
+
+
+def show_job(settings: Settings, job_id: str) -> tuple[dict[str, Any], IndexReport | None]:
+    """One job, by the ledger, which is only read.
+
+    Args:
+        settings: Whose library.
+        job_id: Which.
+
+    Returns:
+        The job as the HTTP API shows it, and what it did, if it has ended.
+    """
+    _, bundle = active_release(settings)
+    with Ledger.open(settings.data / LEDGER_NAME, owner=bundle.bundle_id, is_worker=False) as ledger:
+        job = ledger.get_job(job_id)
+        counts = count_outcomes(ledger, job_id)
+    report = None if job.report is None else IndexReport.from_json(job.report)
+    return {**describe_job(job), "counts": counts}, report
+
+
+def _here_or_there(
+    settings: Settings, work: Callable[[JobRunner], IndexReport], ask: Callable[[JobClient], IndexReport]
+) -> IndexReport:
+    """Work in this process, or ask the server that has the index open.
+
+    Args:
+        settings: Whose library.
+        work: What to do here.
+        ask: What to ask there.
+
+    Returns:
+        What was done.
+
+    Raises:
+        IndexInUse: If a process has the index open that is no server, or none that answers where it should.
+    """
+    settings.data.mkdir(parents=True, exist_ok=True)
+    try:
+        with open_engine(settings) as engine, open_jobs(engine) as runner:
+            return work(runner)
+    except IndexInUse:
+        server = find_server(settings)
+        if server is None:
+            raise
+    with JobClient(*server, headers=settings.client_headers()) as client:
+        return ask(client)
+
+
+def watch_library(
+    settings: Settings,
+    request: JobRequest,
+    *,
+    interval_seconds: float,
+    on_progress: OnProgress,
+    on_report: Callable[[IndexReport], None],
+    say: Say,
+) -> None:
+    """Synchronise again and again, whenever something has changed, until Ctrl-C.
+
+    The folders are looked through every so often: names, sizes and times only, 100,000 files in about a second. The
+    kernel could tell of changes, but not of those on network disks, only through a further dependency, and not of what
+    happened before somebody listened, so that a look is needed anyway.
+
+    Args:
+        settings: Whose library.
+        request: What to synchronise, and how long a file must be left alone before it counts.
+        interval_seconds: Time between two looks.
+        on_progress: Called with the state of things.
+        on_report: Called after each synchronisation.
+        say: Tells a person what goes on.
+    """
+    done: int | None = None
+    while True:
+        state = _fingerprint(request)
+        if state != done:
+            report = run_job(settings, "sync", request, on_progress=on_progress, say=say)
+            on_report(report)
+            if report.is_interrupted:
+                return
+            # Files that changed while they were read failed as such: the next look finds them changed.
+            done = state
+        try:
+            time.sleep(interval_seconds)
+        except KeyboardInterrupt:
+            return
+
+
+def _fingerprint(request: JobRequest) -> int:
+    """What the folders look like; the same number means that nothing has changed."""
+    state = 0
+    for finding in find_files(map(Path, request.paths), settle_seconds=request.settle_seconds):
+        facts: tuple[object, ...] = (str(finding.path), type(finding).__name__)
+        if isinstance(finding, FoundFile):
+            facts = (*facts, finding.size_bytes, finding.modified_ns)
+        state ^= hash(facts)
+    return state
+
+
+def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
+    """The newest jobs of the library, as the HTTP API shows them; the ledger is only read.
+
+    Args:
+        settings: Whose library.
+        limit: How many at most.
+
+    Returns:
+        Jobs, the newest first.
+    """
+    path = settings.data / LEDGER_NAME
+    if not path.exists():
+        return []
+    _, bundle = active_release(settings)
+    with Ledger.open(path, owner=bundle.bundle_id, is_worker=False) as ledger:
+        return [describe_job(job) for job in ledger.list_jobs(limit=limit)]
