@@ -64,10 +64,17 @@ class QueryLimits:
     Attributes:
         decode: Limits of the file and its streams.
         timeout_seconds: Wall time for decoding all of it.
+        open_seconds: Wall time for opening it, of that.
     """
 
     decode: DecodeLimits
     timeout_seconds: float = 30.0
+    open_seconds: float = 5.0
+
+    @property
+    def opening_seconds(self) -> float:
+        """Time to open the file."""
+        return min(self.open_seconds, self.timeout_seconds)
 
     def left_seconds(self, used_seconds: float) -> float:
         """Time that is left for decoding.
@@ -129,7 +136,7 @@ def search_file(
         The best segment of each asset, best first.
     """
     began = time.monotonic()
-    info = decoder.call(probe_media, limits.timeout_seconds, path, limits.decode)
+    info = decoder.call(probe_media, limits.opening_seconds, path, limits.decode)
     limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
     chosen = choose_source(info, target=target, source=source)
     embedded = embed_file(path, modality=chosen, snapshot=snapshot, decoder=decoder, limits=limits)

@@ -96,7 +96,8 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = Field(default=256 * MIB, description="Largest request with a query file.")
     max_json_bytes: PositiveInt = Field(default=1 * MIB, description="Largest request body without a file.")
     body_grace_seconds: PositiveFloat = Field(
-        default=30.0, description="Time a client may make us wait for its body, beyond what its size earns."
+        default=29.5,  # whoever sends nothing, or a byte now and then, is gone within 30 s
+        description="Time a client may make us wait for its body, beyond what its size earns.",
     )
     min_body_bytes_per_second: PositiveInt = Field(
         default=256 * KIB, description="Each body byte received earns its share of a second at this rate."
@@ -179,6 +180,9 @@ class Settings(BaseSettings):
     )
     max_streams: PositiveInt = Field(default=32, description="Most streams of one file.")
     max_channels: PositiveInt = Field(default=64, description="Most audio channels of one stream.")
+    open_timeout_seconds: PositiveFloat = Field(
+        default=5.0, description="Wall time to open a query file and read what it holds."
+    )
     query_timeout_seconds: PositiveFloat = Field(
         default=30.0, description="Wall time to decode a query file."
     )

@@ -10,6 +10,7 @@ meet.
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 from models.bundle import Bundle
@@ -83,6 +84,61 @@ def index_place(settings: Settings, bundle: Bundle) -> str:
     return f"{settings.qdrant_url} {collection_name(settings.qdrant_prefix, bundle.bundle_id)}"
 
 
+def active_index(settings: Settings) -> str | None:
+    """The release whose index the library's alias names on a Qdrant server.
+
+    Args:
+        settings: Where the server is.
+
+    Returns:
+        The release, None where there is no server or no alias yet.
+    """
+    if settings.qdrant_url is None:
+        return None
+    config = server_config(settings, url=settings.qdrant_url)
+    link = Link(config, open_client(config))
+    try:
+        name = active_collection(link, settings.qdrant_prefix)
+    finally:
+        link.close()
+    return None if name is None else name.removeprefix(f"{settings.qdrant_prefix}-")
+
+
+def activate_index(settings: Settings, release_id: str) -> None:
+    """Let the alias of a Qdrant server name the index of a release; an embedded index has none.
+
+    Args:
+        settings: Where the server is.
+        release_id: The release.
+    """
+    if settings.qdrant_url is not None:
+        config = server_config(settings, url=settings.qdrant_url)
+        link = Link(config, open_client(config))
+        try:
+            activate(link, settings.qdrant_prefix, collection_name(settings.qdrant_prefix, release_id))
+        finally:
+            link.close()
+
+
+def drop_index(settings: Settings, release_id: str) -> None:
+    """Remove the index of a release, if there is one.
+
+    Args:
+        settings: Where it is.
+        release_id: The release.
+    """
+    if settings.qdrant_url is None:
+        shutil.rmtree(settings.data / "index" / release_id, ignore_errors=True)
+        return
+    config = server_config(settings, url=settings.qdrant_url)
+    link = Link(config, open_client(config))
+    try:
+        name = collection_name(settings.qdrant_prefix, release_id)
+        link.run(lambda client: client.delete_collection(name))
+    finally:
+        link.close()
+
+
 def server_config(settings: Settings, *, url: str) -> ServerConfig:
     """What the settings say about a Qdrant server.
 
@@ -121,7 +177,9 @@ def _name_first(index: ServerIndex, prefix: str) -> None:
     if active is None:
         activate(index.link, prefix, index.collection)
     elif active != index.collection:
-        logger.warning("the library's alias %s names %s; this bundle uses %s", prefix, active, index.collection)
+        logger.warning(
+            "the library's alias %s names %s; this bundle uses %s", prefix, active, index.collection
+        )
 
 
 def _has_collection(config: ServerConfig, settings: Settings, release_id: str) -> bool:

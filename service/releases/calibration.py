@@ -1,13 +1,14 @@
 """What a score means: how often a result with this score is the sound or the picture that belongs to the query.
 
-    pairs = sample_pairs(index, target="audio", num_queries=500, seed=0)
-    curve = fit_curve(pairs)
-    curve.probability(0.62)    # 0.91
+    pairs = sample_pairs(index, choose_queries(index, num_queries=500, seed=0), target="audio")
+    direction = fit_direction(pairs)
+    direction.best.probability(0.62)    # 0.91
 
 The library teaches it. Every asset with sound and picture is a true pair; everything else that a search returns for it
 is a false one. Each sampled query counts twice: once with its own asset among the results and once without, because a
 query from outside the library may have no match in it at all. So P(match | score, direction) is the share of true pairs
-among the results a user would see, at even odds that there is anything to find.
+among the results a user would see, at even odds that there is anything to find. The best result of a query is more
+often the match than a later one with the same score, so both have a curve of their own.
 
 Isotonic regression (Zadrozny and Elkan, 2002) makes it a curve that never falls; what is kept is a table. Queries are
 split by asset: a third is held out and says how far the probabilities are from the truth (expected calibration error;
@@ -30,7 +31,6 @@ from service.index.contract import Asset, Filter, Index, Modality
 DIRECTIONS: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
 """Target and the modality that is searched by."""
 NUM_RESULTS = 10
-NUM_QUERIES = 1000
 MIN_ASSETS = 30
 """With fewer assets that have both modalities a curve would say more than is known."""
 HELD_OUT = 3
@@ -73,13 +73,12 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """P(match | score) in one direction: linear between points, constant beyond them.
+    """P(match | score) in one direction and place: linear between points, constant beyond them.
 
     Attributes:
         scores: Rising.
         probabilities: At those scores, never falling, in [0, 1].
         error: Expected calibration error on held-out pairs, in [0, 1].
-        first_error: The same of best results alone.
         num_pairs: Pairs it was learned from.
         num_held_out: Pairs the error was measured on.
     """
@@ -87,7 +86,6 @@ class Curve:
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
     error: float
-    first_error: float
     num_pairs: int
     num_held_out: int
 
@@ -116,27 +114,55 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Direction:
+    """What scores mean in one direction.
+
+    Attributes:
+        best: Of the best result of a query.
+        further: Of every other.
+        error: Expected calibration error over all held-out pairs, in [0, 1].
+        num_queries: Queries that taught and tested it.
+    """
+
+    best: Curve
+    further: Curve
+    error: float
+    num_queries: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What the scores of one release mean.
 
     Attributes:
-        curves: By target.
-        num_assets: Assets of the library with sound and picture when it was learned.
+        directions: By target.
+        num_assets: Assets of the library when it was learned.
     """
 
-    curves: Mapping[Modality, Curve]
+    directions: Mapping[Modality, Direction]
     num_assets: int
 
-    def probability(self, score: float, *, target: Modality) -> float | None:
-        """P(match | score, direction), or None where that direction was never learned."""
-        curve = self.curves.get(target)
-        return None if curve is None else curve.probability(score)
+    def probability(self, score: float, *, target: Modality, is_best: bool) -> float | None:
+        """P(match | score, direction, place).
+
+        Args:
+            score: Diagonal mean, in [-1, 1].
+            target: Modality that was searched.
+            is_best: Whether it is the best result of its query.
+
+        Returns:
+            A probability, in [0, 1]; None where that direction was never learned.
+        """
+        direction = self.directions.get(target)
+        if direction is None:
+            return None
+        return (direction.best if is_best else direction.further).probability(score)
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as JSON values."""
         return {
             "num_assets": self.num_assets,
-            "curves": {name: asdict(curve) for name, curve in self.curves.items()},
+            "directions": {name: asdict(direction) for name, direction in self.directions.items()},
         }
 
     @classmethod
@@ -153,19 +179,20 @@ class Calibration:
             ValueError: If it is none.
         """
         try:
-            curves = {
-                name: Curve(
-                    **{
-                        **curve,
-                        "scores": tuple(curve["scores"]),
-                        "probabilities": tuple(curve["probabilities"]),
-                    }
+            directions = {
+                name: Direction(
+                    **{**found, "best": _read_curve(found["best"]), "further": _read_curve(found["further"])}
                 )
-                for name, curve in fields["curves"].items()
+                for name, found in fields["directions"].items()
             }
-            return cls(curves=curves, num_assets=fields["num_assets"])
+            return cls(directions=directions, num_assets=fields["num_assets"])
         except (KeyError, TypeError, AttributeError) as exc:
             raise ValueError(f"not a calibration: {exc!r}") from exc
+
+
+def _read_curve(fields: Mapping[str, Any]) -> Curve:
+    numbers = {name: tuple(fields[name]) for name in ("scores", "probabilities")}
+    return Curve(**{**fields, **numbers})
 
 
 def list_pairs(index: Index) -> Iterator[Asset]:
@@ -251,35 +278,58 @@ def is_held_out(asset_id: str) -> bool:
     return hashlib.sha256(f"calibration {asset_id}".encode()).digest()[0] % HELD_OUT == 0
 
 
-def fit_curve(pairs: Pairs) -> Curve:
-    """Learn the curve of one direction from the pairs that are not held out, and measure it on the rest.
+def fit_direction(pairs: Pairs) -> Direction:
+    """Learn the curves of one direction from the pairs that are not held out, and measure them on the rest.
 
     Args:
         pairs: From `sample_pairs`.
 
     Returns:
+        The curves.
+
+    Raises:
+        TooFewPairs: If there is nothing to learn from, or nothing to test with.
+    """  # noqa: DOC502 - raised where a curve is fitted
+    best = fit_curve(pairs, pairs.is_first)
+    further = fit_curve(pairs, ~pairs.is_first)
+    found = np.where(
+        pairs.is_first,
+        np.interp(pairs.scores, best.scores, best.probabilities),
+        np.interp(pairs.scores, further.scores, further.probabilities),
+    )
+    held_out = pairs.is_held_out
+    error = calibration_error(found[held_out], pairs.matches[held_out])
+    return Direction(best=best, further=further, error=error, num_queries=pairs.num_queries)
+
+
+def fit_curve(pairs: Pairs, chosen: NDArray[np.bool_]) -> Curve:
+    """Learn one curve.
+
+    Args:
+        pairs: From `sample_pairs`.
+        chosen: Which of them, bool, shape (N,).
+
+    Returns:
         The curve.
 
     Raises:
-        TooFewPairs: If either part is empty.
+        TooFewPairs: If there is nothing to learn from, or nothing to test with.
     """
     # Needed where a release is built, not where it answers: an answer reads the table.
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
 
-    taught = ~pairs.is_held_out
-    if not taught.any() or taught.all():
-        raise TooFewPairs(f"{len(pairs.scores)} pairs leave none to learn from, or none to test with")
+    taught, held_out = chosen & ~pairs.is_held_out, chosen & pairs.is_held_out
+    if not taught.any() or not held_out.any():
+        raise TooFewPairs(f"{chosen.sum()} pairs leave none to learn from, or none to test with")
     model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
     model.fit(pairs.scores[taught], pairs.matches[taught].astype(np.float64))
     scores, at = np.unique(model.X_thresholds_, return_index=True)
     probabilities = np.clip(model.y_thresholds_[at], 0.0, 1.0)
-    found = np.interp(pairs.scores, scores, probabilities)
-    held_out, first = pairs.is_held_out, pairs.is_held_out & pairs.is_first
+    found = np.interp(pairs.scores[held_out], scores, probabilities)
     return Curve(
         scores=tuple(scores.tolist()),
         probabilities=tuple(probabilities.tolist()),
-        error=calibration_error(found[held_out], pairs.matches[held_out]),
-        first_error=calibration_error(found[first], pairs.matches[first]),
+        error=calibration_error(found, pairs.matches[held_out]),
         num_pairs=int(taught.sum()),
         num_held_out=int(held_out.sum()),
     )
@@ -300,22 +350,3 @@ def calibration_error(probabilities: NDArray[np.float64], matches: NDArray[np.bo
     bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
     gaps = np.bincount(bins, weights=probabilities - matches, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(probabilities))
-
-
-def calibrate(index: Index, *, num_queries: int = NUM_QUERIES, seed: int = 0) -> Calibration:
-    """Learn from a library what its scores mean, in both directions.
-
-    Args:
-        index: The library.
-        num_queries: Assets to search with at most.
-        seed: Of the draw.
-
-    Returns:
-        The calibration.
-
-    Raises:
-        TooFewPairs: If the library is too small.
-    """  # noqa: DOC502 - raised where the queries are drawn
-    queries = choose_queries(index, num_queries=num_queries, seed=seed)
-    curves = {target: fit_curve(sample_pairs(index, queries, target=target)) for target in DIRECTIONS}
-    return Calibration(curves=curves, num_assets=sum(1 for _ in list_pairs(index)))

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import pickle
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from models.bundle import Bundle, load_bundle
 from service.batch_queue import BatchLimits
 from service.batching import Batcher
 from service.encoder import Encoder
-from service.index.opening import open_index
+from service.index.opening import active_index, open_index
 from service.releases.live import LiveRelease
 from service.releases.store import ReleaseStore
 from service.settings import Settings
@@ -32,8 +34,9 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
     """
     store = ReleaseStore(settings.data)
     active = store.active()
-    if active is not None:
-        return active.release_id, store.load_bundle(active.release_id)
+    release_id = active_index(settings) or (active.release_id if active else None)
+    if release_id is not None and (store.path(release_id) / "release.json").exists():
+        return release_id, store.load_bundle(release_id)
     bundle = load_bundle(settings.bundle)
     return bundle.bundle_id, bundle
 
@@ -105,19 +108,19 @@ def batch_limits(settings: Settings, max_batch: int) -> BatchLimits:
     )
 
 
-def child_environment(settings: Settings) -> dict[str, str]:
-    """Environment of a child process that reads these settings from it.
-
-    Args:
-        settings: What the child is to have.
-
-    Returns:
-        Ours without its settings, and these.
-    """
+def child_environment() -> dict[str, str]:
+    """Environment of a child process of ours: it finds the package, and gets its settings another way."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
-    for name, value in settings.model_dump().items():
-        if value is not None and name in settings.model_fields_set | {"data", "bundle"}:
-            shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
-            environment[f"FOLEY_{name.upper()}"] = str(int(shown) if isinstance(shown, bool) else shown)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return environment
+
+
+def write_settings(settings: Settings) -> str:
+    """Settings as a line that a child process of ours reads from its standard input, secrets included."""
+    return base64.b64encode(pickle.dumps(settings)).decode("ascii") + "\n"
+
+
+def read_settings(line: str) -> Settings:
+    """Read what `write_settings` wrote; only what a parent of ours wrote may be read."""
+    settings: Settings = pickle.loads(base64.b64decode(line))  # noqa: S301 - from our parent, over a pipe
+    return settings

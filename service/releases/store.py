@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -57,8 +57,10 @@ class Release:
         bundle_id: The encoder pair.
         outcome: `building` until the library is embedded and the gates are measured, then `ready` or `refused`.
         created_at: Seconds since 1970.
-        library: Counts of the library when it was built: assets, segments, failed.
-        gates: What was measured and which of it failed (`service.releases.gates`), empty before.
+        library: Counts of the library when it was built (`service.releases.mirroring.MirrorReport`), and what building
+            was estimated to take.
+        missing: Assets of the library that could not be embedded.
+        gates: What was measured, and the reasons of what failed (`service.releases.gates`), empty before.
         forced: Who had it activated against its gates, and why; None where nobody did.
     """
 
@@ -66,9 +68,15 @@ class Release:
     bundle_id: str
     outcome: Outcome
     created_at: float
-    library: Mapping[str, int] = field(default_factory=dict)
+    library: Mapping[str, Any] = field(default_factory=dict)
+    missing: Sequence[str] = ()
     gates: Mapping[str, Any] = field(default_factory=dict)
     forced: Mapping[str, str] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its library was embedded and its gates were measured: only then it may be forced."""
+        return bool(self.gates.get("gates"))
 
     def to_json(self) -> dict[str, Any]:
         """The release as JSON values."""

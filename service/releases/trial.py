@@ -2,9 +2,9 @@
 
     trial = try_bundle(settings, path, active=path_of_the_active_one)
 
-A graph may loop for ever, ask for all memory, or be valid and wrong; none of that must meet the process that answers. The
-child loads the bundle as the service would, reproduces its golden tracks, and is timed beside the active bundle. What it
-measures of precision is kept where the service will look for it, so the switch has nothing left to find out.
+A graph may loop for ever, ask for all memory, or be valid and wrong; none of that must meet the process that answers.
+The child loads the bundle as the service would, reproduces its golden tracks, and is timed beside the active bundle.
+What it measures of precision is kept where the service will look for it, so the switch has nothing left to find out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import IO, Any
 from models.bundle import BrokenBundle, load_bundle
 from service.encoder import Encoder, EncoderFailure
 from service.releases.gates import Trial
-from service.releases.opening import ROOT, child_environment, open_encoder
+from service.releases.opening import ROOT, child_environment, open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused
 from service.settings import Settings
 
@@ -74,16 +74,19 @@ def _run(settings: Settings, bundle: Path, beside: Path | None = None) -> dict[s
     ]
     child = subprocess.Popen(  # noqa: S603 - the command is ours
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=child_environment(settings),
+        env=child_environment(),
         cwd=ROOT,
         text=True,
         start_new_session=True,
     )
+    assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
+    with contextlib.suppress(BrokenPipeError), child.stdin:
+        child.stdin.write(write_settings(settings))
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     errors: list[str] = []
     threads = [
@@ -137,7 +140,7 @@ def _follow(
 
 def main() -> None:
     """The child: each step prints one JSON line."""
-    settings = Settings()
+    settings = read_settings(sys.stdin.readline())
     confine(settings.release_trial_bytes)
     paths = [Path(argument) for argument in sys.argv[1:]]
     try:

@@ -20,7 +20,7 @@ from serving import serve_in_thread
 
 from service.batching import BatchLimits
 from service.caller import Caller, CallerGone, DeadlinePassed
-from service.engine import batch_limits
+from service.releases.opening import batch_limits
 from service.routes.admission import Admission, Overloaded
 from service.settings import Settings
 

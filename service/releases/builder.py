@@ -1,0 +1,103 @@
+"""Embedding the library for a new release, in a process of its own at the lowest priority.
+
+It has its own encoder, decode workers and index, so whatever happens here, the process that answers goes on; and
+because all of it runs at the lowest priority on few threads, that process keeps its time. The settings and then the
+library, one JSON line an asset, come on standard input; standard output is one JSON line for each step of progress and
+a last one for the report.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+from service.decoding import Decoder, WorkerLimits
+from service.engine import take_snapshot
+from service.index.contract import Asset
+from service.library import library_limits
+from service.releases.mirroring import mirror
+from service.releases.opening import open_release, read_settings
+from service.releases.store import ReleaseStore
+from service.report import Progress
+
+NICE = 19
+PR_SET_PDEATHSIG = 1
+REPORT_SECONDS = 0.5
+
+
+def main() -> None:
+    """Embed what the lines of standard input name for the release of the first argument."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _interrupt)
+    os.nice(NICE)
+    settings = read_settings(sys.stdin.readline())
+    release_id = sys.argv[1]
+    wanted = read_assets(sys.stdin)
+    bundle = ReleaseStore(settings.data).load_bundle(release_id)
+    live = open_release(settings, release_id, bundle)
+    limits = WorkerLimits(memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after)
+    try:
+        with Decoder(num_workers=settings.decode_workers, limits=limits) as decoder:
+            report = mirror(
+                wanted,
+                snapshot=take_snapshot(live, None, priority="bulk"),
+                decoder=decoder,
+                limits=library_limits(settings),
+                on_progress=_Printer(),
+            )
+        # Graphs of the index are built here, where nobody waits for them.
+        if not report.is_interrupted and not report.did_nothing:
+            live.index.optimize()
+        num_segments = live.index.count_segments()
+    finally:
+        live.close()
+    write_line({"report": {**report.to_json(), "num_segments": num_segments}})
+
+
+def read_assets(lines: Iterable[str]) -> list[Asset]:
+    """Read what `write_asset` wrote."""
+    assets = []
+    for line in lines:
+        fields = json.loads(line)
+        assets.append(
+            Asset(**{**fields, "paths": tuple(fields["paths"]), "modalities": tuple(fields["modalities"])})
+        )
+    return assets
+
+
+def write_asset(asset: Asset) -> str:
+    """An asset as one line."""
+    return json.dumps(asdict(asset)) + "\n"
+
+
+def write_line(fields: dict[str, Any]) -> None:
+    """Print one JSON line at once."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+class _Printer:
+    """Prints progress, a line each half a second at most."""
+
+    def __init__(self) -> None:
+        self._printed_at = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self._printed_at >= REPORT_SECONDS or progress.num_done == progress.num_files:
+            self._printed_at = time.monotonic()
+            write_line({"progress": asdict(progress)})
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

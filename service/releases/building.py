@@ -1,0 +1,305 @@
+"""Building a release beside the one that answers: try the bundle, embed the library, measure, learn what scores mean.
+
+    release = build_release(settings, store, live, bundle)      # takes as long as the library is large; may be killed
+    release.outcome                                             # ready, or refused with its reasons
+
+A build that was killed is found as `building` and goes on: what is embedded stays embedded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from models.bundle import Bundle
+from service.caller import Caller, CallerGone
+from service.index.contract import Asset, Index, IndexFull, Modality
+from service.index.folder import MIN_FREE_BYTES
+from service.index.opening import open_index
+from service.releases.builder import write_asset
+from service.releases.calibration import (
+    DIRECTIONS,
+    Calibration,
+    Pairs,
+    TooFewPairs,
+    choose_queries,
+    fit_direction,
+    sample_pairs,
+)
+from service.releases.gates import GateLimits, Trial, describe_gates, judge, measure_overlap
+from service.releases.live import LiveRelease
+from service.releases.mirroring import read_library
+from service.releases.opening import ROOT, child_environment, write_settings
+from service.releases.store import Outcome, Release, ReleaseError, ReleaseRefused, ReleaseStore
+from service.releases.trial import try_bundle
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 5
+"""How often the library is looked at again because others wrote to it; the switch does the rest."""
+STOP_SECONDS = 30.0
+BYTES_OVERHEAD = 1.5
+"""Payloads, graphs and logs beside the vectors."""
+
+
+class BuildFailed(ReleaseError):
+    """The process that embeds the library ended early; the same build goes on from there when it is asked for again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildProgress:
+    """How far a build is.
+
+    Attributes:
+        step: `trial`, `embedding`, `measuring` or `done`.
+        detail: Of the step: counts of files and segments, segments a second, seconds left.
+    """
+
+    step: str
+    detail: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The progress as JSON values."""
+        return {"step": self.step, **self.detail}
+
+
+OnBuild = Callable[[BuildProgress], None]
+
+
+def build_release(
+    settings: Settings,
+    store: ReleaseStore,
+    active: LiveRelease,
+    bundle: Bundle,
+    *,
+    on_progress: OnBuild | None = None,
+    stop: Caller | None = None,
+) -> Release:
+    """Make a release of a bundle, up to the point where it may be activated.
+
+    Args:
+        settings: Limits, and what the encoders run on.
+        store: Where releases are kept.
+        active: The release that answers; its library is embedded again. The caller keeps it open.
+        bundle: The verified bundle.
+        on_progress: Called as things go on.
+        stop: When it leaves, the build ends early; it can be gone on with.
+
+    Returns:
+        The release, ready or refused.
+
+    Raises:
+        CallerGone: If it was stopped.
+    """  # noqa: DOC503 - from the steps
+    tell, stop = on_progress or (lambda _: None), stop or Caller()
+    release = store.create(bundle, outcome="building")
+    folder = store.path(release.release_id) / "bundle"
+    tell(BuildProgress(step="trial", detail={}))
+    try:
+        trial = try_bundle(settings, folder, active=active.bundle.path)
+    except ReleaseRefused as exc:
+        gates = {"passed": False, "reasons": [str(exc)]}
+        return _save(store, replace(release, outcome="refused", gates=gates))
+    estimate = estimate_build(settings, active, bundle, trial)
+    stop.check()
+    report = _embed(settings, release, active, estimate, tell, stop)
+    tell(BuildProgress(step="measuring", detail={}))
+    missing = tuple(report.pop("missing"))
+    release = replace(release, library={**report, "estimate": estimate}, missing=missing)
+    index = open_index(settings, store.load_bundle(release.release_id), release_id=release.release_id)
+    try:
+        release = _measure(settings, store, release, trial, new=index, active=active.index)
+    finally:
+        index.close()
+    tell(BuildProgress(step="done", detail={"outcome": release.outcome}))
+    return _save(store, release)
+
+
+def estimate_build(settings: Settings, active: LiveRelease, bundle: Bundle, trial: Trial) -> dict[str, float]:
+    """Estimate what a build takes, and refuse it where the disk has no room for it.
+
+    Args:
+        settings: Threads, and where the index lies.
+        active: The release whose library is embedded again.
+        bundle: The bundle of the new one.
+        trial: How fast it is.
+
+    Returns:
+        Segments, bytes on the disk and seconds of the encoder.
+
+    Raises:
+        IndexFull: If the disk has less free space than the index will take, and the floor.
+    """
+    num_segments = active.index.count_segments()
+    manifest = bundle.manifest
+    vector_bytes = 2 * manifest.embedding_width * (4 + 2 * manifest.clip_spec.num_moments)
+    num_bytes = int(num_segments * vector_bytes * BYTES_OVERHEAD)
+    if settings.qdrant_url is None:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        usage = shutil.disk_usage(settings.data)
+        floor = settings.min_free_bytes
+        floor = max(MIN_FREE_BYTES, usage.total // 20) if floor is None else floor
+        if usage.free < num_bytes + floor:
+            raise IndexFull(
+                f"embedding {num_segments} segments takes about {num_bytes} bytes; {usage.free} are free and "
+                f"{floor} must stay"
+            )
+    return {
+        "num_segments": num_segments,
+        "num_bytes": num_bytes,
+        "encoder_seconds": round(num_segments * trial.segment_seconds, 1),
+    }
+
+
+def _embed(
+    settings: Settings,
+    release: Release,
+    active: LiveRelease,
+    estimate: Mapping[str, float],
+    tell: OnBuild,
+    stop: Caller,
+) -> dict[str, Any]:
+    """Embed the library in a child process, again until nobody has written to it meanwhile."""
+    began = time.monotonic()
+    report: dict[str, Any] = {}
+    num_embedded = 0
+    for _ in range(MAX_ROUNDS):
+        wanted = list(read_library(active.index))
+
+        def forward(progress: Mapping[str, Any]) -> None:
+            tell(BuildProgress(step="embedding", detail={**progress, "estimate": dict(estimate)}))
+
+        report = _run_builder(settings, release.release_id, wanted, forward, stop)
+        num_embedded += report["num_embedded"]
+        if list(read_library(active.index)) == wanted:
+            break
+    return {**report, "num_embedded": num_embedded, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _run_builder(
+    settings: Settings,
+    release_id: str,
+    wanted: Sequence[Asset],
+    tell: Callable[[Mapping[str, Any]], None],
+    stop: Caller,
+) -> dict[str, Any]:
+    """One run of `service.releases.builder`."""
+    workers = max(1, min(settings.decode_workers, settings.release_threads))
+    limited = settings.replace(num_threads=settings.release_threads, decode_workers=workers)
+    child = subprocess.Popen(  # noqa: S603 - the command is ours
+        [sys.executable, "-P", "-m", "service.releases.builder", release_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=child_environment(),
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    report: dict[str, Any] | None = None
+    with child, stop.telling(lambda: child.send_signal(signal.SIGTERM)):
+        feeder = threading.Thread(target=_feed, args=(child, limited, wanted), daemon=True)
+        feeder.start()
+        for line in child.stdout:
+            fields = json.loads(line)
+            if "progress" in fields:
+                tell(fields["progress"])
+            report = fields.get("report", report)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_SECONDS)
+        child.kill()
+        feeder.join()
+    if stop.is_gone:
+        raise CallerGone("the build was stopped; it goes on where it was when it is asked for again")
+    if report is None or child.returncode != 0:
+        raise BuildFailed(
+            f"the process that embeds the library for {release_id} ended with {child.returncode}"
+        )
+    return report
+
+
+def _feed(child: subprocess.Popen[str], settings: Settings, wanted: Sequence[Asset]) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(OSError), child.stdin:  # a child that died says so otherwise
+        child.stdin.write(write_settings(settings))
+        for asset in wanted:
+            child.stdin.write(write_asset(asset))
+
+
+def _measure(
+    settings: Settings, store: ReleaseStore, release: Release, trial: Trial, *, new: Index, active: Index
+) -> Release:
+    """Search both releases with the same segments; the gates and the calibration come of it."""
+    samples: dict[str, dict[Modality, Pairs]] = {"new": {}, "active": {}}
+    overlap: float | None = None
+    try:
+        queries = choose_queries(active, num_queries=settings.release_sample, seed=0)
+        queries = [query for query in queries if query[0].asset_id not in release.missing]
+        for name, index in (("new", new), ("active", active)):
+            samples[name] = {target: sample_pairs(index, queries, target=target) for target in DIRECTIONS}
+        shares = [measure_overlap(new, active, queries, target=target) for target in DIRECTIONS]
+        found = [share for share in shares if share is not None]
+        overlap = sum(found) / len(found) if found else None
+        learn_calibration(store, release.release_id, samples["new"], num_assets=release.library["num_assets"])
+    except TooFewPairs as exc:
+        logger.warning("release %s is not compared by retrieval: %s", release.release_id, exc)
+    num_assets = release.library["num_assets"]
+    gates = judge(
+        gate_limits(settings),
+        trial=trial,
+        num_assets=num_assets,
+        num_embedded=num_assets - len(release.missing),
+        new=samples["new"],
+        active=samples["active"],
+        overlap=overlap,
+    )
+    outcome: Outcome = "ready" if all(gate.passed for gate in gates) else "refused"
+    return replace(release, outcome=outcome, gates=describe_gates(gates, trial, samples))
+
+
+def learn_calibration(
+    store: ReleaseStore, release_id: str, pairs: Mapping[Modality, Pairs], *, num_assets: int
+) -> Calibration:
+    """Fit both directions and keep them with the release.
+
+    Args:
+        store: Where releases are kept.
+        release_id: The release whose index gave the pairs.
+        pairs: By target.
+        num_assets: Assets of its library.
+
+    Returns:
+        The calibration.
+    """
+    directions = {target: fit_direction(found) for target, found in pairs.items()}
+    calibration = Calibration(directions=directions, num_assets=num_assets)
+    store.save_calibration(release_id, calibration)
+    return calibration
+
+
+def gate_limits(settings: Settings) -> GateLimits:
+    """What a release must keep, as the settings say."""
+    return GateLimits(
+        max_recall_drop=settings.release_max_recall_drop,
+        min_overlap=settings.release_min_overlap,
+        min_coverage=settings.release_min_coverage,
+        max_latency_ratio=settings.release_max_latency_ratio,
+        max_memory_ratio=settings.release_max_memory_ratio,
+    )
+
+
+def _save(store: ReleaseStore, release: Release) -> Release:
+    store.save(release)
+    return release

@@ -1,0 +1,334 @@
+"""What is done with releases while a service answers: create, activate, roll back, delete, calibrate, follow.
+
+    manager = ReleaseManager(settings, releases, decoder, writers=runner.paused)
+    release = manager.create(Path("runs/mine/bundle"))
+    manager.activate(release.release_id)
+    manager.rollback()
+
+A switch is prepared while the old release answers: the new one is opened, and brought up to date with what was written
+since it was built. Then writers pause, the rest is copied, and one step makes it active: an fsynced rename of
+`active.json`, or on a Qdrant server the alias. On a server the alias is the truth for every replica (`follow`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.bundle import load_bundle
+from service.caller import Caller
+from service.decoding import Decoder
+from service.engine import take_snapshot
+from service.index.opening import activate_index, active_index, drop_index
+from service.library import library_limits
+from service.releases.building import OnBuild, build_release, learn_calibration
+from service.releases.calibration import DIRECTIONS, Calibration, choose_queries, sample_pairs
+from service.releases.live import LiveRelease, Releases
+from service.releases.mirroring import mirror, read_library
+from service.releases.opening import open_release
+from service.releases.store import Active, Release, ReleaseError, ReleaseInUse, ReleaseRefused, ReleaseStore
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Switched:
+    """What a switch did.
+
+    Attributes:
+        active: Which release answers now, and the one before.
+        switch_seconds: From the step that makes it durable to the first request that gets the new release.
+        seconds: All of it: opening, catching up, switching.
+        num_behind: Assets of the library that the release does not hold yet; a job embeds them.
+    """
+
+    active: Active
+    switch_seconds: float
+    seconds: float
+    num_behind: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The switch as JSON values."""
+        return {
+            "release_id": self.active.release_id,
+            "previous": self.active.previous,
+            "switched_at": self.active.switched_at,
+            "switch_seconds": round(self.switch_seconds, 6),
+            "seconds": round(self.seconds, 3),
+            "num_behind": self.num_behind,
+        }
+
+
+class ReleaseManager:
+    """Changes which release answers. Any thread may call it; one change at a time, the others wait.
+
+    Args:
+        settings: Where things are and what they may use.
+        releases: The release that answers.
+        decoder: Decodes what a switch has to embed.
+        writers: Opens a block inside which nobody writes to the index.
+        submit: Has files embedded by a job of the active release.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        releases: Releases,
+        decoder: Decoder,
+        *,
+        writers: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        submit: Callable[[Sequence[Path]], object] = lambda _: None,
+    ) -> None:
+        self.store = ReleaseStore(settings.data)
+        self._settings = settings
+        self._releases = releases
+        self._decoder = decoder
+        self._writers = writers
+        self._submit = submit
+        self._change = threading.RLock()
+        self._building: str | None = None
+        self._is_stopping = threading.Event()
+        self._follower: threading.Thread | None = None
+        self.store.sweep()
+
+    # Looking
+
+    def describe(self, release: Release) -> dict[str, Any]:
+        """A release as the HTTP API shows it."""
+        active = self.store.active()
+        current = self._releases.current.release_id
+        state = "active" if release.release_id == current else release.outcome
+        return {
+            **release.to_json(),
+            "state": state,
+            "is_previous": active is not None and active.previous == release.release_id,
+            "has_calibration": self.store.load_calibration(release.release_id) is not None,
+        }
+
+    # Changing
+
+    def create(
+        self, bundle_path: Path, *, on_progress: OnBuild | None = None, stop: Caller | None = None
+    ) -> Release:
+        """Build a release of a bundle beside the one that answers; see `service.releases.building`.
+
+        Args:
+            bundle_path: Folder of the bundle; it is copied.
+            on_progress: Called as things go on.
+            stop: When it leaves, the build ends early.
+
+        Returns:
+            The release, ready or refused with reasons.
+
+        Raises:
+            ReleaseInUse: If another build is under way.
+        """
+        bundle = load_bundle(bundle_path)
+        with self._change:
+            if self._building is not None:
+                raise ReleaseInUse(f"a release of {self._building} is being built")
+            self._building = bundle.bundle_id
+            self._adopt_current()
+        try:
+            with self._releases.lease() as live:
+                return build_release(
+                    self._settings, self.store, live, bundle, on_progress=on_progress, stop=stop
+                )
+        finally:
+            self._building = None
+
+    def activate(self, release_id: str, *, who: str = "", why: str = "") -> Switched:
+        """Let a release answer from now on.
+
+        Args:
+            release_id: The release.
+            who: Who wants it although its gates failed.
+            why: For what reason; given, a refused release is activated and both are recorded.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ReleaseRefused: If it did not pass its gates and nobody takes the responsibility, or is not complete.
+        """
+        began = time.monotonic()
+        with self._change:
+            release = self.store.get(release_id)
+            current = self._releases.current
+            if release_id == current.release_id:
+                raise ReleaseError(f"release {release_id} is active already")
+            if release.outcome != "ready":
+                if not (why and release.is_complete):
+                    raise ReleaseRefused(_explain(release))
+                release = self.store.force(release_id, who=who, why=why)
+            self._adopt_current()
+            live = open_release(self._settings, release_id, self.store.load_bundle(release_id))
+            try:
+                self._catch_up(live, given_up=release.missing)
+                return self._switch(live, given_up=release.missing, began=began)
+            except BaseException:
+                live.close()
+                raise
+
+    def rollback(self) -> Switched:
+        """Let the release before answer again, at once: what was indexed meanwhile is embedded afterwards.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ReleaseError: If there is none.
+        """
+        began = time.monotonic()
+        with self._change:
+            active = self.store.active()
+            if active is None or active.previous is None:
+                raise ReleaseError("there is no release before the active one")
+            release = self.store.get(active.previous)
+            live = open_release(
+                self._settings, release.release_id, self.store.load_bundle(release.release_id)
+            )
+            try:
+                return self._switch(live, given_up=release.missing, began=began)
+            except BaseException:
+                live.close()
+                raise
+
+    def delete(self, release_id: str) -> None:
+        """Remove a release with its generation of the index.
+
+        Args:
+            release_id: The release.
+
+        Raises:
+            ReleaseInUse: If it is active, the one to roll back to, or being built.
+        """
+        with self._change:
+            release = self.store.get(release_id)
+            if release_id == self._releases.current.release_id:
+                raise ReleaseInUse(f"release {release_id} is active")
+            if self._building == release.bundle_id and release.outcome == "building":
+                raise ReleaseInUse(f"release {release_id} is being built")
+            self.store.delete(release_id)
+            drop_index(self._settings, release_id)
+
+    def calibrate(self) -> Calibration:
+        """Learn anew what the scores of the active release mean: its library has changed since.
+
+        Returns:
+            The calibration, which further requests get.
+        """
+        with self._releases.lease() as live:
+            self._adopt_current()
+            queries = choose_queries(live.index, num_queries=self._settings.release_sample, seed=0)
+            pairs = {target: sample_pairs(live.index, queries, target=target) for target in DIRECTIONS}
+            num_assets = live.index.info().num_assets
+            calibration = learn_calibration(self.store, live.release_id, pairs, num_assets=num_assets)
+            self._releases.recalibrate(live.release_id, calibration)
+        return calibration
+
+    # Replicas of one Qdrant server
+
+    def follow(self) -> None:
+        """Look from now on, in a thread, which release the server's alias names, and answer with that one."""
+        if self._settings.qdrant_url is not None:
+            self._follower = threading.Thread(target=self._follow, name="release-follower", daemon=True)
+            self._follower.start()
+
+    def stop(self) -> None:
+        """End the thread of `follow`."""
+        self._is_stopping.set()
+        if self._follower is not None:
+            self._follower.join()
+
+    def _follow(self) -> None:
+        while not self._is_stopping.wait(self._settings.release_poll_seconds):
+            try:
+                self.follow_once()
+            except Exception:  # the server may be away, or the bundle not be here yet
+                logger.exception("the active release could not be followed")
+
+    def follow_once(self) -> bool:
+        """Answer with the release that the alias names.
+
+        Returns:
+            Whether it was another one before.
+        """
+        release_id = active_index(self._settings)
+        if release_id is None or release_id == self._releases.current.release_id:
+            return False
+        with self._change:
+            if release_id == self._releases.current.release_id:
+                return False
+            live = open_release(self._settings, release_id, self.store.load_bundle(release_id))
+            self._releases.switch(live)
+        logger.info("following the alias to release %s", release_id)
+        return True
+
+    # Steps
+
+    def _adopt_current(self) -> None:
+        """Keep the release that answers in the store too, so that it can be rolled back to."""
+        current = self._releases.current
+        if not (self.store.path(current.release_id) / "release.json").exists():
+            self.store.create(current.bundle, outcome="ready", is_new_generation=False)
+
+    def _catch_up(self, live: LiveRelease, *, given_up: Sequence[str]) -> None:
+        """Embed what was indexed since the release was built, until nothing is left to embed."""
+        for _ in range(MAX_ROUNDS):
+            report = mirror(
+                list(read_library(self._releases.current.index)),
+                snapshot=take_snapshot(live, None, priority="bulk"),
+                decoder=self._decoder,
+                limits=library_limits(self._settings),
+                given_up=given_up,
+            )
+            if report.num_embedded == 0:
+                return
+
+    def _switch(self, live: LiveRelease, *, given_up: Sequence[str], began: float) -> Switched:
+        """Bring paths, metadata and deletions up to date while nobody writes, and make the release active."""
+        current = self._releases.current
+        with self._writers():
+            wanted = list(read_library(current.index))
+            report = mirror(
+                wanted,
+                snapshot=take_snapshot(live, None, priority="bulk"),
+                decoder=self._decoder,
+                embeds=False,
+            )
+            switched_at = time.monotonic()
+            activate_index(self._settings, live.release_id)
+            active = self.store.activate(live.release_id, previous=current.release_id)
+            self._releases.switch(live)
+            switch_seconds = time.monotonic() - switched_at
+        missing = set(report.missing) - set(given_up)
+        behind = [Path(asset.path) for asset in wanted if asset.asset_id in missing]
+        if behind:
+            self._submit(behind)
+        seconds = time.monotonic() - began
+        logger.info("release %s is active after %.3f s", live.release_id, seconds)
+        return Switched(active=active, switch_seconds=switch_seconds, seconds=seconds, num_behind=len(behind))
+
+
+def name_of_user() -> str:
+    """Who forces a release on the command line."""
+    return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"user {os.getuid()}"
+
+
+def _explain(release: Release) -> str:
+    """Why a release may not be activated."""
+    if release.outcome == "building":
+        return f"release {release.release_id} is not built to the end: create it again to go on"
+    reasons = "; ".join(release.gates.get("reasons", ())) or "its gates failed"
+    return f"release {release.release_id} was refused: {reasons}"

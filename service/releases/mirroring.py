@@ -1,0 +1,162 @@
+"""Making one generation of the index hold what another holds, each in the vectors of its own encoder.
+
+    wanted = list(read_library(active.index))
+    report = mirror(wanted, snapshot=new, decoder=decoder)
+
+What is there already stays, so a run that was killed goes on where it was, and a second run after others wrote
+meanwhile does only what changed: embeds what is new, deletes what is gone, copies paths and metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.clip import DecodeLimits
+from service.caller import Caller
+from service.decoding import Decoder
+from service.index.contract import Asset, Index
+from service.library import index_paths
+from service.report import FailedFile, Progress
+from service.retrieval import Snapshot
+
+PAGE_SIZE = 1000
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorReport:
+    """What a run did.
+
+    Attributes:
+        num_assets: Assets wanted.
+        num_embedded: Assets that this run embedded.
+        num_relabelled: Assets whose paths or metadata were brought up to date.
+        num_deleted: Assets that nobody wants any more.
+        missing: Wanted assets that are still not there: their files are gone, changed or cannot be decoded.
+        failed: Files that were tried in vain.
+        is_interrupted: Whether it was stopped before its end.
+    """
+
+    num_assets: int
+    num_embedded: int
+    num_relabelled: int
+    num_deleted: int
+    missing: tuple[str, ...]
+    failed: tuple[FailedFile, ...]
+    is_interrupted: bool = False
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether both held the same before, but for what cannot be embedded."""
+        return not (self.num_embedded or self.num_relabelled or self.num_deleted)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "num_assets": self.num_assets,
+            "num_embedded": self.num_embedded,
+            "num_relabelled": self.num_relabelled,
+            "num_deleted": self.num_deleted,
+            "missing": list(self.missing),
+            "failed": [{"path": f.path, "code": f.code, "reason": f.reason} for f in self.failed[:100]],
+            "is_interrupted": self.is_interrupted,
+        }
+
+
+def read_library(index: Index) -> Iterator[Asset]:
+    """Every asset of a library.
+
+    Args:
+        index: The library.
+
+    Yields:
+        Asset: One by one, in the order of the index.
+    """
+    cursor: str | None = None
+    while True:
+        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor)
+        yield from page.assets
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def mirror(
+    wanted: Sequence[Asset],
+    *,
+    snapshot: Snapshot,
+    decoder: Decoder,
+    limits: DecodeLimits | None = None,
+    on_progress: OnProgress | None = None,
+    stop: Caller | None = None,
+    given_up: Collection[str] = (),
+    embeds: bool = True,
+    deletes: bool = True,
+) -> MirrorReport:
+    """Let a generation hold these assets and no others.
+
+    Args:
+        wanted: Assets of the other generation.
+        snapshot: Encoder and index of this one.
+        decoder: Decodes the files of those that are missing.
+        limits: What a file may ask of the decoder.
+        on_progress: Called as files are embedded.
+        stop: When it leaves, the run ends early; what is embedded stays.
+        given_up: Assets that were tried before and are not tried again.
+        embeds: Whether to embed what is missing.
+        deletes: Whether to delete what nobody wants.
+
+    Returns:
+        What was done.
+    """
+    index = snapshot.index
+    held = {asset.asset_id: asset for asset in read_library(index)}
+    missing = [asset for asset in wanted if asset.asset_id not in held and asset.asset_id not in given_up]
+    failed: list[FailedFile] = []
+    is_interrupted = False
+    if missing and embeds:
+        report = index_paths(
+            [_living_path(asset) for asset in missing],
+            snapshot=snapshot,
+            decoder=decoder,
+            limits=limits,
+            on_progress=on_progress,
+            stop=stop,
+        )
+        failed, is_interrupted = report.failed, report.is_interrupted
+        held = {asset.asset_id: asset for asset in read_library(index)}
+    ids = {asset.asset_id for asset in wanted}
+    unwanted = [asset_id for asset_id in held if asset_id not in ids] if deletes else []
+    for asset_id in unwanted:
+        index.delete_asset(asset_id)
+    return MirrorReport(
+        num_assets=len(wanted),
+        num_embedded=sum(1 for asset in missing if asset.asset_id in held),
+        num_relabelled=sum(_relabel(index, asset, held.get(asset.asset_id)) for asset in wanted),
+        num_deleted=len(unwanted),
+        missing=tuple(asset.asset_id for asset in wanted if asset.asset_id not in held),
+        failed=tuple(failed),
+        is_interrupted=is_interrupted,
+    )
+
+
+def _living_path(asset: Asset) -> Path:
+    """Where the file of an asset is: the first of its paths that exists."""
+    paths = [Path(path) for path in asset.paths]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _relabel(index: Index, wanted: Asset, held: Asset | None) -> bool:
+    """Copy paths, facts about the file and metadata; return whether anything differed."""
+    if held is None:
+        return False
+    has_moved = (held.paths, dict(held.media)) != (wanted.paths, dict(wanted.media))
+    if has_moved:
+        index.set_paths(wanted.asset_id, paths=wanted.paths, media=wanted.media)
+    if dict(held.metadata) != dict(wanted.metadata):
+        index.set_metadata(wanted.asset_id, wanted.metadata)
+        return True
+    return has_moved
