@@ -217,4 +217,5 @@ def query_limits(settings: Settings) -> QueryLimits:
             max_channels=settings.max_channels,
         ),
         timeout_seconds=settings.query_timeout_seconds,
+        open_seconds=settings.open_timeout_seconds,
     )
