@@ -20,8 +20,8 @@ from structlog.types import EventDict, Processor, WrappedLogger
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# What logs at `info` for itself what `service.routes.log` says better, or says it for every call.
-QUIET = ("uvicorn.access", "httpx", "httpcore", "asyncio")
+# What tells for itself what `service.routes.log` says better: every request, every form that is malformed.
+QUIET = ("uvicorn.access", "httpx", "httpcore", "asyncio", "python_multipart")
 
 
 def configure_logs(
@@ -51,7 +51,7 @@ def configure_logs(
         logger.handlers.clear()
         logger.propagate = True
     for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _facts() -> list[Processor]:

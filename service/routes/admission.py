@@ -6,8 +6,9 @@ is dropped.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -17,6 +18,8 @@ from service.caller import Caller, CallerGone
 from service.timing import timed
 
 T = TypeVar("T")
+
+RECENT_SHARE = 0.2  # of the last piece of work in the moving average of what one costs
 
 
 class Overloaded(Exception):
@@ -78,6 +81,8 @@ class Admission:
         self._max_waiting = max_waiting
         self._max_wait_seconds = max_wait_seconds
         self._max_work_seconds = max_work_seconds
+        self._num_workers = num_workers
+        self._work_seconds = 0.0  # a moving average
         self.num_waiting = 0
         self.num_refused = 0
 
@@ -85,14 +90,20 @@ class Admission:
         """Refuse early, before a body is read that could not be worked on.
 
         Raises:
-            Overloaded: If the queue is full.
+            Overloaded: If the queue is full, or so long that the turn would hardly come in time.
         """
         if self.num_waiting >= self._max_waiting:
-            self.num_refused += 1
-            raise Overloaded(
-                f"{self.num_waiting} requests are waiting already",
-                retry_after_seconds=self._max_wait_seconds,
-            )
+            self._refuse(f"{self.num_waiting} requests are waiting already")
+        if self._semaphore.value == 0 and self._expected_seconds() > self._max_wait_seconds:
+            self._refuse(f"the wait for a worker would be about {self._expected_seconds():.0f} s")
+
+    def _expected_seconds(self) -> float:
+        """How long one more request would wait, as work has lasted of late."""
+        return self._work_seconds * (self.num_waiting + 1) / self._num_workers
+
+    def _refuse(self, message: str, cause: Exception | None = None) -> NoReturn:
+        self.num_refused += 1
+        raise Overloaded(message, retry_after_seconds=self._max_wait_seconds) from cause
 
     async def run_for(self, client: Client, work: Callable[[], T]) -> T:
         """Do blocking work for a client, for as long as it waits for it.
@@ -138,9 +149,11 @@ class Admission:
         """  # noqa: DOC502 - raised while it waits
         with timed("wait"):
             await self._take_turn()
+        began = time.monotonic()
         try:
             return await anyio.to_thread.run_sync(work, limiter=self._threads)
         finally:
+            self._work_seconds += RECENT_SHARE * (time.monotonic() - began - self._work_seconds)
             self._semaphore.release()
 
     async def _watch(self, client: Client, scope: anyio.CancelScope) -> None:
@@ -158,10 +171,6 @@ class Admission:
             with anyio.fail_after(self._max_wait_seconds):
                 await self._semaphore.acquire()
         except TimeoutError as exc:
-            self.num_refused += 1
-            raise Overloaded(
-                f"no worker became free within {self._max_wait_seconds:g} s",
-                retry_after_seconds=self._max_wait_seconds,
-            ) from exc
+            self._refuse(f"no worker became free within {self._max_wait_seconds:g} s", exc)
         finally:
             self.num_waiting -= 1

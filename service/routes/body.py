@@ -85,6 +85,7 @@ class _Body:
         self._max_bytes = limits.max_bytes_at(scope["path"])
         self._num_bytes = 0
         self._waited_seconds = 0.0
+        self._is_slow = False
 
     async def receive(self) -> Message:
         """Next message of the client.
@@ -119,7 +120,8 @@ class _Body:
             await self._send({**message, "headers": headers})
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             await self._send({**message, "more_body": True})
-            await self._linger()
+            if not self._is_slow:  # it had its time
+                await self._linger()
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         else:
             await self._send(message)
@@ -132,6 +134,7 @@ class _Body:
             message = await self._receive()
             self._waited_seconds += time.monotonic() - began
             return message
+        self._is_slow = True
         raise BodyTooSlow(
             f"{self._num_bytes} bytes of the body arrived in {allowed_seconds:.0f} s of waiting"
         )

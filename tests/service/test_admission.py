@@ -71,3 +71,27 @@ def test_nobody_waits_for_ever() -> None:
         await admission.run(lambda: None)
 
     anyio.run(main)
+
+
+def test_who_would_hardly_get_a_turn_is_told_at_once() -> None:
+    """Work of 0.3 s, one worker, 0.5 s of patience: the second in the queue would wait 0.6 s."""
+    release = threading.Event()
+
+    async def main() -> None:
+        admission = Admission(num_workers=1, max_waiting=10, max_wait_seconds=0.5)
+        for _ in range(30):
+            admission._work_seconds += 0.2 * (0.3 - admission._work_seconds)
+        admission.check()  # the worker is free: nobody waits
+        async with anyio.create_task_group() as group:
+            group.start_soon(admission.run, release.wait)
+            await anyio.sleep(0.05)
+            group.start_soon(admission.run, lambda: None)
+            await anyio.sleep(0.05)
+            began = time.monotonic()
+            with pytest.raises(Overloaded, match="the wait for a worker would be about 1 s"):
+                await admission.run(lambda: None)
+            assert time.monotonic() - began < 0.1
+            assert (admission.num_waiting, admission.num_refused) == (1, 1)
+            release.set()
+
+    anyio.run(main)
