@@ -13,24 +13,34 @@ wrong, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import json
-import logging
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from service.engine import Engine
-    from service.settings import Settings
-
-FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+from service.assets_command import assets_app
+from service.filter_options import (
+    Folder,
+    HasModality,
+    MaxDuration,
+    Metadata,
+    MinDuration,
+    ModifiedAfter,
+    ModifiedBefore,
+    read_filter,
+)
+from service.library_command import COMMANDS, jobs_app
+from service.terminal import FAILED, WRONG_USAGE
+from service.terminal import fail as _fail
+from service.terminal import log_to_stderr as _log_to_stderr
+from service.terminal import open_engine_of as _open
+from service.terminal import print_json as _print_json
+from service.terminal import read_settings as _read_settings
+from service.terminal import report_errors as _report_errors
+from service.terminal import say as _say
+from service.terminal import stderr as _stderr
+from service.terminal import stdout as _stdout
 
 app = typer.Typer(
     help="Finds the sound for a picture and the picture for a sound.",
@@ -42,38 +52,13 @@ app = typer.Typer(
 
 keys_app = typer.Typer(help="API keys, for a service that other machines reach.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(assets_app, name="assets")
+app.add_typer(jobs_app, name="jobs")
+for command in COMMANDS:
+    app.command()(command)
 
 Target = Literal["audio", "video"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
-
-
-@app.command()
-def index(
-    paths: Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")],
-    as_json: Json = False,
-) -> None:
-    """Index media files; folders are walked. What is indexed already and has not changed is passed over."""
-    from service.console import print_report, show_progress
-    from service.library import index_paths, library_limits
-
-    settings = _read_settings()
-    signal.signal(signal.SIGTERM, _interrupt)
-    with _report_errors(), _open(settings) as engine, show_progress(_stderr()) as on_progress:
-        report = index_paths(
-            paths,
-            snapshot=engine.snapshot(priority="bulk"),
-            decoder=engine.decoder,
-            limits=library_limits(settings),
-            on_progress=on_progress,
-        )
-    if as_json:
-        _print_json(report.to_json())
-    else:
-        print_report(_stdout(), report)
-    if report.is_interrupted:
-        _fail("stopped; what was indexed stays, and the same command goes on from there", code=INTERRUPTED)
-    if report.files.indexed + report.files.unchanged == 0:
-        _fail("no file was indexed" if report.files.failed else "no media files there")
 
 
 @app.command()
@@ -85,6 +70,16 @@ def search(
         typer.Option("--from", help="What of the clip to search by. Default: the other one, if it has it."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most results.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Only results that score so much or more.")
+    ] = None,
+    folder: Folder = None,
+    modality: HasModality = None,
+    min_duration: MinDuration = None,
+    max_duration: MaxDuration = None,
+    modified_after: ModifiedAfter = None,
+    modified_before: ModifiedBefore = None,
+    metadata: Metadata = None,
     as_json: Json = False,
 ) -> None:
     """Find the sound that goes with a picture, or the picture that goes with a sound."""
@@ -93,34 +88,26 @@ def search(
     settings = _read_settings()
     if limit is not None and limit > settings.max_limit:
         _fail(f"--limit may be {settings.max_limit} at most, got {limit}", code=WRONG_USAGE)
+    with _report_errors():
+        chosen = read_filter(
+            folder=folder,
+            modality=modality,
+            min_duration=min_duration,
+            max_duration=max_duration,
+            modified_after=modified_after,
+            modified_before=modified_before,
+            metadata=metadata,
+        )
     with _report_errors(), _open(settings) as engine:
         if engine.index.count_segments(modality=target) == 0:
             kind = "sound" if target == "audio" else "picture"
             _fail(f"no file with {kind} is indexed in {settings.data}: start with `foley index PATH...`")
-        answer = engine.search_file(
-            file.resolve(), target=target, source=source, choice=engine.choose(limit=limit)
-        )
+        choice = engine.choose(limit=limit, min_score=min_score, filter=chosen)
+        answer = engine.search_file(file.resolve(), target=target, source=source, choice=choice)
     if as_json:
         _print_json(answer.to_json())
     else:
         print_answer(_stdout(), answer.to_json())
-
-
-@app.command()
-def assets(as_json: Json = False) -> None:
-    """List what is indexed; a `foley serve` that has the index open is asked."""
-    from service.console import print_assets
-    from service.inventory import list_inventory
-
-    settings = _read_settings()
-    with _report_errors():
-        found = list_inventory(settings)
-    if as_json:
-        _print_json({"assets": found})
-    elif found:
-        print_assets(_stdout(), found)
-    else:
-        _say(f"nothing is indexed in {settings.data}: start with `foley index PATH...`")
 
 
 @app.command()
@@ -158,7 +145,9 @@ def create_key(
     name: Annotated[str, typer.Argument(help="What the key is for.", metavar="NAME")],
     scope: Annotated[
         Literal["read", "write", "admin"],
-        typer.Option(help="`read` searches and lists; `write` changes the library too; `admin` may do everything."),
+        typer.Option(
+            help="`read` searches and lists; `write` changes the library too; `admin` may do everything."
+        ),
     ] = "read",
     as_json: Json = False,
 ) -> None:
@@ -203,6 +192,39 @@ def revoke_key(
     with _report_errors():
         revoked = keys.revoke_key(settings.keys_path, key_id)
     _say(f"key {revoked.key_id} ({revoked.name}, scope {revoked.scope}) is revoked")
+
+
+@app.command()
+def migrate(
+    target: Annotated[
+        str | None,
+        typer.Option("--to", help="Copy to this Qdrant server or data folder.", metavar="URL|PATH"),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Copy from there. Default: what the settings name.", metavar="URL|PATH"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the index between a folder and a Qdrant server, either way; the same command goes on where one stopped."""
+    from dataclasses import asdict
+
+    from service.console import show_copying
+    from service.migration import migrate_places
+
+    if source is None and target is None:
+        _fail("say where to with --to, or where from with --from", code=WRONG_USAGE)
+    settings = _read_settings()
+    with _report_errors(), show_copying(_stderr()) as on_copied:
+        _log_to_stderr()
+        done = migrate_places(settings, source=source, target=target, on_copied=on_copied)
+    if as_json:
+        _print_json(asdict(done))
+    else:
+        _say(
+            f"{done.num_copied} assets copied, {done.num_present} were there; {done.num_segments} segments on both "
+            f"sides, {done.num_compared} vectors compared and alike"
+        )
 
 
 @app.command()
@@ -253,91 +275,6 @@ def demo(
         num_failed = run_demo(folder, engine=engine, console=_stdout(), progress_console=_stderr())
     if num_failed:
         _fail(f"{num_failed} files of the demo could not be indexed")
-
-
-def _read_settings(**changes: Any) -> Settings:
-    from pydantic import ValidationError
-
-    from service.settings import Settings
-
-    try:
-        return Settings(**changes)
-    except ValidationError as exc:
-        problems = [
-            f"{'FOLEY_' + str(error['loc'][0]).upper() + ': ' if error['loc'] else ''}"
-            f"{error['msg'].removeprefix('Value error, ')}"
-            for error in exc.errors(include_url=False, include_context=False)
-        ]
-        _fail("; ".join(problems), code=WRONG_USAGE)
-
-
-@contextmanager
-def _open(settings: Settings) -> Iterator[Engine]:
-    from service.engine import open_engine
-
-    _log_to_stderr()
-    settings.data.mkdir(parents=True, exist_ok=True)
-    with open_engine(settings) as engine:
-        yield engine
-
-
-def _log_to_stderr() -> None:
-    from rich.logging import RichHandler
-
-    handler = RichHandler(console=_stderr(), show_time=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
-
-
-@contextmanager
-def _report_errors() -> Iterator[None]:
-    """Turn our own errors into one line and exit code 1."""
-    from models.bundle import BrokenBundle
-    from models.clip import UnreadableClip
-    from service.decoding import DecodeFailure
-    from service.demo import BadCorpus
-    from service.encoder import EncoderFailure
-    from service.index.contract import IndexFailure, IndexInUse
-    from service.keys import KeysFailure
-
-    try:
-        yield
-    except IndexInUse as exc:
-        _fail(f"{exc}: stop the `foley` that has it open, or ask that one over HTTP")
-    except (UnreadableClip, DecodeFailure) as exc:
-        _fail(f"{exc} ({exc.code})")
-    except (BadCorpus, BrokenBundle, EncoderFailure, IndexFailure, KeysFailure, OSError) as exc:
-        _fail(str(exc))
-    except KeyboardInterrupt:
-        _fail("stopped", code=INTERRUPTED)
-
-
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _stdout() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-def _stderr() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
-
-
-def _say(message: str) -> None:
-    sys.stderr.write(f"foley: {message}\n")
-
-
-def _fail(message: str, *, code: int = FAILED) -> NoReturn:
-    _say(message)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

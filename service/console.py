@@ -5,24 +5,27 @@ Names of files are shown with what a terminal would obey (escape sequences, line
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from models.bundle import Agreement
-from service.library import IndexReport, OnProgress
-from service.library import Progress as IndexProgress
+from service.report import FailedFile, IndexReport, OnProgress
+from service.report import Progress as IndexProgress
 from service.scanning import show_path
 
 MAX_FAILURES = 50  # lines; --json has all
+MAX_PLANNED_LINES = 200
 
 
 def format_time(seconds: float) -> str:
@@ -84,6 +87,28 @@ def show_progress(console: Console) -> Iterator[OnProgress]:
         yield update
 
 
+@contextmanager
+def show_copying(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while an index is copied; nothing where no person watches.
+
+    Args:
+        console: Where to show it.
+
+    Yields:
+        What is called with the assets done and all of them.
+    """
+    columns = (
+        TextColumn("copying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("assets"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda num_done, num_assets: bar.update(task, completed=num_done, total=num_assets)
+
+
 def print_report(console: Console, report: IndexReport) -> None:
     """Show what a run did, what it could not do, and why.
 
@@ -98,28 +123,78 @@ def print_report(console: Console, report: IndexReport) -> None:
     for name in ("indexed", "unchanged", "failed"):
         table.add_row(name, str(getattr(report.files, name)), str(getattr(report.segments, name)))
     console.print(table)
+    console.print(" · ".join(_notes(report)), highlight=False)
+    for path in report.partial:
+        console.print(Text(f"indexed as far as it goes, its end is missing: {format_path(path)}", "yellow"))
+    failed = [file for file in report.failed if not file.is_quarantined]
+    quarantined = report.quarantined
+    if failed:
+        console.print(_failures("failed", failed))
+    if quarantined:
+        title = f"{len(quarantined)} quarantined: passed over until they change, or with --retry"
+        console.print(_failures(title, quarantined))
+    if max(len(failed), len(quarantined)) > MAX_FAILURES:
+        console.print("… and more: --json lists all of them")
+
+
+def _notes(report: IndexReport) -> list[str]:
     notes = [f"{report.seconds:.1f} s"]
     if report.num_ignored:
         notes.append(f"{report.num_ignored} other files passed over: not media")
-    if report.num_removed:
-        notes.append(f"{report.num_removed} removed: their files have another content now")
-    console.print(" · ".join(notes), highlight=False)
-    for path in report.partial:
-        console.print(Text(f"indexed as far as it goes, its end is missing: {format_path(path)}", "yellow"))
-    if report.failed:
-        console.print(_failures(report))
-    if len(report.failed) > MAX_FAILURES:
-        console.print(f"… and {len(report.failed) - MAX_FAILURES} more: --json lists all of them")
+    if report.num_unsettled:
+        notes.append(f"{report.num_unsettled} left for the next time: somebody writes to them")
+    for number, done in (
+        (report.num_moved, "moved"),
+        (report.num_copied, "copies of others"),
+        (report.num_deleted, "deleted"),
+        (report.num_removed, "removed: no file has their content any more"),
+    ):
+        if number:
+            notes.append(f"{number} {done}")
+    if report.stages.elapsed_seconds:
+        notes.append(f"{report.stages.slowest} was at work {report.stages.slowest_share:.0%} of the time")
+    return notes
 
 
-def _failures(report: IndexReport) -> Table:
-    table = Table(
-        box=box.SIMPLE, show_edge=False, title="failed", title_justify="left", title_style="bold red"
-    )
+def print_plan(console: Console, report: IndexReport) -> None:
+    """Show what a synchronisation would do.
+
+    Args:
+        console: Where to print.
+        report: What a rehearsal returned.
+    """
+    rows = [
+        (entry["does"], Text(format_path(entry["path"])), Text(format_path(entry.get("from", ""))))
+        for entry in report.plan[:MAX_PLANNED_LINES]
+    ]
+    print_columns(console, ("would be", "file", "was"), rows)
+    if len(report.plan) > MAX_PLANNED_LINES:
+        console.print(f"… and {len(report.plan) - MAX_PLANNED_LINES} more: --json lists all of them")
+
+
+def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Show jobs, one a line.
+
+    Args:
+        console: Where to print.
+        jobs: Jobs as JSON values.
+    """
+    rows = []
+    for job in jobs:
+        asked_at = datetime.fromtimestamp(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        progress = job["progress"]
+        files = f"{progress['num_done']}, {progress['num_failed']} failed" if job["report"] else ""
+        paths = Text(", ".join(format_path(path) for path in job["request"]["paths"]))
+        rows.append((job["job_id"], job["kind"], job["state"], asked_at, files, paths))
+    print_columns(console, ("job", "kind", "state", "asked for", "files", "paths"), rows)
+
+
+def _failures(title: str, files: Sequence[FailedFile]) -> Table:
+    table = Table(box=box.SIMPLE, show_edge=False, title=title, title_justify="left", title_style="bold red")
     table.add_column("file", overflow="fold")
     table.add_column("code", no_wrap=True)
     table.add_column("reason", overflow="fold")
-    for failed in report.failed[:MAX_FAILURES]:
+    for failed in files[:MAX_FAILURES]:
         table.add_row(Text(format_path(failed.path)), failed.code, Text(failed.reason))
     return table
 
@@ -189,6 +264,29 @@ def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
         )
     console.print(table)
     console.print(f"{len(assets)} assets", style="dim", highlight=False)
+
+
+def print_asset(console: Console, asset: Mapping[str, Any]) -> None:
+    """Show all that is known of one asset.
+
+    Args:
+        console: Where to print.
+        asset: The asset as JSON values.
+    """
+    rows = [
+        ("asset", asset["asset_id"]),
+        *(
+            ("file" if number == 0 else "copy", format_path(path))
+            for number, path in enumerate(asset["paths"])
+        ),
+        ("segments", f"{asset['num_segments']} with {' + '.join(asset['modalities'])}"),
+        *((f"media.{key}", str(value)) for key, value in asset["media"].items() if value is not None),
+        *((key, json.dumps(value, ensure_ascii=False)) for key, value in asset["metadata"].items()),
+    ]
+    table = Table(box=None, show_header=False)
+    for name, value in rows:
+        table.add_row(Text(name, style="dim"), Text(value))
+    console.print(table)
 
 
 def format_span(result: Mapping[str, Any]) -> str:
