@@ -38,7 +38,7 @@ from service.stages import (
 )
 
 CHUNK_SEGMENTS = 8  # 80 s of frames and samples are 25 MB: what one call to a worker returns
-MAX_UNWRITTEN = 256  # embedded chunks that may wait for the disk
+MAX_UNWRITTEN = 32  # embedded chunks that may wait for the disk: 256 segments at most are redone after a kill
 MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
 
 

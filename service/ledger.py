@@ -27,7 +27,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0  # another bundle's process may be in the middle of a commit
@@ -262,7 +262,8 @@ class Ledger:
             try:
                 yield self._connection
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:  # SQLite ends some itself: when the disk is full
+                    self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
 
@@ -365,6 +366,18 @@ class Ledger:
             limit,
         )
         return [_to_job(row) for row in rows]
+
+    def count_jobs(self) -> dict[State, int]:
+        """How many jobs there are in each state."""
+        rows = self.read("SELECT state, COUNT(*) FROM jobs WHERE bundle_id = ? GROUP BY state", self.owner)
+        counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
+        counts.update({row[0]: row[1] for row in rows})
+        return counts
+
+    def check(self) -> None:
+        """Find out whether it can be written: an empty transaction."""
+        with self.write(is_durable=False):
+            pass
 
     def unfinished_jobs(self) -> list[JobRecord]:
         """Jobs that are queued or were running when their process ended, the oldest first."""
