@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 
 from service.engine import Engine, open_engine
 from service.errors import add_error_handlers
-from service.gauges import EngineCollector
+from service.gauges import EngineCollector, JobsCollector
 from service.jobs import JobRunner, open_jobs
 from service.metrics import Metrics
 from service.routes import assets, embeddings, health, jobs, metrics, pages, search
@@ -117,6 +117,7 @@ def _state(
     )
     readiness = Readiness(cache_seconds=settings.readiness_cache_seconds)
     metrics.add_collector(EngineCollector(engine, admission))
+    metrics.add_collector(JobsCollector(runner.ledger))
     return State(
         engine=engine,
         admission=admission,

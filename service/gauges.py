@@ -18,12 +18,36 @@ from prometheus_client.registry import Collector
 from service.batching import BatchStats
 from service.engine import Engine
 from service.index.contract import IndexFailure, IndexInfo
+from service.ledger import Ledger, LedgerFailure
 from service.routes.admission import Admission
 
 logger = logging.getLogger(__name__)
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
 INDEX_CACHE_SECONDS = 10.0  # to measure a large folder takes the engine some milliseconds
+
+
+class JobsCollector(Collector):
+    """Reads how many jobs there are.
+
+    Args:
+        ledger: Where jobs are remembered.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterator[Metric]:
+        """Jobs by state, those of the past that the ledger still has included."""
+        try:
+            counts = self._ledger.count_jobs()
+        except LedgerFailure as exc:
+            logger.warning("the ledger does not answer the metrics: %s", exc)
+            return
+        found = GaugeMetricFamily("foley_jobs", "Jobs that the ledger remembers, by state.", labels=["state"])
+        for state, count in counts.items():
+            found.add_metric([state], count)
+        yield found
 
 
 class EngineCollector(Collector):

@@ -323,6 +323,8 @@ class ReadyBody(BaseModel):
                     "bundle_id": "starter-0123456789ab",
                     "provider": "CPUExecutionProvider",
                     "num_segments": 1234,
+                    "free_bytes": 84_123_456_789,
+                    "is_writable": True,
                 }
             ]
         }
@@ -332,6 +334,8 @@ class ReadyBody(BaseModel):
     bundle_id: str = Field(description="The active encoder bundle.")
     provider: str = Field(description="What the encoder runs on.")
     num_segments: int = Field(ge=0, description="Segments that can be found.")
+    free_bytes: int = Field(ge=0, description="Free disk space where the data lies.")
+    is_writable: bool = Field(description="Whether that is above the floor: else nothing new is indexed.")
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

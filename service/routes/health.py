@@ -21,10 +21,15 @@ async def get_liveness() -> Response:
 @router.get(
     "/readyz",
     summary="Does the service answer correctly?",
-    description="Embeds the bundle's golden clip on the active provider, compares, and asks the index.",
+    description=(
+        "Embeds the bundle's golden clip on the active provider and compares; asks the index and the ledger of jobs. "
+        "A disk that is too full to write is said (`is_writable`) and no reason to be not ready: searches go on."
+    ),
     responses={200: {"model": ReadyBody}, **describe_problems(500, 503)},
     response_class=Response,
 )
 async def get_readiness(state: StateOf) -> Response:
     """Answer with what was checked, or a problem that says what failed."""
-    return Response(await state.readiness.check(state.engine), media_type="application/json")
+    return Response(
+        await state.readiness.check(state.engine, state.jobs.ledger), media_type="application/json"
+    )

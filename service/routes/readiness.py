@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 
@@ -10,10 +11,11 @@ import anyio.to_thread
 import pydantic_core
 
 from service.engine import Engine
+from service.ledger import Ledger
 
 
 class NotReady(Exception):
-    """The encoder gives wrong embeddings, or the index does not answer."""
+    """The encoder gives wrong embeddings, or the index or the ledger of jobs does not answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +35,12 @@ class Readiness:
         self._lock = anyio.Lock()
         self._verdict: _Verdict | None = None
 
-    async def check(self, engine: Engine) -> bytes:
+    async def check(self, engine: Engine, ledger: Ledger) -> bytes:
         """Check the service, or reuse the last check.
 
         Args:
             engine: What to check.
+            ledger: Where its jobs are remembered.
 
         Returns:
             A JSON object that says what was checked.
@@ -48,26 +51,33 @@ class Readiness:
         async with self._lock:
             verdict = self._verdict
             if verdict is None or time.monotonic() - verdict.made_at > self._cache_seconds:
-                verdict = self._verdict = await anyio.to_thread.run_sync(_check, engine)
+                verdict = self._verdict = await anyio.to_thread.run_sync(_check, engine, ledger)
         if verdict.failure is not None:
             raise NotReady(str(verdict.failure)) from verdict.failure
         return verdict.document
 
 
-def _check(engine: Engine) -> _Verdict:
+def _check(engine: Engine, ledger: Ledger) -> _Verdict:
     checking = "the encoder"
     try:
-        engine.encoder.check_golden()
-        checking = "the index"
-        num_segments = engine.index.count_segments()
+        with engine.releases.lease() as live:
+            live.encoder.check_golden()
+            checking = "the index"
+            num_segments = live.index.count_segments()
+        checking = "the ledger of jobs"
+        ledger.check()
+        checking = "the disk"
+        usage = shutil.disk_usage(engine.settings.data)
     except Exception as exc:
         failure = NotReady(f"{checking} failed its check: {exc}")
         failure.__cause__ = exc
         return _Verdict(made_at=time.monotonic(), document=b"", failure=failure)
     document = {
         "status": "ready",
-        "bundle_id": engine.bundle.bundle_id,
-        "provider": engine.encoder.provider,
+        "bundle_id": live.bundle.bundle_id,
+        "provider": live.encoder.provider,
         "num_segments": num_segments,
+        "free_bytes": usage.free,
+        "is_writable": usage.free >= engine.settings.disk_floor_bytes(usage.total),
     }
     return _Verdict(made_at=time.monotonic(), document=pydantic_core.to_json(document), failure=None)

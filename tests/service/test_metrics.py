@@ -164,3 +164,9 @@ def test_a_dead_index_is_a_metric_and_not_a_failure(indexed_settings: Settings, 
         families = read_metrics(running.client)
     assert value(families, "foley_index_up") == 0
     assert "foley_index_segments" not in families
+
+
+def test_jobs_by_state(client: httpx.Client) -> None:
+    families = read_metrics(client)
+    states = {s.labels["state"]: s.value for s in families["foley_jobs"].samples}
+    assert set(states) == {"queued", "running", "done", "failed", "cancelled"}
