@@ -1,37 +1,114 @@
-"""What a library holds, asset by asset: read from its index, or asked of the `foley serve` that has the index open.
+"""What a library holds, asset by asset: in its index, or asked of the `foley serve` that has the index open.
 
-for asset in list_inventory(Settings()):
-    print(asset["path"])
+with open_inventory(Settings()) as inventory:
+    for asset in inventory.list_assets():
+        print(asset["path"])
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, Protocol
 
 from models.bundle import load_bundle
-from service.index.contract import Asset, Index, IndexInUse
+from service.index.contract import Asset, Filter, Index, IndexInUse
 from service.index.opening import find_index, index_folder
+from service.metadata import merge_metadata
 from service.scanning import show_path
+from service.served_inventory import ServedInventory, listens
 from service.settings import MAX_LIMIT, Settings
 
-TIMEOUT_SECONDS = 30.0
-"""How long a server may take for one page."""
+AssetDocument = dict[str, Any]
+"""An asset as the HTTP API describes it."""
 
 
-def list_inventory(settings: Settings) -> list[dict[str, Any]]:
-    """List every asset of the library.
+class Inventory(Protocol):
+    """The assets of a library, whoever has its index open."""
+
+    def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
+        """Every asset that the filter holds for, in the order of the index."""
+        ...
+
+    def get_asset(self, asset_id: str) -> AssetDocument | None:
+        """The asset of this id, if there is one."""
+        ...
+
+    def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
+        """Change what is said about an asset; None where there is none."""
+        ...
+
+    def delete_asset(self, asset_id: str) -> bool:
+        """Take an asset out of the index; False where there is none."""
+        ...
+
+
+class OpenInventory:
+    """The assets of an index that this process has open.
+
+    Args:
+        index: The index.
+    """
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
+        """Every asset that the filter holds for; see `Inventory.list_assets`."""
+        cursor: str | None = None
+        while True:
+            page = self._index.list_assets(limit=MAX_LIMIT, cursor=cursor, filter=filter)
+            yield from map(describe_asset, page.assets)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def get_asset(self, asset_id: str) -> AssetDocument | None:
+        """The asset of this id, if there is one."""
+        asset = self._index.get_asset(asset_id)
+        return describe_asset(asset) if asset else None
+
+    def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
+        """Change what is said about an asset; None where there is none."""
+        asset = merge_metadata(self._index, asset_id, changes)
+        return describe_asset(asset) if asset else None
+
+    def delete_asset(self, asset_id: str) -> bool:
+        """Take an asset out of the index; False where there is none."""
+        return self._index.delete_asset(asset_id) > 0
+
+
+class EmptyInventory:
+    """The inventory of a library in which nothing was ever indexed: to open an index would make one."""
+
+    def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
+        """No asset."""
+        return iter(())
+
+    def get_asset(self, asset_id: str) -> AssetDocument | None:
+        """None."""
+        return None
+
+    def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
+        """None: there is no asset to change."""
+        return None
+
+    def delete_asset(self, asset_id: str) -> bool:
+        """False: there is no asset to delete."""
+        return False
+
+
+@contextmanager
+def open_inventory(settings: Settings) -> Iterator[Inventory]:
+    """Open a library's index, or find the server that has it open.
 
     Args:
         settings: Whose library; host and port are where its server is asked, if one has the index open.
 
-    Returns:
-        Assets as the HTTP API describes them, in the order of the index.
+    Yields:
+        The inventory.
 
     Raises:
         IndexInUse: If another process has the index open and cannot be asked.
@@ -39,21 +116,56 @@ def list_inventory(settings: Settings) -> list[dict[str, Any]]:
     bundle = load_bundle(settings.bundle)
     try:
         index = find_index(settings, bundle)
-        if index is None:
-            return []
-        with contextlib.closing(index):
-            return list(_read_index(index))
     except IndexInUse as exc:
-        host, port = _reachable(settings.host), settings.port
-        if not _listens(_holder(index_folder(settings, bundle)), port):
-            raise IndexInUse(f"{exc}, which does not listen on port {port}") from exc
-        try:
-            return list(_ask_server(host, port, settings))
-        except (OSError, http.client.HTTPException, ValueError, KeyError) as reason:
-            raise IndexInUse(f"{exc}, which does not answer on {host}:{port}: {reason}") from reason
+        held: IndexInUse | None = exc
+    else:
+        held = None
+    if held is None:
+        with contextlib.closing(index) if index else contextlib.nullcontext():
+            yield OpenInventory(index) if index else EmptyInventory()
+        return
+    host, port = _reachable(settings.host), settings.port
+    if not listens(_holder(index_folder(settings, bundle)), port):
+        raise IndexInUse(f"{held}, which does not listen on port {port}") from held
+    served = ServedInventory(host, port, headers=settings.client_headers(), holder=str(held))
+    with contextlib.closing(served):
+        yield served
 
 
-def describe_asset(asset: Asset) -> dict[str, Any]:
+def list_inventory(settings: Settings, filter: Filter | None = None) -> list[AssetDocument]:
+    """List every asset of the library that a filter holds for.
+
+    Args:
+        settings: Whose library.
+        filter: Which assets count; None for all.
+
+    Returns:
+        Assets as the HTTP API describes them, in the order of the index.
+    """
+    with open_inventory(settings) as inventory:
+        return list(inventory.list_assets(filter))
+
+
+def find_asset(inventory: Inventory, name: str) -> AssetDocument | None:
+    """Find an asset by what people call it.
+
+    Args:
+        inventory: Where.
+        name: Its id, or a path of one of its files.
+
+    Returns:
+        The asset, None where there is none.
+    """
+    asset = inventory.get_asset(name)
+    if asset is not None:
+        return asset
+    path = Path(name).expanduser().absolute()
+    shown = show_path(path)
+    beside = inventory.list_assets(Filter(folder=str(path.parent)))
+    return next((asset for asset in beside if shown in asset["paths"]), None)
+
+
+def describe_asset(asset: Asset) -> AssetDocument:
     """An asset as JSON values."""
     return {
         "asset_id": asset.asset_id,
@@ -66,36 +178,6 @@ def describe_asset(asset: Asset) -> dict[str, Any]:
     }
 
 
-def _read_index(index: Index) -> Iterator[dict[str, Any]]:
-    cursor: str | None = None
-    while True:
-        page = index.list_assets(limit=MAX_LIMIT, cursor=cursor)
-        yield from map(describe_asset, page.assets)
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
-def _ask_server(host: str, port: int, settings: Settings) -> Iterator[dict[str, Any]]:
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
-    headers = settings.client_headers()
-    try:
-        query: dict[str, Any] = {"limit": MAX_LIMIT}
-        while True:
-            connection.request("GET", f"/v1/assets?{urlencode(query)}", headers=headers)
-            response = connection.getresponse()
-            body = response.read()
-            if response.status != http.client.OK:
-                raise ValueError(f"status {response.status}")
-            page = json.loads(body)
-            yield from page["assets"]
-            if page["next_cursor"] is None:
-                return
-            query["cursor"] = page["next_cursor"]
-    finally:
-        connection.close()
-
-
 def _reachable(host: str) -> str:
     """Where a server that listens on all addresses is asked."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound to it here
@@ -104,23 +186,3 @@ def _reachable(host: str) -> str:
 def _holder(folder: Path) -> str:
     """Number of the process that has the index open, as it wrote into the lock."""
     return (folder / "lock").read_text("ascii", "replace").strip()
-
-
-def _listens(pid: str, port: int) -> bool:
-    """Whether a process accepts connections on a port: what answers there could be the server of another library."""
-    process = Path("/proc", pid)
-    # proc(5): local address as ADDRESS:PORT in hex, state 0A is LISTEN, the tenth column is the socket's inode
-    listening = set()
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):  # the process ended just now, or there is no IPv6
-            for row in map(str.split, (process / "net" / table).read_text().splitlines()[1:]):
-                if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port:
-                    listening.add(f"socket:[{row[9]}]")
-    return not listening.isdisjoint(_open_files(process))
-
-
-def _open_files(process: Path) -> Iterator[str]:
-    with contextlib.suppress(OSError):  # it ended just now, or belongs to somebody else
-        for link in (process / "fd").iterdir():
-            with contextlib.suppress(OSError):  # closed just now
-                yield str(link.readlink())

@@ -1,26 +1,28 @@
 """What people say about assets: merged over HTTP, or read from a file beside the media.
 
-    annotate(Path("takes.csv"), index)
+    for annotation in read_annotations(Path("takes.csv")):
+        print(annotation.path, annotation.values)
 
 A CSV file has a column `path` and a column for each key; a JSON file is a list of objects with `path` and keys, or
 an object of objects by path. Paths are absolute or relative to the file. In CSV, `12` is a whole number, `true` and
-`false` are what they say, an empty cell says nothing, and all else is text.
+`false` are what they say, a JSON list is one, an empty cell says nothing, and all else is text.
+`service.annotation` applies it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.index.contract import Asset, Index, InvalidSegment
+from service.index.contract import Asset, Index, InvalidSegment, MetadataValue
 from service.index.payload import describe_metadata
-from service.scanning import show_path
 
 MAX_KEYS = 64
 MAX_KEY_CHARS = 128
@@ -45,29 +47,6 @@ class Annotation:
 
     path: str
     values: Mapping[str, Any]
-
-
-@dataclass(kw_only=True)
-class AnnotationReport:
-    """What became of a file of metadata.
-
-    Attributes:
-        num_changed: Assets whose metadata is another now.
-        num_unchanged: Assets that had all of it before.
-        unmatched: Paths where nothing is indexed, as the file has them.
-    """
-
-    num_changed: int = 0
-    num_unchanged: int = 0
-    unmatched: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        return {
-            "changed": self.num_changed,
-            "unchanged": self.num_unchanged,
-            "unmatched": [show_path(path) for path in self.unmatched],
-        }
 
 
 def merge_metadata(index: Index, asset_id: str, changes: Mapping[str, Any]) -> Asset | None:
@@ -121,29 +100,6 @@ def check_size(metadata: Mapping[str, Any]) -> None:
         raise InvalidMetadata(str(exc)) from exc
 
 
-def annotate(file: Path, index: Index) -> AnnotationReport:
-    """Merge the metadata of a file into the assets it names.
-
-    Args:
-        file: A CSV or JSON file.
-        index: Where the assets are.
-
-    Returns:
-        What changed, and which rows name nothing that is indexed.
-    """
-    report = AnnotationReport()
-    for annotation in list(read_annotations(file)):  # all of the file is checked before anything changes
-        asset = index.find_path(annotation.path)
-        if asset is None:
-            report.unmatched.append(annotation.path)
-        elif {**asset.metadata, **annotation.values} == asset.metadata:
-            report.num_unchanged += 1
-        else:
-            merge_metadata(index, asset.asset_id, annotation.values)
-            report.num_changed += 1
-    return report
-
-
 def read_annotations(file: Path) -> Iterator[Annotation]:
     """Read a file of metadata.
 
@@ -180,13 +136,18 @@ def _read_csv(file: Path) -> Iterator[dict[str, Any]]:
             if None in row:
                 raise ValueError(f"line {rows.line_num} has more cells than there are columns")
             yield {
-                key: text if key == PATH_KEY else _read_cell(text)
+                key: text if key == PATH_KEY else read_value(text)
                 for key, text in row.items()
                 if text not in ("", None)
             }
 
 
-def _read_cell(text: str) -> str | int | bool:
+def read_value(text: str) -> MetadataValue | list[MetadataValue]:
+    """Read a value that people wrote as plain text: `3`, `true`, `["a", 7]`, `calm`."""
+    if text.startswith("["):
+        with contextlib.suppress(ValueError):
+            found: list[MetadataValue] = json.loads(text)
+            return found
     if text in ("true", "false"):
         return text == "true"
     digits = text.removeprefix("-")

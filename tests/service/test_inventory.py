@@ -15,7 +15,7 @@ import pytest
 from serving import find_free_port
 
 from models.bundle import load_bundle
-from service import inventory
+from service import inventory, served_inventory
 from service.index.contract import IndexInUse
 from service.index.embedded import EmbeddedIndex
 from service.index.opening import index_folder
@@ -63,7 +63,7 @@ def test_every_asset_is_listed_page_by_page(
 def test_an_open_index_is_asked_of_its_server(
     server: str, indexed_settings: Settings, copied_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "MAX_LIMIT", 2)
+    monkeypatch.setattr(served_inventory, "MAX_LIMIT", 2)
     settings = indexed_settings.replace(port=httpx.URL(server).port)
     assert list_inventory(settings) == list_inventory(copied_settings)
 
@@ -86,7 +86,7 @@ def test_another_server_on_the_port_is_not_asked(server: str, copied_settings: S
 def test_a_holder_that_listens_but_is_no_server_is_an_error(
     copied_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(served_inventory, "TIMEOUT_SECONDS", 0.2)
     bundle = load_bundle(copied_settings.bundle)
     folder = index_folder(copied_settings, bundle)
     with (

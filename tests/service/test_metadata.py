@@ -12,9 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
+from service.annotation import annotate
 from service.index.contract import Index, Segment
 from service.index.embedded import EmbeddedIndex
-from service.metadata import InvalidMetadata, annotate, merge_metadata
+from service.inventory import OpenInventory
+from service.metadata import InvalidMetadata, merge_metadata
 
 ONE, TWO = "1" * 64, "2" * 64
 
@@ -84,11 +86,11 @@ def test_a_csv_file_is_applied(index: Index, tmp_path: Path) -> None:
         encoding="utf-8-sig",
     )
     merge_metadata(index, TWO, {"mood": "kept"})
-    report = annotate(sheet, index)
+    report = annotate(sheet, OpenInventory(index))
     assert metadata_of(index, ONE) == {"take": 3, "ok": True, "scene": "007", "mood": "calm, cold"}
     assert metadata_of(index, TWO) == {"take": -12, "ok": "False", "mood": "kept"}
     assert report.to_json() == {"changed": 2, "unchanged": 0, "unmatched": [str(tmp_path / "nothing.wav")]}
-    assert annotate(sheet, index).to_json()["unchanged"] == 2
+    assert annotate(sheet, OpenInventory(index)).to_json()["unchanged"] == 2
 
 
 @pytest.mark.parametrize("shape", ["list", "object"])
@@ -96,7 +98,7 @@ def test_a_json_file_is_applied(index: Index, tmp_path: Path, shape: str) -> Non
     rows = {"media/one.wav": {"take": 3, "tags": ["rain", 7, True]}, "other.wav": {"take": 1}}
     document = rows if shape == "object" else [{"path": path, **values} for path, values in rows.items()]
     (tmp_path / "takes.JSON").write_text(json.dumps(document))
-    report = annotate(tmp_path / "takes.JSON", index)
+    report = annotate(tmp_path / "takes.JSON", OpenInventory(index))
     assert metadata_of(index, ONE) == {"take": 3, "tags": ["rain", 7, True]}
     assert (report.num_changed, report.unmatched) == (1, [str(tmp_path / "other.wav")])
 
@@ -123,14 +125,14 @@ def test_a_file_that_is_no_metadata_changes_nothing(
     file = tmp_path / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InvalidMetadata, match=message):
-        annotate(file, index)
+        annotate(file, OpenInventory(index))
 
 
 def test_a_fault_in_the_last_row_changes_no_asset(index: Index, tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     file.write_text('[{"path": "two.wav", "take": 1}, {"path": "media/one.wav", "take": null}]')
     with pytest.raises(InvalidMetadata, match="row 2"):
-        annotate(file, index)
+        annotate(file, OpenInventory(index))
     assert metadata_of(index, TWO) == {}
 
 

@@ -1,0 +1,128 @@
+"""What every command of `foley` does alike: read the settings, report errors in one line, print.
+
+Like the commands, these import what they need themselves: `foley --help` must not wait for it.
+"""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from service.engine import Engine
+    from service.settings import Settings
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+def read_settings(**changes: Any) -> Settings:
+    """Settings from the environment, some of them replaced; a wrong one ends the command."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**changes)
+    except ValidationError as exc:
+        problems = [
+            f"{'FOLEY_' + str(error['loc'][0]).upper() + ': ' if error['loc'] else ''}"
+            f"{error['msg'].removeprefix('Value error, ')}"
+            for error in exc.errors(include_url=False, include_context=False)
+        ]
+        fail("; ".join(problems), code=WRONG_USAGE)
+
+
+@contextmanager
+def open_engine_of(settings: Settings) -> Iterator[Engine]:
+    """Open what a command works with, for as long as the block lasts."""
+    from service.engine import open_engine
+
+    log_to_stderr()
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with open_engine(settings) as engine:
+        yield engine
+
+
+def log_to_stderr() -> None:
+    """Show warnings of the parts, beside a progress bar where there is one."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=stderr(), show_time=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Turn our own errors into one line and exit code 1."""
+    from models.bundle import BrokenBundle
+    from models.clip import UnreadableClip
+    from service.decoding import DecodeFailure
+    from service.demo import BadCorpus
+    from service.encoder import EncoderFailure
+    from service.index.contract import IndexFailure, IndexInUse
+    from service.keys import KeysFailure
+    from service.metadata import InvalidMetadata
+
+    try:
+        yield
+    except IndexInUse as exc:
+        fail(f"{exc}: stop the `foley` that has it open, or ask that one over HTTP")
+    except (UnreadableClip, DecodeFailure) as exc:
+        fail(f"{exc} ({exc.code})")
+    except (
+        BadCorpus,
+        BrokenBundle,
+        EncoderFailure,
+        IndexFailure,
+        InvalidMetadata,
+        KeysFailure,
+        OSError,
+    ) as exc:
+        fail(str(exc))
+    except KeyboardInterrupt:
+        fail("stopped", code=INTERRUPTED)
+
+
+def interrupt(_signal: int, _frame: object) -> NoReturn:
+    """Let a signal end a command like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def stdout() -> Console:
+    """What answers are shown on."""
+    from rich.console import Console
+
+    return Console()
+
+
+def stderr() -> Console:
+    """What progress is shown on."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def say(message: str) -> None:
+    """Print one line on stderr."""
+    sys.stderr.write(f"foley: {message}\n")
+
+
+def fail(message: str, *, code: int = FAILED) -> NoReturn:
+    """End the command with one line on stderr."""
+    say(message)
+    raise typer.Exit(code)
