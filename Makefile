@@ -48,7 +48,7 @@ bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.all
-	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/index -k killed
+	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/index -k killed -s
 	FOLEY_SOAK=1 $(BIN)/python -m pytest tests/service/test_pressure.py -s
 
 # Pin every package to what is installed now; run it in a venv made by `make test`.

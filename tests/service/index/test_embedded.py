@@ -236,49 +236,6 @@ def test_a_dead_engine_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
         check_whole(index, {make_id("a"): 2, make_id("long"): 6})
 
 
-def test_an_engine_killed_among_many_calls_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    tracks = make_tracks(3, seed=5)
-    acknowledged: dict[str, int] = {}
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def write(worker: int) -> None:
-        turn = 0
-        while not stop.is_set():
-            name = f"{worker}-{turn}"
-            try:
-                index.write_asset(make_asset(name, tracks), is_last=True)
-                acknowledged[make_id(name)] = 3
-            except IndexUnavailable:
-                pass  # twice dead in one call: not acknowledged
-            except BaseException as exc:
-                failures.append(exc)
-                return
-            turn += 1
-
-    with open_index(tmp_path) as index:
-        threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        rng = random.Random(0)
-        for _ in range(3):
-            time.sleep(rng.uniform(0.1, 0.5))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(index.engine_pid, signal.SIGKILL)
-        time.sleep(0.5)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert failures == []
-        assert len(acknowledged) >= 4
-        for asset_id, num_segments in acknowledged.items():
-            asset = index.get_asset(asset_id)
-            assert asset is not None
-            assert asset.num_segments == num_segments
-    with open_index(tmp_path) as index:
-        check_whole(index, acknowledged)
-
-
 def test_a_silent_engine_is_replaced(tmp_path: Path) -> None:
     config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
     with EmbeddedIndex(config, call_seconds=1.0) as index:
