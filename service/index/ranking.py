@@ -24,6 +24,10 @@ from service.index.payload import AnyOf, Condition, to_match
 from service.index.points import TRACK_SUFFIX
 from service.timing import timed
 
+# 200 candidates of 100,000 (docs/search.md): .9995 of the nearest in .6 ms; with twice the ef or the oversampling .9996
+OVERSAMPLING = 1.5
+MIN_EF = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
@@ -109,7 +113,11 @@ def rank(
     candidates = edge.Prefetch(
         limit=limit,
         query=edge.Query.Nearest(to_floats(query.pooled), using=query.target),
-        params=edge.SearchParams(exact=query.is_exact, hnsw_ef=2 * limit),
+        params=edge.SearchParams(
+            exact=query.is_exact,
+            hnsw_ef=max(MIN_EF, limit),
+            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
+        ),
         filter=select(query.conditions, hidden=hidden),
     )
     ranking = edge.QueryRequest(

@@ -30,7 +30,7 @@ from service.index.messages import Search, ShardConfig, Write
 from service.index.payload import Condition, store_path, to_asset
 from service.index.points import StoredPoint
 from service.index.ranking import Query, search_assets, search_segments, select, to_edge, to_floats
-from service.index.schema import create_shard, migrate_shard
+from service.index.schema import create_shard, edge_config, migrate_shard
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Shard:
             create_shard(aside, config)
             self._folder.adopt_shard(aside)
         try:
-            return edge.EdgeShard.load(str(self._folder.shard))
+            return edge.EdgeShard.load(str(self._folder.shard), edge_config(config))
         except Exception as exc:  # Edge raises nothing narrower
             raise IndexFailure(f"the index in {self._folder.path} cannot be read: {exc}") from exc
 
