@@ -76,6 +76,16 @@ class Engine:
         with self.releases.lease() as live:
             yield take_snapshot(live, caller, priority=priority)
 
+    @contextmanager
+    def lease_to_write(self) -> Iterator[Index]:
+        """The index of the active release for a short write, which a switch waits for.
+
+        Yields:
+            The index.
+        """
+        with self.releases.gate.passing(), self.releases.lease() as live:
+            yield live.index
+
     def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
         """The active release without a lease: for a program that activates no other while it runs.
 
@@ -125,6 +135,7 @@ class Engine:
         limit: int | None = None,
         offset: int | None = None,
         min_score: float | None = None,
+        min_probability: float | None = None,
         filter: Filter | None = None,
     ) -> Choice:
         """Which results are wanted, with the settings where nothing is said; see `service.matching.Choice`.
@@ -133,6 +144,7 @@ class Engine:
             limit: Most results.
             offset: How many results to pass over.
             min_score: Only results that score so much or more.
+            min_probability: Only results that are the match with such a probability or a higher one.
             filter: Which assets count.
 
         Returns:
@@ -143,6 +155,7 @@ class Engine:
             offset=offset,
             window=self.settings.max_limit,
             min_score=min_score,
+            min_probability=min_probability,
             filter=filter,
             prefetch=self.settings.prefetch,
         )
@@ -203,6 +216,7 @@ def take_snapshot(live: LiveRelease, caller: Caller | None, *, priority: Priorit
         caller=caller,
         release_id=live.release_id,
         calibration=live.calibration,
+        width=live.bundle.manifest.embedding_width,
     )
 
 

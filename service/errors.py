@@ -6,6 +6,8 @@ The tree (an exception lives beside the code that raises it; this is the one pla
     service.decoding    DecodeFailure: DecodeTimedOut, DecoderCrashed, DecoderClosed
     models.bundle       BrokenBundle
     service.encoder     EncoderFailure: DeviceMissing, GoldenMismatch
+    service.matching    NotCalibrated
+    service.releases    ReleaseError: ReleaseNotFound, ReleaseInUse, ReleaseRefused, BuildFailed; TooFewPairs
     service.caller      CallerGone, DeadlinePassed
     service.batching    QueueFull, BatcherClosed
     service.keys        KeysFailure: NoSuchKey, InvalidKeyName; Unauthorized, ScopeMissing
@@ -48,8 +50,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from models import bundle, clip
-from service import batching, caller, decoding, encoder, jobs, keys, ledger, metadata, stored_query, sync
+from service import (
+    batching,
+    caller,
+    decoding,
+    encoder,
+    jobs,
+    keys,
+    ledger,
+    matching,
+    metadata,
+    stored_query,
+    sync,
+)
 from service.index import contract
+from service.releases import building, calibration
+from service.releases import store as release_store
 from service.routes import admission, assets, body, form, media, origin, parameters, readiness, upload
 from service.routes import jobs as job_routes
 
@@ -136,6 +152,21 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
         status=403, code="cross_origin", title="Pages of other sites may not call this"
     ),
     origin.Refused: Problem(status=403, code="refused", title="The request comes from where none may come"),
+    calibration.TooFewPairs: Problem(
+        status=409, code="too_few_pairs", title="The library has too few files with sound and picture"
+    ),
+    building.BuildFailed: Problem(status=500, code="build_failed", title="The release could not be built"),
+    release_store.ReleaseNotFound: Problem(status=404, code="release_not_found", title="No such release"),
+    release_store.ReleaseInUse: Problem(status=409, code="release_in_use", title="The release is in use"),
+    release_store.ReleaseRefused: Problem(
+        status=409, code="release_refused", title="The release did not pass its gates"
+    ),
+    release_store.ReleaseError: Problem(
+        status=409, code="release_error", title="That cannot be done with this release"
+    ),
+    matching.NotCalibrated: Problem(
+        status=422, code="not_calibrated", title="The release has not learned what its scores mean"
+    ),
     body.BodyTooLarge: Problem(status=413, code="too_large", title="The request is too large"),
     body.BodyTooSlow: Problem(status=408, code="body_timeout", title="The request body came too slowly"),
     form.NotMultipart: Problem(

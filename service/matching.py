@@ -9,15 +9,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from service.index.contract import Filter, Index, Modality, SegmentMatch, Track
+from service.releases.calibration import Calibration
 from service.scanning import show_path
 
 OPPOSITE: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
+EmptyReason = Literal[
+    "nothing_to_search",
+    "nothing_passes_filter",
+    "below_min_score",
+    "below_min_probability",
+    "no_further_results",
+]
+
+
+class NotCalibrated(Exception):
+    """The release has not learned what its scores mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +57,7 @@ class Choice:
             from one ranking, that of the best `window` assets, so no result is missed or comes twice.
         window: Length of that ranking: `offset + limit` at most.
         min_score: Only results that score so much or more.
+        min_probability: Only results that are the match with such a probability or a higher one.
         filter: Which assets count; None for all.
         prefetch: Candidates by pooled vector for each segment; more where few assets fill them all.
     """
@@ -53,6 +66,7 @@ class Choice:
     offset: int | None = None
     window: int = 1000
     min_score: float | None = None
+    min_probability: float | None = None
     filter: Filter | None = None
     prefetch: int = 200
 
@@ -76,11 +90,14 @@ class SearchResult:
         match: The segment found, with its score and the similarity of each moment.
         query_start_seconds: Start of the query segment that scored best.
         query_end_seconds: Its end, exclusive.
+        match_probability: How likely it belongs to the query, in [0, 1] (`service.releases.calibration`); None where
+            the release has not learned what its scores mean.
     """
 
     match: SegmentMatch
     query_start_seconds: float
     query_end_seconds: float
+    match_probability: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -93,6 +110,7 @@ class SearchResult:
             "start_seconds": match.start_seconds,
             "end_seconds": match.end_seconds,
             "score": match.score,
+            "match_probability": self.match_probability,
             "best_moment": {
                 "index": best,
                 "time_seconds": match.start_seconds + best / len(match.moments) * length,
@@ -112,10 +130,12 @@ class Matches:
     Attributes:
         results: One result per asset, best first; equal scores by asset id.
         next_offset: Offset of the next page; None after the last, and where no page was asked for.
+        reason: Why there are none; None where there are some.
     """
 
     results: tuple[SearchResult, ...]
     next_offset: int | None = None
+    reason: EmptyReason | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,18 +147,22 @@ class SearchAnswer:
         target: Modality of the library that was searched.
         source: Modality of the query that was used (`from` outside Python).
         bundle_id: The bundle that embedded both.
+        release_id: The release that answered: one encoder, one generation of the index, one calibration.
         num_query_segments: How many segments of the query were searched with.
         is_partial: True when less than 95 % of the query file could be decoded.
         next_offset: Offset of the next page; None after the last, and where no page was asked for.
+        reason: Why there are no results; None where there are some.
     """
 
     results: tuple[SearchResult, ...]
     target: Modality
     source: Modality
     bundle_id: str
+    release_id: str
     num_query_segments: int
     is_partial: bool = False
     next_offset: int | None = None
+    reason: EmptyReason | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The answer as JSON values: the body of the HTTP answer and the output of `--json`."""
@@ -147,13 +171,21 @@ class SearchAnswer:
             "target": self.target,
             "from": self.source,
             "bundle_id": self.bundle_id,
+            "release_id": self.release_id,
             "query": {"num_segments": self.num_query_segments, "is_partial": self.is_partial},
             "next_offset": self.next_offset,
+            "reason": self.reason,
         }
 
 
 def find_matches(
-    queries: Sequence[EmbeddedSegment], *, source: Modality, index: Index, target: Modality, choice: Choice
+    queries: Sequence[EmbeddedSegment],
+    *,
+    source: Modality,
+    index: Index,
+    target: Modality,
+    choice: Choice,
+    calibration: Calibration | None = None,
 ) -> Matches:
     """Search with every segment of a query and keep the best match of each asset.
 
@@ -163,10 +195,18 @@ def find_matches(
         index: What to search.
         target: Modality to find.
         choice: Which results are wanted.
+        calibration: What the scores mean.
 
     Returns:
         One result per asset, best first; equal scores by asset id.
+
+    Raises:
+        NotCalibrated: If results are wanted by their probability, and nobody knows it.
     """
+    if choice.min_probability is not None and (calibration is None or target not in calibration.directions):
+        raise NotCalibrated(
+            "min_probability needs a release that has learned what its scores mean: see `foley releases calibrate`"
+        )
     num_ranked = choice.limit if choice.offset is None else choice.window
     best: dict[str, SearchResult] = {}
     for query in queries:
@@ -185,16 +225,37 @@ def find_matches(
                 )
     # An asset among the best overall is among the best of one segment: no list had to be longer.
     ranked = sorted(best.values(), key=lambda result: _rank(result.match))[:num_ranked]
+    if calibration is not None:
+        ranked = [
+            replace(
+                result,
+                match_probability=calibration.probability(
+                    result.match.score, target=target, is_best=rank == 0
+                ),
+            )
+            for rank, result in enumerate(ranked)
+        ]
     return _cut(ranked, choice)
 
 
 def _cut(ranked: Sequence[SearchResult], choice: Choice) -> Matches:
-    least = choice.min_score
-    good = [result for result in ranked if least is None or result.match.score >= least]
+    least, likely = choice.min_score, choice.min_probability
+    scoring = [result for result in ranked if least is None or result.match.score >= least]
+    good = [result for result in scoring if likely is None or (result.match_probability or 0.0) >= likely]
     first = choice.offset or 0
     end = first + choice.limit
     has_more = choice.offset is not None and len(good) > end
-    return Matches(results=tuple(good[first:end]), next_offset=end if has_more else None)
+    reason: EmptyReason | None = None
+    if not good[first:end]:
+        if good:
+            reason = "no_further_results"
+        elif scoring:
+            reason = "below_min_probability"
+        elif ranked:
+            reason = "below_min_score"
+        else:
+            reason = "nothing_to_search" if choice.filter is None else "nothing_passes_filter"
+    return Matches(results=tuple(good[first:end]), next_offset=end if has_more else None, reason=reason)
 
 
 def _rank(match: SegmentMatch) -> tuple[float, str, float]:

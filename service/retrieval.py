@@ -46,6 +46,7 @@ class Snapshot:
         caller: Who waits for the answer; no work is started for one that left.
         release_id: Which release encoder, index and calibration belong to.
         calibration: What its scores mean, where that was learned.
+        width: D, width of its embeddings.
     """
 
     encoder: SegmentEncoder
@@ -55,6 +56,7 @@ class Snapshot:
     caller: Caller = field(default_factory=Caller)
     release_id: str = ""
     calibration: Calibration | None = None
+    width: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +143,23 @@ def search_file(
     chosen = choose_source(info, target=target, source=source)
     embedded = embed_file(path, modality=chosen, snapshot=snapshot, decoder=decoder, limits=limits)
     matches = find_matches(
-        embedded.segments, source=chosen, index=snapshot.index, target=target, choice=choice or Choice()
+        embedded.segments,
+        source=chosen,
+        index=snapshot.index,
+        target=target,
+        choice=choice or Choice(),
+        calibration=snapshot.calibration,
     )
     return SearchAnswer(
         results=matches.results,
         target=target,
         source=chosen,
         bundle_id=snapshot.bundle_id,
+        release_id=snapshot.release_id,
         num_query_segments=len(embedded.segments),
         is_partial=embedded.is_partial,
         next_offset=matches.next_offset,
+        reason=matches.reason,
     )
 
 

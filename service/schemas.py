@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.index.contract import Modality
+from service.matching import EmptyReason
 
 ASSET_ID = "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
 MOMENTS: list[Any] = [
@@ -97,6 +98,10 @@ class SearchResultBody(BaseModel):
     start_seconds: float = Field(ge=0, description="Start of the segment.")
     end_seconds: float = Field(ge=0, description="End of the segment, exclusive.")
     score: float = Field(description="Mean of `moments`, in [-1, 1].")
+    match_probability: float | None = Field(
+        description="How likely the result belongs to the query, in [0, 1], learned from the library's own pairs at "
+        "even odds that there is anything to find. Null while the library is too small to learn from."
+    )
     best_moment: BestMoment
     moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")
     query_start_seconds: float = Field(ge=0, description="Start of the segment of the query that fits best.")
@@ -125,6 +130,7 @@ class SearchAnswerBody(BaseModel):
                             "start_seconds": 20.0,
                             "end_seconds": 30.0,
                             "score": 0.5675,
+                            "match_probability": 0.83,
                             "best_moment": {"index": 7, "time_seconds": 24.375, "similarity": 0.72},
                             "moments": MOMENTS,
                             "query_start_seconds": 0.0,
@@ -135,8 +141,10 @@ class SearchAnswerBody(BaseModel):
                     "target": "audio",
                     "from": "video",
                     "bundle_id": "starter-0123456789ab",
+                    "release_id": "starter-0123456789ab",
                     "query": {"num_segments": 1, "is_partial": False},
                     "next_offset": 10,
+                    "reason": None,
                 }
             ]
         }
@@ -146,10 +154,12 @@ class SearchAnswerBody(BaseModel):
     target: Modality = Field(description="What was searched.")
     source: Modality = Field(alias="from", description="Which stream of the query file was used.")
     bundle_id: str = Field(description="The encoder bundle that embedded query and library.")
+    release_id: str = Field(description="The release that answered: one encoder, one index, one calibration.")
     query: QueryBody
     next_offset: int | None = Field(
         description="Give it as `offset` for the next page. Null after the last page, and without an `offset`."
     )
+    reason: EmptyReason | None = Field(description="Why there are no results. Null where there are some.")
 
 
 class BatchAnswerBody(BaseModel):
@@ -165,8 +175,10 @@ class BatchAnswerBody(BaseModel):
                             "target": "audio",
                             "from": "video",
                             "bundle_id": "starter-0123456789ab",
+                            "release_id": "starter-0123456789ab",
                             "query": {"num_segments": 1, "is_partial": False},
                             "next_offset": 10,
+                            "reason": None,
                         }
                     ]
                 }

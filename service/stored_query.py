@@ -125,14 +125,23 @@ def _search(
     usable = [query for query in queries if chosen in query.tracks]
     if not usable:
         raise MissingModality(f"nothing with {chosen} is stored there to search from")
-    matches = find_matches(usable, source=chosen, index=snapshot.index, target=target, choice=choice)
+    matches = find_matches(
+        usable,
+        source=chosen,
+        index=snapshot.index,
+        target=target,
+        choice=choice,
+        calibration=snapshot.calibration,
+    )
     return SearchAnswer(
         results=matches.results,
         target=target,
         source=chosen,
         bundle_id=snapshot.bundle_id,
+        release_id=snapshot.release_id,
         num_query_segments=len(usable),
         next_offset=matches.next_offset,
+        reason=matches.reason,
     )
 
 

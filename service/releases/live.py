@@ -65,14 +65,54 @@ class _Held:
     is_retired: bool = False
 
 
+class WriteGate:
+    """Lets writers of the index pass, many at a time, until somebody closes it for a moment. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_writers = 0
+        self._is_closed = False
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Write inside the block; where the gate is closed, wait until it opens."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed)
+            self._num_writers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_writers -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Nobody writes inside the block: those who do are waited for, others wait for its end."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed)
+            self._is_closed = True
+            self._changed.wait_for(lambda: self._num_writers == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_closed = False
+                self._changed.notify_all()
+
+
 class Releases:
     """Hands out the active release and closes those that are done. Any thread may call it.
 
     Args:
         live: The first one. It belongs to this object from now on.
+
+    Attributes:
+        gate: What a writer outside a job passes, so that a switch misses nothing.
     """
 
     def __init__(self, live: LiveRelease) -> None:
+        self.gate = WriteGate()
         self._held = _Held(live)
         self._old: list[_Held] = []
         self._lock = threading.Lock()

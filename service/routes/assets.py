@@ -11,7 +11,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.index.contract import Asset, Index
+from service.engine import Engine
+from service.index.contract import Asset
 from service.inventory import describe_asset
 from service.metadata import MAX_KEY_CHARS, MAX_KEYS, merge_metadata
 from service.routes.filters import FilterFields, MetadataText, Value
@@ -79,11 +80,11 @@ class AssetNotFound(Exception):
 )
 async def list_assets(state: StateOf, parameters: Annotated[AssetListParameters, Query()]) -> Response:
     """Answer with one page of assets."""
-    index = state.engine.snapshot().index
     chosen = parameters.to_filter()
 
     def work() -> Response:
-        page = index.list_assets(limit=parameters.limit, cursor=parameters.cursor, filter=chosen)
+        with state.engine.lease() as snapshot:
+            page = snapshot.index.list_assets(limit=parameters.limit, cursor=parameters.cursor, filter=chosen)
         assets = [describe_asset(asset) for asset in page.assets]
         return _json({"assets": assets, "next_cursor": page.next_cursor})
 
@@ -97,7 +98,7 @@ async def list_assets(state: StateOf, parameters: Annotated[AssetListParameters,
 )
 async def get_asset(asset_id: AssetId, state: StateOf) -> Response:
     """Answer with one asset."""
-    return _json(describe_asset(await find_asset(state.engine.snapshot().index, asset_id)))
+    return _json(describe_asset(await find_asset(state.engine, asset_id)))
 
 
 @router.patch(
@@ -108,9 +109,13 @@ async def get_asset(asset_id: AssetId, state: StateOf) -> Response:
 )
 async def patch_asset(asset_id: AssetId, changes: AssetChanges, state: StateOf) -> Response:
     """Change the metadata of an asset, and answer with the asset."""
-    index = state.engine.snapshot().index
-    await find_asset(index, asset_id)
-    asset = await anyio.to_thread.run_sync(merge_metadata, index, asset_id, changes.metadata)
+    await find_asset(state.engine, asset_id)
+
+    def work() -> Asset | None:
+        with state.engine.lease_to_write() as index:
+            return merge_metadata(index, asset_id, changes.metadata)
+
+    asset = await anyio.to_thread.run_sync(work)
     if asset is None:  # it was deleted just now
         raise AssetNotFound(f"no asset {asset_id} is indexed")
     return _json(describe_asset(asset))
@@ -126,10 +131,13 @@ async def patch_asset(asset_id: AssetId, changes: AssetChanges, state: StateOf) 
 )
 async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
     """Remove an asset from the index."""
-    index = state.engine.snapshot().index
-    await find_asset(index, asset_id)
-    num_removed = await anyio.to_thread.run_sync(index.delete_asset, asset_id)
-    if num_removed == 0:  # another request was faster
+    await find_asset(state.engine, asset_id)
+
+    def work() -> int:
+        with state.engine.lease_to_write() as index:
+            return index.delete_asset(asset_id)
+
+    if await anyio.to_thread.run_sync(work) == 0:  # another request was faster
         raise AssetNotFound(f"no asset {asset_id} is indexed")
     return Response(status_code=204)
 
@@ -146,18 +154,18 @@ async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
 )
 async def get_asset_media(asset_id: AssetId, request: Request, state: StateOf) -> Response:
     """Answer with an asset's file."""
-    return await respond_with_media(request, await find_asset(state.engine.snapshot().index, asset_id))
+    return await respond_with_media(request, await find_asset(state.engine, asset_id))
 
 
 # A route of its own, so that the API description has one operation for the file.
 router.add_api_route("/{asset_id}/media", get_asset_media, methods=["HEAD"], include_in_schema=False)
 
 
-async def find_asset(index: Index, asset_id: str) -> Asset:
+async def find_asset(engine: Engine, asset_id: str) -> Asset:
     """Look an asset up.
 
     Args:
-        index: Where.
+        engine: Whose active release has it.
         asset_id: What a client calls it.
 
     Returns:
@@ -167,7 +175,12 @@ async def find_asset(index: Index, asset_id: str) -> Asset:
         AssetNotFound: If there is none of this id, or the id could be none.
     """
     if ASSET_ID.fullmatch(asset_id):
-        asset = await anyio.to_thread.run_sync(index.get_asset, asset_id)
+
+        def work() -> Asset | None:
+            with engine.lease() as snapshot:
+                return snapshot.index.get_asset(asset_id)
+
+        asset = await anyio.to_thread.run_sync(work)
         if asset is not None:
             return asset
     raise AssetNotFound(f"no asset {asset_id[:80]!r} is indexed")

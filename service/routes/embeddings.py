@@ -57,15 +57,18 @@ async def create_embeddings(request: Request, state: StateOf) -> Response:
     """Answer with the embeddings of a file."""
     state.admission.check()
     client = Client(request)
-    snapshot = state.engine.snapshot(client.caller)
     async with receive_upload(request, state.uploads) as upload:
         parameters = read_parameters(request, upload.fields, EmbeddingParameters)
         if upload.num_bytes == 0:
             raise EmptyFile("the file has 0 bytes")
 
-        def work() -> tuple[bytes, str]:
-            embedded = state.engine.embed_file(upload.path, modality=parameters.modality, snapshot=snapshot)
-            return write_embeddings(embedded, parameters.encoding)
+        with state.engine.lease(client.caller) as snapshot:
 
-        document, media_type = await state.admission.run_for(client, work)
+            def work() -> tuple[bytes, str]:
+                embedded = state.engine.embed_file(
+                    upload.path, modality=parameters.modality, snapshot=snapshot
+                )
+                return write_embeddings(embedded, parameters.encoding)
+
+            document, media_type = await state.admission.run_for(client, work)
     return Response(document, media_type=media_type)

@@ -63,6 +63,13 @@ class SearchFields(FilterFields):
         None, ge=-1, le=1, description="Only results that score so much or more. There may be none."
     )
 
+    min_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Only results whose `match_probability` is so high or higher. There may be none; `reason` says so.",
+    )
+
     def to_choice(self, engine: Engine) -> Choice:
         """Which results these fields ask for.
 
@@ -80,7 +87,11 @@ class SearchFields(FilterFields):
             raise InvalidParameter([{"parameter": "limit", "message": f"must be at most {max_limit}"}])
         try:
             return engine.choose(
-                limit=self.limit, offset=self.offset, min_score=self.min_score, filter=self.to_filter()
+                limit=self.limit,
+                offset=self.offset,
+                min_score=self.min_score,
+                min_probability=self.min_probability,
+                filter=self.to_filter(),
             )
         except ValueError as exc:
             raise InvalidParameter([{"parameter": "offset", "message": str(exc)}]) from exc

@@ -70,16 +70,13 @@ class TrackQuery(SearchFields):
         """Search.
 
         Args:
-            engine: What answers, for its settings and the shape of its tracks.
-            snapshot: Its index.
+            engine: What answers, for its settings.
+            snapshot: Its index, and the shape of its tracks.
 
         Returns:
             What was found.
         """
-        manifest = engine.bundle.manifest
-        track = read_track(
-            self.track, num_moments=manifest.clip_spec.num_moments, width=manifest.embedding_width
-        )
+        track = read_track(self.track, num_moments=snapshot.spec.num_moments, width=snapshot.width)
         choice = self.to_choice(engine)
         return search_track(track, target=self.target, source=self.source, choice=choice, snapshot=snapshot)
 

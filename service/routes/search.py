@@ -50,32 +50,33 @@ async def search(request: Request, state: StateOf) -> Response:
     client = Client(request)
     if _is_json(request):
         return await _search_stored(request, state, client)
-    snapshot = state.engine.snapshot(client.caller)
     async with receive_upload(request, state.uploads) as upload:
         parameters = read_parameters(request, upload.fields, SearchParameters)
         choice = parameters.to_choice(state.engine)
         if upload.num_bytes == 0:
             raise EmptyFile("the file has 0 bytes")
 
-        def work() -> bytes:
-            answer = state.engine.search_file(
-                upload.path,
-                target=parameters.target,
-                source=parameters.source,
-                choice=choice,
-                snapshot=snapshot,
-            )
-            return pydantic_core.to_json(answer.to_json())
+        with state.engine.lease(client.caller) as snapshot:
 
-        return await _answer(state, client, work)
+            def work() -> bytes:
+                answer = state.engine.search_file(
+                    upload.path,
+                    target=parameters.target,
+                    source=parameters.source,
+                    choice=choice,
+                    snapshot=snapshot,
+                )
+                return pydantic_core.to_json(answer.to_json())
+
+            return await _answer(state, client, work)
 
 
 async def _search_stored(request: Request, state: State, client: Client) -> Response:
     query = await read_query(request, max_bytes=state.engine.settings.max_json_bytes)
-    snapshot = state.engine.snapshot(client.caller)
-    return await _answer(
-        state, client, lambda: pydantic_core.to_json(query.answer(state.engine, snapshot).to_json())
-    )
+    with state.engine.lease(client.caller) as snapshot:
+        return await _answer(
+            state, client, lambda: pydantic_core.to_json(query.answer(state.engine, snapshot).to_json())
+        )
 
 
 @router.post(
@@ -96,17 +97,17 @@ async def search_batch(request: Request, state: StateOf) -> Response:
     queries = await read_batch(
         request, max_bytes=settings.max_json_bytes, max_queries=settings.max_batch_queries
     )
-    snapshot = state.engine.snapshot(client.caller)
+    with state.engine.lease(client.caller) as snapshot:
 
-    def work() -> bytes:
-        answers = []
-        for number, query in enumerate(queries):
-            client.caller.check()
-            with _naming(number):
-                answers.append(query.answer(state.engine, snapshot).to_json())
-        return pydantic_core.to_json({"answers": answers})
+        def work() -> bytes:
+            answers = []
+            for number, query in enumerate(queries):
+                client.caller.check()
+                with _naming(number):
+                    answers.append(query.answer(state.engine, snapshot).to_json())
+            return pydantic_core.to_json({"answers": answers})
 
-    return await _answer(state, client, work)
+        return await _answer(state, client, work)
 
 
 @contextmanager

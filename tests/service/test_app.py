@@ -93,7 +93,7 @@ def test_answers_over_http_and_in_python_are_the_same(
     # The index is open in the server: a second engine on an empty one gives the same form and the same names.
     with open_engine(indexed_settings.replace(data=tmp_path)) as engine:
         in_python = engine.search_file(pair, target="audio").to_json()
-    assert in_python == {**over_http, "results": []}
+    assert in_python == {**over_http, "results": [], "reason": "nothing_to_search"}
 
 
 def test_embeddings(client: httpx.Client, library_files: Path) -> None:

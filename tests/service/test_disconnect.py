@@ -63,7 +63,7 @@ class Held:
 
     @property
     def num_waiting(self) -> int:
-        return self.admission._num_waiting  # type: ignore[no-any-return]
+        return self.admission.num_waiting
 
     def restore(self) -> None:
         self.gate.set()
@@ -119,7 +119,7 @@ def send_raw(address: str, content: bytes) -> socket.socket:
         + f"\r\n--{BOUNDARY}--\r\n".encode()
     )
     head = (
-        f"POST /v1/search?target=video HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        f"POST /v1/search?target=video HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
         f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n"
     )
     connection = socket.create_connection(("127.0.0.1", int(address.rsplit(":", 1)[1])), timeout=SECONDS)
@@ -267,7 +267,7 @@ def test_no_place_is_lost_whenever_clients_leave() -> None:
         async with anyio.create_task_group() as group:
             for _ in range(200):
                 group.start_soon(call, admission, None if rng.random() < 0.4 else float(rng.uniform(0, 0.4)))
-        assert admission._num_waiting == 0
+        assert admission.num_waiting == 0
         assert admission._semaphore.value == 3
 
     anyio.run(main)

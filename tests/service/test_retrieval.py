@@ -138,6 +138,7 @@ def test_json_of_an_answer() -> None:
         target="audio",
         source="video",
         bundle_id="starter-1",
+        release_id="starter-1.2",
         num_query_segments=1,
     )
     assert answer.to_json() == {
@@ -147,6 +148,7 @@ def test_json_of_an_answer() -> None:
                 "path": "/caf\\xe9.wav",
                 "start_seconds": 10.0,
                 "end_seconds": 18.0,
+                "match_probability": None,
                 "score": 0.0,
                 # 15/16 of the way through the 8 s of the segment
                 "best_moment": {"index": 15, "time_seconds": 17.5, "similarity": 0.5},
@@ -159,6 +161,8 @@ def test_json_of_an_answer() -> None:
         "target": "audio",
         "from": "video",
         "bundle_id": "starter-1",
+        "release_id": "starter-1.2",
+        "reason": None,
         "query": {"num_segments": 1, "is_partial": False},
         "next_offset": None,
     }
