@@ -148,15 +148,16 @@ class JobBody(BaseModel):
     request: dict[str, Any] = Field(description="What was asked for.")
     progress: ProgressBody
     report: dict[str, Any] | None = Field(
+        None,
         description="What it did: counts, stage times, the first 1,000 failed and quarantined files (`/files` has "
-        "all), in a rehearsal the plan. Null until the job has ended, and in lists."
+        "all), in a rehearsal the plan. Null until the job has ended, and in lists.",
     )
-    error: JobErrorBody | None = Field(description="Why it failed, or what it waits for; else null.")
+    error: JobErrorBody | None = Field(None, description="Why it failed, or what it waits for; else null.")
     is_cancelling: bool = Field(description="Whether it was cancelled and is about to end.")
     bundle_id: str = Field(description="The encoder bundle whose index it works on.")
     created_at: float = Field(description="Seconds since 1970, as all times here.")
-    started_at: float | None
-    ended_at: float | None
+    started_at: float | None = None
+    ended_at: float | None = None
 
 
 class JobPageBody(BaseModel):

@@ -48,9 +48,10 @@ register_url_convertor("job_id", _JobIdConvertor())
 
 JobId = Annotated[str, PathParameter(description="Name of the job.", examples=[JOB_ID])]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most entries on a page.")]
-Cursor = Annotated[
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before; none for the first.")]
+NumberCursor = Annotated[
     str | None,
-    Query(max_length=8192, description="`next_cursor` of the page before; none for the first."),
+    Query(pattern="^[0-9]{1,18}$", description="`next_cursor` of the page before; none for the first."),
 ]
 LOCATION = {
     "Location": {"description": "Where to ask how the job goes.", "schema": {"type": "string"}},
@@ -71,7 +72,7 @@ class PathNotAllowed(Exception):
     ),
     responses={
         202: {"model": JobBody, "description": "The job is queued.", "headers": LOCATION},
-        **describe_problems(403, 413, 422, 500, 503, 507),
+        **describe_problems(400, 403, 408, 413, 422, 500, 503, 507),
     },
 )
 async def create_job(
@@ -115,11 +116,11 @@ async def create_job(
 async def list_jobs(
     state: StateOf,
     limit: Limit = 100,
-    cursor: Cursor = None,
+    cursor: NumberCursor = None,
     job_state: Annotated[State | None, Query(alias="state", description="Only jobs in this state.")] = None,
 ) -> Response:
     """Answer with one page of jobs."""
-    before = None if cursor is None else _read_number(cursor)
+    before = None if cursor is None else int(cursor)
     jobs = await _run(
         functools.partial(state.jobs.ledger.list_jobs, limit=limit + 1, before=before, state=job_state)
     )
@@ -306,12 +307,6 @@ def _describe_file(file: FileRow) -> dict[str, Any]:
         "is_partial": file.is_partial,
         "ended_at": file.ended_at,
     }
-
-
-def _read_number(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= 18):
-        raise InvalidParameter([{"parameter": "cursor", "message": "not a cursor of this list"}])
-    return int(cursor)
 
 
 def _write_path_cursor(path: str) -> str:

@@ -29,7 +29,14 @@ def own_exceptions() -> list[type[Exception]]:
 # They end inside the part that raises them, or before the first request.
 INTERNAL_ONLY = {"EngineDied", "LandedLate", "NoScalableNorm", "SkippingInexact"}
 # Used by commands only; no request reaches them.
-COMMANDS_ONLY = {"service.demo", "service.scanning", "service.library", "service.cli"}
+COMMANDS_ONLY = {
+    "service.backup",
+    "service.cli",
+    "service.demo",
+    "service.following",
+    "service.library",
+    "service.scanning",
+}
 
 
 @pytest.mark.parametrize("kind", own_exceptions(), ids=lambda kind: kind.__name__)

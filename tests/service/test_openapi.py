@@ -13,6 +13,7 @@ from schemathesis import checks as all_checks
 from schemathesis.specs.openapi import checks
 
 from service.app import create_app
+from service.job_schemas import JobBody, JobFilePageBody, JobPageBody
 from service.schemas import (
     AssetBody,
     AssetPageBody,
@@ -51,12 +52,21 @@ OPERATIONS = {
     "get_asset": ("/v1/assets/{asset_id}", "GET"),
     "delete_asset": ("/v1/assets/{asset_id}", "DELETE"),
     "get_asset_media": ("/v1/assets/{asset_id}/media", "GET"),
+    "create_job": ("/v1/jobs", "POST"),
+    "list_jobs": ("/v1/jobs", "GET"),
+    "get_job": ("/v1/jobs/{job_id}", "GET"),
+    "list_job_files": ("/v1/jobs/{job_id}/files", "GET"),
+    "follow_job": ("/v1/jobs/{job_id}/events", "GET"),
+    "cancel_job": ("/v1/jobs/{job_id}:cancel", "POST"),
+    "retry_job": ("/v1/jobs/{job_id}:retry", "POST"),
     "get_metrics": ("/metrics", "GET"),
+    "create_backup": ("/v1/backup", "POST"),
     "get_liveness": ("/livez", "GET"),
     "get_readiness": ("/readyz", "GET"),
 }
 
 
+INVALID_JOBS = ("create_job", "list_jobs", "list_job_files")
 VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
 
@@ -65,7 +75,10 @@ VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMo
     # The others take nothing that could be invalid: any text may be an asset id.
     [
         *((name, VALID) for name in OPERATIONS),
-        *((name, INVALID) for name in ("search", "search_batch", "create_embeddings", "list_assets")),
+        *(
+            (name, INVALID)
+            for name in ("search", "search_batch", "create_embeddings", "list_assets", *INVALID_JOBS)
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else value.value,
 )
@@ -136,6 +149,9 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         BatchAnswerBody,
         EmbeddingsBody,
         EncodedEmbeddingsBody,
+        JobBody,
+        JobFilePageBody,
+        JobPageBody,
         LiveBody,
         ReadyBody,
         SearchAnswerBody,
