@@ -18,7 +18,7 @@ from service.errors import add_error_handlers
 from service.gauges import EngineCollector, JobsCollector
 from service.jobs import JobRunner, open_jobs
 from service.metrics import Metrics
-from service.routes import assets, embeddings, health, jobs, metrics, pages, search
+from service.routes import assets, backup, embeddings, health, jobs, metrics, pages, search
 from service.routes.access import AccessGuard, describe_access, open_rules
 from service.routes.admission import Admission
 from service.routes.body import BodyGuard, BodyLimits
@@ -40,6 +40,7 @@ TAGS = [
     {"name": "embeddings", "description": "Use the encoder alone."},
     {"name": "assets", "description": "The library."},
     {"name": "jobs", "description": "Index and synchronise it."},
+    {"name": "operations", "description": "For those who run the service."},
     {"name": "health", "description": "For orchestrators."},
 ]
 
@@ -72,7 +73,7 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
     app.state.metrics = Metrics()
     # Called when the service is told to stop, before its requests end: whatever never ends by itself stops here.
     app.state.on_stop = []
-    for module in (search, embeddings, assets, jobs, health, metrics, pages):
+    for module in (search, embeddings, assets, jobs, health, metrics, backup, pages):
         app.include_router(module.router)
     add_error_handlers(app)
     # The last one added is the outermost.

@@ -13,7 +13,6 @@ wrong, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +30,8 @@ from service.filter_options import (
     read_filter,
 )
 from service.library_command import COMMANDS, jobs_app
+from service.operations_command import COMMANDS as OPERATIONS
+from service.operations_command import keys_app
 from service.terminal import FAILED, WRONG_USAGE
 from service.terminal import fail as _fail
 from service.terminal import log_to_stderr as _log_to_stderr
@@ -50,11 +51,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-keys_app = typer.Typer(help="API keys, for a service that other machines reach.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(assets_app, name="assets")
 app.add_typer(jobs_app, name="jobs")
-for command in COMMANDS:
+for command in (*COMMANDS, *OPERATIONS):
     app.command()(command)
 
 Target = Literal["audio", "video"]
@@ -138,60 +138,6 @@ def serve(
             run_server(settings)
         except SystemExit as exc:  # uvicorn has logged why
             raise typer.Exit(FAILED if exc.code else 0) from exc
-
-
-@keys_app.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for.", metavar="NAME")],
-    scope: Annotated[
-        Literal["read", "write", "admin"],
-        typer.Option(
-            help="`read` searches and lists; `write` changes the library too; `admin` may do everything."
-        ),
-    ] = "read",
-    as_json: Json = False,
-) -> None:
-    """Make an API key. It is shown once: the service keeps a digest of it only."""
-    from service import keys
-
-    settings = _read_settings()
-    with _report_errors():
-        created = keys.create_key(settings.keys_path, name=name, scope=scope)
-    if as_json:
-        _print_json({"key": created.key, **created.stored.describe()})
-        return
-    _say(f"key {created.stored.key_id} with scope {scope} is in {settings.keys_path}; it is shown this once:")
-    sys.stdout.write(f"{created.key}\n")
-
-
-@keys_app.command("list")
-def list_keys(as_json: Json = False) -> None:
-    """List the API keys: ids, names and scopes."""
-    from service import keys
-    from service.console import print_keys
-
-    settings = _read_settings()
-    with _report_errors():
-        found = keys.read_keys(settings.keys_path) if settings.keys_path.exists() else []
-    if as_json:
-        _print_json({"keys": [key.describe() for key in found]})
-    elif found:
-        print_keys(_stdout(), [key.describe() for key in found])
-    else:
-        _say(f"there are no API keys in {settings.keys_path}: start with `foley keys create NAME`")
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    key_id: Annotated[str, typer.Argument(help="As `foley keys list` shows it.", metavar="ID")],
-) -> None:
-    """Take an API key away; a running service refuses it from its next request on."""
-    from service import keys
-
-    settings = _read_settings()
-    with _report_errors():
-        revoked = keys.revoke_key(settings.keys_path, key_id)
-    _say(f"key {revoked.key_id} ({revoked.name}, scope {revoked.scope}) is revoked")
 
 
 @app.command()

@@ -66,6 +66,7 @@ def report_errors() -> Iterator[None]:
     """Turn our own errors into one line and exit code 1."""
     from models.bundle import BrokenBundle
     from models.clip import UnreadableClip
+    from service.backup import BackupFailed
     from service.decoding import DecodeFailure
     from service.demo import BadCorpus
     from service.encoder import EncoderFailure
@@ -80,6 +81,7 @@ def report_errors() -> Iterator[None]:
     except (UnreadableClip, DecodeFailure) as exc:
         fail(f"{exc} ({exc.code})")
     except (
+        BackupFailed,
         BadCorpus,
         BrokenBundle,
         EncoderFailure,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -25,6 +26,7 @@ class State:
         uploads: Where query files live while they are answered.
         readiness: Whether the answers are right.
         metrics: What is counted and timed.
+        backing_up: Held while a backup is made.
         jobs: Work over the library in the background.
     """
 
@@ -34,6 +36,7 @@ class State:
     readiness: Readiness
     metrics: Metrics
     jobs: JobRunner
+    backing_up: threading.Lock = field(default_factory=threading.Lock)
 
 
 async def get_state(request: Request) -> State:

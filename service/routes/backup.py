@@ -1,0 +1,60 @@
+"""`POST /v1/backup`: everything that cannot be made anew from the media, as one tar, while the service goes on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator
+from contextlib import ExitStack
+
+import anyio.to_thread
+from fastapi import APIRouter, Response
+from starlette.responses import StreamingResponse
+
+from service.backup import ROUTE, copy_members, write_tar
+from service.routes.admission import Overloaded
+from service.routes.state import State, StateOf
+from service.schemas import describe_problems
+
+router = APIRouter(tags=["operations"])
+
+RETRY_SECONDS = 60.0
+
+
+@router.post(
+    ROUTE,
+    summary="Copy the index, the ledger of jobs, the API keys and the release",
+    description=(
+        "`foley backup` asks this. The answer is a tar; its last file, `backup.json`, has the sha256 of all others: "
+        "without it the copy is not whole. One copy is made at a time."
+    ),
+    responses={
+        200: {
+            "description": "The backup.",
+            "content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        **describe_problems(429, 500, 503),
+    },
+    response_class=Response,
+)
+async def create_backup(state: StateOf) -> Response:
+    """Answer with a backup."""
+    if not state.backing_up.acquire(blocking=False):
+        raise Overloaded("a backup is being made already", retry_after_seconds=RETRY_SECONDS)
+    return StreamingResponse(_stream(state), media_type="application/x-tar")
+
+
+async def _stream(state: State) -> AsyncIterator[bytes]:
+    """The tar, read in threads; the release stays open and the lock held until its end, or the client's."""
+    with ExitStack() as stack:
+        stack.callback(state.backing_up.release)
+        pieces = _pieces(state)
+        stack.callback(pieces.close)
+        while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
+            yield piece
+
+
+def _pieces(state: State) -> Generator[bytes]:
+    with state.engine.releases.lease() as live:
+        members = copy_members(
+            state.engine.settings, live.index, release_id=live.release_id, bundle=live.bundle
+        )
+        yield from write_tar(members)
