@@ -46,7 +46,6 @@ JOB: dict[str, Any] = {
     "report": None,
     "error": None,
     "is_cancelling": False,
-    "bundle_id": "starter-0123456789ab",
     "created_at": 1767225600.5,
     "started_at": 1767225600.9,
     "ended_at": None,
@@ -84,7 +83,7 @@ class JobRequestBody(BaseModel):
         json_schema_extra={"examples": [{"kind": "sync", "paths": ["/media/rain"]}]},
     )
 
-    kind: Kind = Field(
+    kind: Literal["index", "sync"] = Field(
         description="`index`: what is new or changed goes into the index. `sync`: and what is gone leaves it."
     )
     paths: list[LibraryPath] = Field(
@@ -130,6 +129,16 @@ class ProgressBody(BaseModel):
     stages: StageTimesBody
 
 
+class BuildProgressBody(BaseModel):
+    """How far the building of a release is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: str = Field(
+        description="`trial`, `embedding`, `measuring` or `done`; `embedding` counts as indexing does."
+    )
+
+
 class JobErrorBody(BaseModel):
     """Why a job failed."""
 
@@ -146,7 +155,7 @@ class JobBody(BaseModel):
     kind: Kind
     state: State
     request: dict[str, Any] = Field(description="What was asked for.")
-    progress: ProgressBody
+    progress: ProgressBody | BuildProgressBody
     report: dict[str, Any] | None = Field(
         None,
         description="What it did: counts, stage times, the first 1,000 failed and quarantined files (`/files` has "
@@ -154,7 +163,6 @@ class JobBody(BaseModel):
     )
     error: JobErrorBody | None = Field(None, description="Why it failed, or what it waits for; else null.")
     is_cancelling: bool = Field(description="Whether it was cancelled and is about to end.")
-    bundle_id: str = Field(description="The encoder bundle whose index it works on.")
     created_at: float = Field(description="Seconds since 1970, as all times here.")
     started_at: float | None = None
     ended_at: float | None = None

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from service.caller import Caller
 from service.decoding import DecodeFailure
@@ -33,6 +33,7 @@ from service.ledger import CreatedJob, JobRecord, Kind, Ledger, LedgerFailure, L
 from service.library import index_paths, library_limits
 from service.mounts import find_mounts
 from service.report import NOTHING_YET, IndexReport, OnProgress, Progress
+from service.retrieval import Snapshot
 from service.sync import SyncRefused, sync_paths
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,23 @@ class JobRequest:
         return cls(**{**document, "paths": tuple(document["paths"])})
 
 
+class Reportable(Protocol):
+    """Progress of any kind of job."""
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON values."""
+
+
+class ReleaseRunner(Protocol):
+    """What a runner of jobs asks of the one that builds releases."""
+
+    def cancel(self, job_id: str) -> None:
+        """End a build early."""
+
+    def live(self, job_id: str) -> LiveProgress | None:
+        """How far a build is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LiveProgress:
     """How far a running job is.
@@ -101,7 +119,7 @@ class LiveProgress:
     """
 
     version: int
-    progress: Progress
+    progress: Reportable
 
 
 @dataclass(eq=False, kw_only=True)
@@ -118,13 +136,12 @@ def open_jobs(engine: Engine) -> Iterator[JobRunner]:
     """Open the ledger of an engine's data folder for work.
 
     Args:
-        engine: Whose bundle the jobs are of.
+        engine: Whose library the jobs are over.
 
     Yields:
         What runs them. Its thread, if it was started, is stopped in the end.
     """
-    path = engine.settings.data / LEDGER_NAME
-    with Ledger.open(path, owner=engine.bundle.bundle_id) as ledger:
+    with Ledger.open(engine.settings.data / LEDGER_NAME) as ledger:
         runner = JobRunner(engine, ledger)
         try:
             yield runner
@@ -141,13 +158,15 @@ class JobRunner:
 
     Attributes:
         ledger: The same.
+        other: What runs the jobs that build releases, where somebody does.
     """
 
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.ledger = ledger
         self._engine = engine
+        self.other: ReleaseRunner | None = None
         self._limits = library_limits(engine.settings)
-        self._basis = _describe_basis(engine)
+        self._num_pauses = 0
         self._running: _Running | None = None
         self._changed = threading.Condition()  # guards `_running` and `_is_stopping`
         self._is_stopping = False
@@ -173,6 +192,21 @@ class JobRunner:
             self._changed.notify_all()
         if running is not None:
             running.stop.leave()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Write nothing inside the block: the job that runs stops after what it does now, and goes on afterwards."""
+        with self._changed:
+            self._num_pauses += 1
+            if self._running is not None:
+                self._running.stop.leave()
+            self._changed.wait_for(lambda: self._running is None)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_pauses -= 1
+                self._changed.notify_all()
 
     def stop(self) -> None:
         """Like `stop_soon`, and wait until it has stopped."""
@@ -216,6 +250,8 @@ class JobRunner:
             self._changed.notify_all()
         if running is not None and running.job_id == job_id:
             running.stop.leave()
+        if self.other is not None:
+            self.other.cancel(job_id)
         return job
 
     def retry(self, job_id: str) -> JobRecord:
@@ -241,7 +277,9 @@ class JobRunner:
     def live(self, job_id: str) -> LiveProgress | None:
         """How far a job is, while it runs."""
         running = self._running
-        return running.live if running is not None and running.job_id == job_id else None
+        if running is not None and running.job_id == job_id:
+            return running.live
+        return None if self.other is None else self.other.live(job_id)
 
     # Running
 
@@ -263,7 +301,7 @@ class JobRunner:
         running = _Running(job_id=job_id, stop=Caller(), live=live)
         with self._changed:
             self._running = running
-            if self._is_stopping or job.wants_cancel:
+            if self._is_stopping or self._num_pauses or job.wants_cancel:
                 running.stop.leave()
         try:
             report = self._work(job, running, on_progress)
@@ -274,13 +312,14 @@ class JobRunner:
         finally:
             with self._changed:
                 self._running = None
+                self._changed.notify_all()
         self._end(job_id, report)
         return report
 
     def _end(self, job_id: str, report: IndexReport) -> None:
         if not report.is_interrupted:
             self.ledger.end_job(job_id, "done", report=report.to_json())
-        elif self._is_stopping and not self.ledger.get_job(job_id).wants_cancel:
+        elif (self._is_stopping or self._num_pauses) and not self.ledger.get_job(job_id).wants_cancel:
             self.ledger.requeue_job(job_id)
         else:
             self.ledger.end_job(job_id, "cancelled", report=report.to_json())
@@ -296,15 +335,21 @@ class JobRunner:
         return self._thread is not None and isinstance(exc, IndexFull | IndexUnavailable)
 
     def _work(self, job: JobRecord, running: _Running, on_progress: OnProgress | None) -> IndexReport:
+        with self._engine.lease(priority="bulk") as snapshot:
+            return self._work_with(snapshot, job, running, on_progress)
+
+    def _work_with(
+        self, snapshot: Snapshot, job: JobRecord, running: _Running, on_progress: OnProgress | None
+    ) -> IndexReport:
         request = JobRequest.from_json(job.request)
         roots = [Path(path) for path in request.paths]
         journal_of = Rehearsal if request.dry_run else LedgerJournal
-        journal = journal_of(self.ledger, job.job_id, basis=self._basis)
+        journal = journal_of(self.ledger, job.job_id, basis=_describe_basis(self._engine, snapshot.bundle_id))
         if request.retry_quarantined and not job.is_scanned and not request.dry_run:
             lift_quarantine(self.ledger, roots)
         do = partial(
             index_paths,
-            snapshot=self._engine.snapshot(priority="bulk"),
+            snapshot=snapshot,
             decoder=self._engine.decoder,
             limits=self._limits,
             on_progress=partial(self._tell, running, on_progress),
@@ -348,7 +393,9 @@ class JobRunner:
     def _next(self) -> JobRecord | None:
         """The job to run next; waits until there is one."""
         with self._changed:
-            jobs = self.ledger.unfinished_jobs()
+            jobs = [job for job in self.ledger.unfinished_jobs() if job.kind != "release"]
+            if self._num_pauses:
+                jobs = []
             if not jobs and not self._is_stopping:
                 self._changed.wait(WAIT_SECONDS)
         return jobs[0] if jobs else None
@@ -399,7 +446,6 @@ def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, 
         "report": None if job.report is None else dict(job.report),
         "error": None if job.error_code is None else {"code": job.error_code, "detail": job.error},
         "is_cancelling": job.wants_cancel,
-        "bundle_id": job.bundle_id,
         "created_at": job.created_at,
         "started_at": job.started_at,
         "ended_at": job.ended_at,
@@ -424,13 +470,13 @@ def _last_progress(job: JobRecord) -> Progress:
     )
 
 
-def _describe_basis(engine: Engine) -> str:
+def _describe_basis(engine: Engine, bundle_id: str) -> str:
     """What files are decoded with, in short: a fault under other limits or another decoder does not count."""
     facts = (
         library_limits(engine.settings),
         engine.settings.worker_memory_bytes,
         version("av"),
         version("foley"),
-        engine.bundle.bundle_id,
+        bundle_id,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -1,17 +1,17 @@
 """The ledger: what jobs there are and what became of every file of theirs, in one SQLite file.
 
-    with Ledger.open(settings.data / "ledger.sqlite", owner=bundle_id) as ledger:
+    with Ledger.open(settings.data / "ledger.sqlite") as ledger:
         job = ledger.create_job("index", {"paths": ["/videos"]}).job
 
 The index says what is stored; the ledger says what was asked for, what could not be done and why. A write follows
 the index: upsert, flush, and only then "done" here, so a row never promises more than the index holds. Commits are
-durable (WAL, `synchronous=FULL`) before anybody is told. One process at a time works on the jobs of one bundle.
+durable (WAL, `synchronous=FULL`) before anybody is told. One process at a time works on the jobs of a library.
 
     LedgerFailure        the ledger cannot be read or written
-    ├── LedgerInUse      another process works on the jobs of this bundle, or holds the file for too long
+    ├── LedgerInUse      another process works on the jobs of this library, or holds the file for too long
     ├── LedgerFull       the disk that holds it is full
     ├── KeyReused        an idempotency key came again with another request
-    └── JobNotFound      no job of this bundle has the id
+    └── JobNotFound      no job of this library has the id
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 SCHEMA_VERSION = 1
-BUSY_SECONDS = 10.0  # another bundle's process may be in the middle of a commit
+BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
 LOCK_SECONDS = 1.0  # a process that was killed just now may still be dying
+LIBRARY = "library"  # whose jobs they are: of a data folder, whichever release answers
 KEPT_JOBS = 500  # ended jobs whose files are remembered
 
-Kind = Literal["index", "sync"]
+Kind = Literal["index", "sync", "release"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-KINDS: tuple[Kind, ...] = ("index", "sync")
+LibraryKind = Literal["index", "sync"]
+KINDS: tuple[Kind, ...] = ("index", "sync", "release")
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
@@ -110,7 +112,7 @@ class LedgerFailure(Exception):
 
 
 class LedgerInUse(LedgerFailure):
-    """Another process works on the jobs of this bundle."""
+    """Another process works on the jobs of this library."""
 
 
 class LedgerFull(LedgerFailure):
@@ -132,7 +134,7 @@ class JobRecord:
     Attributes:
         number: Its place in the order of jobs.
         job_id: Its name.
-        bundle_id: The bundle whose index it works on.
+        bundle_id: Whose job it is.
         kind: What it does.
         state: How far it is.
         request: What was asked for.
@@ -178,11 +180,11 @@ class CreatedJob:
 
 
 class Ledger:
-    """The open ledger of one bundle. Any thread may call it. Make one with `open`.
+    """The open ledger of one library. Any thread may call it. Make one with `open`.
 
     Args:
         connection: To the database.
-        owner: Bundle whose jobs these are.
+        owner: Whose jobs these are.
         lock_fd: Held until it is closed; None where jobs are only read.
     """
 
@@ -194,12 +196,12 @@ class Ledger:
         self._is_closed = False
 
     @classmethod
-    def open(cls, path: Path, *, owner: str, is_worker: bool = True) -> Self:
+    def open(cls, path: Path, *, owner: str = LIBRARY, is_worker: bool = True) -> Self:
         """Open the ledger, or create it.
 
         Args:
             path: The SQLite file.
-            owner: Bundle whose jobs are meant.
+            owner: Whose jobs are meant.
             is_worker: Whether this process will work on the jobs: only one may at a time.
 
         Returns:

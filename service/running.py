@@ -16,7 +16,6 @@ from service.index.contract import IndexInUse
 from service.jobs import LEDGER_NAME, JobEnded, JobRequest, JobRunner, describe_job, open_jobs
 from service.journal import count_outcomes
 from service.ledger import Kind, Ledger, LedgerInUse
-from service.releases.opening import active_release
 from service.report import IndexReport, OnProgress
 from service.scanning import FoundFile, find_files, make_absolute
 from service.settings import Settings
@@ -110,9 +109,8 @@ def cancel_job(settings: Settings, job_id: str) -> str:
         JobEnded: If it has ended.
         LedgerInUse: If a process works on the jobs that is no server, or none that answers where it should.
     """
-    _, bundle = active_release(settings)
     try:
-        with Ledger.open(settings.data / LEDGER_NAME, owner=bundle.bundle_id) as ledger:
+        with Ledger.open(settings.data / LEDGER_NAME) as ledger:
             job = ledger.get_job(job_id)
             if job.has_ended:
                 raise JobEnded(f"job {job_id} has ended: {job.state}")
@@ -137,8 +135,7 @@ def show_job(settings: Settings, job_id: str) -> tuple[dict[str, Any], IndexRepo
     Returns:
         The job as the HTTP API shows it, and what it did, if it has ended.
     """
-    _, bundle = active_release(settings)
-    with Ledger.open(settings.data / LEDGER_NAME, owner=bundle.bundle_id, is_worker=False) as ledger:
+    with Ledger.open(settings.data / LEDGER_NAME, is_worker=False) as ledger:
         job = ledger.get_job(job_id)
         counts = count_outcomes(ledger, job_id)
     report = None if job.report is None else IndexReport.from_json(job.report)
@@ -236,6 +233,5 @@ def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
     path = settings.data / LEDGER_NAME
     if not path.exists():
         return []
-    _, bundle = active_release(settings)
-    with Ledger.open(path, owner=bundle.bundle_id, is_worker=False) as ledger:
+    with Ledger.open(path, is_worker=False) as ledger:
         return [describe_job(job) for job in ledger.list_jobs(limit=limit)]

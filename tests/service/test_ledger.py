@@ -44,11 +44,11 @@ def _write_two(connection: sqlite3.Connection, *tables: str) -> None:
 
 
 def test_jobs_outlive_the_process(path: Path) -> None:
-    with Ledger.open(path, owner="bundle") as ledger:
+    with Ledger.open(path, owner="library") as ledger:
         first = ledger.create_job("index", {"paths": ["/b", "/a"]}).job
         second = ledger.create_job("sync", {"paths": ["/c"]}).job
         ledger.start_job(first.job_id)
-    with Ledger.open(path, owner="bundle") as ledger:
+    with Ledger.open(path, owner="library") as ledger:
         assert [job.job_id for job in ledger.unfinished_jobs()] == [first.job_id, second.job_id]
         assert ledger.get_job(first.job_id).request == {"paths": ["/b", "/a"]}
         ended = ledger.end_job(first.job_id, "failed", report={"x": 1}, error_code="c", error="why")
@@ -60,7 +60,7 @@ def test_jobs_outlive_the_process(path: Path) -> None:
 
 
 def test_commits_are_written_through(path: Path) -> None:
-    with Ledger.open(path, owner="bundle") as ledger:
+    with Ledger.open(path, owner="library") as ledger:
         assert ledger.read("PRAGMA journal_mode")[0][0] == "wal"
         with ledger.write() as connection:
             assert (
@@ -70,23 +70,23 @@ def test_commits_are_written_through(path: Path) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
-    with Ledger.open(path, owner="bundle") as ledger:
+    with Ledger.open(path, owner="library") as ledger:
         with pytest.raises(LedgerFailure, match="no such table"), ledger.write() as connection:
             _write_two(connection, "mounts", "none")
         assert ledger.read("SELECT * FROM mounts") == []
 
 
 def test_one_process_works_on_the_jobs_of_a_bundle(path: Path) -> None:
-    with Ledger.open(path, owner="bundle"):
+    with Ledger.open(path, owner="library"):
         with pytest.raises(LedgerInUse, match=rf"another process \(number {os.getpid()}\)"):
-            Ledger.open(path, owner="bundle")
-        Ledger.open(path, owner="bundle", is_worker=False).close()
+            Ledger.open(path, owner="library")
+        Ledger.open(path, owner="library", is_worker=False).close()
         Ledger.open(path, owner="another").close()
         program = "import sys; from pathlib import Path; from service.ledger import *; "
         program += "Ledger.open(Path(sys.argv[1]), owner='bundle')"
         other = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
         assert "LedgerInUse" in other.stderr
-    Ledger.open(path, owner="bundle").close()
+    Ledger.open(path, owner="library").close()
 
 
 def test_a_writer_waits_for_another_and_then_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
