@@ -1,13 +1,14 @@
 """Tracks like those of a large library, on disk: what `benchmarks.search_speed` searches.
 
-Each segment lies around one of 300 centres: centre, plus .6 of noise that its moments share, plus .8 of each moment's
-own, in all D directions, then to unit length, as in `benchmarks.index_speed`. A query is a stored segment as its other
-modality would give it: the same centre and .8 of the shared noise, the moments' own noise new. So the nearest is
-certain and the next nine are close to each other, which is what makes a search inexact.
+Each segment lies around one of 300 centres: centre, plus .6 of noise that its moments share, plus some of each
+moment's own (.8), in all D directions, then to unit length, as in `benchmarks.index_speed`. A query is a stored
+segment as its other modality would give it: the same centre and .8 of the shared noise, the moments' own noise new.
+So the nearest is certain and the next nine are close to each other, which is what makes a search inexact.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 NUM_MOMENTS = 16
 NUM_CENTRES = 300
 CHUNK = 2000
-SHARED, OWN, KEPT = 0.6, 0.8, 0.8
+ASSET_SEGMENTS = 250
+SHARED, KEPT = 0.6, 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +31,13 @@ class Corpus:
         tracks: float16, shape (N, T, D), a memory map.
         pooled: Their pooled vectors, float32, shape (N, D).
         queries: float32, shape (Q, T, D).
+        own_noise: How unlike the moments of a segment are.
     """
 
     tracks: NDArray[np.float16]
     pooled: NDArray[np.float32]
     queries: NDArray[np.float32]
+    own_noise: float
 
     def pooled_queries(self) -> NDArray[np.float32]:
         """Pooled vectors of the queries, float32, shape (Q, D)."""
@@ -58,23 +62,29 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
 
 
-def open_corpus(folder: Path, *, num_segments: int, width: int, num_queries: int) -> Corpus:
+def asset_id(number: int) -> str:
+    """Id of the asset that holds a segment."""
+    return hashlib.sha256(str(number // ASSET_SEGMENTS).encode()).hexdigest()
+
+
+def open_corpus(folder: Path, *, num_segments: int, width: int, num_queries: int, own_noise: float) -> Corpus:
     """Make a corpus in a folder, or take the one there."""
-    shape = {"num_segments": num_segments, "width": width, "num_queries": num_queries}
+    shape = {"num_segments": num_segments, "width": width, "num_queries": num_queries, "own_noise": own_noise}
     note = folder / "corpus.json"
     if not note.exists() or json.loads(note.read_text()) != shape:
         folder.mkdir(parents=True, exist_ok=True)
         note.unlink(missing_ok=True)
-        _make_corpus(folder, num_segments, width, num_queries)
+        _make_corpus(folder, num_segments, width, num_queries, own_noise)
         note.write_text(json.dumps(shape))
     return Corpus(
         tracks=np.load(folder / "tracks.npy", mmap_mode="r"),
         pooled=np.load(folder / "pooled.npy"),
         queries=np.load(folder / "queries.npy"),
+        own_noise=own_noise,
     )
 
 
-def _make_corpus(folder: Path, num_segments: int, width: int, num_queries: int) -> None:
+def _make_corpus(folder: Path, num_segments: int, width: int, num_queries: int, own_noise: float) -> None:
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((NUM_CENTRES, width), dtype=np.float32)
     tracks = np.lib.format.open_memmap(
@@ -87,13 +97,13 @@ def _make_corpus(folder: Path, num_segments: int, width: int, num_queries: int) 
         count = min(CHUNK, num_segments - first)
         centre = centres[rng.integers(0, NUM_CENTRES, count)]
         shared = rng.standard_normal((count, width), dtype=np.float32)
-        rows = unit((centre + SHARED * shared)[:, None] + OWN * _noise(rng, count, width))
+        rows = unit((centre + SHARED * shared)[:, None] + own_noise * _noise(rng, count, width))
         tracks[first : first + count] = rows
         pooled[first : first + count] = unit(rows.mean(axis=1))
         mine = chosen[(chosen >= first) & (chosen < first + count)] - first
         changed = KEPT * shared[mine] + (1 - KEPT**2) ** 0.5 * rng.standard_normal((len(mine), width))
         queries.append(
-            unit((centre[mine] + SHARED * changed)[:, None] + OWN * _noise(rng, len(mine), width))
+            unit((centre[mine] + SHARED * changed)[:, None] + own_noise * _noise(rng, len(mine), width))
         )
     tracks.flush()
     np.save(folder / "pooled.npy", pooled)

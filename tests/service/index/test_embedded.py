@@ -32,6 +32,7 @@ from index_contract import (
     make_tracks,
 )
 
+from service.index import ranking
 from service.index.contract import (
     Filter,
     Index,
@@ -438,3 +439,14 @@ def test_no_other_call_goes_through_while_it_optimizes(tmp_path: Path) -> None:
         os.kill(index.engine_pid, signal.SIGCONT)
         thread.join()
         assert index.count_segments() == 1
+
+
+def test_moments_that_are_read_and_those_that_are_queried_agree(tmp_path: Path) -> None:
+    """Few segments are read, many are queried sixteen times; which way it was must not show."""
+    tracks = make_tracks(ranking.MAX_READ_TRACKS + 4, seed=31)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", tracks), is_last=True)
+        few = index.search(tracks[0], target="audio", limit=ranking.MAX_READ_TRACKS)
+        many = index.search(tracks[0], target="audio", limit=len(tracks))
+    assert [match.start_seconds for match in few] == [match.start_seconds for match in many][: len(few)]
+    np.testing.assert_allclose([m.moments for m in few], [m.moments for m in many[: len(few)]], atol=1e-6)

@@ -1,0 +1,128 @@
+"""Search by vector over HTTP: `foley serve` in a process of its own, asked by one client on one connection."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+
+from benchmarks.search_corpus import Corpus
+from models.bundle import load_bundle, starter_path
+from models.clip import Clip
+from models.export import export_bundle
+from models.geometry import TgdpConfig
+from models.tgdp import Tgdp
+
+PREFETCHES = (200, 500)
+START_SECONDS = 120.0
+
+
+def time_http(index: Path, corpus: Corpus, *, folder: Path, rounds: int) -> None:
+    """Print the time of an answer with ten results, for each prefetch.
+
+    Args:
+        index: The index's folder, which no process has open.
+        corpus: What is in it.
+        folder: Where a bundle of that width is made, and the service's data folder.
+        rounds: How often each query is sent, after once to warm up.
+    """
+    bundle = make_bundle(folder / f"bundle-{corpus.tracks.shape[2]}", width=corpus.tracks.shape[2])
+    data = folder / "data"
+    place = data / "index" / load_bundle(bundle).bundle_id
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(index)
+    bodies = [
+        json.dumps(
+            {"track": base64.b64encode(q.astype("<f2").tobytes()).decode(), "target": "audio"}
+        ).encode()
+        for q in corpus.queries
+    ]
+    for prefetch in PREFETCHES:
+        _time_service(data, bundle, bodies, prefetch=prefetch, rounds=rounds)
+
+
+def _time_service(data: Path, bundle: Path, bodies: list[bytes], *, prefetch: int, rounds: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings = {
+        "DATA": data, "BUNDLE": bundle, "PORT": port, "PREFETCH": prefetch, "MIN_FREE_BYTES": 0,
+        "DEVICE": "cpu", "PRECISION": "fp32",
+    }  # fmt: skip
+    environment = {**os.environ, **{f"FOLEY_{name}": str(value) for name, value in settings.items()}}
+    command = [sys.executable, "-m", "service.cli", "serve"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            seconds, num_bytes = _ask(f"http://127.0.0.1:{port}", bodies, rounds, process)
+        finally:
+            process.terminate()
+    p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1e3
+    print(
+        f"http, prefetch {prefetch}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms; "
+        f"an answer has {num_bytes} bytes"
+    )
+
+
+def _ask(
+    address: str, bodies: list[bytes], rounds: int, process: subprocess.Popen[bytes]
+) -> tuple[list[float], int]:
+    seconds = []
+    headers = {"Content-Type": "application/json"}
+    with httpx.Client(base_url=address, timeout=30.0, headers=headers) as client:
+        _wait(client, process)
+        for turn in range(rounds + 1):
+            for body in bodies:
+                started = time.perf_counter()
+                answer = client.post("/v1/search", content=body)
+                if turn:
+                    seconds.append(time.perf_counter() - started)
+                if answer.status_code != 200 or len(answer.json()["results"]) != 10:
+                    raise SystemExit(f"status {answer.status_code}: {answer.text[:500]}")
+    return seconds, len(answer.content)
+
+
+def _wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            client.get("/livez").raise_for_status()
+            return
+        except httpx.HTTPError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit("the service did not start") from None
+            time.sleep(0.1)
+
+
+def make_bundle(folder: Path, *, width: int) -> Path:
+    """A bundle of one block with random weights, so that the service takes tracks of that width; made once."""
+    if not folder.exists():
+        torch.manual_seed(0)
+        network = Tgdp(TgdpConfig(width=width, depth=1, decoder_width=64, decoder_heads=4, decoder_depth=1))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                if parameter.ndim <= 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        golden = load_bundle(starter_path()).golden()
+        clip = Clip(
+            start_seconds=0.0,
+            end_seconds=10.0,
+            frames=golden.frames,
+            frame_times_seconds=np.arange(16) * 0.625,
+            samples=golden.samples,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
+            export_bundle(network, folder, name="random", clips=[clip], training={"weights": "random"})
+    return folder

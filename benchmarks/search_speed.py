@@ -1,0 +1,164 @@
+"""Search of a large embedded index: its pooled stage beside other libraries, both stages against the exact order, HTTP.
+
+    python -m benchmarks.search_speed                                          20,000 segments, two minutes
+    python -m benchmarks.search_speed --segments 100000 --folder /var/tmp/s    7 GB there, kept for the next run
+    pip install -e '.[bench]'                                                  for hnswlib and faiss
+
+pooled   the nearest 10 by pooled vector: Qdrant Edge on the very shard of the index, hnswlib, faiss (HNSW, M 16,
+         ef_construction 128 each) and qdrant-client's local mode take turns in this process on one thread; for each the
+         fastest setting that finds .99 of the nearest 10
+stages   `EmbeddedIndex.search`, process and socket included: how much of the exact diagonal-mean 10 each prefetch
+         finds, and its time
+http     `POST /v1/search` with a base64 track, on a server process of its own
+open     opening the index, and the memory of its process
+
+The corpus is made once (`benchmarks.search_corpus`); sound only, in assets of 250 segments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.search_corpus import ASSET_SEGMENTS, Corpus, asset_id, open_corpus
+from benchmarks.search_http import time_http
+from benchmarks.search_peers import time_pooled
+from service.index.contract import Segment
+from service.index.embedded import EmbeddedIndex
+
+PARTS = ("pooled", "stages", "http", "open")
+PREFETCHES = (50, 100, 200, 500, 1000)
+LIMIT = 10
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--segments", type=int, default=20_000, help="more than 10,000, or no graph is built")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument(
+        "--own-noise", type=float, default=0.8, help="how unlike the moments of a segment are"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where corpus and index are kept; default: nowhere")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
+        corpus = open_corpus(
+            folder / "corpus",
+            num_segments=options.segments,
+            width=options.width,
+            num_queries=options.queries,
+            own_noise=options.own_noise,
+        )
+        print(
+            f"{options.segments} segments, {options.width} wide, {options.queries} queries, {options.rounds} rounds"
+        )
+        index = folder / f"index-{options.segments}-{options.width}-{options.own_noise}"
+        build_index(index, corpus)
+        if "pooled" in options.parts:
+            time_pooled(index / "shard", corpus, peers=folder / "peers", rounds=options.rounds)
+        if "stages" in options.parts:
+            time_stages(index, corpus, rounds=options.rounds)
+        if "http" in options.parts:
+            time_http(index, corpus, folder=folder, rounds=options.rounds)
+        if "open" in options.parts:
+            time_opening(index, corpus)
+
+
+def build_index(folder: Path, corpus: Corpus) -> None:
+    """Write the corpus into an embedded index and optimize it, unless that was done before."""
+    if (folder / "built").exists():
+        return
+    started = time.perf_counter()
+    with open_index(folder, corpus) as index:
+        for first in range(0, len(corpus.tracks), ASSET_SEGMENTS):
+            index.write_asset(_asset(corpus, first), is_last=True)
+        written = time.perf_counter()
+        index.optimize()
+        print(
+            f"written in {written - started:.0f} s, optimized in {time.perf_counter() - written:.0f} s, {index.info()}"
+        )
+    (folder / "built").touch()
+
+
+def open_index(folder: Path, corpus: Corpus) -> EmbeddedIndex:
+    """Open the index of a corpus."""
+    return EmbeddedIndex.open(folder, width=corpus.tracks.shape[2], min_free_bytes=0, call_seconds=120.0)
+
+
+def _asset(corpus: Corpus, first: int) -> list[Segment]:
+    tracks = np.asarray(corpus.tracks[first : first + ASSET_SEGMENTS], dtype=np.float32)
+    return [
+        Segment(
+            asset_id=asset_id(first),
+            path=f"/library/{first}.mp4",
+            index=index,
+            start_seconds=10.0 * index,
+            end_seconds=10.0 * index + 10.0,
+            media={"container": "mp4", "duration_seconds": 10.0 * len(tracks)},
+            audio_track=track,
+        )
+        for index, track in enumerate(tracks)
+    ]
+
+
+def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
+    """Print for each prefetch how much of the exact order it finds, and its time."""
+    exact = corpus.exact_segments(LIMIT)
+    numbers = {asset_id(n): n for n in range(0, len(corpus.tracks), ASSET_SEGMENTS)}
+    seconds: dict[int, list[float]] = {prefetch: [] for prefetch in PREFETCHES}
+    found: dict[int, list[float]] = {prefetch: [] for prefetch in PREFETCHES}
+    with open_index(folder, corpus) as index:
+        for turn in range(rounds + 1):  # the first one warms up
+            for prefetch in PREFETCHES:
+                for query, best in zip(corpus.queries, exact, strict=True):
+                    started = time.perf_counter()
+                    matches = index.search(query, target="audio", limit=LIMIT, prefetch=prefetch)
+                    if turn:
+                        seconds[prefetch].append(time.perf_counter() - started)
+                        places = {numbers[m.asset_id] + round(m.start_seconds / 10) for m in matches}
+                        found[prefetch].append(len(places & set(best.tolist())) / LIMIT)
+    for prefetch in PREFETCHES:
+        p50, p95 = np.percentile(seconds[prefetch], [50, 95]) * 1e3
+        print(
+            f"stages, prefetch {prefetch:4}: {np.mean(found[prefetch]):.4f} of the exact {LIMIT}, "
+            f"p50 {p50:.2f} ms, p95 {p95:.2f} ms"
+        )
+
+
+def time_opening(folder: Path, corpus: Corpus) -> None:
+    """Print how long opening takes, and the memory of the engine's process after some searches."""
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        index = open_index(folder, corpus)
+        num_segments = index.count_segments()
+        seconds.append(time.perf_counter() - started)
+        for query in corpus.queries[:100]:
+            index.search(query, target="audio", limit=LIMIT)
+        memory = read_memory(index.engine_pid)
+        index.close()
+    print(
+        f"open, {num_segments} segments: {min(seconds):.2f} to {max(seconds):.2f} s; its process holds {memory}"
+    )
+
+
+def read_memory(pid: int) -> str:
+    """What a process has in memory: its own, and what the kernel may take back."""
+    lines = Path("/proc", str(pid), "status").read_text().splitlines()
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
+    return f"{kib['RssAnon'] // 1024} MiB of its own and {kib['RssFile'] // 1024} MiB of mapped files"
+
+
+if __name__ == "__main__":
+    main()
