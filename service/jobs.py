@@ -28,6 +28,7 @@ from service.decoding import DecodeFailure
 from service.encoder import EncoderFailure
 from service.engine import Engine
 from service.index.contract import IndexFailure, IndexFull, IndexUnavailable
+from service.job_document import LEDGER_NAME, LiveProgress
 from service.journal import LedgerJournal, Rehearsal, lift_quarantine, read_files, retry_failed
 from service.ledger import CreatedJob, JobRecord, Kind, Ledger, LedgerFailure, LedgerFull
 from service.library import index_paths, library_limits
@@ -38,7 +39,6 @@ from service.sync import SyncRefused, sync_paths
 
 logger = logging.getLogger(__name__)
 
-LEDGER_NAME = "ledger.sqlite"
 ATTEMPTS = 3  # at a job whose index is not available
 WAIT_SECONDS = 5.0  # before the second of them; also how often a full disk is looked at
 STOP_SECONDS = 20.0  # one run of the encoder and one write
@@ -92,13 +92,6 @@ class JobRequest:
         return cls(**{**document, "paths": tuple(document["paths"])})
 
 
-class Reportable(Protocol):
-    """Progress of any kind of job."""
-
-    def to_json(self) -> dict[str, Any]:
-        """It as JSON values."""
-
-
 class ReleaseRunner(Protocol):
     """What a runner of jobs asks of the one that builds releases."""
 
@@ -107,19 +100,6 @@ class ReleaseRunner(Protocol):
 
     def live(self, job_id: str) -> LiveProgress | None:
         """How far a build is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LiveProgress:
-    """How far a running job is.
-
-    Attributes:
-        version: Rises with every change, over restarts too.
-        progress: The state of things.
-    """
-
-    version: int
-    progress: Reportable
 
 
 @dataclass(eq=False, kw_only=True)
@@ -326,7 +306,9 @@ class JobRunner:
 
     def _end_failed(self, job_id: str, exc: Exception) -> None:
         code = next((FAILURES[kind] for kind in type(exc).__mro__ if kind in FAILURES), "internal_error")
-        logger.error("job %s failed: %s", job_id, exc, exc_info=exc if code == "internal_error" else None)
+        is_ours = code == "internal_error"
+        if is_ours or self._thread is not None:  # a command says it itself
+            logger.error("job %s failed: %s", job_id, exc, exc_info=exc if is_ours else None)
         text = "the service failed; its log says why" if code == "internal_error" else str(exc)
         self.ledger.end_job(job_id, "failed", report=None, error_code=code, error=text)
 
@@ -425,49 +407,6 @@ class JobRunner:
         with self._changed:
             if not self._is_stopping:
                 self._changed.wait(WAIT_SECONDS)
-
-
-def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, Any]:
-    """A job as the HTTP API shows it.
-
-    Args:
-        job: The job.
-        live: How far it is, while it runs.
-
-    Returns:
-        JSON values.
-    """
-    return {
-        "job_id": job.job_id,
-        "kind": job.kind,
-        "state": job.state,
-        "request": dict(job.request),
-        "progress": (live.progress if live is not None else _last_progress(job)).to_json(),
-        "report": None if job.report is None else dict(job.report),
-        "error": None if job.error_code is None else {"code": job.error_code, "detail": job.error},
-        "is_cancelling": job.wants_cancel,
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "ended_at": job.ended_at,
-    }
-
-
-def _last_progress(job: JobRecord) -> Progress:
-    """How far a job came, by its report."""
-    if job.report is None:
-        return NOTHING_YET
-    report = IndexReport.from_json(job.report)
-    num_files = report.files.indexed + report.files.unchanged + report.files.failed
-    seconds = report.stages.elapsed_seconds
-    return Progress(
-        num_files=num_files,
-        num_done=num_files,
-        num_failed=report.files.failed,
-        num_segments=report.segments.indexed,
-        segments_per_second=report.segments.indexed / seconds if seconds > 0 else 0.0,
-        left_seconds=0.0 if job.state == "done" else None,
-        stages=report.stages,
-    )
 
 
 def _describe_basis(engine: Engine, bundle_id: str) -> str:

@@ -130,7 +130,7 @@ def jobs(
     if context.invoked_subcommand is not None:
         return
     from service.console import print_jobs
-    from service.running import list_jobs
+    from service.job_document import list_jobs
 
     settings = read_settings()
     with report_errors():
@@ -146,7 +146,8 @@ def jobs(
 @jobs_app.command()
 def show(job: JobName, as_json: Json = False) -> None:
     """Show what a job did, and which files it could not index."""
-    from service.running import show_job
+    from service.console import job_paths
+    from service.job_document import show_job
 
     settings = read_settings()
     with _errors():
@@ -154,7 +155,7 @@ def show(job: JobName, as_json: Json = False) -> None:
     if as_json:
         print_json(document)
         return
-    stdout().print(f"{document['kind']} of {', '.join(document['request']['paths'])}: {document['state']}")
+    stdout().print(f"{document['kind']} of {', '.join(job_paths(document))}: {document['state']}")
     if document["error"] is not None:
         stdout().print(f"{document['error']['code']}: {document['error']['detail']}", markup=False)
     if report is not None:

@@ -13,8 +13,8 @@ from typing import Any
 from service.engine import open_engine
 from service.following import JobClient, find_server
 from service.index.contract import IndexInUse
-from service.jobs import LEDGER_NAME, JobEnded, JobRequest, JobRunner, describe_job, open_jobs
-from service.journal import count_outcomes
+from service.job_document import LEDGER_NAME
+from service.jobs import JobEnded, JobRequest, JobRunner, open_jobs
 from service.ledger import Kind, Ledger, LedgerInUse
 from service.report import IndexReport, OnProgress
 from service.scanning import FoundFile, find_files, make_absolute
@@ -125,23 +125,6 @@ def cancel_job(settings: Settings, job_id: str) -> str:
         return str(client.cancel(job_id)["state"])
 
 
-def show_job(settings: Settings, job_id: str) -> tuple[dict[str, Any], IndexReport | None]:
-    """One job, by the ledger, which is only read.
-
-    Args:
-        settings: Whose library.
-        job_id: Which.
-
-    Returns:
-        The job as the HTTP API shows it, and what it did, if it has ended.
-    """
-    with Ledger.open(settings.data / LEDGER_NAME, is_worker=False) as ledger:
-        job = ledger.get_job(job_id)
-        counts = count_outcomes(ledger, job_id)
-    report = None if job.report is None else IndexReport.from_json(job.report)
-    return {**describe_job(job), "counts": counts}, report
-
-
 def _here_or_there(
     settings: Settings, work: Callable[[JobRunner], IndexReport], ask: Callable[[JobClient], IndexReport]
 ) -> IndexReport:
@@ -218,20 +201,3 @@ def _fingerprint(request: JobRequest) -> int:
             facts = (*facts, finding.size_bytes, finding.modified_ns)
         state ^= hash(facts)
     return state
-
-
-def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
-    """The newest jobs of the library, as the HTTP API shows them; the ledger is only read.
-
-    Args:
-        settings: Whose library.
-        limit: How many at most.
-
-    Returns:
-        Jobs, the newest first.
-    """
-    path = settings.data / LEDGER_NAME
-    if not path.exists():
-        return []
-    with Ledger.open(path, is_worker=False) as ledger:
-        return [describe_job(job) for job in ledger.list_jobs(limit=limit)]

@@ -20,7 +20,8 @@ import anyio
 import anyio.to_thread
 import pydantic_core
 
-from service.jobs import JobRunner, LiveProgress
+from service.job_document import LiveProgress
+from service.jobs import JobRunner
 from service.ledger import JobRecord
 
 LOOK_SECONDS = 0.25

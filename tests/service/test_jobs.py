@@ -21,7 +21,8 @@ from service import jobs as jobs_module
 from service.decoding import Decoder
 from service.engine import Engine, open_engine
 from service.index.contract import Asset, Filter, IndexFull, IndexUnavailable, Segment
-from service.jobs import JobEnded, JobNotEnded, JobRequest, JobRunner, describe_job, open_jobs
+from service.job_document import describe_job
+from service.jobs import JobEnded, JobNotEnded, JobRequest, JobRunner, open_jobs
 from service.journal import LedgerJournal, count_outcomes, read_files
 from service.ledger import JobRecord, LedgerFailure
 from service.library import Counts
