@@ -18,7 +18,8 @@ from service.errors import add_error_handlers
 from service.gauges import EngineCollector, JobsCollector
 from service.jobs import JobRunner, open_jobs
 from service.metrics import Metrics
-from service.routes import assets, backup, embeddings, health, jobs, metrics, pages, search
+from service.releases.runner import ReleaseRunner, open_release_jobs
+from service.routes import assets, backup, embeddings, health, jobs, metrics, pages, releases, search
 from service.routes.access import AccessGuard, describe_access, open_rules
 from service.routes.admission import Admission
 from service.routes.body import BodyGuard, BodyLimits
@@ -41,6 +42,7 @@ TAGS = [
     {"name": "assets", "description": "The library."},
     {"name": "jobs", "description": "Index and synchronise it."},
     {"name": "operations", "description": "For those who run the service."},
+    {"name": "releases", "description": "Swap the encoders while the service answers."},
     {"name": "health", "description": "For orchestrators."},
 ]
 
@@ -73,7 +75,7 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
     app.state.metrics = Metrics()
     # Called when the service is told to stop, before its requests end: whatever never ends by itself stops here.
     app.state.on_stop = []
-    for module in (search, embeddings, assets, jobs, health, metrics, backup, pages):
+    for module in (search, embeddings, assets, jobs, releases, health, metrics, backup, pages):
         app.include_router(module.router)
     add_error_handlers(app)
     # The last one added is the outermost.
@@ -99,8 +101,13 @@ def _lifespan(settings: Settings, engine: Engine | None) -> Any:
             runner = await anyio.to_thread.run_sync(opening_jobs.__enter__)
             stack.push_async_callback(anyio.to_thread.run_sync, opening_jobs.__exit__, None, None, None)
             app.state.on_stop.append(runner.stop_soon)
-            app.state.foley = _state(settings, opened, uploads, app.state.metrics, runner)
+            opening_releases = open_release_jobs(opened, runner)
+            release_jobs = await anyio.to_thread.run_sync(opening_releases.__enter__)
+            stack.push_async_callback(anyio.to_thread.run_sync, opening_releases.__exit__, None, None, None)
+            app.state.on_stop.append(release_jobs.stop_soon)
+            app.state.foley = _state(settings, opened, uploads, app.state.metrics, runner, release_jobs)
             runner.start()
+            release_jobs.start()
             logger.info("serving bundle %s on %s", opened.bundle.bundle_id, opened.encoder.provider)
             yield
 
@@ -108,7 +115,12 @@ def _lifespan(settings: Settings, engine: Engine | None) -> Any:
 
 
 def _state(
-    settings: Settings, engine: Engine, uploads: UploadFolder, metrics: Metrics, runner: JobRunner
+    settings: Settings,
+    engine: Engine,
+    uploads: UploadFolder,
+    metrics: Metrics,
+    runner: JobRunner,
+    release_jobs: ReleaseRunner,
 ) -> State:
     admission = Admission(
         num_workers=settings.search_workers,
@@ -126,6 +138,8 @@ def _state(
         readiness=readiness,
         metrics=metrics,
         jobs=runner,
+        releases=release_jobs.manager,
+        release_jobs=release_jobs,
     )
 
 

@@ -32,6 +32,7 @@ from service.filter_options import (
 from service.library_command import COMMANDS, jobs_app
 from service.operations_command import COMMANDS as OPERATIONS
 from service.operations_command import keys_app
+from service.releases_command import releases_app
 from service.terminal import FAILED, WRONG_USAGE
 from service.terminal import fail as _fail
 from service.terminal import log_to_stderr as _log_to_stderr
@@ -54,6 +55,7 @@ app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 app.add_typer(assets_app, name="assets")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(releases_app, name="releases")
 for command in (*COMMANDS, *OPERATIONS):
     app.command()(command)
 

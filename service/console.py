@@ -172,6 +172,12 @@ def print_plan(console: Console, report: IndexReport) -> None:
         console.print(f"… and {len(report.plan) - MAX_PLANNED_LINES} more: --json lists all of them")
 
 
+def job_paths(job: Mapping[str, Any]) -> Sequence[str]:
+    """What a job is about: files and folders, or the bundle of a release."""
+    request = job["request"]
+    return [request["bundle"]] if "bundle" in request else list(request["paths"])
+
+
 def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
     """Show jobs, one a line.
 
@@ -184,7 +190,7 @@ def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
         asked_at = datetime.fromtimestamp(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
         progress = job["progress"]
         files = f"{progress['num_done']}, {progress['num_failed']} failed" if job["report"] else ""
-        paths = Text(", ".join(format_path(path) for path in job["request"]["paths"]))
+        paths = Text(", ".join(map(format_path, job_paths(job))))
         rows.append((job["job_id"], job["kind"], job["state"], asked_at, files, paths))
     print_columns(console, ("job", "kind", "state", "asked for", "files", "paths"), rows)
 

@@ -61,11 +61,14 @@ class JobClient:
         host: Its address.
         port: Its port.
         headers: What every request carries: an API key, if one is needed.
+        timeout_seconds: How long an answer may take.
     """
 
-    def __init__(self, host: str, port: int, *, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, host: str, port: int, *, headers: Mapping[str, str], timeout_seconds: float = TIMEOUT_SECONDS
+    ) -> None:
         self.address = f"{host}:{port}"
-        self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+        self._connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
         self._headers = dict(headers)
 
     def __enter__(self) -> Self:
@@ -73,6 +76,19 @@ class JobClient:
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def ask(self, method: str, path: str, *, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Send any request.
+
+        Args:
+            method: HTTP method.
+            path: Path and query string.
+            body: JSON values.
+
+        Returns:
+            The answer's JSON object, empty where it has none.
+        """
+        return self._ask(method, path, body=body)
 
     def submit(self, kind: Kind, request: JobRequest) -> dict[str, Any]:
         """Send a job.
@@ -193,7 +209,7 @@ class JobClient:
         response = self._connection.getresponse()
         content = response.read()
         try:
-            answer: dict[str, Any] = json.loads(content)
+            answer: dict[str, Any] = json.loads(content or b"{}")
         except ValueError as exc:
             raise http.client.HTTPException(f"status {response.status} without JSON") from exc
         if response.status >= http.client.BAD_REQUEST and response.status not in allowed:

@@ -37,7 +37,6 @@ KEPT_JOBS = 500  # ended jobs whose files are remembered
 
 Kind = Literal["index", "sync", "release"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-LibraryKind = Literal["index", "sync"]
 KINDS: tuple[Kind, ...] = ("index", "sync", "release")
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")

@@ -83,6 +83,7 @@ def build_release(
     active: LiveRelease,
     bundle: Bundle,
     *,
+    token: str = "",
     on_progress: OnBuild | None = None,
     stop: Caller | None = None,
 ) -> Release:
@@ -93,6 +94,7 @@ def build_release(
         store: Where releases are kept.
         active: The release that answers; its library is embedded again. The caller keeps it open.
         bundle: The verified bundle.
+        token: Who asks; one who asked before gets the same release.
         on_progress: Called as things go on.
         stop: When it leaves, the build ends early; it can be gone on with.
 
@@ -103,7 +105,9 @@ def build_release(
         CallerGone: If it was stopped.
     """  # noqa: DOC503 - from the steps
     tell, stop = on_progress or (lambda _: None), stop or Caller()
-    release = store.create(bundle, outcome="building")
+    release = store.create(bundle, outcome="building", token=token)
+    if release.outcome != "building":
+        return release
     folder = store.path(release.release_id) / "bundle"
     tell(BuildProgress(step="trial", detail={}))
     try:

@@ -118,12 +118,18 @@ class ReleaseManager:
     # Changing
 
     def create(
-        self, bundle_path: Path, *, on_progress: OnBuild | None = None, stop: Caller | None = None
+        self,
+        bundle_path: Path,
+        *,
+        token: str = "",
+        on_progress: OnBuild | None = None,
+        stop: Caller | None = None,
     ) -> Release:
         """Build a release of a bundle beside the one that answers; see `service.releases.building`.
 
         Args:
             bundle_path: Folder of the bundle; it is copied.
+            token: Who asks; one who asked before gets the same release.
             on_progress: Called as things go on.
             stop: When it leaves, the build ends early.
 
@@ -142,7 +148,7 @@ class ReleaseManager:
         try:
             with self._releases.lease() as live:
                 return build_release(
-                    self._settings, self.store, live, bundle, on_progress=on_progress, stop=stop
+                    self._settings, self.store, live, bundle, token=token, on_progress=on_progress, stop=stop
                 )
         finally:
             self._building = None
@@ -299,7 +305,7 @@ class ReleaseManager:
     def _switch(self, live: LiveRelease, *, given_up: Sequence[str], began: float) -> Switched:
         """Bring paths, metadata and deletions up to date while nobody writes, and make the release active."""
         current = self._releases.current
-        with self._writers():
+        with self._releases.gate.closed(), self._writers():
             wanted = list(read_library(current.index))
             report = mirror(
                 wanted,

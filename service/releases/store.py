@@ -61,6 +61,7 @@ class Release:
             was estimated to take.
         missing: Assets of the library that could not be embedded.
         gates: What was measured, and the reasons of what failed (`service.releases.gates`), empty before.
+        token: Who asked for it, so that asking again finds the same release.
         forced: Who had it activated against its gates, and why; None where nobody did.
     """
 
@@ -71,6 +72,7 @@ class Release:
     library: Mapping[str, Any] = field(default_factory=dict)
     missing: Sequence[str] = ()
     gates: Mapping[str, Any] = field(default_factory=dict)
+    token: str = ""
     forced: Mapping[str, str] | None = None
 
     @property
@@ -195,7 +197,9 @@ class ReleaseStore:
         except (OSError, ValueError) as exc:
             raise ReleaseError(f"{path} cannot be read: {exc}") from exc
 
-    def create(self, source: Bundle, *, outcome: Outcome, is_new_generation: bool = True) -> Release:
+    def create(
+        self, source: Bundle, *, outcome: Outcome, is_new_generation: bool = True, token: str = ""
+    ) -> Release:
         """Copy a bundle into the store as a new release, or find the unfinished one that it began before.
 
         Args:
@@ -203,13 +207,14 @@ class ReleaseStore:
             outcome: `ready` for what answers already, else `building`.
             is_new_generation: Whether a finished release of the same bundle makes this one its next generation;
                 otherwise that one is returned.
+            token: Who asks; one who asked before gets the same release, whatever became of it.
 
         Returns:
             The release.
         """
         same = [release for release in self.list() if release.bundle_id == source.bundle_id]
         for release in same:
-            if release.outcome == "building" or not is_new_generation:
+            if release.outcome == "building" or not is_new_generation or (token and release.token == token):
                 return release
         taken = {release.release_id for release in same}
         release_id, number = source.bundle_id, 1
@@ -217,7 +222,11 @@ class ReleaseStore:
             number += 1
             release_id = f"{source.bundle_id}.{number}"
         release = Release(
-            release_id=release_id, bundle_id=source.bundle_id, outcome=outcome, created_at=time.time()
+            release_id=release_id,
+            bundle_id=source.bundle_id,
+            outcome=outcome,
+            created_at=time.time(),
+            token=token,
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f".new-{release_id}"

@@ -11,6 +11,8 @@ from fastapi import Depends, Request
 from service.engine import Engine
 from service.jobs import JobRunner
 from service.metrics import Metrics
+from service.releases.manager import ReleaseManager
+from service.releases.runner import ReleaseRunner
 from service.routes.admission import Admission
 from service.routes.readiness import Readiness
 from service.routes.upload import UploadFolder
@@ -26,6 +28,8 @@ class State:
         uploads: Where query files live while they are answered.
         readiness: Whether the answers are right.
         metrics: What is counted and timed.
+        releases: What builds, switches and measures releases.
+        release_jobs: Jobs that build them.
         backing_up: Held while a backup is made.
         jobs: Work over the library in the background.
     """
@@ -35,6 +39,8 @@ class State:
     uploads: UploadFolder
     readiness: Readiness
     metrics: Metrics
+    releases: ReleaseManager
+    release_jobs: ReleaseRunner
     jobs: JobRunner
     backing_up: threading.Lock = field(default_factory=threading.Lock)
 
