@@ -1,0 +1,111 @@
+"""A whole service on a Qdrant server, here qdrant-client's local mode: index, serve, search, change, delete.
+
+Local mode compares with every point: this says nothing about speed or recall (`tests.service.index.qdrant_local`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from qdrant_client import QdrantClient
+from serving import serve_in_thread
+
+from models.bundle import load_bundle
+from service.engine import open_engine
+from service.index import opening, server
+from service.index.contract import IndexUnavailable
+from service.inventory import list_inventory
+from service.library import index_paths
+from service.settings import Settings
+from tests.service.index.qdrant_local import open_local
+
+URL = "http://qdrant.invalid:6333"
+
+
+class Shared:
+    """One client for all who open the index, which outlives each of them."""
+
+    def __init__(self, client: QdrantClient) -> None:
+        self._client = client
+        self.is_away = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_away:
+            raise IndexUnavailable("the Qdrant server is away")
+        return (lambda: None) if name == "close" else getattr(self._client, name)
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+    client = open_local(tmp_path / "qdrant")
+    shared = Shared(client)
+    for module in (opening, server):
+        monkeypatch.setattr(module, "open_client", lambda _: shared)
+    yield shared
+    client.close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, bundle_path: Path, library_files: Path) -> Settings:
+    folder = tmp_path / "library"
+    folder.mkdir()
+    for path in sorted(library_files.glob("*.m*"))[:3]:
+        shutil.copy(path, folder)
+    return Settings(
+        data=tmp_path / "data", bundle=bundle_path, device="cpu", qdrant_url=URL, search_workers=2
+    )
+
+
+def test_a_service_on_a_server(settings: Settings, remote: Shared, tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    with open_engine(settings) as engine:
+        report = index_paths([folder], snapshot=engine.snapshot(), decoder=engine.decoder)
+        assert (report.files.indexed, report.files.failed) == (3, 0)
+        again = index_paths([folder], snapshot=engine.snapshot(), decoder=engine.decoder)
+        assert (again.files.indexed, again.files.unchanged) == (0, 3)
+    assert not (settings.data / "index").exists(), "nothing is kept in a folder beside the server"
+    assert len(list_inventory(settings)) == 3
+    bundle = load_bundle(settings.bundle)
+    assert remote.count("foley").count == remote.count(f"foley-{bundle.bundle_id}").count
+    with serve_in_thread(settings) as service:
+        client = service.client
+        check_search(client, folder)
+        check_changes(client)
+        remote.is_away = True
+        answer = client.get("/v1/assets")
+        assert (answer.status_code, answer.json()["code"]) == (503, "index_unavailable")
+        assert client.get("/livez").status_code == 200
+        remote.is_away = False
+        assert client.get("/readyz").status_code == 200
+
+
+def check_search(client: httpx.Client, folder: Path) -> None:
+    assets = client.get("/v1/assets").json()["assets"]
+    asset = next(asset for asset in assets if asset["modalities"] == ["audio", "video"])
+    name = Path(asset["path"]).name
+    with (folder / name).open("rb") as file:
+        answer = client.post("/v1/search", files={"file": file}, data={"target": "audio", "from": "audio"})
+    assert answer.status_code == 200, answer.text
+    best = answer.json()["results"][0]
+    assert best["asset_id"] == asset["asset_id"]
+    assert best["score"] == pytest.approx(1.0, abs=1e-3)
+    stored = client.post("/v1/search", json={"asset_id": asset["asset_id"], "target": "video"})
+    assert stored.status_code == 200, stored.text
+    media = client.get(f"/v1/assets/{asset['asset_id']}/media", headers={"Range": "bytes=0-3"})
+    assert media.status_code == 206
+
+
+def check_changes(client: httpx.Client) -> None:
+    first, second, _ = client.get("/v1/assets").json()["assets"]
+    answer = client.patch(f"/v1/assets/{first['asset_id']}", json={"metadata": {"take": 3}})
+    assert answer.status_code == 200, answer.text
+    found = client.get(f"/v1/assets/{first['asset_id']}").json()
+    assert found["metadata"] == {"take": 3}
+    assert client.delete(f"/v1/assets/{second['asset_id']}").status_code in (200, 204)
+    assert client.get(f"/v1/assets/{second['asset_id']}").status_code == 404
+    assert len(client.get("/v1/assets").json()["assets"]) == 2
