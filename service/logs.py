@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal, TextIO
+from collections.abc import Sequence
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -22,6 +23,8 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 # What tells for itself what `service.routes.log` says better: every request, every form that is malformed.
 QUIET = ("uvicorn.access", "httpx", "httpcore", "asyncio", "python_multipart")
+
+_written: list[str] = []  # form and level that were configured, for child processes
 
 
 def configure_logs(
@@ -42,6 +45,7 @@ def configure_logs(
             foreign_pre_chain=_facts(), processors=_json() if is_json else _text(stream)
         )
     )
+    _written[:] = ["json" if is_json else "console", level]
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -52,6 +56,23 @@ def configure_logs(
         logger.propagate = True
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def child_options() -> list[str]:
+    """What a child process is told, so that its lines look like ours; empty where no log was configured."""
+    return list(_written)
+
+
+def configure_child_logs(options: Sequence[str]) -> None:
+    """Write the log of a child process as its parent does.
+
+    Args:
+        options: What `child_options` of the parent gave.
+    """
+    if options:
+        configure_logs(cast(LogFormat, options[0]), level=cast(LogLevel, options[1]))
+    else:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
 
 def _facts() -> list[Processor]:

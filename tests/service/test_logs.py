@@ -15,7 +15,7 @@ import httpx
 import pytest
 from serving import run_server
 
-from service.logs import configure_logs
+from service.logs import child_options, configure_child_logs, configure_logs
 from service.settings import Settings
 
 logger = logging.getLogger("service.some.module")
@@ -105,6 +105,16 @@ def test_less_important_lines_are_left_out() -> None:
     logger.info("request")
     logger.warning("careful")
     assert [line["event"] for line in read_lines(stream)] == ["careful"]
+
+
+def test_child_processes_write_as_their_parent_does(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("json", level="warning", stream=io.StringIO())
+    assert child_options() == ["json", "warning"]
+    configure_child_logs(child_options())  # as the index's engine does with its arguments
+    logger.info("opened")
+    logger.warning("an asset was left unfinished")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["event"] == "an asset was left unfinished"
 
 
 def test_one_line_a_request(indexed_settings: Settings, library_files: Path, tmp_path: Path) -> None:
