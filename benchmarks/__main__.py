@@ -10,6 +10,7 @@ BENCHMARKS = (
     "decode_speed",
     "encode_speed",
     "index_speed",
+    "pipeline_speed",
     "retrieval_speed",
     "train_speed",
     "request_speed",

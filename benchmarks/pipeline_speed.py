@@ -1,0 +1,176 @@
+"""Speed of indexing: how long each stage was at work, the slowest stage alone, and memory over many files.
+
+    python -m benchmarks.pipeline_speed                  stages of one run, and decoder and encoder alone
+    python -m benchmarks.pipeline_speed --memory 5000    resident memory over so many files, and its slope
+
+A stage is at work while one of its workers has something to do. The pipeline is as fast as it can be where its
+slowest stage never waits: the share of the run in which it was at work is the figure (target: 90 % or more). On a
+machine whose stages share the same cores they slow each other down; what each takes alone on the same files, with the
+whole machine to itself, stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+import wave
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from models.bundle import starter_path
+from models.clip import Clip, DecodedMedia
+from service.engine import Engine, open_engine
+from service.jobs import JobRequest, JobRunner, open_jobs
+from service.report import IndexReport, Progress
+from service.settings import Settings
+
+MIB = 1024 * 1024
+
+
+@contextmanager
+def open_runner(
+    folder: Path, *, bundle: Path, device: str, precision: str
+) -> Iterator[tuple[Engine, JobRunner]]:
+    """An engine on an empty index, and what runs jobs on it."""
+    settings = Settings(data=folder, bundle=bundle, device=device, precision=precision, min_free_bytes=0)  # type: ignore[arg-type]
+    with open_engine(settings) as engine, open_jobs(engine) as runner:
+        yield engine, runner
+
+
+def run(runner: JobRunner, library: Path, on_progress: object = None) -> IndexReport:
+    """Index a folder as a job, with its ledger."""
+    job = runner.submit("index", JobRequest(paths=(str(library),))).job
+    return runner.run(job.job_id, on_progress=on_progress)  # type: ignore[arg-type]
+
+
+def decode_alone(engine: Engine, files: list[Path]) -> tuple[float, list[Clip]]:
+    """Seconds to decode all files with all workers and nothing else, and what came out of it."""
+    spec = engine.snapshot().spec
+    engine.decoder.decode(files[0], spec)  # the workers start
+    started = time.perf_counter()
+    waiting: list[Future[DecodedMedia]] = [engine.decoder.submit(path, spec) for path in files]
+    clips = [clip for future in waiting for clip in future.result().clips]
+    return time.perf_counter() - started, clips
+
+
+def encode_alone(engine: Engine, clips: list[Clip]) -> float:
+    """Seconds to encode the clips and nothing else."""
+    encoder = engine.snapshot(priority="bulk").encoder
+    started = time.perf_counter()
+    for clip in clips:
+        if clip.samples is not None:
+            encoder.encode_audio([clip.samples])
+        if clip.frames is not None:
+            encoder.encode_video([clip.frames])
+    return time.perf_counter() - started
+
+
+def measure_stages(options: argparse.Namespace) -> None:
+    """Print the stage times of one run over a synthetic library, and the slowest stage alone."""
+    from training.synthesis import write_corpus  # noqa: PLC0415 - it takes seconds to import, and is needed here only
+
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "library"
+        write_corpus(library, num_scenes=options.files, seed=11, split="heldout", separate_fraction=0.0)
+        files = sorted(library.glob("*.mp4"))
+        with open_runner(
+            Path(folder) / "data", bundle=options.bundle, device=options.device, precision=options.precision
+        ) as (engine, runner):
+            encoder = engine.encoder
+            print(
+                f"{len(files)} clips of 10 s, {engine.decoder.num_workers} decode workers, {encoder.provider}"
+            )
+            decode_seconds, clips = decode_alone(engine, files)
+            encode_seconds = encode_alone(engine, clips)
+            cpu = time.process_time()
+            report = run(runner, library)
+            cpu = time.process_time() - cpu
+    stages = report.stages
+    for name in ("decode", "encode", "write"):
+        seconds = getattr(stages, f"{name}_seconds")
+        print(f"  {name}: at work {seconds:.2f} s of {stages.elapsed_seconds:.2f} s")
+    print(f"  alone: decode {decode_seconds:.2f} s, encode {encode_seconds:.2f} s")
+    slowest_alone = max(decode_seconds, encode_seconds)
+    shared = decode_seconds + encode_seconds
+    print(
+        f"  {len(clips) / stages.elapsed_seconds:.1f} clips/s, {cpu / len(clips) * 1e3:.0f} core-ms each here"
+    )
+    print(f"slowest stage ({stages.slowest}) at work: {stages.slowest_share:.1%} of the run")
+    print(
+        f"speed: {slowest_alone / stages.elapsed_seconds:.1%} of the slowest stage with the machine to itself, "
+    )
+    print(f"       {shared / stages.elapsed_seconds:.1%} of both one after the other on the same cores")
+
+
+def write_sound(path: Path, number: int, *, seconds: float) -> None:
+    """A sound of its own for each number."""
+    rng = np.random.default_rng(number)
+    with wave.open(str(path), "wb") as file:
+        count = round(16_000 * seconds)
+        file.setparams((1, 2, 16_000, count, "NONE", ""))
+        file.writeframes(rng.integers(-3000, 3000, count, dtype=np.int16).tobytes())
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process that is not a file mapped from the disk."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def measure_memory(options: argparse.Namespace) -> None:
+    """Print memory of the process over a run, and its slope after the first fifth."""
+    samples: list[tuple[int, int]] = []
+
+    def on_progress(progress: Progress) -> None:
+        if not samples or progress.num_done - samples[-1][0] >= max(1, options.memory // 100):
+            samples.append((progress.num_done, resident_bytes()))
+
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "library"
+        library.mkdir()
+        for number in range(options.memory):
+            write_sound(library / f"{number:06}.wav", number, seconds=options.seconds)
+        with open_runner(
+            Path(folder) / "data", bundle=options.bundle, device=options.device, precision=options.precision
+        ) as (_, runner):
+            report = run(runner, library, on_progress)
+    settled = [(done, memory) for done, memory in samples if done >= options.memory / 5]
+    slope = np.polyfit([done for done, _ in settled], [memory for _, memory in settled], 1)[0]
+    first, last = settled[0][1] / MIB, settled[-1][1] / MIB
+    rate = report.files.indexed / report.stages.elapsed_seconds
+    print(f"memory over {report.files.indexed} files of {options.seconds:g} s, {rate:.0f} files/s")
+    print(
+        f"  after a fifth {first:.0f} MiB, at the end {last:.0f} MiB, at most {max(m for _, m in samples) / MIB:.0f}"
+    )
+    print(f"slope: {slope:.0f} bytes a file, {slope * 1000 / MIB:.2f} MiB over 1,000 files")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--files", type=int, default=80, help="clips of the run that is timed by stage")
+    parser.add_argument(
+        "--memory", type=int, default=600, help="files of the run whose memory is watched; 0: none"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of these files")
+    parser.add_argument("--bundle", type=Path, default=starter_path())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if options.files:
+        measure_stages(options)
+    if options.memory:
+        measure_memory(options)
+
+
+if __name__ == "__main__":
+    main()
