@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import load_bundle
 from service.index.contract import Asset, Index, IndexFailure, Modality
 from service.index.opening import find_index, index_place, open_index
 from service.index.payload import MODALITIES
+from service.releases.opening import active_release
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -68,10 +68,10 @@ def migrate_places(
     target: str | None = None,
     on_copied: OnCopied = lambda _done, _all: None,
 ) -> Migration:
-    """Copy the index of the settings' bundle between two places.
+    """Copy the index of the release that is active at the source.
 
     Args:
-        settings: Bundle, and how a server is reached; also the place that is not given.
+        settings: How a server is reached, and the first bundle; also the place that is not given.
         source: Where from: the URL of a Qdrant server, or a data folder.
         target: Where to.
         on_copied: Called after each page of assets.
@@ -80,19 +80,19 @@ def migrate_places(
         What was done.
 
     Raises:
-        MigrationFailed: If both places are the same, or there is no index of the bundle at the source.
+        MigrationFailed: If both places are the same, or there is no index of its active release at the source.
     """
-    bundle = load_bundle(settings.bundle)
     from_settings, to_settings = (_settings_of(place, settings) for place in (source, target))
-    places = [index_place(place, bundle) for place in (from_settings, to_settings)]
+    release_id, bundle = active_release(from_settings)
+    places = [index_place(place, bundle, release_id=release_id) for place in (from_settings, to_settings)]
     if places[0] == places[1]:
         raise MigrationFailed(f"source and target are the same: {places[0]}")
     with ExitStack() as stack:
-        opened = find_index(from_settings, bundle)
+        opened = find_index(from_settings, bundle, release_id=release_id)
         if opened is None:
-            raise MigrationFailed(f"there is no index of bundle {bundle.bundle_id} to copy: {places[0]}")
+            raise MigrationFailed(f"there is no index of release {release_id} to copy: {places[0]}")
         stack.callback(opened.close)
-        copy = open_index(to_settings, bundle)
+        copy = open_index(to_settings, bundle, release_id=release_id)
         stack.callback(copy.close)
         return migrate(opened, copy, on_copied=on_copied)
 

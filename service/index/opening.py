@@ -77,11 +77,11 @@ def index_folder(settings: Settings, bundle: Bundle, release_id: str | None = No
     return settings.data / "index" / (release_id or bundle.bundle_id)
 
 
-def index_place(settings: Settings, bundle: Bundle) -> str:
-    """Where the index of a bundle is, for people: a folder or a collection on a server."""
+def index_place(settings: Settings, bundle: Bundle, *, release_id: str | None = None) -> str:
+    """Where the index of a release is, for people: a folder or a collection on a server."""
     if settings.qdrant_url is None:
-        return str(index_folder(settings, bundle))
-    return f"{settings.qdrant_url} {collection_name(settings.qdrant_prefix, bundle.bundle_id)}"
+        return str(index_folder(settings, bundle, release_id))
+    return f"{settings.qdrant_url} {collection_name(settings.qdrant_prefix, release_id or bundle.bundle_id)}"
 
 
 def active_index(settings: Settings) -> str | None:

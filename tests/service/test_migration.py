@@ -257,10 +257,10 @@ def test_places_are_a_url_or_a_folder(settings: Settings, tmp_path: Path, client
 
 def test_what_cannot_be_copied_is_refused(settings: Settings, tmp_path: Path, client: QdrantClient) -> None:
     with pytest.raises(
-        MigrationFailed, match=r"there is no index of bundle starter-.* to copy: .*/data/index/"
+        MigrationFailed, match=r"there is no index of release starter-.* to copy: .*/data/index/"
     ):
         migrate_places(settings, target=URL)
-    with pytest.raises(MigrationFailed, match="there is no index of bundle starter-"):
+    with pytest.raises(MigrationFailed, match="there is no index of release starter-"):
         migrate_places(settings, source=URL)
     assert not (tmp_path / "data").exists(), "asking makes nothing"
     fill_starter(settings)

@@ -1,0 +1,106 @@
+"""Which index the settings name, and what is asked of a server for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qdrant_client import QdrantClient
+from qdrant_local import open_local
+
+from models.bundle import Bundle, load_bundle, starter_path
+from service.index import opening, server
+from service.index.embedded import EmbeddedIndex
+from service.index.opening import find_index, index_place, open_index, server_config
+from service.index.server import ServerIndex
+from service.index.server_collection import activate
+from service.index.server_link import Link, ServerConfig
+from service.settings import Settings
+
+URL = "http://qdrant.invalid:6333"
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return load_bundle(starter_path())
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantClient]:
+    client = open_local()
+
+    class Shared:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda: None) if name == "close" else getattr(client, name)
+
+    for module in (opening, server):
+        monkeypatch.setattr(module, "open_client", lambda _: Shared())
+    yield client
+    client.close()
+
+
+def test_without_a_url_the_index_is_a_folder(tmp_path: Path, bundle: Bundle) -> None:
+    settings = Settings(data=tmp_path, min_free_bytes=0)
+    assert find_index(settings, bundle) is None
+    assert list(tmp_path.iterdir()) == [], "asking makes nothing"
+    index = open_index(settings, bundle)
+    assert isinstance(index, EmbeddedIndex)
+    index.close()
+    assert index_place(settings, bundle) == str(tmp_path / "index" / bundle.bundle_id)
+    again = find_index(settings, bundle)
+    assert again is not None
+    again.close()
+
+
+def test_with_a_url_it_is_a_collection(
+    client: QdrantClient, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(qdrant_url=URL, qdrant_prefix="films")
+    name = f"films-{bundle.bundle_id}"
+    assert index_place(settings, bundle) == f"{URL} {name}"
+    assert find_index(settings, bundle) is None
+    assert client.get_collections().collections == []
+    index = open_index(settings, bundle)
+    assert isinstance(index, ServerIndex)
+    assert index.collection == name
+    assert [(a.alias_name, a.collection_name) for a in client.get_aliases().aliases] == [("films", name)]
+    assert find_index(settings, bundle) is not None
+    assert caplog.text == ""
+
+
+def test_an_alias_of_another_release_is_left_alone(
+    client: QdrantClient, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(qdrant_url=URL)
+    open_index(settings, bundle)
+    config = ServerConfig(url=URL)
+    ServerIndex.open(config, name="foley-other-1", width=8, client=client)
+    activate(Link(config, client), "foley", "foley-other-1")
+    open_index(settings, bundle)
+    assert client.get_aliases().aliases[0].collection_name == "foley-other-1"
+    assert "alias foley names foley-other-1" in caplog.text
+
+
+def test_what_the_settings_say_reaches_the_server() -> None:
+    settings = Settings(
+        qdrant_url="https://q",
+        qdrant_api_key="k",  # type: ignore[arg-type]
+        qdrant_timeout_seconds=3.0,
+        qdrant_prefer_grpc=False,
+        qdrant_grpc_port=7,
+        qdrant_shards=4,
+        qdrant_replicas=3,
+        qdrant_write_acknowledgements=1,
+    )
+    assert server_config(settings, url="https://q") == ServerConfig(
+        url="https://q",
+        api_key="k",
+        timeout_seconds=3.0,
+        prefers_grpc=False,
+        grpc_port=7,
+        num_shards=4,
+        num_replicas=3,
+        num_write_acknowledgements=1,
+    )
