@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = Field(default=256 * MIB, description="Largest request with a query file.")
     max_json_bytes: PositiveInt = Field(default=1 * MIB, description="Largest request body without a file.")
     body_grace_seconds: PositiveFloat = Field(
-        default=29.5,  # whoever sends nothing, or a byte now and then, is gone within 30 s
+        default=29.0,  # whoever sends nothing, or a byte now and then, is gone within 30 s
         description="Time a client may make us wait for its body, beyond what its size earns.",
     )
     min_body_bytes_per_second: PositiveInt = Field(

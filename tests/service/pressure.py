@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 SlowKind = Literal["silent", "head", "body", "stalled"]
 KINDS: tuple[SlowKind, ...] = ("silent", "head", "body", "stalled")
 BOUNDARY = "frontier"
+ARRIVAL_SECONDS = 0.01  # between two slow senders
 
 
 def form(content: bytes, **fields: str) -> bytes:
@@ -83,7 +85,7 @@ async def send_slowly(address: str, kind: SlowKind, *, give_up_seconds: float) -
 
     async def drip() -> None:
         while kind in ("head", "body"):
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(random.uniform(0.5, 1.5))
             writer.write(b"x" if kind == "head" else b"-")
             await writer.drain()
 
@@ -156,12 +158,13 @@ async def press_slowly(address: str, *, num_senders: int, limit_seconds: float) 
     stop.set()
     await client
     stop = asyncio.Event()
-    senders = [
-        asyncio.ensure_future(send_slowly(address, KINDS[n % len(KINDS)], give_up_seconds=limit_seconds + 2))
-        for n in range(num_senders)
-    ]
-    await asyncio.sleep(0.5)  # to connect takes this machine's processor, not the server's patience
     client = asyncio.ensure_future(be_good(pressed, stop))
+    senders = []
+    for number in range(num_senders):  # they come one after another, as clients do
+        kind = KINDS[number % len(KINDS)]
+        sender = send_slowly(address, kind, give_up_seconds=limit_seconds + 2)
+        senders.append(asyncio.ensure_future(sender))
+        await asyncio.sleep(ARRIVAL_SECONDS)
     closed = await asyncio.gather(*senders)
     stop.set()
     await client
