@@ -19,7 +19,7 @@ from service.gauges import EngineCollector, JobsCollector
 from service.jobs import JobRunner, open_jobs
 from service.metrics import Metrics
 from service.releases.runner import ReleaseRunner, open_release_jobs
-from service.routes import assets, backup, embeddings, health, jobs, metrics, pages, releases, search
+from service.routes import assets, audit, backup, embeddings, health, jobs, metrics, pages, releases, search
 from service.routes.access import AccessGuard, describe_access, open_rules
 from service.routes.admission import Admission
 from service.routes.body import BodyGuard, BodyLimits
@@ -75,7 +75,7 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
     app.state.metrics = Metrics()
     # Called when the service is told to stop, before its requests end: whatever never ends by itself stops here.
     app.state.on_stop = []
-    for module in (search, embeddings, assets, jobs, releases, health, metrics, backup, pages):
+    for module in (search, embeddings, assets, audit, jobs, releases, health, metrics, backup, pages):
         app.include_router(module.router)
     add_error_handlers(app)
     # The last one added is the outermost.

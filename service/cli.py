@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from service.assets_command import assets_app
+from service.audit_command import audit
 from service.filter_options import (
     Folder,
     HasModality,
@@ -56,7 +57,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(assets_app, name="assets")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(releases_app, name="releases")
-for command in (*COMMANDS, *OPERATIONS):
+for command in (*COMMANDS, *OPERATIONS, audit):
     app.command()(command)
 
 Target = Literal["audio", "video"]

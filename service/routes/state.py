@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Annotated, cast
 
+import anyio
 from fastapi import Depends, Request
 
 from service.engine import Engine
@@ -31,6 +32,7 @@ class State:
         releases: What builds, switches and measures releases.
         release_jobs: Jobs that build them.
         backing_up: Held while a backup is made.
+        auditing: Held while the library is audited.
         jobs: Work over the library in the background.
     """
 
@@ -43,6 +45,7 @@ class State:
     release_jobs: ReleaseRunner
     jobs: JobRunner
     backing_up: threading.Lock = field(default_factory=threading.Lock)
+    auditing: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 async def get_state(request: Request) -> State:
