@@ -23,6 +23,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.aside import AsideBuild, OptimizerWatch
 from service.index.contract import (
     Asset,
     AssetPage,
@@ -36,7 +37,9 @@ from service.index.contract import (
     Track,
 )
 from service.index.draft import Draft, follow
-from service.index.messages import Search, ShardConfig, Write
+from service.index.folder import FolderLock
+from service.index.generation import current_shard, read_seal, sweep_others
+from service.index.messages import EngineFrozen, Search, ShardConfig, Write
 from service.index.payload import MODALITIES, describe_files, describe_metadata, to_conditions
 from service.index.points import (
     TRACK_SUFFIX,
@@ -69,7 +72,16 @@ class EmbeddedIndex:
         self._lock = threading.Lock()  # guards the engine's replacement and the drafts
         self._is_closed = False
         self._is_optimizing = False
-        self._engine = EngineProcess(config, send_seconds=call_seconds)
+        self._is_building = False
+        self._can_change = threading.Event()  # not while another engine takes over
+        self._can_change.set()
+        self._folder_lock = FolderLock(config.folder)
+        try:
+            self._engine = self._start_engine(config)
+        except BaseException:
+            self._folder_lock.close()
+            raise
+        self._watch = OptimizerWatch(self.is_optimizing_due, self.optimize_aside)
 
     @classmethod
     def open(
@@ -79,6 +91,7 @@ class EmbeddedIndex:
         width: int,
         num_moments: int = 16,
         min_free_bytes: int | None = None,
+        optimize_share: float | None = None,
         call_seconds: float = CALL_SECONDS,
     ) -> Self:
         """Open the index in a folder, or create it.
@@ -89,6 +102,8 @@ class EmbeddedIndex:
             num_moments: T, embeddings in a track.
             min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the
                 disk).
+            optimize_share: Optimize aside, by itself, when more than this share of the segments came or went since
+                the last time; None for never.
             call_seconds: How long a call may wait for the engine.
 
         Returns:
@@ -97,7 +112,10 @@ class EmbeddedIndex:
         config = ShardConfig(
             folder=path.absolute(), width=width, num_moments=num_moments, min_free_bytes=min_free_bytes
         )
-        return cls(config, call_seconds=call_seconds)
+        index = cls(config, call_seconds=call_seconds)
+        if optimize_share is not None:
+            index._watch.start(optimize_share)
+        return index
 
     def __enter__(self) -> Self:
         return self
@@ -278,7 +296,7 @@ class EmbeddedIndex:
     def optimize(self) -> None:
         """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
         with self._lock:
-            if self._is_optimizing:
+            if self._is_optimizing or self._is_building:
                 raise IndexUnavailable("the index is being optimized already")
             engine = self._living_engine()
             self._is_optimizing = True
@@ -287,17 +305,90 @@ class EmbeddedIndex:
         finally:
             self._is_optimizing = False
 
+    def optimize_aside(self) -> None:
+        """Build the HNSW graphs in other processes, while this index answers and is written to.
+
+        Blocks the caller alone. Searches wait for some milliseconds at a time, writes up to the last step, which
+        takes less than a second. The disk needs room for the index twice more.
+
+        Raises:
+            IndexUnavailable: If it is under way already, or was given up: an engine died, or the index closes.
+        """
+        with self._lock:
+            if self._is_optimizing or self._is_building:
+                raise IndexUnavailable("the index is being optimized already")
+            answering = self._living_engine()
+            self._is_building = True
+        build = AsideBuild(
+            self._config, start_engine=self._start_engine, is_wanted=lambda: not self._is_closed
+        )
+        try:
+            self._switch(answering, build.prepare(answering))
+            answering.close()
+            sweep_others(self._config.folder, current_shard(self._config.folder))
+        except BaseException:
+            build.give_up()
+            with contextlib.suppress(IndexUnavailable):
+                answering.submit("end_copy")
+            raise
+        finally:
+            self._is_building = False
+            self._can_change.set()
+
+    def _switch(self, answering: EngineProcess, following: EngineProcess) -> None:
+        """Let another engine take over: changes wait for it, searches do not."""
+        self._can_change.clear()
+        changes, unfinished = self._wait(answering, answering.submit("freeze"))
+        if changes is not None:
+            self._wait(following, following.submit("replay", changes))
+        try:
+            following.submit("switch", unfinished).result()
+        except BaseException:
+            # Was it before the rename or after? What the disk says counts, and no engine that thinks otherwise.
+            answering.kill()
+            raise
+        with self._lock:
+            self._engine = following
+        self._can_change.set()
+
+    def is_optimizing_due(self, share: float) -> bool:
+        """Whether more than a share of the segments came or went since the shard was built aside.
+
+        Args:
+            share: Of the segments that are there.
+
+        Returns:
+            True where building it again is worth it; never below the size up to which searches need no graph.
+        """
+        seal = read_seal(self._config.folder / current_shard(self._config.folder))
+        num_points = self.info().num_segments
+        num_changed = abs(num_points - (seal.num_points if seal else 0))
+        return num_points > self._config.exact_below and num_changed > share * num_points
+
     def close(self) -> None:
         """Flush and stop the engine. Safe to call twice."""
         with self._lock:
             self._is_closed = True
+        self._watch.stop()
+        while self._is_building:  # it looks several times a second
+            time.sleep(0.01)
+        with self._lock:
             self._engine.close()
+            self._folder_lock.close()
 
     def _call(self, method: str, *arguments: Any) -> Any:
         """Call the engine, and once more on a new one when it died: repeating any call does no harm."""
-        with contextlib.suppress(EngineDied):
-            return self._call_once(method, arguments)
-        return self._call_once(method, arguments)
+        num_deaths = 0
+        while True:
+            try:
+                return self._call_once(method, arguments)
+            except EngineDied:
+                num_deaths += 1
+                if num_deaths > 1:
+                    raise
+            except EngineFrozen:
+                if not self._can_change.wait(self._call_seconds):
+                    raise
 
     def _call_once(self, method: str, arguments: tuple[Any, ...]) -> Any:
         with self._lock:
@@ -322,6 +413,8 @@ class EmbeddedIndex:
             raise IndexFailure(f"the index in {self._config.folder} is closed")
         if not self._engine.is_alive:
             self._engine.close()
-            config = replace(self._config, unfinished=frozenset(self._unfinished))
-            self._engine = EngineProcess(config, send_seconds=self._call_seconds)
+            self._engine = self._start_engine(replace(self._config, unfinished=frozenset(self._unfinished)))
         return self._engine
+
+    def _start_engine(self, config: ShardConfig) -> EngineProcess:
+        return EngineProcess(config, lock_fd=self._folder_lock.fd, send_seconds=self._call_seconds)

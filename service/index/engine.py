@@ -24,8 +24,9 @@ from select import select
 from typing import Any
 
 from service.index.contract import IndexFailure
-from service.index.messages import Write
+from service.index.messages import ShardConfig, Write
 from service.index.shard import Shard
+from service.logs import configure_child_logs
 from service.timing import Stage, collecting
 
 logger = logging.getLogger("service.index.engine")  # __name__ is __main__ here
@@ -44,6 +45,14 @@ METHODS = frozenset(
         "delete_asset",
         "count_segments",
         "optimize",
+        "begin_copy",
+        "copy_page",
+        "roll_copy",
+        "freeze",
+        "end_copy",
+        "replay",
+        "prepare_switch",
+        "switch",
         "info",
     }
 )
@@ -52,7 +61,7 @@ METHODS = frozenset(
 def main() -> None:
     """Open the shard as the first message asks, then serve until the other end closes."""
     socket_fd, lifeline_fd = (int(argument) for argument in sys.argv[1:3])
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    configure_child_logs(sys.argv[3:])
     for ignored in (
         signal.SIGINT,
         signal.SIGTERM,
@@ -61,7 +70,10 @@ def main() -> None:
     _die_with(lifeline_fd)
     with Connection(socket_fd) as connection:
         try:
-            shard = Shard(connection.recv())
+            config: ShardConfig = connection.recv()
+            if config.is_background:
+                os.nice(19)
+            shard = Shard(config)
         except EOFError:
             return
         except Exception as exc:  # the boundary of the process: whatever went wrong goes to the caller

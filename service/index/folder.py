@@ -2,8 +2,8 @@
 
 FOLDER/
 index.json    width and number of moments: what the vectors mean
-lock          held by the process that has the index open; the lock dies with that process
-shard/        Qdrant Edge's own files
+lock          held by the process that has the index open, and its engine; the lock dies with them
+shard/        Qdrant Edge's own files; `service.index.generation` says what follows the first shard
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from service.index.contract import IndexFailure, IndexFull, IndexInUse
+from service.index.generation import (
+    BUILDING,
+    POINTER,
+    Seal,
+    check_shard,
+    current_shard,
+    describe_seal,
+    sweep_others,
+)
 from service.index.messages import ShardConfig
 
 FORMAT_VERSION = 2
@@ -28,38 +37,58 @@ LOCK_SECONDS = 1.0
 MIN_FREE_SHARE = 20  # one part in so many of the disk
 
 
+class FolderLock:
+    """The right to an index's folder, which one process has until it closes the lock or ends.
+
+    The engine's process inherits the descriptor: while an engine of a killed service is still there, so is the lock.
+
+    Args:
+        folder: The index's folder; made where it is missing.
+
+    Attributes:
+        fd: Descriptor of the lock's file.
+
+    Raises:
+        IndexInUse: If another process has it.
+        IndexFailure: If the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise IndexFailure(f"the index's folder {folder} cannot be used: {exc}") from exc
+        if not _try_lock(self.fd):
+            holder = os.pread(self.fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self.fd)
+            raise IndexInUse(f"the index in {folder} is open in another process (number {holder})")
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)  # what a person looks for
+
+    def close(self) -> None:
+        """Give the folder up, as far as this process goes. Safe to call twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
 class Folder:
-    """An index's folder, locked for this process until it is closed or the process ends."""
+    """An index's folder, whose lock the service holds.
+
+    Args:
+        config: Which folder, what its vectors should mean, and which shard in it.
+    """
 
     def __init__(self, config: ShardConfig) -> None:
         self.path = config.folder
-        self.shard = config.folder / "shard"
+        self.shard = config.folder / (config.shard or current_shard(config.folder))
         self._min_free_bytes = config.min_free_bytes
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock_fd = self._lock()
-        except OSError as exc:
-            raise IndexFailure(f"the index's folder {self.path} cannot be used: {exc}") from exc
-        try:
-            self._meaning = {
-                "version": FORMAT_VERSION,
-                "width": config.width,
-                "num_moments": config.num_moments,
-            }
-            self.must_migrate = self._check_meaning(self._meaning)
-        except BaseException:
-            self.close()
-            raise
-
-    def _lock(self) -> int:
-        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if not _try_lock(fd):
-            holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            raise IndexInUse(f"the index in {self.path} is open in another process (number {holder})")
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getppid()}\n".encode(), 0)  # the service: what a person looks for
-        return fd
+        self._meaning = {"version": FORMAT_VERSION, "width": config.width, "num_moments": config.num_moments}
+        self.must_migrate = self._check_meaning(self._meaning)
+        if config.shard is None:
+            sweep_others(self.path, self.shard.name)
+            check_shard(self.shard)
 
     def _check_meaning(self, wanted: Mapping[str, int]) -> bool:
         """Compare index.json with what is asked for, or write it where the index is new; tell if it is of version 1."""
@@ -101,23 +130,45 @@ class Folder:
         if usage.free < floor + extra_bytes:
             raise IndexFull(f"{self.path} has {usage.free} bytes free, writing needs {floor + extra_bytes}")
 
-    def count_bytes(self) -> int:
-        """Bytes that the files take on the disk, holes not counted."""
-        num_bytes = 0
-        for root, _, names in os.walk(self.path):
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    num_bytes += Path(root, name).lstat().st_blocks * 512
-        return num_bytes
+    def new_building(self) -> Path:
+        """An empty folder for changes on their way into a shard that is built aside."""
+        building = self.path / BUILDING
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        return building
 
     def adopt_shard(self, aside: Path) -> None:
         """Rename a complete new shard into place, durably."""
         aside.rename(self.shard)
         _sync(self.path)
 
-    def close(self) -> None:
-        """Unlock."""
-        os.close(self._lock_fd)
+    def switch_to(self, seal: Seal) -> None:
+        """Seal this shard and let it be the one that counts, durably: the last step is one rename."""
+        self.sync_shard()
+        _write_atomically(self.path / f"{self.shard.name}.json", describe_seal(seal))
+        _write_atomically(self.path / POINTER, json.dumps({"shard": self.shard.name}) + "\n")
+
+    def sync_shard(self) -> None:
+        """Have the disk keep every file and folder of the shard."""
+        for root, _, names in os.walk(self.shard):
+            for name in names:
+                fd = os.open(Path(root, name), os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            _sync(Path(root))
+        _sync(self.path)
+
+
+def count_bytes(folder: Path) -> int:
+    """Bytes that the files in a folder take on the disk, holes not counted."""
+    num_bytes = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                num_bytes += Path(root, name).lstat().st_blocks * 512
+    return num_bytes
 
 
 def _try_lock(fd: int) -> bool:

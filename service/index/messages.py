@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Modality, Track
+from service.index.contract import IndexUnavailable, Modality, Track
 from service.index.payload import Condition
 from service.index.points import StoredPoint
+
+
+class EngineFrozen(IndexUnavailable):
+    """Another engine takes over; what is to be changed is changed there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,8 @@ class ShardConfig:
         exact_below: Up to this many points a search compares with all of them, and no graph is built.
         unfinished: Ids of assets that are being written in several calls right now, which opening must not
             sweep.
+        shard: Name of a shard that is built aside; None for the one that counts.
+        is_background: Whether the process gives way to all others.
     """
 
     folder: Path
@@ -34,6 +40,8 @@ class ShardConfig:
     min_free_bytes: int | None = None
     exact_below: int = 10_000  # 1 ms at 10,000 × 768
     unfinished: frozenset[str] = frozenset()
+    shard: str | None = None
+    is_background: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

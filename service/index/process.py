@@ -22,6 +22,7 @@ from typing import Any
 
 from service.index.contract import IndexFailure, IndexUnavailable
 from service.index.messages import ShardConfig
+from service.logs import child_options
 from service.timing import report
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class EngineProcess:
 
     Args:
         config: What it opens.
+        lock_fd: Descriptor of the folder's lock, which it keeps open too.
         send_seconds: A request that it does not take in this time ends it.
 
     Raises:
@@ -47,11 +49,11 @@ class EngineProcess:
         BaseException: What the engine says when it cannot open the index, an `IndexFailure`.
     """
 
-    def __init__(self, config: ShardConfig, *, send_seconds: float) -> None:
+    def __init__(self, config: ShardConfig, *, lock_fd: int, send_seconds: float) -> None:
         ours, theirs = socket.socketpair()
         lifeline_read, self._lifeline = os.pipe()
         try:
-            self._process = _spawn(theirs.fileno(), lifeline_read)
+            self._process = _spawn(theirs.fileno(), lifeline_read, lock_fd)
         except OSError as exc:
             ours.close()
             os.close(self._lifeline)
@@ -173,15 +175,15 @@ class EngineProcess:
             self._reader.join()
 
 
-def _spawn(socket_fd: int, lifeline_fd: int) -> subprocess.Popen[bytes]:
+def _spawn(socket_fd: int, lifeline_fd: int, lock_fd: int) -> subprocess.Popen[bytes]:
     """Start the engine: no second import of `__main__`, and none from the working directory (-P)."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "service.index.engine", str(socket_fd), str(lifeline_fd)]
+    command = [sys.executable, "-P", "-m", "service.index.engine", str(socket_fd), str(lifeline_fd), *child_options()]
     return subprocess.Popen(  # noqa: S603  the command is ours
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
-        pass_fds=(socket_fd, lifeline_fd),
+        pass_fds=(socket_fd, lifeline_fd, lock_fd),
         start_new_session=True,
     )

@@ -11,11 +11,23 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import qdrant_edge as edge
 
+from service.index.changes import (
+    Change,
+    ChangeLog,
+    DeleteAsset,
+    DeletePoints,
+    SetAsset,
+    SetPoints,
+    Upsert,
+    apply_change,
+    replay,
+)
 from service.index.contract import (
     Asset,
     AssetPage,
@@ -25,16 +37,16 @@ from service.index.contract import (
     Modality,
     SegmentMatch,
 )
-from service.index.folder import Folder
-from service.index.messages import Search, ShardConfig, Write
+from service.index.folder import Folder, count_bytes
+from service.index.generation import Seal, SealedFile, seal_files
+from service.index.messages import EngineFrozen, Search, ShardConfig, Write
 from service.index.payload import Condition, store_path, to_asset
 from service.index.points import StoredPoint
-from service.index.ranking import Query, search_assets, search_segments, select, to_edge, to_floats
+from service.index.ranking import Query, search_assets, search_segments, select, to_edge
 from service.index.schema import create_shard, edge_config, migrate_shard
 
 logger = logging.getLogger(__name__)
 
-UPSERT_POINTS = 64
 SCROLL_POINTS = 10_000
 Payload = Mapping[str, Any]
 
@@ -46,13 +58,13 @@ class Shard:
         self._folder = Folder(config)
         self._exact_below = config.exact_below
         self._unfinished: set[str] = set()  # assets with segments but no head
-        try:
-            self._edge = self._load_or_create(config)
+        self._log: ChangeLog | None = None
+        self._is_frozen = False
+        self._sealed: Mapping[str, SealedFile] = {}
+        self._edge = self._load_or_create(config)
+        if config.shard is None:
             self._migrate()
             self._sweep(config.unfinished)
-        except BaseException:
-            self._folder.close()
-            raise
 
     def _load_or_create(self, config: ShardConfig) -> edge.EdgeShard:
         """Load the shard; a new one is made aside and renamed, so that a crash leaves none half made."""
@@ -135,15 +147,15 @@ class Shard:
         for write in writes:
             if write.bodies and write.asset_id not in self._unfinished and not self._head(write.asset_id):
                 self._unfinished.add(write.asset_id)
-        self._upsert([point for write in writes for point in write.bodies])
+        self._apply(Upsert(points=[point for write in writes for point in write.bodies]))
         refusals = [self._refuse(write) for write in writes]
         finished = [(w, w.head) for w, why in zip(writes, refusals, strict=True) if w.head and not why]
-        self._upsert([head for _, head in finished])
+        self._apply(Upsert(points=[head for _, head in finished]))
         for write, head in finished:
             self._delete_others(write.asset_id, {*write.body_ids, head.point_id})
             if write.outdated_ids:
                 facts = {"modalities": head.payload["modalities"]}
-                self._edge.update(edge.UpdateOperation.set_payload(list(write.outdated_ids), facts))
+                self._apply(SetPoints(ids=list(write.outdated_ids), facts=facts))
         if finished:
             self._edge.flush()
         self._unfinished -= {write.asset_id for write, _ in finished}
@@ -162,7 +174,7 @@ class Shard:
         """Delete points of an asset that are not of this write: a rewrite with fewer segments leaves none."""
         stale = self._point_ids(asset_id) - kept
         if stale:
-            self._edge.update(edge.UpdateOperation.delete_points(list(stale)))
+            self._apply(DeletePoints(ids=list(stale)))
 
     def _point_ids(self, asset_id: str) -> set[str]:
         request = edge.ScrollRequest(
@@ -173,17 +185,17 @@ class Shard:
         )
         return {str(record.id) for record in self._edge.scroll(request)[0]}
 
-    def _upsert(self, points: Sequence[StoredPoint]) -> None:
-        for first in range(0, len(points), UPSERT_POINTS):
-            batch = [
-                edge.Point(
-                    id=point.point_id,
-                    vector={name: to_floats(vector) for name, vector in point.vectors.items()},
-                    payload=dict(point.payload),
-                )
-                for point in points[first : first + UPSERT_POINTS]
-            ]
-            self._edge.update(edge.UpdateOperation.upsert_points(batch))
+    def _apply(self, change: Change) -> None:
+        """Do a change, and note it where a copy is being built."""
+        if self._is_frozen:
+            raise EngineFrozen("the index is being switched to a new shard")
+        try:
+            apply_change(self._edge, change)
+            if self._log:
+                self._log.add(change)
+        except BaseException:
+            self._drop_log()  # the copy would not be one any more
+            raise
 
     def search(self, request: Search) -> list[SegmentMatch]:
         """Find the best segments of complete assets; see `service.index.ranking`."""
@@ -246,8 +258,7 @@ class Shard:
         if not self._head(asset_id):
             return False
         self._folder.check_space()
-        asset = edge.Filter(must=[_is("asset_id", asset_id)])
-        self._edge.update(edge.UpdateOperation.set_payload_by_filter(asset, dict(facts)))
+        self._apply(SetAsset(asset_id=asset_id, facts=facts))
         self._edge.flush()
         return True
 
@@ -275,7 +286,7 @@ class Shard:
         asset = edge.Filter(must=[_is("asset_id", asset_id)])
         num_segments = self._count(asset)
         if num_segments:
-            self._delete(asset)
+            self._apply(DeleteAsset(asset_id=asset_id))
             self._edge.flush()
         self._unfinished.discard(asset_id)
         return num_segments
@@ -288,7 +299,7 @@ class Shard:
 
     def optimize(self) -> None:
         """Merge the engine's segments and build the graphs, where the disk has room for a second copy."""
-        self._folder.check_space(extra_bytes=self._folder.count_bytes())
+        self._folder.check_space(extra_bytes=count_bytes(self._folder.path))
         self._edge.optimize()
         self._edge.flush()
 
@@ -299,14 +310,68 @@ class Shard:
             num_segments=info.points_count,
             num_assets=self._count(edge.Filter(must=[_is("index", 0)])),
             num_indexed_vectors=info.indexed_vectors_count,
-            num_bytes=self._folder.count_bytes(),
+            num_bytes=count_bytes(self._folder.path),
         )
 
+    def begin_copy(self, extra_bytes: int) -> int:
+        """Note every change from now on, for a shard that is built aside; say how many points there are."""
+        self._folder.check_space(extra_bytes=extra_bytes)
+        self._drop_log()
+        self._log = ChangeLog(self._folder.new_building())
+        return self._edge.info().points_count
+
+    def copy_page(self, offset: str | None, limit: int) -> str | None:
+        """Note a page of points among the changes; the offset of the next page, None after the last."""
+        request = edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=True)
+        records, following = self._edge.scroll(request)
+        if self._log:
+            self._log.add(Upsert(points=[_to_point(record) for record in records]))
+        return None if following is None else str(following)
+
+    def roll_copy(self) -> Path | None:
+        """Give what was noted since the last call, if anything was."""
+        if self._log is None:
+            raise IndexFailure("a change could not be noted: the copy is none")
+        return self._log.roll()
+
+    def freeze(self) -> tuple[Path | None, frozenset[str]]:
+        """Take no more changes; give the last ones, and the assets that are being written."""
+        changes = self.roll_copy()
+        self._is_frozen = True
+        return changes, frozenset(self._unfinished)
+
+    def end_copy(self) -> None:
+        """Go on as if no copy had been begun."""
+        self._drop_log()
+        self._is_frozen = False
+
+    def _drop_log(self) -> None:
+        if self._log is not None:
+            self._log.roll()
+            self._log = None
+
+    def replay(self, changes: Path) -> int:
+        """Do the changes of a file to this shard, which is built aside; say how many there were."""
+        self._folder.check_space()
+        return replay(self._edge, changes)
+
+    def prepare_switch(self) -> None:
+        """Do beforehand what takes long: bring this shard, built aside, to the disk, and hash its large files."""
+        self._edge.flush()
+        self._folder.sync_shard()
+        self._sealed = seal_files(self._folder.shard)
+
+    def switch(self, unfinished: frozenset[str]) -> None:
+        """Let this shard be the one that counts from now on."""
+        self._edge.flush()
+        self._unfinished = set(unfinished)
+        self._folder.switch_to(Seal(num_points=self._edge.info().points_count, files=self._sealed))
+
     def close(self) -> None:
-        """Flush, close and unlock."""
+        """Flush and close."""
+        self._drop_log()
         self._edge.flush()
         self._edge.close()
-        self._folder.close()
 
     def _count(self, condition: edge.Filter) -> int:
         return self._edge.count(edge.CountRequest(exact=True, filter=condition))
