@@ -14,6 +14,8 @@ import ctypes
 import gc
 import logging
 import threading
+import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +28,8 @@ from service.index.contract import Index
 from service.releases.calibration import Calibration
 
 logger = logging.getLogger(__name__)
+
+LET_GO_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,19 +192,33 @@ class Releases:
         """The caller holds the lock."""
         if held.is_retired and held.num_users == 0 and held in self._old:
             self._old.remove(held)
-            self._closer.submit(_close, held.live)
+            self._closer.submit(_close, [held.live])
 
 
-def _close(live: LiveRelease) -> None:
-    """Close a release in a thread of its own, and give its memory back to the system."""
+def _close(box: list[LiveRelease]) -> None:
+    """Close a release in a thread of its own, and give its memory back to the system.
+
+    It comes in a box, which is emptied: the arguments of a call in another thread live as long as the call.
+    """
+    live = box.pop()
+    encoder = weakref.ref(live.encoder)
     try:
         live.close()
     except Exception:
         logger.exception("release %s could not be closed", live.release_id)
     logger.info("release %s is closed", live.release_id)
     del live
-    gc.collect()
+    _wait_until_gone(encoder)
     trim_memory()
+
+
+def _wait_until_gone(encoder: weakref.ref[Encoder]) -> None:
+    """Wait until the last request has let go of an encoder: what is still in use cannot be given back."""
+    until = time.monotonic() + LET_GO_SECONDS
+    while encoder() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    if encoder() is not None:  # in a cycle; a collection stops every thread, so it is not made for nothing
+        gc.collect()
 
 
 def trim_memory() -> None:
