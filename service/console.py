@@ -213,7 +213,7 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
         answer: The answer as JSON values.
     """
     table = Table(box=box.SIMPLE, show_edge=False)
-    for name in ("#", "score", "segment", "best moment"):
+    for name in ("#", "score", "likely", "segment", "best moment"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("file", overflow="fold")
     for rank, result in enumerate(answer["results"], start=1):
@@ -221,6 +221,7 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
         table.add_row(
             str(rank),
             f"{result['score']:.3f}",
+            "" if result["match_probability"] is None else f"{result['match_probability']:.0%}",
             format_span(result),
             f"{format_time(best['time_seconds'])} ({best['similarity']:.2f})",
             Text(format_path(result["path"])),

@@ -28,6 +28,7 @@ from service.engine import Engine, query_limits
 from service.index.contract import Filter, Index, Modality
 from service.library import index_paths, library_limits
 from service.matching import OPPOSITE, Choice
+from service.releases.manager import ReleaseManager
 from service.retrieval import search_file
 from service.scanning import make_absolute
 
@@ -117,6 +118,7 @@ def run_demo(folder: Path, *, engine: Engine, console: Console, progress_console
     print_report(console, report)
     if report.is_interrupted:
         raise KeyboardInterrupt
+    ReleaseManager(engine.settings, engine.releases, engine.decoder).calibrate_if_stale()
     queries = [Query(scene=scene, source=source) for source in ("video", "audio") for scene in scenes]
     console.rule("2. Search with one half of a scene for the other half")
     num_candidates = {modality: count_assets(engine.index, modality) for modality in NAMES}

@@ -15,7 +15,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -139,12 +139,14 @@ class JobRunner:
     Attributes:
         ledger: The same.
         other: What runs the jobs that build releases, where somebody does.
+        after_job: Called after each job that came to its end.
     """
 
     def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self.ledger = ledger
         self._engine = engine
         self.other: ReleaseRunner | None = None
+        self.after_job: Callable[[], object] = lambda: None
         self._limits = library_limits(engine.settings)
         self._num_pauses = 0
         self._running: _Running | None = None
@@ -299,6 +301,7 @@ class JobRunner:
     def _end(self, job_id: str, report: IndexReport) -> None:
         if not report.is_interrupted:
             self.ledger.end_job(job_id, "done", report=report.to_json())
+            self.after_job()
         elif (self._is_stopping or self._num_pauses) and not self.ledger.get_job(job_id).wants_cancel:
             self.ledger.requeue_job(job_id)
         else:

@@ -16,6 +16,7 @@ from service.index.contract import IndexInUse
 from service.job_document import LEDGER_NAME
 from service.jobs import JobEnded, JobRequest, JobRunner, open_jobs
 from service.ledger import Kind, Ledger, LedgerInUse
+from service.releases.runner import open_release_jobs
 from service.report import IndexReport, OnProgress
 from service.scanning import FoundFile, find_files, make_absolute
 from service.settings import Settings
@@ -143,7 +144,7 @@ def _here_or_there(
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     try:
-        with open_engine(settings) as engine, open_jobs(engine) as runner:
+        with open_engine(settings) as engine, open_jobs(engine) as runner, open_release_jobs(engine, runner):
             return work(runner)
     except IndexInUse:
         server = find_server(settings)

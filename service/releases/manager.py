@@ -26,10 +26,18 @@ from models.bundle import load_bundle
 from service.caller import Caller
 from service.decoding import Decoder
 from service.engine import take_snapshot
+from service.index.contract import IndexFailure
 from service.index.opening import activate_index, active_index, drop_index
 from service.library import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
-from service.releases.calibration import DIRECTIONS, Calibration, choose_queries, sample_pairs
+from service.releases.calibration import (
+    DIRECTIONS,
+    MIN_ASSETS,
+    Calibration,
+    TooFewPairs,
+    choose_queries,
+    sample_pairs,
+)
 from service.releases.live import LiveRelease, Releases
 from service.releases.mirroring import mirror, read_library
 from service.releases.opening import open_release
@@ -39,6 +47,7 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 5
+STALE_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +244,30 @@ class ReleaseManager:
             The calibration, which further requests get.
         """
         with self._releases.lease() as live:
-            self._adopt_current()
             queries = choose_queries(live.index, num_queries=self._settings.release_sample, seed=0)
             pairs = {target: sample_pairs(live.index, queries, target=target) for target in DIRECTIONS}
             num_assets = live.index.info().num_assets
             calibration = learn_calibration(self.store, live.release_id, pairs, num_assets=num_assets)
             self._releases.recalibrate(live.release_id, calibration)
         return calibration
+
+    def calibrate_if_stale(self) -> bool:
+        """Learn what scores mean where nobody did, or the library has grown or shrunk by a quarter since.
+
+        Returns:
+            Whether it was learned.
+        """
+        live = self._releases.current
+        known = 0 if live.calibration is None else live.calibration.num_assets
+        num_assets = live.index.info().num_assets
+        if num_assets < MIN_ASSETS or abs(num_assets - known) < STALE_SHARE * max(known, 1):
+            return False
+        try:
+            self.calibrate()
+        except (TooFewPairs, IndexFailure, OSError) as exc:
+            logger.warning("what scores mean was not learned: %s", exc)
+            return False
+        return True
 
     # Replicas of one Qdrant server
 

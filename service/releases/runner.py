@@ -86,6 +86,7 @@ def open_release_jobs(engine: Engine, jobs: JobRunner) -> Iterator[ReleaseRunner
     )
     runner = ReleaseRunner(manager, jobs.ledger)
     jobs.other = runner
+    jobs.after_job = manager.calibrate_if_stale
     try:
         yield runner
     finally:

@@ -153,10 +153,10 @@ class ReleaseStore:
         path = self.path(release_id) / "release.json"
         try:
             fields = json.loads(path.read_text("utf-8"))
-            return Release(**fields)
+            return Release(**{**fields, "missing": tuple(fields["missing"])})
         except FileNotFoundError as exc:
             raise ReleaseNotFound(f"there is no release {release_id}") from exc
-        except (OSError, ValueError, TypeError) as exc:
+        except (OSError, KeyError, ValueError, TypeError) as exc:
             raise ReleaseError(f"{path} cannot be read: {exc}") from exc
 
     def load_bundle(self, release_id: str) -> Bundle:
@@ -234,8 +234,12 @@ class ReleaseStore:
         aside.mkdir()
         adopt_bundle(source, aside / "bundle")
         replace_file(aside / "release.json", _text(release.to_json()))
+        target = self.path(release_id)
+        if target.exists():  # calibrated before it was kept: see `save_calibration`
+            shutil.copyfile(target / "calibration.json", aside / "calibration.json")
+            shutil.rmtree(target)
         sync_folder(aside)
-        aside.rename(self.path(release_id))
+        aside.rename(target)
         sync_folder(self.folder)
         return release
 
@@ -244,7 +248,8 @@ class ReleaseStore:
         replace_file(self.path(release.release_id) / "release.json", _text(release.to_json()))
 
     def save_calibration(self, release_id: str, calibration: Calibration) -> None:
-        """Replace what the scores of a release mean, durably."""
+        """Replace what the scores of a release mean, durably; the release itself need not be kept yet."""
+        self.path(release_id).mkdir(parents=True, exist_ok=True)
         replace_file(self.path(release_id) / "calibration.json", _text(calibration.to_json()))
 
     def active(self) -> Active | None:

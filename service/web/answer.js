@@ -22,7 +22,7 @@ export function showAnswer(answer, query) {
   const notes = [
     results.length
       ? `${count(results.length, NAMES[target])} found ${from}, best first. Bundle ${answer.bundle_id}.`
-      : `No ${NAMES[target]} found ${from}: the library holds none. Bundle ${answer.bundle_id}.`,
+      : `No ${NAMES[target]} found ${from}: the library holds none. Release ${answer.release_id}.`,
   ];
   if (answer.query.is_partial) notes.push("Less than 95 % of the clip could be decoded.");
   if (answer.bundle_id.startsWith("starter-")) notes.push("The starter bundle knows synthetic clips only.");
@@ -57,15 +57,22 @@ function describeResult(result, { rank, answer, query, highest }) {
       make("span", { className: "rank", text: `${rank}.` }),
       make("span", { className: "name", text: name, title: result.path }),
     ),
-    make("div", { className: "facts" }, makeScore(result.score), makeMoments(result, { player, highest }), times),
+    make("div", { className: "facts" }, makeScore(result), makeMoments(result, { player, highest }), times),
     play,
   );
 }
 
-function makeScore(score) {
+function makeScore({ score, match_probability: probability }) {
   const bar = make("div");
   setPart(bar, score);
-  const text = make("span", { text: score.toFixed(3), title: "Mean similarity of the 16 moments, at most 1" });
+  const title = "Mean similarity of the 16 moments, at most 1";
+  const text = make("span", { text: score.toFixed(3), title });
+  if (probability !== null) {
+    text.append(make("span", {
+      className: "quiet", text: ` · ${Math.round(100 * probability)} % likely`,
+      title: "How often a result with this score is the match, learned from this library",
+    }));
+  }
   return make("div", { className: "score" }, make("span", { className: "quiet", text: "score" }), text,
     make("div", { className: "track", "aria-hidden": "true" }, bar));
 }
