@@ -150,7 +150,7 @@ def configure_server(settings: Settings, engine: Engine | None = None) -> uvicor
         log_config=None,
         access_log=False,  # `service.routes.log` writes one with the request's id
         server_header=False,
-        timeout_keep_alive=round(settings.idle_timeout_seconds),
+        timeout_keep_alive=max(1, round(settings.idle_timeout_seconds)),
         timeout_graceful_shutdown=max(1, settings.graceful_stop_seconds - CLOSE_SECONDS),
     )
 

@@ -19,6 +19,7 @@ SlowKind = Literal["silent", "head", "body", "stalled"]
 KINDS: tuple[SlowKind, ...] = ("silent", "head", "body", "stalled")
 BOUNDARY = "frontier"
 ARRIVAL_SECONDS = 0.01  # between two slow senders
+MIN_REQUESTS = 30  # three times what two workers and their queue hold: some must be refused
 
 
 def form(content: bytes, **fields: str) -> bytes:
@@ -154,7 +155,7 @@ async def press_slowly(address: str, *, num_senders: int, limit_seconds: float) 
 
     stop = asyncio.Event()
     client = asyncio.ensure_future(be_good(quiet, stop))
-    await asyncio.sleep(min(10.0, limit_seconds))
+    await asyncio.sleep(min(10.0, limit_seconds / 2))
     stop.set()
     await client
     stop = asyncio.Event()
@@ -162,7 +163,7 @@ async def press_slowly(address: str, *, num_senders: int, limit_seconds: float) 
     senders = []
     for number in range(num_senders):  # they come one after another, as clients do
         kind = KINDS[number % len(KINDS)]
-        sender = send_slowly(address, kind, give_up_seconds=limit_seconds + 2)
+        sender = send_slowly(address, kind, give_up_seconds=1.05 * limit_seconds + 0.2)
         senders.append(asyncio.ensure_future(sender))
         await asyncio.sleep(ARRIVAL_SECONDS)
     closed = await asyncio.gather(*senders)
@@ -234,7 +235,7 @@ async def overload(
     report = OverloadReport(capacity=capacity, offered=factor * capacity)
     asking = []
     began = time.perf_counter()
-    for number in range(int(report.offered * seconds)):
+    for number in range(max(int(report.offered * seconds), MIN_REQUESTS)):
         await asyncio.sleep(max(0.0, began + number / report.offered - time.perf_counter()))
         asking.append(asyncio.ensure_future(ask(address, request)))
     report.answers = list(await asyncio.gather(*asking))
