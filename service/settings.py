@@ -200,6 +200,13 @@ class Settings(BaseSettings):
     max_limit: int = Field(
         default=MAX_LIMIT, ge=1, le=MAX_LIMIT, description="Most results one request may ask for."
     )
+    optimize_share: float = Field(
+        default=0.3,
+        gt=0,
+        le=1,
+        description="The embedded index builds its graphs anew, in processes of their own, when more than this share "
+        "of its segments came or went since the last time, above 10,000. 1 is never.",
+    )
     max_batch_queries: int = Field(
         default=24,
         ge=1,

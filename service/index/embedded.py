@@ -62,7 +62,7 @@ class EmbeddedIndex:
     Args:
         config: What the engine opens.
         call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
-    """
+    """  # noqa: DOC501, DOC503 - what the first engine says goes on
 
     def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
         self._config = config
@@ -313,7 +313,7 @@ class EmbeddedIndex:
 
         Raises:
             IndexUnavailable: If it is under way already, or was given up: an engine died, or the index closes.
-        """
+        """  # noqa: DOC503 - whatever ends a build goes on
         with self._lock:
             if self._is_optimizing or self._is_building:
                 raise IndexUnavailable("the index is being optimized already")

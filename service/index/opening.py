@@ -168,6 +168,7 @@ def _open_folder(settings: Settings, bundle: Bundle, release_id: str | None) -> 
         width=bundle.manifest.embedding_width,
         num_moments=bundle.manifest.clip_spec.num_moments,
         min_free_bytes=settings.min_free_bytes,
+        optimize_share=settings.optimize_share if settings.optimize_share < 1 else None,
     )
 
 

@@ -97,7 +97,7 @@ def read_track(text: str, *, num_moments: int, width: int) -> Track:
 
     Raises:
         InvalidParameter: If it is none.
-    """
+    """  # noqa: DOC503 - InvalidVector is translated here
     try:
         data = base64.b64decode(text, validate=True)
         if len(data) != 2 * num_moments * width:

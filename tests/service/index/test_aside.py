@@ -233,7 +233,7 @@ def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
     segments = [make_segment("a", n, audio_track=track, video_track=track) for n, track in enumerate(tracks)]
     apply_change(shard._edge, Upsert(points=to_points(segments, num_moments=NUM_MOMENTS, width=width)))
     limit = PAGE_NUMBERS // (2 * NUM_MOMENTS * width)
-    assert limit == 4
+    assert limit == 2
     seconds = []
     offset: str | None = None
     shard.begin_copy(0)
