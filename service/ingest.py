@@ -33,9 +33,9 @@ from service.stages import (
     FileError,
     Job,
     Refused,
-    Writers,
     Written,
 )
+from service.writing import Writers
 
 CHUNK_SEGMENTS = 8  # 80 s of frames and samples are 25 MB: what one call to a worker returns
 MAX_UNWRITTEN = 32  # embedded chunks that may wait for the disk: 256 segments at most are redone after a kill

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from service.journal import count_outcomes
+from service.job_files import count_outcomes
 from service.ledger import JobRecord, Ledger
 from service.report import NOTHING_YET, IndexReport, Progress
 from service.settings import Settings

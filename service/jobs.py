@@ -29,7 +29,8 @@ from service.encoder import EncoderFailure
 from service.engine import Engine
 from service.index.contract import IndexFailure, IndexFull, IndexUnavailable
 from service.job_document import LEDGER_NAME, LiveProgress
-from service.journal import LedgerJournal, Rehearsal, lift_quarantine, read_files, retry_failed
+from service.job_files import lift_quarantine, read_files, retry_failed
+from service.journal import LedgerJournal, Rehearsal
 from service.ledger import CreatedJob, JobRecord, Kind, Ledger, LedgerFailure, LedgerFull
 from service.library import index_paths, library_limits
 from service.mounts import find_mounts

@@ -17,7 +17,6 @@ durable (WAL, `synchronous=FULL`) before anybody is told. One process at a time 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import sqlite3
@@ -29,9 +28,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-SCHEMA_VERSION = 1
-BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
-LOCK_SECONDS = 1.0  # a process that was killed just now may still be dying
+from service.ledger_file import (
+    LedgerFailure,
+    LedgerFull,
+    LedgerInUse,
+    open_database,
+    take_lock,
+    translate_errors,
+)
+
+__all__ = [
+    "ENDED",
+    "KINDS",
+    "LIBRARY",
+    "STATES",
+    "CreatedJob",
+    "JobNotFound",
+    "JobRecord",
+    "KeyReused",
+    "Kind",
+    "Ledger",
+    "LedgerFailure",
+    "LedgerFull",
+    "LedgerInUse",
+    "State",
+]
+
+
 LIBRARY = "library"  # whose jobs they are: of a data folder, whichever release answers
 KEPT_JOBS = 500  # ended jobs whose files are remembered
 
@@ -41,81 +64,10 @@ KINDS: tuple[Kind, ...] = ("index", "sync", "release")
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
-SCHEMA = """
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they were asked for
-    job_id TEXT NOT NULL UNIQUE,
-    bundle_id TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    state TEXT NOT NULL,
-    request TEXT NOT NULL,                     -- JSON
-    idempotency_key TEXT,
-    created_at REAL NOT NULL,                  -- seconds since 1970, as all times here
-    started_at REAL,
-    ended_at REAL,
-    is_scanned INTEGER NOT NULL DEFAULT 0,     -- every file of the job has its row
-    is_retry INTEGER NOT NULL DEFAULT 0,       -- only rows that are pending are to be done
-    wants_cancel INTEGER NOT NULL DEFAULT 0,
-    report TEXT,                               -- JSON, once it has ended
-    error_code TEXT,
-    error TEXT,
-    UNIQUE (bundle_id, idempotency_key)
-);
-CREATE TABLE files (
-    job_id TEXT NOT NULL,
-    path BLOB NOT NULL,                        -- bytes as the file system has them
-    size_bytes INTEGER,
-    modified_ns INTEGER,
-    asset_id TEXT,
-    outcome TEXT NOT NULL,
-    code TEXT,
-    reason TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    num_segments INTEGER NOT NULL DEFAULT 0,
-    is_partial INTEGER NOT NULL DEFAULT 0,
-    started_at REAL,
-    ended_at REAL,
-    PRIMARY KEY (job_id, path)
-) WITHOUT ROWID;
-CREATE INDEX files_by_outcome ON files (job_id, outcome, path);
-CREATE TABLE faults (                          -- files that failed, until they change
-    bundle_id TEXT NOT NULL,
-    path BLOB NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    modified_ns INTEGER NOT NULL,
-    basis TEXT NOT NULL,                       -- what they were decoded with: limits and versions
-    code TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    attempts INTEGER NOT NULL,
-    is_quarantined INTEGER NOT NULL,
-    PRIMARY KEY (bundle_id, path)
-) WITHOUT ROWID;
-CREATE TABLE identities (                      -- contents hashed before
-    path BLOB PRIMARY KEY,
-    size_bytes INTEGER NOT NULL,
-    modified_ns INTEGER NOT NULL,
-    asset_id TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE mounts (                          -- where disks were mounted at the last run over what is on them
-    path BLOB PRIMARY KEY
-) WITHOUT ROWID;
-"""
 JOB_COLUMNS = (
     "number, job_id, bundle_id, kind, state, request, created_at, started_at, ended_at, is_scanned, is_retry, "
     "wants_cancel, report, error_code, error"
 )
-
-
-class LedgerFailure(Exception):
-    """The ledger cannot be read or written."""
-
-
-class LedgerInUse(LedgerFailure):
-    """Another process works on the jobs of this library."""
-
-
-class LedgerFull(LedgerFailure):
-    """The disk that holds the ledger is full."""
 
 
 class KeyReused(LedgerFailure):
@@ -211,14 +163,9 @@ class Ledger:
             LedgerFailure: If it cannot be opened, or is of a later version.
         """  # noqa: DOC502, DOC503 - raised where it waits for the lock, or translated
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock_fd = _lock(path.with_name(f"ledger-{owner}.lock")) if is_worker else None
+        lock_fd = take_lock(path.with_name(f"ledger-{owner}.lock")) if is_worker else None
         try:
-            with _translate():
-                connection = sqlite3.connect(
-                    path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-                )
-                connection.row_factory = sqlite3.Row
-                _prepare(connection, path)
+            connection = open_database(path)
         except BaseException:
             if lock_fd is not None:
                 os.close(lock_fd)
@@ -256,7 +203,7 @@ class Ledger:
         Raises:
             LedgerFailure: If it cannot be written.
         """  # noqa: DOC503 - translated
-        with self._lock, _translate():
+        with self._lock, translate_errors():
             self._check_open()
             self._connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
@@ -278,7 +225,7 @@ class Ledger:
         Returns:
             All of them.
         """
-        with self._lock, _translate():
+        with self._lock, translate_errors():
             self._check_open()
             return self._connection.execute(query, values).fetchall()
 
@@ -472,56 +419,3 @@ def _to_job(row: sqlite3.Row) -> JobRecord:
     for name in ("is_scanned", "is_retry", "wants_cancel"):
         values[name] = bool(values[name])
     return JobRecord(**values)
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        for statement in SCHEMA.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
-        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    connection.execute("COMMIT")
-    if version > SCHEMA_VERSION:
-        connection.close()
-        raise LedgerFailure(
-            f"{path} has schema version {version}; this Foley knows {SCHEMA_VERSION}: use a later one"
-        )
-
-
-@contextlib.contextmanager
-def _translate() -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as exc:
-        name = getattr(exc, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise LedgerInUse(f"another process writes the ledger for more than {BUSY_SECONDS:g} s") from exc
-        if name.startswith("SQLITE_FULL"):
-            raise LedgerFull("the disk that holds the ledger is full") from exc
-        raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc
-    except sqlite3.DatabaseError as exc:
-        raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc
-
-
-def _lock(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
-                os.close(fd)
-                raise LedgerInUse(
-                    f"another process (number {holder}) works on the jobs in {path.parent}"
-                ) from None
-            time.sleep(0.02)
-        else:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            return fd

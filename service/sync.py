@@ -20,7 +20,7 @@ from service.decoding import Decoder
 from service.index.contract import Index
 from service.ingest import Pipeline
 from service.journal import Journal
-from service.library import LibraryRun
+from service.library_run import LibraryRun
 from service.mounts import find_mounts, is_within, touches
 from service.report import IndexReport, OnProgress, StageTimes
 from service.retrieval import Snapshot

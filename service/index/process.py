@@ -97,9 +97,9 @@ class EngineProcess:
             failure: IndexFailure | None = self._connection.recv()
         except (EOFError, OSError) as exc:
             code = self._process.wait()
-            raise IndexFailure(
-                f"the engine could not open {config.folder}: it ended with code {code}"
-            ) from exc
+            # Killed from outside while it opened: another one may open it. One that ended by itself will again.
+            kind = IndexUnavailable if code < 0 else IndexFailure
+            raise kind(f"the engine could not open {config.folder}: it ended with code {code}") from exc
         if failure:
             raise failure
 
@@ -178,7 +178,15 @@ class EngineProcess:
 def _spawn(socket_fd: int, lifeline_fd: int, lock_fd: int) -> subprocess.Popen[bytes]:
     """Start the engine: no second import of `__main__`, and none from the working directory (-P)."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "service.index.engine", str(socket_fd), str(lifeline_fd), *child_options()]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "service.index.engine",
+        str(socket_fd),
+        str(lifeline_fd),
+        *child_options(),
+    ]
     return subprocess.Popen(  # noqa: S603  the command is ours
         command,
         stdin=subprocess.DEVNULL,

@@ -20,8 +20,9 @@ from pathlib import Path
 import httpx
 from serving import find_free_port
 
-from service.journal import FileRow, LedgerJournal
-from service.library import LibraryRun
+from service.job_files import FileRow
+from service.journal import LedgerJournal
+from service.library_run import LibraryRun
 from service.scanning import FoundFile
 
 TARGETS = ("server", "decode worker", "index engine")

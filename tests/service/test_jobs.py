@@ -22,8 +22,9 @@ from service.decoding import Decoder
 from service.engine import Engine, open_engine
 from service.index.contract import Asset, Filter, IndexFull, IndexUnavailable, Segment
 from service.job_document import describe_job
+from service.job_files import count_outcomes, read_files
 from service.jobs import JobEnded, JobNotEnded, JobRequest, JobRunner, open_jobs
-from service.journal import LedgerJournal, count_outcomes, read_files
+from service.journal import LedgerJournal
 from service.ledger import JobRecord, LedgerFailure
 from service.library import Counts
 from service.report import Progress
@@ -337,7 +338,7 @@ def test_an_index_that_stays_away_fails_the_job_with_its_name(
     engine: Engine, runner: JobRunner, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs_module, "WAIT_SECONDS", 0.05)
-    monkeypatch.setattr("service.stages.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("service.writing.RETRY_SECONDS", 0.01)
     tones(1)
     count = _fail_writes(monkeypatch, engine, IndexUnavailable("the engine is away"), times=12)
     runner.start()

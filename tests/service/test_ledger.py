@@ -12,16 +12,9 @@ from pathlib import Path
 import pytest
 
 from service import ledger as ledger_module
-from service.journal import (
-    Fault,
-    FileRow,
-    LedgerJournal,
-    Rehearsal,
-    count_outcomes,
-    lift_quarantine,
-    read_files,
-    retry_failed,
-)
+from service import ledger_file
+from service.job_files import Fault, FileRow, count_outcomes, lift_quarantine, read_files, retry_failed
+from service.journal import LedgerJournal, Rehearsal
 from service.ledger import JobNotFound, KeyReused, Ledger, LedgerFailure, LedgerFull, LedgerInUse
 from service.scanning import FoundFile
 
@@ -66,7 +59,7 @@ def test_commits_are_written_through(path: Path) -> None:
             assert (
                 connection.execute("PRAGMA synchronous").fetchone()[0] == 2
             )  # FULL, by SQLite's documentation
-        assert ledger.read("PRAGMA user_version")[0][0] == ledger_module.SCHEMA_VERSION
+        assert ledger.read("PRAGMA user_version")[0][0] == ledger_file.SCHEMA_VERSION
 
 
 def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
@@ -83,14 +76,14 @@ def test_one_process_works_on_the_jobs_of_a_bundle(path: Path) -> None:
         Ledger.open(path, owner="library", is_worker=False).close()
         Ledger.open(path, owner="another").close()
         program = "import sys; from pathlib import Path; from service.ledger import *; "
-        program += "Ledger.open(Path(sys.argv[1]), owner='bundle')"
+        program += "Ledger.open(Path(sys.argv[1]), owner='library')"
         other = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
         assert "LedgerInUse" in other.stderr
     Ledger.open(path, owner="library").close()
 
 
 def test_a_writer_waits_for_another_and_then_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(ledger_file, "BUSY_SECONDS", 0.2)
     with Ledger.open(path, owner="a") as first, Ledger.open(path, owner="b") as second:
         held, release = threading.Event(), threading.Event()
 

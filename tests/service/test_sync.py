@@ -16,8 +16,8 @@ from libraries import write_tone
 from service import sync as sync_module
 from service.engine import Engine, open_engine
 from service.index.contract import Asset, Filter
+from service.job_files import count_outcomes
 from service.jobs import JobRequest, JobRunner, open_jobs
-from service.journal import count_outcomes
 from service.library import Counts
 from service.report import IndexReport
 from service.settings import Settings
