@@ -62,7 +62,10 @@ class EmbeddedIndex:
     Args:
         config: What the engine opens.
         call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
-    """  # noqa: DOC501, DOC503 - what the first engine says goes on
+
+    Raises:
+        BaseException: What the first engine says when it cannot open the index, an `IndexFailure`.
+    """
 
     def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
         self._config = config

@@ -166,7 +166,17 @@ def test_search_takes_a_form_with_a_file(document: dict[str, Any]) -> None:
     operation = document["paths"]["/v1/search"]["post"]
     form = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
     filters = {"folder", "modality", "min_duration_seconds", "max_duration_seconds", "modified_after"}
-    common = {"target", "from", "limit", "offset", "min_score", *filters, "modified_before", "metadata"}
+    common = {
+        "target",
+        "from",
+        "limit",
+        "offset",
+        "min_score",
+        "min_probability",
+        *filters,
+        "modified_before",
+        "metadata",
+    }
     assert set(form["properties"]) == {"file", *common}
     assert form["required"] == ["file", "target"]
     by_asset, by_track = operation["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
