@@ -288,21 +288,22 @@ class JobRunner:
                 running.stop.leave()
         try:
             report = self._work(job, running, on_progress)
+            self._end(job_id, report)
         except Exception as exc:
             if not self._is_passing(exc):
                 self._end_failed(job_id, exc)
             raise
-        finally:
+        finally:  # after the end is noted: a job that runs always has its progress
             with self._changed:
                 self._running = None
                 self._changed.notify_all()
-        self._end(job_id, report)
+        if not report.is_interrupted:
+            self.after_job()
         return report
 
     def _end(self, job_id: str, report: IndexReport) -> None:
         if not report.is_interrupted:
             self.ledger.end_job(job_id, "done", report=report.to_json())
-            self.after_job()
         elif (self._is_stopping or self._num_pauses) and not self.ledger.get_job(job_id).wants_cancel:
             self.ledger.requeue_job(job_id)
         else:
