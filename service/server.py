@@ -178,9 +178,9 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking requests and end those that run; see above."""
         self.watchdog = _start_timer(self._stop_seconds, self._end)
-        give_up = _start_timer(max(0.0, self._cutoff_seconds - GIVE_UP_SECONDS), self._give_up)
         for stop in self.config.app.state.on_stop:  # type: ignore[union-attr]  # the application, not its name
             stop()
+        give_up = _start_timer(max(0.0, self._cutoff_seconds - GIVE_UP_SECONDS), self._give_up)
         try:
             await super().shutdown(sockets)
         finally:

@@ -33,7 +33,7 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("DELETE", ASSET, "write", 404),
     ("GET", "/nothing", "read", 404),
     ("POST", "/nothing", "write", 404),
-    ("GET", "/v1/releases", "admin", 404),
+    ("GET", "/v1/releases", "admin", 200),
     ("POST", "/v1/releases/x:activate", "admin", 404),
 ]
 
