@@ -10,6 +10,7 @@ Needs the extra: `pip install 'foley[openvino]'`.
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,7 +45,7 @@ class OpenVinoEngine:
     def __init__(self, graphs: Graphs, options: EngineOptions, *, precision: Literal["bf16", "fp32"]) -> None:
         self.provider = f"OpenVINO {precision}"
         self._options = options
-        core = import_openvino().Core()
+        core = open_core()
         front_end, network = cut_front_end(_read(core, graphs.audio))
         self._front_end = None if front_end is None else self._open(core, front_end, "fp32")
         self._audio = self._open(core, network, precision)
@@ -57,16 +58,16 @@ class OpenVinoEngine:
 
     def _open(self, core: openvino.Core, model: openvino.Model, precision: str) -> _Network:
         wanted = OPENVINO_PRECISION[precision]
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": wanted,
-                "INFERENCE_NUM_THREADS": self._options.num_threads * self._options.num_runs,
-                "NUM_STREAMS": self._options.num_runs,
-                "ENABLE_CPU_PINNING": False,  # the cores are shared with decoding
-            },
-        )
+        options = {
+            "INFERENCE_PRECISION_HINT": wanted,
+            "INFERENCE_NUM_THREADS": self._options.num_threads * self._options.num_runs,
+            "NUM_STREAMS": self._options.num_runs,
+            "ENABLE_CPU_PINNING": False,  # the cores are shared with decoding
+        }
+        try:
+            compiled = core.compile_model(model, "CPU", options)
+        except RuntimeError as exc:  # all that OpenVINO raises
+            raise EncoderFailure(f"OpenVINO cannot compile the graph: {exc}") from exc
         got = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if got != wanted:
             raise EngineMissing(f"asked OpenVINO for {wanted}, it computes in {got} on this processor")
@@ -175,6 +176,26 @@ def cut_front_end(model: openvino.Model) -> tuple[openvino.Model | None, openvin
     # The lengths go into both halves: the network takes the number of rows from their shape.
     lengths = [p for p in model.get_parameters() if "lengths" in p.output(0).get_names()]
     return front_end, openvino.Model(model.outputs, [entry, *lengths], "network")
+
+
+_core: list[Any] = []
+_core_lock = threading.Lock()
+
+
+def open_core() -> openvino.Core:
+    """The one core of this process, which lives as long as the process.
+
+    A core's CPU plugin gives the thread that loads it another stack for signal handlers, and frees that stack when it
+    is unloaded, in whatever thread that is. Had each engine a core of its own, then after the first one is closed the
+    next SIGTERM would end the process with SIGSEGV.
+
+    Returns:
+        The core.
+    """
+    with _core_lock:
+        if not _core:
+            _core.append(import_openvino().Core())
+    return _core[0]
 
 
 def import_openvino() -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.bundle import Golden, load_bundle
+from models.bundle import Golden, load_bundle, starter_path
 from service.engines.contract import EngineMissing, EngineOptions, Graphs
 from service.engines.hardware import has_bf16
 from service.engines.openvino_cpu import OpenVinoEngine, cut_front_end
@@ -97,3 +99,43 @@ def test_a_package_that_is_missing_is_named(graphs: Graphs, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(EngineMissing, match=r"not installed: pip install 'foley\[openvino\]'"):
         OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="fp32")
+
+
+AFTER_CLOSING = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+
+from models.bundle import load_bundle
+from service.encoder import Encoder
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+if sys.argv[2] == "own core":
+    from service.engines import openvino_cpu
+
+    openvino_cpu.open_core = lambda: openvino_cpu.import_openvino().Core()
+held = [Encoder(load_bundle(Path(sys.argv[1])), device="cpu", precision="fp32", num_threads=1)]
+assert "OpenVINO" in held[0].provider
+thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def _close_and_signal(core: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", AFTER_CLOSING, str(starter_path()), core]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_signal_after_another_thread_closed_an_encoder() -> None:
+    done = _close_and_signal("one core")
+    assert done.returncode == 0, done.stderr
+    assert "handled" in done.stdout
+
+
+def test_a_core_for_each_engine_would_be_seen() -> None:
+    """The control: the stack of the first thread's signal handlers went with the engine."""
+    done = _close_and_signal("own core")
+    if done.returncode == 0:
+        pytest.skip("OpenVINO gives no thread another stack on this kernel")
+    assert done.returncode == -signal.SIGSEGV, done.stderr
