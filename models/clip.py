@@ -12,7 +12,6 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +23,7 @@ from models.media import (
     DecodeLimits,
     EmptyFile,
     MediaInfo,
+    MediaSource,
     NoStream,
     NotARegularFile,
     NotMedia,
@@ -31,6 +31,7 @@ from models.media import (
     UnreadableClip,
     hash_media,
     open_media,
+    open_regular,
 )
 from models.picture import PictureReader
 from models.reading import Reading, ReadRequest, iterate_packets, read_media
@@ -45,6 +46,7 @@ __all__ = [
     "DecodedMedia",
     "EmptyFile",
     "MediaInfo",
+    "MediaSource",
     "NoStream",
     "NotARegularFile",
     "NotMedia",
@@ -53,6 +55,7 @@ __all__ = [
     "decode_clip",
     "decode_segments",
     "hash_media",
+    "open_regular",
     "probe_media",
     "segment_bounds",
 ]
@@ -110,18 +113,18 @@ class DecodedMedia:
     is_partial: bool
 
 
-def probe_media(path: Path | str, limits: DecodeLimits | None = None) -> MediaInfo:
+def probe_media(source: MediaSource, limits: DecodeLimits | None = None) -> MediaInfo:
     """Read the facts of a media file from its header and its first picture, without decoding the rest.
 
     Args:
-        path: A regular file.
+        source: A regular file.
         limits: What the file may ask for.
 
     Returns:
         The facts; the duration is the declared one.
     """
     limits = limits or DecodeLimits()
-    with open_media(path, limits) as media:
+    with open_media(source, limits) as media:
         if media.video is None:
             return media.info
         picture = PictureReader(
@@ -139,11 +142,11 @@ def probe_media(path: Path | str, limits: DecodeLimits | None = None) -> MediaIn
         return _describe(media.info, picture, None)
 
 
-def decode_clip(path: Path | str, spec: ClipSpec, *, segment_index: int = 0) -> Clip:
+def decode_clip(source: MediaSource, spec: ClipSpec, *, segment_index: int = 0) -> Clip:
     """Decode one segment of a media file.
 
     Args:
-        path: A regular file; a link is refused.
+        source: A regular file; a link is refused.
         spec: What the clip looks like.
         segment_index: Which segment, from 0.
 
@@ -153,14 +156,14 @@ def decode_clip(path: Path | str, spec: ClipSpec, *, segment_index: int = 0) -> 
     Raises:
         BrokenMedia: If the file has no such segment, or nothing in it decodes.
     """
-    decoded = decode_segments(path, spec, first=segment_index, count=1)
+    decoded = decode_segments(source, spec, first=segment_index, count=1)
     if not decoded.clips:
         raise BrokenMedia(f"the file has no segment {segment_index}, or nothing in it decodes")
     return decoded.clips[0]
 
 
 def decode_segments(
-    path: Path | str,
+    source: MediaSource,
     spec: ClipSpec,
     *,
     first: int = 0,
@@ -176,7 +179,7 @@ def decode_segments(
     differs from run to run.
 
     Args:
-        path: A regular file; a link is refused, so resolve it first where links are wanted.
+        source: A regular file; a link is refused, so resolve it first where links are wanted.
         spec: What a clip looks like.
         first: First segment, from 0. After the end of the file there are no clips.
         count: How many segments; None for all to the end.
@@ -193,7 +196,7 @@ def decode_segments(
     if first < 0 or (count is not None and count < 1):
         raise ValueError(f"first must be at least 0 and count at least 1, got {first} and {count}")
     request = ReadRequest(
-        path=path,
+        source=source,
         spec=spec,
         limits=limits or DecodeLimits(),
         first=first,

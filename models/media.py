@@ -5,6 +5,8 @@ checked, and handed over as a descriptor with a list of the container formats it
 
     with open_media("holiday.mp4") as media:
         print(media.info)
+
+A process that may open no file itself is given the descriptor of `open_regular` in place of the path.
 """
 
 from __future__ import annotations
@@ -28,6 +30,10 @@ CONTAINERS = (
 )
 """Formats of sound and moving pictures that refer to no other file: no playlists (hls, concat, dash, sdp), image
 sequences, text (tty, lrc, subtitles) or devices."""
+
+
+MediaSource = Path | str | int
+"""A regular file by its path, or by a descriptor that is open for reading; the latter stays open."""
 
 
 class UnreadableClip(Exception):
@@ -217,18 +223,18 @@ class Media:
 
 
 @contextlib.contextmanager
-def open_media(path: Path | str, limits: DecodeLimits | None = None) -> Iterator[Media]:
+def open_media(source: MediaSource, limits: DecodeLimits | None = None) -> Iterator[Media]:
     """Open a media file and choose its best picture and sound by FFmpeg's own rule.
 
     Args:
-        path: A regular file; a link is refused, so resolve it first where links are wanted.
+        source: A regular file; a link is refused, so resolve it first where links are wanted.
         limits: What the file may ask for.
 
     Yields:
         Media: The open file; it closes at the end of the block.
     """
     limits = limits or DecodeLimits()
-    with _open_regular(path) as (descriptor, status):
+    with open_regular(source) as (descriptor, status):
         container = _open_container(descriptor, limits)
         try:
             yield _choose_streams(container, status, limits)
@@ -236,27 +242,38 @@ def open_media(path: Path | str, limits: DecodeLimits | None = None) -> Iterator
             container.close()
 
 
-def hash_media(path: Path | str) -> tuple[str, int, int]:
+def hash_media(source: MediaSource) -> tuple[str, int, int]:
     """Hash the content of a file, opened as safely as for decoding.
 
     Args:
-        path: A regular file.
+        source: A regular file.
 
     Returns:
         sha256 as 64 hex digits, the size in bytes and the time of last change in nanoseconds since 1970.
     """
-    with _open_regular(path) as (descriptor, status):
+    with open_regular(source) as (descriptor, status):
         with os.fdopen(os.dup(descriptor), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return digest, status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
-def _open_regular(path: Path | str) -> Iterator[tuple[int, os.stat_result]]:
-    """Open a regular file without following a link at its name or waiting for a pipe."""
+def open_regular(source: MediaSource) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a regular file without following a link at its name or waiting for a pipe.
+
+    Args:
+        source: Path of the file, or a descriptor of it that nobody else reads at the same time.
+
+    Yields:
+        tuple[int, os.stat_result]: A descriptor at the start of the file, closed at the end of the block, and facts.
+
+    Raises:
+        NotARegularFile: If it cannot be opened, or is something else.
+        EmptyFile: If it has no bytes.
+    """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.dup(source) if isinstance(source, int) else os.open(source, flags)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NotARegularFile(f"the file cannot be opened: {reason}") from error
@@ -267,6 +284,7 @@ def _open_regular(path: Path | str) -> Iterator[tuple[int, os.stat_result]]:
             raise NotARegularFile(f"only regular files are read, this one is of type {kind!r}")
         if status.st_size == 0:
             raise EmptyFile("the file is empty: 0 bytes")
+        os.lseek(descriptor, 0, os.SEEK_SET)  # a copy of a descriptor shares its place with it
         yield descriptor, status
     finally:
         os.close(descriptor)
@@ -275,15 +293,16 @@ def _open_regular(path: Path | str) -> Iterator[tuple[int, os.stat_result]]:
 def _open_container(descriptor: int, limits: DecodeLimits) -> InputContainer:
     options = {
         "format_whitelist": CONTAINERS,
-        "protocol_whitelist": "file",
+        "protocol_whitelist": "fd",
+        "fd": str(descriptor),
         "advanced_editlist": "0",  # a 225 KB file of edits takes 2 GB otherwise
         "enable_drefs": "0",
         "max_streams": str(limits.max_streams + 1),
         "max_pixels": str(2 * limits.max_pixels),
     }
     try:
-        # /proc/self/fd names the open file itself: what became of its name in the meantime does not matter.
-        return av.open(f"/proc/self/fd/{descriptor}", "r", options=options, metadata_errors="replace")
+        # The open file itself: no name is looked up, and a process that may open no file can read it.
+        return av.open("fd:", "r", options=options, metadata_errors="replace")
     except MemoryError as error:
         limit = limits.max_streams
         raise TooComplex(f"the file has more than {limit} streams, or asks for too much memory") from error

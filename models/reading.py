@@ -1,6 +1,6 @@
 """One reading of a media file: open it, go to the wanted segments, pass packets on until they are complete.
 
-    reading = read_media(ReadRequest(path="holiday.mp4", spec=ClipSpec(), limits=DecodeLimits()))
+    reading = read_media(ReadRequest(source="holiday.mp4", spec=ClipSpec(), limits=DecodeLimits()))
     reading.bounds()            # [(0.0, 10.0), (10.0, 13.2)]
     reading.picture.frames(1)   # of the second segment
 
@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import av.error
 
-from models.media import DecodeLimits, Media, MediaInfo, NoStream, open_media
+from models.media import DecodeLimits, Media, MediaInfo, MediaSource, NoStream, open_media
 from models.picture import LandedLate, PictureReader, SkippingInexact
 from models.sound import WARM_UP_SECONDS, SoundReader
 from models.timeline import ClipSpec, MomentPlan, segment_bounds
@@ -34,7 +33,7 @@ COMPLETE_SHARE = 0.95
 class ReadRequest:
     """Which segments of a file to read, and with which shortcuts."""
 
-    path: Path | str
+    source: MediaSource
     """A regular file."""
     spec: ClipSpec
     """What a segment looks like."""
@@ -139,7 +138,7 @@ def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
 
 
 def _read_once(request: ReadRequest) -> Reading:
-    with open_media(request.path, request.limits) as media:
+    with open_media(request.source, request.limits) as media:
         _check_request(media, request)
         known_end = request.end_seconds
         plan = MomentPlan(

@@ -40,10 +40,10 @@ def time_clip(path: Path, *, encoder: Encoder, decoder: Decoder, index: Index | 
         The file's facts, the segment, and every stage in order.
     """
     spec = encoder.bundle.manifest.clip_spec
-    decoded = decoder.call(time_decoding, DECODE_SECONDS, path, spec)
+    decoded = decoder.read(path, time_decoding, DECODE_SECONDS, spec)
     whole = time_call(
         "both, in a decode worker and back",
-        lambda: decoder.call(decode_segments, DECODE_SECONDS, path, spec, count=1),
+        lambda: decoder.read(path, decode_segments, DECODE_SECONDS, spec, count=1),
     )
     stages = [*decoded.stages, whole, *_time_encoding(encoder, decoded.clip)]
     if index is not None:

@@ -2,7 +2,7 @@
 
 A `Decoder` keeps a few spawned workers. Each may map only so much memory, write no file and leave no core;
 a task that overruns its wall-clock or CPU time is killed with its worker, and a fresh worker takes the next
-file.
+file. A worker opens no file either, where the kernel can forbid it: the file of a task is opened here and handed over.
 
 Each worker has a pool (Pebble) of its own. Workers of one Pebble pool share a pipe and its lock: one that is
 killed while it sends leaves the lock held and half a message in the pipe, and the others wait for ever.
@@ -11,23 +11,42 @@ killed while it sends leaves the lock held and half a message in the pipe, and t
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import math
 import os
 import queue
 import signal
+import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, Literal, ParamSpec, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from models.clip import ClipSpec, DecodedMedia, DecodeLimits, UnreadableClip, decode_segments
-from service.sandbox import WorkerContext, WorkerLimits, confine_worker, limit_cpu
+from models.clip import (
+    ClipSpec,
+    DecodedMedia,
+    DecodeLimits,
+    MediaSource,
+    UnreadableClip,
+    decode_segments,
+    open_regular,
+)
+from service.landlock import describe_landlock
+from service.sandbox import (
+    FilePassage,
+    WorkerContext,
+    WorkerLimits,
+    confine_worker,
+    limit_cpu,
+    receive_file,
+)
 from service.timing import timed
 
 __all__ = [
@@ -43,10 +62,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 START_GRACE_SECONDS = 60.0  # a spawned worker takes 0.3 s to import NumPy and PyAV on an idle machine
-PIPE_BYTES = (
-    1 << 20
-)  # the most an unprivileged process may ask for by default; 64 KiB makes 50 reads of one clip
 DEFAULT_LIMITS = DecodeLimits()
+
+logger = logging.getLogger(__name__)
 
 
 class DecodeFailure(Exception):
@@ -75,8 +93,9 @@ class DecoderClosed(DecodeFailure):
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """A call that waits for a worker, and the future its outcome goes to."""
+    """A call that waits for a worker, and the future its outcome goes to; `file` goes before its arguments."""
 
+    file: Path | None
     future: Future[Any]
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -93,14 +112,13 @@ class Decoder:
     def __init__(self, *, num_workers: int = 2, limits: WorkerLimits | None = None) -> None:
         if num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        _warn_of_landlock()
         self.num_workers = num_workers
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_closed = False
         self._deaths = _Deaths()
-        self._lanes = [
-            _Lane(self._tasks, limits or WorkerLimits(), self._deaths) for _ in range(num_workers)
-        ]
+        self._lanes = [_Lane(self._tasks, limits or WorkerLimits(), self._deaths) for _ in range(num_workers)]
         for lane in self._lanes:
             lane.start()
 
@@ -162,7 +180,32 @@ class Decoder:
     ) -> Future[DecodedMedia]:
         """Start `decode` and return at once; the future's exceptions are those of `decode`."""
         arguments = {"first": first, "count": count, "limits": limits, "modalities": tuple(modalities)}
-        return self._enqueue(decode_segments, (Path(path).absolute(), spec), arguments, timeout_seconds)
+        return self._enqueue(decode_segments, (spec,), arguments, timeout_seconds, file=Path(path))
+
+    def read(
+        self,
+        path: Path | str,
+        function: Callable[Concatenate[MediaSource, P], R],
+        timeout_seconds: float,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Run any importable function on a file, in a sandboxed worker, and wait; errors are those of `decode`.
+
+        Args:
+            path: The file: it is opened here, and the function gets its descriptor as its first argument.
+            function: A function found by its name in its module; arguments and result are pickled.
+            timeout_seconds: Wall-clock and CPU seconds it may take.
+            *args: Its further positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the function returned.
+        """
+        with timed("decode"):
+            future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds, file=Path(path))
+            return future.result()
 
     def call(
         self, function: Callable[P, R], timeout_seconds: float, /, *args: P.args, **kwargs: P.kwargs
@@ -170,7 +213,8 @@ class Decoder:
         """Run any importable function in a sandboxed worker and wait for it; errors are those of `decode`.
 
         Args:
-            function: A function found by its name in its module; arguments and result are pickled.
+            function: A function found by its name in its module; arguments and result are pickled. It can open no
+                file: for one that needs a file, use `read`.
             timeout_seconds: Wall-clock and CPU seconds it may take.
             *args: Its positional arguments.
             **kwargs: Its keyword arguments.
@@ -211,12 +255,19 @@ class Decoder:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         timeout_seconds: float,
+        *,
+        file: Path | None = None,
     ) -> Future[Any]:
         if not (timeout_seconds > 0 and math.isfinite(timeout_seconds)):
             raise ValueError(f"timeout_seconds must be positive and finite, got {timeout_seconds}")
         future: Future[Any] = Future()
         task = _Task(
-            future=future, function=function, args=args, kwargs=kwargs, timeout_seconds=timeout_seconds
+            file=None if file is None else file.absolute(),
+            future=future,
+            function=function,
+            args=args,
+            kwargs=kwargs,
+            timeout_seconds=timeout_seconds,
         )
         with self._lock:
             if self._is_closed:
@@ -250,14 +301,13 @@ class _Lane(threading.Thread):
     started it ends, so workers must not be started by threads that come and go.
     """
 
-    def __init__(
-        self, tasks: queue.SimpleQueue[_Task | None], limits: WorkerLimits, deaths: _Deaths
-    ) -> None:
+    def __init__(self, tasks: queue.SimpleQueue[_Task | None], limits: WorkerLimits, deaths: _Deaths) -> None:
         super().__init__(name="decode-lane", daemon=True)
         self._tasks = tasks
         self._limits = limits
         self._deaths = deaths
         self._pool: ProcessPool | None = None
+        self._passage: FilePassage | None = None
         self._lock = threading.Lock()  # between `stop` and the start of a task
         self._running: Future[Any] | None = None
         self._is_stopping = False
@@ -296,7 +346,8 @@ class _Lane(threading.Thread):
         raise AssertionError("the second attempt returns or raises")
 
     def _attempt(self, task: _Task) -> Any:
-        running = self._schedule(task)
+        with _open_file(task.file) as descriptor:
+            running = self._schedule(task, descriptor)
         try:
             return running.result(timeout=task.timeout_seconds + START_GRACE_SECONDS)
         except TimeoutError as exc:
@@ -318,40 +369,64 @@ class _Lane(threading.Thread):
         except CancelledError as exc:
             raise DecoderClosed("the decoder was closed while it decoded this file") from exc
 
-    def _schedule(self, task: _Task) -> Future[Any]:
-        arguments = (task.function, task.args, task.kwargs, task.timeout_seconds)
+    def _schedule(self, task: _Task, descriptor: int | None) -> Future[Any]:
         with self._lock:
             if self._is_stopping:
                 raise DecoderClosed("the decoder was closed before this file's turn came")
-            if self._pool is None:
-                self._pool = self._start_pool()
+            if self._pool is None or self._passage is None:
+                self._passage = FilePassage()
+                self._pool = self._start_pool(self._passage)
             try:
+                ticket = None if descriptor is None else self._passage.send(descriptor)
                 running: Future[Any] = self._pool.schedule(
-                    _run_task, args=arguments, timeout=task.timeout_seconds
+                    _run_task,
+                    args=(ticket, task.function, task.args, task.kwargs, task.timeout_seconds),
+                    timeout=task.timeout_seconds,
                 )
-            except RuntimeError as exc:
+            except (RuntimeError, OSError) as exc:
                 raise BrokenProcessPool("the worker died while it was idle") from exc
             self._running = running
         return running
 
-    def _start_pool(self) -> ProcessPool:
+    def _start_pool(self, passage: FilePassage) -> ProcessPool:
         return ProcessPool(
             max_workers=1,
             max_tasks=self._limits.max_tasks,
             initializer=_prepare_worker,
-            initargs=(self._limits, os.getpid()),
+            initargs=(self._limits, os.getpid(), passage.receiver),
             context=WorkerContext(),
         )
 
     def _discard_pool(self, *, wait: bool = False) -> None:
-        pool, self._pool = self._pool, None
-        if pool is None:
+        pool, passage, self._pool, self._passage = self._pool, self._passage, None, None
+        if pool is None or passage is None:
             return
         pool.stop()  # type: ignore[no-untyped-call]
-        joiner = threading.Thread(target=pool.join, name="decode-discard", daemon=True)
+        joiner = threading.Thread(target=_bury, args=(pool, passage), name="decode-discard", daemon=True)
         joiner.start()
         if wait:
             joiner.join(START_GRACE_SECONDS)
+
+
+def _bury(pool: ProcessPool, passage: FilePassage) -> None:
+    pool.join()
+    passage.close()  # not before: the pool may be starting a worker with it
+
+
+@contextlib.contextmanager
+def _open_file(path: Path | None) -> Iterator[int | None]:
+    if path is None:
+        yield None
+        return
+    with open_regular(path) as (descriptor, _):
+        yield descriptor
+
+
+@functools.cache
+def _warn_of_landlock() -> None:
+    """Say, once in a process, what this kernel cannot keep the workers from."""
+    if (weakness := describe_landlock()) is not None:
+        logger.warning(weakness)
 
 
 def _explain_death(exit_code: int, timeout_seconds: float) -> DecodeFailure:
@@ -363,21 +438,44 @@ def _explain_death(exit_code: int, timeout_seconds: float) -> DecodeFailure:
     return DecoderCrashed(f"the decode worker ended with exit code {exit_code}")
 
 
-def _prepare_worker(limits: WorkerLimits, parent_pid: int) -> None:
+_files: socket.socket | None = None  # in a worker, where the files of its tasks come in
+
+
+def _prepare_worker(limits: WorkerLimits, parent_pid: int, files: socket.socket) -> None:
     """Confine a new worker. To find this function it has imported NumPy and PyAV: they are not counted."""
+    global _files
+    _files = files
     confine_worker(limits, parent_pid)
 
 
 def _run_task(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout_seconds: float
+    ticket: int | None,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    timeout_seconds: float,
 ) -> Any:
     """Call the function under a CPU limit; every error leaves as one that the parent knows."""
     limit_cpu(timeout_seconds)
     try:
-        return function(*args, **kwargs)
+        with _receive_file(ticket) as file:
+            return function(*file, *args, **kwargs)
     except UnreadableClip:
         raise
     except MemoryError as exc:
         raise DecoderCrashed("decoding needs more memory than a worker may use") from exc
     except Exception as exc:  # a bug that one odd file found must not end the job that met it
         raise DecoderCrashed(f"the decoder failed: {type(exc).__name__}: {exc}") from exc
+
+
+@contextlib.contextmanager
+def _receive_file(ticket: int | None) -> Iterator[tuple[int, ...]]:
+    if ticket is None:
+        yield ()
+        return
+    assert _files is not None
+    descriptor = receive_file(_files, ticket)
+    try:
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)

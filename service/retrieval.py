@@ -138,7 +138,7 @@ def search_file(
         The best segment of each asset, best first.
     """
     began = time.monotonic()
-    info = decoder.call(probe_media, limits.opening_seconds, path, limits.decode)
+    info = decoder.read(path, probe_media, limits.opening_seconds, limits.decode)
     limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
     chosen = choose_source(info, target=target, source=source)
     embedded = embed_file(path, modality=chosen, snapshot=snapshot, decoder=decoder, limits=limits)
@@ -270,10 +270,10 @@ def _decode_chunks(
     while True:
         snapshot.caller.check()
         began = time.monotonic()
-        chunk = decoder.call(
+        chunk = decoder.read(
+            path,
             decode_segments,
             limits.left_seconds(used_seconds),
-            path,
             snapshot.spec,
             first=first,
             count=SEGMENTS_PER_DECODE,

@@ -1,7 +1,7 @@
 """What a decode worker is: a spawned process that knows little and may do little.
 
-It maps only so much memory, opens few files, writes none, leaves no core, gains no privileges and dies with
-its parent.
+It maps only so much memory, opens no file but what its own code needs, writes none, reaches no network, leaves no core,
+gains no privileges and dies with its parent. The media it works on are opened by the parent and handed over.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import math
 import os
 import resource
 import signal
+import site
+import socket
 import sys
 import threading
 import types
@@ -20,10 +22,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import connection, context, popen_spawn_posix, process
 from pathlib import Path
+from typing import Any
+
+import models
+import service
+from service.landlock import PR_SET_NO_NEW_PRIVS, restrict
 
 PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for; one clip is 3 MB, the default 64 KB
 PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
+TICKET_BYTES = 8
+HANDOVER_SECONDS = 5.0
+SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +44,16 @@ class WorkerLimits:
             thread stacks alone map gigabytes).
         max_open_files: File descriptors.
         max_tasks: The worker is replaced after so many tasks, so that nothing leaks for ever.
+        readable_folders: Further folders it may read: of modules whose functions it is to call.
+        restricts_files: Whether it may open no other file and no connection, where the kernel can see to it
+            (`service.landlock`). False is for showing that it matters.
     """
 
     memory_bytes: int = 3 << 30
     max_open_files: int = 64
     max_tasks: int = 500
+    readable_folders: tuple[Path, ...] = ()
+    restricts_files: bool = True
 
     def __post_init__(self) -> None:
         for name in ("memory_bytes", "max_open_files", "max_tasks"):
@@ -63,6 +77,16 @@ def confine_worker(limits: WorkerLimits, parent_pid: int) -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:  # the parent died before it could be watched
         os._exit(1)
+    if limits.restricts_files:
+        restrict([*_code_folders(), *limits.readable_folders])
+
+
+def _code_folders() -> list[Path]:
+    """Where Python finds what is imported late: its own modules, installed packages, ours, and C libraries."""
+    prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    folders = [str(Path(prefix, name)) for prefix in sorted(prefixes) for name in ("lib", "lib64")]
+    folders += [*site.getsitepackages(), site.getusersitepackages(), *SYSTEM_LIBRARIES]
+    return [Path(folder) for folder in (*folders, *models.__path__, *service.__path__)]
 
 
 def limit_cpu(more_seconds: float) -> None:
@@ -78,6 +102,53 @@ def _lower_limit(kind: int, value: int) -> None:
     _, hard = resource.getrlimit(kind)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))
+
+
+class FilePassage:
+    """Hands open files to a worker that may open none: a pair of sockets through which descriptors travel.
+
+    Each file has a ticket, which goes with the task. Files of tasks that were killed before they took theirs are
+    dropped by the next.
+    """
+
+    def __init__(self) -> None:
+        self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sender.settimeout(HANDOVER_SECONDS)
+        self._num_sent = 0
+
+    def send(self, descriptor: int) -> int:
+        """Hand a file over; returns its ticket."""
+        self._num_sent += 1
+        socket.send_fds(self._sender, [self._num_sent.to_bytes(TICKET_BYTES, "big")], [descriptor])
+        return self._num_sent
+
+    def close(self) -> None:
+        """Close both ends here; the worker's own stays open."""
+        self._sender.close()
+        self.receiver.close()
+
+
+def receive_file(receiver: socket.socket, ticket: int) -> int:
+    """Take the file of a ticket out of a passage.
+
+    Args:
+        receiver: The worker's end.
+        ticket: Which file.
+
+    Returns:
+        Its descriptor, to be closed by the caller.
+
+    Raises:
+        EOFError: If the parent is gone.
+    """
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(receiver, TICKET_BYTES, 1)
+        if not message:
+            raise EOFError("the passage for files is closed")
+        if int.from_bytes(message, "big") == ticket:
+            return descriptors[0]
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 _main_lock = threading.Lock()
@@ -110,9 +181,19 @@ class _WorkerPopen(popen_spawn_posix.Popen):
 class _WorkerProcess(context.SpawnProcess):
     """A spawned process started by `_WorkerPopen`."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _receive_process, (), self.__dict__
+
     @staticmethod
     def _Popen(process_obj: process.BaseProcess) -> _WorkerPopen:  # noqa: N802 - multiprocessing's name
         return _WorkerPopen(process_obj)
+
+
+def _receive_process() -> _WorkerProcess:
+    """Make the process object in the worker. Its fields come next, and with them NumPy."""
+    # Threads that run before Landlock is told would stay outside of it.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    return _WorkerProcess.__new__(_WorkerProcess)
 
 
 class WorkerContext(context.SpawnContext):

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-from models.clip import Clip, ClipSpec, MediaInfo, decode_segments, probe_media
+from models.clip import Clip, ClipSpec, MediaInfo, MediaSource, decode_segments, probe_media
 
 ROUNDS = 3
 
@@ -45,11 +44,11 @@ class DecodedOnce:
     stages: tuple[Stage, ...]
 
 
-def time_decoding(path: Path, spec: ClipSpec) -> DecodedOnce:
+def time_decoding(source: MediaSource, spec: ClipSpec) -> DecodedOnce:
     """Decode the first segment of a file, each modality apart; runs in a decode worker.
 
     Args:
-        path: Media file.
+        source: Media file.
         spec: How to cut and sample it.
 
     Returns:
@@ -58,20 +57,20 @@ def time_decoding(path: Path, spec: ClipSpec) -> DecodedOnce:
     Raises:
         ValueError: If nothing in it decodes.
     """
-    info = probe_media(path)
-    stages = [time_call("open: header and first picture", partial(probe_media, path))]
+    info = probe_media(source)
+    stages = [time_call("open: header and first picture", partial(probe_media, source))]
     if info.has_video:
-        stages.append(time_call("picture: open, decode, resize", partial(_decode, path, spec, "video")))
+        stages.append(time_call("picture: open, decode, resize", partial(_decode, source, spec, "video")))
     if info.has_audio:
-        stages.append(time_call("sound: open, decode, resample", partial(_decode, path, spec, "audio")))
-    decoded = decode_segments(path, spec, count=1)
+        stages.append(time_call("sound: open, decode, resample", partial(_decode, source, spec, "audio")))
+    decoded = decode_segments(source, spec, count=1)
     if not decoded.clips:
         raise ValueError("nothing in the first segment of the file decodes")
     return DecodedOnce(info=decoded.info, clip=decoded.clips[0], stages=tuple(stages))
 
 
-def _decode(path: Path, spec: ClipSpec, modality: Literal["audio", "video"]) -> None:
-    decode_segments(path, spec, count=1, modalities=(modality,))
+def _decode(source: MediaSource, spec: ClipSpec, modality: Literal["audio", "video"]) -> None:
+    decode_segments(source, spec, count=1, modalities=(modality,))
 
 
 def time_call(name: str, call: Callable[[], object]) -> Stage:

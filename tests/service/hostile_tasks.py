@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -14,6 +18,11 @@ from numpy.typing import NDArray
 
 
 def worker_pid() -> int:
+    return os.getpid()
+
+
+def pid_after(seconds: float) -> int:
+    time.sleep(seconds)
     return os.getpid()
 
 
@@ -73,3 +82,40 @@ def loaded_modules() -> list[str]:
 
 def double(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([values, values])
+
+
+def attempt(action: str, *args: str) -> str:
+    """What the kernel says to an attempt to reach out: `allowed`, or the name of the error."""
+    try:
+        ATTEMPTS[action](*args)
+    except OSError as exc:
+        return errno.errorcode.get(exc.errno or 0, "no number")
+    return "allowed"
+
+
+def _connect(port: str) -> None:
+    socket.create_connection(("127.0.0.1", int(port)), timeout=5).close()
+
+
+def _listen() -> None:
+    socket.create_server(("127.0.0.1", 0)).close()
+
+
+def _execute(path: str) -> None:
+    subprocess.run([path], check=True)
+
+
+ATTEMPTS: dict[str, Callable[..., object]] = {
+    "read": lambda path: os.close(os.open(path, os.O_RDONLY)),
+    "list": lambda path: list(Path(path).iterdir()),
+    "write": lambda path: os.close(os.open(path, os.O_WRONLY)),
+    "create": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_CREAT)),
+    "rename": lambda path: Path(path).rename(path + ".new"),
+    "remove": os.unlink,
+    "truncate": lambda path: os.truncate(path, 0),
+    "link": lambda path: Path(path + ".link").symlink_to(path),
+    "execute": _execute,
+    "connect": _connect,
+    "listen": _listen,
+    "signal": lambda pid: os.kill(int(pid), 0),
+}

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import hostile_tasks
@@ -27,11 +28,21 @@ from service.decoding import (
     WorkerLimits,
 )
 
+LIMITS = WorkerLimits(readable_folders=(Path(hostile_tasks.__file__).parent,))
+UNWALLED = WorkerLimits(restricts_files=False)
+
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Decoder]:
     """One worker for the whole module: every test must leave it fit for the next."""
-    with Decoder(num_workers=1) as decoder:
+    with Decoder(num_workers=1, limits=LIMITS) as decoder:
+        yield decoder
+
+
+@pytest.fixture(scope="module")
+def open_decoder() -> Iterator[Decoder]:
+    """A worker that opens files: for tasks that leave marks, and as the control of those that may not."""
+    with Decoder(num_workers=1, limits=UNWALLED) as decoder:
         yield decoder
 
 
@@ -57,7 +68,8 @@ def test_worker_that_exits(decoder: Decoder) -> None:
     assert decoder.call(hostile_tasks.worker_pid, 20.0)
 
 
-def test_worker_killed_from_outside_in_mid_task(decoder: Decoder, tmp_path: Path) -> None:
+def test_worker_killed_from_outside_in_mid_task(open_decoder: Decoder, tmp_path: Path) -> None:
+    decoder = open_decoder
     outcome: list[BaseException] = []
 
     def run() -> None:
@@ -89,7 +101,8 @@ def test_worker_killed_while_it_sends_its_result(decoder: Decoder) -> None:
     assert decoder.call(hostile_tasks.worker_pid, 20.0)
 
 
-def test_task_that_sleeps_past_its_time(decoder: Decoder, tmp_path: Path) -> None:
+def test_task_that_sleeps_past_its_time(open_decoder: Decoder, tmp_path: Path) -> None:
+    decoder = open_decoder
     started = time.monotonic()
     with pytest.raises(DecodeTimedOut, match=r"longer than 0\.5 s"):
         decoder.call(hostile_tasks.mark_and_sleep, 0.5, str(tmp_path), 60.0)
@@ -105,7 +118,7 @@ def test_task_that_burns_its_time(decoder: Decoder) -> None:
 
 
 def test_memory_limit() -> None:
-    with Decoder(num_workers=1, limits=WorkerLimits(memory_bytes=256 << 20)) as decoder:
+    with Decoder(num_workers=1, limits=replace(LIMITS, memory_bytes=256 << 20)) as decoder:
         # The control: what fits is allowed, so the limit and not something else refuses the rest.
         assert decoder.call(hostile_tasks.allocate, 20.0, 100 << 20) == 100 << 20
         with pytest.raises(DecoderCrashed, match="more memory than a worker may use"):
@@ -113,20 +126,20 @@ def test_memory_limit() -> None:
         assert decoder.call(hostile_tasks.worker_pid, 20.0)
 
 
-def test_worker_writes_no_file(decoder: Decoder, tmp_path: Path) -> None:
+def test_worker_writes_no_file(open_decoder: Decoder, tmp_path: Path) -> None:
     with pytest.raises(DecoderCrashed, match="File too large"):
-        decoder.call(hostile_tasks.write_file, 20.0, str(tmp_path / "out"))
+        open_decoder.call(hostile_tasks.write_file, 20.0, str(tmp_path / "out"))
     assert hostile_tasks.write_file(str(tmp_path / "control")) == 4096
 
 
-def test_worker_opens_few_files(decoder: Decoder) -> None:
+def test_worker_opens_few_files(open_decoder: Decoder) -> None:
     with pytest.raises(DecoderCrashed, match="Too many open files"):
-        decoder.call(hostile_tasks.open_many, 20.0, 100)
-    assert decoder.call(hostile_tasks.open_many, 20.0, 20) == 20
+        open_decoder.call(hostile_tasks.open_many, 20.0, 100)
+    assert open_decoder.call(hostile_tasks.open_many, 20.0, 20) == 20
 
 
 def test_worker_is_replaced_after_its_share_of_tasks() -> None:
-    with Decoder(num_workers=1, limits=WorkerLimits(max_tasks=2)) as decoder:
+    with Decoder(num_workers=1, limits=replace(LIMITS, max_tasks=2)) as decoder:
         pids = [decoder.call(hostile_tasks.worker_pid, 20.0) for _ in range(5)]
     assert len(set(pids)) == 3
 
@@ -151,10 +164,10 @@ def test_decodes_a_real_file_as_the_plain_function_does(decoder: Decoder, shared
 
 
 def test_several_workers_share_the_work() -> None:
-    with Decoder(num_workers=2) as decoder:
+    with Decoder(num_workers=2, limits=LIMITS) as decoder:
         pids: set[int] = set()
         threads = [
-            threading.Thread(target=lambda: pids.add(decoder.call(_pid_after_a_moment, 20.0)))
+            threading.Thread(target=lambda: pids.add(decoder.call(hostile_tasks.pid_after, 20.0, 0.3)))
             for _ in range(4)
         ]
         for thread in threads:
@@ -165,7 +178,7 @@ def test_several_workers_share_the_work() -> None:
 
 
 def test_close_ends_what_runs_and_what_waits(tmp_path: Path) -> None:
-    decoder = Decoder(num_workers=1)
+    decoder = Decoder(num_workers=1, limits=UNWALLED)
     running: Future[None] = decoder._enqueue(hostile_tasks.mark_and_sleep, (str(tmp_path), 60.0), {}, 60.0)
     waiting: Future[None] = decoder._enqueue(hostile_tasks.mark_and_sleep, (str(tmp_path), 60.0), {}, 60.0)
     pid = int(_wait_for_file(tmp_path).name)
@@ -221,11 +234,6 @@ def test_settings_are_checked() -> None:
         WorkerLimits(memory_bytes=0)
 
 
-def _pid_after_a_moment() -> int:
-    time.sleep(0.3)
-    return os.getpid()
-
-
 def _wait_for_file(folder: Path) -> Path:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -250,8 +258,8 @@ def _start_script(folder: Path, last_line: str) -> subprocess.Popen[bytes]:
         import sys
         sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2])]!r}
         import hostile_tasks
-        from service.decoding import Decoder
-        decoder = Decoder(num_workers=1)
+        from service.decoding import Decoder, WorkerLimits
+        decoder = Decoder(num_workers=1, limits=WorkerLimits(restricts_files=False))
         """)
         + last_line
     )

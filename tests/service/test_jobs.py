@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import hostile_tasks
 import pytest
 from libraries import write_bad, write_tones
 
@@ -42,7 +42,7 @@ class FaultyDecoder(Decoder):
         name = Path(path).name
         if self.fates.get(name, 0) > 0:
             self.fates = {**self.fates, name: self.fates[name] - 1}
-            return self._enqueue(hostile_tasks.kill_self, (9,), {}, 20.0)
+            return self._enqueue(signal.raise_signal, (signal.SIGKILL,), {}, 20.0)
         return super().submit(path, spec, **kwargs)
 
 

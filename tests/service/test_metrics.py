@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -126,15 +125,11 @@ def test_stages_are_told_to_whoever_collects() -> None:
     assert times[0][1] >= 0.01
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_deaths_of_decode_workers_are_counted() -> None:
     with Decoder(num_workers=1) as decoder:
         assert decoder.deaths() == {"timed_out": 0, "crashed": 0, "failed": 0}
         with pytest.raises(DecoderCrashed, match="SIGKILL"):
-            decoder.call(_die, 10.0)
+            decoder.call(signal.raise_signal, 10.0, signal.SIGKILL)
         with pytest.raises(DecodeTimedOut, match="longer"):
             decoder.call(time.sleep, 0.2, 5.0)
         assert decoder.deaths() == {"timed_out": 1, "crashed": 1, "failed": 0}
