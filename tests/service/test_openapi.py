@@ -61,6 +61,15 @@ OPERATIONS = {
     "retry_job": ("/v1/jobs/{job_id}:retry", "POST"),
     "get_metrics": ("/metrics", "GET"),
     "create_backup": ("/v1/backup", "POST"),
+    "audit": ("/v1/audit", "GET"),
+    "list_releases": ("/v1/releases", "GET"),
+    "create_release": ("/v1/releases", "POST"),
+    "get_release": ("/v1/releases/{release_id}", "GET"),
+    "compare": ("/v1/releases/{release_id}/comparison/{other}", "GET"),
+    "activate_release": ("/v1/releases/{release_id}:activate", "POST"),
+    "rollback_release": ("/v1/releases:rollback", "POST"),
+    "calibrate_release": ("/v1/releases:calibrate", "POST"),
+    "delete_release": ("/v1/releases/{release_id}", "DELETE"),
     "get_liveness": ("/livez", "GET"),
     "get_readiness": ("/readyz", "GET"),
 }
@@ -77,7 +86,15 @@ VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMo
         *((name, VALID) for name in OPERATIONS),
         *(
             (name, INVALID)
-            for name in ("search", "search_batch", "create_embeddings", "list_assets", *INVALID_JOBS)
+            for name in (
+                "search",
+                "search_batch",
+                "create_embeddings",
+                "list_assets",
+                "audit",
+                "create_release",
+                *INVALID_JOBS,
+            )
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else value.value,
