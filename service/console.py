@@ -344,6 +344,7 @@ def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine, encoder, index = found["machine"], found["encoder"], found["index"]
     rows = [
         ("machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("decoder", machine["sandbox_weakness"] or f"confined by Landlock {machine['landlock_version']}"),
         ("bundle", f"{found['bundle']['bundle_id']} in {format_path(found['bundle']['path'])}"),
     ]
     if "provider" in encoder:

@@ -21,7 +21,6 @@ from service.agreement import AgreementStore, ProbeClips, measure_agreement
 from service.clip_timing import time_clip, write_golden_clip
 from service.decoding import DecodeFailure, Decoder, WorkerLimits
 from service.encoder import Encoder, EncoderFailure
-from service.releases.opening import open_encoder
 from service.engines.choice import EXACT, GPU, RANKING, Candidate, candidates, check_hardware, find_variant
 from service.engines.contract import EngineMissing, EngineOptions
 from service.engines.hardware import has_bf16, has_cuda_driver, installed_version, num_cores, processor_name
@@ -29,6 +28,8 @@ from service.engines.openvino_cpu import INSTALL
 from service.index.contract import Index, IndexFailure
 from service.index.embedded import EmbeddedIndex
 from service.index.opening import find_index, index_place
+from service.landlock import describe_landlock, landlock_version
+from service.releases.opening import open_encoder
 from service.settings import Settings
 from service.stopwatch import DecodedOnce
 
@@ -91,6 +92,8 @@ def _machine(settings: Settings) -> dict[str, Any]:
         "cores": num_cores(),
         "bfloat16": has_bf16(),
         "cuda_driver": has_cuda_driver(),
+        "landlock_version": landlock_version(),
+        "sandbox_weakness": describe_landlock(),
         "onnxruntime": _first_version("onnxruntime-gpu", "onnxruntime"),
         "openvino": installed_version("openvino"),
         "device": settings.device,

@@ -337,6 +337,7 @@ class ReadyBody(BaseModel):
                     "num_segments": 1234,
                     "free_bytes": 84_123_456_789,
                     "is_writable": True,
+                    "landlock_version": 7,
                 }
             ]
         }
@@ -348,6 +349,10 @@ class ReadyBody(BaseModel):
     num_segments: int = Field(ge=0, description="Segments that can be found.")
     free_bytes: int = Field(ge=0, description="Free disk space where the data lies.")
     is_writable: bool = Field(description="Whether that is above the floor: else nothing new is indexed.")
+    landlock_version: int = Field(
+        ge=0,
+        description="What keeps decode workers from files and, from 4 on, the network; 0 where this kernel cannot.",
+    )
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -11,6 +11,7 @@ import anyio.to_thread
 import pydantic_core
 
 from service.engine import Engine
+from service.landlock import landlock_version
 from service.ledger import Ledger
 
 
@@ -79,5 +80,6 @@ def _check(engine: Engine, ledger: Ledger) -> _Verdict:
         "num_segments": num_segments,
         "free_bytes": usage.free,
         "is_writable": usage.free >= engine.settings.disk_floor_bytes(usage.total),
+        "landlock_version": landlock_version(),
     }
     return _Verdict(made_at=time.monotonic(), document=pydantic_core.to_json(document), failure=None)

@@ -21,6 +21,7 @@ from service.engines import choice
 from service.engines.hardware import has_bf16, installed_version
 from service.index.embedded import EmbeddedIndex
 from service.index.opening import index_folder
+from service.landlock import describe_landlock
 from service.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -96,6 +97,7 @@ def test_a_table_for_people(settings: Settings) -> None:
     result = run_doctor(settings)
     assert result.returncode == 0, result.stderr
     for text in (
+        describe_landlock() or "confined by Landlock",
         "golden clip",
         "reproduced",
         "Qdrant Edge",

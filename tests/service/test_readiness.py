@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from serving import serve_in_thread
 
+from service.landlock import landlock_version
 from service.settings import Settings
 
 
@@ -25,6 +26,7 @@ def test_ready(running: serve_in_thread) -> None:
     assert answer.status_code == 200
     assert answer.json().items() >= {"status": "ready", "num_segments": 0, "is_writable": True}.items()
     assert answer.json()["free_bytes"] > 0
+    assert answer.json()["landlock_version"] == landlock_version()
 
 
 def test_a_full_disk_is_said_and_searches_go_on(
