@@ -187,6 +187,12 @@ def test_failed_searches_say_why_in_one_line(
         assert re.fullmatch(rf"foley: .*{reason}\n", result.stderr), result.stderr
 
 
+def test_no_door_is_open_without_keys(indexed: Foley) -> None:
+    result = indexed("serve", "--host", "0.0.0.0")
+    assert result.returncode == 1
+    assert "need API keys" in result.stderr
+
+
 def test_wrong_usage_is_code_2(indexed: Foley, library_files: Path, tmp_path: Path) -> None:
     clip = library_files / "long.mp4"
     for arguments in (
@@ -194,7 +200,6 @@ def test_wrong_usage_is_code_2(indexed: Foley, library_files: Path, tmp_path: Pa
         ["search", tmp_path / "none", "--target", "audio"],
         ["search", clip, "--target", "audio", "--limit", 1001],
         ["index"],
-        ["serve", "--host", "0.0.0.0"],
         ["demo", tmp_path / "none"],
     ):
         result = indexed(*arguments)
