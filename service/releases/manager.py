@@ -264,7 +264,9 @@ class ReleaseManager:
             return False
         try:
             self.calibrate()
-        except (TooFewPairs, IndexFailure, OSError) as exc:
+        except TooFewPairs:
+            return False
+        except (IndexFailure, OSError) as exc:
             logger.warning("what scores mean was not learned: %s", exc)
             return False
         return True
