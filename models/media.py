@@ -18,7 +18,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import av
 import av.error
@@ -316,7 +316,7 @@ def _choose_streams(container: InputContainer, status: os.stat_result, limits: D
     audio = _best_stream(container, "audio")
     chosen = [stream for stream in (video, audio) if stream is not None]
     if not chosen:
-        raise NoStream(f"no sound and no moving picture with a decoder in {len(container.streams)} streams")
+        _explain_none_usable(container)
     for stream in container.streams:
         if stream not in chosen:
             stream.discard = Discard.all
@@ -331,6 +331,17 @@ def _choose_streams(container: InputContainer, status: os.stat_result, limits: D
         **(_audio_facts(audio, limits) if audio is not None else {}),
     )
     return Media(container=container, video=video, audio=audio, origin_seconds=origin, info=info)
+
+
+def _explain_none_usable(container: InputContainer) -> NoReturn:
+    """Tell a file without sound and picture from one whose header is wrong about them."""
+    for stream in container.streams.audio:
+        context = stream.codec_context
+        if context is not None and not (context.sample_rate and context.layout.nb_channels):
+            # FFmpeg takes more channels than it can count, 512, for none.
+            found = f"{context.layout.nb_channels} channels at {context.sample_rate} Hz"
+            raise BrokenMedia(f"the file says it has sound, but its header makes no sense: {found}")
+    raise NoStream(f"no sound and no moving picture with a decoder in {len(container.streams)} streams")
 
 
 def _best_stream(container: InputContainer, kind: Any) -> Any:
