@@ -65,24 +65,26 @@ def _time_service(data: Path, bundle: Path, bodies: list[bytes], *, prefetch: in
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            seconds, num_bytes = _ask(f"http://127.0.0.1:{port}", bodies, rounds, process)
+            seconds, cpu, num_bytes = _ask(f"http://127.0.0.1:{port}", bodies, rounds, process)
         finally:
             process.terminate()
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1e3
     print(
-        f"http, prefetch {prefetch}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms; "
+        f"http, prefetch {prefetch}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms; {cpu * 1e3:.2f} core-ms; "
         f"an answer has {num_bytes} bytes"
     )
 
 
 def _ask(
     address: str, bodies: list[bytes], rounds: int, process: subprocess.Popen[bytes]
-) -> tuple[list[float], int]:
+) -> tuple[list[float], float, int]:
     seconds = []
+    began = 0.0
     headers = {"Content-Type": "application/json"}
     with httpx.Client(base_url=address, timeout=30.0, headers=headers) as client:
         _wait(client, process)
         for turn in range(rounds + 1):
+            began = began or (cpu_seconds(process.pid) if turn else 0.0)
             for body in bodies:
                 started = time.perf_counter()
                 answer = client.post("/v1/search", content=body)
@@ -90,7 +92,16 @@ def _ask(
                     seconds.append(time.perf_counter() - started)
                 if answer.status_code != 200 or len(answer.json()["results"]) != 10:
                     raise SystemExit(f"status {answer.status_code}: {answer.text[:500]}")
-    return seconds, len(answer.content)
+        cpu = cpu_seconds(process.pid) - began
+    return seconds, cpu / len(seconds), len(answer.content)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process and its children have taken so far."""
+    fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path("/proc", str(pid), "task").glob("*/children")
+    return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
 
 
 def _wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:

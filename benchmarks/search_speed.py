@@ -18,6 +18,7 @@ The corpus is made once (`benchmarks.search_corpus`); sound only, in assets of 2
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.search_corpus import ASSET_SEGMENTS, Corpus, asset_id, open_corpus
-from benchmarks.search_http import time_http
+from benchmarks.search_http import cpu_seconds, time_http
 from benchmarks.search_peers import time_pooled
 from service.index.contract import Segment
 from service.index.embedded import EmbeddedIndex
@@ -61,7 +62,8 @@ def main() -> None:
             own_noise=options.own_noise,
         )
         print(
-            f"{options.segments} segments, {options.width} wide, {options.queries} queries, {options.rounds} rounds"
+            f"{options.segments} segments, {options.width} wide, {options.queries} queries, {options.rounds} rounds, "
+            f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
         )
         index = folder / f"index-{options.segments}-{options.width}-{options.own_noise}"
         build_index(index, corpus)
@@ -118,9 +120,11 @@ def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
     numbers = {asset_id(n): n for n in range(0, len(corpus.tracks), ASSET_SEGMENTS)}
     seconds: dict[int, list[float]] = {prefetch: [] for prefetch in PREFETCHES}
     found: dict[int, list[float]] = {prefetch: [] for prefetch in PREFETCHES}
+    cpu = dict.fromkeys(PREFETCHES, 0.0)
     with open_index(folder, corpus) as index:
         for turn in range(rounds + 1):  # the first one warms up
             for prefetch in PREFETCHES:
+                cpu[prefetch] -= cpu_seconds(index.engine_pid) if turn else 0.0
                 for query, best in zip(corpus.queries, exact, strict=True):
                     started = time.perf_counter()
                     matches = index.search(query, target="audio", limit=LIMIT, prefetch=prefetch)
@@ -128,11 +132,12 @@ def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
                         seconds[prefetch].append(time.perf_counter() - started)
                         places = {numbers[m.asset_id] + round(m.start_seconds / 10) for m in matches}
                         found[prefetch].append(len(places & set(best.tolist())) / LIMIT)
+                cpu[prefetch] += cpu_seconds(index.engine_pid) if turn else 0.0
     for prefetch in PREFETCHES:
         p50, p95 = np.percentile(seconds[prefetch], [50, 95]) * 1e3
         print(
             f"stages, prefetch {prefetch:4}: {np.mean(found[prefetch]):.4f} of the exact {LIMIT}, "
-            f"p50 {p50:.2f} ms, p95 {p95:.2f} ms"
+            f"p50 {p50:.2f} ms, p95 {p95:.2f} ms; {cpu[prefetch] / len(seconds[prefetch]) * 1e3:.2f} core-ms"
         )
 
 
