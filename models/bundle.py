@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import stat
 from dataclasses import asdict, dataclass
@@ -54,6 +55,7 @@ FORMAT = 1
 AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN, MANIFEST = "audio.onnx", "video.onnx", "golden.npz", "manifest.json"
 FILES = (AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN)
 VARIANT = "variant.json"
+MAX_MANIFEST_BYTES = 1 << 20
 
 
 class BrokenBundle(ValueError):
@@ -94,8 +96,8 @@ class Manifest:
             raise BrokenBundle(f"bundle name must be 1 to 64 of A-Z a-z 0-9 . _ -, got {self.name!r}")
         if not 1 <= self.embedding_width <= 65_536:
             raise BrokenBundle(f"embedding_width must be in [1, 65536], got {self.embedding_width}")
-        if set(self.files) != set(FILES):
-            raise BrokenBundle(f"files must be {', '.join(FILES)}, got {', '.join(sorted(self.files))}")
+        if not isinstance(self.files, dict) or set(self.files) != set(FILES):
+            raise BrokenBundle(f"files must be {', '.join(FILES)}, got {', '.join(map(str, self.files))}")
 
     def to_json(self) -> str:
         """Return the text of manifest.json."""
@@ -117,7 +119,7 @@ class Manifest:
         try:
             fields = json.loads(text)
             return cls(**{**fields, "clip_spec": ClipSpec(**fields["clip_spec"])})
-        except (ValueError, TypeError, KeyError) as exc:
+        except (ValueError, TypeError, KeyError, RecursionError) as exc:
             raise BrokenBundle(f"{MANIFEST} cannot be read: {exc}") from exc
 
 
@@ -213,14 +215,27 @@ def load_bundle(path: Path) -> Bundle:
     Raises:
         BrokenBundle: If a file is missing, a link, or differs from the manifest.
     """
-    try:
-        text = (path / MANIFEST).read_text()
-    except (OSError, ValueError) as exc:
-        raise BrokenBundle(f"{path} is not a bundle: {exc}") from exc
+    text = _read_manifest(path)
     manifest = Manifest.from_json(text)
     _compare_files(path, manifest.files)
     bundle_id = f"{manifest.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return Bundle(path=path, bundle_id=bundle_id, manifest=manifest)
+
+
+def _read_manifest(folder: Path) -> str:
+    """Read what nothing vouches for yet: no link or pipe is followed, and no file of any size."""
+    path = folder / MANIFEST
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BrokenBundle(f"{path} must be a regular file")
+            if status.st_size > MAX_MANIFEST_BYTES:
+                raise BrokenBundle(f"{path} has {status.st_size} bytes, {MAX_MANIFEST_BYTES} are allowed")
+            return file.read(MAX_MANIFEST_BYTES).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BrokenBundle(f"{folder} is not a bundle: {exc}") from exc
 
 
 def _compare_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:

@@ -41,6 +41,7 @@ def adopt_bundle(source: Bundle, target: Path) -> Bundle:
     Raises:
         BrokenBundle: If a file is a link, has further names, or is not the one of the manifest any more.
     """
+    _refuse_links(source.path)
     target.mkdir()
     for name in (MANIFEST, *FILES):
         _copy_file(source.path / name, target / name, trusted=source.path == starter_path())
@@ -58,6 +59,13 @@ def adopt_bundle(source: Bundle, target: Path) -> Bundle:
             sync_folder(folder)
             load_variant(adopted, precision)
     return adopted
+
+
+def _refuse_links(folder: Path) -> None:
+    """A bundle is a flat folder of files. Other files in it stay behind; a link or a folder is not for a bundle."""
+    for entry in os.scandir(folder):
+        if not entry.is_file(follow_symlinks=False):
+            raise BrokenBundle(f"{entry.path} must be a regular file: a bundle is a flat folder of them")
 
 
 def _copy_file(source: Path, target: Path, *, trusted: bool) -> None:
