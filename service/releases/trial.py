@@ -22,8 +22,12 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from models.bundle import BrokenBundle, load_bundle
-from service.encoder import Encoder, EncoderFailure
+import numpy as np
+import onnxruntime
+
+from models.bundle import BrokenBundle, Bundle, load_bundle
+from service.encoder import CPU, Encoder, EncoderFailure
+from service.engines.onnx_cpu import open_session
 from service.releases.gates import Trial
 from service.releases.opening import ROOT, child_environment, open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused
@@ -33,6 +37,7 @@ ROUNDS = 5
 STEP_SECONDS = {"loaded": 120.0, "golden": 120.0, "precision": 1800.0, "timed": 600.0}
 """How long each step of a trial may take; the third measures agreement with float32 where that is not known yet."""
 NICE = 19
+UNIT_TOLERANCE = 1e-3
 
 
 def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Trial:
@@ -50,8 +55,8 @@ def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Tria
         ReleaseRefused: If the bundle cannot be loaded, is wrong, hangs or brings its process down.
     """
     active = active or bundle
-    before = _run(settings, active) if active != bundle else None
     found = _run(settings, bundle, beside=active)
+    before = _run(settings, active) if active != bundle else None
     return Trial(
         golden_difference=found["golden_difference"],
         engine=found["engine"],
@@ -80,6 +85,7 @@ def _run(settings: Settings, bundle: Path, beside: Path | None = None) -> dict[s
         env=child_environment(),
         cwd=ROOT,
         text=True,
+        errors="replace",  # messages of native libraries quote names from the file
         start_new_session=True,
     )
     assert child.stdin is not None
@@ -131,7 +137,10 @@ def _follow(
             reason = errors[-1].strip() if errors else "no message"
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
             raise ReleaseRefused(f"the trial {how} before it was {step}: {reason}")
-        fields = json.loads(line)
+        try:
+            fields = json.loads(line)
+        except ValueError as exc:
+            raise ReleaseRefused(f"the trial printed what it should not: {line[:200]!r}") from exc
         if "refused" in fields:
             raise ReleaseRefused(fields["refused"])
         found |= fields
@@ -145,6 +154,8 @@ def main() -> None:
     paths = [Path(argument) for argument in sys.argv[1:]]
     try:
         bundle = load_bundle(paths[0])
+        check_golden_tracks(bundle)
+        _check_graphs(bundle)
         exact = Encoder(bundle, device="cpu", precision="fp32", num_threads=1)
         _print({})
         exact.check_golden()
@@ -157,8 +168,45 @@ def main() -> None:
         if len(paths) > 1:
             beside = open_encoder(settings, load_bundle(paths[1])) if paths[1] != paths[0] else encoder
             _print(_take_turns(encoder, beside))
-    except (BrokenBundle, EncoderFailure, MemoryError, OSError, ValueError) as exc:
+    except (BrokenBundle, EncoderFailure, MemoryError, OSError) as exc:
         _print({"refused": str(exc) or type(exc).__name__})
+    except Exception as exc:  # whatever a bundle brings about here, it is the bundle's doing
+        _print({"refused": f"{type(exc).__name__}: {exc}"})
+
+
+def check_golden_tracks(bundle: Bundle) -> None:
+    """Refuse golden tracks that no index would take.
+
+    Args:
+        bundle: Verified bundle.
+
+    Raises:
+        BrokenBundle: If they are not (T, D) as the manifest says, or not finite and of unit rows.
+    """
+    golden = bundle.golden()
+    expected = (bundle.manifest.clip_spec.num_moments, bundle.manifest.embedding_width)
+    for name, track in (("audio", golden.audio_track), ("video", golden.video_track)):
+        if track.shape != expected or track.dtype != np.float32:
+            raise BrokenBundle(
+                f"the golden {name} track must be float32 {expected}, got {track.dtype} {track.shape}"
+            )
+        norms = np.linalg.norm(track, axis=1)
+        if not (np.abs(norms - 1.0) <= UNIT_TOLERANCE).all():  # nor are NaN and infinity
+            raise BrokenBundle(
+                f"the golden {name} track must have rows of unit length, got {norms.min():g} to {norms.max():g}"
+            )
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """Open both graphs in ONNX Runtime, whatever will serve them: it is the strict one.
+
+    OpenVINO takes operator sets that do not exist yet. Nothing is optimised and nothing runs.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    for path in (bundle.audio_graph, bundle.video_graph):
+        open_session(path, options, [CPU])
 
 
 def confine(memory_bytes: int | None) -> None:
