@@ -35,7 +35,7 @@ serve: $(VENV)/.base
 	FOLEY_DATA=.demo/data $(BIN)/foley serve
 
 test: $(VENV)/.all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.all
 	$(BIN)/ruff format --check .

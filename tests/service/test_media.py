@@ -101,7 +101,10 @@ def test_names(path: str, expected: str) -> None:
 
 
 def asset_at(path: Path, **media: object) -> Asset:
-    return Asset(asset_id="0" * 64, path=str(path), num_segments=1, modalities=("audio",), media=media)
+    paths = (str(path),)
+    return Asset(
+        asset_id="0" * 64, path=paths[0], paths=paths, num_segments=1, modalities=("audio",), media=media
+    )
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:
