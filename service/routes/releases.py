@@ -14,8 +14,8 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from service.job_schemas import JobBody
 from service.job_document import describe_job
+from service.job_schemas import JobBody
 from service.releases.comparison import compare_releases
 from service.releases.runner import ReleaseRequest
 from service.releases.store import Release
