@@ -32,6 +32,10 @@ CONTAINERS = (
 sequences, text (tty, lrc, subtitles) or devices."""
 
 
+WRAPPING_CONTAINERS = frozenset({"mpegts", "mpeg"})
+LAST_TICK_SECONDS = 2**33 / 90_000
+"""Their clock turns over after 26.5 h."""
+
 MediaSource = Path | str | int
 """A regular file by its path, or by a descriptor that is open for reading; the latter stays open."""
 
@@ -377,7 +381,10 @@ def _declared_end(container: InputContainer, streams: list[Any]) -> float | None
     ]
     if len(ends) < len(streams) and container.duration is not None:
         ends.append(((container.start_time or 0) + container.duration) / av.time_base)
-    return max(ends, default=None)
+    end = max(ends, default=None)
+    if container.format.name in WRAPPING_CONTAINERS and end is not None and end > LAST_TICK_SECONDS:
+        return None  # FFmpeg took a clock that starts anew for one that turned over
+    return end
 
 
 def _first_tick(stream: Any) -> int:

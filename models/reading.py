@@ -16,7 +16,7 @@ from typing import Any
 
 import av.error
 
-from models.media import DecodeLimits, Media, MediaInfo, MediaSource, NoStream, open_media
+from models.media import DecodeLimits, Media, MediaInfo, MediaSource, NoStream, open_media, open_regular
 from models.picture import LandedLate, PictureReader, SkippingInexact
 from models.sound import WARM_UP_SECONDS, SoundReader
 from models.timeline import ClipSpec, MomentPlan, segment_bounds
@@ -25,6 +25,15 @@ SEEK_MARGINS_SECONDS = (1.0, 15.0, 60.0)
 """How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""
 COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"})
 """Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
+JOINED_CONTAINERS = frozenset({"mpegts", "mpeg"})
+"""Containers of which two, one after the other, are one again: the clock starts anew in mid-file."""
+MAX_STEP_BACK_SECONDS = 1.0
+MAX_STEP_SECONDS = 2**32 / 90_000
+"""A packet earlier or later than this after the one before belongs to another clock: theirs turn over after 26.5 h."""
+SYNC_SECONDS = 1.0
+"""Streams whose clocks start anew with less than this between them keep together."""
+MAX_REMEMBERED_FILES = 64
+"""Of how many files it is remembered whether they are joined."""
 COMPLETE_SHARE = 0.95
 """A file of which less than this share of the declared length decodes is partial."""
 
@@ -100,7 +109,7 @@ def read_media(request: ReadRequest) -> Reading:
     Raises:
         RuntimeError: Never, unless this module is wrong.
     """
-    margins = (None,) if request.first == 0 else (*SEEK_MARGINS_SECONDS, None)
+    margins = (None,) if request.first == 0 or _is_joined(request) else (*SEEK_MARGINS_SECONDS, None)
     for can_skip in (True, False):
         for margin in margins:
             try:
@@ -119,9 +128,13 @@ def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
         media: The open file.
         streams: Some of its streams.
 
-    Yields:
-        Any: Packets of these streams in file order.
+    Returns:
+        Packets of these streams in file order.
     """
+    return _demux(media, streams, _JoinedClock() if media.info.container in JOINED_CONTAINERS else None)
+
+
+def _demux(media: Media, streams: list[Any], clock: _JoinedClock | None) -> Iterator[Any]:
     packets = media.container.demux(streams)
     while True:
         try:
@@ -134,7 +147,59 @@ def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
         if packet is None:
             return
         if packet.size:  # those without bytes would tell the decoder that the stream is over
+            if clock is not None:
+                clock.carry_on(packet)
             yield packet
+
+
+_joined: dict[tuple[int, int, int, int], bool] = {}
+
+
+def _is_joined(request: ReadRequest) -> bool:
+    """Whether the clock of a file starts anew in it, so that no seek can be trusted; remembered for some files."""
+    with open_regular(request.source) as (descriptor, status):
+        file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if file not in _joined:
+            if len(_joined) >= MAX_REMEMBERED_FILES:
+                _joined.clear()
+            with open_media(descriptor, request.limits) as media:
+                _joined[file] = media.info.container in JOINED_CONTAINERS and _has_joint(media)
+        return _joined[file]
+
+
+def _has_joint(media: Media) -> bool:
+    clock = _JoinedClock()
+    streams = [stream for stream in (media.video, media.audio) if stream is not None]
+    return any(clock.has_joint for _ in _demux(media, streams, clock))
+
+
+class _JoinedClock:
+    """Lets each part of a joined file begin where the one before ends."""
+
+    def __init__(self) -> None:
+        self.has_joint = False
+        self._ends: dict[int, float] = {}
+        self._shifts: dict[int, float] = {}
+        self._newest_shift = 0.0
+
+    def carry_on(self, packet: Any) -> None:
+        """Put a packet on the clock of the first part."""
+        if packet.dts is None:
+            return
+        stream, tick = packet.stream_index, float(packet.time_base)
+        shift = self._shifts.get(stream, 0.0)
+        step = packet.dts * tick + shift - self._ends.get(stream, math.nan)
+        if step < -MAX_STEP_BACK_SECONDS or step > MAX_STEP_SECONDS:
+            shift -= step
+            if abs(shift - self._newest_shift) < SYNC_SECONDS:
+                shift = self._newest_shift
+            self._shifts[stream] = self._newest_shift = shift
+            self.has_joint = True
+        self._ends[stream] = (packet.dts + (packet.duration or 0)) * tick + shift
+        if ticks := round(shift / tick):
+            packet.dts += ticks
+            if packet.pts is not None:
+                packet.pts += ticks
 
 
 def _read_once(request: ReadRequest) -> Reading:

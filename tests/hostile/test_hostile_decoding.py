@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cases import CASES, Case
+from cases import CASES, MAX_SECONDS, Case
 from mutants import mutants
 
 from models.clip import (
@@ -26,7 +26,7 @@ from models.sound import MAX_AMPLITUDE
 from service.decoding import DecodeFailure, Decoder, DecoderCrashed, DecodeTimedOut
 
 SPEC = ClipSpec()
-LIMITS = DecodeLimits(max_duration_seconds=600)
+LIMITS = DecodeLimits(max_duration_seconds=MAX_SECONDS)
 TIMEOUT_SECONDS = 5.0  # far above what any of them takes, but for the one that takes for ever
 GRACE_SECONDS = 2.0
 OF_THE_FILE = {kind.code for kind in (BrokenMedia, ClipTooLong, EmptyFile, NoStream, NotMedia, TooComplex)}
@@ -57,7 +57,7 @@ def outcome_of(decoder: Decoder, path: Path, timeout_seconds: float = TIMEOUT_SE
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name))
 def test_outcome(case: Case, decoder: Decoder, tmp_path: Path) -> None:
-    assert outcome_of(decoder, case.write(tmp_path)) == case.outcome
+    assert outcome_of(decoder, case.write(tmp_path)) in case.outcomes
 
 
 def test_mutants(decoder: Decoder, tmp_path: Path) -> None:

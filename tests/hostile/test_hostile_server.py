@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cases import CASES, Case
+from cases import CASES, MAX_SECONDS, Case
 from escapes import ESCAPES, Canaries
 from serving import run_server
 
@@ -42,6 +42,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         "MIN_FREE_BYTES": 0,
         "OPEN_TIMEOUT_SECONDS": OPEN_SECONDS,
         "QUERY_TIMEOUT_SECONDS": QUERY_SECONDS,
+        "MAX_QUERY_SECONDS": MAX_SECONDS,
         "DECODE_WORKERS": 1,
     }
     server = run_server(settings, folder / "server.log")
@@ -83,7 +84,9 @@ def search(client: httpx.Client, path: Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name))
 def test_query(case: Case, running: Running, tmp_path: Path) -> None:
-    assert search(running.client, case.write(tmp_path)) == (STATUS.get(case.outcome, 200), case.outcome)
+    status, outcome = search(running.client, case.write(tmp_path))
+    assert outcome in case.outcomes
+    assert status == STATUS.get(outcome, 200)
 
 
 def test_uploads_open_nothing_else(running: Running, tmp_path: Path) -> None:
