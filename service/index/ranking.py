@@ -25,7 +25,7 @@ from service.index.payload import AnyOf, Condition, to_match
 from service.index.points import TRACK_SUFFIX
 from service.timing import timed
 
-# 200 candidates of 100,000 (docs/search.md): .9995 of the nearest in .6 ms; with twice the ef or the oversampling .9996
+# 200 candidates of 100,000: .9995 of the nearest in .6 ms; with twice the ef or the oversampling .9996
 OVERSAMPLING = 1.5
 MIN_EF = 64
 MAX_READ_TRACKS = 16
