@@ -51,6 +51,7 @@ soak: $(VENV)/.all
 	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/index -k killed -s
 	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/test_kills.py -s
 	FOLEY_SOAK=1 $(BIN)/python -m pytest tests/service/test_pressure.py -s
+	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest tests/hostile -k mutants -s
 
 # Pin every package to what is installed now; run it in a venv made by `make test`.
 lock:

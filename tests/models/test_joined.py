@@ -34,9 +34,8 @@ def join(folder: Path, starts: tuple[float, float], seconds: float) -> Path:
 def tones(clip: Clip) -> list[float]:
     """Which tone sounds in the middle of each second."""
     assert clip.samples is not None
-    seconds = [
-        clip.samples[at * 16_000 + 4_000 : at * 16_000 + 12_000] for at in range(int(clip.end_seconds))
-    ]
+    starts = range(0, len(clip.samples) - 15_000, 16_000)
+    seconds = [clip.samples[start + 4_000 : start + 12_000] for start in starts]
     return [max(HERTZ, key=lambda hertz: measure_tone(part, 16_000, hertz)) for part in seconds]
 
 
@@ -62,7 +61,8 @@ def test_chunks_are_the_whole(tmp_path: Path) -> None:
     for number, clip in enumerate(whole.clips):
         chunk = decode_segments(path, SPEC, first=number, count=1)
         np.testing.assert_array_equal(chunk.clips[0].frames, clip.frames)
-        np.testing.assert_allclose(chunk.clips[0].samples, clip.samples, atol=1e-3)
+        # Sound follows on at a joint, up to 40 ms late: a later chunk does not know of that.
+        assert tones(chunk.clips[0]) == tones(clip)
         assert chunk.is_last == (number == 2)
 
 
