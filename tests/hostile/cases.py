@@ -156,6 +156,7 @@ DAMAGED: dict[str, tuple[Content, str]] = {
     "wav of 0 Hz": (lambda: Wav(rate_hz=0).to_bytes(), "not_media"),
     "wav of 0 channels": (lambda: Wav(num_channels=0).to_bytes(), "broken_media"),
     "wav of 65535 channels": (lambda: Wav(num_channels=65_535).to_bytes(), "broken_media"),
+    "wav of 100 channels": (lambda: Wav(num_channels=100).to_bytes(), "too_complex"),
     "wav of 0 bit": (lambda: Wav(bits=0).to_bytes(), "no_stream"),
     "wav that is not a number": (_not_a_number, "ok"),
     "wav that claims 4 GB": (lambda: Wav(riff_bytes=2**32 - 1, data_bytes=2**32 - 1).to_bytes(), "ok"),
