@@ -63,9 +63,10 @@ def adopt_bundle(source: Bundle, target: Path) -> Bundle:
 
 def _refuse_links(folder: Path) -> None:
     """A bundle is a flat folder of files. Other files in it stay behind; a link or a folder is not for a bundle."""
-    for entry in os.scandir(folder):
-        if not entry.is_file(follow_symlinks=False):
-            raise BrokenBundle(f"{entry.path} must be a regular file: a bundle is a flat folder of them")
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_file(follow_symlinks=False):
+                raise BrokenBundle(f"{entry.path} must be a regular file: a bundle is a flat folder of them")
 
 
 def _copy_file(source: Path, target: Path, *, trusted: bool) -> None:

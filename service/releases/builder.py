@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from service.decoding import Decoder, WorkerLimits
 from service.engine import take_snapshot
-from service.index.contract import Asset
+from service.index.contract import Asset, Index, IndexUnavailable
 from service.library import library_limits
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release, read_settings
@@ -30,6 +30,7 @@ from service.report import Progress
 NICE = 19
 PR_SET_PDEATHSIG = 1
 REPORT_SECONDS = 0.5
+GRAPH_SECONDS = 3600.0
 
 
 def main() -> None:
@@ -54,11 +55,23 @@ def main() -> None:
             )
         # Graphs of the index are built here, where nobody waits for them.
         if not report.is_interrupted and not report.did_nothing:
-            live.index.optimize()
+            build_graphs(live.index)
         num_segments = live.index.count_segments()
     finally:
         live.close()
     write_line({"report": {**report.to_json(), "num_segments": num_segments}})
+
+
+def build_graphs(index: Index) -> None:
+    """Build the graphs of an index, after those that it may be building by itself just now."""
+    deadline = time.monotonic() + GRAPH_SECONDS
+    while True:
+        try:
+            return index.optimize()
+        except IndexUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def read_assets(lines: Iterable[str]) -> list[Asset]:

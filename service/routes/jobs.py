@@ -284,9 +284,10 @@ def _read_path(text: str, roots: Sequence[Path]) -> str:
 
 def _describe(job: JobRecord, live: LiveProgress | None) -> dict[str, Any]:
     document = describe_job(job, live)
-    if document["report"] is not None:
-        short = {name: document["report"][name][:MAX_LISTED] for name in ("failed", "quarantined", "partial")}
-        document["report"] = {**document["report"], **short}
+    report = document["report"]
+    if report is not None:
+        lists = [name for name in ("failed", "quarantined", "partial") if name in report]  # a release has none
+        document["report"] = {**report, **{name: report[name][:MAX_LISTED] for name in lists}}
     return document
 
 
