@@ -51,6 +51,9 @@ soak: $(VENV)/.all
 	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/index -k killed -s
 	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/test_kills.py -s
 	FOLEY_SOAK=1 $(BIN)/python -m pytest tests/service/test_pressure.py -s
+	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest tests/service/releases/test_swap.py -s
+	FOLEY_KILLS=200 $(BIN)/python -m pytest tests/service/releases/test_switch_kills.py -s
+	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest tests/service/releases/test_bad_bundles.py -s
 	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest tests/hostile -k mutants -s
 
 # Pin every package to what is installed now; run it in a venv made by `make test`.
