@@ -112,7 +112,7 @@ class FilePassage:
     """
 
     def __init__(self) -> None:
-        self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sender.settimeout(HANDOVER_SECONDS)
         self._num_sent = 0
 
