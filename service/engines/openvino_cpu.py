@@ -136,9 +136,10 @@ class _Network:
         request = self._free.get()
         try:
             output = request.infer(dict(inputs))[0]
-            return np.array(
-                output, np.float32
-            )  # a copy: the request writes its next answer to the same place
+            if output.size == 0:  # that is how it says so
+                raise EncoderFailure("OpenVINO gave no numbers: it has too little memory")
+            # A copy: the request writes its next answer to the same place.
+            return np.array(output, np.float32)
         except RuntimeError as exc:  # all that OpenVINO raises
             raise EncoderFailure(f"OpenVINO failed: {exc}") from exc
         finally:

@@ -296,9 +296,9 @@ def _allocate(folder: Path, *, num_bytes: int) -> None:
     rehash(folder)
 
 
-@bad("an allocation of 16 GiB", "alloc|memory|was killed|fail")
+@bad("an allocation of 6 GiB", "alloc|memory|was killed|fail")
 def _huge(folder: Path) -> None:
-    _allocate(folder, num_bytes=16 << 30)
+    _allocate(folder, num_bytes=6 << 30)
 
 
 @bad("tracks of the wrong width", "width|shape|dimension|golden")
