@@ -214,7 +214,7 @@ def load_bundle(path: Path) -> Bundle:
 
     Raises:
         BrokenBundle: If a file is missing, a link, or differs from the manifest.
-    """
+    """  # noqa: DOC502 - raised where the files are read
     text = _read_manifest(path)
     manifest = Manifest.from_json(text)
     _compare_files(path, manifest.files)

@@ -165,7 +165,7 @@ class ReleaseRunner:
 
         Raises:
             CallerGone: If it was stopped or cancelled.
-        """
+        """  # noqa: DOC503 - whatever fails is noted and goes on
         job = self.ledger.start_job(job_id)
         with self._changed:
             self._job_id, self._stop = job_id, Caller()

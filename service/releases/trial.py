@@ -53,7 +53,7 @@ def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Tria
 
     Raises:
         ReleaseRefused: If the bundle cannot be loaded, is wrong, hangs or brings its process down.
-    """
+    """  # noqa: DOC502 - raised where the child is followed
     active = active or bundle
     found = _run(settings, bundle, beside=active)
     before = _run(settings, active) if active != bundle else None
