@@ -103,7 +103,7 @@ def build_release(
 
     Raises:
         CallerGone: If it was stopped.
-    """  # noqa: DOC503 - from the steps
+    """  # noqa: DOC502, DOC503 - from the steps
     tell, stop = on_progress or (lambda _: None), stop or Caller()
     release = store.create(bundle, outcome="building", token=token)
     if release.outcome != "building":

@@ -175,7 +175,8 @@ class ReleaseManager:
 
         Raises:
             ReleaseRefused: If it did not pass its gates and nobody takes the responsibility, or is not complete.
-        """
+            ReleaseError: If it is active already.
+        """  # noqa: DOC503 - whatever is raised on the way goes on
         began = time.monotonic()
         with self._change:
             release = self.store.get(release_id)
@@ -203,7 +204,7 @@ class ReleaseManager:
 
         Raises:
             ReleaseError: If there is none.
-        """
+        """  # noqa: DOC503 - whatever is raised on the way goes on
         began = time.monotonic()
         with self._change:
             active = self.store.active()

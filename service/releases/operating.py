@@ -74,7 +74,10 @@ def create_release(
 
     Returns:
         The job, with `release` and `switched` in its report.
-    """
+
+    Raises:
+        ServerRefused: If the job failed, wherever it ran.
+    """  # noqa: DOC503 - interrupts go on
     request = ReleaseRequest(
         bundle=str(bundle.absolute()), activate=activate, force=force, who=name_of_user()
     )
