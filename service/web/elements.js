@@ -15,7 +15,7 @@ export function keyHeaders() {
 /** Keep a key for this tab. Players send no headers: for them it is a cookie too, which lets nobody change anything. */
 export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
-  const secure = location.protocol === "https:" ? "; secure" : "";
+  const secure = location.protocol.startsWith("https") ? "; secure" : "";
   document.cookie = `foley_key=${encodeURIComponent(key)}; path=/v1/assets; samesite=strict${secure}`;
 }
 

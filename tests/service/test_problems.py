@@ -142,7 +142,12 @@ def test_two_files(client: httpx.Client, sound: bytes) -> None:
     assert_problem(answer, 422, "invalid_parameter")
 
 
-@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "video/mp4", ""])
+def test_json_that_is_no_search(client: httpx.Client) -> None:
+    answer = client.post("/v1/search", content=b"{}", headers={"Content-Type": "application/json"})
+    assert_problem(answer, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "video/mp4", ""])
 def test_body_that_is_no_form(client: httpx.Client, kind: str) -> None:
     answer = client.post("/v1/search", params=TARGET, content=b"{}", headers={"Content-Type": kind})
     assert_problem(answer, 415, "unsupported_content_type")
