@@ -159,7 +159,9 @@ class SearchAnswerBody(BaseModel):
     next_offset: int | None = Field(
         description="Give it as `offset` for the next page. Null after the last page, and without an `offset`."
     )
-    reason: EmptyReason | None = Field(None, description="Why there are no results. Null where there are some.")
+    reason: EmptyReason | None = Field(
+        None, description="Why there are no results. Null where there are some."
+    )
 
 
 class BatchAnswerBody(BaseModel):

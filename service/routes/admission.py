@@ -91,7 +91,7 @@ class Admission:
 
         Raises:
             Overloaded: If the queue is full, or so long that the turn would hardly come in time.
-        """
+        """  # noqa: DOC502 - raised by `_refuse`
         if self.num_waiting >= self._max_waiting:
             self._refuse(f"{self.num_waiting} requests are waiting already")
         if self._semaphore.value == 0 and self._expected_seconds() > self._max_wait_seconds:
