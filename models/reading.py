@@ -27,7 +27,7 @@ COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "am
 """Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
 JOINED_CONTAINERS = frozenset({"mpegts", "mpeg"})
 """Containers of which two, one after the other, are one again: the clock starts anew in mid-file."""
-MAX_STEP_BACK_SECONDS = 1.0
+MAX_STEP_BACK_SECONDS = 1.5  # less is an overlap, of which the second take is not heard
 MAX_STEP_SECONDS = 2**32 / 90_000
 """A packet earlier or later than this after the one before belongs to another clock: theirs turn over after 26.5 h."""
 SYNC_SECONDS = 1.0

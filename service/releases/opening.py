@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import pickle
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from models.bundle import Bundle, load_bundle
 from service.batch_queue import BatchLimits
 from service.batching import Batcher
 from service.encoder import Encoder
+from service.index.contract import Index
 from service.index.opening import active_index, open_index
 from service.releases.live import LiveRelease
 from service.releases.store import ReleaseStore
@@ -53,10 +55,12 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRel
         The open release, which wants to be closed.
     """
     calibration = ReleaseStore(settings.data).load_calibration(release_id)
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(1, thread_name_prefix="open-index") as pool, ExitStack() as stack:
+        # Both take a second, in processes and threads of their own.
+        opening = pool.submit(open_index, settings, bundle, release_id=release_id)
+        stack.callback(_close_opened, opening)
         encoder = open_encoder(settings, bundle)
-        index = open_index(settings, bundle, release_id=release_id)
-        stack.callback(index.close)
+        index = opening.result()
         batcher = Batcher(encoder, batch_limits(settings, encoder.engine.max_batch))
         live = LiveRelease(
             release_id=release_id,
@@ -68,6 +72,12 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRel
         )
         stack.pop_all()
         return live
+
+
+def _close_opened(opening: Future[Index]) -> None:
+    """Close an index that was opened for a release that could not be."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 def open_encoder(settings: Settings, bundle: Bundle) -> Encoder:

@@ -417,14 +417,14 @@ def test_the_engine_may_die_in_the_middle(run: Run, index: EmbeddedIndex, librar
     first_pid = index.engine_pid
 
     def kill_engine(progress: Progress) -> None:
-        if progress.num_done == 2 and index.engine_pid == first_pid:
+        if progress.num_done >= 1 and index.engine_pid == first_pid:  # files may end several at once
             with contextlib.suppress(ProcessLookupError):
                 os.kill(first_pid, 9)
 
     report = run(library, on_progress=kill_engine)
-    assert index.engine_pid != first_pid
     assert report.files == Counts(indexed=4)
     assert len(_assets(index)) == 4
+    assert index.engine_pid != first_pid
 
 
 def test_limits_come_from_the_settings(tmp_path: Path) -> None:
