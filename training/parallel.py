@@ -152,5 +152,6 @@ def join_processes() -> Iterator[Processes]:
     dist.init_process_group("nccl" if has_gpu else "gloo")
     try:
         yield Processes(rank=dist.get_rank(), count=count, device=device)
+        dist.barrier()  # nobody takes the group down while another one still works
     finally:
         dist.destroy_process_group()
