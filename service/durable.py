@@ -6,15 +6,18 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, content: str | bytes) -> None:
+def replace_file(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Replace a file in one step: after a crash it holds the old content or the new, never a part.
 
     Args:
         path: The file; its folder exists.
         content: All of it; text goes as UTF-8.
+        mode: Who may read it, from its first byte on.
     """
     aside = path.with_name(f".{path.name}.new")
-    with aside.open("wb") as file:
+    aside.unlink(missing_ok=True)  # what a crash left keeps the rights it had
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())

@@ -25,6 +25,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from service.durable import replace_file
+
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)  # each includes those before it
 PREFIX = "foley_"
@@ -263,18 +265,4 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write_keys(path: Path, keys: Sequence[StoredKey]) -> None:
     document = {"version": FORMAT_VERSION, "keys": [asdict(key) for key in keys]}
-    aside = path.with_name(path.name + ".new")
-    descriptor = os.open(
-        aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, stat.S_IRUSR | stat.S_IWUSR
-    )
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, json.dumps(document, indent=1) + "\n", mode=stat.S_IRUSR | stat.S_IWUSR)

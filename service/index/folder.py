@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from service.durable import replace_file, sync_folder
 from service.index.contract import IndexFailure, IndexFull, IndexInUse
 from service.index.generation import (
     BUILDING,
@@ -111,7 +112,7 @@ class Folder:
 
     def seal_version(self) -> None:
         """Write durably that the index is of this version."""
-        _write_atomically(self.path / "index.json", json.dumps(self._meaning) + "\n")
+        replace_file(self.path / "index.json", json.dumps(self._meaning) + "\n")
         self.must_migrate = False
 
     def check_space(self, *, extra_bytes: int = 0) -> None:
@@ -140,13 +141,13 @@ class Folder:
     def adopt_shard(self, aside: Path) -> None:
         """Rename a complete new shard into place, durably."""
         aside.rename(self.shard)
-        _sync(self.path)
+        sync_folder(self.path)
 
     def switch_to(self, seal: Seal) -> None:
         """Seal this shard and let it be the one that counts, durably: the last step is one rename."""
         self.sync_shard()
-        _write_atomically(self.path / f"{self.shard.name}.json", describe_seal(seal))
-        _write_atomically(self.path / POINTER, json.dumps({"shard": self.shard.name}) + "\n")
+        replace_file(self.path / f"{self.shard.name}.json", describe_seal(seal))
+        replace_file(self.path / POINTER, json.dumps({"shard": self.shard.name}) + "\n")
 
     def sync_shard(self) -> None:
         """Have the disk keep every file and folder of the shard."""
@@ -157,8 +158,8 @@ class Folder:
                     os.fsync(fd)
                 finally:
                     os.close(fd)
-            _sync(Path(root))
-        _sync(self.path)
+            sync_folder(Path(root))
+        sync_folder(self.path)
 
 
 def count_bytes(folder: Path) -> int:
@@ -183,21 +184,3 @@ def _try_lock(fd: int) -> bool:
             time.sleep(0.02)
         else:
             return True
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    aside = path.with_suffix(".new")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -155,7 +155,7 @@ def sweep_others(folder: Path, kept: str) -> None:
         kept: The shard that counts.
     """
     shutil.rmtree(folder / BUILDING, ignore_errors=True)
-    for path in folder.glob("shard*"):
+    for path in (*folder.glob("shard*"), *folder.glob(".shard*")):
         if path.is_dir() and path.name != kept:
             shutil.rmtree(path, ignore_errors=True)
         elif path.is_file() and path.name != f"{kept}.json":

@@ -361,7 +361,7 @@ def test_what_a_crash_leaves_is_swept_away(index: EmbeddedIndex, folder: Path) -
     for name in ("shard", "shard.2", "building"):
         (folder / name).mkdir()
         (folder / name / "half").write_text("")
-    for name in ("shard.2.json", "generation.new", "shard.2.new"):
+    for name in ("shard.2.json", "generation.new", "shard.2.new", ".shard.3.json.new"):
         (folder / name).write_text("{")
     with open_index(folder, exact_below=100) as opened:
         check_whole(opened, acknowledged)
@@ -369,6 +369,7 @@ def test_what_a_crash_leaves_is_swept_away(index: EmbeddedIndex, folder: Path) -
         check_whole(opened, acknowledged)
     assert sorted(path.name for path in folder.glob("shard*")) == ["shard.2", "shard.2.json"]
     assert not (folder / "building").exists()
+    assert not (folder / ".shard.3.json.new").exists()
 
 
 def test_a_sealed_file_that_changed_is_reported(index: EmbeddedIndex, folder: Path) -> None:
