@@ -82,18 +82,23 @@ def published_bundle(folder: Path) -> Path:
             for parameter in network.parameters():
                 if parameter.ndim <= 1:
                     parameter.add_(0.1 * torch.randn_like(parameter))
-        golden = load_bundle(starter_path()).golden()
-        clip = Clip(
-            start_seconds=0.0,
-            end_seconds=10.0,
-            frames=golden.frames,
-            frame_times_seconds=np.arange(16) * 0.625,
-            samples=golden.samples,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns about its own internals
-            export_bundle(network, folder, name="random", clips=[clip], training={"weights": "random"})
+        export_random(network, folder)
     return folder
+
+
+def export_random(network: Tgdp, folder: Path) -> None:
+    """Export a network with random weights, with the golden clip of the starter."""
+    golden = load_bundle(starter_path()).golden()
+    clip = Clip(
+        start_seconds=0.0,
+        end_seconds=10.0,
+        frames=golden.frames,
+        frame_times_seconds=np.arange(16) * 0.625,
+        samples=golden.samples,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        export_bundle(network, folder, name="random", clips=[clip], training={"weights": "random"})
 
 
 def runnable(bundle: Bundle) -> list[Candidate]:

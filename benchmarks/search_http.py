@@ -9,17 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import httpx
 import numpy as np
 import torch
 
+from benchmarks.encode_speed import export_random
 from benchmarks.search_corpus import Corpus
-from models.bundle import load_bundle, starter_path
-from models.clip import Clip
-from models.export import export_bundle
+from models.bundle import load_bundle
 from models.geometry import TgdpConfig
 from models.tgdp import Tgdp
 
@@ -125,15 +123,5 @@ def make_bundle(folder: Path, *, width: int) -> Path:
             for parameter in network.parameters():
                 if parameter.ndim <= 1:
                     parameter.add_(0.1 * torch.randn_like(parameter))
-        golden = load_bundle(starter_path()).golden()
-        clip = Clip(
-            start_seconds=0.0,
-            end_seconds=10.0,
-            frames=golden.frames,
-            frame_times_seconds=np.arange(16) * 0.625,
-            samples=golden.samples,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns about its own internals
-            export_bundle(network, folder, name="random", clips=[clip], training={"weights": "random"})
+        export_random(network, folder)
     return folder
