@@ -28,6 +28,7 @@ from service.decoding import Decoder
 from service.engine import take_snapshot
 from service.index.contract import IndexFailure
 from service.index.opening import activate_index, active_index, drop_index
+from service.ledger import LedgerFailure
 from service.library import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
 from service.releases.calibration import (
@@ -350,7 +351,13 @@ class ReleaseManager:
         missing = set(report.missing) - set(given_up)
         behind = [Path(asset.path) for asset in wanted if asset.asset_id in missing]
         if behind:
-            self._submit(behind)
+            try:
+                self._submit(behind)
+            except (
+                LedgerFailure,
+                OSError,
+            ) as exc:  # the release answers by now: it must not be undone for this
+                logger.error("%d files that the release lacks were not queued: %s", len(behind), exc)
         seconds = time.monotonic() - began
         logger.info("release %s is active after %.3f s", live.release_id, seconds)
         return Switched(active=active, switch_seconds=switch_seconds, seconds=seconds, num_behind=len(behind))

@@ -229,5 +229,10 @@ class ReleaseRunner:
                         self._changed.wait(WAIT_SECONDS)
                 if jobs:
                     self.run(jobs[0].job_id)
-            except Exception:  # it is noted in the ledger
-                logger.debug("a build ended early", exc_info=True)
+            except CallerGone:
+                logger.info("a build was stopped")
+            except Exception:  # of a build it is in the ledger; of the ledger: the thread must outlive it
+                logger.exception("a build failed; the thread that builds releases goes on")
+                with self._changed:
+                    if not self._is_stopping:
+                        self._changed.wait(WAIT_SECONDS)
