@@ -1,0 +1,55 @@
+"""What a switch leaves undone never undoes the switch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from swapping import TwoReleases
+
+from service.engine import open_engine
+from service.index.contract import Segment
+from service.ledger import LedgerFull
+from service.releases.manager import ReleaseManager
+
+
+@pytest.mark.parametrize("can_queue", [True, False])
+def test_a_rollback_answers_though_its_missing_files_cannot_be_queued(
+    two_releases: TwoReleases, caplog: pytest.LogCaptureFixture, can_queue: bool
+) -> None:
+    asked: list[Sequence[Path]] = []
+
+    def submit(paths: Sequence[Path]) -> None:
+        asked.append(paths)
+        if not can_queue:
+            raise LedgerFull("the disk is full")
+
+    with open_engine(two_releases.settings) as engine:
+        manager = ReleaseManager(two_releases.settings, engine.releases, engine.decoder, submit=submit)
+        before = engine.releases.current.release_id
+        other = next(name for name in two_releases.names if name != before)
+        assert manager.activate(other).num_behind == 0
+        width = engine.bundle.manifest.embedding_width
+        track = np.full((16, width), width**-0.5, np.float32)
+        newer = Segment(
+            asset_id="a" * 64,
+            path="/media/newer.wav",
+            index=0,
+            start_seconds=0,
+            end_seconds=10,
+            audio_track=track,
+        )
+        engine.index.write_asset([newer], is_last=True)
+
+        with caplog.at_level(logging.ERROR):
+            switched = manager.rollback()
+        assert (switched.active.release_id, switched.num_behind) == (before, 1)
+        assert asked == [[Path("/media/newer.wav")]]
+        assert ("were not queued" in caplog.text) is not can_queue
+        with engine.lease() as snapshot:  # open, and not closed behind the back of those who ask
+            assert snapshot.release_id == before
+            assert snapshot.index.count_segments() > 0
+            snapshot.encoder.encode_audio([np.zeros(16_000, np.float32)])
