@@ -1,10 +1,10 @@
 """What happens to the points of a shard, as values: done to one shard, kept in files, done to another.
 
     log = ChangeLog(folder)
-    apply_change(shard, change)
+    apply_change(shard, copies, change)
     log.add(change)
     path = log.roll()
-    replay(other_shard, path)
+    replay(other_shard, other_copies, path)
 
 A change says all that the points it touches become, so doing one again, or doing it to points that have it already,
 does no harm as long as the order is kept. That is why a shard can be copied page by page while it is written to: a
@@ -21,10 +21,13 @@ from typing import Any, BinaryIO
 
 import qdrant_edge as edge
 
-from service.index.points import StoredPoint
+from service.index.payload import MODALITIES
+from service.index.points import TRACK_SUFFIX, StoredPoint
 from service.index.ranking import to_floats
+from service.index.tracks import ROWS, TrackCopies
 
 UPSERT_POINTS = 64
+_TRACKS = tuple(modality + TRACK_SUFFIX for modality in MODALITIES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,17 +70,17 @@ class SetAsset:
 Change = Upsert | DeletePoints | DeleteAsset | SetPoints | SetAsset
 
 
-def apply_change(shard: edge.EdgeShard, change: Change) -> None:
+def apply_change(shard: edge.EdgeShard, copies: TrackCopies, change: Change) -> None:
     """Do a change to a shard.
 
     Args:
         shard: The open shard.
+        copies: Its copies of the tracks.
         change: What to do.
     """
     if isinstance(change, Upsert):
         for first in range(0, len(change.points), UPSERT_POINTS):
-            batch = [_to_edge(point) for point in change.points[first : first + UPSERT_POINTS]]
-            shard.update(edge.UpdateOperation.upsert_points(batch))
+            _upsert(shard, copies, change.points[first : first + UPSERT_POINTS])
     elif isinstance(change, DeletePoints):
         shard.update(edge.UpdateOperation.delete_points(list(change.ids)))
     elif isinstance(change, DeleteAsset):
@@ -94,9 +97,19 @@ def of_asset(asset_id: str) -> edge.Filter:
     return edge.Filter(must=[edge.FieldCondition("asset_id", match=edge.MatchValue(asset_id))])
 
 
-def _to_edge(point: StoredPoint) -> edge.Point:
+def _upsert(shard: edge.EdgeShard, copies: TrackCopies, points: Sequence[StoredPoint]) -> None:
+    places = [(n, name) for n, point in enumerate(points) for name in point.vectors if name in _TRACKS]
+    rows: list[dict[str, int]] = [{} for _ in points]
+    for (n, name), row in zip(
+        places, copies.append([points[n].vectors[name] for n, name in places]), strict=True
+    ):
+        rows[n][name] = row
+    shard.update(edge.UpdateOperation.upsert_points([*map(_to_edge, points, rows)]))
+
+
+def _to_edge(point: StoredPoint, rows: Mapping[str, int]) -> edge.Point:
     vectors: dict[str, Any] = {name: to_floats(vector) for name, vector in point.vectors.items()}
-    return edge.Point(id=point.point_id, vector=vectors, payload=dict(point.payload))
+    return edge.Point(id=point.point_id, vector=vectors, payload={**point.payload, ROWS: dict(rows)})
 
 
 class ChangeLog:
@@ -143,11 +156,12 @@ def read_changes(path: Path) -> Iterator[Change]:
             yield change
 
 
-def replay(shard: edge.EdgeShard, path: Path) -> int:
+def replay(shard: edge.EdgeShard, copies: TrackCopies, path: Path) -> int:
     """Do the changes of a file to a shard, and remove the file.
 
     Args:
         shard: The open shard.
+        copies: Its copies of the tracks.
         path: From `ChangeLog.roll`.
 
     Returns:
@@ -155,7 +169,7 @@ def replay(shard: edge.EdgeShard, path: Path) -> int:
     """
     num_changes = 0
     for change in read_changes(path):
-        apply_change(shard, change)
+        apply_change(shard, copies, change)
         num_changes += 1
     path.unlink()
     return num_changes

@@ -355,7 +355,7 @@ class EmbeddedIndex:
         self._can_change.set()
 
     def is_optimizing_due(self, share: float) -> bool:
-        """Whether more than a share of the segments came or went since the shard was built aside.
+        """Whether more than a share of the segments came, went or was replaced since the shard was built aside.
 
         Args:
             share: Of the segments that are there.
@@ -366,7 +366,9 @@ class EmbeddedIndex:
         seal = read_seal(self._config.folder / current_shard(self._config.folder))
         num_points = self.info().num_segments
         num_changed = abs(num_points - (seal.num_points if seal else 0))
-        return num_points > self._config.exact_below and num_changed > share * num_points
+        if num_points <= self._config.exact_below:
+            return False
+        return num_changed > share * num_points or self._call("stale_share") > share
 
     def close(self) -> None:
         """Flush and stop the engine. Safe to call twice."""

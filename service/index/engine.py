@@ -45,6 +45,7 @@ METHODS = frozenset(
         "delete_asset",
         "count_segments",
         "optimize",
+        "stale_share",
         "begin_copy",
         "copy_page",
         "roll_copy",

@@ -1,17 +1,17 @@
 """Search in a shard: candidates by pooled vector, ranked by diagonal mean, the best compared in each moment.
 
-    query ── pooled, HNSW ──▶ 200 candidates ── track, dot ──▶ ranking ── tracks, or 16 masked queries ──▶ moments
+    query ── pooled, HNSW ──▶ 200 candidates ── track, dot ──▶ ranking ── copies of tracks ──▶ moments
 
-Each float that the engine gives or takes is an object in between: reading a track of 16 × 768 costs .3 ms, so a few
-are read and compared here; for many, sixteen queries that are zero but for one moment cost 5 ms whatever their number.
-Queries are rounded to the float16 of the stored tracks either way, so both give the same: moments are off by 1e-4.
+Each float that the engine gives is an object in between: reading a track of 16 × 768 costs .3 ms. So the moments of the
+results come from copies of the tracks (`service.index.tracks`), where these agree with the ranking. The query is
+rounded to the float16 of the stored tracks, as the engine does it: moments are off by 1e-4.
 """
 
 from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
@@ -23,12 +23,15 @@ from numpy.typing import NDArray
 from service.index.contract import Modality, SegmentMatch
 from service.index.payload import AnyOf, Condition, to_match
 from service.index.points import TRACK_SUFFIX
+from service.index.tracks import ROWS, TrackCopies
 from service.timing import timed
 
 # 200 candidates of 100,000: .9995 of the nearest in .6 ms; with twice the ef or the oversampling .9996
 OVERSAMPLING = 1.5
 MIN_EF = 64
-MAX_READ_TRACKS = 16
+SCORE_TOLERANCE = 1e-3  # of a moment: how far a copy of a track may be from the score of the track
+
+Payload = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,47 +57,108 @@ class Query:
     conditions: Sequence[Condition] = ()
 
 
-def search_segments(shard: edge.EdgeShard, query: Query, limit: int) -> list[SegmentMatch]:
-    """Find the best segments.
+class Searcher:
+    """Search in an open shard.
 
     Args:
         shard: The open shard.
-        query: What to search for.
-        limit: Matches at most.
-
-    Returns:
-        Matches, best first.
+        copies: Its copies of the tracks.
     """
-    points = rank(shard, query, hidden=query.hidden)
-    return _compare(shard, query, list(islice(_in_order(points), limit)))
+
+    def __init__(self, shard: edge.EdgeShard, copies: TrackCopies) -> None:
+        self._shard = shard
+        self._copies = copies
+
+    def search_segments(self, query: Query, limit: int) -> list[SegmentMatch]:
+        """Find the best segments.
+
+        Args:
+            query: What to search for.
+            limit: Matches at most.
+
+        Returns:
+            Matches, best first.
+        """
+        points = rank(self._shard, query, hidden=query.hidden)
+        return self._compare(query, dict(islice(_in_order(points), limit)))
+
+    def search_assets(self, query: Query, limit: int) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets.
+
+        A long asset may fill all candidates. Then the next round asks for those of other assets, twice as many.
+
+        Args:
+            query: What to search for.
+            limit: Assets at most.
+
+        Returns:
+            One match per asset, best first.
+        """
+        best: dict[str, tuple[edge.PointId, float]] = {}
+        num_candidates = query.prefetch
+        while True:
+            hidden = query.hidden | best.keys()
+            points = rank(self._shard, query, hidden=hidden, num_candidates=num_candidates)
+            ranked = _in_order(points)
+            while len(best) < limit and (some := dict(islice(ranked, limit))):
+                records = self._shard.retrieve(list(some), with_payload=["asset_id"], with_vector=False)
+                asset_ids = {record.id: (record.payload or {})["asset_id"] for record in records}
+                for point_id, score in some.items():
+                    best.setdefault(asset_ids[point_id], (point_id, score))
+            if len(best) >= limit or len(points) < num_candidates:
+                return self._compare(query, dict(best.values()))[:limit]
+            num_candidates *= 2
+
+    def _compare(self, query: Query, scores: Mapping[edge.PointId, float]) -> list[SegmentMatch]:
+        """Take the cosine of each moment of some segments, whose scores are known, with that moment of the query."""
+        if not scores:
+            return []
+        with timed("rescoring"):
+            records = self._shard.retrieve(list(scores), with_payload=True, with_vector=False)
+            payloads = {record.id: record.payload or {} for record in records}
+            moments = self._moments(query, payloads, scores)
+            matches = [to_match(payload, moments[id]) for id, payload in payloads.items()]
+        return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
+
+    def _moments(
+        self, query: Query, payloads: Mapping[edge.PointId, Payload], scores: Mapping[edge.PointId, float]
+    ) -> dict[edge.PointId, list[float]]:
+        """Cosines, shape (T,) each, from the copies that agree with the scores; from the engine's vectors else."""
+        name = query.target + TRACK_SUFFIX
+        rounded = query.track.astype(np.float16).astype(np.float32)
+        cosines = {}
+        for id, payload in payloads.items():
+            copy = self._copies.read(payload.get(ROWS, {}).get(name, -1))
+            if copy is not None:
+                found = np.einsum("td,td->t", rounded, copy.reshape(rounded.shape))
+                if abs(float(found.sum()) - scores[id]) < SCORE_TOLERANCE * len(found):
+                    cosines[id] = found
+        missing = [id for id in payloads if id not in cosines]
+        for id, track in read_tracks(self._shard, missing, name).items():
+            cosines[id] = np.einsum("td,td->t", rounded, track.reshape(rounded.shape))
+        return {id: np.clip(found, -1.0, 1.0).tolist() for id, found in cosines.items()}
 
 
-def search_assets(shard: edge.EdgeShard, query: Query, limit: int) -> list[SegmentMatch]:
-    """Find the best segment of each of the best assets.
-
-    A long asset may fill all candidates. Then the next round asks for those of other assets, twice as many.
+def read_tracks(
+    shard: edge.EdgeShard, ids: Sequence[edge.PointId], name: str
+) -> dict[edge.PointId, NDArray[np.float32]]:
+    """Read the vectors of some points from the engine.
 
     Args:
         shard: The open shard.
-        query: What to search for.
-        limit: Assets at most.
+        ids: Points that have the vector.
+        name: Name of the vector.
 
     Returns:
-        One match per asset, best first.
+        Each one, float32.
     """
-    best: dict[str, edge.PointId] = {}
-    num_candidates = query.prefetch
-    while True:
-        points = rank(shard, query, hidden=query.hidden | best.keys(), num_candidates=num_candidates)
-        ids = _in_order(points)
-        while len(best) < limit and (some := list(islice(ids, limit))):
-            records = shard.retrieve(some, with_payload=["asset_id"], with_vector=False)
-            asset_ids = {record.id: (record.payload or {})["asset_id"] for record in records}
-            for point_id in some:
-                best.setdefault(asset_ids[point_id], point_id)
-        if len(best) >= limit or len(points) < num_candidates:
-            return _compare(shard, query, list(best.values()))[:limit]
-        num_candidates *= 2
+    found = {}
+    for record in shard.retrieve(list(ids), with_payload=False, with_vector=[name]) if ids else ():
+        vectors: Any = record.vector
+        numbers = vectors[name]
+        packed = struct.pack(f"{len(numbers)}f", *numbers)  # three times as fast as NumPy reads a list
+        found[record.id] = np.frombuffer(packed, dtype=np.float32)
+    return found
 
 
 def rank(
@@ -132,66 +196,10 @@ def rank(
     return shard.query(ranking)  # the dot of two tracks of unit rows is T × their diagonal mean
 
 
-def _in_order(points: Iterable[edge.ScoredPoint]) -> Iterator[edge.PointId]:
-    """Ids of ranked points, equal ones in the order of their ids: every search gives the same answer."""
-    for _, group in groupby(points, key=lambda point: point.score):
-        yield from sorted((point.id for point in group), key=str)
-
-
-def _compare(shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]) -> list[SegmentMatch]:
-    """Take the cosine of each moment of some segments with the same moment of the query."""
-    if not ids:
-        return []
-    with timed("rescoring"):
-        return _compare_moments(shard, query, ids)
-
-
-def _compare_moments(shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]) -> list[SegmentMatch]:
-    find_moments = _mask_moments if len(ids) > MAX_READ_TRACKS else _read_moments
-    moments = find_moments(shard, query, ids)
-    records = shard.retrieve(list(ids), with_payload=True, with_vector=False)
-    matches = [to_match(record.payload or {}, moments[record.id]) for record in records]
-    return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
-
-
-def _read_moments(
-    shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]
-) -> dict[edge.PointId, list[float]]:
-    """Cosines of the moments of a few segments: their tracks are read and compared here."""
-    name = query.target + TRACK_SUFFIX
-    rounded = query.track.astype(np.float16).astype(np.float32)
-    moments = {}
-    for record in shard.retrieve(list(ids), with_payload=False, with_vector=[name]):
-        vectors: Any = record.vector
-        numbers = vectors[name]
-        packed = struct.pack(f"{len(numbers)}f", *numbers)  # three times as fast as NumPy reads a list
-        track = np.frombuffer(packed, dtype=np.float32).reshape(rounded.shape)
-        cosines = np.einsum("td,td->t", rounded, track)
-        moments[record.id] = [float(cosine) for cosine in np.clip(cosines, -1.0, 1.0)]
-    return moments
-
-
-def _mask_moments(
-    shard: edge.EdgeShard, query: Query, ids: Sequence[edge.PointId]
-) -> dict[edge.PointId, list[float]]:
-    """Cosines of the moments of many segments: as many queries as there are moments, each of one alone."""
-    num_moments = len(query.track)
-    chosen = edge.Filter(must=[edge.HasIdCondition(set(ids))])
-    requests = []
-    for moment in range(num_moments):
-        masked = np.zeros_like(query.track)
-        masked[moment] = query.track[moment]
-        nearest = edge.Query.Nearest(to_floats(masked), using=query.target + TRACK_SUFFIX)
-        requests.append(
-            edge.QueryRequest(
-                limit=len(ids), query=nearest, filter=chosen, with_payload=False, with_vector=False
-            )
-        )
-    moments: dict[edge.PointId, list[float]] = {point_id: [0.0] * num_moments for point_id in ids}
-    for moment, points in enumerate(shard.query_batch(edge.QueryBatchRequest(requests))):
-        for point in points:
-            moments[point.id][moment] = min(max(point.score, -1.0), 1.0)
-    return moments
+def _in_order(points: Iterable[edge.ScoredPoint]) -> Iterator[tuple[edge.PointId, float]]:
+    """Ids and scores of ranked points, equal ones in the order of their ids: every search gives the same answer."""
+    for score, group in groupby(points, key=lambda point: point.score):
+        yield from ((id, score) for id in sorted((point.id for point in group), key=str))
 
 
 def select(conditions: Sequence[Condition], *, hidden: Iterable[str] = ()) -> edge.Filter | None:

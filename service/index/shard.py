@@ -40,10 +40,11 @@ from service.index.contract import (
 from service.index.folder import Folder, count_bytes
 from service.index.generation import Seal, SealedFile, seal_files
 from service.index.messages import EngineFrozen, Search, ShardConfig, Write
-from service.index.payload import Condition, store_path, to_asset
+from service.index.payload import MODALITIES, Condition, store_path, to_asset
 from service.index.points import StoredPoint
-from service.index.ranking import Query, search_assets, search_segments, select, to_edge
+from service.index.ranking import Query, Searcher, select, to_edge
 from service.index.schema import create_shard, edge_config, migrate_shard
+from service.index.tracks import ROWS, TrackCopies
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class Shard:
         self._is_frozen = False
         self._sealed: Mapping[str, SealedFile] = {}
         self._edge = self._load_or_create(config)
+        self._copies = TrackCopies(self._folder.shard, num_values=config.num_moments * config.width)
+        self._searcher = Searcher(self._edge, self._copies)
         if config.shard is None:
             self._migrate()
             self._sweep(config.unfinished)
@@ -190,7 +193,7 @@ class Shard:
         if self._is_frozen:
             raise EngineFrozen("the index is being switched to a new shard")
         try:
-            apply_change(self._edge, change)
+            apply_change(self._edge, self._copies, change)
             if self._log:
                 self._log.add(change)
         except BaseException:
@@ -199,11 +202,11 @@ class Shard:
 
     def search(self, request: Search) -> list[SegmentMatch]:
         """Find the best segments of complete assets; see `service.index.ranking`."""
-        return search_segments(self._edge, self._query(request), request.limit)
+        return self._searcher.search_segments(self._query(request), request.limit)
 
     def search_assets(self, request: Search) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `service.index.ranking`."""
-        return search_assets(self._edge, self._query(request), request.limit)
+        return self._searcher.search_assets(self._query(request), request.limit)
 
     def _query(self, request: Search) -> Query:
         return Query(
@@ -313,6 +316,11 @@ class Shard:
             num_bytes=count_bytes(self._folder.path),
         )
 
+    def stale_share(self) -> float:
+        """How many tracks of the file have lost their points, as a share of those that have not."""
+        num_tracks = sum(self._count(edge.Filter(must=[edge.HasVectorCondition(m)])) for m in MODALITIES)
+        return max(0, len(self._copies) - num_tracks) / max(1, num_tracks)
+
     def begin_copy(self, extra_bytes: int) -> int:
         """Note every change from now on, for a shard that is built aside; say how many points there are."""
         self._folder.check_space(extra_bytes=extra_bytes)
@@ -353,7 +361,7 @@ class Shard:
     def replay(self, changes: Path) -> int:
         """Do the changes of a file to this shard, which is built aside; say how many there were."""
         self._folder.check_space()
-        return replay(self._edge, changes)
+        return replay(self._edge, self._copies, changes)
 
     def prepare_switch(self) -> None:
         """Do beforehand what takes long: bring this shard, built aside, to the disk, and hash its large files."""
@@ -372,6 +380,7 @@ class Shard:
         self._drop_log()
         self._edge.flush()
         self._edge.close()
+        self._copies.close()
 
     def _count(self, condition: edge.Filter) -> int:
         return self._edge.count(edge.CountRequest(exact=True, filter=condition))
@@ -387,4 +396,5 @@ def _is(key: str, value: str | int) -> edge.FieldCondition:
 def _to_point(record: edge.Record) -> StoredPoint:
     found = record.vector if isinstance(record.vector, dict) else {}
     vectors = {name: np.asarray(vector, dtype=np.float32) for name, vector in found.items()}
-    return StoredPoint(point_id=str(record.id), vectors=vectors, payload=record.payload or {})
+    payload = {key: value for key, value in (record.payload or {}).items() if key != ROWS}
+    return StoredPoint(point_id=str(record.id), vectors=vectors, payload=payload)

@@ -43,6 +43,7 @@ from service.index.messages import ShardConfig, Write
 from service.index.points import StoredPoint, to_points
 from service.index.process import EngineProcess
 from service.index.shard import Shard
+from service.index.tracks import FILE_NAME, ROWS
 
 TRACKS = make_tracks(300, seed=1, clusters=10)
 
@@ -148,12 +149,17 @@ def test_it_answers_and_is_written_to_meanwhile(index: EmbeddedIndex, folder: Pa
 
 
 def points_of(shard: Shard) -> dict[str, tuple[str, dict[str, list[float]]]]:
-    """Everything in a shard, by id."""
+    """Everything in a shard, by id, but for the rows that copies of its tracks have."""
     request = edge.ScrollRequest(limit=10_000, with_payload=True, with_vector=True)
-    return {
-        str(record.id): (json.dumps(record.payload, sort_keys=True), dict(record.vector or {}))  # type: ignore[arg-type]
-        for record in shard._edge.scroll(request)[0]
-    }
+    found = {}
+    for record in shard._edge.scroll(request)[0]:
+        payload, vectors = dict(record.payload or {}), dict(record.vector or {})  # type: ignore[arg-type]
+        for name, row in payload.pop(ROWS).items():
+            copy = shard._copies.read(row)
+            assert copy is not None
+            assert copy.tolist() == vectors[name]
+        found[str(record.id)] = json.dumps(payload, sort_keys=True), vectors
+    return found
 
 
 def open_shard(folder: Path, **changes: Any) -> Shard:
@@ -212,9 +218,9 @@ def test_pages_and_changes_in_one_order_make_the_same_shard(tmp_path: Path, seed
     assert {type(change) for change in changes} == {Upsert, DeleteAsset, DeletePoints, SetAsset, SetPoints}
     lost = max(n for n, change in enumerate(changes) if isinstance(change, Upsert) and change.points)
     for number, change in enumerate(changes):
-        apply_change(built._edge, change)
+        apply_change(built._edge, built._copies, change)
         if number != lost:
-            apply_change(broken._edge, change)
+            apply_change(broken._edge, broken._copies, change)
     assert points_of(built) == points_of(answering)
     assert points_of(broken) != points_of(answering)
     with pytest.raises(IndexUnavailable, match="switched to a new shard"):
@@ -231,7 +237,8 @@ def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
     shard = open_shard(tmp_path, width=width)
     tracks = make_tracks(48, seed=2, width=width)
     segments = [make_segment("a", n, audio_track=track, video_track=track) for n, track in enumerate(tracks)]
-    apply_change(shard._edge, Upsert(points=to_points(segments, num_moments=NUM_MOMENTS, width=width)))
+    change = Upsert(points=to_points(segments, num_moments=NUM_MOMENTS, width=width))
+    apply_change(shard._edge, shard._copies, change)
     limit = PAGE_NUMBERS // (2 * NUM_MOMENTS * width)
     assert limit == 2
     seconds = []
@@ -451,4 +458,22 @@ def test_it_happens_by_itself_when_enough_has_changed(folder: Path, monkeypatch:
         index.delete_asset(make_id(0))
         assert index.is_optimizing_due(0.3)
         del acknowledged[make_id(0)]
+        check_whole(index, acknowledged)
+
+
+def test_it_happens_too_where_files_are_replaced(folder: Path) -> None:
+    """As many segments as before, but each replaced one leaves the copies of its tracks behind."""
+    with open_index(folder, exact_below=100) as index:
+        acknowledged = fill(index)
+        index.optimize_aside()
+        file = folder / current_shard(folder) / FILE_NAME
+        num_bytes = file.stat().st_size
+        assert num_bytes == 600 * NUM_MOMENTS * WIDTH * 2
+        assert not index.is_optimizing_due(0.3)
+        fill(index, num_assets=1)
+        assert file.stat().st_size == num_bytes + num_bytes // 3
+        assert index.is_optimizing_due(0.3)
+        index.optimize_aside()
+        assert (folder / current_shard(folder) / FILE_NAME).stat().st_size == num_bytes
+        assert not index.is_optimizing_due(0.3)
         check_whole(index, acknowledged)

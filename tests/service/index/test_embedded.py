@@ -43,8 +43,11 @@ from service.index.contract import (
     Segment,
 )
 from service.index.embedded import EmbeddedIndex
-from service.index.messages import ShardConfig
+from service.index.messages import Search, ShardConfig, Write
+from service.index.points import pool_track, to_points
 from service.index.schema import _migrate_asset, create_field_indexes
+from service.index.shard import Shard
+from service.index.tracks import FILE_NAME
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 # `FOLEY_KILLS=100 pytest tests/service/index -k killed` is the long version of the durability tests.
@@ -441,12 +444,49 @@ def test_no_other_call_goes_through_while_it_optimizes(tmp_path: Path) -> None:
         assert index.count_segments() == 1
 
 
-def test_moments_that_are_read_and_those_that_are_queried_agree(tmp_path: Path) -> None:
-    """Few segments are read, many are queried sixteen times; which way it was must not show."""
-    tracks = make_tracks(ranking.MAX_READ_TRACKS + 4, seed=31)
+@pytest.mark.parametrize("damage", ["none", "missing", "zeros", "shifted", "cut"])
+def test_moments_are_right_whatever_became_of_the_copies_of_tracks(tmp_path: Path, damage: str) -> None:
+    """Copies that are there are read; those that do not fit the engine's score give way to its own vectors."""
+    tracks = make_tracks(20, seed=31)
     with open_index(tmp_path) as index:
         index.write_asset(make_asset("a", tracks), is_last=True)
-        few = index.search(tracks[0], target="audio", limit=ranking.MAX_READ_TRACKS)
-        many = index.search(tracks[0], target="audio", limit=len(tracks))
-    assert [match.start_seconds for match in few] == [match.start_seconds for match in many][: len(few)]
-    np.testing.assert_allclose([m.moments for m in few], [m.moments for m in many[: len(few)]], atol=1e-6)
+    path = tmp_path / "shard" / FILE_NAME
+    copies = np.fromfile(path, dtype=np.float16).reshape(len(tracks), -1)
+    np.testing.assert_array_equal(
+        np.sort(copies, axis=0), np.sort(tracks.astype(np.float16).reshape(copies.shape), axis=0)
+    )
+    if damage == "missing":
+        path.unlink()
+    elif damage == "zeros":
+        np.zeros_like(copies).tofile(path)
+    elif damage == "shifted":
+        np.roll(copies, 1, axis=0).tofile(path)
+    elif damage == "cut":
+        copies.ravel()[: copies.size // 2 - 5].tofile(path)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("b", make_tracks(1, seed=32)), is_last=True)
+        found = index.search(tracks[0], target="audio", limit=30)
+    assert len(found) == len(tracks) + 1
+    for match in found:
+        if match.asset_id == make_id("a"):
+            stored = tracks[round(match.start_seconds / 10)].astype(np.float16).astype(np.float32)
+            expected = np.einsum("td,td->t", tracks[0].astype(np.float16).astype(np.float32), stored)
+            np.testing.assert_allclose(match.moments, np.clip(expected, -1, 1), atol=1e-6)
+
+
+def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tracks read from the engine take ten times as long, and nothing else would show it."""
+    tracks = make_tracks(20, seed=31)
+    config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    shard = Shard(config)
+    points = to_points(make_asset("a", tracks), num_moments=NUM_MOMENTS, width=WIDTH)
+    ids = [point.point_id for point in points[1:]]
+    shard.write([Write(asset_id=make_id("a"), bodies=points[1:], head=points[0], body_ids=ids)])
+    read: list[edge.PointId] = []
+    monkeypatch.setattr(ranking, "read_tracks", lambda shard, ids, name: read.extend(ids) or {})
+    request = Search(
+        track=tracks[0], pooled=pool_track(tracks[0]), target="audio", limit=len(tracks), prefetch=200
+    )
+    assert len(shard.search(request)) == len(tracks)
+    assert read == []
+    shard.close()
