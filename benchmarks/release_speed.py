@@ -59,7 +59,7 @@ def main() -> None:
 def run(folder: Path, *, num_segments: int, num_swaps: int) -> None:
     """Measure everything in one folder."""
     settings = Settings(data=folder / "data", device="cpu", precision="fp32", min_free_bytes=0)
-    store = ReleaseStore(settings.data)
+    store = ReleaseStore(settings.release_folder)
     bundles = [load_bundle(starter_path()), copy_starter(folder / "second", "second")]
     names = [store.create(bundle, outcome="ready").release_id for bundle in bundles]
     began = time.monotonic()

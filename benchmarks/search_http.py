@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import socket
@@ -21,7 +22,7 @@ from models.bundle import load_bundle
 from models.geometry import TgdpConfig
 from models.tgdp import Tgdp
 
-PREFETCHES = (200, 500)
+PREFETCHES = (None, 200, 500)
 START_SECONDS = 120.0
 
 
@@ -50,48 +51,55 @@ def time_http(index: Path, corpus: Corpus, *, folder: Path, rounds: int) -> None
         _time_service(data, bundle, bodies, prefetch=prefetch, rounds=rounds)
 
 
-def _time_service(data: Path, bundle: Path, bodies: list[bytes], *, prefetch: int, rounds: int) -> None:
+def _time_service(
+    data: Path, bundle: Path, bodies: list[bytes], *, prefetch: int | None, rounds: int
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     settings = {
-        "DATA": data, "BUNDLE": bundle, "PORT": port, "PREFETCH": prefetch, "MIN_FREE_BYTES": 0,
+        "DATA": data, "BUNDLE": bundle, "PORT": port, "MIN_FREE_BYTES": 0, "OPTIMIZE_SHARE": 1,
         "DEVICE": "cpu", "PRECISION": "fp32",
     }  # fmt: skip
+    if prefetch is not None:
+        settings["PREFETCH"] = prefetch
     environment = {**os.environ, **{f"FOLEY_{name}": str(value) for name, value in settings.items()}}
     command = [sys.executable, "-m", "service.cli", "serve"]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            seconds, cpu, num_bytes = _ask(f"http://127.0.0.1:{port}", bodies, rounds, process)
+            seconds, cpu, num_bytes = _ask(port, bodies, rounds, process)
         finally:
             process.terminate()
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1e3
     print(
-        f"http, prefetch {prefetch}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms; {cpu * 1e3:.2f} core-ms; "
-        f"an answer has {num_bytes} bytes"
+        f"http, prefetch {prefetch or 'by itself'}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms; "
+        f"{cpu * 1e3:.2f} core-ms; an answer has {num_bytes} bytes"
     )
 
 
 def _ask(
-    address: str, bodies: list[bytes], rounds: int, process: subprocess.Popen[bytes]
+    port: int, bodies: list[bytes], rounds: int, process: subprocess.Popen[bytes]
 ) -> tuple[list[float], float, int]:
+    """Ask with the standard library's client, which takes less of the time than others do."""
     seconds = []
     began = 0.0
-    headers = {"Content-Type": "application/json"}
-    with httpx.Client(base_url=address, timeout=30.0, headers=headers) as client:
-        _wait(client, process)
-        for turn in range(rounds + 1):
-            began = began or (cpu_seconds(process.pid) if turn else 0.0)
-            for body in bodies:
-                started = time.perf_counter()
-                answer = client.post("/v1/search", content=body)
-                if turn:
-                    seconds.append(time.perf_counter() - started)
-                if answer.status_code != 200 or len(answer.json()["results"]) != 10:
-                    raise SystemExit(f"status {answer.status_code}: {answer.text[:500]}")
-        cpu = cpu_seconds(process.pid) - began
-    return seconds, cpu / len(seconds), len(answer.content)
+    _wait(port, process)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=30.0)
+    for turn in range(rounds + 1):
+        began = began or (cpu_seconds(process.pid) if turn else 0.0)
+        for body in bodies:
+            started = time.perf_counter()
+            client.request("POST", "/v1/search", body, {"Content-Type": "application/json"})
+            response = client.getresponse()
+            answer = response.read()
+            if turn:
+                seconds.append(time.perf_counter() - started)
+            if response.status != 200 or len(json.loads(answer)["results"]) != 10:
+                raise SystemExit(f"status {response.status}: {answer[:500]!r}")
+    cpu = cpu_seconds(process.pid) - began
+    client.close()
+    return seconds, cpu / len(seconds), len(answer)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -102,11 +110,11 @@ def cpu_seconds(pid: int) -> float:
     return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
 
 
-def _wait(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            client.get("/livez").raise_for_status()
+            httpx.get(f"http://127.0.0.1:{port}/livez").raise_for_status()
             return
         except httpx.HTTPError:
             if process.poll() is not None or time.monotonic() > deadline:

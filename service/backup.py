@@ -146,10 +146,14 @@ def _copy_files(settings: Settings, release_id: str, scratch: Path) -> Iterator[
         yield _member(LEDGER, copy)
     if settings.keys_path.exists():
         yield _member(KEYS, settings.keys_path)
-    for folder in ("agreement", f"releases/{release_id}"):
-        for path in sorted((settings.data / folder).rglob("*")):
+    folders = {
+        "agreement": settings.data / "agreement",
+        f"releases/{release_id}": settings.release_folder / release_id,
+    }
+    for name, folder in folders.items():
+        for path in sorted(folder.rglob("*")):
             if path.is_file() and not path.is_symlink():
-                yield _member(path.relative_to(settings.data).as_posix(), path)
+                yield _member(f"{name}/{path.relative_to(folder).as_posix()}", path)
 
 
 def _member(name: str, path: Path) -> Member:

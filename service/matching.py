@@ -28,6 +28,10 @@ EmptyReason = Literal[
 ]
 
 
+PREFETCH_BY_ALIKENESS = ((0.65, 100), (0.3, 200), (-2.0, 500))
+"""From which mean cosine of two moments of a query on how many candidates are enough."""
+
+
 class NotCalibrated(Exception):
     """The release has not learned what its scores mean."""
 
@@ -59,7 +63,8 @@ class Choice:
         min_score: Only results that score so much or more.
         min_probability: Only results that are the match with such a probability or a higher one.
         filter: Which assets count; None for all.
-        prefetch: Candidates by pooled vector for each segment; more where few assets fill them all.
+        prefetch: Candidates by pooled vector for each segment, more where few assets fill them all; None for as many
+            as the segment's track needs (`choose_prefetch`).
     """
 
     limit: int = 10
@@ -68,7 +73,7 @@ class Choice:
     min_score: float | None = None
     min_probability: float | None = None
     filter: Filter | None = None
-    prefetch: int = 200
+    prefetch: int | None = None
 
     def __post_init__(self) -> None:
         """Check the page.
@@ -178,6 +183,37 @@ class SearchAnswer:
         }
 
 
+def measure_alikeness(track: Track) -> float:
+    """How alike the moments of a track are.
+
+    Args:
+        track: Unit rows, shape (T, D).
+
+    Returns:
+        Mean cosine of two of its moments, 1 where all are the same, about 0 where they have nothing in common.
+    """
+    num_moments = len(track)
+    if num_moments == 1:
+        return 1.0
+    total = float(np.square(track.sum(axis=0)).sum())
+    return (total / num_moments - 1.0) / (num_moments - 1)
+
+
+def choose_prefetch(track: Track) -> int:
+    """How many candidates by pooled vector hold .98 of the exact ten best.
+
+    A pooled vector says the less of a track, the less alike its moments are (`benchmarks.search_prefetch`).
+
+    Args:
+        track: Unit rows, shape (T, D).
+
+    Returns:
+        Candidates.
+    """
+    alike = measure_alikeness(track)
+    return next(prefetch for least, prefetch in PREFETCH_BY_ALIKENESS if alike >= least)
+
+
 def find_matches(
     queries: Sequence[EmbeddedSegment],
     *,
@@ -214,7 +250,7 @@ def find_matches(
             query.tracks[source],
             target=target,
             limit=num_ranked,
-            prefetch=choice.prefetch,
+            prefetch=choice.prefetch or choose_prefetch(query.tracks[source]),
             filter=choice.filter,
         )
         for match in found:

@@ -155,7 +155,7 @@ def compare(
     from service.releases.comparison import compare_releases
     from service.releases.store import ReleaseStore
 
-    store = ReleaseStore(read_settings().data)
+    store = ReleaseStore(read_settings().release_folder)
     with _errors():
         output.write_text(compare_releases(store.get(first), store.get(second)), encoding="utf-8")
     say(f"the page is {output}")

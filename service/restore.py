@@ -124,10 +124,10 @@ def _asset_ids(index: Index) -> Iterator[str]:
 
 def _move_into_place(settings: Settings, aside: Path, manifest: Manifest) -> None:
     index = Path("index", manifest.release_id)
-    release = Path("releases", manifest.release_id)
+    release = settings.release_folder / manifest.release_id
     places = {
         aside / index: settings.data / index,
-        aside / release: settings.data / release,
+        aside / "releases" / manifest.release_id: release,
         aside / "agreement": settings.data / "agreement",
         aside / KEYS: settings.keys_path,
         aside / LEDGER: settings.data / LEDGER,
@@ -141,8 +141,8 @@ def _move_into_place(settings: Settings, aside: Path, manifest: Manifest) -> Non
             sync_folder(place.parent)
     for suffix in ("-wal", "-shm"):  # of the ledger that was replaced
         (settings.data / (LEDGER + suffix)).unlink(missing_ok=True)
-    if (settings.data / release).exists():
-        ReleaseStore(settings.data).activate(manifest.release_id, previous=None)
+    if release.exists():
+        ReleaseStore(settings.release_folder).activate(manifest.release_id, previous=None)
     else:  # the bundle of the settings, which no file names
-        (settings.data / "releases" / "active.json").unlink(missing_ok=True)
+        (settings.release_folder / "active.json").unlink(missing_ok=True)
     activate_index(settings, manifest.release_id)

@@ -213,8 +213,10 @@ class Settings(BaseSettings):
         le=MAX_LIMIT,
         description="Most queries of one batch. 24 tracks of 16 × 768 fill 0.8 of the 1 MiB a body may have.",
     )
-    prefetch: PositiveInt = Field(
-        default=200, description="Candidates by pooled vector that are scored by their tracks."
+    prefetch: PositiveInt | None = Field(
+        default=None,
+        description="Candidates by pooled vector that are scored by their tracks; default: 100, 200 or 500, the more "
+        "the less alike the moments of the query are.",
     )
     min_free_bytes: int | None = Field(
         default=None,
@@ -289,6 +291,10 @@ class Settings(BaseSettings):
         default_factory=lambda: max(1, (os.cpu_count() or 1) // 2),
         description="Processor threads that embed the library for a new release, at the lowest priority.",
     )
+    releases: Path | None = Field(
+        default=None,
+        description="Folder of the releases, which replicas of one Qdrant server share. Default: in the data folder.",
+    )
     release_poll_seconds: PositiveFloat = Field(
         default=2.0, description="How often a replica asks a Qdrant server which release is active."
     )
@@ -311,7 +317,7 @@ class Settings(BaseSettings):
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("api_keys_file", mode="after")
+    @field_validator("api_keys_file", "releases", mode="after")
     @classmethod
     def _make_file_absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
@@ -327,6 +333,11 @@ class Settings(BaseSettings):
     def needs_keys(self) -> bool:
         """Whether requests need an API key: where other machines reach us, or a file of keys is named."""
         return self.api_keys_file is not None or not (self.allow_remote or is_loopback(self.host))
+
+    @property
+    def release_folder(self) -> Path:
+        """Where the releases are."""
+        return self.releases or self.data / "releases"
 
     @property
     def keys_path(self) -> Path:

@@ -146,8 +146,12 @@ class Folder:
     def switch_to(self, seal: Seal) -> None:
         """Seal this shard and let it be the one that counts, durably: the last step is one rename."""
         self.sync_shard()
-        replace_file(self.path / f"{self.shard.name}.json", describe_seal(seal))
+        self.seal(seal)
         replace_file(self.path / POINTER, json.dumps({"shard": self.shard.name}) + "\n")
+
+    def seal(self, seal: Seal) -> None:
+        """Write durably what this shard was when it was optimized."""
+        replace_file(self.path / f"{self.shard.name}.json", describe_seal(seal))
 
     def sync_shard(self) -> None:
         """Have the disk keep every file and folder of the shard."""

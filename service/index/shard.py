@@ -305,6 +305,7 @@ class Shard:
         self._folder.check_space(extra_bytes=count_bytes(self._folder.path))
         self._edge.optimize()
         self._edge.flush()
+        self._folder.seal(Seal(num_points=self._edge.info().points_count, files={}))
 
     def info(self) -> IndexInfo:
         """Counts of the engine, and the bytes its files take."""

@@ -41,7 +41,7 @@ def main() -> None:
     settings = read_settings(sys.stdin.readline())
     release_id = sys.argv[1]
     wanted = read_assets(sys.stdin)
-    bundle = ReleaseStore(settings.data).load_bundle(release_id)
+    bundle = ReleaseStore(settings.release_folder).load_bundle(release_id)
     live = open_release(settings, release_id, bundle)
     limits = WorkerLimits(memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after)
     try:

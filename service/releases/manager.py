@@ -16,8 +16,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class ReleaseManager:
         writers: Callable[[], AbstractContextManager[Any]] = nullcontext,
         submit: Callable[[Sequence[Path]], object] = lambda _: None,
     ) -> None:
-        self.store = ReleaseStore(settings.data)
+        self.store = ReleaseStore(settings.release_folder)
         self._settings = settings
         self._releases = releases
         self._decoder = decoder
@@ -150,13 +150,13 @@ class ReleaseManager:
             ReleaseInUse: If another build is under way.
         """
         bundle = load_bundle(bundle_path)
-        with self._change:
+        with self._changing():
             if self._building is not None:
                 raise ReleaseInUse(f"a release of {self._building} is being built")
             self._building = bundle.bundle_id
             self._adopt_current()
         try:
-            with self._releases.lease() as live:
+            with self.store.building(), self._releases.lease() as live:
                 return build_release(
                     self._settings, self.store, live, bundle, token=token, on_progress=on_progress, stop=stop
                 )
@@ -179,7 +179,7 @@ class ReleaseManager:
             ReleaseError: If it is active already.
         """  # noqa: DOC503 - whatever is raised on the way goes on
         began = time.monotonic()
-        with self._change:
+        with self._changing():
             release = self.store.get(release_id)
             current = self._releases.current
             if release_id == current.release_id:
@@ -207,7 +207,7 @@ class ReleaseManager:
             ReleaseError: If there is none.
         """  # noqa: DOC503 - whatever is raised on the way goes on
         began = time.monotonic()
-        with self._change:
+        with self._changing():
             active = self.store.active()
             if active is None or active.previous is None:
                 raise ReleaseError("there is no release before the active one")
@@ -230,7 +230,7 @@ class ReleaseManager:
         Raises:
             ReleaseInUse: If it is active, the one to roll back to, or being built.
         """
-        with self._change:
+        with self._changing():
             release = self.store.get(release_id)
             if release_id == self._releases.current.release_id:
                 raise ReleaseInUse(f"release {release_id} is active")
@@ -288,11 +288,16 @@ class ReleaseManager:
             self._follower.join()
 
     def _follow(self) -> None:
+        failure = ""
         while not self._is_stopping.wait(self._settings.release_poll_seconds):
             try:
                 self.follow_once()
-            except Exception:  # the server may be away, or the bundle not be here yet
-                logger.exception("the active release could not be followed")
+            except Exception as exc:  # the server may be away, or the bundle not be here yet
+                if failure != str(exc):  # not every two seconds
+                    logger.warning("the active release could not be followed", exc_info=exc)
+                failure = str(exc)
+            else:
+                failure = ""
 
     def follow_once(self) -> bool:
         """Answer with the release that the alias names.
@@ -312,6 +317,13 @@ class ReleaseManager:
         return True
 
     # Steps
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A block in which nobody else changes releases, begun with the release that answers everywhere."""
+        with self._change, self.store.changing():
+            self.follow_once()
+            yield
 
     def _adopt_current(self) -> None:
         """Keep the release that answers in the store too, so that it can be rolled back to."""

@@ -34,7 +34,7 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
     Returns:
         Its name and its verified bundle.
     """
-    store = ReleaseStore(settings.data)
+    store = ReleaseStore(settings.release_folder)
     active = store.active()
     release_id = active_index(settings) or (active.release_id if active else None)
     if release_id is not None and (store.path(release_id) / "release.json").exists():
@@ -54,7 +54,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRel
     Returns:
         The open release, which wants to be closed.
     """
-    calibration = ReleaseStore(settings.data).load_calibration(release_id)
+    calibration = ReleaseStore(settings.release_folder).load_calibration(release_id)
     with ThreadPoolExecutor(1, thread_name_prefix="open-index") as pool, ExitStack() as stack:
         # Both take a second, in processes and threads of their own.
         opening = pool.submit(open_index, settings, bundle, release_id=release_id)

@@ -43,7 +43,7 @@ def list_releases(settings: Settings) -> dict[str, Any]:
     Returns:
         Releases, the oldest first, and the name of the active one.
     """
-    store = ReleaseStore(settings.data)
+    store = ReleaseStore(settings.release_folder)
     release_id, _ = active_release(settings)
     active = store.active()
     return {

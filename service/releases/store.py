@@ -1,10 +1,10 @@
 """Where releases are kept, and which one is active.
 
-    DATA/releases/active.json            which release answers; replaced in one fsynced rename
-    DATA/releases/RELEASE/release.json   what it is made of and what is known of it
-    DATA/releases/RELEASE/bundle/        the bundle, copied: nobody outside changes it afterwards
-    DATA/releases/RELEASE/calibration.json
-    DATA/index/RELEASE/                  its generation of the embedded index
+    RELEASES/active.json            which release answers; replaced in one fsynced rename
+    RELEASES/RELEASE/release.json   what it is made of and what is known of it
+    RELEASES/RELEASE/bundle/        the bundle, copied: nobody outside changes it afterwards
+    RELEASES/RELEASE/calibration.json
+    DATA/index/RELEASE/             its generation of the embedded index
 
 A release is made aside and renamed into place; release.json is replaced whole. So a crash leaves every file as it was
 or as it becomes.
@@ -13,12 +13,13 @@ or as it becomes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,15 +102,45 @@ class Active:
 
 
 class ReleaseStore:
-    """The releases of one data folder. Several processes may read; one writes (it has the index open).
+    """The releases of one library. Any process may read; who writes has a lock (`changing`, `building`).
+
+    Replicas of one Qdrant server share the folder. On an embedded index one process alone writes: it has that open.
 
     Args:
-        data: The data folder.
+        folder: Folder of the releases.
     """
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
-        self.folder = data / "releases"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """A block in which no other process changes which release answers, or what there is; waits for it."""
+        with self._locked("change.lock", waits=True):
+            yield
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """A block in which no other process builds a release.
+
+        Raises:
+            ReleaseInUse: If one does.
+        """  # noqa: DOC502 - raised where the lock is taken
+        with self._locked("build.lock", waits=False):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, *, waits: bool) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            except BlockingIOError as exc:
+                raise ReleaseInUse("another process builds a release") from exc
+            yield
+        finally:
+            os.close(fd)
 
     def path(self, release_id: str) -> Path:
         """Folder of a release.
@@ -312,13 +343,14 @@ class ReleaseStore:
         shutil.rmtree(gone, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what a crash left of releases that were being made or deleted."""
+        """Remove what a crash left of releases that were being made or deleted; not while another process builds."""
         if not self.folder.is_dir():
             return
-        for folder in self.folder.iterdir():
-            if folder.name.startswith((".new-", ".old-")):
-                with contextlib.suppress(OSError):
-                    shutil.rmtree(folder)
+        with contextlib.suppress(ReleaseInUse), self.building(), self.changing():
+            for folder in self.folder.iterdir():
+                if folder.name.startswith((".new-", ".old-")):
+                    with contextlib.suppress(OSError):
+                        shutil.rmtree(folder)
 
 
 def _text(value: Mapping[str, Any]) -> str:

@@ -13,7 +13,16 @@ from models.clip import Clip, MediaInfo, NoStream
 from service.engine import Engine, open_engine
 from service.index.contract import Filter, Segment, SegmentMatch
 from service.index.embedded import EmbeddedIndex
-from service.matching import Choice, EmbeddedSegment, Matches, SearchAnswer, SearchResult, find_matches
+from service.matching import (
+    Choice,
+    EmbeddedSegment,
+    Matches,
+    SearchAnswer,
+    SearchResult,
+    choose_prefetch,
+    find_matches,
+    measure_alikeness,
+)
 from service.retrieval import choose_source, embed_clips
 from service.settings import Settings
 
@@ -243,3 +252,22 @@ def test_file_without_the_modality_has_no_embedding(engine: Engine, library_file
         engine.embed_file(path, modality="video")
     (segment,) = engine.embed_file(path).segments
     assert set(segment.tracks) == {"audio"}
+
+
+@pytest.mark.parametrize(
+    ("own_noise", "expected"), [(0.0, 100), (0.6, 100), (0.9, 200), (1.3, 200), (3.0, 500), (100.0, 500)]
+)
+def test_the_less_alike_the_moments_of_a_query_the_more_candidates(own_noise: float, expected: int) -> None:
+    """`python -m benchmarks.search_prefetch` prints what each of them finds."""
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((1, 768)) + own_noise * rng.standard_normal((16, 768))
+    track = np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+    cosines = track @ track.T
+    assert measure_alikeness(track) == pytest.approx((cosines.sum() - 16) / 240, abs=1e-5)
+    assert choose_prefetch(track) == expected
+    assert choose_prefetch(track[:1]) == 100
+
+
+def test_two_moments_that_point_apart_have_a_number_of_candidates_too() -> None:
+    row = np.eye(8, dtype=np.float32)[:1]
+    assert choose_prefetch(np.concatenate([row, -row])) == 500

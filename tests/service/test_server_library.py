@@ -8,46 +8,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from qdrant_client import QdrantClient
 from serving import serve_in_thread
 
 from models.bundle import load_bundle
 from service.engine import open_engine
-from service.index import opening, server
-from service.index.contract import IndexUnavailable
 from service.inventory import list_inventory
 from service.library import index_paths
 from service.settings import Settings
-from tests.service.index.qdrant_local import open_local
+from tests.service.index.qdrant_local import Shared, serve_local
 
 URL = "http://qdrant.invalid:6333"
 
 
-class Shared:
-    """One client for all who open the index, which outlives each of them."""
-
-    def __init__(self, client: QdrantClient) -> None:
-        self._client = client
-        self.is_away = False
-
-    def __getattr__(self, name: str) -> Any:
-        if self.is_away:
-            raise IndexUnavailable("the Qdrant server is away")
-        return (lambda: None) if name == "close" else getattr(self._client, name)
-
-
 @pytest.fixture
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
-    client = open_local(tmp_path / "qdrant")
-    shared = Shared(client)
-    for module in (opening, server):
-        monkeypatch.setattr(module, "open_client", lambda _: shared)
-    yield shared
-    client.close()
+    yield from serve_local(tmp_path / "qdrant", monkeypatch)
 
 
 @pytest.fixture

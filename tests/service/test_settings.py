@@ -25,7 +25,7 @@ def test_defaults() -> None:
     assert settings.host == "127.0.0.1"
     assert settings.max_upload_bytes == 256 * 1024**2
     assert settings.max_query_seconds == 600
-    assert (settings.default_limit, settings.max_limit, settings.prefetch) == (10, 1000, 200)
+    assert (settings.default_limit, settings.max_limit, settings.prefetch) == (10, 1000, None)
 
 
 def test_every_field_is_described() -> None:

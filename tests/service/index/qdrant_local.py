@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from qdrant_client import QdrantClient
+
+from service.index import opening, server
+from service.index.contract import IndexUnavailable
 
 
 class LockedClient:
@@ -42,3 +47,30 @@ def open_local(path: Path | None = None) -> QdrantClient:
         else QdrantClient(path=str(path), force_disable_check_same_thread=True)
     )
     return LockedClient(local)  # type: ignore[return-value]
+
+
+class Shared:
+    """One client for all who open the index, which outlives each of them.
+
+    Attributes:
+        is_away: Set it, and every call fails as if the server were away.
+    """
+
+    def __init__(self, client: QdrantClient) -> None:
+        self._client = client
+        self.is_away = False
+
+    def __getattr__(self, name: str) -> Any:
+        if self.is_away:
+            raise IndexUnavailable("the Qdrant server is away")
+        return (lambda: None) if name == "close" else getattr(self._client, name)
+
+
+def serve_local(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+    """Let everything in this process that opens a Qdrant server get one local client instead."""
+    client = open_local(path)
+    shared = Shared(client)
+    for module in (opening, server):
+        monkeypatch.setattr(module, "open_client", lambda _: shared)
+    yield shared
+    client.close()

@@ -465,6 +465,9 @@ def test_it_happens_too_where_files_are_replaced(folder: Path) -> None:
     """As many segments as before, but each replaced one leaves the copies of its tracks behind."""
     with open_index(folder, exact_below=100) as index:
         acknowledged = fill(index)
+        assert index.is_optimizing_due(0.3)
+        index.optimize()
+        assert not index.is_optimizing_due(0.3), "not aside, but all the same"
         index.optimize_aside()
         file = folder / current_shard(folder) / FILE_NAME
         num_bytes = file.stat().st_size

@@ -108,7 +108,7 @@ def prepare_releases(
         encode_queue_segments=256,
         min_free_bytes=0,
     )
-    store = ReleaseStore(data)
+    store = ReleaseStore(settings.release_folder)
     bundles = (load_bundle(first), load_bundle(second))
     expected = {}
     for bundle in bundles:

@@ -44,7 +44,7 @@ def main() -> None:
     active, bundle = opening.active_release(settings)
     releases = live.Releases(open_release(settings, active, bundle))
     own = manager.ReleaseManager(settings, releases, cast(Any, None), writers=nullcontext)
-    assert ReleaseStore(settings.data).active() is not None
+    assert ReleaseStore(settings.release_folder).active() is not None
     say("ready")
     threading.Thread(target=leave_with_parent, daemon=True).start()
     for turn in range(1_000_000):

@@ -87,7 +87,7 @@ def test_an_answer_of_two_releases_would_be_seen(two_releases: TwoReleases) -> N
     path = two_releases.queries[0]
     with open_engine(settings) as engine:
         assert ask_engine(engine, two_releases, path) is None
-        store = ReleaseStore(settings.data)
+        store = ReleaseStore(settings.release_folder)
         live = open_release(settings, second, store.load_bundle(second))
         old = engine.releases.current
         mixed = replace(live, encoder=old.encoder, batcher=old.batcher)

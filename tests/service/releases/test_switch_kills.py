@@ -74,7 +74,7 @@ def open_when_free(releases: TwoReleases, name: str) -> Index:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            store = ReleaseStore(releases.settings.data)
+            store = ReleaseStore(releases.settings.release_folder)
             return open_index(releases.settings, store.load_bundle(name), release_id=name)
         except IndexInUse:
             assert time.monotonic() < deadline

@@ -1,0 +1,83 @@
+"""How many candidates the pooled vectors have to give, by how alike the moments of the query and of the library are.
+
+    python -m benchmarks.search_prefetch              20,000 segments, two minutes
+
+Nothing is timed and no index is asked: NumPy compares the exact ten best by diagonal mean with the order by pooled
+vector. 60 centres, 333 segments to each, as 100,000 have around 300.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.search_corpus import KEPT, NUM_MOMENTS, SHARED, unit
+from service.matching import choose_prefetch, measure_alikeness
+
+PREFETCHES = (20, 50, 100, 200, 500, 1000)
+OWN_NOISES = (0.4, 0.8, 1.2, 1.6, 3.0)
+SEGMENTS_PER_CENTRE = 333
+LIMIT = 10
+SIGNAL = 1 + SHARED**2
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--segments", type=int, default=20_000)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--queries", type=int, default=300)
+    options = parser.parse_args()
+    rng = np.random.default_rng(0)
+    count = max(1, options.segments // SEGMENTS_PER_CENTRE)
+    centres = rng.standard_normal((count, options.width), dtype=np.float32)
+    own = rng.integers(0, count, options.segments)
+    shared = rng.standard_normal((options.segments, options.width), dtype=np.float32)
+    chosen = rng.choice(options.segments, options.queries, replace=False)
+    fresh = rng.standard_normal((options.queries, options.width), dtype=np.float32)
+    changed = KEPT * shared[chosen] + (1 - KEPT**2) ** 0.5 * fresh
+    print(
+        "cosine of two moments: of the library, of the query; share of the exact ten among so many candidates"
+    )
+    print("library  query   " + "  ".join(f"{prefetch:5}" for prefetch in PREFETCHES) + "   chosen")
+    for library_noise in OWN_NOISES:
+        tracks = _make(rng, centres[own] + SHARED * shared, library_noise)
+        pooled = unit(tracks.mean(axis=1))
+        for query_noise in OWN_NOISES:
+            queries = _make(rng, centres[own[chosen]] + SHARED * changed, query_noise)
+            shares = _shares(tracks, pooled, queries)
+            alike = float(np.mean([measure_alikeness(query) for query in queries]))
+            prefetch = choose_prefetch(queries[0])
+            print(
+                f"{SIGNAL / (SIGNAL + library_noise**2):7.2f} {alike:6.2f}   "
+                + "  ".join(f"{share:5.3f}" for share in shares)
+                + f"   {prefetch:5}"
+            )
+
+
+def _make(rng: np.random.Generator, signal: NDArray[np.float32], own_noise: float) -> NDArray[np.float32]:
+    tracks = rng.standard_normal((len(signal), NUM_MOMENTS, signal.shape[1]), dtype=np.float32)
+    tracks *= own_noise
+    tracks += signal[:, None]
+    tracks /= np.linalg.norm(tracks, axis=-1, keepdims=True)
+    return tracks
+
+
+def _shares(
+    tracks: NDArray[np.float32], pooled: NDArray[np.float32], queries: NDArray[np.float32]
+) -> list[float]:
+    exact = tracks.reshape(len(tracks), -1) @ queries.reshape(len(queries), -1).T
+    best = np.argsort(-exact, axis=0, kind="stable")[:LIMIT]
+    near = np.argsort(-(pooled @ unit(queries.mean(axis=1)).T), axis=0, kind="stable")[: PREFETCHES[-1]]
+    return [
+        float(np.mean([np.isin(best[:, q], near[:prefetch, q]).mean() for q in range(len(queries))]))
+        for prefetch in PREFETCHES
+    ]
+
+
+if __name__ == "__main__":
+    main()
