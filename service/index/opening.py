@@ -178,7 +178,7 @@ def _name_first(index: ServerIndex, prefix: str) -> None:
     if active is None:
         activate(index.link, prefix, index.collection)
     elif active != index.collection:
-        logger.warning(
+        logger.info(  # a release that is being built or made ready
             "the library's alias %s names %s; this bundle uses %s", prefix, active, index.collection
         )
 

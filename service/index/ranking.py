@@ -57,6 +57,15 @@ class Query:
     conditions: Sequence[Condition] = ()
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A point that was ranked: its score is T × the diagonal mean."""
+
+    id: edge.PointId
+    score: float
+    payload: Payload
+
+
 class Searcher:
     """Search in an open shard.
 
@@ -80,7 +89,8 @@ class Searcher:
             Matches, best first.
         """
         points = rank(self._shard, query, hidden=query.hidden)
-        return self._compare(query, dict(islice(_in_order(points), limit)))
+        best = dict(islice(_in_order(points), limit))
+        return self._compare(query, [_Found(id, best[id], payload) for id, payload in self._payloads(best)])
 
     def search_assets(self, query: Query, limit: int) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets.
@@ -94,49 +104,54 @@ class Searcher:
         Returns:
             One match per asset, best first.
         """
-        best: dict[str, tuple[edge.PointId, float]] = {}
+        best: dict[str, _Found] = {}
         num_candidates = query.prefetch
         while True:
             hidden = query.hidden | best.keys()
             points = rank(self._shard, query, hidden=hidden, num_candidates=num_candidates)
             ranked = _in_order(points)
             while len(best) < limit and (some := dict(islice(ranked, limit))):
-                records = self._shard.retrieve(list(some), with_payload=["asset_id"], with_vector=False)
-                asset_ids = {record.id: (record.payload or {})["asset_id"] for record in records}
-                for point_id, score in some.items():
-                    best.setdefault(asset_ids[point_id], (point_id, score))
+                payloads = dict(self._payloads(some))
+                for id, score in some.items():
+                    best.setdefault(payloads[id]["asset_id"], _Found(id, score, payloads[id]))
             if len(best) >= limit or len(points) < num_candidates:
-                return self._compare(query, dict(best.values()))[:limit]
+                return self._compare(query, list(best.values()))[:limit]
             num_candidates *= 2
 
-    def _compare(self, query: Query, scores: Mapping[edge.PointId, float]) -> list[SegmentMatch]:
-        """Take the cosine of each moment of some segments, whose scores are known, with that moment of the query."""
-        if not scores:
+    def _payloads(self, ids: Iterable[edge.PointId]) -> Iterator[tuple[edge.PointId, Payload]]:
+        for record in self._shard.retrieve(list(ids), with_payload=True, with_vector=False):
+            yield record.id, record.payload or {}
+
+    def _compare(self, query: Query, found: Sequence[_Found]) -> list[SegmentMatch]:
+        """Take the cosine of each moment of some segments with the same moment of the query."""
+        if not found:
             return []
         with timed("rescoring"):
-            records = self._shard.retrieve(list(scores), with_payload=True, with_vector=False)
-            payloads = {record.id: record.payload or {} for record in records}
-            moments = self._moments(query, payloads, scores)
-            matches = [to_match(payload, moments[id]) for id, payload in payloads.items()]
+            moments = np.clip(self._moments(query, found), -1.0, 1.0).tolist()
+            matches = [to_match(one.payload, own) for one, own in zip(found, moments, strict=True)]
         return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
-    def _moments(
-        self, query: Query, payloads: Mapping[edge.PointId, Payload], scores: Mapping[edge.PointId, float]
-    ) -> dict[edge.PointId, list[float]]:
-        """Cosines, shape (T,) each, from the copies that agree with the scores; from the engine's vectors else."""
+    def _moments(self, query: Query, found: Sequence[_Found]) -> NDArray[np.float32]:
+        """Cosines, shape (N, T), from the copies that agree with the scores; from the engine's vectors else."""
         name = query.target + TRACK_SUFFIX
         rounded = query.track.astype(np.float16).astype(np.float32)
-        cosines = {}
-        for id, payload in payloads.items():
-            copy = self._copies.read(payload.get(ROWS, {}).get(name, -1))
-            if copy is not None:
-                found = np.einsum("td,td->t", rounded, copy.reshape(rounded.shape))
-                if abs(float(found.sum()) - scores[id]) < SCORE_TOLERANCE * len(found):
-                    cosines[id] = found
-        missing = [id for id in payloads if id not in cosines]
-        for id, track in read_tracks(self._shard, missing, name).items():
-            cosines[id] = np.einsum("td,td->t", rounded, track.reshape(rounded.shape))
-        return {id: np.clip(found, -1.0, 1.0).tolist() for id, found in cosines.items()}
+        copies, is_there = self._copies.read([one.payload.get(ROWS, {}).get(name, -1) for one in found])
+        moments = _cosines(rounded, copies)
+        scores = np.array([one.score for one in found])
+        is_right = is_there & (np.abs(moments.sum(axis=1) - scores) < SCORE_TOLERANCE * len(rounded))
+        missing = np.flatnonzero(~is_right).tolist()
+        tracks = read_tracks(self._shard, [found[place].id for place in missing], name)
+        for place in missing:
+            moments[place] = _cosines(rounded, tracks[found[place].id])
+        return moments
+
+
+def _cosines(query: NDArray[np.float32], tracks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each moment with the same one: (T, D) and (..., T·D) of unit rows → (..., T)."""
+    found: NDArray[np.float32] = np.einsum(
+        "td,...td->...t", query, tracks.reshape(*tracks.shape[:-1], *query.shape)
+    )
+    return found
 
 
 def read_tracks(

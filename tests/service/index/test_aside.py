@@ -155,8 +155,8 @@ def points_of(shard: Shard) -> dict[str, tuple[str, dict[str, list[float]]]]:
     for record in shard._edge.scroll(request)[0]:
         payload, vectors = dict(record.payload or {}), dict(record.vector or {})  # type: ignore[arg-type]
         for name, row in payload.pop(ROWS).items():
-            copy = shard._copies.read(row)
-            assert copy is not None
+            (copy,), (is_there,) = shard._copies.read([row])
+            assert is_there
             assert copy.tolist() == vectors[name]
         found[str(record.id)] = json.dumps(payload, sort_keys=True), vectors
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from libraries import write_tones
-from swapping import TARGET, scores_of
+from swapping import LEAST_DIFFERENCE, TARGET, scores_of
 
 from models.bundle import Bundle, load_bundle
 from service.engine import Engine, open_engine, take_snapshot
@@ -81,10 +81,9 @@ def settings(tmp_path: Path, bundle_path: Path, remote: Shared) -> list[Settings
 
 
 @pytest.fixture
-def replicas(settings: list[Settings], second_bundle: Bundle, tmp_path: Path) -> Iterator[Replicas]:
-    folder = tmp_path / "library"
-    folder.mkdir()
-    write_tones(folder, 6)
+def replicas(
+    settings: list[Settings], second_bundle: Bundle, library_files: Path, tmp_path: Path
+) -> Iterator[Replicas]:
     (query,) = write_tones(tmp_path / "query", 1)
     store = ReleaseStore(settings[0].release_folder)
     names, expected = [], {}
@@ -93,13 +92,14 @@ def replicas(settings: list[Settings], second_bundle: Bundle, tmp_path: Path) ->
             release_id = store.create(bundle, outcome="ready").release_id
             live = open_release(settings[0], release_id, bundle)
             snapshot = take_snapshot(live, None, priority="bulk")
-            assert not index_paths([folder], snapshot=snapshot, decoder=engine.decoder).failed
+            assert not index_paths([library_files], snapshot=snapshot, decoder=engine.decoder).failed
             answer = engine.search_file(query, target=TARGET, snapshot=snapshot)
             names.append(release_id)
             expected[release_id] = scores_of(answer.to_json())
             live.close()
     first, second = names
-    assert any(abs(expected[first][asset] - expected[second][asset]) > 0.01 for asset in expected[first])
+    differences = [abs(expected[first][asset] - expected[second][asset]) for asset in expected[first]]
+    assert max(differences) > LEAST_DIFFERENCE
     with ExitStack() as stack:
         engines = [stack.enter_context(open_engine(one)) for one in settings]
         one, two = (
