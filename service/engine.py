@@ -217,6 +217,7 @@ def take_snapshot(live: LiveRelease, caller: Caller | None, *, priority: Priorit
         release_id=live.release_id,
         calibration=live.calibration,
         width=live.bundle.manifest.embedding_width,
+        spool=live.spool,
     )
 
 

@@ -14,7 +14,7 @@ import time
 from concurrent.futures import Future
 from typing import Protocol
 
-from models.clip import ClipSpec, DecodedMedia, DecodeLimits, NoStream, UnreadableClip
+from models.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream, UnreadableClip
 from service.caller import Caller, CallerGone
 from service.decoding import DecodeFailure, Decoder, DecoderClosed
 from service.occupancy import Occupancy
@@ -33,12 +33,13 @@ from service.stages import (
     FileError,
     Job,
     Refused,
+    Tracks,
     Written,
 )
 from service.writing import Writers
 
 CHUNK_SEGMENTS = 8  # 80 s of frames and samples are 25 MB: what one call to a worker returns
-MAX_UNWRITTEN = 32  # embedded chunks that may wait for the disk: 256 segments at most are redone after a kill
+MAX_UNWRITTEN = 32  # embedded chunks that may wait for the disk
 MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
 
 
@@ -95,7 +96,8 @@ class Pipeline:
         self._began_at: float | None = None
         self._decoding = Occupancy(decoder.num_workers)
         self._write = Writers(snapshot.index, self._events)
-        self._encode = EncodeThread(snapshot.encoder, self._write, self._events)
+        self._spool = snapshot.spool
+        self._encode = EncodeThread(snapshot.encoder, self._write, self._events, self._spool)
         self._encode.start()
         self._write.start()
 
@@ -181,6 +183,8 @@ class Pipeline:
     # Decoding
 
     def _submit(self, job: Job) -> None:
+        if self._resend(job):
+            return
         chunk = job.next_submitted
         job.next_submitted += 1
         self._num_chunks += 1
@@ -195,6 +199,24 @@ class Pipeline:
         job.running[chunk] = future
         self._decoding.enter()
         future.add_done_callback(lambda _: self._end_decoding(job, chunk))
+
+    def _resend(self, job: Job) -> bool:
+        """Write a chunk that an earlier run embedded, if there is another; they come before all that is decoded."""
+        if job.spooled is None:
+            job.spooled = iter(()) if self._spool is None else self._spool.read(job.asset_id)
+        chunk = next(job.spooled, None)
+        if chunk is None:
+            return False
+        job.next_submitted += 1
+        job.next_forwarded += 1
+        job.num_segments += chunk.num_clips
+        facts = dict(chunk.media)
+        job.is_partial = facts.pop("is_partial")
+        job.info = MediaInfo(**facts)
+        job.is_forwarded = chunk.is_final
+        self._num_unwritten += 1
+        self._write.put(Tracks(job=job, segments=chunk.segments, is_final=chunk.is_final, media=chunk.media))
+        return True
 
     def _end_decoding(self, job: Job, chunk: int) -> None:
         self._decoding.leave()
@@ -244,7 +266,13 @@ class Pipeline:
         job.next_forwarded += 1
         job.is_forwarded = media.is_last
         self._encode.messages.put(
-            Chunk(job=job, clips=media.clips, is_final=media.is_last, media=job.media())
+            Chunk(
+                job=job,
+                number=job.next_forwarded - 1,
+                clips=media.clips,
+                is_final=media.is_last,
+                media=job.media(),
+            )
         )
         return None
 
@@ -284,6 +312,8 @@ class Pipeline:
 
     def _finish(self, job: Job) -> list[Job]:
         self._open_jobs.pop(job, None)
+        if self._spool is not None:
+            self._spool.remove(job.asset_id)
         self._top_up()
         return [job]
 

@@ -30,6 +30,7 @@ from service.decoding import Decoder, DecodeTimedOut
 from service.index.contract import Index, Modality, Track
 from service.matching import OPPOSITE, Choice, EmbeddedSegment, SearchAnswer, find_matches
 from service.releases.calibration import Calibration
+from service.spool import Spool
 
 SEGMENTS_PER_DECODE = 8  # 80 s, 25 MB of frames and samples: what one call to a decode worker returns
 
@@ -47,6 +48,7 @@ class Snapshot:
         release_id: Which release encoder, index and calibration belong to.
         calibration: What its scores mean, where that was learned.
         width: D, width of its embeddings.
+        spool: Keeps what was embedded of files on their way into the index; None where nothing does.
     """
 
     encoder: SegmentEncoder
@@ -57,6 +59,7 @@ class Snapshot:
     release_id: str = ""
     calibration: Calibration | None = None
     width: int = 0
+    spool: Spool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

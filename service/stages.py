@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -26,6 +26,7 @@ from service.matching import EmbeddedSegment
 from service.occupancy import Occupancy
 from service.retrieval import embed_clips
 from service.scanning import FoundFile, UnusableFile
+from service.spool import Spool, SpooledChunk
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Job:
         error: Why it failed, once it has.
         is_refused: Set by a stage that cannot take the file; it passes over the rest.
         is_forwarded: Whether its last chunk went to the encoder.
+        spooled: Chunks that an earlier run embedded, which come before all others; None before anybody looked.
         next_submitted: The chunk to decode next.
         next_forwarded: The chunk to encode next.
         running: Chunks that are being decoded.
@@ -63,6 +65,7 @@ class Job:
     error: FileError | None = None
     is_refused: bool = False
     is_forwarded: bool = False
+    spooled: Iterator[SpooledChunk] | None = None
     next_submitted: int = 0
     next_forwarded: int = 0
     running: dict[int, Future[DecodedMedia]] = field(default_factory=dict)
@@ -82,6 +85,7 @@ class Chunk:
     """Decoded segments of a file; the file ends with them if `is_final`."""
 
     job: Job
+    number: int
     clips: Sequence[Clip]
     is_final: bool
     media: Mapping[str, Any]
@@ -175,6 +179,7 @@ class EncodeThread(threading.Thread):
         encoder: Turns clips into tracks.
         next_stage: The write threads.
         events: Queue of the pipeline.
+        spool: Keeps what is embedded until its file is stored.
 
     Attributes:
         messages: What to do, in this order.
@@ -186,6 +191,7 @@ class EncodeThread(threading.Thread):
         encoder: SegmentEncoder,
         next_stage: NextStage,
         events: queue.SimpleQueue[Event],
+        spool: Spool | None = None,
     ) -> None:
         super().__init__(name="encode", daemon=True)
         self.messages: queue.SimpleQueue[Chunk | Drop | None] = queue.SimpleQueue()
@@ -193,6 +199,7 @@ class EncodeThread(threading.Thread):
         self._encoder = encoder
         self._next_stage = next_stage
         self._events = events
+        self._spool = spool
         self._is_stopping = False
         self._num_refusals = 0
 
@@ -232,9 +239,21 @@ class EncodeThread(threading.Thread):
             if isinstance(message, Drop):
                 self._next_stage.put(message)
             elif id(message) in embedded:
+                self._keep(message, embedded[id(message)])
                 self._next_stage.put(embedded[id(message)])
         if chunks:
             self._events.put(Encoded(num_chunks=len(chunks), num_sent=len(embedded)))
+
+    def _keep(self, chunk: Chunk, tracks: Tracks) -> None:
+        if self._spool is not None:
+            spooled = SpooledChunk(
+                number=chunk.number,
+                num_clips=len(chunk.clips),
+                segments=tracks.segments,
+                is_final=chunk.is_final,
+                media=chunk.media,
+            )
+            self._spool.append(chunk.job.asset_id, spooled)
 
     def _embed(self, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
         """Embed chunks in one go; where that fails, one by one, to find the one to blame."""

@@ -26,6 +26,7 @@ from service.batching import Batcher
 from service.encoder import Encoder
 from service.index.contract import Index
 from service.releases.calibration import Calibration
+from service.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class LiveRelease:
         batcher: The encoder's queue.
         index: Its generation of the index.
         calibration: What its scores mean, where that was learned.
+        spool: What was embedded of files on their way into its index.
     """
 
     release_id: str
@@ -51,6 +53,7 @@ class LiveRelease:
     batcher: Batcher
     index: Index
     calibration: Calibration | None = None
+    spool: Spool | None = None
 
     def close(self) -> None:
         """Stop the queue and close the index; the encoder goes with its last reference."""

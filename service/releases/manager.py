@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +110,7 @@ class ReleaseManager:
         self._building: str | None = None
         self._is_stopping = threading.Event()
         self._follower: threading.Thread | None = None
-        self.store.sweep()
+        self.store.sweep(self._drop)
 
     # Looking
 
@@ -236,8 +237,7 @@ class ReleaseManager:
                 raise ReleaseInUse(f"release {release_id} is active")
             if self._building == release.bundle_id and release.outcome == "building":
                 raise ReleaseInUse(f"release {release_id} is being built")
-            self.store.delete(release_id)
-            drop_index(self._settings, release_id)
+            self.store.delete(release_id, self._drop)
 
     def calibrate(self) -> Calibration:
         """Learn anew what the scores of the active release mean: its library has changed since.
@@ -324,6 +324,11 @@ class ReleaseManager:
         with self._change, self.store.changing():
             self.follow_once()
             yield
+
+    def _drop(self, release_id: str) -> None:
+        """Remove what a release leaves outside the store: its generation of the index, chunks of files under way."""
+        drop_index(self._settings, release_id)
+        shutil.rmtree(self._settings.data / "spool" / release_id, ignore_errors=True)
 
     def _adopt_current(self) -> None:
         """Keep the release that answers in the store too, so that it can be rolled back to."""

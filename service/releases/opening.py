@@ -21,6 +21,7 @@ from service.index.opening import active_index, open_index
 from service.releases.live import LiveRelease
 from service.releases.store import ReleaseStore
 from service.settings import Settings
+from service.spool import Spool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,9 +70,17 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRel
             batcher=batcher,
             index=index,
             calibration=calibration,
+            spool=open_spool(settings, release_id),
         )
         stack.pop_all()
         return live
+
+
+def open_spool(settings: Settings, release_id: str) -> Spool:
+    """Where chunks of files under way are kept for a release; what was left there long ago goes."""
+    spool = Spool(settings.data / "spool" / release_id)
+    spool.sweep()
+    return spool
 
 
 def _close_opened(opening: Future[Index]) -> None:

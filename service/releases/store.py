@@ -19,17 +19,19 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from models.bundle import BrokenBundle, Bundle, load_bundle
 from service.durable import replace_file, sync_folder
+from service.index.contract import IndexFailure
 from service.releases.adoption import adopt_bundle
 from service.releases.calibration import Calibration
 
 Outcome = Literal["building", "ready", "refused"]
+_NEW, _OLD = ".new-", ".old-"
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -260,7 +262,7 @@ class ReleaseStore:
             token=token,
         )
         self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / f".new-{release_id}"
+        aside = self.folder / f"{_NEW}{release_id}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         adopt_bundle(source, aside / "bundle")
@@ -321,11 +323,12 @@ class ReleaseStore:
         self.save(release)
         return release
 
-    def delete(self, release_id: str) -> None:
-        """Remove a release; its index generation is the caller's to drop first.
+    def delete(self, release_id: str, drop: Callable[[str], None] = lambda _: None) -> None:
+        """Remove a release and what belongs to it.
 
         Args:
             release_id: Its name.
+            drop: Removes what else bears this name, its generation of the index; done again by `sweep` after a crash.
 
         Raises:
             ReleaseInUse: If it is active or the one to roll back to.
@@ -336,20 +339,28 @@ class ReleaseStore:
         if active is not None and release_id in (active.release_id, active.previous):
             kind = "active" if release_id == active.release_id else "the one a rollback returns to"
             raise ReleaseInUse(f"release {release_id} is {kind}")
-        gone = self.folder / f".old-{release_id}"
+        gone = self.folder / f"{_OLD}{release_id}"
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)  # gone at once, whatever happens while its files are removed
         sync_folder(self.folder)
+        drop(release_id)
         shutil.rmtree(gone, ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Remove what a crash left of releases that were being made or deleted; not while another process builds."""
+    def sweep(self, drop: Callable[[str], None] = lambda _: None) -> None:
+        """Remove what a crash left of releases that were being made or deleted; not while another process builds.
+
+        Args:
+            drop: As for `delete`.
+        """
         if not self.folder.is_dir():
             return
         with contextlib.suppress(ReleaseInUse), self.building(), self.changing():
             for folder in self.folder.iterdir():
-                if folder.name.startswith((".new-", ".old-")):
-                    with contextlib.suppress(OSError):
+                if folder.name.startswith((_NEW, _OLD)):
+                    release_id = folder.name.removeprefix(_OLD)
+                    with contextlib.suppress(OSError, IndexFailure):  # the next sweep tries again
+                        if folder.name.startswith(_OLD) and not self.path(release_id).exists():
+                            drop(release_id)
                         shutil.rmtree(folder)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -24,6 +24,7 @@ from service.job_files import FileRow
 from service.journal import LedgerJournal
 from service.library_run import LibraryRun
 from service.scanning import FoundFile
+from service.stages import Chunk, EncodeThread, Tracks
 
 TARGETS = ("server", "decode worker", "index engine")
 READY_SECONDS = 60.0
@@ -38,7 +39,7 @@ class Victim:
         self.client = httpx.Client(base_url=self.address, timeout=30)
         self.killed: dict[str, int] = dict.fromkeys(TARGETS, 0)
         self._log = log.open("ab")
-        self._starts = log.with_suffix(".starts")
+        self._embedded = log.with_suffix(".embedded")
         self._is_broken = is_broken
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")},
@@ -46,7 +47,7 @@ class Victim:
             "FOLEY_PRECISION": "fp32",
             **{f"FOLEY_{name}": str(value) for name, value in settings.items()},
             "FOLEY_PORT": str(self.port),
-            "KILLING_STARTS": str(self._starts),
+            "KILLING_EMBEDDED": str(self._embedded),
         }
         self.start()
 
@@ -87,9 +88,14 @@ class Victim:
         return random.choice(found) if found else None
 
     def count_redone(self) -> int:
-        """Files that were sent to the decoder more than once, all lives of the server together."""
-        starts = Counter(self._starts.read_text().splitlines())
-        return sum(starts.values()) - len(starts)
+        """Segments that were embedded more than once, all lives of the server together."""
+        chunks = Counter(self._embedded.read_text().splitlines())
+        return sum(int(chunk.split()[-1]) * (count - 1) for chunk, count in chunks.items())
+
+    def count_embedded(self) -> int:
+        """Segments that were embedded, all lives of the server together."""
+        lines = self._embedded.read_text().splitlines() if self._embedded.exists() else ()
+        return sum(int(line.split()[-1]) for line in lines)
 
     def close(self) -> None:
         """End it."""
@@ -99,16 +105,17 @@ class Victim:
         self._log.close()
 
 
-def count_starts(path: Path) -> None:
-    """Write down every file that goes on its way."""
-    start = LedgerJournal.start
+def count_embedded(path: Path) -> None:
+    """Write down every chunk of a file that the encoder has embedded."""
+    embed = EncodeThread._embed_together
 
-    def start_counted(self: LedgerJournal, found: FoundFile, asset_id: str) -> None:
+    def embed_counted(self: EncodeThread, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
+        embedded = embed(self, chunks)
         with path.open("a") as file:
-            file.write(asset_id + "\n")
-        start(self, found, asset_id)
+            file.writelines(f"{c.job.asset_id} {c.number} {len(c.clips)}\n" for c in chunks)
+        return embedded
 
-    LedgerJournal.start = start_counted  # type: ignore[method-assign]
+    EncodeThread._embed_together = embed_counted  # type: ignore[method-assign]
 
 
 def break_ledger() -> None:
@@ -134,7 +141,7 @@ def break_ledger() -> None:
 if __name__ == "__main__":
     if "broken" in sys.argv:
         break_ledger()
-    count_starts(Path(os.environ["KILLING_STARTS"]))
+    count_embedded(Path(os.environ["KILLING_EMBEDDED"]))
     from service.cli import app
 
     app(["serve"])

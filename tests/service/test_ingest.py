@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from service.index.embedded import EmbeddedIndex
 from service.ingest import CHUNK_SEGMENTS, Pipeline
 from service.retrieval import Snapshot
 from service.scanning import FoundFile, find_files, identify
-from service.stages import Job
+from service.spool import Spool
+from service.stages import BATCH_CLIPS, Job
 
 NUM_SEGMENTS = 90
 
@@ -132,3 +134,60 @@ def test_a_decoder_that_was_closed_ends_the_work(
 def _drain(pipeline: Pipeline) -> None:
     while pipeline.is_busy:
         pipeline.wait()
+
+
+class CountingEncoder(Encoder):
+    """The real encoder, which counts pictures and breaks down after some, as a kill would end it."""
+
+    num_clips = 0
+    lasts = 10_000
+
+    def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        self.num_clips += len(frames)
+        if self.num_clips > self.lasts:
+            raise KeyboardInterrupt
+        return super().encode_video(frames)
+
+
+def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
+    long_file: FoundFile, bundle_path: Path, tmp_path: Path
+) -> None:
+    bundle = load_bundle(bundle_path)
+    asset_id = identify(long_file)
+    stored, tracks = {}, {}
+    for name, breaks in {"whole": (), "broken": (30, 30, 20)}.items():
+        with (
+            EmbeddedIndex.open(
+                tmp_path / name, width=bundle.manifest.embedding_width, min_free_bytes=0
+            ) as index,
+            Decoder(num_workers=2) as decoder,
+        ):
+            num_clips = 0
+            for lasts in (*breaks, 10_000):
+                encoder = CountingEncoder(bundle, device="cpu")
+                encoder.lasts = lasts
+                snapshot = Snapshot(
+                    encoder=encoder,
+                    index=index,
+                    bundle_id="b",
+                    spec=bundle.manifest.clip_spec,
+                    spool=Spool(tmp_path / f"spool-{name}"),
+                )
+                with (
+                    pytest.raises(KeyboardInterrupt) if lasts < NUM_SEGMENTS else contextlib.nullcontext(),
+                    Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline,
+                ):
+                    job = Job(asset_id=asset_id, found=long_file)
+                    pipeline.add(job)
+                    _drain(pipeline)
+                num_clips += encoder.num_clips
+                assert (index.get_asset(asset_id) is None) is (lasts < NUM_SEGMENTS)
+            assert num_clips <= NUM_SEGMENTS + len(breaks) * (BATCH_CLIPS + CHUNK_SEGMENTS - 1)
+            assert (job.num_segments, job.is_partial) == (NUM_SEGMENTS, False)
+            segments = index.read_segments(asset_id, limit=1000)
+            stored[name] = [(s.index, s.start_seconds, s.end_seconds, s.media) for s in segments]
+            tracks[name] = np.array([s.video_track for s in segments])
+        assert list((tmp_path / f"spool-{name}").iterdir()) == []
+    assert stored["whole"] == stored["broken"]
+    # Other batches, other rounding: within that of float16.
+    np.testing.assert_allclose(tracks["whole"], tracks["broken"], atol=2e-3)

@@ -15,12 +15,16 @@ from typing import Any
 
 import pytest
 from killing import TARGETS, Victim
-from libraries import write_bad, write_tones
+from libraries import write_bad, write_tone, write_tones
+
+from service.ingest import CHUNK_SEGMENTS
+from service.stages import BATCH_CLIPS
 
 NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "4"))
 KILLS_A_JOB = 4
 NUM_GOOD, NUM_BAD = 48, 12
-MAX_REDONE = 64  # segments of one write
+MAX_REDONE = BATCH_CLIPS + CHUNK_SEGMENTS - 1  # one batch of the encoder
+LONG_SEGMENTS = 240
 
 
 @pytest.fixture
@@ -91,8 +95,26 @@ def test_kill_any_process_at_any_time(victim: Victim, tmp_path: Path) -> None:
     print(  # noqa: T201 - the figure of `make soak`
         f"\n{num_jobs} jobs, killed {victim.killed}: 0 files lost, 0 twice, {num_redone} segments done again"
     )
-    # Files of one segment: a kill costs what was decoded, encoded and not yet written, one batch at most.
     assert num_redone <= MAX_REDONE * sum(victim.killed.values())
+
+
+def test_a_long_file_goes_on_where_it_was_killed(victim: Victim, tmp_path: Path) -> None:
+    """An asset exists when its last segment is written; what was embedded before a kill counts all the same."""
+    path = write_tone(tmp_path / "long" / "long.wav", 1, seconds=10.0 * LONG_SEGMENTS)
+    location = _ask_for_job(victim, path.parent)
+    for share in (0.3, 0.6, 0.9):
+        deadline = time.monotonic() + 60
+        while victim.count_embedded() < share * LONG_SEGMENTS and time.monotonic() < deadline:
+            time.sleep(0.01)
+        victim.kill("server")
+    job = _wait(victim, location)
+    assert job["state"] == "done", job["error"]
+    assert _stored(victim, path.parent) == {str(path): LONG_SEGMENTS}
+    # Written down after it was embedded and before it was kept: a kill in between costs one batch, as one before does.
+    assert victim.count_redone() <= MAX_REDONE * victim.killed["server"]
+    assert victim.count_embedded() <= LONG_SEGMENTS + MAX_REDONE * victim.killed["server"]
+    kept = list((tmp_path / "data" / "spool").glob("*/*"))
+    assert kept == [], "nothing is kept of what is stored"
 
 
 def test_control_a_ledger_that_says_done_first_loses_files(

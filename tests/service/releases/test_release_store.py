@@ -18,6 +18,7 @@ from bundles import copy_starter, rehash
 from test_calibration import make_curve
 
 from models.bundle import Agreement, BrokenBundle, Bundle, Variant, describe_file, load_bundle, variant_path
+from service.index.contract import IndexUnavailable
 from service.releases.calibration import Calibration, Direction
 from service.releases.store import (
     Active,
@@ -168,7 +169,7 @@ def test_what_a_crash_left_is_swept(store: ReleaseStore, bundles: list[Bundle]) 
     for left in (".new-other", ".old-other"):
         (store.folder / left / "bundle").mkdir(parents=True)
     store.sweep()
-    assert sorted(path.name for path in store.folder.iterdir()) == [name]
+    assert sorted(path.name for path in store.folder.iterdir() if path.is_dir()) == [name]
 
 
 # Crashes: every fsync and rename fails once, or is the last thing the process does
@@ -352,3 +353,32 @@ def test_values(store: ReleaseStore, bundles: list[Bundle]) -> None:
     assert replace(release, gates={"gates": [{}]}).is_complete
     assert Release(**release.to_json()) == release
     assert Active(release_id="a", previous=None, switched_at=0.0) != store.active()
+
+
+def test_the_index_of_a_deleted_release_is_dropped_whatever_happens(
+    store: ReleaseStore, bundles: list[Bundle]
+) -> None:
+    """The release is gone with one rename; what else bears its name goes then, or with a later sweep."""
+    first, second = (store.create(bundle, outcome="ready").release_id for bundle in bundles)
+    dropped: list[str] = []
+
+    def fail(release_id: str) -> None:
+        raise IndexUnavailable(f"the server is away: {release_id}")
+
+    with pytest.raises(IndexUnavailable):
+        store.delete(second, fail)
+    assert [release.release_id for release in store.list()] == [first]
+    store.sweep(fail)
+    assert (store.folder / f".old-{second}").exists(), "it must be tried again"
+    store.sweep(dropped.append)
+    assert dropped == [second]
+    store.sweep(dropped.append)
+    assert dropped == [second]
+
+    with pytest.raises(IndexUnavailable):
+        store.delete(first, fail)
+    assert store.create(bundles[0], outcome="ready").release_id == first
+    store.sweep(dropped.append)
+    assert dropped == [second], "another release has the name by now"
+    store.delete(first, dropped.append)
+    assert dropped == [second, first]
