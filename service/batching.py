@@ -73,6 +73,7 @@ class BatchStats:
         num_retried: Batches that failed and were encoded again one by one.
         queued_seconds: Time that encoded segments waited, summed.
         encode_seconds: Time of all runs of the encoder, summed.
+        running_seconds: How long the run that began first of those under way has lasted; 0 where there is none.
     """
 
     num_queued: Mapping[Priority, int]
@@ -85,6 +86,7 @@ class BatchStats:
     num_retried: int
     queued_seconds: float
     encode_seconds: float
+    running_seconds: float
 
 
 class QueuedEncoder:
@@ -132,6 +134,7 @@ class Batcher:
         self._num_encoded: Counter[Priority] = Counter()
         self._num_batches: Counter[int] = Counter()
         self._seconds = {"queued": 0.0, "encode": 0.0}
+        self._running: list[float] = []  # when the runs under way began
         self._threads = [
             threading.Thread(target=self._work, name=f"encode-{number}", daemon=True)
             for number in range(limits.num_runs)
@@ -207,6 +210,7 @@ class Batcher:
                 num_retried=self._counts["retried"],
                 queued_seconds=self._seconds["queued"],
                 encode_seconds=self._seconds["encode"],
+                running_seconds=time.monotonic() - min(self._running) if self._running else 0.0,
             )
 
     def close(self, *, timeout_seconds: float = CLOSE_SECONDS) -> None:
@@ -292,9 +296,12 @@ class Batcher:
         if not batch:
             return
         began = time.monotonic()
+        with self._changed:
+            self._running.append(began)
         outcome = self._try(batch)
         is_tried_again = isinstance(outcome, Exception) and len(batch) > 1
         with self._changed:
+            self._running.remove(began)
             self._seconds["encode"] += time.monotonic() - began
             self._num_batches[len(batch)] += 1
             self._counts["retried"] += is_tried_again

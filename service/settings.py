@@ -291,6 +291,10 @@ class Settings(BaseSettings):
         default_factory=lambda: max(1, (os.cpu_count() or 1) // 2),
         description="Processor threads that embed the library for a new release, at the lowest priority.",
     )
+    release_stall_seconds: PositiveFloat = Field(
+        default=600.0,
+        description="Most time one run of a new release's encoder may take while it embeds the library.",
+    )
     releases: Path | None = Field(
         default=None,
         description="Folder of the releases, which replicas of one Qdrant server share. Default: in the data folder.",

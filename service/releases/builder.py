@@ -13,11 +13,13 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+from service.batching import Batcher
 from service.decoding import Decoder, WorkerLimits
 from service.engine import take_snapshot
 from service.index.contract import Asset, Index, IndexUnavailable
@@ -44,6 +46,7 @@ def main() -> None:
     bundle = ReleaseStore(settings.release_folder).load_bundle(release_id)
     live = open_release(settings, release_id, bundle)
     limits = WorkerLimits(memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after)
+    watch_encoder(live.batcher, settings.release_stall_seconds)
     try:
         with Decoder(num_workers=settings.decode_workers, limits=limits) as decoder:
             report = mirror(
@@ -60,6 +63,23 @@ def main() -> None:
     finally:
         live.close()
     write_line({"report": {**report.to_json(), "num_segments": num_segments}})
+
+
+def watch_encoder(batcher: Batcher, stall_seconds: float) -> None:
+    """End this process when one run of the encoder takes too long: no thread can end what a graph does.
+
+    Args:
+        batcher: Who runs it.
+        stall_seconds: Most time of a run.
+    """
+
+    def watch() -> None:
+        while (seconds := batcher.stats().running_seconds) <= stall_seconds:
+            time.sleep(min(1.0, stall_seconds / 4))
+        write_line({"stalled_seconds": round(seconds, 1)})
+        os._exit(1)
+
+    threading.Thread(target=watch, name="encoder-watch", daemon=True).start()
 
 
 def build_graphs(index: Index) -> None:

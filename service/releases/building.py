@@ -112,12 +112,12 @@ def build_release(
     tell(BuildProgress(step="trial", detail={}))
     try:
         trial = try_bundle(settings, folder, active=active.bundle.path)
+        estimate = estimate_build(settings, active, bundle, trial)
+        stop.check()
+        report = _embed(settings, release, active, estimate, tell, stop)
     except ReleaseRefused as exc:
         gates = {"passed": False, "reasons": [str(exc)]}
         return _save(store, replace(release, outcome="refused", gates=gates))
-    estimate = estimate_build(settings, active, bundle, trial)
-    stop.check()
-    report = _embed(settings, release, active, estimate, tell, stop)
     tell(BuildProgress(step="measuring", detail={}))
     missing = tuple(report.pop("missing"))
     release = replace(release, library={**report, "estimate": estimate}, missing=missing)
@@ -147,7 +147,7 @@ def estimate_build(settings: Settings, active: LiveRelease, bundle: Bundle, tria
     """
     num_segments = active.index.count_segments()
     manifest = bundle.manifest
-    vector_bytes = 2 * manifest.embedding_width * (4 + 2 * manifest.clip_spec.num_moments)
+    vector_bytes = 2 * manifest.embedding_width * (4 + 4 * manifest.clip_spec.num_moments)
     num_bytes = int(num_segments * vector_bytes * BYTES_OVERHEAD)
     if settings.qdrant_url is None:
         settings.data.mkdir(parents=True, exist_ok=True)
@@ -213,6 +213,7 @@ def _run_builder(
     assert child.stdin is not None
     assert child.stdout is not None
     report: dict[str, Any] | None = None
+    stalled_seconds: float | None = None
     with child, stop.telling(lambda: child.send_signal(signal.SIGTERM)):
         feeder = threading.Thread(target=_feed, args=(child, limited, wanted), daemon=True)
         feeder.start()
@@ -220,6 +221,7 @@ def _run_builder(
             fields = json.loads(line)
             if "progress" in fields:
                 tell(fields["progress"])
+            stalled_seconds = fields.get("stalled_seconds", stalled_seconds)
             report = fields.get("report", report)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(STOP_SECONDS)
@@ -227,6 +229,10 @@ def _run_builder(
         feeder.join()
     if stop.is_gone:
         raise CallerGone("the build was stopped; it goes on where it was when it is asked for again")
+    if stalled_seconds is not None:
+        raise ReleaseRefused(
+            f"its encoder took longer than {stalled_seconds:g} s for one batch of the library, and was stopped"
+        )
     if report is None or child.returncode != 0:
         raise BuildFailed(
             f"the process that embeds the library for {release_id} ended with {child.returncode}"

@@ -234,34 +234,39 @@ def _insert_before_output(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -
     model.graph.node.extend(nodes)
 
 
+def _loop_body() -> onnx.GraphProto:
+    return helper.make_graph(
+        [
+            helper.make_node("Identity", ["goes_on"], ["goes_on_out"]),
+            helper.make_node("Mul", ["value", "one"], ["value_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value_out", TensorProto.FLOAT, None),
+        ],
+    )
+
+
+def _loop_constants() -> list[onnx.TensorProto]:
+    return [
+        numpy_helper.from_array(np.array(True), "always"),
+        numpy_helper.from_array(np.array(1.0, np.float32), "one"),
+    ]
+
+
 def _loop(folder: Path, *, count: int) -> None:
     """A Loop that multiplies by one so many times: the right numbers, much too late."""
 
     def change(model: onnx.ModelProto) -> None:
-        body = helper.make_graph(
-            [
-                helper.make_node("Identity", ["goes_on"], ["goes_on_out"]),
-                helper.make_node("Mul", ["value", "one"], ["value_out"]),
-            ],
-            "body",
-            [
-                helper.make_tensor_value_info("step", TensorProto.INT64, []),
-                helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
-                helper.make_tensor_value_info("value", TensorProto.FLOAT, None),
-            ],
-            [
-                helper.make_tensor_value_info("goes_on_out", TensorProto.BOOL, []),
-                helper.make_tensor_value_info("value_out", TensorProto.FLOAT, None),
-            ],
-        )
-        model.graph.initializer.extend(
-            [
-                numpy_helper.from_array(np.array(count, np.int64), "num_turns"),
-                numpy_helper.from_array(np.array(True), "always"),
-                numpy_helper.from_array(np.array(1.0, np.float32), "one"),
-            ]
-        )
-        loop = helper.make_node("Loop", ["num_turns", "always", "raw"], ["tracks"], body=body)
+        turns = numpy_helper.from_array(np.array(count, np.int64), "num_turns")
+        model.graph.initializer.extend([turns, *_loop_constants()])
+        loop = helper.make_node("Loop", ["num_turns", "always", "raw"], ["tracks"], body=_loop_body())
         _insert_before_output(model, [loop])
 
     change_graph(folder, "video.onnx", change)
@@ -271,6 +276,34 @@ def _loop(folder: Path, *, count: int) -> None:
 @bad("an endless loop", "took longer than|was killed")
 def _endless(folder: Path) -> None:
     _loop(folder, count=2**62)
+
+
+@bad("a loop that the golden clip does not enter", "took longer than .* for one batch of the library")
+def _endless_elsewhere(folder: Path) -> None:
+    with np.load(folder / "golden.npz") as arrays:
+        total = arrays["audio_track"].sum()
+
+    def change(model: onnx.ModelProto) -> None:
+        body = _loop_body()
+        body.node[0].input[0] = "is_other_in"  # whether it goes on is known before
+        body.input.append(helper.make_tensor_value_info("is_other_in", TensorProto.BOOL, None))
+        body.node.append(helper.make_node("Identity", ["is_other_in"], ["is_other_out"]))
+        body.output.append(helper.make_tensor_value_info("is_other_out", TensorProto.BOOL, None))
+        nodes = [
+            helper.make_node("ReduceSum", ["raw"], ["total"], keepdims=0),
+            helper.make_node("Sub", ["total", "golden_total"], ["off"]),
+            helper.make_node("Abs", ["off"], ["far"]),
+            helper.make_node("Greater", ["far", "near"], ["is_other"]),
+            helper.make_node("Loop", ["many", "always", "raw", "is_other"], ["tracks", "nothing"], body=body),
+        ]
+        many = numpy_helper.from_array(np.array(2**62, np.int64), "many")
+        golden = numpy_helper.from_array(np.array(total, np.float32), "golden_total")
+        near = numpy_helper.from_array(np.array(0.05, np.float32), "near")
+        model.graph.initializer.extend([many, golden, near, *_loop_constants()])
+        _insert_before_output(model, nodes)
+
+    change_graph(folder, "audio.onnx", change)
+    rehash(folder)
 
 
 def _allocate(folder: Path, *, num_bytes: int) -> None:
@@ -422,6 +455,7 @@ SHORT = (
     "the manifest names a file outside",
     "weights that are not numbers",
     "an endless loop",
+    "a loop that the golden clip does not enter",
     "swapped graphs",
     "weights at an absolute path",
 )

@@ -38,7 +38,9 @@ def service(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trial, "STEP_SECONDS", STEP_SECONDS)
         with (
-            serve_in_thread(releases.settings.replace(release_trial_bytes=4 << 30)) as server,
+            serve_in_thread(
+                releases.settings.replace(release_trial_bytes=4 << 30, release_stall_seconds=3)
+            ) as server,
             Clients(server.address, releases, count=1) as clients,
         ):
             yield server, clients
