@@ -188,6 +188,13 @@ def doctor(
             "--measure", help="Measure on the files how far each precision is from float32, and keep it."
         ),
     ] = False,
+    read_index: Annotated[
+        bool,
+        typer.Option(
+            "--read-index",
+            help="Read the files of the embedded index that never change, and compare them with their hashes.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Say what the encoder runs on and why, whether it is right, where time goes, and what would make it faster."""
@@ -197,7 +204,7 @@ def doctor(
     settings = _read_settings()
     with _report_errors():
         _log_to_stderr()
-        diagnosis = examine(settings, files=files or [], measures=measure)
+        diagnosis = examine(settings, files=files or [], measures=measure, reads_index=read_index)
     if as_json:
         _print_json(diagnosis.to_json())
     else:

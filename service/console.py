@@ -345,6 +345,7 @@ def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("machine", f"{machine['processor']}, {machine['cores']} cores"),
         ("decoder", machine["sandbox_weakness"] or f"confined by Landlock {machine['landlock_version']}"),
+        ("release", found["bundle"]["release_id"]),
         ("bundle", f"{found['bundle']['bundle_id']} in {format_path(found['bundle']['path'])}"),
     ]
     if "provider" in encoder:
@@ -361,6 +362,8 @@ def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "golden_difference" in encoder:
         rows.append(("golden clip", f"reproduced, largest difference {encoder['golden_difference']:.1e}"))
     state = index.get("unavailable") or f"{index['num_segments']} segments"
+    if "num_files_read" in index:
+        state += f"; {index['num_files_read']} sealed files read"
     rows.append(("index", f"{index['engine']} {index['version']}, {state}"))
     for process, memory in found["memory"].items():
         name = "memory" if process == "process" else process.replace("_", " ")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
 from models.clip import Clip, UnreadableClip
 from service.agreement import AgreementStore, ProbeClips, measure_agreement
 from service.clip_timing import time_clip, write_golden_clip
@@ -27,9 +27,10 @@ from service.engines.hardware import has_bf16, has_cuda_driver, installed_versio
 from service.engines.openvino_cpu import INSTALL
 from service.index.contract import Index, IndexFailure
 from service.index.embedded import EmbeddedIndex
-from service.index.opening import find_index, index_place
+from service.index.generation import check_shard, current_shard, read_seal
+from service.index.opening import find_index, index_folder, index_place
 from service.landlock import describe_landlock, landlock_version
-from service.releases.opening import open_encoder
+from service.releases.opening import active_release, open_encoder
 from service.settings import Settings
 from service.stopwatch import DecodedOnce
 
@@ -56,28 +57,35 @@ class Diagnosis:
         return {**self.facts, "problems": self.problems, "advice": self.advice}
 
 
-def examine(settings: Settings, *, files: Sequence[Path] = (), measures: bool = False) -> Diagnosis:
+def examine(
+    settings: Settings, *, files: Sequence[Path] = (), measures: bool = False, reads_index: bool = False
+) -> Diagnosis:
     """Examine an installation by using it.
 
     Args:
         settings: What it is set to.
         files: Real media: the first is timed, all are compared on. Default: the golden clip of the bundle.
         measures: Whether to measure the agreement of every precision that can run here, and keep it.
+        reads_index: Whether to read the files of the index and compare them with their hashes.
 
     Returns:
         The findings.
     """
     diagnosis = Diagnosis()
-    bundle = load_bundle(settings.bundle)
+    release_id, bundle = active_release(settings)
     diagnosis.facts["machine"] = _machine(settings)
-    diagnosis.facts["bundle"] = {"bundle_id": bundle.bundle_id, "path": str(bundle.path)}
+    diagnosis.facts["bundle"] = {
+        "bundle_id": bundle.bundle_id,
+        "path": str(bundle.path),
+        "release_id": release_id,
+    }
     with ExitStack() as stack:
         decoder = Decoder(num_workers=1, limits=WorkerLimits(memory_bytes=settings.worker_memory_bytes))
         stack.callback(decoder.close)
         if measures:
             _measure_all(diagnosis, settings, bundle, _probe_clips(files, bundle, decoder, diagnosis))
         encoder = _examine_encoder(diagnosis, settings, bundle)
-        index = _examine_index(diagnosis, settings, bundle, stack)
+        index = _examine_index(diagnosis, settings, bundle, release_id, stack, reads_index=reads_index)
         if encoder is not None:
             _examine_clip(diagnosis, encoder, decoder, index, files)
         diagnosis.facts["memory"] = _memory(index)
@@ -127,26 +135,45 @@ def _examine_encoder(diagnosis: Diagnosis, settings: Settings, bundle: Bundle) -
 
 
 def _examine_index(
-    diagnosis: Diagnosis, settings: Settings, bundle: Bundle, stack: ExitStack
+    diagnosis: Diagnosis,
+    settings: Settings,
+    bundle: Bundle,
+    release_id: str,
+    stack: ExitStack,
+    *,
+    reads_index: bool,
 ) -> Index | None:
     is_embedded = settings.qdrant_url is None
     facts: dict[str, Any] = {
         "engine": "Qdrant Edge" if is_embedded else "Qdrant",
         "version": version("qdrant-edge-py" if is_embedded else "qdrant-client"),
-        "path": index_place(settings, bundle),
+        "path": index_place(settings, release_id),
     }
     diagnosis.facts["index"] = facts
     try:
-        index = find_index(settings, bundle)
+        index = find_index(settings, bundle, release_id=release_id)
         if index is None:
             facts["num_segments"] = 0
             return None
         stack.callback(index.close)
         facts |= asdict(index.info())
+        if reads_index and is_embedded:
+            facts["num_files_read"] = _read_sealed(diagnosis, index_folder(settings, release_id))
     except IndexFailure as exc:  # a running service has it open, most of all
         facts["unavailable"] = str(exc)
         return None
     return index
+
+
+def _read_sealed(diagnosis: Diagnosis, folder: Path) -> int:
+    """Compare every file of the index that never changes with the hash it was sealed with; how many there were."""
+    shard = folder / current_shard(folder)
+    seal = read_seal(shard)
+    try:
+        check_shard(shard, hashes=True)
+    except IndexFailure as exc:
+        diagnosis.problems.append(str(exc))
+    return len(seal.files) if seal else 0
 
 
 def _examine_clip(

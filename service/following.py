@@ -40,8 +40,8 @@ def find_server(settings: Settings) -> tuple[str, int] | None:
     Returns:
         Host and port; None where the process that has the index open does not listen there.
     """
-    release_id, bundle = active_release(settings)
-    lock = index_folder(settings, bundle, release_id) / "lock"
+    release_id, _ = active_release(settings)
+    lock = index_folder(settings, release_id) / "lock"
     holder = lock.read_text("ascii", "replace").strip()  # the number of that process
     # What answers on the port could be the server of another library.
     if not listens(holder, settings.port):

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from models.bundle import load_bundle
 from service.index.contract import Asset, Filter, Index, IndexInUse
 from service.index.opening import find_index, index_folder
 from service.metadata import merge_metadata
+from service.releases.opening import active_release
 from service.scanning import show_path
 from service.served_inventory import ServedInventory, listens
 from service.settings import MAX_LIMIT, Settings
@@ -113,9 +113,9 @@ def open_inventory(settings: Settings) -> Iterator[Inventory]:
     Raises:
         IndexInUse: If another process has the index open and cannot be asked.
     """
-    bundle = load_bundle(settings.bundle)
+    release_id, bundle = active_release(settings)
     try:
-        index = find_index(settings, bundle)
+        index = find_index(settings, bundle, release_id=release_id)
     except IndexInUse as exc:
         held: IndexInUse | None = exc
     else:
@@ -125,7 +125,7 @@ def open_inventory(settings: Settings) -> Iterator[Inventory]:
             yield OpenInventory(index) if index else EmptyInventory()
         return
     host, port = _reachable(settings.host), settings.port
-    if not listens(_holder(index_folder(settings, bundle)), port):
+    if not listens(_holder(index_folder(settings, release_id)), port):
         raise IndexInUse(f"{held}, which does not listen on port {port}") from held
     served = ServedInventory(host, port, headers=settings.client_headers(), holder=str(held))
     with contextlib.closing(served):

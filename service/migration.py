@@ -84,7 +84,7 @@ def migrate_places(
     """
     from_settings, to_settings = (_settings_of(place, settings) for place in (source, target))
     release_id, bundle = active_release(from_settings)
-    places = [index_place(place, bundle, release_id=release_id) for place in (from_settings, to_settings)]
+    places = [index_place(place, release_id) for place in (from_settings, to_settings)]
     if places[0] == places[1]:
         raise MigrationFailed(f"source and target are the same: {places[0]}")
     with ExitStack() as stack:

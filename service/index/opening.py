@@ -1,6 +1,6 @@
 """Which index a service uses: a folder of its own, or a Qdrant server that many replicas share.
 
-    with open_index(settings, bundle) as index: ...
+    with open_index(settings, bundle, release_id=release_id) as index: ...
 
 Without `FOLEY_QDRANT_URL` the index lies in the data folder, and one process at a time has it open. With it, any
 number of replicas read and write one collection. Each bundle has an index of its own, so vectors of two models never
@@ -24,13 +24,13 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def open_index(settings: Settings, bundle: Bundle, *, release_id: str | None = None) -> Index:
+def open_index(settings: Settings, bundle: Bundle, *, release_id: str) -> Index:
     """Open the index of a release, or create it.
 
     Args:
         settings: Where it is.
         bundle: Whose vectors it holds.
-        release_id: Names the generation of the index; default: the first of the bundle, which has the bundle's name.
+        release_id: Names the generation of the index; the first of a bundle has the bundle's name.
 
     Returns:
         The open index, which wants to be closed.
@@ -40,7 +40,7 @@ def open_index(settings: Settings, bundle: Bundle, *, release_id: str | None = N
     config = server_config(settings, url=settings.qdrant_url)
     index = ServerIndex.open(
         config,
-        name=collection_name(settings.qdrant_prefix, release_id or bundle.bundle_id),
+        name=collection_name(settings.qdrant_prefix, release_id),
         width=bundle.manifest.embedding_width,
         num_moments=bundle.manifest.clip_spec.num_moments,
     )
@@ -52,36 +52,35 @@ def open_index(settings: Settings, bundle: Bundle, *, release_id: str | None = N
     return index
 
 
-def find_index(settings: Settings, bundle: Bundle, *, release_id: str | None = None) -> Index | None:
+def find_index(settings: Settings, bundle: Bundle, *, release_id: str) -> Index | None:
     """Open the index of a release where there is one: nothing is created.
 
     Args:
         settings: Where it is.
         bundle: Whose vectors it holds.
-        release_id: Names the generation of the index; default: the first of the bundle.
+        release_id: Names the generation of the index.
 
     Returns:
         The open index, which wants to be closed, or None.
     """
     if settings.qdrant_url is None:
-        exists = (index_folder(settings, bundle, release_id) / "index.json").exists()
+        exists = (index_folder(settings, release_id) / "index.json").exists()
     else:
-        exists = _has_collection(
-            server_config(settings, url=settings.qdrant_url), settings, release_id or bundle.bundle_id
-        )
+        config = server_config(settings, url=settings.qdrant_url)
+        exists = _has_collection(config, settings, release_id)
     return open_index(settings, bundle, release_id=release_id) if exists else None
 
 
-def index_folder(settings: Settings, bundle: Bundle, release_id: str | None = None) -> Path:
+def index_folder(settings: Settings, release_id: str) -> Path:
     """Where the embedded index of a release lives."""
-    return settings.data / "index" / (release_id or bundle.bundle_id)
+    return settings.data / "index" / release_id
 
 
-def index_place(settings: Settings, bundle: Bundle, *, release_id: str | None = None) -> str:
+def index_place(settings: Settings, release_id: str) -> str:
     """Where the index of a release is, for people: a folder or a collection on a server."""
     if settings.qdrant_url is None:
-        return str(index_folder(settings, bundle, release_id))
-    return f"{settings.qdrant_url} {collection_name(settings.qdrant_prefix, release_id or bundle.bundle_id)}"
+        return str(index_folder(settings, release_id))
+    return f"{settings.qdrant_url} {collection_name(settings.qdrant_prefix, release_id)}"
 
 
 def active_index(settings: Settings) -> str | None:
@@ -128,7 +127,7 @@ def drop_index(settings: Settings, release_id: str) -> None:
         release_id: The release.
     """
     if settings.qdrant_url is None:
-        shutil.rmtree(settings.data / "index" / release_id, ignore_errors=True)
+        shutil.rmtree(index_folder(settings, release_id), ignore_errors=True)
         return
     config = server_config(settings, url=settings.qdrant_url)
     link = Link(config, open_client(config))
@@ -162,9 +161,9 @@ def server_config(settings: Settings, *, url: str) -> ServerConfig:
     )
 
 
-def _open_folder(settings: Settings, bundle: Bundle, release_id: str | None) -> EmbeddedIndex:
+def _open_folder(settings: Settings, bundle: Bundle, release_id: str) -> EmbeddedIndex:
     return EmbeddedIndex.open(
-        index_folder(settings, bundle, release_id),
+        index_folder(settings, release_id),
         width=bundle.manifest.embedding_width,
         num_moments=bundle.manifest.clip_spec.num_moments,
         min_free_bytes=settings.min_free_bytes,

@@ -20,9 +20,11 @@ from service.encoder import Encoder
 from service.engines import choice
 from service.engines.hardware import has_bf16, installed_version
 from service.index.embedded import EmbeddedIndex
+from service.index.messages import ShardConfig
 from service.index.opening import index_folder
 from service.landlock import describe_landlock
 from service.settings import Settings
+from tests.service.index.index_contract import make_asset, make_tracks
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -110,7 +112,7 @@ def test_a_table_for_people(settings: Settings) -> None:
 def test_an_index_in_use_is_no_problem(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
     bundle = load_bundle(settings.bundle)
-    folder = index_folder(settings, bundle)
+    folder = index_folder(settings, bundle.bundle_id)
     with EmbeddedIndex.open(folder, width=128, num_moments=16, min_free_bytes=0):
         found = examine(settings).to_json()
     assert found["problems"] == []
@@ -188,3 +190,30 @@ def test_advice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert advice(precision="auto", device="auto")[0].startswith(
         "this machine has a CUDA device that the encoder"
     )
+
+
+def test_sealed_files_of_the_index_are_read_where_that_is_asked_for(settings: Settings) -> None:
+    bundle = load_bundle(settings.bundle)
+    width = bundle.manifest.embedding_width
+    folder = index_folder(settings, bundle.bundle_id)
+    config = ShardConfig(folder=folder, width=width, num_moments=16, min_free_bytes=0, exact_below=50)
+    with EmbeddedIndex(config) as index:
+        index.write_asset(make_asset("a", make_tracks(100, seed=3, width=width)), is_last=True)
+        index.optimize_aside()
+    command = [sys.executable, "-m", "service.cli", "doctor", "--read-index", "--json"]
+    environment = os.environ | {
+        "FOLEY_DATA": str(settings.data),
+        "FOLEY_DEVICE": "cpu",
+        "FOLEY_PRECISION": "fp32",
+        "FOLEY_MIN_FREE_BYTES": "0",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["index"]["num_files_read"] > 0
+    sealed = max(folder.glob("shard.*/segments/**/matrix.dat"))
+    with sealed.open("r+b") as file:
+        file.seek(100)
+        file.write(b"damaged")
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 1
+    assert "its content is not what was sealed" in json.loads(done.stdout)["problems"][0]

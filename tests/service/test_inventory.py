@@ -74,7 +74,7 @@ def test_another_server_on_the_port_is_not_asked(server: str, copied_settings: S
     bundle = load_bundle(settings.bundle)
     with (
         EmbeddedIndex.open(
-            index_folder(settings, bundle), width=bundle.manifest.embedding_width, min_free_bytes=0
+            index_folder(settings, bundle.bundle_id), width=bundle.manifest.embedding_width, min_free_bytes=0
         ),
         pytest.raises(
             IndexInUse, match=rf"number {os.getpid()}\), which does not listen on port {settings.port}"
@@ -88,7 +88,7 @@ def test_a_holder_that_listens_but_is_no_server_is_an_error(
 ) -> None:
     monkeypatch.setattr(served_inventory, "TIMEOUT_SECONDS", 0.2)
     bundle = load_bundle(copied_settings.bundle)
-    folder = index_folder(copied_settings, bundle)
+    folder = index_folder(copied_settings, bundle.bundle_id)
     with (
         EmbeddedIndex.open(folder, width=bundle.manifest.embedding_width, min_free_bytes=0),
         socket.create_server(("127.0.0.1", copied_settings.port)),

@@ -86,7 +86,7 @@ def test_without_the_floor_a_full_disk_kills_the_engine(disk: Path) -> None:
 
 def test_a_full_disk_over_http(disk: Path, indexed_settings: Settings) -> None:
     settings = indexed_settings.replace(data=disk / "data", min_free_bytes=FLOOR, upload_reserve_bytes=0)
-    folder = index_folder(settings, load_bundle(settings.bundle))
+    folder = index_folder(settings, load_bundle(settings.bundle).bundle_id)
     folder.parent.mkdir(parents=True)
     config = {"width": load_bundle(settings.bundle).manifest.embedding_width, "min_free_bytes": 0}
     with EmbeddedIndex.open(folder, **config) as index:  # type: ignore[arg-type]

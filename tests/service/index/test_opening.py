@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,13 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantClient]:
 
 def test_without_a_url_the_index_is_a_folder(tmp_path: Path, bundle: Bundle) -> None:
     settings = Settings(data=tmp_path, min_free_bytes=0)
-    assert find_index(settings, bundle) is None
+    assert find_index(settings, bundle, release_id=bundle.bundle_id) is None
     assert list(tmp_path.iterdir()) == [], "asking makes nothing"
-    index = open_index(settings, bundle)
+    index = open_index(settings, bundle, release_id=bundle.bundle_id)
     assert isinstance(index, EmbeddedIndex)
     index.close()
-    assert index_place(settings, bundle) == str(tmp_path / "index" / bundle.bundle_id)
-    again = find_index(settings, bundle)
+    assert index_place(settings, bundle.bundle_id) == str(tmp_path / "index" / bundle.bundle_id)
+    again = find_index(settings, bundle, release_id=bundle.bundle_id)
     assert again is not None
     again.close()
 
@@ -59,14 +60,14 @@ def test_with_a_url_it_is_a_collection(
 ) -> None:
     settings = Settings(qdrant_url=URL, qdrant_prefix="films")
     name = f"films-{bundle.bundle_id}"
-    assert index_place(settings, bundle) == f"{URL} {name}"
-    assert find_index(settings, bundle) is None
+    assert index_place(settings, bundle.bundle_id) == f"{URL} {name}"
+    assert find_index(settings, bundle, release_id=bundle.bundle_id) is None
     assert client.get_collections().collections == []
-    index = open_index(settings, bundle)
+    index = open_index(settings, bundle, release_id=bundle.bundle_id)
     assert isinstance(index, ServerIndex)
     assert index.collection == name
     assert [(a.alias_name, a.collection_name) for a in client.get_aliases().aliases] == [("films", name)]
-    assert find_index(settings, bundle) is not None
+    assert find_index(settings, bundle, release_id=bundle.bundle_id) is not None
     assert caplog.text == ""
 
 
@@ -74,11 +75,12 @@ def test_an_alias_of_another_release_is_left_alone(
     client: QdrantClient, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(qdrant_url=URL)
-    open_index(settings, bundle)
+    open_index(settings, bundle, release_id=bundle.bundle_id)
     config = ServerConfig(url=URL)
     ServerIndex.open(config, name="foley-other-1", width=8, client=client)
     activate(Link(config, client), "foley", "foley-other-1")
-    open_index(settings, bundle)
+    with caplog.at_level(logging.INFO):
+        open_index(settings, bundle, release_id=bundle.bundle_id)
     assert client.get_aliases().aliases[0].collection_name == "foley-other-1"
     assert "alias foley names foley-other-1" in caplog.text
 

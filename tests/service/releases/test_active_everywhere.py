@@ -1,0 +1,52 @@
+"""Commands that open the index themselves take that of the release that answers."""
+
+from __future__ import annotations
+
+import pytest
+from swapping import TwoReleases
+
+from service.doctor import examine
+from service.index.opening import find_index
+from service.inventory import list_inventory, open_inventory
+from service.releases.store import ReleaseStore
+from service.settings import Settings
+
+
+@pytest.fixture
+def settings(two_releases: TwoReleases) -> Settings:
+    """The second release answers, and lacks an asset that the first one has."""
+    settings, (first, second) = two_releases.settings, two_releases.names
+    store = ReleaseStore(settings.release_folder)
+    store.activate(second, previous=first)
+    index = find_index(settings, store.load_bundle(second), release_id=second)
+    assert index is not None
+    index.delete_asset(index.list_assets(limit=1).assets[0].asset_id)
+    index.close()
+    return settings
+
+
+def test_assets_are_those_of_the_release_that_answers(settings: Settings, two_releases: TwoReleases) -> None:
+    store = ReleaseStore(settings.release_folder)
+    counts = {}
+    for release_id in two_releases.names:
+        index = find_index(settings, store.load_bundle(release_id), release_id=release_id)
+        assert index is not None
+        counts[release_id] = index.info().num_assets
+        index.close()
+    first, second = two_releases.names
+    listed = list_inventory(settings)
+    assert len(listed) == counts[second] == counts[first] - 1
+    with open_inventory(settings) as inventory:
+        assert inventory.delete_asset(listed[0]["asset_id"])
+    assert len(list_inventory(settings)) == counts[second] - 1
+
+
+def test_the_doctor_examines_the_release_that_answers(
+    settings: Settings, two_releases: TwoReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.stopwatch.ROUNDS", 1)
+    found = examine(settings).to_json()
+    assert found["bundle"]["release_id"] == two_releases.names[1]
+    assert found["bundle"]["bundle_id"] == two_releases.bundle_ids[1]
+    assert found["index"]["path"].endswith(two_releases.names[1])
+    assert "num_files_read" not in found["index"]
