@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +18,7 @@ from service.engine import Engine, open_engine
 from service.errors import add_error_handlers
 from service.gauges import EngineCollector, JobsCollector
 from service.jobs import JobRunner, open_jobs
+from service.loop_lag import watch_loop
 from service.metrics import Metrics
 from service.releases.runner import ReleaseRunner, open_release_jobs
 from service.routes import assets, audit, backup, embeddings, health, jobs, metrics, pages, releases, search
@@ -108,6 +110,8 @@ def _lifespan(settings: Settings, engine: Engine | None) -> Any:
             app.state.foley = _state(settings, opened, uploads, app.state.metrics, runner, release_jobs)
             runner.start()
             release_jobs.start()
+            watch = asyncio.create_task(watch_loop(app.state.metrics.observe_lag))
+            stack.callback(watch.cancel)
             logger.info("serving bundle %s on %s", opened.bundle.bundle_id, opened.encoder.provider)
             yield
 

@@ -27,6 +27,7 @@ from service.timing import STAGES, Stage
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # A search is milliseconds by vector, a tenth of a second with a clip, and minutes in an overloaded service.
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 STAGE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -57,6 +58,12 @@ class Metrics:
             "encoder included), search the index, and of that score candidates by their tracks (rescoring).",
             ("stage",),
             buckets=STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self._lag = Histogram(
+            "foley_event_loop_lag_seconds",
+            "How much too late the event loop woke up, looked at 20 times a second: what blocks it blocks all.",
+            buckets=LAG_BUCKETS,
             registry=self.registry,
         )
         for (
@@ -95,6 +102,10 @@ class Metrics:
     def observe_stage(self, stage: Stage, seconds: float) -> None:
         """Count the time of one stage of a request."""
         self._stages.labels(stage).observe(seconds)
+
+    def observe_lag(self, seconds: float) -> None:
+        """Count how late the event loop was."""
+        self._lag.observe(seconds)
 
     def add_collector(self, collector: Collector) -> None:
         """Have something read whenever the metrics are asked for.

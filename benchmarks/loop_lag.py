@@ -1,0 +1,120 @@
+"""How late the event loop of a service wakes up while it indexes, beside the same idle.
+
+    python -m benchmarks.loop_lag [--files 200]
+
+A `foley serve` of its own indexes synthetic clips by a job. It looks at its loop 20 times a second
+(`foley_event_loop_lag_seconds`); the goal is 20 ms. A loop that sleeps is late too when other processes have the
+cores, so a process that does nothing but sleep stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.release_speed import Server
+from service.loop_lag import watch_loop
+from service.settings import Settings
+from training.synthesis import write_corpus
+
+NAME = "foley_event_loop_lag_seconds_bucket"
+IDLE_SECONDS = 10.0
+GOAL_SECONDS = 0.02
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--files", type=int, default=200)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "library"
+        write_corpus(library, num_scenes=options.files, seed=11, split="heldout", separate_fraction=0.0)
+        with Server(Settings(data=Path(folder) / "data", device="cpu", precision="fp32")) as server:
+            time.sleep(1)
+            before = read_buckets(server)
+            time.sleep(IDLE_SECONDS)
+            idle = read_buckets(server)
+            with Beside() as beside:
+                began = time.monotonic()
+                job = index(server, library)
+                seconds = time.monotonic() - began
+            busy = read_buckets(server)
+    print(f"{job['report']['files']['indexed']} clips of 10 s indexed in {seconds:.1f} s")
+    print("idle           " + describe(before, idle))
+    print("while indexing " + describe(idle, busy))
+    late = sorted(beside.seen)
+    above = sum(lag > GOAL_SECONDS for lag in late)
+    print(
+        f"a process beside it that only sleeps: {len(late)} looks, {above} later than 20 ms, "
+        f"p99 {1e3 * late[int(0.99 * len(late))]:.1f} ms, worst {1e3 * late[-1]:.1f} ms"
+    )
+
+
+def index(server: Server, library: Path) -> dict[str, Any]:
+    """Index a folder by a job; its end."""
+    job = server.post("/v1/jobs", {"kind": "index", "paths": [str(library)]})
+    while job["state"] in ("queued", "running"):
+        time.sleep(0.5)
+        job = server.client.get(f"/v1/jobs/{job['job_id']}").json()
+    if job["state"] != "done":
+        raise SystemExit(f"the job ended: {job}")
+    return job
+
+
+def read_buckets(server: Server) -> dict[float, float]:
+    """How many looks found the loop at most so late, by bound."""
+    found = {}
+    for line in server.client.get("/metrics").text.splitlines():
+        if line.startswith(NAME):
+            bound, count = line.split('le="')[1].split('"} ')
+            found[float(bound)] = float(count)
+    return found
+
+
+def describe(before: Mapping[float, float], after: Mapping[float, float]) -> str:
+    """What happened between two looks at the buckets."""
+    counts = {bound: after[bound] - before[bound] for bound in after}
+    total = counts[float("inf")]
+    p50, p99, worst = (
+        next(bound for bound, count in counts.items() if count >= share * total) for share in (0.5, 0.99, 1.0)
+    )
+    above = total - counts[GOAL_SECONDS]
+    return (
+        f"{total:.0f} looks, {above:.0f} later than 20 ms; p50 up to {1e3 * p50:g} ms, p99 up to {1e3 * p99:g} ms, "
+        f"worst up to {1e3 * worst:g} ms"
+    )
+
+
+class Beside:
+    """A loop in this process, which does nothing else but ask about the job."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Beside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        task = self._loop.create_task(watch_loop(self.seen.append))
+        self._loop.run_forever()
+        task.cancel()
+
+
+if __name__ == "__main__":
+    main()
