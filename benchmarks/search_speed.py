@@ -11,6 +11,7 @@ stages   `EmbeddedIndex.search`, process and socket included: how much of the ex
          finds, and its time
 http     `POST /v1/search` with a base64 track, on a server process of its own
 open     opening the index, and the memory of its process
+aside    searches while the graphs are built aside and the new shard takes over, beside the same before
 
 The corpus is made once (`benchmarks.search_corpus`); sound only, in assets of 250 segments.
 """
@@ -20,7 +21,9 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,9 +35,10 @@ from benchmarks.search_peers import time_pooled
 from service.index.contract import Segment
 from service.index.embedded import EmbeddedIndex
 
-PARTS = ("pooled", "stages", "http", "open")
+PARTS = ("pooled", "stages", "http", "open", "aside")
 PREFETCHES = (50, 100, 200, 500, 1000)
 LIMIT = 10
+ASIDE_QUERIES = 2000
 
 
 def main() -> None:
@@ -75,6 +79,8 @@ def main() -> None:
             time_http(index, corpus, folder=folder, rounds=options.rounds)
         if "open" in options.parts:
             time_opening(index, corpus)
+        if "aside" in options.parts:
+            time_aside(index, corpus)
 
 
 def build_index(folder: Path, corpus: Corpus) -> None:
@@ -139,6 +145,34 @@ def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
             f"stages, prefetch {prefetch:4}: {np.mean(found[prefetch]):.4f} of the exact {LIMIT}, "
             f"p50 {p50:.2f} ms, p95 {p95:.2f} ms; {cpu[prefetch] / len(seconds[prefetch]) * 1e3:.2f} core-ms"
         )
+
+
+def time_aside(folder: Path, corpus: Corpus) -> None:
+    """Print what searches feel of `optimize_aside`."""
+    with open_index(folder, corpus) as index:
+        before = _search_for(index, corpus, lambda taken: taken >= ASIDE_QUERIES)
+        build = threading.Thread(target=index.optimize_aside)
+        started = time.perf_counter()
+        build.start()
+        during = _search_for(index, corpus, lambda _: not build.is_alive())
+        seconds = time.perf_counter() - started
+        after = _search_for(index, corpus, lambda taken: taken >= ASIDE_QUERIES)
+    print(f"aside, {len(corpus.tracks)} segments: built and switched in {seconds:.0f} s")
+    for name, times in (("before", before), ("during", during), ("after", after)):
+        p50, p95, p99 = np.percentile(times, [50, 95, 99]) * 1e3
+        print(
+            f"  {name}: {len(times)} searches, p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms, "
+            f"worst {max(times) * 1e3:.0f} ms"
+        )
+
+
+def _search_for(index: EmbeddedIndex, corpus: Corpus, is_enough: Callable[[int], bool]) -> list[float]:
+    times: list[float] = []
+    while not is_enough(len(times)):
+        began = time.perf_counter()
+        index.search(corpus.queries[len(times) % len(corpus.queries)], target="audio", limit=LIMIT)
+        times.append(time.perf_counter() - began)
+    return times
 
 
 def time_opening(folder: Path, corpus: Corpus) -> None:
