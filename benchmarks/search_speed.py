@@ -34,6 +34,7 @@ from benchmarks.search_http import cpu_seconds, time_http
 from benchmarks.search_peers import time_pooled
 from service.index.contract import Segment
 from service.index.embedded import EmbeddedIndex
+from service.index.generation import current_shard
 
 PARTS = ("pooled", "stages", "http", "open", "aside")
 PREFETCHES = (50, 100, 200, 500, 1000)
@@ -72,7 +73,7 @@ def main() -> None:
         index = folder / f"index-{options.segments}-{options.width}-{options.own_noise}"
         build_index(index, corpus)
         if "pooled" in options.parts:
-            time_pooled(index / "shard", corpus, peers=folder / "peers", rounds=options.rounds)
+            time_pooled(index / current_shard(index), corpus, peers=folder / "peers", rounds=options.rounds)
         if "stages" in options.parts:
             time_stages(index, corpus, rounds=options.rounds)
         if "http" in options.parts:
