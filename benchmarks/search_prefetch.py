@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.search_corpus import KEPT, NUM_MOMENTS, SHARED, unit
-from service.matching import choose_prefetch, measure_alikeness
+from service.prefetch import choose_prefetch, measure_alikeness
 
 PREFETCHES = (20, 50, 100, 200, 500, 1000)
 OWN_NOISES = (0.4, 0.8, 1.2, 1.6, 3.0)
 SEGMENTS_PER_CENTRE = 333
-LIMIT = 10
 SIGNAL = 1 + SHARED**2
 
 
@@ -31,7 +30,9 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--limit", type=int, default=10, help="how many of the best are wanted")
     options = parser.parse_args()
+    limit = options.limit
     rng = np.random.default_rng(0)
     count = max(1, options.segments // SEGMENTS_PER_CENTRE)
     centres = rng.standard_normal((count, options.width), dtype=np.float32)
@@ -41,7 +42,7 @@ def main() -> None:
     fresh = rng.standard_normal((options.queries, options.width), dtype=np.float32)
     changed = KEPT * shared[chosen] + (1 - KEPT**2) ** 0.5 * fresh
     print(
-        "cosine of two moments: of the library, of the query; share of the exact ten among so many candidates"
+        "cosine of two moments: of the library, of the query; share of the exact best among so many candidates"
     )
     print("library  query   " + "  ".join(f"{prefetch:5}" for prefetch in PREFETCHES) + "   chosen")
     for library_noise in OWN_NOISES:
@@ -49,9 +50,9 @@ def main() -> None:
         pooled = unit(tracks.mean(axis=1))
         for query_noise in OWN_NOISES:
             queries = _make(rng, centres[own[chosen]] + SHARED * changed, query_noise)
-            shares = _shares(tracks, pooled, queries)
+            shares = _shares(tracks, pooled, queries, limit)
             alike = float(np.mean([measure_alikeness(query) for query in queries]))
-            prefetch = choose_prefetch(queries[0])
+            prefetch = choose_prefetch(queries[0], limit=limit)
             print(
                 f"{SIGNAL / (SIGNAL + library_noise**2):7.2f} {alike:6.2f}   "
                 + "  ".join(f"{share:5.3f}" for share in shares)
@@ -68,10 +69,10 @@ def _make(rng: np.random.Generator, signal: NDArray[np.float32], own_noise: floa
 
 
 def _shares(
-    tracks: NDArray[np.float32], pooled: NDArray[np.float32], queries: NDArray[np.float32]
+    tracks: NDArray[np.float32], pooled: NDArray[np.float32], queries: NDArray[np.float32], limit: int
 ) -> list[float]:
     exact = tracks.reshape(len(tracks), -1) @ queries.reshape(len(queries), -1).T
-    best = np.argsort(-exact, axis=0, kind="stable")[:LIMIT]
+    best = np.argsort(-exact, axis=0, kind="stable")[:limit]
     near = np.argsort(-(pooled @ unit(queries.mean(axis=1)).T), axis=0, kind="stable")[: PREFETCHES[-1]]
     return [
         float(np.mean([np.isin(best[:, q], near[:prefetch, q]).mean() for q in range(len(queries))]))

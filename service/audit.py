@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.index.contract import Asset, Index, Modality, Segment, Track
+from service.prefetch import choose_prefetch
 from service.releases.calibration import MIN_ASSETS, TooFewPairs, list_pairs
 from service.retrieval import Snapshot
 from service.scanning import show_path
@@ -308,7 +309,9 @@ def _lay_out(segments: Sequence[Segment], modality: Modality, step: float) -> ND
 
 
 def _rank(index: Index, track: Track, *, target: Modality, asset_id: str) -> int:
-    matches = index.search_assets(track, target=target, limit=RANK_LIMIT)
+    matches = index.search_assets(
+        track, target=target, limit=RANK_LIMIT, prefetch=choose_prefetch(track, limit=RANK_LIMIT)
+    )
     ids = [match.asset_id for match in matches]
     return ids.index(asset_id) + 1 if asset_id in ids else RANK_LIMIT + 1
 

@@ -17,10 +17,12 @@ from typing import Protocol
 from models.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream, UnreadableClip
 from service.caller import Caller, CallerGone
 from service.decoding import DecodeFailure, Decoder, DecoderClosed
+from service.encoder import EncoderFailure
 from service.occupancy import Occupancy
 from service.report import StageTimes
 from service.retrieval import Snapshot
 from service.scanning import UnusableFile, check_unchanged
+from service.spool import CHUNK_SEGMENTS
 from service.stages import (
     Broken,
     Chunk,
@@ -38,7 +40,6 @@ from service.stages import (
 )
 from service.writing import Writers
 
-CHUNK_SEGMENTS = 8  # 80 s of frames and samples are 25 MB: what one call to a worker returns
 MAX_UNWRITTEN = 32  # embedded chunks that may wait for the disk
 MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
 
@@ -255,13 +256,12 @@ class Pipeline:
         """Send one chunk on; return what is wrong with the file instead, if anything is."""
         job.info = media.info  # the last one knows the measured duration
         job.is_partial = job.is_partial or media.is_partial
-        if media.is_last:
-            if job.num_segments == 0 and not media.clips:
-                return NoStream("no segment of the file could be decoded")
-            try:
-                check_unchanged(job.found)
-            except UnusableFile as exc:
-                return exc
+        if media.is_last and job.num_segments == 0 and not media.clips:
+            return NoStream("no segment of the file could be decoded")
+        try:
+            check_unchanged(job.found)  # each chunk: what is kept of it must be of this content
+        except UnusableFile as exc:
+            return exc
         job.num_segments += len(media.clips)
         job.next_forwarded += 1
         job.is_forwarded = media.is_last
@@ -312,10 +312,15 @@ class Pipeline:
 
     def _finish(self, job: Job) -> list[Job]:
         self._open_jobs.pop(job, None)
-        if self._spool is not None:
+        if self._spool is not None and not _may_pass(job.error):
             self._spool.remove(job.asset_id)
         self._top_up()
         return [job]
+
+
+def _may_pass(error: FileError | None) -> bool:
+    """Whether a file failed for a reason that another attempt may not meet: that goes on where this one ended."""
+    return isinstance(error, DecodeFailure | EncoderFailure)
 
 
 def _outcome_of(future: Future[DecodedMedia]) -> DecodedMedia | FileError:

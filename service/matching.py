@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from service.index.contract import Filter, Index, Modality, SegmentMatch, Track
+from service.prefetch import choose_prefetch
 from service.releases.calibration import Calibration
 from service.scanning import show_path
 
@@ -26,10 +27,6 @@ EmptyReason = Literal[
     "below_min_probability",
     "no_further_results",
 ]
-
-
-PREFETCH_BY_ALIKENESS = ((0.65, 100), (0.3, 200), (-2.0, 500))
-"""From which mean cosine of two moments of a query on how many candidates are enough."""
 
 
 class NotCalibrated(Exception):
@@ -183,37 +180,6 @@ class SearchAnswer:
         }
 
 
-def measure_alikeness(track: Track) -> float:
-    """How alike the moments of a track are.
-
-    Args:
-        track: Unit rows, shape (T, D).
-
-    Returns:
-        Mean cosine of two of its moments, 1 where all are the same, about 0 where they have nothing in common.
-    """
-    num_moments = len(track)
-    if num_moments == 1:
-        return 1.0
-    total = float(np.square(track.sum(axis=0)).sum())
-    return (total / num_moments - 1.0) / (num_moments - 1)
-
-
-def choose_prefetch(track: Track) -> int:
-    """How many candidates by pooled vector hold .98 of the exact ten best.
-
-    A pooled vector says the less of a track, the less alike its moments are (`benchmarks.search_prefetch`).
-
-    Args:
-        track: Unit rows, shape (T, D).
-
-    Returns:
-        Candidates.
-    """
-    alike = measure_alikeness(track)
-    return next(prefetch for least, prefetch in PREFETCH_BY_ALIKENESS if alike >= least)
-
-
 def find_matches(
     queries: Sequence[EmbeddedSegment],
     *,
@@ -250,7 +216,7 @@ def find_matches(
             query.tracks[source],
             target=target,
             limit=num_ranked,
-            prefetch=choice.prefetch or choose_prefetch(query.tracks[source]),
+            prefetch=choice.prefetch or choose_prefetch(query.tracks[source], limit=num_ranked),
             filter=choice.filter,
         )
         for match in found:

@@ -13,13 +13,16 @@ an index stores them. A record that is cut short or damaged ends the file: what 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import re
+import shutil
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,10 +34,12 @@ from service.matching import EmbeddedSegment
 
 logger = logging.getLogger(__name__)
 
+CHUNK_SEGMENTS = 8
+"""Segments of a chunk: 80 s of frames and samples are 25 MB, what one call to a decode worker returns."""
 KEPT_SECONDS = 7 * 86400.0
 """How long the chunks of a file that nobody goes on with are kept."""
 NAME = re.compile(r"[0-9a-f]{64}")
-_LENGTHS = struct.Struct("<4sIQI")  # mark, bytes of the facts, bytes of the tracks, crc32 of both
+_HEAD = struct.Struct("<4sIQI")  # mark, bytes of the facts, bytes of the tracks, crc32 of both
 _MARK = b"FOL1"
 _MAX_BYTES = 2**28  # of one record
 
@@ -63,11 +68,17 @@ class Spool:
 
     Args:
         folder: Where it lies; made with the first chunk.
+        basis: What chunks are made with. One that was made with another counts as none.
+        floor_bytes: Gives the free space that must stay on a disk of some size.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, basis: str = "", floor_bytes: Callable[[int], int] = lambda _: 0
+    ) -> None:
         self.folder = folder
-        self._is_full = False
+        self._basis = basis
+        self._floor_bytes = floor_bytes
+        self._has_warned = False
 
     def append(self, asset_id: str, chunk: SpooledChunk) -> None:
         """Keep one more chunk of a file. Where that fails the file will be embedded from here on after a kill.
@@ -78,12 +89,15 @@ class Spool:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            usage = shutil.disk_usage(self.folder)
+            if usage.free < self._floor_bytes(usage.total):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
             with self._path(asset_id).open("ab") as file:
-                file.write(_pack(chunk))
+                file.write(_pack(chunk, self._basis))
         except OSError as exc:
-            if not self._is_full:
+            if not self._has_warned:
                 logger.warning("what was embedded of a file cannot be kept: %s", exc)
-            self._is_full = True
+            self._has_warned = True
 
     def read(self, asset_id: str) -> Iterator[SpooledChunk]:
         """Read what is kept of a file, chunk 0 first, one at a time.
@@ -100,7 +114,7 @@ class Spool:
         try:
             with path.open("r+b") as file:
                 number = 0
-                while (chunk := _unpack(file)) is not None and chunk.number == number:
+                while (chunk := _unpack(file, self._basis)) is not None and chunk.number == number:
                     end = file.tell()
                     yield chunk
                     number += 1
@@ -130,8 +144,9 @@ class Spool:
         return self.folder / asset_id
 
 
-def _pack(chunk: SpooledChunk) -> bytes:
+def _pack(chunk: SpooledChunk, basis: str) -> bytes:
     facts = {
+        "basis": basis,
         "number": chunk.number,
         "num_clips": chunk.num_clips,
         "is_final": chunk.is_final,
@@ -146,21 +161,24 @@ def _pack(chunk: SpooledChunk) -> bytes:
         np.asarray(track, "<f2").tobytes() for segment in chunk.segments for track in segment.tracks.values()
     )
     crc = zlib.crc32(tracks, zlib.crc32(text))
-    return _LENGTHS.pack(_MARK, len(text), len(tracks), crc) + text + tracks
+    return _HEAD.pack(_MARK, len(text), len(tracks), crc) + text + tracks
 
 
-def _unpack(file: BinaryIO) -> SpooledChunk | None:
-    """The next record of a file; None at its end, and where it is not whole."""
-    lengths = file.read(_LENGTHS.size)
-    if len(lengths) < _LENGTHS.size:
+def _unpack(file: BinaryIO, basis: str) -> SpooledChunk | None:
+    """The next record of a file; None at its end, and where it is not whole or of another basis."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
         return None
-    mark, num_text, num_tracks, crc = _LENGTHS.unpack(lengths)
-    if mark != _MARK or num_text + num_tracks > _MAX_BYTES:
+    mark, text_bytes, tracks_bytes, crc = _HEAD.unpack(head)
+    if mark != _MARK or text_bytes + tracks_bytes > _MAX_BYTES:
         return None
-    text, tracks = file.read(num_text), file.read(num_tracks)
-    if len(text) + len(tracks) < num_text + num_tracks or zlib.crc32(tracks, zlib.crc32(text)) != crc:
+    text, tracks = file.read(text_bytes), file.read(tracks_bytes)
+    is_whole = (len(text), len(tracks)) == (text_bytes, tracks_bytes)
+    if not is_whole or zlib.crc32(tracks, zlib.crc32(text)) != crc:
         return None
     facts = json.loads(text)
+    if facts.pop("basis") != basis:
+        return None
     place = 0
     segments = []
     for start_seconds, end_seconds, shapes in facts.pop("segments"):

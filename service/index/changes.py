@@ -104,6 +104,8 @@ def _upsert(shard: edge.EdgeShard, copies: TrackCopies, points: Sequence[StoredP
         places, copies.append([points[n].vectors[name] for n, name in places]), strict=True
     ):
         rows[n][name] = row
+    if any(point.payload["index"] == 0 for point in points):
+        copies.sync()  # a head makes its asset exist
     shard.update(edge.UpdateOperation.upsert_points([*map(_to_edge, points, rows)]))
 
 

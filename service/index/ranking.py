@@ -1,6 +1,6 @@
 """Search in a shard: candidates by pooled vector, ranked by diagonal mean, the best compared in each moment.
 
-    query ── pooled, HNSW ──▶ 200 candidates ── track, dot ──▶ ranking ── copies of tracks ──▶ moments
+    query ── pooled, HNSW ──▶ candidates ── track, dot ──▶ ranking ── copies of tracks ──▶ moments
 
 Each float that the engine gives is an object in between: reading a track of 16 × 768 costs .3 ms. So the moments of the
 results come from copies of the tracks (`service.index.tracks`), where these agree with the ranking. The query is
@@ -29,6 +29,7 @@ from service.timing import timed
 # 200 candidates of 100,000: .9995 of the nearest in .6 ms; with twice the ef or the oversampling .9996
 OVERSAMPLING = 1.5
 MIN_EF = 64
+COMPARED_AT_ONCE = 64  # tracks of 16 × 768 are 3 MB
 SCORE_TOLERANCE = 1e-3  # of a moment: how far a copy of a track may be from the score of the track
 
 Payload = Mapping[str, Any]
@@ -113,9 +114,10 @@ class Searcher:
             while len(best) < limit and (some := dict(islice(ranked, limit))):
                 payloads = dict(self._payloads(some))
                 for id, score in some.items():
-                    best.setdefault(payloads[id]["asset_id"], _Found(id, score, payloads[id]))
+                    if len(best) < limit:
+                        best.setdefault(payloads[id]["asset_id"], _Found(id, score, payloads[id]))
             if len(best) >= limit or len(points) < num_candidates:
-                return self._compare(query, list(best.values()))[:limit]
+                return self._compare(query, list(best.values()))
             num_candidates *= 2
 
     def _payloads(self, ids: Iterable[edge.PointId]) -> Iterator[tuple[edge.PointId, Payload]]:
@@ -127,8 +129,11 @@ class Searcher:
         if not found:
             return []
         with timed("rescoring"):
-            moments = np.clip(self._moments(query, found), -1.0, 1.0).tolist()
-            matches = [to_match(one.payload, own) for one, own in zip(found, moments, strict=True)]
+            matches = []
+            for first in range(0, len(found), COMPARED_AT_ONCE):
+                some = found[first : first + COMPARED_AT_ONCE]
+                moments = np.clip(self._moments(query, some), -1.0, 1.0).tolist()
+                matches += [to_match(one.payload, own) for one, own in zip(some, moments, strict=True)]
         return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
     def _moments(self, query: Query, found: Sequence[_Found]) -> NDArray[np.float32]:

@@ -305,7 +305,9 @@ class Shard:
         self._folder.check_space(extra_bytes=count_bytes(self._folder.path))
         self._edge.optimize()
         self._edge.flush()
-        self._folder.seal(Seal(num_points=self._edge.info().points_count, files={}))
+        self._folder.seal(
+            Seal(num_points=self._edge.info().points_count, files=seal_files(self._folder.shard))
+        )
 
     def info(self) -> IndexInfo:
         """Counts of the engine, and the bytes its files take."""

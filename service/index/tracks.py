@@ -5,9 +5,9 @@
     copies.read(rows)
 
 Qdrant Edge gives a vector as Python floats: reading ten tracks of 16 × 768 takes it 2.8 ms, this file .3 ms. What the
-engine stores is what counts. A copy may be missing, or lost in a power cut, as nothing waits until it is on the disk;
-so whoever reads one compares it with the engine's score (`service.index.ranking`). Rows are never written twice:
-those of points that are gone are left behind when the shard is built aside.
+engine stores is what counts: a copy may be missing, and whoever reads one compares it with the engine's score
+(`service.index.ranking`). Rows are on the disk before the head of their asset is, and never written twice; those of
+points that are gone are left behind when the shard is built aside.
 """
 
 from __future__ import annotations
@@ -91,6 +91,10 @@ class TrackCopies:
         joined = b"".join(one if is_whole else nothing for one, is_whole in zip(found, is_there, strict=True))
         tracks = np.frombuffer(joined, dtype=np.float16).astype(np.float32)
         return tracks.reshape(len(rows), self._num_values), is_there
+
+    def sync(self) -> None:
+        """Have the disk keep all rows."""
+        os.fdatasync(self._fd)
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

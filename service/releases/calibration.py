@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.index.contract import Asset, Filter, Index, Modality
+from service.prefetch import choose_prefetch
 
 DIRECTIONS: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
 """Target and the modality that is searched by."""
@@ -252,7 +253,12 @@ def sample_pairs(index: Index, queries: Sequence[tuple[Asset, int]], *, target: 
         track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
         if track is None:
             continue
-        matches = index.search_assets(track, target=target, limit=NUM_RESULTS + 1)
+        matches = index.search_assets(
+            track,
+            target=target,
+            limit=NUM_RESULTS + 1,
+            prefetch=choose_prefetch(track, limit=NUM_RESULTS),
+        )
         own = [match.asset_id == asset.asset_id for match in matches]
         ranks.append(own.index(True) + 1 if any(own) else 0)
         others = [match.score for match, is_own in zip(matches, own, strict=True) if not is_own]

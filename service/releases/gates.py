@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from service.index.contract import Asset, Index, Modality
+from service.prefetch import choose_prefetch
 from service.releases.calibration import DIRECTIONS, Pairs
 
 OVERLAP_RESULTS = 10
@@ -166,7 +167,12 @@ def measure_overlap(
         for index in (new, active):
             track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
             if track is not None:
-                matches = index.search_assets(track, target=target, limit=OVERLAP_RESULTS)
+                matches = index.search_assets(
+                    track,
+                    target=target,
+                    limit=OVERLAP_RESULTS,
+                    prefetch=choose_prefetch(track, limit=OVERLAP_RESULTS),
+                )
                 found.append({match.asset_id for match in matches})
         if len(found) == 2 and found[1]:
             shares.append(len(found[0] & found[1]) / len(found[1]))

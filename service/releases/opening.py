@@ -10,6 +10,7 @@ import os
 import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
@@ -21,7 +22,7 @@ from service.index.opening import active_index, open_index
 from service.releases.live import LiveRelease
 from service.releases.store import ReleaseStore
 from service.settings import Settings
-from service.spool import Spool
+from service.spool import CHUNK_SEGMENTS, Spool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,15 +71,18 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRel
             batcher=batcher,
             index=index,
             calibration=calibration,
-            spool=open_spool(settings, release_id),
+            spool=open_spool(settings, release_id, bundle),
         )
         stack.pop_all()
         return live
 
 
-def open_spool(settings: Settings, release_id: str) -> Spool:
+def open_spool(settings: Settings, release_id: str, bundle: Bundle) -> Spool:
     """Where chunks of files under way are kept for a release; what was left there long ago goes."""
-    spool = Spool(settings.data / "spool" / release_id)
+    facts = (bundle.bundle_id, bundle.manifest.clip_spec, CHUNK_SEGMENTS, version("av"), version("foley"))
+    spool = Spool(
+        settings.data / "spool" / release_id, basis=repr(facts), floor_bytes=settings.disk_floor_bytes
+    )
     spool.sweep()
     return spool
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from models.bundle import load_bundle
-from models.clip import DecodeLimits
+from models.clip import ClipSpec, DecodedMedia, DecodeLimits
 from service.batching import Batcher, BatchLimits
 from service.caller import Caller
-from service.decoding import Decoder, DecoderClosed
+from service.decoding import Decoder, DecoderClosed, DecoderCrashed
 from service.encoder import Encoder
 from service.index.embedded import EmbeddedIndex
-from service.ingest import CHUNK_SEGMENTS, Pipeline
+from service.ingest import Pipeline
+from service.library import index_paths
 from service.retrieval import Snapshot
-from service.scanning import FoundFile, find_files, identify
-from service.spool import Spool
+from service.scanning import FoundFile, UnusableFile, find_files, identify
+from service.spool import CHUNK_SEGMENTS, Spool
 from service.stages import BATCH_CLIPS, Job
 
 NUM_SEGMENTS = 90
@@ -191,3 +195,79 @@ def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
     assert stored["whole"] == stored["broken"]
     # Other batches, other rounding: within that of float16.
     np.testing.assert_allclose(tracks["whole"], tracks["broken"], atol=2e-3)
+
+
+class CrashingDecoder(Decoder):
+    """The real decoder, whose worker dies once at one chunk."""
+
+    crashes_at: int | None = None
+
+    def submit(self, path: Path | str, spec: ClipSpec, **options: Any) -> Future[DecodedMedia]:
+        if options["first"] == self.crashes_at:
+            self.crashes_at = None
+            failed: Future[DecodedMedia] = Future()
+            failed.set_exception(DecoderCrashed("the decode worker was killed by SIGKILL"))
+            return failed
+        return super().submit(path, spec, **options)
+
+
+def test_another_attempt_at_a_file_goes_on_where_a_worker_died(
+    long_file: FoundFile, bundle_path: Path, tmp_path: Path
+) -> None:
+    bundle = load_bundle(bundle_path)
+    encoder = CountingEncoder(bundle, device="cpu")
+    with (
+        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        CrashingDecoder(num_workers=1) as decoder,
+    ):
+        decoder.crashes_at = 9 * CHUNK_SEGMENTS
+        snapshot = Snapshot(
+            encoder=encoder,
+            index=index,
+            bundle_id="b",
+            spec=bundle.manifest.clip_spec,
+            spool=Spool(tmp_path / "spool"),
+        )
+        report = index_paths([long_file.path], snapshot=snapshot, decoder=decoder)
+        assert [failed.code for failed in report.failed] == ["decoder_crashed"]
+        report = index_paths([long_file.path], snapshot=snapshot, decoder=decoder)
+        assert (report.files.indexed, report.segments.indexed) == (1, NUM_SEGMENTS)
+        asset = index.get_asset(identify(long_file))
+    assert asset is not None
+    assert asset.num_segments == NUM_SEGMENTS
+    assert encoder.num_clips <= NUM_SEGMENTS + BATCH_CLIPS + CHUNK_SEGMENTS - 1
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_what_is_embedded_of_a_file_that_changes_is_not_kept(
+    long_file: FoundFile, bundle_path: Path, tmp_path: Path
+) -> None:
+    """Its chunks are those of another content, and that of its name may be indexed from a copy later."""
+    copy = tmp_path / "copy.mp4"
+    shutil.copy(long_file.path, copy)
+    (found,) = find_files([copy])
+    assert isinstance(found, FoundFile)
+    asset_id = identify(found)
+    bundle = load_bundle(bundle_path)
+    encoder = CountingEncoder(bundle, device="cpu")
+    spool = Spool(tmp_path / "spool")
+    with (
+        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        Decoder(num_workers=1) as decoder,
+    ):
+        snapshot = Snapshot(
+            encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec, spool=spool
+        )
+        with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
+            job = Job(asset_id=asset_id, found=found)
+            pipeline.add(job)
+            while encoder.num_clips < 2 * CHUNK_SEGMENTS:
+                pipeline.wait()
+            with copy.open("ab") as file:
+                file.write(b"more")
+            kept = len(list(spool.read(asset_id)))
+            _drain(pipeline)
+        assert 0 < kept < NUM_SEGMENTS // CHUNK_SEGMENTS
+        assert isinstance(job.error, UnusableFile)
+        assert list(spool.read(asset_id)) == []
+        assert index.get_asset(asset_id) is None

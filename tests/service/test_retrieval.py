@@ -19,10 +19,9 @@ from service.matching import (
     Matches,
     SearchAnswer,
     SearchResult,
-    choose_prefetch,
     find_matches,
-    measure_alikeness,
 )
+from service.prefetch import choose_prefetch, measure_alikeness
 from service.retrieval import choose_source, embed_clips
 from service.settings import Settings
 
@@ -264,10 +263,11 @@ def test_the_less_alike_the_moments_of_a_query_the_more_candidates(own_noise: fl
     track = np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
     cosines = track @ track.T
     assert measure_alikeness(track) == pytest.approx((cosines.sum() - 16) / 240, abs=1e-5)
-    assert choose_prefetch(track) == expected
-    assert choose_prefetch(track[:1]) == 100
+    assert choose_prefetch(track, limit=10) == choose_prefetch(track, limit=1) == expected
+    assert choose_prefetch(track, limit=60) == expected + 100
+    assert choose_prefetch(track[:1], limit=10) == 100
 
 
 def test_two_moments_that_point_apart_have_a_number_of_candidates_too() -> None:
     row = np.eye(8, dtype=np.float32)[:1]
-    assert choose_prefetch(np.concatenate([row, -row])) == 500
+    assert choose_prefetch(np.concatenate([row, -row]), limit=10) == 500

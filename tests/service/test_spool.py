@@ -108,6 +108,25 @@ def test_a_chunk_that_is_missing_ends_the_file(spool: Spool) -> None:
     assert [chunk.number for chunk in spool.read(ASSET)] == [0]
 
 
+def test_chunks_of_another_basis_count_as_none(spool: Spool) -> None:
+    fill(spool)
+    other = Spool(spool.folder, basis="another version")
+    assert list(other.read(ASSET)) == []
+    other.append(ASSET, CHUNKS[0])
+    assert len(list(other.read(ASSET))) == 1
+    assert list(spool.read(ASSET)) == []
+
+
+def test_nothing_is_kept_on_a_disk_that_is_nearly_full(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = Spool(tmp_path, floor_bytes=lambda total: total)
+    with caplog.at_level(logging.WARNING):
+        fill(spool)
+    assert "No space left" in caplog.text
+    assert list(spool.read(ASSET)) == []
+
+
 def test_a_disk_that_takes_nothing_costs_a_warning(
     spool: Spool, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
