@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle import Bundle
+from models.bundle import Bundle, load_bundle
 from models.clip import Clip, UnreadableClip
 from service.agreement import AgreementStore, ProbeClips, measure_agreement
 from service.clip_timing import time_clip, write_golden_clip
@@ -31,6 +31,7 @@ from service.index.generation import check_shard, current_shard, read_seal
 from service.index.opening import find_index, index_folder, index_place
 from service.landlock import describe_landlock, landlock_version
 from service.releases.opening import active_release, open_encoder
+from service.releases.store import ReleaseError
 from service.settings import Settings
 from service.stopwatch import DecodedOnce
 
@@ -72,7 +73,7 @@ def examine(
         The findings.
     """
     diagnosis = Diagnosis()
-    release_id, bundle = active_release(settings)
+    release_id, bundle = _find_release(diagnosis, settings)
     diagnosis.facts["machine"] = _machine(settings)
     diagnosis.facts["bundle"] = {
         "bundle_id": bundle.bundle_id,
@@ -92,6 +93,16 @@ def examine(
     diagnosis.facts["candidates"] = _candidates(settings, bundle)
     diagnosis.advice += advise(settings, bundle, encoder)
     return diagnosis
+
+
+def _find_release(diagnosis: Diagnosis, settings: Settings) -> tuple[str, Bundle]:
+    """The release that answers; where that cannot be found out, the first bundle, and the reason is a problem."""
+    try:
+        return active_release(settings)
+    except (IndexFailure, ReleaseError) as exc:
+        diagnosis.problems.append(f"which release answers is not known, the first bundle is examined: {exc}")
+        bundle = load_bundle(settings.bundle)
+        return bundle.bundle_id, bundle
 
 
 def _machine(settings: Settings) -> dict[str, Any]:

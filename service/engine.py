@@ -83,6 +83,7 @@ class Engine:
         Yields:
             The index.
         """
+        self.releases.look()
         with self.releases.gate.passing(), self.releases.lease() as live:
             yield live.index
 

@@ -122,6 +122,27 @@ def _asset_ids(index: Index) -> Iterator[str]:
             return
 
 
+def _bring(source: Path, place: Path) -> Path:
+    """Bring what was restored onto the disk of its place, beside it: what may fail does so before the renames."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_dev == place.parent.stat().st_dev:
+        return source
+    beside = place.with_name(f".new-{place.name}")
+    _remove(beside)
+    if source.is_dir():
+        shutil.copytree(source, beside)
+    else:
+        shutil.copy2(source, beside)
+    return beside
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _move_into_place(settings: Settings, aside: Path, manifest: Manifest) -> None:
     index = Path("index", manifest.release_id)
     release = settings.release_folder / manifest.release_id
@@ -132,13 +153,15 @@ def _move_into_place(settings: Settings, aside: Path, manifest: Manifest) -> Non
         aside / KEYS: settings.keys_path,
         aside / LEDGER: settings.data / LEDGER,
     }
-    for number, (source, place) in enumerate(places.items()):
-        if source.exists():
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():
-                place.rename(aside / f"replaced-{number}")
-            source.rename(place)
-            sync_folder(place.parent)
+    brought = [(_bring(source, place), place) for source, place in places.items() if source.exists()]
+    for source, place in brought:
+        replaced = place.with_name(f".old-{place.name}")
+        _remove(replaced)
+        if place.exists():
+            place.rename(replaced)
+        source.rename(place)
+        sync_folder(place.parent)
+        _remove(replaced)
     for suffix in ("-wal", "-shm"):  # of the ledger that was replaced
         (settings.data / (LEDGER + suffix)).unlink(missing_ok=True)
     if release.exists():

@@ -73,6 +73,7 @@ def report_errors() -> Iterator[None]:
     from service.index.contract import IndexFailure, IndexInUse
     from service.keys import KeysFailure
     from service.metadata import InvalidMetadata
+    from service.releases.store import ReleaseError
 
     try:
         yield
@@ -89,6 +90,7 @@ def report_errors() -> Iterator[None]:
         InvalidMetadata,
         KeysFailure,
         OSError,
+        ReleaseError,
     ) as exc:
         fail(str(exc))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What is done with releases while a service answers: create, activate, roll back, delete, calibrate, follow.
+"""What is done with releases while a service answers: create, activate, roll back, delete, calibrate.
 
     manager = ReleaseManager(settings, releases, decoder, writers=runner.paused)
     release = manager.create(Path("runs/mine/bundle"))
@@ -7,7 +7,7 @@
 
 A switch is prepared while the old release answers: the new one is opened, and brought up to date with what was written
 since it was built. Then writers pause, the rest is copied, and one step makes it active: an fsynced rename of
-`active.json`, or on a Qdrant server the alias. On a server the alias is the truth for every replica (`follow`).
+`active.json`, or on a Qdrant server the alias, which is the truth for every replica (`service.releases.replicas`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from service.caller import Caller
 from service.decoding import Decoder
 from service.engine import take_snapshot
 from service.index.contract import IndexFailure
-from service.index.opening import activate_index, active_index, drop_index
-from service.ledger import LedgerFailure
+from service.index.opening import activate_index, drop_index
 from service.library import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
 from service.releases.calibration import (
@@ -43,7 +42,15 @@ from service.releases.calibration import (
 from service.releases.live import LiveRelease, Releases
 from service.releases.mirroring import mirror, read_library
 from service.releases.opening import open_release
-from service.releases.store import Active, Release, ReleaseError, ReleaseInUse, ReleaseRefused, ReleaseStore
+from service.releases.replicas import Follower, submit_behind
+from service.releases.store import (
+    Active,
+    Release,
+    ReleaseError,
+    ReleaseInUse,
+    ReleaseRefused,
+    ReleaseStore,
+)
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -89,6 +96,10 @@ class ReleaseManager:
         decoder: Decodes what a switch has to embed.
         writers: Opens a block inside which nobody writes to the index.
         submit: Has files embedded by a job of the active release.
+
+    Attributes:
+        store: Where releases are kept.
+        follower: Answers with the release that other replicas have switched to.
     """
 
     def __init__(
@@ -108,8 +119,9 @@ class ReleaseManager:
         self._submit = submit
         self._change = threading.RLock()
         self._building: str | None = None
-        self._is_stopping = threading.Event()
-        self._follower: threading.Thread | None = None
+        self.follower = Follower(
+            settings, self.store, releases, change=self._change, writers=writers, submit=submit
+        )
         self.store.sweep(self._drop)
 
     # Looking
@@ -235,9 +247,8 @@ class ReleaseManager:
             release = self.store.get(release_id)
             if release_id == self._releases.current.release_id:
                 raise ReleaseInUse(f"release {release_id} is active")
-            if self._building == release.bundle_id and release.outcome == "building":
-                raise ReleaseInUse(f"release {release_id} is being built")
-            self.store.delete(release_id, self._drop)
+            with self.store.building() if release.outcome == "building" else nullcontext():
+                self.store.delete(release_id, self._drop)
 
     def calibrate(self) -> Calibration:
         """Learn anew what the scores of the active release mean: its library has changed since.
@@ -273,56 +284,13 @@ class ReleaseManager:
             return False
         return True
 
-    # Replicas of one Qdrant server
-
-    def follow(self) -> None:
-        """Look from now on, in a thread, which release the server's alias names, and answer with that one."""
-        if self._settings.qdrant_url is not None:
-            self._follower = threading.Thread(target=self._follow, name="release-follower", daemon=True)
-            self._follower.start()
-
-    def stop(self) -> None:
-        """End the thread of `follow`."""
-        self._is_stopping.set()
-        if self._follower is not None:
-            self._follower.join()
-
-    def _follow(self) -> None:
-        failure = ""
-        while not self._is_stopping.wait(self._settings.release_poll_seconds):
-            try:
-                self.follow_once()
-            except Exception as exc:  # the server may be away, or the bundle not be here yet
-                if failure != str(exc):  # not every two seconds
-                    logger.warning("the active release could not be followed", exc_info=exc)
-                failure = str(exc)
-            else:
-                failure = ""
-
-    def follow_once(self) -> bool:
-        """Answer with the release that the alias names.
-
-        Returns:
-            Whether it was another one before.
-        """
-        release_id = active_index(self._settings)
-        if release_id is None or release_id == self._releases.current.release_id:
-            return False
-        with self._change:
-            if release_id == self._releases.current.release_id:
-                return False
-            live = open_release(self._settings, release_id, self.store.load_bundle(release_id))
-            self._releases.switch(live)
-        logger.info("following the alias to release %s", release_id)
-        return True
-
     # Steps
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """A block in which nobody else changes releases, begun with the release that answers everywhere."""
         with self._change, self.store.changing():
-            self.follow_once()
+            self.follower.catch_up()
             yield
 
     def _drop(self, release_id: str) -> None:
@@ -367,14 +335,7 @@ class ReleaseManager:
             switch_seconds = time.monotonic() - switched_at
         missing = set(report.missing) - set(given_up)
         behind = [Path(asset.path) for asset in wanted if asset.asset_id in missing]
-        if behind:
-            try:
-                self._submit(behind)
-            except (
-                LedgerFailure,
-                OSError,
-            ) as exc:  # the release answers by now: it must not be undone for this
-                logger.error("%d files that the release lacks were not queued: %s", len(behind), exc)
+        submit_behind(self._submit, behind)
         seconds = time.monotonic() - began
         logger.info("release %s is active after %.3f s", live.release_id, seconds)
         return Switched(active=active, switch_seconds=switch_seconds, seconds=seconds, num_behind=len(behind))

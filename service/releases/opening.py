@@ -1,6 +1,6 @@
 """Opening a release: its bundle loaded as the settings say, its queue, its index and its calibration.
 
-`service.engine` opens the active one when a program starts, `service.releases.switching` every other.
+`service.engine` opens the active one when a program starts, `service.releases.manager` every other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.encoder import Encoder
 from service.index.contract import Index
 from service.index.opening import active_index, open_index
 from service.releases.live import LiveRelease
-from service.releases.store import ReleaseStore
+from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.settings import Settings
 from service.spool import CHUNK_SEGMENTS, Spool
 
@@ -35,6 +35,9 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
 
     Returns:
         Its name and its verified bundle.
+
+    Raises:
+        ReleaseNotFound: If another release answers, and is not here.
     """
     store = ReleaseStore(settings.release_folder)
     active = store.active()
@@ -42,6 +45,10 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
     if release_id is not None and (store.path(release_id) / "release.json").exists():
         return release_id, store.load_bundle(release_id)
     bundle = load_bundle(settings.bundle)
+    if release_id not in (None, bundle.bundle_id):
+        raise ReleaseNotFound(
+            f"release {release_id} answers, and is not in {store.folder}: FOLEY_RELEASES names the folder of releases"
+        )
     return bundle.bundle_id, bundle
 
 

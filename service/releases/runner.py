@@ -91,7 +91,7 @@ def open_release_jobs(engine: Engine, jobs: JobRunner) -> Iterator[ReleaseRunner
         yield runner
     finally:
         runner.stop()
-        manager.stop()
+        manager.follower.stop()
         jobs.other = None
 
 
@@ -119,7 +119,7 @@ class ReleaseRunner:
 
     def start(self) -> None:
         """Run jobs in a thread from now on, those that an earlier process left first; follow a server's alias."""
-        self.manager.follow()
+        self.manager.follower.start()
         self._thread = threading.Thread(target=self._serve, name="release-jobs", daemon=True)
         self._thread.start()
 

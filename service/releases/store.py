@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +31,8 @@ from service.durable import replace_file, sync_folder
 from service.index.contract import IndexFailure
 from service.releases.adoption import adopt_bundle
 from service.releases.calibration import Calibration
+
+logger = logging.getLogger(__name__)
 
 Outcome = Literal["building", "ready", "refused"]
 _NEW, _OLD = ".new-", ".old-"
@@ -118,7 +122,7 @@ class ReleaseStore:
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
         """A block in which no other process changes which release answers, or what there is; waits for it."""
-        with self._locked("change.lock", waits=True):
+        with self._locked("change.lock", "another process changes releases", waits=True):
             yield
 
     @contextlib.contextmanager
@@ -128,18 +132,18 @@ class ReleaseStore:
         Raises:
             ReleaseInUse: If one does.
         """  # noqa: DOC502 - raised where the lock is taken
-        with self._locked("build.lock", waits=False):
+        with self._locked("build.lock", "another process builds a release", waits=False):
             yield
 
     @contextlib.contextmanager
-    def _locked(self, name: str, *, waits: bool) -> Iterator[None]:
+    def _locked(self, name: str, refusal: str, *, waits: bool) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             except BlockingIOError as exc:
-                raise ReleaseInUse("another process builds a release") from exc
+                raise ReleaseInUse(refusal) from exc
             yield
         finally:
             os.close(fd)
@@ -347,14 +351,20 @@ class ReleaseStore:
         shutil.rmtree(gone, ignore_errors=True)
 
     def sweep(self, drop: Callable[[str], None] = lambda _: None) -> None:
-        """Remove what a crash left of releases that were being made or deleted; not while another process builds.
+        """Remove what a crash left of releases that were being made or deleted; not while another process is at work.
 
         Args:
             drop: As for `delete`.
         """
         if not self.folder.is_dir():
             return
-        with contextlib.suppress(ReleaseInUse), self.building(), self.changing():
+        with ExitStack() as stack:
+            try:
+                for name in ("build.lock", "change.lock"):
+                    stack.enter_context(self._locked(name, "another process is at work", waits=False))
+            except (ReleaseInUse, OSError) as exc:
+                logger.info("%s is not swept: %s", self.folder, exc)
+                return
             for folder in self.folder.iterdir():
                 if folder.name.startswith((_NEW, _OLD)):
                     release_id = folder.name.removeprefix(_OLD)

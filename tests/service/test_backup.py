@@ -8,6 +8,7 @@ import json
 import shutil
 import sqlite3
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 from serving import serve_in_thread
 from typer.testing import CliRunner
 
+from models.bundle import load_bundle
 from service.backup import (
     BackupFailed,
     Member,
@@ -33,6 +35,7 @@ from service.index.opening import open_index
 from service.keys import create_key
 from service.ledger import Ledger
 from service.releases.opening import active_release
+from service.releases.store import ReleaseStore
 from service.restore import restore_backup
 from service.settings import Settings
 from service.stored_segments import pack_segments, unpack_assets
@@ -384,3 +387,31 @@ def test_the_commands(source: Settings, tmp_path: Path, monkeypatch: pytest.Monk
     with sqlite3.connect(tmp_path / "new" / "ledger.sqlite") as ledger:
         assert ledger.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     ledger.close()
+
+
+def test_releases_on_another_disk_come_back_there(
+    source: Settings, wanted: dict[str, tuple[Any, list[Segment]]], tmp_path: Path
+) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs two file systems: /dev/shm is none of its own here")
+    bundle = load_bundle(source.bundle)
+    with tempfile.TemporaryDirectory(dir=other) as releases:
+        kept = source.replace(releases=tmp_path / "releases", data=tmp_path / "data")
+        shutil.copytree(source.data, kept.data)
+        store = ReleaseStore(kept.release_folder)
+        store.create(bundle, outcome="ready")
+        store.activate(bundle.bundle_id, previous=None)
+        make_backup(kept, tmp_path / "copy")
+        target = source.replace(releases=Path(releases), data=tmp_path / "new")
+        for is_forced in (False, True):
+            restore_backup(target, tmp_path / "copy", is_forced=is_forced)
+            assert_same(read_index(target), wanted)
+            there = ReleaseStore(target.release_folder)
+            assert [release.release_id for release in there.list()] == [bundle.bundle_id]
+            active = there.active()
+            assert active is not None
+            assert active.release_id == bundle.bundle_id
+            there.load_bundle(bundle.bundle_id)
+        assert not [path for path in Path(releases).iterdir() if path.name.startswith((".new-", ".old-"))]
+        assert not list(target.data.glob("*/.old-*"))

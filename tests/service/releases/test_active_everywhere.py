@@ -8,7 +8,7 @@ from swapping import TwoReleases
 from service.doctor import examine
 from service.index.opening import find_index
 from service.inventory import list_inventory, open_inventory
-from service.releases.store import ReleaseStore
+from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.settings import Settings
 
 
@@ -50,3 +50,18 @@ def test_the_doctor_examines_the_release_that_answers(
     assert found["bundle"]["bundle_id"] == two_releases.bundle_ids[1]
     assert found["index"]["path"].endswith(two_releases.names[1])
     assert "num_files_read" not in found["index"]
+
+
+def test_a_release_that_is_not_here_is_an_error_and_no_other_answers(
+    settings: Settings, two_releases: TwoReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = two_releases.names[1]
+    folder = settings.release_folder / second
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(ReleaseNotFound, match=rf"{second} answers, and is not in .*FOLEY_RELEASES"):
+        list_inventory(settings)
+    monkeypatch.setattr("service.stopwatch.ROUNDS", 1)
+    found = examine(settings).to_json()
+    assert "which release answers is not known" in found["problems"][0]
+    assert found["bundle"]["bundle_id"] == two_releases.bundle_ids[0]
+    assert found["encoder"]["golden_difference"] < 1e-4

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from libraries import write_tones
@@ -24,6 +25,7 @@ from service.releases.store import ReleaseError, ReleaseInUse, ReleaseStore
 from service.retrieval import Snapshot
 from service.settings import Settings
 from tests.service.index.qdrant_local import Shared, serve_local
+from tests.service.releases.test_release_store import CALIBRATION
 
 URL = "http://qdrant.invalid:6333"
 
@@ -119,8 +121,8 @@ def test_a_switch_on_one_reaches_the_other_and_mixes_nothing(
         assert active_index(settings[1]) == second
         replicas.check(one, second)
         replicas.check(two, first)  # it has not looked yet: the old encoder asks the old collection
-        assert two.manager.follow_once()
-        assert not two.manager.follow_once()
+        assert two.manager.follower.follow_once()
+        assert not two.manager.follower.follow_once()
         replicas.check(two, second)
         replicas.check(two, first, snapshot=old)
     switched = two.manager.rollback()
@@ -138,13 +140,13 @@ def test_the_thread_follows_and_says_once_what_it_cannot(
 ) -> None:
     one, two = replicas.both
     first, second = replicas.names
-    follower = ReleaseManager(
+    watching = ReleaseManager(
         settings[1].replace(release_poll_seconds=0.02), two.engine.releases, two.engine.decoder
     )
     hidden = settings[0].release_folder / second
     one.manager.activate(second)
     shutil.move(hidden, hidden.with_name("elsewhere"))
-    follower.follow()
+    watching.follower.start()
     try:
         with caplog.at_level(logging.WARNING):
             time.sleep(0.5)
@@ -158,9 +160,13 @@ def test_the_thread_follows_and_says_once_what_it_cannot(
         remote.is_away = True
         time.sleep(0.1)
         remote.is_away = False
-        assert two.release_id == second
+        one.manager.rollback()
+        deadline = time.monotonic() + 20
+        while two.release_id != first and time.monotonic() < deadline:
+            time.sleep(0.02)
+        replicas.check(two, first)
     finally:
-        follower.stop()
+        watching.follower.stop()
 
 
 def test_one_replica_builds_at_a_time(replicas: Replicas, second_bundle: Bundle) -> None:
@@ -175,5 +181,87 @@ def test_one_replica_builds_at_a_time(replicas: Replicas, second_bundle: Bundle)
     with one.manager.store.building():
         two.manager.store.sweep()
         assert left.exists(), "whoever builds may be making it"
+    with one.manager.store.changing():
+        two.manager.store.sweep()  # a replica starts while another one switches: it does not wait
+        assert left.exists()
     two.manager.store.sweep()
     assert not left.exists()
+
+
+def test_what_one_replica_builds_no_other_deletes(replicas: Replicas, second_bundle: Bundle) -> None:
+    one, two = replicas.both
+    half = one.manager.store.create(second_bundle, outcome="building", token="t")
+    with one.manager.store.building(), pytest.raises(ReleaseInUse, match="another process builds"):
+        two.manager.delete(half.release_id)
+    two.manager.delete(half.release_id)
+    assert half.release_id not in [release.release_id for release in one.manager.store.list()]
+
+
+def test_what_was_written_beside_a_switch_is_embedded_by_the_new_release(
+    replicas: Replicas, settings: list[Settings], tmp_path: Path
+) -> None:
+    """The replica that did not switch wrote to the old collection; its job goes on, and what it stored is queued."""
+    one, two = replicas.both
+    _, second = replicas.names
+    queued: list[Sequence[Path]] = []
+    paused: list[bool] = []
+
+    @contextmanager
+    def writers() -> Iterator[None]:
+        paused.append(True)
+        yield
+        paused.append(False)
+
+    manager = ReleaseManager(
+        settings[1], two.engine.releases, two.engine.decoder, writers=writers, submit=queued.append
+    )
+    (late,) = write_tones(tmp_path / "late", 1, first=900)
+    with two.engine.lease() as old:
+        one.manager.activate(second)
+        assert not index_paths([late], snapshot=old, decoder=two.engine.decoder).failed
+    assert manager.follower.follow_once()
+    assert paused == [True, False]
+    assert queued == [[late]]
+
+
+def test_a_change_looks_first_who_answers(replicas: Replicas) -> None:
+    one, two = replicas.both
+    _, second = replicas.names
+    one.manager.activate(second)
+    with two.engine.lease_to_write() as index:
+        asset = index.list_assets(limit=1).assets[0]
+        assert index.set_metadata(asset.asset_id, {"take": 3})
+    with one.engine.lease() as snapshot:
+        changed = snapshot.index.get_asset(asset.asset_id)
+    assert changed is not None
+    assert changed.metadata == {"take": 3}
+
+
+def test_a_crash_between_alias_and_pointer_is_mended(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = replicas.both
+    first, second = replicas.names
+    one.manager.activate(second)
+    one.manager.rollback()
+
+    def die(*_: object, **__: object) -> NoReturn:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.manager.store, "activate", die)
+        with pytest.raises(OSError, match="killed"):
+            one.manager.activate(second)
+    assert two.manager.rollback().active.release_id == first
+    active = two.manager.store.active()
+    assert active is not None
+    assert (active.release_id, active.previous) == (first, second)
+    replicas.check(two, first)
+
+
+def test_what_one_replica_learns_of_the_scores_the_others_take_over(replicas: Replicas) -> None:
+    one, two = replicas.both
+    assert two.engine.releases.current.calibration is None
+    one.manager.store.save_calibration(one.release_id, CALIBRATION)
+    two.manager.follower._refresh_calibration()
+    assert two.engine.releases.current.calibration == CALIBRATION

@@ -1,0 +1,159 @@
+"""One of several services on a Qdrant server: answering with the release that the library's alias names.
+
+Whoever switches moves the alias; every other replica looks now and then, and before it changes anything. A request ends
+with the release it began with; a job that runs is paused and goes on with the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from service.index.opening import active_index
+from service.ledger import LedgerFailure
+from service.releases.live import LiveRelease, Releases
+from service.releases.mirroring import read_library
+from service.releases.opening import open_release
+from service.releases.store import ReleaseNotFound, ReleaseStore
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 5.0
+Submit = Callable[[Sequence[Path]], object]
+
+
+class Follower:
+    """Follows the alias. On an embedded index there is none, and nothing to do.
+
+    Args:
+        settings: Where the server is, and how often to look.
+        store: Releases, which replicas share.
+        releases: The release that answers here.
+        change: Held by whoever changes releases in this process.
+        writers: Opens a block inside which no job of this process writes to the index.
+        submit: Has files embedded by a job of the active release.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: ReleaseStore,
+        releases: Releases,
+        *,
+        change: threading.RLock,
+        writers: Callable[[], AbstractContextManager[Any]],
+        submit: Submit,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._releases = releases
+        self._change = change
+        self._writers = writers
+        self._submit = submit
+        self._is_stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        if settings.qdrant_url is not None:
+            releases.look = self.follow_once
+
+    def start(self) -> None:
+        """Look again and again, in a thread."""
+        if self._settings.qdrant_url is not None:
+            self._thread = threading.Thread(target=self._run, name="release-follower", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; one that waits for another replica's switch is left behind."""
+        self._is_stopping.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        failure = ""
+        while not self._is_stopping.wait(self._settings.release_poll_seconds):
+            try:
+                self.follow_once()
+                self._refresh_calibration()
+            except Exception as exc:  # the server may be away, or the bundle not be here yet
+                if failure != str(exc):  # not every two seconds
+                    logger.warning("the active release could not be followed", exc_info=exc)
+                failure = str(exc)
+            else:
+                failure = ""
+
+    def catch_up(self) -> None:
+        """Follow, and let `active.json` say what the alias says where a crash came between the two."""
+        self.follow_once()
+        if self._settings.qdrant_url is None:
+            return
+        active, current = self._store.active(), self._releases.current.release_id
+        is_kept = (self._store.path(current) / "release.json").exists()
+        if is_kept and active is not None and active.release_id != current:
+            self._store.activate(current, previous=active.release_id)
+
+    def follow_once(self) -> bool:
+        """Answer with the release that the alias names.
+
+        Returns:
+            Whether it was another one before.
+        """
+        if active_index(self._settings) in (None, self._releases.current.release_id):
+            return False
+        with self._change:
+            release_id = active_index(self._settings)  # again: a switch of our own may have come between
+            current = self._releases.current
+            if release_id is None or release_id == current.release_id:
+                return False
+            behind = self._follow(current, release_id)
+        logger.info("following the alias to release %s", release_id)
+        submit_behind(self._submit, behind)
+        return True
+
+    def _follow(self, current: LiveRelease, release_id: str) -> list[Path]:
+        """Switch; give what was written here to the old release and is not in the new one."""
+        live = open_release(self._settings, release_id, self._store.load_bundle(release_id))
+        try:
+            with self._releases.gate.closed(), self._writers():
+                wanted = list(read_library(current.index))
+                self._releases.switch(live)
+        except BaseException:
+            live.close()
+            raise
+        if self._made_at(release_id) < self._made_at(current.release_id):
+            return []  # a rollback: whoever asked for it embeds what is missing
+        known = {asset.asset_id for asset in read_library(live.index)} | set(
+            self._store.get(release_id).missing
+        )
+        return [Path(asset.path) for asset in wanted if asset.asset_id not in known]
+
+    def _made_at(self, release_id: str) -> float:
+        try:
+            return self._store.get(release_id).created_at
+        except ReleaseNotFound:  # the first of all, which nobody made
+            return 0.0
+
+    def _refresh_calibration(self) -> None:
+        """Take over what another replica has learned of the scores."""
+        current = self._releases.current
+        calibration = self._store.load_calibration(current.release_id)
+        if calibration is not None and calibration != current.calibration:
+            self._releases.recalibrate(current.release_id, calibration)
+
+
+def submit_behind(submit: Submit, behind: Sequence[Path]) -> None:
+    """Have files embedded that a release lacks; it answers by now, and must not be undone where that fails.
+
+    Args:
+        submit: Queues a job.
+        behind: The files.
+    """
+    if not behind:
+        return
+    try:
+        submit(behind)
+    except (LedgerFailure, OSError) as exc:
+        logger.error("%d files that the release lacks were not queued: %s", len(behind), exc)
