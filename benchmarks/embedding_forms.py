@@ -13,10 +13,10 @@ import numpy as np
 from fastapi import FastAPI, Response
 
 from models.clip import MediaInfo
+from service.embedding_schemas import EmbeddingsBody
 from service.matching import EmbeddedSegment
 from service.retrieval import EmbeddedFile
 from service.routes.encodings import write_base64, write_json, write_safetensors
-from service.schemas import EmbeddingsBody
 
 
 def make_embeddings(width: int = 768) -> EmbeddedFile:

@@ -26,7 +26,8 @@ import numpy as np
 from models.bundle import starter_path
 from models.clip import Clip, DecodedMedia
 from service.engine import Engine, open_engine
-from service.jobs import JobRequest, JobRunner, open_jobs
+from service.job_request import JobRequest
+from service.jobs import JobRunner, open_jobs
 from service.report import IndexReport, Progress
 from service.settings import Settings
 

@@ -17,25 +17,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media import (
+from models.media import DecodeLimits, MediaInfo, MediaSource, hash_media, open_media, open_regular
+from models.picture import PictureReader
+from models.reading import Reading, ReadRequest, iterate_packets, read_media
+from models.timeline import ClipSpec, MomentPlan, segment_bounds
+from models.unreadable import (
     BrokenMedia,
     ClipTooLong,
-    DecodeLimits,
     EmptyFile,
-    MediaInfo,
-    MediaSource,
     NoStream,
     NotARegularFile,
     NotMedia,
     TooComplex,
     UnreadableClip,
-    hash_media,
-    open_media,
-    open_regular,
 )
-from models.picture import PictureReader
-from models.reading import Reading, ReadRequest, iterate_packets, read_media
-from models.timeline import ClipSpec, MomentPlan, segment_bounds
 
 __all__ = [
     "BrokenMedia",

@@ -18,12 +18,22 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import av
 import av.error
 from av.container import InputContainer
 from av.stream import Discard
+
+from models.unreadable import (
+    BrokenMedia,
+    ClipTooLong,
+    EmptyFile,
+    NoStream,
+    NotARegularFile,
+    NotMedia,
+    TooComplex,
+)
 
 CONTAINERS = (
     "mov,matroska,mpegts,mpeg,avi,flv,asf,ogg,wav,w64,flac,mp3,aac,aiff,ac3,eac3,amr,amrnb,amrwb,caf,mxf"
@@ -38,54 +48,6 @@ LAST_TICK_SECONDS = 2**33 / 90_000
 
 MediaSource = Path | str | int
 """A regular file by its path, or by a descriptor that is open for reading; the latter stays open."""
-
-
-class UnreadableClip(Exception):
-    """The file cannot be used as a clip; `code` is the stable name of the reason."""
-
-    code: ClassVar[str] = "unreadable"
-
-
-class NotARegularFile(UnreadableClip):
-    """The path is a folder, link, pipe or device, or cannot be opened at all."""
-
-    code = "not_a_file"
-
-
-class EmptyFile(UnreadableClip):
-    """The file has no bytes."""
-
-    code = "empty"
-
-
-class NotMedia(UnreadableClip):
-    """The content is in none of the container formats we read."""
-
-    code = "not_media"
-
-
-class NoStream(UnreadableClip):
-    """The file has no sound or picture of the kind that is asked for."""
-
-    code = "no_stream"
-
-
-class BrokenMedia(UnreadableClip):
-    """The file opens, but nothing in it decodes."""
-
-    code = "broken_media"
-
-
-class ClipTooLong(UnreadableClip):
-    """The file lasts longer than the limit."""
-
-    code = "too_long"
-
-
-class TooComplex(UnreadableClip):
-    """The file has too many streams or channels, or too large a picture."""
-
-    code = "too_complex"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from models.frame import Pixels, crop_square, read_display_matrix, turn_upright
-from models.media import DecodeLimits, TooComplex
+from models.media import DecodeLimits
 from models.timeline import TIME_TOLERANCE_SECONDS, MomentPlan
+from models.unreadable import TooComplex
 
 EXACT_SKIP_CODECS = frozenset({"h264"})
 """Codecs whose frames say reliably, in damaged files too, that no other frame is built from them."""

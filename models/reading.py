@@ -16,10 +16,11 @@ from typing import Any
 
 import av.error
 
-from models.media import DecodeLimits, Media, MediaInfo, MediaSource, NoStream, open_media, open_regular
+from models.media import DecodeLimits, Media, MediaInfo, MediaSource, open_media, open_regular
 from models.picture import LandedLate, PictureReader, SkippingInexact
 from models.sound import WARM_UP_SECONDS, SoundReader
 from models.timeline import ClipSpec, MomentPlan, segment_bounds
+from models.unreadable import NoStream
 
 SEEK_MARGINS_SECONDS = (1.0, 15.0, 60.0)
 """How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""

@@ -22,8 +22,9 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from models.media import DecodeLimits, TooComplex
+from models.media import DecodeLimits
 from models.timeline import MomentPlan
+from models.unreadable import TooComplex
 
 JITTER_TOLERANCE_SECONDS = 0.04
 """Sound whose timestamp is off by less than this follows on; beyond it there is a gap or an overlap."""

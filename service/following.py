@@ -18,7 +18,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from service.index.opening import index_folder
-from service.jobs import JobRequest
+from service.job_request import JobRequest
 from service.ledger import Kind
 from service.releases.opening import active_release
 from service.report import IndexReport, OnProgress, Progress

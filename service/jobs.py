@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 from service.caller import Caller
 from service.decoding import DecodeFailure
@@ -30,6 +30,7 @@ from service.engine import Engine
 from service.index.contract import IndexFailure, IndexFull, IndexUnavailable
 from service.job_document import LEDGER_NAME, LiveProgress
 from service.job_files import lift_quarantine, read_files, retry_failed
+from service.job_request import JobRequest
 from service.journal import LedgerJournal, Rehearsal
 from service.ledger import CreatedJob, JobRecord, Kind, Ledger, LedgerFailure, LedgerFull
 from service.library import index_paths, library_limits
@@ -63,34 +64,6 @@ class JobNotEnded(Exception):
 
 class JobEnded(Exception):
     """The job has ended: there is nothing to cancel."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobRequest:
-    """What a job is asked to do.
-
-    Attributes:
-        paths: Absolute files and folders.
-        allow_empty: `sync`: believe it when everything below a path is gone.
-        dry_run: `sync`: only say what would be done.
-        settle_seconds: `sync`: leave files that were written to within this time for the next run.
-        retry_quarantined: Try files again that earlier runs gave up.
-    """
-
-    paths: tuple[str, ...]
-    allow_empty: bool = False
-    dry_run: bool = False
-    settle_seconds: float = 0.0
-    retry_quarantined: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The request as JSON values."""
-        return {**asdict(self), "paths": list(self.paths)}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """Read what `to_json` gave."""
-        return cls(**{**document, "paths": tuple(document["paths"])})
 
 
 class ReleaseRunner(Protocol):

@@ -14,7 +14,8 @@ from service.engine import open_engine
 from service.following import JobClient, find_server
 from service.index.contract import IndexInUse
 from service.job_document import LEDGER_NAME
-from service.jobs import JobEnded, JobRequest, JobRunner, open_jobs
+from service.job_request import JobRequest
+from service.jobs import JobEnded, JobRunner, open_jobs
 from service.ledger import Kind, Ledger, LedgerInUse
 from service.releases.runner import open_release_jobs
 from service.report import IndexReport, OnProgress

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import qdrant_edge as edge
 
 from service.index.payload import MODALITIES
@@ -112,6 +113,14 @@ def _upsert(shard: edge.EdgeShard, copies: TrackCopies, points: Sequence[StoredP
 def _to_edge(point: StoredPoint, rows: Mapping[str, int]) -> edge.Point:
     vectors: dict[str, Any] = {name: to_floats(vector) for name, vector in point.vectors.items()}
     return edge.Point(id=point.point_id, vector=vectors, payload={**point.payload, ROWS: dict(rows)})
+
+
+def read_point(record: edge.Record) -> StoredPoint:
+    """A point as it was stored, from what the engine gives; without the rows, which are those of one shard."""
+    found = record.vector if isinstance(record.vector, dict) else {}
+    vectors = {name: np.asarray(vector, dtype=np.float32) for name, vector in found.items()}
+    payload = {key: value for key, value in (record.payload or {}).items() if key != ROWS}
+    return StoredPoint(point_id=str(record.id), vectors=vectors, payload=payload)
 
 
 class ChangeLog:

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import qdrant_edge as edge
 
 from service.index.changes import (
@@ -26,6 +25,7 @@ from service.index.changes import (
     SetPoints,
     Upsert,
     apply_change,
+    read_point,
     replay,
 )
 from service.index.contract import (
@@ -44,7 +44,7 @@ from service.index.payload import MODALITIES, Condition, store_path, to_asset
 from service.index.points import StoredPoint
 from service.index.ranking import Query, Searcher, select, to_edge
 from service.index.schema import create_shard, edge_config, migrate_shard
-from service.index.tracks import ROWS, TrackCopies
+from service.index.tracks import TrackCopies
 
 logger = logging.getLogger(__name__)
 
@@ -282,7 +282,7 @@ class Shard:
         ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
         found = self._edge.retrieve(ids, with_payload=True, with_vector=list(names))
         records = {str(record.id): record for record in found}
-        return [_to_point(records[str(point_id)]) for point_id in ids]
+        return [read_point(records[str(point_id)]) for point_id in ids]
 
     def delete_asset(self, asset_id: str) -> int:
         """Delete every segment of the asset, in one entry of the engine's log, and count them."""
@@ -336,7 +336,7 @@ class Shard:
         request = edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=True)
         records, following = self._edge.scroll(request)
         if self._log:
-            self._log.add(Upsert(points=[_to_point(record) for record in records]))
+            self._log.add(Upsert(points=[read_point(record) for record in records]))
         return None if following is None else str(following)
 
     def roll_copy(self) -> Path | None:
@@ -394,10 +394,3 @@ class Shard:
 
 def _is(key: str, value: str | int) -> edge.FieldCondition:
     return edge.FieldCondition(key, match=edge.MatchValue(value))
-
-
-def _to_point(record: edge.Record) -> StoredPoint:
-    found = record.vector if isinstance(record.vector, dict) else {}
-    vectors = {name: np.asarray(vector, dtype=np.float32) for name, vector in found.items()}
-    payload = {key: value for key, value in (record.payload or {}).items() if key != ROWS}
-    return StoredPoint(point_id=str(record.id), vectors=vectors, payload=payload)

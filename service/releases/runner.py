@@ -20,15 +20,17 @@ from service.caller import Caller, CallerGone
 from service.engine import Engine
 from service.index.contract import IndexFailure, IndexFull
 from service.job_document import LiveProgress
-from service.jobs import JobRequest, JobRunner
+from service.job_request import JobRequest
+from service.jobs import JobRunner
 from service.ledger import CreatedJob, JobRecord, Ledger
 from service.releases.building import BuildProgress
 from service.releases.manager import ReleaseManager, Switched
-from service.releases.store import Release, ReleaseError, ReleaseRefused
+from service.releases.store import Release, ReleaseError, ReleaseInUse, ReleaseRefused
 
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 5.0
+BUSY_SECONDS = 30.0
 STOP_SECONDS = 60.0
 FAILURES: Mapping[type[Exception], str] = {
     ReleaseRefused: "release_refused",
@@ -179,6 +181,12 @@ class ReleaseRunner:
             else:
                 self.ledger.end_job(job_id, "cancelled", report=None)
             raise
+        except ReleaseInUse as exc:  # another replica builds; a server waits for it
+            if self._thread is None:
+                self._end_failed(job_id, exc)
+            else:
+                self.ledger.requeue_job(job_id)
+            raise
         except Exception as exc:
             self._end_failed(job_id, exc)
             raise
@@ -231,6 +239,10 @@ class ReleaseRunner:
                     self.run(jobs[0].job_id)
             except CallerGone:
                 logger.info("a build was stopped")
+            except ReleaseInUse as exc:
+                logger.info("a build waits: %s", exc)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._is_stopping, BUSY_SECONDS)
             except Exception:  # of a build it is in the ledger; of the ledger: the thread must outlive it
                 logger.exception("a build failed; the thread that builds releases goes on")
                 with self._changed:

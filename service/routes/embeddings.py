@@ -7,18 +7,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from models.clip import EmptyFile
+from service.embedding_schemas import EmbeddingsBody, EncodedEmbeddingsBody
 from service.routes.admission import Client
 from service.routes.encodings import write_embeddings
 from service.routes.parameters import EmbeddingParameters, read_parameters
 from service.routes.state import StateOf
 from service.routes.upload import receive_upload
-from service.schemas import (
-    UPLOAD_PROBLEMS,
-    EmbeddingsBody,
-    EncodedEmbeddingsBody,
-    describe_form,
-    describe_problems,
-)
+from service.schemas import UPLOAD_PROBLEMS, describe_form, describe_problems
 
 router = APIRouter(tags=["embeddings"])
 

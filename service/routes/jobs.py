@@ -20,8 +20,9 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.job_document import LiveProgress, describe_job
 from service.job_files import FileRow, count_outcomes, read_files
+from service.job_request import JobRequest
 from service.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
-from service.jobs import JobRequest, JobRunner
+from service.jobs import JobRunner
 from service.ledger import JobRecord, State
 from service.report import Outcome
 from service.routes.events import event_id, stream_events

@@ -23,7 +23,8 @@ from service.engine import Engine, open_engine
 from service.index.contract import Asset, Filter, IndexFull, IndexUnavailable, Segment
 from service.job_document import describe_job
 from service.job_files import count_outcomes, read_files
-from service.jobs import JobEnded, JobNotEnded, JobRequest, JobRunner, open_jobs
+from service.job_request import JobRequest
+from service.jobs import JobEnded, JobNotEnded, JobRunner, open_jobs
 from service.journal import LedgerJournal
 from service.ledger import JobRecord, LedgerFailure
 from service.library import Counts

@@ -13,17 +13,9 @@ from schemathesis import checks as all_checks
 from schemathesis.specs.openapi import checks
 
 from service.app import create_app
+from service.embedding_schemas import EmbeddingsBody, EncodedEmbeddingsBody
 from service.job_schemas import JobBody, JobFilePageBody, JobPageBody
-from service.schemas import (
-    AssetBody,
-    AssetPageBody,
-    BatchAnswerBody,
-    EmbeddingsBody,
-    EncodedEmbeddingsBody,
-    LiveBody,
-    ReadyBody,
-    SearchAnswerBody,
-)
+from service.schemas import AssetBody, AssetPageBody, BatchAnswerBody, LiveBody, ReadyBody, SearchAnswerBody
 from service.settings import Settings
 
 CHECKED = [

@@ -17,7 +17,8 @@ from service import sync as sync_module
 from service.engine import Engine, open_engine
 from service.index.contract import Asset, Filter
 from service.job_files import count_outcomes
-from service.jobs import JobRequest, JobRunner, open_jobs
+from service.job_request import JobRequest
+from service.jobs import JobRunner, open_jobs
 from service.library import Counts
 from service.report import IndexReport
 from service.settings import Settings
