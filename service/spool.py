@@ -86,7 +86,7 @@ class Spool:
         Args:
             asset_id: The file.
             chunk: The chunk after the last one.
-        """
+        """  # noqa: DOC501, DOC503 - caught here
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             usage = shutil.disk_usage(self.folder)

@@ -58,7 +58,7 @@ class TrackCopies:
 
         Raises:
             IndexFull: If the disk is full.
-        """
+        """  # noqa: DOC503 - whatever else the disk says goes on
         rest = memoryview(b"".join(track.astype(np.float16).tobytes() for track in tracks))
         rows = list(range(self._num_rows, self._num_rows + len(tracks)))
         offset = self._num_rows * self._row_bytes
