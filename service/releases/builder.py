@@ -19,20 +19,24 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+from models.bundle import Bundle
 from service.batching import Batcher
 from service.decoding import Decoder, WorkerLimits
 from service.engine import take_snapshot
-from service.index.contract import Asset, Index, IndexUnavailable
+from service.index.contract import Asset, Index, IndexInUse, IndexUnavailable
 from service.library import library_limits
+from service.releases.live import LiveRelease
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
 from service.report import Progress
+from service.settings import Settings
 
 NICE = 19
 PR_SET_PDEATHSIG = 1
 REPORT_SECONDS = 0.5
 GRAPH_SECONDS = 3600.0
+HELD_SECONDS = 60.0
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
     release_id = sys.argv[1]
     wanted = read_assets(sys.stdin)
     bundle = ReleaseStore(settings.release_folder).load_bundle(release_id)
-    live = open_release(settings, release_id, bundle)
+    live = open_patiently(settings, release_id, bundle)
     limits = WorkerLimits(memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after)
     watch_encoder(live.batcher, settings.release_stall_seconds)
     try:
@@ -63,6 +67,30 @@ def main() -> None:
     finally:
         live.close()
     write_line({"report": {**report.to_json(), "num_segments": num_segments}})
+
+
+def open_patiently(settings: Settings, release_id: str, bundle: Bundle) -> LiveRelease:
+    """Open the release; the builder of a service that was killed may hold its index until its batch is done.
+
+    Args:
+        settings: Where things are.
+        release_id: The release.
+        bundle: Its verified bundle.
+
+    Returns:
+        The open release.
+
+    Raises:
+        IndexInUse: If somebody holds it for longer.
+    """
+    deadline = time.monotonic() + HELD_SECONDS
+    while True:
+        try:
+            return open_release(settings, release_id, bundle)
+        except IndexInUse:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def watch_encoder(batcher: Batcher, stall_seconds: float) -> None:
