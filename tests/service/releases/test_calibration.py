@@ -228,7 +228,7 @@ class PlainIndex:
     def get_track(self, asset_id: str, *, index: int, modality: str) -> Any:
         return None if asset_id == f"{99:064x}" else np.zeros((16, 4), np.float32)
 
-    def search_assets(self, track: Any, *, target: str, limit: int) -> list[SegmentMatch]:
+    def search_assets(self, track: Any, *, target: str, limit: int, prefetch: int) -> list[SegmentMatch]:
         return [
             SegmentMatch(
                 asset_id=f"{number:064x}",

@@ -152,7 +152,7 @@ class FoundIndex:
     def get_track(self, asset_id: str, *, index: int, modality: str) -> Any:
         return np.zeros((16, 4)) if self.has_track else None
 
-    def search_assets(self, track: Any, *, target: str, limit: int) -> list[SegmentMatch]:
+    def search_assets(self, track: Any, *, target: str, limit: int, prefetch: int) -> list[SegmentMatch]:
         return [
             SegmentMatch(
                 asset_id=str(n), path="", start_seconds=0, end_seconds=1, score=0, moments=(), media={}
