@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import tempfile
 import threading
 import time
@@ -107,13 +108,13 @@ class Beside:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
 
     def _run(self) -> None:
-        task = self._loop.create_task(watch_loop(self.seen.append))
-        self._loop.run_forever()
-        task.cancel()
+        self._task = self._loop.create_task(watch_loop(self.seen.append))
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)
 
 
 if __name__ == "__main__":
