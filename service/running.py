@@ -5,6 +5,7 @@ report = run_job(settings, "index", [Path("Videos")], on_progress=..., ...)
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -179,19 +180,17 @@ def watch_library(
         say: Tells a person what goes on.
     """
     done: int | None = None
-    while True:
-        state = _fingerprint(request)
-        if state != done:
-            report = run_job(settings, "sync", request, on_progress=on_progress, say=say)
-            on_report(report)
-            if report.is_interrupted:
-                return
-            # Files that changed while they were read failed as such: the next look finds them changed.
-            done = state
-        try:
+    with contextlib.suppress(KeyboardInterrupt):  # it is how a watch ends, wherever it is just now
+        while True:
+            state = _fingerprint(request)
+            if state != done:
+                report = run_job(settings, "sync", request, on_progress=on_progress, say=say)
+                on_report(report)
+                if report.is_interrupted:
+                    return
+                # Files that changed while they were read failed as such: the next look finds them changed.
+                done = state
             time.sleep(interval_seconds)
-        except KeyboardInterrupt:
-            return
 
 
 def _fingerprint(request: JobRequest) -> int:

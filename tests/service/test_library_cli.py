@@ -10,16 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
 from libraries import write_bad, write_tone, write_tones
 from serving import find_free_port, run_server
 
+from service import running
 from service.job_document import list_jobs, show_job
 from service.ledger import Ledger
+from service.report import IndexReport
 from service.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -228,3 +231,32 @@ def _next_with(process: subprocess.Popen[str], *names: str) -> int:
         if value:
             return int(value)
     raise AssertionError(f"no report with {names}")
+
+
+def test_ctrl_c_ends_a_watch_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Between two looks it sleeps, but it may as well be looking or telling what was done."""
+    shown: list[IndexReport] = []
+
+    def stop(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    def show(report: IndexReport) -> None:
+        shown.append(report)
+        raise KeyboardInterrupt
+
+    request = running.make_request([tmp_path])
+    watch = partial(
+        running.watch_library,
+        Settings(data=tmp_path),
+        request,
+        interval_seconds=0.01,
+        on_progress=lambda _: None,
+        say=lambda _: None,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_fingerprint", stop)
+        watch(on_report=shown.append)
+    assert shown == []
+    monkeypatch.setattr(running, "run_job", lambda *_, **__: IndexReport())
+    watch(on_report=show)
+    assert len(shown) == 1
