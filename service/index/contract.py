@@ -3,15 +3,6 @@
 An index holds one point per segment: a pooled vector and a track for each modality the segment has, and a
 payload that says where the segment is. `service.index.embedded` implements the contract on Qdrant Edge; the
 suite in `tests/service/index/index_contract.py` says what every implementation must do.
-
-    IndexFailure          the index could not do what was asked
-    ├── IndexInUse        another process has it open
-    ├── IndexUnavailable  the engine died or did not answer; the call may be tried again
-    ├── IndexFull         the disk has too little free space to write
-    ├── InvalidVector     a track has a wrong shape, NaN, infinity or a row that is not of unit length
-    ├── InvalidSegment    a segment contradicts itself, or segments of an asset came out of order
-    ├── InvalidFilter     a filter that can hold for nothing, or compares with what is no metadata value
-    └── InvalidCursor     a cursor that no page of this index gave
 """
 
 from __future__ import annotations
@@ -25,42 +16,43 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.failure import (
+    IndexFailure,
+    IndexFull,
+    IndexInUse,
+    IndexUnavailable,
+    InvalidCursor,
+    InvalidFilter,
+    InvalidSegment,
+    InvalidVector,
+)
+
+__all__ = [
+    "Asset",
+    "AssetPage",
+    "Filter",
+    "Index",
+    "IndexFailure",
+    "IndexFull",
+    "IndexInUse",
+    "IndexInfo",
+    "IndexUnavailable",
+    "InvalidCursor",
+    "InvalidFilter",
+    "InvalidSegment",
+    "InvalidVector",
+    "MetadataValue",
+    "Modality",
+    "Segment",
+    "SegmentMatch",
+    "Track",
+    "values_of",
+]
+
 Modality = Literal["audio", "video"]
 Track = NDArray[np.float32]  # (T, D): one unit embedding per moment
 MetadataValue = str | int | bool
 _ASSET_ID = re.compile(r"[0-9a-f]{64}")
-
-
-class IndexFailure(Exception):
-    """The index could not do what was asked. Subclasses say why."""
-
-
-class IndexInUse(IndexFailure):
-    """Another process has the index open."""
-
-
-class IndexUnavailable(IndexFailure):
-    """The engine's process died or did not answer; the call may be tried again."""
-
-
-class IndexFull(IndexFailure):
-    """The disk that holds the index has less free space than the floor; nothing was written."""
-
-
-class InvalidVector(IndexFailure):
-    """A track has the wrong shape, a value that is not finite, or a row that is not of unit length."""
-
-
-class InvalidSegment(IndexFailure):
-    """A segment contradicts itself, or the segments of an asset came out of order."""
-
-
-class InvalidFilter(IndexFailure):
-    """A filter contradicts itself, or compares with a value that metadata cannot have."""
-
-
-class InvalidCursor(IndexFailure):
-    """The cursor is none that a page of this index gave."""
 
 
 @dataclass(frozen=True, kw_only=True)

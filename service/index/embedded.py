@@ -10,12 +10,8 @@ is repeated once on a new one; nothing acknowledged is lost. A folder is open in
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,23 +19,20 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.aside import AsideBuild, OptimizerWatch
+from service.index.aside import OptimizerWatch
 from service.index.contract import (
     Asset,
     AssetPage,
     Filter,
-    IndexFailure,
     IndexInfo,
-    IndexUnavailable,
     Modality,
     Segment,
     SegmentMatch,
     Track,
 )
 from service.index.draft import Draft, follow
-from service.index.folder import FolderLock
-from service.index.generation import current_shard, read_seal, sweep_others
-from service.index.messages import EngineFrozen, Search, ShardConfig, Write
+from service.index.generation import current_shard, read_seal
+from service.index.messages import Search, ShardConfig, Write
 from service.index.payload import MODALITIES, describe_files, describe_metadata, to_conditions
 from service.index.points import (
     TRACK_SUFFIX,
@@ -50,40 +43,26 @@ from service.index.points import (
     to_points,
     to_segment,
 )
-from service.index.process import EngineDied, EngineProcess
+from service.index.supervision import SupervisedEngine
 from service.timing import timed
 
 CALL_SECONDS = 30.0
 
 
 class EmbeddedIndex:
-    """The `Index` contract on Qdrant Edge. Make one with `open`.
+    """The `Index` contract on Qdrant Edge. Make one with `open`; what the engine says when it cannot is raised.
 
     Args:
         config: What the engine opens.
         call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
-
-    Raises:
-        BaseException: What the first engine says when it cannot open the index, an `IndexFailure`.
     """
 
     def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
         self._config = config
-        self._call_seconds = call_seconds
         self._drafts: dict[str, Draft] = {}
         self._unfinished: set[str] = set()  # assets with a draft or a call under way: a new engine keeps them
-        self._lock = threading.Lock()  # guards the engine's replacement and the drafts
-        self._is_closed = False
-        self._is_optimizing = False
-        self._is_building = False
-        self._can_change = threading.Event()  # not while another engine takes over
-        self._can_change.set()
-        self._folder_lock = FolderLock(config.folder)
-        try:
-            self._engine = self._start_engine(config)
-        except BaseException:
-            self._folder_lock.close()
-            raise
+        self._lock = threading.Lock()  # guards the drafts
+        self._engine = SupervisedEngine(config, call_seconds=call_seconds, unfinished=self._list_unfinished)
         self._watch = OptimizerWatch(self.is_optimizing_due, self.optimize_aside)
 
     @classmethod
@@ -155,10 +134,14 @@ class EmbeddedIndex:
         with self._lock:
             self._unfinished.add(asset_id)
         try:
-            self._call("write", write)
+            self._engine.call("write", write)
             kept = None if is_last else draft
         finally:
             self._keep(asset_id, kept)
+
+    def _list_unfinished(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(self._unfinished)
 
     def _keep(self, asset_id: str, draft: Draft | None) -> None:
         with self._lock:
@@ -214,27 +197,27 @@ class EmbeddedIndex:
             conditions=to_conditions(chosen),
         )
         with timed("search"):
-            matches: list[SegmentMatch] = self._call(method, request)
+            matches: list[SegmentMatch] = self._engine.call(method, request)
         return matches
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None where no complete asset of this id is stored."""
-        asset: Asset | None = self._call("get_asset", asset_id)
+        asset: Asset | None = self._engine.call("get_asset", asset_id)
         return asset
 
     def find_path(self, path: str) -> Asset | None:
         """The asset at this path, the one written last where a file was replaced and both are stored."""
-        asset: Asset | None = self._call("find_path", path)
+        asset: Asset | None = self._engine.call("find_path", path)
         return asset
 
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
         """Say durably where the asset's files are, and facts about it; False where no such asset is stored."""
-        is_stored: bool = self._call("set_facts", asset_id, describe_files(paths, media))
+        is_stored: bool = self._engine.call("set_facts", asset_id, describe_files(paths, media))
         return is_stored
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
         """Replace durably what people said about the asset; False where no such asset is stored."""
-        is_stored: bool = self._call("set_facts", asset_id, describe_metadata(metadata))
+        is_stored: bool = self._engine.call("set_facts", asset_id, describe_metadata(metadata))
         return is_stored
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
@@ -263,7 +246,7 @@ class EmbeddedIndex:
     def _read(
         self, asset_id: str, *, first_index: int, limit: int, names: Sequence[str]
     ) -> list[StoredPoint]:
-        points: list[StoredPoint] = self._call("read_segments", asset_id, first_index, limit, names)
+        points: list[StoredPoint] = self._engine.call("read_segments", asset_id, first_index, limit, names)
         return points
 
     def _tracks(self, point: StoredPoint) -> dict[Modality, Track]:
@@ -276,83 +259,36 @@ class EmbeddedIndex:
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
         check_choice(target=None, limit=limit)
-        page: AssetPage = self._call("list_assets", limit, cursor, to_conditions(filter))
+        page: AssetPage = self._engine.call("list_assets", limit, cursor, to_conditions(filter))
         return page
 
     def delete_asset(self, asset_id: str) -> int:
         """Remove every segment of the asset durably and return how many there were."""
         self._keep(asset_id, None)
-        num_segments: int = self._call("delete_asset", asset_id)
+        num_segments: int = self._engine.call("delete_asset", asset_id)
         return num_segments
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
         check_choice(target=modality)
-        num_segments: int = self._call("count_segments", modality)
+        num_segments: int = self._engine.call("count_segments", modality)
         return num_segments
 
     def info(self) -> IndexInfo:
         """How large the index is."""
-        info: IndexInfo = self._call("info")
+        info: IndexInfo = self._engine.call("info")
         return info
 
     def optimize(self) -> None:
         """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
-        with self._lock:
-            if self._is_optimizing or self._is_building:
-                raise IndexUnavailable("the index is being optimized already")
-            engine = self._living_engine()
-            self._is_optimizing = True
-        try:
-            engine.submit("optimize").result()
-        finally:
-            self._is_optimizing = False
+        self._engine.optimize()
 
     def optimize_aside(self) -> None:
         """Build the HNSW graphs in other processes, while this index answers and is written to.
 
-        Blocks the caller alone. Searches wait for some milliseconds at a time, writes up to the last step, which
-        takes less than a second. The disk needs room for the index twice more.
-
-        Raises:
-            IndexUnavailable: If it is under way already, or was given up: an engine died, or the index closes.
-        """  # noqa: DOC503 - whatever ends a build goes on
-        with self._lock:
-            if self._is_optimizing or self._is_building:
-                raise IndexUnavailable("the index is being optimized already")
-            answering = self._living_engine()
-            self._is_building = True
-        build = AsideBuild(
-            self._config, start_engine=self._start_engine, is_wanted=lambda: not self._is_closed
-        )
-        try:
-            self._switch(answering, build.prepare(answering))
-            answering.close()
-            sweep_others(self._config.folder, current_shard(self._config.folder))
-        except BaseException:
-            build.give_up()
-            with contextlib.suppress(IndexUnavailable):
-                answering.submit("end_copy")
-            raise
-        finally:
-            self._is_building = False
-            self._can_change.set()
-
-    def _switch(self, answering: EngineProcess, following: EngineProcess) -> None:
-        """Let another engine take over: changes wait for it, searches do not."""
-        self._can_change.clear()
-        changes, unfinished = self._wait(answering, answering.submit("freeze"))
-        if changes is not None:
-            self._wait(following, following.submit("replay", changes))
-        try:
-            following.submit("switch", unfinished).result()
-        except BaseException:
-            # Was it before the rename or after? What the disk says counts, and no engine that thinks otherwise.
-            answering.kill()
-            raise
-        with self._lock:
-            self._engine = following
-        self._can_change.set()
+        Blocks the caller alone; see `service.index.supervision.SupervisedEngine.optimize_aside`.
+        """
+        self._engine.optimize_aside()
 
     def is_optimizing_due(self, share: float) -> bool:
         """Whether more than a share of the segments came, went or was replaced since the shard was built aside.
@@ -368,58 +304,10 @@ class EmbeddedIndex:
         num_changed = abs(num_points - (seal.num_points if seal else 0))
         if num_points <= self._config.exact_below:
             return False
-        return num_changed > share * num_points or self._call("stale_share") > share
+        return num_changed > share * num_points or self._engine.call("stale_share") > share
 
     def close(self) -> None:
         """Flush and stop the engine. Safe to call twice."""
-        with self._lock:
-            self._is_closed = True
+        self._engine.retire()
         self._watch.stop()
-        while self._is_building:  # it looks several times a second
-            time.sleep(0.01)
-        with self._lock:
-            self._engine.close()
-            self._folder_lock.close()
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        """Call the engine, and once more on a new one when it died: repeating any call does no harm."""
-        num_deaths = 0
-        while True:
-            try:
-                return self._call_once(method, arguments)
-            except EngineDied:
-                num_deaths += 1
-                if num_deaths > 1:
-                    raise
-            except EngineFrozen:
-                if not self._can_change.wait(self._call_seconds):
-                    raise
-
-    def _call_once(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        with self._lock:
-            if self._is_optimizing:
-                raise IndexUnavailable("the index is being optimized: no other call until it is done")
-            engine = self._living_engine()
-        future = engine.submit(method, *arguments)
-        return self._wait(engine, future)
-
-    def _wait(self, engine: EngineProcess, future: Future[Any]) -> Any:
-        try:
-            return future.result(self._call_seconds)
-        except TimeoutError as exc:
-            silent_seconds = time.monotonic() - engine.answered_at
-            if silent_seconds >= self._call_seconds and not self._is_optimizing:
-                engine.kill()
-            raise IndexUnavailable(f"the engine did not answer in {self._call_seconds} s") from exc
-
-    def _living_engine(self) -> EngineProcess:
-        """The engine, a new one in place of a dead one. The caller holds the lock."""
-        if self._is_closed:
-            raise IndexFailure(f"the index in {self._config.folder} is closed")
-        if not self._engine.is_alive:
-            self._engine.close()
-            self._engine = self._start_engine(replace(self._config, unfinished=frozenset(self._unfinished)))
-        return self._engine
-
-    def _start_engine(self, config: ShardConfig) -> EngineProcess:
-        return EngineProcess(config, lock_fd=self._folder_lock.fd, send_seconds=self._call_seconds)
+        self._engine.close()

@@ -39,9 +39,8 @@ class TrackCopies:
         self._num_values = num_values
         self._row_bytes = 2 * num_values
         self._fd = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._num_rows = -(
-            -os.fstat(self._fd).st_size // self._row_bytes
-        )  # a row cut short is not used again
+        num_bytes = os.fstat(self._fd).st_size
+        self._num_rows = -(-num_bytes // self._row_bytes)  # a row cut short is not used again
 
     def __len__(self) -> int:
         """Rows, those of points that are gone included."""

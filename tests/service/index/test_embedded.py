@@ -433,7 +433,7 @@ def test_no_other_call_goes_through_while_it_optimizes(tmp_path: Path) -> None:
         os.kill(index.engine_pid, signal.SIGSTOP)
         thread = threading.Thread(target=index.optimize)
         thread.start()
-        while not index._is_optimizing:
+        while not index._engine.is_optimizing:
             time.sleep(0.001)
         with pytest.raises(IndexUnavailable, match="is being optimized"):
             index.count_segments()

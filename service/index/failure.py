@@ -1,0 +1,45 @@
+"""What an index says when it cannot do what was asked.
+
+IndexFailure          the index could not do what was asked
+├── IndexInUse        another process has it open
+├── IndexUnavailable  the engine died or did not answer; the call may be tried again
+├── IndexFull         the disk has too little free space to write
+├── InvalidVector     a track has a wrong shape, NaN, infinity or a row that is not of unit length
+├── InvalidSegment    a segment contradicts itself, or segments of an asset came out of order
+├── InvalidFilter     a filter that can hold for nothing, or compares with what is no metadata value
+└── InvalidCursor     a cursor that no page of this index gave
+"""
+
+from __future__ import annotations
+
+
+class IndexFailure(Exception):
+    """The index could not do what was asked. Subclasses say why."""
+
+
+class IndexInUse(IndexFailure):
+    """Another process has the index open."""
+
+
+class IndexUnavailable(IndexFailure):
+    """The engine's process died or did not answer; the call may be tried again."""
+
+
+class IndexFull(IndexFailure):
+    """The disk that holds the index has less free space than the floor; nothing was written."""
+
+
+class InvalidVector(IndexFailure):
+    """A track has the wrong shape, a value that is not finite, or a row that is not of unit length."""
+
+
+class InvalidSegment(IndexFailure):
+    """A segment contradicts itself, or the segments of an asset came out of order."""
+
+
+class InvalidFilter(IndexFailure):
+    """A filter contradicts itself, or compares with a value that metadata cannot have."""
+
+
+class InvalidCursor(IndexFailure):
+    """The cursor is none that a page of this index gave."""
