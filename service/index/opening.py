@@ -83,23 +83,27 @@ def index_place(settings: Settings, release_id: str) -> str:
     return f"{settings.qdrant_url} {collection_name(settings.qdrant_prefix, release_id)}"
 
 
-def active_index(settings: Settings) -> str | None:
+def active_index(settings: Settings, index: Index | None = None) -> str | None:
     """The release whose index the library's alias names on a Qdrant server.
 
     Args:
         settings: Where the server is.
+        index: An open index of the library, whose connection is used; default: one for this look alone.
 
     Returns:
         The release, None where there is no server or no alias yet.
     """
     if settings.qdrant_url is None:
         return None
-    config = server_config(settings, url=settings.qdrant_url)
-    link = Link(config, open_client(config))
-    try:
-        name = active_collection(link, settings.qdrant_prefix)
-    finally:
-        link.close()
+    if isinstance(index, ServerIndex):
+        name = active_collection(index.link, settings.qdrant_prefix)
+    else:
+        config = server_config(settings, url=settings.qdrant_url)
+        link = Link(config, open_client(config))
+        try:
+            name = active_collection(link, settings.qdrant_prefix)
+        finally:
+            link.close()
     return None if name is None else name.removeprefix(f"{settings.qdrant_prefix}-")
 
 

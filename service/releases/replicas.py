@@ -101,17 +101,22 @@ class Follower:
         Returns:
             Whether it was another one before.
         """
-        if active_index(self._settings) in (None, self._releases.current.release_id):
+        if self._find_other() is None:
             return False
         with self._change:
-            release_id = active_index(self._settings)  # again: a switch of our own may have come between
-            current = self._releases.current
-            if release_id is None or release_id == current.release_id:
+            release_id = self._find_other()  # again: a switch of our own may have come between
+            if release_id is None:
                 return False
-            behind = self._follow(current, release_id)
+            behind = self._follow(self._releases.current, release_id)
         logger.info("following the alias to release %s", release_id)
         submit_behind(self._submit, behind)
         return True
+
+    def _find_other(self) -> str | None:
+        """The release that the alias names, where it is another than the one that answers here."""
+        with self._releases.lease() as live:
+            release_id = active_index(self._settings, live.index)
+            return None if release_id == live.release_id else release_id
 
     def _follow(self, current: LiveRelease, release_id: str) -> list[Path]:
         """Switch; give what was written here to the old release and is not in the new one."""

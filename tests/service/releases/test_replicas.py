@@ -17,6 +17,7 @@ from swapping import LEAST_DIFFERENCE, TARGET, scores_of
 
 from models.bundle import Bundle, load_bundle
 from service.engine import Engine, open_engine, take_snapshot
+from service.index import opening
 from service.index.opening import active_index
 from service.library import index_paths
 from service.releases.manager import ReleaseManager
@@ -265,3 +266,16 @@ def test_what_one_replica_learns_of_the_scores_the_others_take_over(replicas: Re
     one.manager.store.save_calibration(one.release_id, CALIBRATION)
     two.manager.follower._refresh_calibration()
     assert two.engine.releases.current.calibration == CALIBRATION
+
+
+def test_a_look_uses_the_connection_that_is_open(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes before every change and every two seconds: a connection of its own would cost more than the change."""
+    two = replicas.both[1]
+
+    def refuse(_: object) -> NoReturn:
+        raise AssertionError("another connection was opened")
+
+    monkeypatch.setattr(opening, "open_client", refuse)
+    with two.engine.lease_to_write() as index:
+        assert index.info().num_assets > 0
+    assert not two.manager.follower.follow_once()
