@@ -61,9 +61,10 @@ def plain_network(bundle: Bundle) -> Tgdp:
 @torch.no_grad()
 def encode_plainly(network: Tgdp, clip: Clip) -> None:
     """16 windows and 16 frames one after another, the log-mel computed for each window as the released loader does."""
-    samples = torch.from_numpy(clip.samples)[None]
-    lengths = torch.tensor([samples.shape[1]])
-    frames = torch.from_numpy(clip.frames)
+    device = next(network.parameters()).device
+    samples = torch.from_numpy(clip.samples)[None].to(device)
+    lengths = torch.tensor([samples.shape[1]], device=device)
+    frames = torch.from_numpy(clip.frames).to(device)
     width = network.config.window_frames
     for moment in range(network.config.num_moments):
         start = min(max(0, 64 * moment - width // 2), 1024 - width)

@@ -6,7 +6,8 @@ and so that its launches may be replayed as a CUDA graph. A batch that does not 
 remembered.
 
 Written without a GPU at hand: the choice of sizes, the padding, the halving and the binding are tested on the CPU
-provider, which binds in the same way; speed, TensorRT and CUDA graphs were not tried.
+provider, which binds in the same way; speed, TensorRT and CUDA graphs were not tried. On a machine with a GPU
+`REQUIRE_GPU=1 pytest -m needs_gpu` tries them, and `python -m benchmarks.batch_speed` says how fast they are.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import onnxruntime
@@ -87,21 +86,3 @@ def test_a_build_without_cuda_is_an_error(bundle_path: Path, monkeypatch: pytest
 def test_tensorrt_is_for_a_gpu(bundle_path: Path) -> None:
     with pytest.raises(EngineMissing, match="no engine has device cpu, precision auto, TensorRT; there are"):
         Encoder(load_bundle(bundle_path), device="cpu", precision="auto", tensorrt=True)
-
-
-@pytest.mark.needs_gpu
-@pytest.mark.usefixtures("cuda")
-def test_cuda_reproduces_the_golden_tracks(bundle_path: Path) -> None:
-    encoder = Encoder(load_bundle(bundle_path), device="cuda")
-    assert encoder.provider == CUDA
-    encoder.check_golden()
-
-
-@pytest.fixture
-def cuda() -> None:
-    """Skip without a CUDA device, fail where REQUIRE_GPU=1."""
-    has_cuda = CUDA in onnxruntime.get_available_providers() and has_cuda_driver()
-    if not has_cuda and os.environ.get("REQUIRE_GPU") == "1":
-        pytest.fail("REQUIRE_GPU=1 and no CUDA device was found")
-    if not has_cuda:
-        pytest.skip("needs a CUDA device")
