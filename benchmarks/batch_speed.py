@@ -28,7 +28,7 @@ from models.clip import Clip
 from models.geometry import TgdpConfig
 from service.engines.choice import GPU, open_candidate
 from service.engines.contract import Engine, EngineOptions
-from service.engines.hardware import num_cores, processor_name
+from service.engines.hardware import gpu_name, num_cores, processor_name
 from service.precision import load_graphs
 
 SIDES = {"cuda": 8192, "cpu": 2048}
@@ -164,9 +164,7 @@ def wait(device: str) -> None:
 
 def describe(device: str) -> str:
     """Name of the device."""
-    if device == "cuda":
-        return str(torch.cuda.get_device_name())
-    return f"{processor_name()}, {num_cores()} cores"
+    return gpu_name() or "?" if device == "cuda" else f"{processor_name()}, {num_cores()} cores"
 
 
 if __name__ == "__main__":

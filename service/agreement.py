@@ -35,9 +35,9 @@ from models.bundle import (
     add_outliers,
     compare_tracks,
 )
-from service.engines.choice import EXACT, Candidate, find_variant, open_candidate
+from service.engines.choice import EXACT, GPU, Candidate, find_variant, open_candidate
 from service.engines.contract import Engine, EngineOptions, Graphs
-from service.engines.hardware import processor_name
+from service.engines.hardware import gpu_name, processor_name
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class AgreementKey:
         bundle_id: The weights.
         candidate: Engine and precision.
         version: Version of the engine's package.
-        processor: The processor; what a GPU is, its engine's provider does not say.
+        processor: The processor or GPU that it runs on.
         measure: Which clips and figures.
     """
 
@@ -81,11 +81,12 @@ class AgreementKey:
     @classmethod
     def of(cls, bundle: Bundle, candidate: Candidate) -> AgreementKey:
         """The key of a candidate on this machine."""
+        gpu = gpu_name() if candidate.engine in GPU else None
         return cls(
             bundle_id=bundle.bundle_id,
             candidate=str(candidate),
             version=candidate.version,
-            processor=processor_name(),
+            processor=gpu or processor_name(),
         )
 
 

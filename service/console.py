@@ -342,8 +342,9 @@ def print_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
 
 def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     machine, encoder, index = found["machine"], found["encoder"], found["index"]
+    processor = f"{machine['processor']}, {machine['cores']} cores"
     rows = [
-        ("machine", f"{machine['processor']}, {machine['cores']} cores"),
+        ("machine", ", ".join(part for part in (processor, machine["gpu"]) if part)),
         ("decoder", machine["sandbox_weakness"] or f"confined by Landlock {machine['landlock_version']}"),
         ("release", found["bundle"]["release_id"]),
         ("bundle", f"{found['bundle']['bundle_id']} in {format_path(found['bundle']['path'])}"),

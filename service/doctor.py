@@ -23,7 +23,14 @@ from service.decoding import DecodeFailure, Decoder, WorkerLimits
 from service.encoder import Encoder, EncoderFailure
 from service.engines.choice import EXACT, GPU, RANKING, Candidate, candidates, check_hardware, find_variant
 from service.engines.contract import EngineMissing, EngineOptions
-from service.engines.hardware import has_bf16, has_cuda_driver, installed_version, num_cores, processor_name
+from service.engines.hardware import (
+    gpu_name,
+    has_bf16,
+    has_cuda_driver,
+    installed_version,
+    num_cores,
+    processor_name,
+)
 from service.engines.openvino_cpu import INSTALL
 from service.index.contract import Index, IndexFailure
 from service.index.embedded import EmbeddedIndex
@@ -110,7 +117,7 @@ def _machine(settings: Settings) -> dict[str, Any]:
         "processor": processor_name(),
         "cores": num_cores(),
         "bfloat16": has_bf16(),
-        "cuda_driver": has_cuda_driver(),
+        "gpu": gpu_name(),
         "landlock_version": landlock_version(),
         "sandbox_weakness": describe_landlock(),
         "onnxruntime": _first_version("onnxruntime-gpu", "onnxruntime"),

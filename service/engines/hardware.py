@@ -9,16 +9,26 @@ from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+GPU_NAME_BYTES = 256
 
 
 def has_cuda_driver() -> bool:
-    """Ask the driver itself: a build for CUDA lists its provider on machines that have no GPU too."""
+    """Whether there is a GPU, which a build for CUDA does not say: it lists its provider without one too."""
+    return gpu_name() is not None
+
+
+def gpu_name() -> str | None:
+    """Name of the first GPU, asked of the driver itself; None where there is no driver or no GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        return None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(GPU_NAME_BYTES)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    if driver.cuDeviceGetName(name, len(name), device):
+        return "unnamed GPU"
+    return name.value.decode(errors="replace")
 
 
 def has_bf16() -> bool:

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from models.bundle import load_bundle
-from service.engines import choice, hardware
+from service.engines import choice
 from service.engines.choice import (
     RANKING,
     Candidate,
@@ -97,31 +97,3 @@ def test_the_engine_is_the_one_of_the_candidate(bundle_path: Path) -> None:
     candidate = Candidate(engine="onnxruntime", precision="fp32")
     assert isinstance(open_candidate(candidate, graphs, EngineOptions(num_threads=1)), OnnxCpuEngine)
     assert candidate.version == onnxruntime.__version__
-
-
-CPU_INFO = """processor\t: 0
-model name\t: A processor
-cpu family\t: 6
-model\t\t: 143
-stepping\t: 8
-flags\t\t: fpu {flags}
-
-processor\t: 1
-flags\t\t: fpu
-"""
-
-
-@pytest.mark.parametrize(
-    ("flags", "expected"),
-    [("avx512_bf16", True), ("amx_bf16 amx_tile", True), ("avx512f avx512_fp16", False)],
-)
-def test_bfloat16_is_read_from_the_flags(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, expected: bool
-) -> None:
-    (tmp_path / "cpuinfo").write_text(CPU_INFO.format(flags=flags))
-    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
-    assert hardware.has_bf16() is expected
-    assert hardware.processor_name() == "A processor (6/143/8)"
-    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "missing")
-    assert not hardware.has_bf16()
-    assert hardware.processor_name() == "unknown processor (?/?/?)"
