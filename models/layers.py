@@ -114,7 +114,8 @@ class Attention(nn.Module):
         query, key, _ = self.qkv(x).chunk(3, dim=2)
         query, key = self._heads(query), self._heads(key)
         logits = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
-        weights: Tensor = logits.softmax(dim=3)  # (B, heads, L, L)
+        # On a CPU autocast leaves a softmax in bfloat16, where a fifth of the patches share their score with another.
+        weights: Tensor = logits.softmax(dim=3, dtype=torch.float32)  # (B, heads, L, L)
         return weights.mean(dim=1)
 
 

@@ -172,3 +172,15 @@ def test_random_guidance_ignores_the_teacher() -> None:
 def test_sampled_guidance_leans_towards_the_teacher() -> None:
     share = shares("sampled")
     assert 0 < share[:10].mean() < 0.3 < 0.7 < share[-10:].mean() < 1
+
+
+@pytest.mark.parametrize("guidance", ["patch_to_cls", "single_pass"])
+def test_contrast_is_float32_where_the_passes_are_not(guidance) -> None:
+    objective, _, _ = make_objective(guidance=guidance)
+    gathered: list[Tensor] = []
+    objective._gather = lambda rows: gathered.append(rows) or rows
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective(pictures(), draws())["contrastive"]
+        rough = contrastive_loss(*gathered)
+    assert found == contrastive_loss(*gathered)
+    assert found != rough

@@ -61,3 +61,13 @@ def test_guidance_is_repeatable_and_in_the_patches_own_order() -> None:
     torch.testing.assert_close(
         shuffled.patch_to_cls.flip(1), first["video"].patch_to_cls, atol=1e-6, rtol=1e-4
     )
+
+
+def test_patches_are_ranked_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    teacher = Teacher(Tgdp(TINY))
+    with torch.autocast("cpu", torch.bfloat16):
+        views = teacher.view(pictures())
+    for m in MODALITIES:
+        for scores in (*views[m].patch_to_cls, *views[m].cls_to_patch):
+            assert len(scores.unique()) == len(scores)
