@@ -76,19 +76,25 @@ def save_checkpoint(
         teacher: Its average.
         optimiser: Of the student's parameters.
         run: JSON values with `step`: config, step, metrics, command.
-    """
+
+    Raises:
+        OSError: If the disk is full or the folder cannot be written; the older checkpoint stays.
+    """  # noqa: DOC502 - raised by what it calls
     folder = link.with_name(f"{link.name}-{run['step']:06d}")
     temporary = link.with_name(f".{folder.name}.part")
     for leftover in (temporary, folder):  # of a process that was killed before the link pointed there
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, network in (("student", student), ("teacher", teacher)):
-        _save(network.state_dict(), temporary / f"{name}.safetensors")
-    _save(_flat_state(optimiser), temporary / "optimiser.safetensors")
-    (temporary / "run.json").write_text(json.dumps(run, indent=2))
-    for path in (*temporary.iterdir(), temporary):
-        _sync(path)
-    temporary.rename(folder)
+    try:
+        for name, network in (("student", student), ("teacher", teacher)):
+            _save(network.state_dict(), temporary / f"{name}.safetensors")
+        _save(_flat_state(optimiser), temporary / "optimiser.safetensors")
+        (temporary / "run.json").write_text(json.dumps(run, indent=2))
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        temporary.rename(folder)
+    finally:  # on a full disk nobody else would make room again
+        shutil.rmtree(temporary, ignore_errors=True)
     new_link = link.with_name(f".{link.name}.link")
     new_link.unlink(missing_ok=True)
     new_link.symlink_to(folder.name)
@@ -119,7 +125,10 @@ def _flat_state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    try:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, path)
+    except SafetensorError as exc:
+        raise OSError(f"{path} cannot be written: {exc}") from exc
 
 
 def _sync(path: Path) -> None:
@@ -142,12 +151,13 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         BrokenCheckpoint: If a file is missing or unreadable.
     """
+    there = folder.resolve()  # a run that goes on may let the link point elsewhere meanwhile
     try:
         return Checkpoint(
-            student=load_file(folder / "student.safetensors"),
-            teacher=load_file(folder / "teacher.safetensors"),
-            optimiser=load_file(folder / "optimiser.safetensors"),
-            run=json.loads((folder / "run.json").read_text()),
+            student=load_file(there / "student.safetensors"),
+            teacher=load_file(there / "teacher.safetensors"),
+            optimiser=load_file(there / "optimiser.safetensors"),
+            run=json.loads((there / "run.json").read_text()),
         )
     except (OSError, ValueError, SafetensorError) as exc:
         raise BrokenCheckpoint(f"{folder} is not a checkpoint: {exc}") from exc

@@ -320,9 +320,10 @@ def continue_run(run: Run, output: Path, identity: dict[str, Any]) -> tuple[int,
     Raises:
         AnotherRun: If the checkpoint is of another run.
     """
-    if not (output / "checkpoint").exists():
+    link = output / "checkpoint"
+    if not link.exists() and not link.is_symlink():  # a link to nowhere is a run that lost its checkpoint
         return 0, 0.0
-    checkpoint = load_checkpoint(output / "checkpoint")
+    checkpoint = load_checkpoint(link)
     differing = [key for key, value in identity.items() if checkpoint.run.get(key) != value]
     if differing:
         raise AnotherRun(f"{output} holds a run with other {' and '.join(differing)}; choose another folder")
