@@ -41,7 +41,9 @@ def step_generator(seed: int, stream: int, step: int) -> torch.Generator:
 
 
 class MomentBatches:
-    """Batches of one random moment per segment, every segment once an epoch, each batch a function of its step.
+    """Batches of one random moment per segment, each batch a function of its step.
+
+    An epoch is one shuffled pass in whole batches: no segment comes twice, and what fills no batch is left out of it.
 
     Args:
         segments: What to draw from.

@@ -30,7 +30,7 @@ from training.evaluate import embed_segments, retrieval
 from training.journal import Journal
 from training.objective import Objective, Pictures
 from training.optim import learning_rate_at, make_optimiser, set_learning_rate
-from training.parallel import Processes, alone
+from training.parallel import BadShare, Processes, alone
 from training.segments import Segments
 from training.teacher import Teacher, momentum_at
 
@@ -257,7 +257,7 @@ def pretrain(
     }
     output.mkdir(parents=True, exist_ok=True)
     first, seconds_before = continue_run(run, output, identity)
-    batch_size = min(config.batch_size, len(segments))
+    batch_size = fit_batch(config.batch_size, len(segments), processes)
     batches = MomentBatches(
         segments,
         config.network,
@@ -291,6 +291,32 @@ def pretrain(
             if on_step:
                 on_step(done, numbers)
     return load_checkpoint(output / "checkpoint")
+
+
+def fit_batch(wanted: int, num_segments: int, processes: Processes) -> int:
+    """Find the size of a batch that the media can fill and the processes can share.
+
+    Worked example: 96 wanted of 7 segments → 7, in two processes 6.
+
+    Args:
+        wanted: Segments a batch, over all processes.
+        num_segments: How many there are.
+        processes: Who trains together.
+
+    Returns:
+        As many as wanted where there are so many; less is said in the log.
+
+    Raises:
+        BadShare: If there are fewer segments than processes.
+    """
+    if num_segments >= wanted:
+        return wanted
+    size = num_segments - num_segments % processes.count
+    if size == 0:
+        raise BadShare(f"{num_segments} segments are too few for {processes.count} processes")
+    if processes.is_first:
+        logger.warning("batches of %d segments instead of %d: there are only %d", size, wanted, num_segments)
+    return size
 
 
 def save(run: Run, output: Path, state: dict[str, Any]) -> None:

@@ -38,6 +38,30 @@ def test_an_epoch_takes_every_segment_once(segments: PairedSegments) -> None:
         assert len(seen) == len(segments)
 
 
+class Seven:
+    """As many segments as a draw needs to know."""
+
+    def __len__(self) -> int:
+        return 7
+
+
+def test_an_epoch_is_one_pass_in_whole_batches_and_each_has_its_own_order() -> None:
+    batches = MomentBatches(Seven(), GEOMETRY, batch_size=3, seed=0)  # type: ignore[arg-type]
+    epochs = [[*batches.draw(2 * epoch)[0], *batches.draw(2 * epoch + 1)[0]] for epoch in range(20)]
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 20
+    assert {row for epoch in epochs for row in epoch} == set(range(7))  # nobody is left out for good
+
+
+def test_moments_are_drawn_anew_in_every_step() -> None:
+    batches = MomentBatches(Seven(), GEOMETRY, batch_size=7, seed=0)  # type: ignore[arg-type]
+    moments = torch.stack([batches.draw(step)[1] for step in range(320)])  # (steps, B)
+    counts = torch.bincount(moments.flatten(), minlength=16)
+    assert len(counts) == 16
+    assert counts.min() > 100  # 140 expected, standard deviation 11
+    assert all(len(column.unique()) == 16 for column in moments.T)
+
+
 def test_a_batch_is_a_function_of_its_step(segments: PairedSegments) -> None:
     first = MomentBatches(segments, GEOMETRY, batch_size=2, seed=0)
     second = MomentBatches(segments, GEOMETRY, batch_size=2, seed=0)
