@@ -70,6 +70,18 @@ class _Source:
     leftover: dict[str, Tensor]  # by the names of the file
 
 
+def find_weights(path: Path) -> Path:
+    """Tell which file a person means.
+
+    Args:
+        path: A file, or the folder of a checkpoint of ours.
+
+    Returns:
+        The file itself, or the student's in the folder.
+    """
+    return path / "student.safetensors" if path.is_dir() else path
+
+
 def initialise(network: Tgdp, path: Path) -> Initialised:
     """Fill a network with the weights of a file as far as they reach.
 
@@ -87,7 +99,7 @@ def initialise(network: Tgdp, path: Path) -> Initialised:
         WrongStateDict: If the file is none of the kinds, is of another geometry (the message names both sizes), or has
             a tensor too few or too many.
     """
-    path = path / "student.safetensors" if path.is_dir() else path
+    path = find_weights(path)
     source = _read_source(read_weights(path))
     state = network.state_dict()
     problems = _compare_sizes(source, network, path)

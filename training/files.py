@@ -25,16 +25,44 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
+class FolderInUse(RuntimeError):
+    """Another process works in a folder that is one process's own."""
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process; the kernel lets go when it dies.
+
+    Args:
+        folder: Holds the lock file afterwards.
+
+    Yields:
+        None: While no other process is in such a block.
+
+    Raises:
+        FolderInUse: If one is.
+    """
+    with (folder / ".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise FolderInUse(
+                f"another process works in {folder}; wait for it or choose another folder"
+            ) from exc
+        yield
+
+
 @contextmanager
 def written_through(path: Path) -> Iterator[BinaryIO]:
     """Write a file that is on the disk when the block ends.
 
     Args:
-        path: The file, made anew.
+        path: The file, made anew: who reads an older one of this name keeps that.
 
     Yields:
         The open file.
     """
+    path.unlink(missing_ok=True)
     with path.open("wb") as file:
         yield file
         file.flush()

@@ -25,12 +25,13 @@ from rich.progress import (
 )
 
 from models.clip import ClipSpec
-from models.initialisation import Initialised, initialise
+from models.initialisation import Initialised, find_weights, initialise
 from models.tgdp import Tgdp
-from models.weights import WrongStateDict
+from models.weights import UnreadableWeights, WrongStateDict
 from training.archive import BrokenShard
 from training.checkpoint import BrokenCheckpoint
 from training.config import RUNS, PretrainConfig
+from training.files import FolderInUse, claimed
 from training.library import LibraryUnavailable, indexed_paths
 from training.listing import BadListing
 from training.parallel import BadShare, Processes, join_processes
@@ -47,10 +48,12 @@ EXPECTED = (
     BrokenCheckpoint,
     BrokenSegments,
     BrokenShard,
+    FolderInUse,
     LibraryUnavailable,
     NoTrainingData,
     OSError,
     TrainingDiverged,
+    UnreadableWeights,
     WrongStateDict,
 )
 """What a person can do something about: one line, exit code 2."""
@@ -137,7 +140,10 @@ def train(options: PretrainOptions, processes: Processes, console: Console) -> N
     processes.rows(config.batch_size)
     facts = {"command": options.command, "commit": git_commit(), **first_weights(options.initial_weights)}
     paths = [*options.data, *(processes.hear(indexed_paths) if options.library else [])]
+    options.output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
+        if processes.is_first:  # for all of them
+            stack.enter_context(claimed(options.output))
         progress = stack.enter_context(show_progress(console, is_shown=processes.is_first))
         training = show_segments(paths, options.output / "decoded-training", options.num_workers, progress)
         validation = None
@@ -242,15 +248,16 @@ def first_weights(path: Path | None) -> dict[str, Any]:
     """Say in the checkpoint which weights the run started from.
 
     Args:
-        path: The file, or None.
+        path: The file or the folder of a checkpoint, or None.
 
     Returns:
-        Its name and sha256 as `initialised_from`, or nothing.
+        Name and sha256 of the file as `initialised_from`, or nothing.
     """
     if path is None:
         return {}
-    with path.open("rb") as file:
-        return {"initialised_from": [path.name, hashlib.file_digest(file, "sha256").hexdigest()]}
+    weights = find_weights(path)
+    with weights.open("rb") as file:
+        return {"initialised_from": [weights.name, hashlib.file_digest(file, "sha256").hexdigest()]}
 
 
 def git_commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import subprocess
@@ -12,7 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from models.bundle import load_bundle
+from training.checkpoint import load_checkpoint
 from training.cli import app
+from training.files import claimed
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +80,18 @@ def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> Non
             "there is no run 'nothing'",
         ),
         (["pretrain", "--data", "{tmp}/empty", "--output", "{tmp}/run"], "none of 0 files has a segment"),
+        (
+            [
+                "pretrain",
+                "--initialise",
+                "{corpus}/labels.csv",
+                "--data",
+                "{corpus}",
+                "--output",
+                "{tmp}/run",
+            ],
+            "and only tensors are read",
+        ),
         (["export", "{tmp}", "--media", "{corpus}", "--output", "{tmp}/bundle"], "is not a checkpoint"),
         (["evaluate", "{tmp}", "--data", "{corpus}"], "is not a bundle"),
     ],
@@ -89,6 +104,30 @@ def test_what_cannot_be_done_is_one_line_and_code_2(
     output = run(*filled, code=2).output
     assert message in " ".join(output.split())
     assert "Traceback" not in output
+
+
+def test_a_checkpoint_is_named_by_its_folder_and_a_run_has_one_process(corpus: Path, tmp_path: Path) -> None:
+    again = [
+        "pretrain",
+        "--data",
+        corpus,
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--workers",
+        "1",
+        "--no-board",
+    ]
+    run(*again, "--output", tmp_path / "first")
+    taken = ["--initialise", tmp_path / "first/checkpoint", "--output", tmp_path / "second"]
+    run(*again, *taken)
+    weights = tmp_path / "first/checkpoint/student.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    checkpoint = load_checkpoint(tmp_path / "second/checkpoint")
+    assert checkpoint.run["initialised_from"] == ["student.safetensors", digest]
+    with claimed(tmp_path / "second"):
+        assert "another process works in" in " ".join(run(*again, *taken, code=2).output.split())
 
 
 def test_without_torch_the_corpus_is_made_and_training_says_what_to_install(tmp_path: Path) -> None:
