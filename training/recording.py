@@ -38,9 +38,7 @@ def write_media(path: Path, *, frames: NDArray[np.uint8] | None, samples: NDArra
             picture.height, picture.width = frames.shape[1:3]
             picture.pix_fmt = "yuv420p"
         if samples is not None:
-            sound = container.add_stream(
-                "aac", rate=SAMPLE_RATE_HZ, layout="mono", options={"aac_coder": "fast"}
-            )
+            sound = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono", options=SOUND_OPTIONS)
             sound.bit_rate = AUDIO_BIT_RATE
         if picture is not None and frames is not None:
             for number, pixels in enumerate(frames):
