@@ -73,6 +73,24 @@ class PretrainConfig:
     seed: int = 0
     """Seed of weights, data order, moments and masks."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        if min(self.num_steps, self.batch_size, self.num_accumulated) < 1:
+            raise ValueError(
+                "num_steps, batch_size and num_accumulated must be at least 1, got "
+                f"{self.num_steps}, {self.batch_size} and {self.num_accumulated}"
+            )
+        if not (0 < self.hidden_share_reconstruction < 1 and 0 <= self.hidden_share_alignment < 1):
+            raise ValueError(
+                "hidden_share_reconstruction must be in (0, 1) and hidden_share_alignment in [0, 1), got "
+                f"{self.hidden_share_reconstruction} and {self.hidden_share_alignment}"
+            )
+        if not 0 <= self.momentum <= 1 or min(self.temperature, self.guidance_temperature) <= 0:
+            raise ValueError(
+                "momentum must be in [0, 1] and temperature and guidance_temperature above 0, got "
+                f"{self.momentum}, {self.temperature} and {self.guidance_temperature}"
+            )
+
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the losses by name."""

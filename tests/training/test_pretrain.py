@@ -168,6 +168,21 @@ def test_named_runs_are_whole() -> None:
     assert RUNS["base"]().network == TgdpConfig.published()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_accumulated": 0}, "must be at least 1, got 4, 4 and 0"),
+        ({"hidden_share_reconstruction": 0.0}, r"must be in \(0, 1\) .* got 0.0 and 0.5"),
+        ({"hidden_share_alignment": 1.0}, "got 0.75 and 1.0"),
+        ({"momentum": 1.5}, r"momentum must be in \[0, 1\] .* got 1.5, 0.05 and 1.0"),
+        ({"temperature": 0.0}, "got 0.996, 0.0 and 1.0"),
+    ],
+)
+def test_runs_that_cannot_be_trained_are_refused(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **wrong)
+
+
 def test_ablations_differ_in_guidance_and_distillation_alone() -> None:
     shared = dataclasses.asdict(ablation())
     for make in ABLATIONS:
