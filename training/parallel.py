@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 Value = TypeVar("Value")
+
+MAX_WAIT = timedelta(hours=12)
+"""How long processes wait for each other: the others do while the first measures held-out media. NCCL gives 10 min."""
 
 
 class BadShare(ValueError):
@@ -149,7 +153,7 @@ def join_processes() -> Iterator[Processes]:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if has_gpu else torch.device("cpu")
     if has_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if has_gpu else "gloo")
+    dist.init_process_group("nccl" if has_gpu else "gloo", timeout=MAX_WAIT)
     try:
         yield Processes(rank=dist.get_rank(), count=count, device=device)
         dist.barrier()  # nobody takes the group down while another one still works

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,19 @@ def test_every_row_belongs_to_one_process() -> None:
     assert [row for share in shares for row in range(12)[share]] == list(range(12))
     with pytest.raises(BadShare, match="batch size 10 must be a multiple of the 3 processes"):
         Processes(rank=0, count=3, device=torch.device("cpu")).rows(10)
+
+
+def test_processes_wait_longer_than_a_large_held_out_set_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked: list[timedelta] = []
+    # The real call waits for a second process; the timeout it gives a group is read from nowhere afterwards.
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda _, timeout: asked.append(timeout))
+    for name in ("get_rank", "barrier", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda: 0)
+    with join_processes():
+        assert asked[0] >= timedelta(hours=6)
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
