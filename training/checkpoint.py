@@ -61,7 +61,7 @@ class Checkpoint:
             The network in evaluation mode.
         """
         network = Tgdp(self.config)
-        network.load_state_dict(self.student if weights == "student" else self.teacher)
+        network.load_state_dict({"student": self.student, "teacher": self.teacher}[weights])
         return network.eval()
 
 

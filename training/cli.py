@@ -168,7 +168,9 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
     media: Annotated[list[Path], typer.Option(help="Real clips to compare ONNX with torch on.")],
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "trained",
-    weights: Annotated[str, typer.Option(help="student or teacher.")] = "student",
+    weights: Annotated[
+        Literal["student", "teacher"], typer.Option(help="Whose weights of the checkpoint.")
+    ] = "student",
 ) -> None:
     """Make a bundle that the service can load; refused when ONNX and torch disagree."""
     commands = _commands("export_command")

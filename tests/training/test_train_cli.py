@@ -130,6 +130,13 @@ def test_a_checkpoint_is_named_by_its_folder_and_a_run_has_one_process(corpus: P
         assert "another process works in" in " ".join(run(*again, *taken, code=2).output.split())
 
 
+def test_weights_that_no_checkpoint_has_are_refused(tmp_path: Path) -> None:
+    said = run(
+        "export", tmp_path, "--media", tmp_path, "--output", tmp_path / "b", "--weights", "studnet", code=2
+    )
+    assert "'studnet' is not one of" in " ".join(said.output.split())
+
+
 def test_without_torch_the_corpus_is_made_and_training_says_what_to_install(tmp_path: Path) -> None:
     def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
         script = "import sys; sys.modules['torch'] = None; from training.cli import app; app(sys.argv[1:])"
