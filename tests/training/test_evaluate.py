@@ -57,6 +57,17 @@ def test_the_same_tracks_are_found_in_both_directions() -> None:
     assert found.num_segments == 30
 
 
+def test_each_direction_has_its_own_queries() -> None:
+    angles = np.deg2rad(np.array([0.0, 10.0, 20.0]))
+    sounds = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, None]
+    pictures = np.stack([np.cos(angles * 3), np.sin(angles * 3)], axis=1)[:, None]  # 0, 30 and 60 degrees
+    found = retrieval(sounds, pictures)
+    assert found.audio_to_video.at_1 == pytest.approx(
+        100 / 3, abs=1e-3
+    )  # 10 and 20 degrees are nearer to 0 and 30
+    assert found.video_to_audio.at_1 == pytest.approx(200 / 3, abs=1e-3)  # 30 is nearer to 20
+
+
 def test_the_interval_is_that_of_resampled_queries() -> None:
     is_hit = np.arange(200) < 70
     rng = np.random.default_rng(1)
