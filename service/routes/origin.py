@@ -53,9 +53,19 @@ def check_origin(headers: Headers, allowed: Collection[str]) -> None:
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise CrossOrigin("pages of other sites may not call this")
         return
-    place = urlsplit(page).netloc.lower() if page.startswith(("http://", "https://")) else ""
+    place = _place_of(page)
     if not place or (place != headers.get("host", "").lower() and host_name(place) not in allowed):
         raise CrossOrigin(f"a page of {page[:100]!r} may not call this: see FOLEY_ALLOWED_HOSTS")
+
+
+def _place_of(page: str) -> str:
+    """Host and port in an `Origin`; empty where it names none."""
+    if not page.startswith(("http://", "https://")):
+        return ""
+    try:
+        return urlsplit(page).netloc.lower()
+    except ValueError:  # `http://[::1`
+        return ""
 
 
 def host_name(host: str) -> str:

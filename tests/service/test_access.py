@@ -184,7 +184,7 @@ def test_dns_rebinding_is_refused(local: serve_in_thread, host: str) -> None:
 
 
 def test_pages_of_other_sites_change_nothing(local: serve_in_thread) -> None:
-    for origin in ("https://attacker.example", "null", "http://localhost:1", "file://"):
+    for origin in ("https://attacker.example", "null", "http://localhost:1", "file://", "http://[::1"):
         for method, path in (("DELETE", ASSET), ("POST", "/v1/search"), ("POST", "/v1/embeddings")):
             answer = local.client.request(method, path, headers={"Origin": origin})
             assert (answer.status_code, answer.json()["code"]) == (403, "cross_origin"), origin
