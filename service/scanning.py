@@ -225,7 +225,7 @@ def _walk(folder: Path) -> Iterator[Finding]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))
-            elif not (entry.is_symlink() and Path(entry.path).is_dir()):
+            elif not (entry.is_symlink() and os.path.isdir(entry.path)):  # noqa: PTH112 - pathlib's raises
                 yield _examine(Path(entry.path), is_named=False)
         waiting.extend(reversed(folders))
 

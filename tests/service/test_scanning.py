@@ -144,6 +144,16 @@ def test_links(tmp_path: Path) -> None:
     assert _found(library / "folder") == [str(library / "folder" / "real.mp4")]
 
 
+def test_a_link_that_no_system_call_follows(tmp_path: Path) -> None:
+    """Its target's name is too long for any file: an error of another kind than that of a missing file."""
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "broken").symlink_to("n" * 300)
+    (tmp_path / "broken.mp4").symlink_to("n" * 300)
+    (tmp_path / "z.mp4").write_bytes(b"x")
+    assert _found(tmp_path) == [str(tmp_path / "a.mp4"), str(tmp_path / "z.mp4")]
+    assert _unusable(tmp_path) == [(str(tmp_path / "broken.mp4"), "not_readable")]
+
+
 def test_pipes_and_devices_are_never_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     os.mkfifo(tmp_path / "pipe")
