@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import time
+import uuid
 from pathlib import Path
+
+STALE_SECONDS = 3600.0  # no file of ours is written for so long: one that old was left by a crash
 
 
 def replace_file(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Replace a file in one step: after a crash it holds the old content or the new, never a part.
 
+    Of two who replace it at the same time, the later rename wins: each writes aside under a name of its own.
+
     Args:
         path: The file; its folder exists.
         content: All of it; text goes as UTF-8.
         mode: Who may read it, from its first byte on.
-    """
-    aside = path.with_name(f".{path.name}.new")
-    aside.unlink(missing_ok=True)  # what a crash left keeps the rights it had
+    """  # noqa: DOC501, DOC503 - whatever fails leaves nothing behind
+    _remove_stale(path)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what crashes left beside a file."""
+    oldest = time.time() - STALE_SECONDS
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*new"):
+        with contextlib.suppress(OSError):  # another process removed it
+            if aside.lstat().st_mtime < oldest:
+                aside.unlink()
 
 
 def sync_folder(folder: Path) -> None:
