@@ -157,7 +157,12 @@ def _copy_files(settings: Settings, release_id: str, scratch: Path) -> Iterator[
 
 
 def _member(name: str, path: Path) -> Member:
-    return Member(name=name, num_bytes=path.stat().st_size, content=path)
+    """A file for the backup; a small one as it is now, since it may be replaced before it is sent."""
+    num_bytes = path.stat().st_size
+    if num_bytes > PIECE_BYTES:  # of a bundle, which nobody changes
+        return Member(name=name, num_bytes=num_bytes, content=path)
+    content = path.read_bytes()
+    return Member(name=name, num_bytes=len(content), content=content)
 
 
 def _facts(member: Member) -> dict[str, Any]:

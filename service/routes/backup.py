@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator
-from contextlib import ExitStack
 
 import anyio.to_thread
 from fastapi import APIRouter, Response
-from starlette.responses import StreamingResponse
 
 from service.backup import ROUTE, copy_members, write_tar
 from service.routes.admission import Overloaded
+from service.routes.ended_stream import EndedStream
 from service.routes.state import State, StateOf
 from service.schemas import describe_problems
 
@@ -39,20 +38,22 @@ async def create_backup(state: StateOf) -> Response:
     """Answer with a backup."""
     if not state.backing_up.acquire(blocking=False):
         raise Overloaded("a backup is being made already", retry_after_seconds=RETRY_SECONDS)
-    return StreamingResponse(_stream(state), media_type="application/x-tar")
+    pieces = _pieces(state)
+
+    def end() -> None:
+        pieces.close()
+        state.backing_up.release()
+
+    return EndedStream(_stream(pieces), on_end=end, media_type="application/x-tar")
 
 
-async def _stream(state: State) -> AsyncIterator[bytes]:
-    """The tar, read in threads; the release stays open and the lock held until its end, or the client's."""
-    with ExitStack() as stack:
-        stack.callback(state.backing_up.release)
-        pieces = _pieces(state)
-        stack.callback(pieces.close)
-        while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
-            yield piece
+async def _stream(pieces: Generator[bytes]) -> AsyncIterator[bytes]:
+    while (piece := await anyio.to_thread.run_sync(next, pieces, None)) is not None:
+        yield piece
 
 
 def _pieces(state: State) -> Generator[bytes]:
+    """The tar, whose release stays open until it is closed."""
     with state.engine.releases.lease() as live:
         members = copy_members(
             state.engine.settings, live.index, release_id=live.release_id, bundle=live.bundle

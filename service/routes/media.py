@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 import anyio.to_thread
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from service.index.contract import Asset
+from service.routes.ended_stream import EndedStream
 
 CHUNK_BYTES = 256 * 1024
 
@@ -101,7 +102,8 @@ async def respond_with_media(request: Request, asset: Asset) -> Response:
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
         is_streaming = True
-        return StreamingResponse(_stream(file, start, end), status_code=status, headers=headers)
+        pieces = _stream(file, start, end)
+        return EndedStream(pieces, on_end=file.close, status_code=status, headers=headers)
     finally:
         if not is_streaming:
             file.close()
@@ -214,13 +216,10 @@ def _matches(if_none_match: str | None, etag: str) -> bool:
 
 
 async def _stream(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
-    with file:
-        file.seek(start)
-        while start < end:
-            chunk = await anyio.to_thread.run_sync(file.read, min(CHUNK_BYTES, end - start))
-            if not chunk:
-                raise MediaChanged(
-                    f"the file became shorter while it was sent: {end - start} bytes are missing"
-                )
-            start += len(chunk)
-            yield chunk
+    file.seek(start)
+    while start < end:
+        chunk = await anyio.to_thread.run_sync(file.read, min(CHUNK_BYTES, end - start))
+        if not chunk:
+            raise MediaChanged(f"the file became shorter while it was sent: {end - start} bytes are missing")
+        start += len(chunk)
+        yield chunk

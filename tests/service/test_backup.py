@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 from serving import serve_in_thread
@@ -25,6 +26,7 @@ from service.backup import (
     BackupFailed,
     Member,
     check_backup,
+    copy_members,
     make_backup,
     safe_path,
     write_tar,
@@ -37,6 +39,7 @@ from service.ledger import Ledger
 from service.releases.opening import active_release
 from service.releases.store import ReleaseStore
 from service.restore import restore_backup
+from service.routes.backup import create_backup
 from service.settings import Settings
 from service.stored_segments import pack_segments, unpack_assets
 
@@ -290,6 +293,62 @@ def test_one_backup_at_a_time_and_its_lock_is_given_back(running: serve_in_threa
         names = tar.getnames()
     assert names[-1] == "backup.json"
     assert {"ledger.sqlite", "api-keys.json", "index/000000.npz"} <= set(names)
+
+
+@pytest.mark.parametrize("num_sent", [0, 1, 2, 3])
+def test_a_backup_that_breaks_off_holds_nothing(running: serve_in_thread, num_sent: int) -> None:
+    """Whether the server can send no more, or the client went away before the first byte: all is let go at once."""
+    state = running.app.state.foley
+    failures: list[Exception] = []  # it keeps the frames, and so the generators, as a log does
+
+    async def ask() -> None:
+        async def receive() -> Any:
+            if num_sent > 0:
+                await anyio.sleep_forever()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            nonlocal num_left
+            if num_left == 0:
+                if num_sent == 0:
+                    await anyio.sleep_forever()  # what was written before waits to be taken
+                raise RuntimeError("the handler is closed")
+            num_left -= 1
+
+        num_left = num_sent
+        response = await create_backup(state)
+        try:
+            await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        except Exception as exc:
+            failures.append(exc)
+
+    anyio.run(ask)
+    assert bool(failures) == bool(num_sent)
+    assert not state.backing_up.locked()
+    assert not list(state.engine.settings.data.glob("backup-*"))
+    assert state.engine.releases._held.num_users == 0
+
+
+def test_a_file_that_is_replaced_while_it_is_sent(source: Settings, tmp_path: Path) -> None:
+    """The copy has the one or the other, with its hash."""
+    data = tmp_path / "data"
+    shutil.copytree(source.data, data)
+    settings = source.replace(data=data)
+    release_id, bundle = active_release(settings)
+    (data / "agreement").mkdir(exist_ok=True)
+    replaced = data / "agreement" / "measured.json"
+    replaced.write_text("old")
+    with open_index(settings, bundle, release_id=release_id) as index:
+        members = copy_members(settings, index, release_id=release_id, bundle=bundle)
+        found = {}
+        for member in members:
+            replaced.write_text("newer")
+            found[member.name] = b"".join(member.pieces())
+            assert len(found[member.name]) == member.num_bytes
+    manifest = json.loads(found.pop("backup.json"))
+    assert found["agreement/measured.json"] in (b"old", b"newer")
+    for name, content in found.items():
+        assert manifest["files"][name]["sha256"] == hashlib.sha256(content).hexdigest(), name
 
 
 def test_a_server_with_keys_wants_an_admin(source: Settings, tmp_path: Path) -> None:
