@@ -15,7 +15,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from service.engine import Engine, open_engine
-from service.errors import add_error_handlers
+from service.errors import add_error_handlers, answer_own_error
 from service.gauges import EngineCollector, JobsCollector
 from service.jobs import JobRunner, open_jobs
 from service.loop_lag import watch_loop
@@ -82,7 +82,7 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
     add_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(AccessGuard, rules=open_rules(settings))
-    app.add_middleware(BodyGuard, limits=_body_limits(settings))
+    app.add_middleware(BodyGuard, limits=_body_limits(settings), refuse=answer_own_error)
     app.add_middleware(RequestLog, metrics=app.state.metrics)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     return app

@@ -301,6 +301,11 @@ async def answer_http_error(request: Request, exc: Exception) -> Response:
     """Answer an error that the framework raised by its status."""
     if not isinstance(exc, HTTPException):
         return answer_unexpected(request, exc)
+    cause = exc.__cause__
+    if isinstance(cause, Exception) and problem_of(cause) is not INTERNAL:
+        return await answer_own_error(
+            request, cause
+        )  # FastAPI calls whatever ends the reading of a body a 400
     title = HTTPStatus(exc.status_code).phrase
     code = HTTP_CODES.get(exc.status_code, title.lower().replace(" ", "_"))
     problem = Problem(status=exc.status_code, code=code, title=title)

@@ -9,16 +9,20 @@ the answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
 from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # A socket closed with unread data is reset, and a reset may overtake the answer on its way to the client.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 8 * 1024 * 1024
+
+Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class BodyTooLarge(Exception):
@@ -56,19 +60,26 @@ class BodyGuard:
     Args:
         app: The application.
         limits: What a body may cost.
+        refuse: Makes the answer to one whose length is declared and too large: not every route reads its body.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: BodyLimits) -> None:
+    def __init__(self, app: ASGIApp, *, limits: BodyLimits, refuse: Refuse) -> None:
         self._app = app
         self._limits = limits
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; the errors above come out of `receive`, inside the application."""
+        """Serve one request; what is wrong with a body on its way in comes out of `receive`, inside the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         body = _Body(scope, receive, send, self._limits)
-        await self._app(scope, body.receive, body.send)
+        app: ASGIApp = self._app
+        try:
+            body.check_declared()
+        except BodyTooLarge as exc:
+            app = await self._refuse(Request(scope), exc)
+        await app(scope, body.receive, body.send)
 
 
 class _Body:
@@ -86,6 +97,18 @@ class _Body:
         self._num_bytes = 0
         self._waited_seconds = 0.0
         self._is_slow = False
+        self._is_answered = False
+
+    def check_declared(self) -> None:
+        """Refuse a body by what its head says.
+
+        Raises:
+            BodyTooLarge: If its declared length is above the limit.
+        """
+        if self._declared_bytes > self._max_bytes:
+            raise BodyTooLarge(
+                f"the body has {self._declared_bytes} bytes; this route takes {self._max_bytes}"
+            )
 
     async def receive(self) -> Message:
         """Next message of the client.
@@ -94,15 +117,11 @@ class _Body:
             The message as the server gave it.
 
         Raises:
-            BodyTooLarge: If the declared or the counted length is above the limit.
+            BodyTooLarge: If the counted length is above the limit.
             BodyTooSlow: If the client keeps us waiting too long.
         """  # noqa: DOC503 - one is raised where it waits
-        if self._is_complete:
+        if self._is_complete or self._is_answered:  # whoever reads now waits for the client to go
             return await self._receive()
-        if self._declared_bytes > self._max_bytes:
-            raise BodyTooLarge(
-                f"the body has {self._declared_bytes} bytes; this route takes {self._max_bytes}"
-            )
         message = await self._receive_in_time()
         if message["type"] == "http.request":
             self._num_bytes += len(message.get("body", b""))
@@ -113,6 +132,7 @@ class _Body:
 
     async def send(self, message: Message) -> None:
         """Pass an answer on, and close the connection after one that came before the body's end."""
+        self._is_answered = True
         if self._is_complete:
             await self._send(message)
         elif message["type"] == "http.response.start":
