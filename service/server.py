@@ -2,7 +2,9 @@
 
 uvicorn has no deadline for the head of a request, no limit on its size, and answers a request it cannot
 parse in plain text. `HttpProtocol` adds the first two and turns the third into a problem like every other
-error.
+error. It serves a request that offers another protocol (`Upgrade: h2c`, as `curl --http2` and Java send it) as if it
+had not: uvicorn's parser takes its body for the other protocol. And of requests that came together it tells the one
+that is answered, not the last one, that its client is gone.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NoReturn
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.app import create_app
 from service.engine import Engine, open_engine
@@ -49,29 +52,47 @@ class HttpProtocol(HttpToolsProtocol):
         """Start to wait for the first request."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._num_head_bytes = 0
+        self._has_begun = False
+        self._answered: RequestResponseCycle | None = None
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
+        self._leave()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         """A request begins: its head is due."""
         super().on_message_begin()
+        self._has_begun = True
         self._expect_head()
 
     def on_headers_complete(self) -> None:
         """The head is there; the body has a deadline of its own."""
         self._stop_waiting()
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():  # else its head is read again
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is there."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and give up on a head without end."""
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._has_begun = False
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+            return
         if self._head_timer is not None:
-            self._num_head_bytes += len(data)
+            self._num_head_bytes += (
+                0 if self._has_begun else len(data)
+            )  # what came before it is not of this head
             if self._num_head_bytes > MAX_HEAD_BYTES:
                 self._refuse(
                     431, "head_too_large", f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
@@ -80,6 +101,47 @@ class HttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer a request that is not HTTP."""
         self._refuse(400, "malformed_request", msg)
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as exc:  # the parser stops behind the head
+                rest = rest[exc.args[0] :]
+            self.parser.feed_data(self._head_without_upgrade())
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head of a request without what offers another protocol (RFC 9110, section 7.8).
+
+        Returns:
+            What the parser takes for a request like any other.
+
+        Raises:
+            httptools.HttpParserError: If it asks for a tunnel: without one, nothing is left of it.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            raise httptools.HttpParserError("tunnels are for proxies")
+        options = b", ".join(value for name, value in self.headers if name == b"connection").split(b",")
+        kept = [option for option in options if option.strip().lower() not in (b"upgrade", b"http2-settings")]
+        headers = [header for header in self.headers if header[0] not in (b"upgrade", b"connection")]
+        if kept:
+            headers.append((b"connection", b",".join(kept)))
+        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
+        return b"\r\n".join([*lines, *(b"%b: %b" % header for header in headers), b"", b""])
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _leave(self) -> None:
+        """Tell the application that the client it answers is gone."""
+        cycle = self._answered
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _expect_head(self) -> None:
         self._stop_waiting()
@@ -98,13 +160,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        cycle = self.cycle
-        is_busy = cycle is not None and not cycle.response_complete
-        if not (is_busy and cycle.response_started):  # else we would write into the middle of an answer
+        cycle = self._answered
+        is_in_answer = cycle is not None and cycle.response_started and not cycle.response_complete
+        if not is_in_answer:  # else we would write into the middle of it
             self.transport.write(_write_problem(status, code, detail))
-        if is_busy:  # the application learns that its client is gone
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._leave()
         self.transport.close()
 
 

@@ -134,12 +134,16 @@ def hang_up(connection: socket.socket, *, with_reset: bool) -> None:
 
 
 @pytest.mark.parametrize("with_reset", [False, True])
+@pytest.mark.parametrize(
+    "further", [b"", b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"], ids=["", "pipelined"]
+)
 def test_segments_of_a_client_that_hangs_up_are_not_encoded(
-    held: Held, sound: bytes, threads: ThreadPoolExecutor, with_reset: bool
+    held: Held, sound: bytes, threads: ThreadPoolExecutor, with_reset: bool, further: bytes
 ) -> None:
     first = threads.submit(post, held.address, sound)
     wait_until(lambda: held.num_encoded == 1)
     gone = send_raw(held.address, sound)
+    gone.sendall(further)  # the request that is answered is not the last one that was sent
     wait_until(lambda: held.num_queued == 1)
     hang_up(gone, with_reset=with_reset)
     wait_until(lambda: held.num_abandoned == 1)

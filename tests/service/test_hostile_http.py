@@ -192,6 +192,33 @@ def test_too_large_with_a_length(strict: str) -> None:
     assert answer.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/jobs"), ("PATCH", f"/v1/assets/{'0' * 64}"), ("POST", "/v1/backup"), ("GET", "/livez")],
+)
+def test_declared_too_large_for_any_route(strict: str, method: str, path: str) -> None:
+    """Whether the route reads its body with FastAPI, or not at all."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9999999\r\n"
+    status, problem = exchange(strict, head.encode() + b"\r\n")
+    assert (status, problem["code"]) == (413, "too_large")
+
+
+JSON_HEAD = b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def test_json_too_large_without_a_length(strict: str) -> None:
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    with connect(strict) as connection:
+        connection.sendall(JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 17)
+        status, problem = read_problem(connection)
+    assert (status, problem["code"]) == (413, "too_large")
+
+
+def test_slow_json(strict: str) -> None:
+    status, problem = exchange(strict, JSON_HEAD + b'Content-Length: 100\r\n\r\n{"kind":')
+    assert (status, problem["code"]) == (408, "body_timeout")
+
+
 def test_too_large_without_a_length(strict: str) -> None:
     def stream() -> Iterator[bytes]:
         yield f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"\r\n\r\n'.encode()
@@ -202,6 +229,53 @@ def test_too_large_without_a_length(strict: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     answer = httpx.post(f"{strict}/v1/search", content=stream(), headers=headers, timeout=30)
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+
+
+@pytest.mark.parametrize("pause_seconds", [0.0, 0.1], ids=["together", "apart"])
+@pytest.mark.parametrize(
+    "coding", ["", "Transfer-Encoding: chunked\r\n"], ids=["with_a_length", "without_a_length"]
+)
+def test_an_offer_of_another_protocol_is_passed_over(strict: str, coding: str, pause_seconds: float) -> None:
+    """`curl --http2` and Java's client send it with every first request, those with a body too."""
+    body = part("file", b"not media") + END
+    request = form_request(
+        b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if coding else body, extra=UPGRADE + coding
+    )
+    head, _, content = request.partition(b"\r\n\r\n")
+    with connect(strict) as connection:
+        for _ in range(2):  # the connection goes on
+            connection.sendall(head + b"\r\n\r\n")
+            time.sleep(pause_seconds)
+            connection.sendall(content)
+            status, problem = read_problem(connection)
+            assert (status, problem["code"]) == (415, "not_media")
+
+
+def test_many_offers_at_once(strict: str) -> None:
+    request = f"GET /livez HTTP/1.1\r\nHost: x\r\n{UPGRADE}\r\n".encode()
+    last = b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with connect(strict) as connection:
+        connection.sendall(request * 1500 + last)
+        with connection.makefile("rb") as answers:
+            assert answers.read().count(b"HTTP/1.1 200 OK") == 1501
+
+
+def test_the_next_head_is_not_as_long_as_the_body_before_it(strict: str) -> None:
+    first = form_request(part("file", bytes(100_000)) + END)
+    with connect(strict) as connection:
+        connection.sendall(first + b"GET /livez HT")
+        assert read_problem(connection)[1]["code"] == "not_media"
+        connection.sendall(b"TP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        with connection.makefile("rb") as answers:
+            assert answers.read().startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_tunnel(strict: str) -> None:
+    status, problem = exchange(strict, b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (status, problem["code"]) == (400, "malformed_request")
 
 
 def test_endless_body(strict: str) -> None:
