@@ -5,12 +5,14 @@ Reading needs no index and no encoder, and works while a server runs the jobs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from service.job_files import count_outcomes
 from service.ledger import JobRecord, Ledger
 from service.report import NOTHING_YET, IndexReport, Progress
+from service.scanning import show_path
 from service.settings import Settings
 
 LEDGER_NAME = "ledger.sqlite"
@@ -50,7 +52,7 @@ def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, 
         "job_id": job.job_id,
         "kind": job.kind,
         "state": job.state,
-        "request": dict(job.request),
+        "request": _show_request(job.request),
         "progress": (live.progress if live is not None else _last_progress(job)).to_json(),
         "report": None if job.report is None else dict(job.report),
         "error": None if job.error_code is None else {"code": job.error_code, "detail": job.error},
@@ -59,6 +61,14 @@ def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, 
         "started_at": job.started_at,
         "ended_at": job.ended_at,
     }
+
+
+def _show_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with paths that can be written as JSON: the command line and a switch may ask for any name."""
+    shown = dict(request)
+    if "paths" in shown:  # a release has none
+        shown["paths"] = [show_path(path) for path in shown["paths"]]
+    return shown
 
 
 def _last_progress(job: JobRecord) -> Progress:

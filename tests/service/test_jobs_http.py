@@ -15,6 +15,7 @@ import pytest
 from libraries import write_bad, write_tones
 from serving import serve_in_thread
 
+from service.job_request import JobRequest
 from service.routes import events as events_module
 from service.settings import Settings
 
@@ -92,6 +93,19 @@ def test_a_job_from_its_post_to_its_files(http: httpx.Client, done: dict[str, An
     quarantine = http.get(f"{location}/files", params={"outcome": "quarantined"}).json()["files"]
     assert {file["code"] for file in quarantine} == {"empty", "not_media"}
     assert all(file["reason"] and file["attempts"] == 1 for file in quarantine)
+
+
+def test_a_job_over_a_name_that_is_not_utf8(running: serve_in_thread, root: Path) -> None:
+    """Such a one comes from the command line, or from a switch of releases."""
+    path = root / b"\xff\xfe.mp4".decode("utf-8", "surrogateescape")
+    runner = running.app.state.foley.jobs
+    location = f"/v1/jobs/{runner.submit('index', JobRequest(paths=(str(path),))).job.job_id}"
+    shown = _wait(running.client, location)
+    assert shown["request"]["paths"] == [f"{root}/\\xff\\xfe.mp4"]
+    listed = running.client.get("/v1/jobs", params={"limit": 1})
+    assert listed.status_code == 200
+    assert listed.json()["jobs"][0]["request"] == shown["request"]
+    assert _read_events(running.client, location)[-1]["event"] == "end"
 
 
 def test_events_tell_of_progress_and_end_with_the_final_state(http: httpx.Client, root: Path) -> None:
