@@ -250,9 +250,12 @@ class JobRunner:
             What was done.
 
         Raises:
+            JobEnded: If it was cancelled before it began.
             Exception: What ended it early.
         """
         job = self.ledger.start_job(job_id)
+        if job.has_ended:
+            raise JobEnded(f"job {job_id} has ended: {job.state}")
         live = LiveProgress(version=time.time_ns() // 1_000_000, progress=NOTHING_YET)
         running = _Running(job_id=job_id, stop=Caller(), live=live)
         with self._changed:
@@ -376,7 +379,7 @@ class JobRunner:
                 if self.ledger.get_job(job_id).wants_cancel:
                     self.ledger.end_job(job_id, "cancelled", report=None)
                     return
-            except Exception:  # it is noted in the ledger
+            except Exception:  # it is noted in the ledger, or was cancelled
                 return
             else:
                 return

@@ -279,11 +279,11 @@ class Ledger:
         return [_to_job(row) for row in rows]
 
     def start_job(self, job_id: str) -> JobRecord:
-        """Note that a job runs now."""
+        """Note that a job runs now; one that was cancelled a moment ago has ended and stays so."""
         with self.write() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, ?), ended_at = NULL, "
-                "error_code = NULL, error = NULL WHERE job_id = ?",
+                "error_code = NULL, error = NULL WHERE job_id = ? AND state IN ('queued', 'running')",
                 (time.time(), job_id),
             )
         return self.get_job(job_id)

@@ -169,6 +169,8 @@ class ReleaseRunner:
             CallerGone: If it was stopped or cancelled.
         """  # noqa: DOC503 - whatever fails is noted and goes on
         job = self.ledger.start_job(job_id)
+        if job.has_ended:
+            raise CallerGone(f"job {job_id} was cancelled before it began")
         with self._changed:
             self._job_id, self._stop = job_id, Caller()
             if self._is_stopping or job.wants_cancel:

@@ -106,6 +106,25 @@ def _wait(runner: JobRunner, job_id: str, *states: str) -> JobRecord:
     return job
 
 
+def test_a_job_that_is_cancelled_as_it_starts(
+    runner: JobRunner, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the client says that it has ended, and so it stays."""
+    tones(1)
+    start = runner.ledger.start_job
+
+    def start_late(job_id: str) -> JobRecord:
+        assert runner.cancel(job_id).state == "cancelled"
+        return start(job_id)
+
+    monkeypatch.setattr(runner.ledger, "start_job", start_late)
+    job_id = _submit(runner, tmp_path / "library")
+    with pytest.raises(JobEnded, match="cancelled"):
+        runner.run(job_id)
+    assert runner.ledger.get_job(job_id).state == "cancelled"
+    assert runner.live(job_id) is None
+
+
 def test_a_library_with_a_fifth_of_bad_files(
     engine: Engine, runner: JobRunner, tmp_path: Path, tones: Tones
 ) -> None:

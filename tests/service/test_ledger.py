@@ -52,6 +52,14 @@ def test_jobs_outlive_the_process(path: Path) -> None:
             ledger.get_job("none")
 
 
+def test_a_job_that_was_cancelled_does_not_start(path: Path) -> None:
+    """Between the moment it is chosen and the one in which it starts."""
+    with Ledger.open(path, owner="library") as ledger:
+        chosen = ledger.create_job("index", {}).job
+        assert ledger.want_cancel(chosen.job_id).state == "cancelled"
+        assert ledger.start_job(chosen.job_id).state == "cancelled"
+
+
 def test_commits_are_written_through(path: Path) -> None:
     with Ledger.open(path, owner="library") as ledger:
         assert ledger.read("PRAGMA journal_mode")[0][0] == "wal"
