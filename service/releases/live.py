@@ -156,14 +156,45 @@ class Releases:
                 held.num_users -= 1
                 self._close_if_done(held)
 
+    @contextmanager
+    def lease_old(self, release_id: str) -> Iterator[LiveRelease | None]:
+        """Keep a release open that was active before, and that a long request or a build still uses.
+
+        Its index cannot be opened a second time; `switch` takes it back.
+
+        Args:
+            release_id: Which.
+
+        Yields:
+            The release; None where it is closed. One on its way to be closed is waited for.
+        """
+        with self._lock:
+            held = next((one for one in self._old if one.live.release_id == release_id), None)
+            if held is not None:
+                held.num_users += 1
+        if held is None:
+            self._closer.submit(lambda: None).result()  # it closes one after another
+            yield None
+            return
+        try:
+            yield held.live
+        finally:
+            with self._lock:
+                held.num_users -= 1
+                self._close_if_done(held)
+
     def switch(self, live: LiveRelease) -> None:
         """Give every further request another release. The one before closes when its last request ends.
 
         Args:
-            live: The new one. It belongs to this object from now on.
+            live: The new one, or one from `lease_old`. It belongs to this object from now on.
         """
         with self._lock:
-            old, self._held = self._held, _Held(live)
+            known = next((one for one in self._old if one.live is live), None)
+            if known is not None:
+                known.is_retired = False
+                self._old.remove(known)
+            old, self._held = self._held, known or _Held(live)
             old.is_retired = True
             self._old.append(old)
             self._close_if_done(old)

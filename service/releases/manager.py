@@ -202,13 +202,9 @@ class ReleaseManager:
                     raise ReleaseRefused(_explain(release))
                 release = self.store.force(release_id, who=who, why=why)
             self._adopt_current()
-            live = open_release(self._settings, release_id, self.store.load_bundle(release_id))
-            try:
+            with self._opened(release_id) as live:
                 self._catch_up(live, given_up=release.missing)
                 return self._switch(live, given_up=release.missing, began=began)
-            except BaseException:
-                live.close()
-                raise
 
     def rollback(self) -> Switched:
         """Let the release before answer again, at once: what was indexed meanwhile is embedded afterwards.
@@ -225,14 +221,8 @@ class ReleaseManager:
             if active is None or active.previous is None:
                 raise ReleaseError("there is no release before the active one")
             release = self.store.get(active.previous)
-            live = open_release(
-                self._settings, release.release_id, self.store.load_bundle(release.release_id)
-            )
-            try:
+            with self._opened(release.release_id) as live:
                 return self._switch(live, given_up=release.missing, began=began)
-            except BaseException:
-                live.close()
-                raise
 
     def delete(self, release_id: str) -> None:
         """Remove a release with its generation of the index.
@@ -292,6 +282,18 @@ class ReleaseManager:
         with self._change, self.store.changing():
             self.follower.catch_up()
             yield
+
+    @contextmanager
+    def _opened(self, release_id: str) -> Iterator[LiveRelease]:
+        """A release to switch to: open already where somebody still uses it; closed again if the switch fails."""
+        with self._releases.lease_old(release_id) as used:
+            live = used or open_release(self._settings, release_id, self.store.load_bundle(release_id))
+            try:
+                yield live
+            except BaseException:
+                if used is None:
+                    live.close()
+                raise
 
     def _drop(self, release_id: str) -> None:
         """Remove what a release leaves outside the store: its generation of the index, chunks of files under way."""

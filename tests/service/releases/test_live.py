@@ -92,6 +92,54 @@ def test_a_lease_that_ends_with_an_error_ends_too() -> None:
     releases.close()
 
 
+def test_one_that_still_answers_somebody_is_taken_back() -> None:
+    (first, was_first), (second, was_second) = make_live("first"), make_live("second")
+    releases = Releases(first)
+    long = releases.lease()
+    long.__enter__()
+    releases.switch(second)
+    with releases.lease_old("first") as used:
+        assert used is first
+        long.__exit__(None, None, None)
+        assert not was_first.was_closed.wait(0.05), "it is about to answer again"
+        releases.switch(first)
+    assert releases.current is first
+    assert was_second.was_closed.wait(5)
+    assert not was_first.was_closed.wait(0.05)
+    assert releases.num_open == 1
+    releases.switch(make_live("third")[0])
+    assert was_first.was_closed.wait(5)
+    releases.close()
+
+
+def test_one_that_is_not_taken_back_closes_all_the_same() -> None:
+    (first, was_first), (second, _) = make_live("first"), make_live("second")
+    releases = Releases(first)
+    with releases.lease():
+        releases.switch(second)
+        with releases.lease_old("first") as used:
+            assert used is first
+        assert not was_first.was_closed.wait(0.05)
+    assert was_first.was_closed.wait(5)
+    with releases.lease_old("first") as used:
+        assert used is None
+    releases.close()
+    assert was_first.num_closed == 1
+
+
+def test_one_that_closes_is_waited_for() -> None:
+    (first, was_first), (second, _) = make_live("first"), make_live("second")
+    releases = Releases(first)
+    goes_on = threading.Event()
+    releases._closer.submit(goes_on.wait)
+    releases.switch(second)
+    threading.Timer(0.1, goes_on.set).start()
+    with releases.lease_old("first") as used:
+        assert used is None
+        assert was_first.num_closed == 1, "its folder is free"
+    releases.close()
+
+
 def test_a_release_that_cannot_be_closed_harms_no_other() -> None:
     (first, was_first), (second, was_second), (third, _) = (
         make_live("first", fails=True),

@@ -53,3 +53,21 @@ def test_a_rollback_answers_though_its_missing_files_cannot_be_queued(
             assert snapshot.release_id == before
             assert snapshot.index.count_segments() > 0
             snapshot.encoder.encode_audio([np.zeros(16_000, np.float32)])
+
+
+def test_a_release_that_a_long_request_uses_answers_again_at_once(two_releases: TwoReleases) -> None:
+    """A build, a backup or a search keeps the release before open, whose index nobody can open a second time."""
+    with open_engine(two_releases.settings) as engine:
+        manager = ReleaseManager(two_releases.settings, engine.releases, engine.decoder)
+        before = engine.releases.current.release_id
+        other = next(name for name in two_releases.names if name != before)
+        with engine.lease() as long:
+            manager.activate(other)
+            assert manager.rollback().active.release_id == before
+            assert manager.activate(other).active.release_id == other
+            manager.rollback()
+            assert long.index.count_segments() > 0
+        with engine.lease() as snapshot:
+            assert snapshot.release_id == before
+            assert snapshot.index.count_segments() > 0
+        assert engine.releases.num_open <= 2  # the other one may be on its way to be closed
