@@ -115,7 +115,7 @@ async def patch_asset(asset_id: AssetId, changes: AssetChanges, state: StateOf) 
         with state.engine.lease_to_write() as index:
             return merge_metadata(index, asset_id, changes.metadata)
 
-    asset = await anyio.to_thread.run_sync(work)
+    asset = await anyio.to_thread.run_sync(work, limiter=state.writing)
     if asset is None:  # it was deleted just now
         raise AssetNotFound(f"no asset {asset_id} is indexed")
     return _json(describe_asset(asset))
@@ -137,7 +137,7 @@ async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
         with state.engine.lease_to_write() as index:
             return index.delete_asset(asset_id)
 
-    if await anyio.to_thread.run_sync(work) == 0:  # another request was faster
+    if await anyio.to_thread.run_sync(work, limiter=state.writing) == 0:  # another request was faster
         raise AssetNotFound(f"no asset {asset_id} is indexed")
     return Response(status_code=204)
 

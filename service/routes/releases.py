@@ -208,7 +208,7 @@ async def activate_release(
     """Switch to a release."""
     reason = "" if body is None else body.force
     work = functools.partial(state.releases.activate, release_id, who="api", why=reason)
-    switched = await anyio.to_thread.run_sync(work)
+    switched = await anyio.to_thread.run_sync(work, limiter=state.changing)
     return _answer(switched.to_json())
 
 
@@ -220,7 +220,7 @@ async def activate_release(
 )
 async def rollback_release(state: StateOf) -> Response:
     """Switch to the release before the active one."""
-    switched = await anyio.to_thread.run_sync(state.releases.rollback)
+    switched = await anyio.to_thread.run_sync(state.releases.rollback, limiter=state.changing)
     return _answer(switched.to_json())
 
 
@@ -232,7 +232,7 @@ async def rollback_release(state: StateOf) -> Response:
 )
 async def calibrate_release(state: StateOf) -> Response:
     """Calibrate the active release."""
-    calibration = await anyio.to_thread.run_sync(state.releases.calibrate)
+    calibration = await anyio.to_thread.run_sync(state.releases.calibrate, limiter=state.calibrating)
     return _answer(calibration.to_json())
 
 
@@ -246,7 +246,7 @@ async def calibrate_release(state: StateOf) -> Response:
 )
 async def delete_release(release_id: ReleaseId, state: StateOf) -> Response:
     """Delete a release."""
-    await anyio.to_thread.run_sync(state.releases.delete, release_id)
+    await anyio.to_thread.run_sync(state.releases.delete, release_id, limiter=state.changing)
     return Response(status_code=204)
 
 

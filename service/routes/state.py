@@ -18,6 +18,8 @@ from service.routes.admission import Admission
 from service.routes.readiness import Readiness
 from service.routes.upload import UploadFolder
 
+NUM_WRITERS = 8  # writes that wait together share a flush
+
 
 @dataclass(frozen=True, kw_only=True)
 class State:
@@ -33,6 +35,10 @@ class State:
         release_jobs: Jobs that build them.
         backing_up: Held while a backup is made.
         auditing: Held while the library is audited.
+        changing: The thread that switches or deletes releases, which wait for each other and may take minutes: those
+            that wait for it take no thread of other requests.
+        calibrating: The thread that learns what scores mean, likewise.
+        writing: The threads that write to the index, which wait while releases are switched.
         jobs: Work over the library in the background.
     """
 
@@ -46,6 +52,9 @@ class State:
     jobs: JobRunner
     backing_up: threading.Lock = field(default_factory=threading.Lock)
     auditing: anyio.Lock = field(default_factory=anyio.Lock)
+    changing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    calibrating: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    writing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(NUM_WRITERS))
 
 
 async def get_state(request: Request) -> State:
