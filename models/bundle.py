@@ -47,6 +47,7 @@ __all__ = [
     "describe_file",
     "load_bundle",
     "load_variant",
+    "read_bundle_id",
     "starter_path",
     "variant_path",
 ]
@@ -218,8 +219,27 @@ def load_bundle(path: Path) -> Bundle:
     text = _read_manifest(path)
     manifest = Manifest.from_json(text)
     _compare_files(path, manifest.files)
-    bundle_id = f"{manifest.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return Bundle(path=path, bundle_id=bundle_id, manifest=manifest)
+    return Bundle(path=path, bundle_id=_name_bundle(manifest, text), manifest=manifest)
+
+
+def read_bundle_id(path: Path) -> str:
+    """Tell which bundle a folder says it is, by its manifest alone.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        The id, in which the manifest has a part and through it every file.
+
+    Raises:
+        BrokenBundle: If the manifest is missing or damaged.
+    """  # noqa: DOC502 - raised where the manifest is read
+    text = _read_manifest(path)
+    return _name_bundle(Manifest.from_json(text), text)
+
+
+def _name_bundle(manifest: Manifest, text: str) -> str:
+    return f"{manifest.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def _read_manifest(folder: Path) -> str:

@@ -23,7 +23,7 @@ from service.encoder import Encoder
 from service.index.contract import Filter, Index, Modality
 from service.matching import Choice, SearchAnswer
 from service.releases.live import LiveRelease, Releases
-from service.releases.opening import active_release, open_release
+from service.releases.opening import active_release, open_release, warn_of_unused_bundle
 from service.retrieval import EmbeddedFile, QueryLimits, Snapshot, embed_file, search_file
 from service.settings import Settings
 
@@ -194,7 +194,9 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
         The open engine.
     """
     with ExitStack() as stack:
-        releases = Releases(open_release(settings, *active_release(settings)))
+        release_id, bundle = active_release(settings)
+        warn_of_unused_bundle(settings, release_id)
+        releases = Releases(open_release(settings, release_id, bundle))
         stack.callback(releases.close)
         decoder = Decoder(
             num_workers=settings.decode_workers,

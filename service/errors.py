@@ -165,7 +165,7 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
         status=409, code="release_error", title="That cannot be done with this release"
     ),
     matching.NotCalibrated: Problem(
-        status=422, code="not_calibrated", title="The release has not learned what its scores mean"
+        status=422, code="not_calibrated", title="Nobody knows what these scores mean"
     ),
     body.BodyTooLarge: Problem(status=413, code="too_large", title="The request is too large"),
     body.BodyTooSlow: Problem(status=408, code="body_timeout", title="The request body came too slowly"),

@@ -30,7 +30,7 @@ EmptyReason = Literal[
 
 
 class NotCalibrated(Exception):
-    """The release has not learned what its scores mean."""
+    """Nobody knows what the scores mean: the release has not learned it, or sound is compared with sound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class SearchResult:
         query_start_seconds: Start of the query segment that scored best.
         query_end_seconds: Its end, exclusive.
         match_probability: How likely it belongs to the query, in [0, 1] (`service.releases.calibration`); None where
-            the release has not learned what its scores mean.
+            the release has not learned what its scores mean, and where like was compared with like.
     """
 
     match: SegmentMatch
@@ -197,7 +197,7 @@ def find_matches(
         index: What to search.
         target: Modality to find.
         choice: Which results are wanted.
-        calibration: What the scores mean.
+        calibration: What the scores mean, of sound against picture and back; it says nothing of like against like.
 
     Returns:
         One result per asset, best first; equal scores by asset id.
@@ -205,6 +205,10 @@ def find_matches(
     Raises:
         NotCalibrated: If results are wanted by their probability, and nobody knows it.
     """
+    if source == target:
+        calibration = None
+    if choice.min_probability is not None and source == target:
+        raise NotCalibrated(f"min_probability is for the other modality: {source} was compared with {target}")
     if choice.min_probability is not None and (calibration is None or target not in calibration.directions):
         raise NotCalibrated(
             "min_probability needs a release that has learned what its scores mean: see `foley releases calibrate`"

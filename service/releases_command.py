@@ -134,13 +134,16 @@ def rollback(as_json: Json = False) -> None:
 
 
 @releases_app.command()
-def delete(release: ReleaseName) -> None:
+def delete(
+    release: ReleaseName,
+    force: Annotated[bool, typer.Option("--force", help="The one a rollback returns to as well.")] = False,
+) -> None:
     """Remove a release with its generation of the index."""
     from service.releases.operating import delete_release
 
     settings = read_settings()
     with _errors():
-        delete_release(settings, release)
+        delete_release(settings, release, force=force)
     say(f"release {release} is gone")
 
 

@@ -100,7 +100,8 @@ class SearchResultBody(BaseModel):
     score: float = Field(description="Mean of `moments`, in [-1, 1].")
     match_probability: float | None = Field(
         description="How likely the result belongs to the query, in [0, 1], learned from the library's own pairs at "
-        "even odds that there is anything to find. Null while the library is too small to learn from."
+        "even odds that there is anything to find. Null while the library is too small to learn from, and where sound "
+        "is compared with sound or picture with picture."
     )
     best_moment: BestMoment
     moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")

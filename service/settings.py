@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     )
     bundle: Path = Field(
         default_factory=starter_path,
-        description="Folder of the encoder bundle; default: the shipped starter.",
+        description="Folder of the encoder bundle that answers until a release is activated; default: the starter.",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="Where the encoder runs. `auto` takes CUDA where it works, else the CPU."

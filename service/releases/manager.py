@@ -224,21 +224,22 @@ class ReleaseManager:
             with self._opened(release.release_id) as live:
                 return self._switch(live, given_up=release.missing, began=began)
 
-    def delete(self, release_id: str) -> None:
+    def delete(self, release_id: str, *, gives_up_rollback: bool = False) -> None:
         """Remove a release with its generation of the index.
 
         Args:
             release_id: The release.
+            gives_up_rollback: Whether it may be the one to roll back to; there is none afterwards.
 
         Raises:
-            ReleaseInUse: If it is active, the one to roll back to, or being built.
+            ReleaseInUse: If it is active, the one to roll back to and that is not given up, or being built.
         """
         with self._changing():
             release = self.store.get(release_id)
             if release_id == self._releases.current.release_id:
                 raise ReleaseInUse(f"release {release_id} is active")
             with self.store.building() if release.outcome == "building" else nullcontext():
-                self.store.delete(release_id, self._drop)
+                self.store.delete(release_id, self._drop, gives_up_rollback=gives_up_rollback)
 
     def calibrate(self) -> Calibration:
         """Learn anew what the scores of the active release mean: its library has changed since.

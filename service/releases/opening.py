@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +14,7 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import BrokenBundle, Bundle, load_bundle, read_bundle_id, starter_path
 from service.batch_queue import BatchLimits
 from service.batching import Batcher
 from service.encoder import Encoder
@@ -23,6 +24,8 @@ from service.releases.live import LiveRelease
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.settings import Settings
 from service.spool import CHUNK_SEGMENTS, Spool
+
+logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,6 +53,29 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
             f"release {release_id} answers, and is not in {store.folder}: FOLEY_RELEASES names the folder of releases"
         )
     return bundle.bundle_id, bundle
+
+
+def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
+    """Say that the bundle of the settings does not answer and is no release either: somebody expects it to.
+
+    Args:
+        settings: Which bundle to begin with.
+        release_id: The release that answers.
+    """
+    if settings.bundle == starter_path():  # nobody named one
+        return
+    try:
+        bundle_id = read_bundle_id(settings.bundle)
+    except BrokenBundle as exc:
+        logger.warning("release %s answers; FOLEY_BUNDLE is no bundle any more: %s", release_id, exc)
+        return
+    store = ReleaseStore(settings.release_folder)
+    if release_id != bundle_id and bundle_id not in {release.bundle_id for release in store.list()}:
+        logger.warning(
+            "release %s answers, not FOLEY_BUNDLE: `foley releases create %s --activate` makes a release of it",
+            release_id,
+            settings.bundle,
+        )
 
 
 def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRelease:

@@ -145,19 +145,21 @@ def rollback_release(settings: Settings) -> dict[str, Any]:
     )
 
 
-def delete_release(settings: Settings, release_id: str) -> None:
+def delete_release(settings: Settings, release_id: str, *, force: bool = False) -> None:
     """Remove a release and its generation of the index.
 
     Args:
         settings: Whose library.
         release_id: The release.
+        force: Whether it may be the one to roll back to.
     """
 
     def here(runner: ReleaseRunner) -> dict[str, Any]:
-        runner.manager.delete(release_id)
+        runner.manager.delete(release_id, gives_up_rollback=force)
         return {}
 
-    _here_or_there(settings, here, lambda client: client.ask("DELETE", f"/v1/releases/{quote(release_id)}"))
+    path = f"/v1/releases/{quote(release_id)}" + ("?force=true" if force else "")
+    _here_or_there(settings, here, lambda client: client.ask("DELETE", path))
 
 
 def calibrate_release(settings: Settings) -> dict[str, Any]:

@@ -327,22 +327,35 @@ class ReleaseStore:
         self.save(release)
         return release
 
-    def delete(self, release_id: str, drop: Callable[[str], None] = lambda _: None) -> None:
+    def delete(
+        self,
+        release_id: str,
+        drop: Callable[[str], None] = lambda _: None,
+        *,
+        gives_up_rollback: bool = False,
+    ) -> None:
         """Remove a release and what belongs to it.
 
         Args:
             release_id: Its name.
             drop: Removes what else bears this name, its generation of the index; done again by `sweep` after a crash.
+            gives_up_rollback: Whether it may be the one to roll back to; there is none afterwards.
 
         Raises:
-            ReleaseInUse: If it is active or the one to roll back to.
+            ReleaseInUse: If it is active, or the one to roll back to and that is not given up.
         """
         folder = self.path(release_id)
         self.get(release_id)
         active = self.active()
-        if active is not None and release_id in (active.release_id, active.previous):
-            kind = "active" if release_id == active.release_id else "the one a rollback returns to"
-            raise ReleaseInUse(f"release {release_id} is {kind}")
+        if active is not None and release_id == active.release_id:
+            raise ReleaseInUse(f"release {release_id} is active")
+        if active is not None and release_id == active.previous:
+            if not gives_up_rollback:
+                raise ReleaseInUse(
+                    f"release {release_id} is the one a rollback returns to; give that up to delete it: --force, over "
+                    "HTTP force=true"
+                )
+            replace_file(self.folder / "active.json", _text(asdict(replace(active, previous=None))))
         gone = self.folder / f"{_OLD}{release_id}"
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)  # gone at once, whatever happens while its files are removed

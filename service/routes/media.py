@@ -110,7 +110,7 @@ async def respond_with_media(request: Request, asset: Asset) -> Response:
 
 
 def open_media(asset: Asset) -> tuple[BinaryIO, os.stat_result]:
-    """Open an asset's file, once, and make sure it can be the one that was indexed.
+    """Open one of an asset's files, once, and make sure it can be the one that was indexed.
 
     Args:
         asset: The asset.
@@ -120,11 +120,21 @@ def open_media(asset: Asset) -> tuple[BinaryIO, os.stat_result]:
 
     Raises:
         MediaMissing: If there is no such file any more, or we may not read it.
-        MediaChanged: If its size or time of change differs from the indexed one.
-    """
+        MediaChanged: If its size or time of change differs from the indexed one; of a copy only the size is known.
+    """  # noqa: DOC502, DOC503 - the reason of the first file is raised
+    reasons = []
+    for path in asset.paths:
+        try:
+            return _open_file(path, asset.media, is_copy=path != asset.path)
+        except (MediaMissing, MediaChanged) as exc:
+            reasons.append(exc)
+    raise reasons[0]
+
+
+def _open_file(path: str, media: Mapping[str, Any], *, is_copy: bool) -> tuple[BinaryIO, os.stat_result]:
     try:
         # O_NONBLOCK: a FIFO put in the file's place must not hang us.
-        descriptor = os.open(asset.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as exc:
         raise MediaMissing("the file was moved, deleted or made unreadable since it was indexed") from exc
     facts = os.fstat(descriptor)
@@ -132,7 +142,9 @@ def open_media(asset: Asset) -> tuple[BinaryIO, os.stat_result]:
         os.close(descriptor)
         raise MediaMissing("what is now at the file's path is not a regular file")
     found = {"size_bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
-    if any(asset.media.get(name, value) != value for name, value in found.items()):
+    if is_copy:
+        del found["modified_ns"]
+    if any(media.get(name, value) != value for name, value in found.items()):
         os.close(descriptor)
         raise MediaChanged("the file was written to since it was indexed; index it again")
     return os.fdopen(descriptor, "rb", buffering=0), facts

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 import pydantic_core
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
@@ -242,11 +242,18 @@ async def calibrate_release(state: StateOf) -> Response:
     response_class=Response,
     summary="Remove a release",
     description="Its bundle and its generation of the index are deleted.",
-    responses=describe_problems(404, 409, 500, 503),
+    responses=describe_problems(404, 409, 422, 500, 503),
 )
-async def delete_release(release_id: ReleaseId, state: StateOf) -> Response:
+async def delete_release(
+    release_id: ReleaseId,
+    state: StateOf,
+    force: Annotated[
+        bool, Query(description="The one a rollback returns to as well; there is none afterwards.")
+    ] = False,
+) -> Response:
     """Delete a release."""
-    await anyio.to_thread.run_sync(state.releases.delete, release_id, limiter=state.changing)
+    work = functools.partial(state.releases.delete, release_id, gives_up_rollback=force)
+    await anyio.to_thread.run_sync(work, limiter=state.changing)
     return Response(status_code=204)
 
 

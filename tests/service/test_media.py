@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -209,3 +210,16 @@ def test_asset_is_deleted(own_library: tuple[serve_in_thread, dict[str, Path]]) 
     listed = running.client.get("/v1/assets").json()["assets"]
     assert asset_id not in {asset["asset_id"] for asset in listed}
     assert isinstance(running.client, httpx.Client)
+
+
+def test_a_copy_is_served_where_the_first_file_is_gone(tmp_path: Path) -> None:
+    first, copy = tmp_path / "first.wav", tmp_path / "copy.wav"
+    copy.write_bytes(b"hello")
+    paths = (str(first), str(copy))
+    asset = replace(asset_at(first, size_bytes=5, modified_ns=1), paths=paths)
+    file, facts = open_media(asset)  # a copy has a time of its own
+    assert (file.read(), facts.st_size) == (b"hello", 5)
+    file.close()
+    copy.write_bytes(b"other length")
+    with pytest.raises(MediaMissing, match="was moved"):
+        open_media(asset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from service.matching import (
     Choice,
     EmbeddedSegment,
     Matches,
+    NotCalibrated,
     SearchAnswer,
     SearchResult,
     find_matches,
 )
 from service.prefetch import choose_prefetch, measure_alikeness
+from service.releases.calibration import Calibration, Curve, Direction
 from service.retrieval import choose_source, embed_clips
 from service.settings import Settings
 
@@ -211,6 +214,22 @@ def test_a_filter_reaches_every_segment_of_a_query(crowded: EmbeddedIndex) -> No
     choice = Choice(limit=13, filter=Filter(folder="/nowhere"))
     found = find_matches([query(tracks[0])], source="video", index=crowded, target="audio", choice=choice)
     assert found.results == ()
+
+
+def test_like_compared_with_like_has_no_probability(crowded: EmbeddedIndex) -> None:
+    """What was learned is how often sound and picture of a score are of one file; two sounds score otherwise."""
+    curve = Curve(scores=(0.0, 1.0), probabilities=(0.1, 0.9), error=0.01, num_pairs=40, num_held_out=20)
+    learned = Direction(best=curve, further=curve, error=0.01, num_queries=40)
+    calibration = Calibration(directions={"audio": learned}, num_assets=40)
+    track = unit_tracks(1, 12)[0]
+    both = EmbeddedSegment(start_seconds=0, end_seconds=10, tracks={"audio": track, "video": track})
+    ask = partial(find_matches, [both], index=crowded, target="audio", calibration=calibration)
+    across = ask(source="video", choice=Choice(limit=1, min_probability=0.5)).results
+    assert [result.match_probability for result in across] == [pytest.approx(0.9, abs=1e-3)]
+    alike = ask(source="audio", choice=Choice(limit=1)).results
+    assert [result.match_probability for result in alike] == [None]
+    with pytest.raises(NotCalibrated, match="for the other modality: audio was compared with audio"):
+        ask(source="audio", choice=Choice(limit=1, min_probability=0.5))
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from bundles import copy_starter
 from swapping import TwoReleases
 
+from models.bundle import starter_path
 from service.doctor import examine
 from service.index.opening import find_index
 from service.inventory import list_inventory, open_inventory
+from service.releases.opening import warn_of_unused_bundle
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.settings import Settings
 
@@ -65,3 +70,24 @@ def test_a_release_that_is_not_here_is_an_error_and_no_other_answers(
     assert "which release answers is not known" in found["problems"][0]
     assert found["bundle"]["bundle_id"] == two_releases.bundle_ids[0]
     assert found["encoder"]["golden_difference"] < 1e-4
+
+
+def test_a_bundle_that_does_not_answer_is_told(
+    settings: Settings, two_releases: TwoReleases, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A release is active: FOLEY_BUNDLE, which is for the time before the first, would be ignored in silence."""
+    active = two_releases.names[1]
+    for bundle in (
+        starter_path(),
+        *(settings.release_folder / name / "bundle" for name in two_releases.names),
+    ):
+        warn_of_unused_bundle(settings.replace(bundle=bundle), active)
+    assert caplog.messages == []
+    other = copy_starter(tmp_path / "other", name="other")
+    warn_of_unused_bundle(settings.replace(bundle=other), active)
+    warn_of_unused_bundle(settings.replace(bundle=tmp_path / "gone"), active)
+    told, gone = caplog.messages
+    assert told.startswith(
+        f"release {active} answers, not FOLEY_BUNDLE: `foley releases create {other} --activate`"
+    )
+    assert "FOLEY_BUNDLE is no bundle any more" in gone

@@ -121,7 +121,11 @@ def test_what_is_in_use_stays(store: ReleaseStore, bundles: list[Bundle]) -> Non
         store.delete(second.release_id)
     with pytest.raises(ReleaseInUse, match=f"{first.release_id} is the one a rollback returns to"):
         store.delete(first.release_id)
-    store.activate(second.release_id, previous=None)
+    store.delete(first.release_id, gives_up_rollback=True)
+    active = store.active()
+    assert active is not None
+    assert (active.release_id, active.previous) == (second.release_id, None)
+    store.create(bundles[0], outcome="ready")
     store.delete(first.release_id)
     assert [release.release_id for release in store.list()] == [second.release_id]
     with pytest.raises(ReleaseNotFound, match=f"there is no release {first.release_id}"):

@@ -156,6 +156,11 @@ def test_a_build_survives_a_kill_and_the_release_answers(
     assert second in output.read_text()
     in_use = run_command(victim, "delete", second)
     assert (in_use.returncode, "is active" in in_use.stderr) == (1, True)
+    previous = run_command(victim, "delete", first)
+    assert (previous.returncode, "--force" in previous.stderr) == (1, True)
+    assert run_command(victim, "delete", first, "--force").returncode == 0
+    nowhere = run_command(victim, "rollback")
+    assert (nowhere.returncode, "no release before" in nowhere.stderr) == (1, True)
     few = run_command(victim, "calibrate")
     assert (few.returncode, "0 assets have sound and picture" in few.stderr) == (1, True)
 
