@@ -24,6 +24,8 @@ WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Keys under which training code nests the tensors beside its optimiser and settings."""
 PREFIX = "module."
 """What torch's parallel wrappers put before every name."""
+FIRST_BYTES = re.compile(rb"PK|\x80[\x02-\x05]")
+"""How a file of torch.save begins: it is a zip archive or, written by torch before 1.6, a pickle."""
 
 
 class UnreadableWeights(ValueError):
@@ -35,7 +37,7 @@ class WrongStateDict(ValueError):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a `.safetensors` file, or any other name as a file of `torch.save`.
+    """Read a `.safetensors` file, or one of any other name as a file of `torch.save`.
 
     Tensors may lie at the top of the file or under one of `model`, `state_dict`, `model_state_dict`. The prefix
     `module.` is taken off where every name has it.
@@ -47,9 +49,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         Tensors by name, on the CPU, as they were stored.
 
     Raises:
-        UnreadableWeights: If it cannot be read, or holds anything that is not plain data.
-    """  # noqa: DOC502 - the readers raise it
-    tensors = _unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path), path)
+        UnreadableWeights: If it is no file, cannot be read, or holds anything that is not plain data.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UnreadableWeights(f"{path} must be a file")
+    is_safe = path.suffix.lower() == ".safetensors"
+    tensors = _unwrap(_read_safetensors(path) if is_safe else _read_pickle(path), path)
+    if odd := sorted(name for name, tensor in tensors.items() if not _is_dense(tensor)):
+        raise UnreadableWeights(f"{path} must hold dense tensors with their numbers, not as {', '.join(odd)}")
     if all(name.startswith(PREFIX) for name in tensors):
         return {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     return dict(tensors)
@@ -64,15 +71,20 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says enough
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file, warnings.catch_warnings():
+            head = file.read(16)
+            if FIRST_BYTES.match(head):
+                file.seek(0)
+                warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says enough
+                return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         named = re.search(r"GLOBAL ([\w.]+)", str(exc))
         what = named[1] if named else "something that is not a tensor"
         raise UnreadableWeights(f"{path} is refused: it asks for {what}, and only tensors are read") from exc
     except Exception as exc:  # a file that is no checkpoint raises whatever its bytes lead to
         raise UnreadableWeights(f"{path} cannot be read as a file of torch.save: {exc}") from exc
+    begins = f"begins with {head!r}" if head else "is empty"
+    raise UnreadableWeights(f"{path} {begins}: it is no file of torch.save, nor named .safetensors")
 
 
 def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:
@@ -87,6 +99,10 @@ def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:
     raise UnreadableWeights(
         f"{path} must hold tensors by name, at its top or under one of {', '.join(WRAPPERS)}; it holds {holds}"
     )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_meta
 
 
 def _are_tensors(values: Any) -> bool:

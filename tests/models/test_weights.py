@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from models.weights import UnreadableWeights, read_weights
 
@@ -82,6 +83,41 @@ def test_a_pickle_that_runs_something_is_refused_and_does_not_run(write, tmp_pat
 def test_a_file_without_tensors_by_name_is_refused(content, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "weights.pth")
     with pytest.raises(UnreadableWeights, match=message):
+        read_weights(tmp_path / "weights.pth")
+
+
+def test_the_message_says_what_the_file_is_instead(tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1")
+    save_file(TENSORS, tmp_path / "tensors.pth")
+    (tmp_path / "folder.safetensors").mkdir()
+    os.mkfifo(tmp_path / "pipe.pth")
+    for name, message in (
+        ("empty.pth", r"is empty: it is no file of torch\.save"),
+        ("pointer.pth", r"begins with b'version https://': it is no file of torch\.save"),
+        ("tensors.pth", r"it is no file of torch\.save, nor named \.safetensors"),
+        ("folder.safetensors", "must be a file"),
+        ("pipe.pth", "must be a file"),  # opening it would wait for a writer
+    ):
+        with pytest.raises(UnreadableWeights, match=message):
+            read_weights(tmp_path / name)
+
+
+def test_an_extension_in_capitals(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "WEIGHTS.SAFETENSORS")
+    assert is_same(read_weights(tmp_path / "WEIGHTS.SAFETENSORS"))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns about kinds of tensors that it has not finished
+@pytest.mark.parametrize(
+    "make",
+    [Tensor.to_sparse, lambda _: torch.ones(2, device="meta"), lambda t: torch.nested.nested_tensor([t])],
+)
+def test_tensors_without_numbers_in_rows_and_columns_are_named(make, tmp_path: Path) -> None:
+    torch.save({**TENSORS, "strange": make(torch.ones(2))}, tmp_path / "weights.pth")
+    with pytest.raises(
+        UnreadableWeights, match=r"must hold dense tensors with their numbers, not as strange$"
+    ):
         read_weights(tmp_path / "weights.pth")
 
 
