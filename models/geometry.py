@@ -12,6 +12,8 @@ PublishedKind = Literal["tgdp", "cavmae-sync", "cavmae"]
 """Released checkpoints that fit this network."""
 MAX_WINDOW_FRAMES = 1024
 """Analysis frames of a whole segment: the longest window there is."""
+MAX_SIZE = 65_536
+"""Largest width of tokens and side of a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,9 @@ class TgdpConfig:
         """Refuse geometry that does not fit together."""
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be cls or patch_mean, got {self.pooling!r}")
+        for size in ("width", "decoder_width", "window_frames", "frame_size", "audio_patch", "video_patch"):
+            if not 1 <= getattr(self, size) <= MAX_SIZE:
+                raise ValueError(f"{size} must be in [1, {MAX_SIZE}], got {getattr(self, size)}")
         if self.window_frames > MAX_WINDOW_FRAMES:
             raise ValueError(f"window_frames must be at most {MAX_WINDOW_FRAMES}, got {self.window_frames}")
         for width, num_heads, of in (

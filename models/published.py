@@ -21,6 +21,7 @@ from models.geometry import PublishedKind, TgdpConfig
 from models.initialisation import Initialised, initialise
 from models.published_geometry import Heads, UnknownGeometry, read_geometry
 from models.published_names import (
+    CLS_AND_REGISTERS,
     CONTRASTIVE_HEADS,
     DECODER,
     UNUSED_NORMS,
@@ -60,7 +61,8 @@ def import_network(
         The network in evaluation mode, float32. A decoder that was left out has no blocks and no trained tensor.
 
     Raises:
-        WrongStateDict: If a name is missing or unexpected, a shape is another, or the heads must be given.
+        WrongStateDict: If a name is missing or unexpected, a shape is another, a number is not finite, or the heads
+            must be given.
     """  # noqa: DOC502 - `_fill` raises it
     left_out = [
         pattern
@@ -104,7 +106,7 @@ def load_tgdp(published: Mapping[str, Tensor], config: TgdpConfig) -> Tgdp:
         The network in evaluation mode.
 
     Raises:
-        WrongStateDict: If names are missing or unexpected, or a shape differs.
+        WrongStateDict: If names are missing or unexpected, a shape differs, or a number is not finite.
     """  # noqa: DOC502 - `_fill` raises it
     counts = Counts(
         depth=config.depth,
@@ -124,6 +126,7 @@ def _fill(
     problems = [*problems, *_compare_names(tensors, set(names.values()))]
     if config is not None:
         problems += _compare_shapes(tensors, names, config)
+        problems += _find_not_finite(tensors, names)
     if problems or config is None:
         raise WrongStateDict("\n".join(problems))
     network = Tgdp(config)
@@ -141,8 +144,12 @@ def _compare_names(tensors: Mapping[str, Tensor], wanted: set[str]) -> list[str]
             problems.append(
                 "only the decoder lacks tensors: the encoder alone is imported with --without-decoder"
             )
+        if set(missing) == CLS_AND_REGISTERS:
+            problems.append("all but CLS and registers is there: that is CAV-MAE, --kind cavmae")
     if unexpected:
         problems.append(f"unexpected ({len(unexpected)}): {', '.join(unexpected)}")
+        if set(unexpected) == CLS_AND_REGISTERS:
+            problems.append("CLS and registers are those of --kind tgdp or cavmae-sync")
     return problems
 
 
@@ -165,3 +172,11 @@ def _compare_shapes(tensors: Mapping[str, Tensor], names: Mapping[str, str], con
         elif not tensor.is_floating_point():
             wrong.append(f"{name} is {tensor.dtype}, must be a floating-point type")
     return [f"wrong shape or type ({len(wrong)}): {'; '.join(wrong)}"] if wrong else []
+
+
+def _find_not_finite(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
+    """Look at float32, in which the network computes: what overflows in it is no number either."""
+    used = sorted(set(names.values()) & tensors.keys())
+    floats = (name for name in used if tensors[name].is_floating_point())
+    broken = [name for name in floats if not torch.isfinite(tensors[name].float()).all()]
+    return [f"not finite in float32 ({len(broken)}): {', '.join(broken)}"] if broken else []

@@ -67,8 +67,13 @@ def read_geometry(tensors: Mapping[str, Tensor], counts: Counts, heads: Heads) -
     video_patch = _vote(tensors, r"patch_embed_v\.proj\.weight", 16)
     num_audio_patches = _vote(tensors, r"(decoder_)?pos_embed_a", 208, axis=-2)
     num_video_patches = _vote(tensors, r"(decoder_)?pos_embed_v", 196, axis=-2)
-    num_registers = _vote(tensors, "register_tokens", 16, axis=0) // 2 if counts.has_registers else 0
+    num_registers = max(1, _vote(tensors, "register_tokens", 16, axis=0) // 2) if counts.has_registers else 0
     num_heads, decoder_heads = _find_heads(heads, width, decoder_width if counts.decoder_depth else 512)
+    if width < 1 or not 1 <= audio_patch <= NUM_MEL_BINS:
+        raise UnknownGeometry(
+            f"width must be at least 1, and audio patches 1 to {NUM_MEL_BINS} mel bins high, "
+            f"got {width} and {audio_patch}"
+        )
     try:
         return TgdpConfig(
             width=width,
@@ -87,7 +92,7 @@ def read_geometry(tensors: Mapping[str, Tensor], counts: Counts, heads: Heads) -
             audio_patch=audio_patch,
             video_patch=video_patch,
         )
-    except (ValueError, ZeroDivisionError) as exc:
+    except ValueError as exc:
         raise UnknownGeometry(str(exc)) from exc
 
 

@@ -23,6 +23,8 @@ _KINDS = ("weight", "bias")
 DECODER = re.compile(r"decoder_.+|mask_token")
 """Names of the reconstruction path's decoder, theirs and ours."""
 CONTRASTIVE_HEADS = re.compile(r"constrative_head_(audio|visual)\..+")
+CLS_AND_REGISTERS = frozenset({"cls_token_a", "cls_token_v", "register_tokens"})
+"""What TG-DP and CAV-MAE Sync have and CAV-MAE has not."""
 UNUSED_NORMS = re.compile(
     r"(blocks_[av]|decoder_blocks|constrative_head_(audio|visual))\.\d+\.norm[12]_[av]\.(weight|bias)"
 )
@@ -51,6 +53,8 @@ class Counts:
 def count_blocks(names: Iterable[str], prefix: str) -> int:
     """Count the blocks of a stack by the highest number in use.
 
+    A number that is not below the number of names is no block's: a stack of so many has more names than that.
+
     Args:
         names: Names of tensors.
         prefix: Regular expression of what stands before the number.
@@ -58,8 +62,9 @@ def count_blocks(names: Iterable[str], prefix: str) -> int:
     Returns:
         1 more than the highest number, 0 where there is none.
     """
-    found = (re.match(rf"(?:{prefix})\.(\d+)\.", name) for name in names)
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+    names = list(names)
+    found = (re.match(rf"(?:{prefix})\.(\d{{1,9}})\.", name) for name in names)
+    return max((int(match[1]) + 1 for match in found if match and int(match[1]) < len(names)), default=0)
 
 
 def count_published(names: Iterable[str]) -> Counts:

@@ -163,11 +163,62 @@ def test_shapes_that_make_no_network_are_named_with_the_rest(golden_weights: dic
 
 
 def test_the_wrong_kind_is_refused(golden_weights, cavmae_weights) -> None:
-    with pytest.raises(WrongStateDict, match=r"unexpected \(3\): cls_token_a, cls_token_v, register_tokens"):
+    names = "cls_token_a, cls_token_v, register_tokens"
+    with pytest.raises(WrongStateDict, match=rf"unexpected \(3\): {names}\n.+--kind tgdp or cavmae-sync"):
         import_network(golden_weights, kind="cavmae", heads=SMALL)
     for kind in ("tgdp", "cavmae-sync"):
-        with pytest.raises(WrongStateDict, match=r"missing \(3\): cls_token_a, cls_token_v, register_tokens"):
+        with pytest.raises(WrongStateDict, match=rf"missing \(3\): {names}\n.+--kind cavmae$"):
             import_network(cavmae_weights, kind=kind, heads=SMALL)
+
+
+def test_numbers_that_are_none_are_named(golden_weights: dict[str, Tensor]) -> None:
+    """Before the export, which takes minutes and could only say that the graphs differ by nan."""
+    wrong = {name: tensor.clone() for name, tensor in golden_weights.items()}
+    wrong["norm_v.bias"][3] = torch.nan
+    wrong["blocks_a.0.attn.qkv.weight"][5, 5] = -torch.inf
+    wrong["register_tokens"] = wrong["register_tokens"].double() * 1e300
+    with pytest.raises(WrongStateDict) as caught:
+        import_network(wrong, kind="tgdp", heads=SMALL)
+    assert str(caught.value) == (
+        "not finite in float32 (3): blocks_a.0.attn.qkv.weight, norm_v.bias, register_tokens"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"patch_embed_a.proj.weight": (48, 1, 256, 256)},
+            "audio patches 1 to 128 mel bins high, got 48 and 256",
+        ),
+        ({"patch_embed_a.proj.weight": (48, 1, 0, 0)}, "audio patches 1 to 128 mel bins high, got 48 and 0"),
+        ({"patch_embed_v.proj.weight": (48, 3, 0, 0)}, r"frame_size must be in \[1, 65536\], got 0"),
+        (
+            {"pos_embed_a": (1, 0, 48), "decoder_pos_embed_a": (1, 0, 32)},
+            r"window_frames must be in \[1, 65536\], got 0",
+        ),
+        ({"register_tokens": (0, 48)}, r"register_tokens is \(0, 48\), must be \(2, 48\)"),
+        ({"register_tokens": (1, 48)}, r"register_tokens is \(1, 48\), must be \(2, 48\)"),
+    ],
+)
+def test_sizes_of_nothing_and_too_large_ones(golden_weights, changes, message: str) -> None:
+    wrong = golden_weights | {name: torch.zeros(shape) for name, shape in changes.items()}
+    with pytest.raises(WrongStateDict, match=message):
+        import_network(wrong, kind="tgdp", heads=SMALL)
+
+
+def test_tensors_without_numbers_make_no_width(golden_weights: dict[str, Tensor]) -> None:
+    nothing = {name: torch.zeros(0) for name in golden_weights}
+    with pytest.raises(WrongStateDict, match="width must be at least 1"):
+        import_network(nothing, kind="tgdp", heads=SMALL)
+
+
+def test_a_block_of_an_absurd_number_is_unexpected(golden_weights: dict[str, Tensor]) -> None:
+    """Rather than a network of so many blocks, whose missing names alone would fill the memory."""
+    absurd = f"blocks_a.{10**8}.norm1.weight"
+    with pytest.raises(WrongStateDict) as caught:
+        import_network(golden_weights | {absurd: torch.ones(48)}, kind="tgdp", heads=SMALL)
+    assert str(caught.value) == f"unexpected (1): {absurd}"
 
 
 def test_a_geometry_that_is_known_is_held_to(golden_weights: dict[str, Tensor]) -> None:
