@@ -50,6 +50,12 @@ class Agreement:
     num_embeddings: int
     clips: str
 
+    def __post_init__(self) -> None:
+        """Refuse figures that are no numbers: they come out of files that anything may have written."""
+        for name, value in asdict(self).items():
+            if not isinstance(value, str if name == "clips" else int | float):
+                raise ValueError(f"{name} must be a {'text' if name == 'clips' else 'number'}, got {value!r}")
+
     def shortfalls(self) -> list[str]:
         """Say what lies below its limit.
 

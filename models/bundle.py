@@ -329,13 +329,13 @@ def load_variant(bundle: Bundle, precision: str) -> Variant | None:
     try:
         fields = json.loads((folder / VARIANT).read_text())
         variant = Variant(**{**fields, "path": folder, "agreement": Agreement(**fields["agreement"])})
-    except (OSError, ValueError, TypeError, KeyError) as exc:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
         raise BrokenBundle(f"{folder / VARIANT} cannot be read: {exc}") from exc
     if (variant.bundle_id, variant.precision) != (bundle.bundle_id, precision):
         raise BrokenBundle(
             f"{folder} is {variant.precision} of {variant.bundle_id}, not {precision} of {bundle.bundle_id}"
         )
-    if set(variant.files) != {AUDIO_GRAPH, VIDEO_GRAPH}:
-        raise BrokenBundle(f"{folder} must hold {AUDIO_GRAPH} and {VIDEO_GRAPH}, got {sorted(variant.files)}")
+    if not isinstance(variant.files, dict) or set(variant.files) != {AUDIO_GRAPH, VIDEO_GRAPH}:
+        raise BrokenBundle(f"{folder} must hold {AUDIO_GRAPH} and {VIDEO_GRAPH}, got {variant.files}")
     _compare_files(folder, variant.files)
     return variant

@@ -119,7 +119,7 @@ class AgreementStore:
             return Agreement(**record["agreement"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as exc:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
             logger.warning("%s cannot be read, it is measured anew: %s", file, exc)
             return None
 
@@ -136,11 +136,13 @@ class AgreementStore:
         record = {"key": asdict(AgreementKey.of(bundle, candidate)), "agreement": asdict(agreement)}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".part", delete=False) as part:
-                part.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
-                part.flush()
-                os.fsync(part.fileno())
-            Path(part.name).replace(file)
+            # A folder of its own, so that nothing is left where the disk is full.
+            with tempfile.TemporaryDirectory(dir=file.parent, prefix=".", suffix=".part") as scratch:
+                with (Path(scratch) / file.name).open("w") as part:
+                    part.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
+                    part.flush()
+                    os.fsync(part.fileno())
+                (Path(scratch) / file.name).replace(file)
         except OSError as exc:
             logger.warning("%s cannot be written: %s", file, exc)
 

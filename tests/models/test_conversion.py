@@ -104,6 +104,13 @@ def test_what_cannot_be_converted(bundle: Bundle, clips: list[Clip]) -> None:
         convert_bundle(bundle, "fp16", clips[:7])
 
 
+FULL_AGREEMENT = {
+    **dict.fromkeys(("cosine_mean", "cosine_min", "neighbours", "stressed_mean", "stressed_min"), 1.0),
+    "num_embeddings": 256,
+    "clips": "8 clips",
+}
+
+
 @pytest.fixture
 def variant_folder(bundle: Bundle) -> Path:
     """A variant that holds the bundle's own graphs: what is in them is not looked at by `load_variant`."""
@@ -113,13 +120,10 @@ def variant_folder(bundle: Bundle) -> Path:
         shutil.copy(bundle.path / name, folder)
     files = json.loads((bundle.path / MANIFEST).read_text())["files"]
     del files["golden.npz"]
-    agreement = dict.fromkeys(
-        ("cosine_mean", "cosine_min", "neighbours", "stressed_mean", "stressed_min"), 1.0
-    )
     fields = {
         "bundle_id": bundle.bundle_id,
         "precision": "fp16",
-        "agreement": {**agreement, "num_embeddings": 256, "clips": "8 clips"},
+        "agreement": FULL_AGREEMENT,
         "files": files,
     }
     (folder / VARIANT).write_text(json.dumps(fields))
@@ -152,7 +156,9 @@ def test_a_damaged_variant_is_refused(bundle: Bundle, variant_folder: Path) -> N
         ({"precision": "int8"}, "is int8 of starter-"),
         ({"files": {"../audio.onnx": {}}}, r"must hold audio\.onnx and video\.onnx"),
         ({"surplus": 1}, r"variant\.json cannot be read"),
+        ({"files": 3}, r"must hold audio\.onnx and video\.onnx, got 3"),
         ({"agreement": {}}, r"variant\.json cannot be read"),
+        ({"agreement": {**FULL_AGREEMENT, "cosine_min": "1"}}, "cosine_min must be a number, got '1'"),
     ],
 )
 def test_a_variant_of_something_else_is_refused(
@@ -160,4 +166,12 @@ def test_a_variant_of_something_else_is_refused(
 ) -> None:
     rewrite(variant_folder, **changes)
     with pytest.raises(BrokenBundle, match=said):
+        load_variant(bundle, "fp16")
+
+
+def test_what_a_variant_says_of_itself_may_be_nested_without_end(
+    bundle: Bundle, variant_folder: Path
+) -> None:
+    (variant_folder / VARIANT).write_text("[" * 200_000)
+    with pytest.raises(BrokenBundle, match=r"variant\.json cannot be read"):
         load_variant(bundle, "fp16")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +58,7 @@ def test_a_record_of_something_else_does_not_count(bundle: Bundle, tmp_path: Pat
     assert store.load(bundle, BF16) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1', "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1', "\x00", "[" * 200_000])
 def test_a_damaged_record_does_not_count(
     bundle: Bundle, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,6 +67,32 @@ def test_a_damaged_record_does_not_count(
     (tmp_path / bundle.bundle_id / "openvino-bf16.json").write_text(content)
     assert store.load(bundle, BF16) is None
     assert "is measured anew" in caplog.text
+
+
+@pytest.mark.parametrize("figure", [None, "0.9999", [1.0]])
+def test_a_record_with_a_figure_that_is_no_number_does_not_count(
+    bundle: Bundle, tmp_path: Path, figure: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = AgreementStore(folder=tmp_path)
+    store.save(bundle, BF16, FIGURES)
+    file = tmp_path / bundle.bundle_id / "openvino-bf16.json"
+    record = json.loads(file.read_text())
+    record["agreement"]["cosine_mean"] = figure
+    file.write_text(json.dumps(record))
+    assert store.load(bundle, BF16) is None
+    assert "cosine_mean must be a number" in caplog.text
+
+
+def test_nothing_is_left_of_a_record_that_could_not_be_written(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def find_the_disk_full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", find_the_disk_full)
+    AgreementStore(folder=tmp_path / "agreement").save(bundle, BF16, FIGURES)
+    assert "cannot be written: [Errno 28]" in caplog.text
+    assert list((tmp_path / "agreement" / bundle.bundle_id).iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(
