@@ -42,6 +42,7 @@ __all__ = [
     "Tracks",
     "Variant",
     "add_outliers",
+    "check_name",
     "compare_tracks",
     "cosines",
     "describe_file",
@@ -61,6 +62,19 @@ MAX_MANIFEST_BYTES = 1 << 20
 
 class BrokenBundle(ValueError):
     """A bundle's folder does not hold what its manifest says."""
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no bundle can have.
+
+    Args:
+        name: Of a bundle.
+
+    Raises:
+        BrokenBundle: If it is not 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise BrokenBundle(f"bundle name must be 1 to 64 of A-Z a-z 0-9 . _ -, got {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +107,7 @@ class Manifest:
         """Refuse a manifest that no bundle can have."""
         if self.format != FORMAT:
             raise BrokenBundle(f"bundle format must be {FORMAT}, got {self.format}")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
-            raise BrokenBundle(f"bundle name must be 1 to 64 of A-Z a-z 0-9 . _ -, got {self.name!r}")
+        check_name(self.name)
         if not 1 <= self.embedding_width <= 65_536:
             raise BrokenBundle(f"embedding_width must be in [1, 65536], got {self.embedding_width}")
         if not isinstance(self.files, dict) or set(self.files) != set(FILES):

@@ -25,6 +25,7 @@ from models.bundle import (
     VIDEO_GRAPH,
     Bundle,
     Manifest,
+    check_name,
     describe_file,
     load_bundle,
 )
@@ -111,10 +112,12 @@ def export_bundle(
         The bundle as it will be loaded.
 
     Raises:
+        BrokenBundle: If no bundle can have that name.
         FileExistsError: If there is something at `output`.
         GraphsDisagree: If ONNX Runtime and torch differ by more than 1e-4 on one of the clips.
         ValueError: If no clip has both modalities.
     """  # noqa: DOC503 - `compare` raises one
+    check_name(name)  # the manifest would, but after minutes
     if output.exists():
         raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
     pairs = [clip for clip in clips if clip.frames is not None and clip.samples is not None]

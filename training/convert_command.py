@@ -50,8 +50,9 @@ def convert(
         console.print(str(exc), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from exc
     size = sum(entry["bytes"] for entry in variant.files.values())
-    console.print(f"{precision} of {bundle.bundle_id} in {variant.path}, {size / 1e6:.1f} MB", soft_wrap=True)
-    console.print(str(variant.agreement), soft_wrap=True)
+    written = f"{precision} of {bundle.bundle_id} in {variant.path}, {size / 1e6:.1f} MB"
+    for line in (written, str(variant.agreement)):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _decode_clips(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:

@@ -48,11 +48,13 @@ def export(
         training = {**facts, "weights": weights, "run": {**loaded.run["config"], "network": None}}
         bundle = export_quietly(loaded.build(weights), output, name=name, clips=clips, facts=training)
     except (BrokenCheckpoint, GraphsDisagree, OSError, ValueError) as exc:
-        console.print(f"[red]{exc}[/red]")
+        console.print(str(exc), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from exc
     size = sum(entry["bytes"] for entry in bundle.manifest.files.values())
     console.print(
-        f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB, agreement {bundle.manifest.agreement}"
+        f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB, agreement {bundle.manifest.agreement}",
+        markup=False,
+        soft_wrap=True,
     )
 
 

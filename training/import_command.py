@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from models.bundle import describe_file
 from models.clip import Clip, ClipSpec
@@ -67,7 +68,7 @@ def import_weights(
         typer.Exit: With code 2 if the weights are not those of the kind, nothing can be compared, or the graphs differ.
     """
     try:
-        with console.status(f"reading {request.file.name}"):
+        with console.status(f"reading {escape(request.file.name)}"):
             network = _read_network(request)
         clips = _decode_clips(media, network) if media else make_clips(network)
         facts = {**_describe(request, network), "command": command}
@@ -79,8 +80,11 @@ def import_weights(
         raise typer.Exit(2) from exc
     size = sum(entry["bytes"] for entry in bundle.manifest.files.values())
     agreement = ", ".join(f"{graph} {value:.1e}" for graph, value in bundle.manifest.agreement.items())
-    console.print(f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB", soft_wrap=True)
-    console.print(f"largest difference between ONNX Runtime and torch on {len(clips)} clips: {agreement}")
+    for line in (
+        f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB",
+        f"largest difference between ONNX Runtime and torch on {len(clips)} clips: {agreement}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def make_clips(network: Tgdp) -> list[Clip]:

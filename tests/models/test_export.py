@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import export
+from models.bundle import BrokenBundle
 from models.clip import Clip, ClipSpec, decode_clip
 from models.export import GraphsDisagree, export_bundle
 from models.geometry import MODALITIES, TgdpConfig
@@ -109,6 +110,14 @@ def test_graphs_that_disagree_are_refused_and_leave_nothing(
 def test_an_existing_bundle_is_never_written_over(bundle, clips: list[Clip]) -> None:
     with pytest.raises(FileExistsError, match="a bundle never changes"):
         export_bundle(network(), bundle.path, name="tiny", clips=clips, training={})
+
+
+def test_a_name_that_no_bundle_can_have_is_refused_before_the_work(
+    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(export, "torch_tracks")
+    with pytest.raises(BrokenBundle, match=r"bundle name must be 1 to 64 of A-Z .+, got 'my model'"):
+        export_bundle(network(), tmp_path / "bundle", name="my model", clips=clips, training={})
 
 
 def test_a_clip_with_both_modalities_is_needed(tmp_path: Path) -> None:

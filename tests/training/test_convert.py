@@ -29,12 +29,12 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_variant_appears_beside_the_bundle(tmp_path: Path, media: Path) -> None:
-    bundle = load_bundle(Path(shutil.copytree(starter_path(), tmp_path / "mine")))
+    bundle = load_bundle(Path(shutil.copytree(starter_path(), tmp_path / "mine [b]")))
     output = run(bundle.path, "--precision", "fp16", "--media", media, "--max-clips", "8")
     variant = load_variant(bundle, "fp16")
     assert variant is not None
     assert variant.agreement.num_embeddings == 2 * 8 * 16
-    assert f"fp16 of {bundle.bundle_id} in {tmp_path / 'mine.fp16'}" in output
+    assert f"fp16 of {bundle.bundle_id} in {tmp_path / 'mine [b].fp16'}" in output
     assert str(variant.agreement) in output
     assert "exists; remove it" in run(bundle.path, "--precision", "fp16", "--media", media, code=2)
 

@@ -205,6 +205,20 @@ def test_real_clips_and_parts_left_out_by_name(exports: list[Exported], tmp_path
     assert (imported["decoder"], imported["contrastive_heads"]) == ("left out", "left out")
 
 
+def test_names_with_brackets_are_shown_as_they_are(exports: list[Exported], tmp_path: Path) -> None:
+    """Square brackets are markup of the terminal: `[bold]` would be left out, and `[/]` end the command."""
+    folder = tmp_path / "ä [bold]" / "["
+    folder.mkdir(parents=True)
+    save_file(tiny_weights(), tmp_path / "模型 [bold].safetensors")
+    said = run(
+        tmp_path / "模型 [bold].safetensors", "--kind", "tgdp", "--heads", "2", "--decoder-heads", "2",
+        "--output", folder / "]",
+    )  # fmt: skip
+    assert f" in {folder / ']'}, " in said
+    assert exports[0].training["imported"]["file"] == "模型 [bold].safetensors"
+    assert said.count("\n") == 2  # one line each, however narrow the terminal
+
+
 def test_contrastive_heads_are_embedded_through_unless_left_out(
     exports: list[Exported], tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> Non
             "and only tensors are read",
         ),
         (["export", "{tmp}", "--media", "{corpus}", "--output", "{tmp}/bundle"], "is not a checkpoint"),
+        (["export", "{tmp}/[/red]", "--media", "{corpus}", "--output", "{tmp}/bundle"], "/[/red] is not a"),
         (["evaluate", "{tmp}", "--data", "{corpus}"], "is not a bundle"),
     ],
 )
