@@ -126,7 +126,8 @@ def _fill(
     problems = [*problems, *_compare_names(tensors, set(names.values()))]
     if config is not None:
         problems += _compare_shapes(tensors, names, config)
-        problems += _find_not_finite(tensors, names)
+    if not problems:  # of a shape that is wrong the numbers may not fit into memory
+        problems = _find_not_finite(tensors, names)
     if problems or config is None:
         raise WrongStateDict("\n".join(problems))
     network = Tgdp(config)
@@ -176,7 +177,6 @@ def _compare_shapes(tensors: Mapping[str, Tensor], names: Mapping[str, str], con
 
 def _find_not_finite(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
     """Look at float32, in which the network computes: what overflows in it is no number either."""
-    used = sorted(set(names.values()) & tensors.keys())
-    floats = (name for name in used if tensors[name].is_floating_point())
-    broken = [name for name in floats if not torch.isfinite(tensors[name].float()).all()]
+    used = sorted(set(names.values()))
+    broken = [name for name in used if not torch.isfinite(tensors[name].float()).all()]
     return [f"not finite in float32 ({len(broken)}): {', '.join(broken)}"] if broken else []

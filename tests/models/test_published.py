@@ -207,6 +207,15 @@ def test_sizes_of_nothing_and_too_large_ones(golden_weights, changes, message: s
         import_network(wrong, kind="tgdp", heads=SMALL)
 
 
+def test_numbers_of_a_wrong_shape_are_not_read(golden_weights: dict[str, Tensor]) -> None:
+    """A file of a few bytes may hold a tensor that would fill 200 TiB: one number, repeated by its strides."""
+    wrong = golden_weights | {"pos_embed_a": torch.ones(1).expand(1, 2**40, 48)}
+    with pytest.raises(
+        WrongStateDict, match=r"pos_embed_a is \(1, 1099511627776, 48\), must be \(1, 208, 48\)"
+    ):
+        import_network(wrong, kind="tgdp", heads=SMALL)
+
+
 def test_tensors_without_numbers_make_no_width(golden_weights: dict[str, Tensor]) -> None:
     nothing = {name: torch.zeros(0) for name in golden_weights}
     with pytest.raises(WrongStateDict, match="width must be at least 1"):
