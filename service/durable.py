@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import time
@@ -10,6 +11,10 @@ import uuid
 from pathlib import Path
 
 STALE_SECONDS = 3600.0  # no file of ours is written for so long: one that old was left by a crash
+
+
+class NoRoom(OSError):
+    """The disk has no room for a file of ours; what was there before still is."""
 
 
 def replace_file(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
@@ -21,18 +26,23 @@ def replace_file(path: Path, content: str | bytes, *, mode: int = 0o644) -> None
         path: The file; its folder exists.
         content: All of it; text goes as UTF-8.
         mode: Who may read it, from its first byte on.
-    """  # noqa: DOC501, DOC503 - whatever fails leaves nothing behind
+
+    Raises:
+        NoRoom: If the disk is full.
+    """  # noqa: DOC503 - whatever else fails leaves nothing behind either
     _remove_stale(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         aside.rename(path)
-    except BaseException:
+    except BaseException as exc:
         aside.unlink(missing_ok=True)
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoom(exc.errno, f"the disk is full: {path.name} was not written") from exc
         raise
     sync_folder(path.parent)
 

@@ -8,6 +8,7 @@ The tree (an exception lives beside the code that raises it; this is the one pla
     service.encoder     EncoderFailure: DeviceMissing, GoldenMismatch
     service.matching    NotCalibrated
     service.releases    ReleaseError: ReleaseNotFound, ReleaseInUse, ReleaseRefused, BuildFailed; TooFewPairs
+    service.durable     NoRoom
     service.caller      CallerGone, DeadlinePassed
     service.batching    QueueFull, BatcherClosed
     service.keys        KeysFailure: NoSuchKey, InvalidKeyName; Unauthorized, ScopeMissing
@@ -54,6 +55,7 @@ from service import (
     batching,
     caller,
     decoding,
+    durable,
     encoder,
     jobs,
     keys,
@@ -121,6 +123,7 @@ PROBLEMS: Mapping[type[Exception], Problem] = {
     ),
     batching.QueueFull: Problem(status=429, code="overloaded", title="Too many requests at once; try again"),
     batching.BatcherClosed: Problem(status=503, code="encoder_closed", title="The service is stopping"),
+    durable.NoRoom: Problem(status=507, code="disk_full", title="The disk is full", shows_detail=False),
     caller.DeadlinePassed: Problem(
         status=503, code="deadline_passed", title="The answer was not ready in time; try again"
     ),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from service.durable import STALE_SECONDS, replace_file
+from service.durable import STALE_SECONDS, NoRoom, replace_file
+from service.errors import problem_of
 
 
 def test_many_may_replace_a_file_at_the_same_time(tmp_path: Path) -> None:
@@ -35,6 +37,25 @@ def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytes
             replace_file(path, "new")
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("step", ["open", "fsync"])
+def test_a_full_disk_is_told_from_other_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "calibration.json"
+    replace_file(path, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"service.durable.os.{step}", fail)
+        with pytest.raises(NoRoom, match="was not written"):
+            replace_file(path, "new")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+    assert problem_of(NoRoom()).status == 507
 
 
 def test_what_a_crash_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
