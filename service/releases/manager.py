@@ -354,4 +354,7 @@ def _explain(release: Release) -> str:
     if release.outcome == "building":
         return f"release {release.release_id} is not built to the end: create it again to go on"
     reasons = "; ".join(release.gates.get("reasons", ())) or "its gates failed"
-    return f"release {release.release_id} was refused: {reasons}"
+    return (
+        f"release {release.release_id} was refused: {reasons}. It answers all the same where somebody says why: "
+        "--force WHY, over HTTP `force`"
+    )

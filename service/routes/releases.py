@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import anyio.to_thread
 import pydantic_core
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
@@ -140,6 +140,7 @@ async def list_releases(state: StateOf) -> Response:
 )
 async def create_release(
     body: ReleaseRequestBody,
+    request: Request,
     state: StateOf,
     idempotency_key: Annotated[
         str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)
@@ -149,10 +150,10 @@ async def create_release(
     if body.force and not body.activate:
         raise InvalidParameter([{"parameter": "force", "message": "belongs to `activate`"}])
     # Links are refused where the bundle is read, and `..` means nothing once it is a path of the machine.
-    request = ReleaseRequest(
-        bundle=str(Path(body.bundle)), activate=body.activate, force=body.force, who="api"
+    wanted = ReleaseRequest(
+        bundle=str(Path(body.bundle)), activate=body.activate, force=body.force, who=_name_of(request)
     )
-    submit = functools.partial(state.release_jobs.submit, request, idempotency_key=idempotency_key)
+    submit = functools.partial(state.release_jobs.submit, wanted, idempotency_key=idempotency_key)
     created = await anyio.to_thread.run_sync(submit)
     job = replace(created.job, state="queued", started_at=None, ended_at=None, report=None)
     return _answer(describe_job(job), status=202, headers={"Location": f"/v1/jobs/{job.job_id}"})
@@ -203,11 +204,11 @@ async def compare(release_id: ReleaseId, other: ReleaseId, state: StateOf) -> Re
     responses={200: {"model": SwitchBody}, **describe_problems(404, 409, 422, 500, 503, 507)},
 )
 async def activate_release(
-    release_id: ReleaseId, state: StateOf, body: ActivateBody | None = None
+    release_id: ReleaseId, request: Request, state: StateOf, body: ActivateBody | None = None
 ) -> Response:
     """Switch to a release."""
     reason = "" if body is None else body.force
-    work = functools.partial(state.releases.activate, release_id, who="api", why=reason)
+    work = functools.partial(state.releases.activate, release_id, who=_name_of(request), why=reason)
     switched = await anyio.to_thread.run_sync(work, limiter=state.changing)
     return _answer(switched.to_json())
 
@@ -255,6 +256,12 @@ async def delete_release(
     work = functools.partial(state.releases.delete, release_id, gives_up_rollback=force)
     await anyio.to_thread.run_sync(work, limiter=state.changing)
     return Response(status_code=204)
+
+
+def _name_of(request: Request) -> str:
+    """Who asks, for what is recorded: the API key, where one is needed."""
+    key_id = getattr(request.state, "key_id", None)
+    return f"API key {key_id}" if key_id else "api"
 
 
 def _answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from serving import run_server, serve_in_thread
@@ -11,6 +12,8 @@ from starlette.datastructures import Headers
 
 from service.app import create_app
 from service.keys import KeysFailure, Scope, create_key, revoke_key
+from service.releases.runner import ReleaseRequest, ReleaseRunner
+from service.releases.store import ReleaseError
 from service.routes.access import read_key, scope_of
 from service.routes.origin import CrossOrigin, HostNotAllowed, check_host, check_origin
 from service.settings import Settings
@@ -127,6 +130,23 @@ def test_a_revoked_key_is_refused_at_once(guarded: serve_in_thread, keys_file: P
     assert guarded.client.get("/v1/assets", headers=headers).status_code == 200
     revoke_key(keys_file, created.stored.key_id)
     assert guarded.client.get("/v1/assets", headers=headers).status_code == 401
+
+
+def test_who_forces_a_release_is_the_key(
+    guarded: serve_in_thread, keys_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[ReleaseRequest] = []
+
+    def refuse(_: ReleaseRunner, request: ReleaseRequest, **__: object) -> NoReturn:
+        asked.append(request)
+        raise ReleaseError("not now")
+
+    monkeypatch.setattr(ReleaseRunner, "submit", refuse)
+    created = create_key(keys_file, name="release engineer", scope="admin")
+    body = {"bundle": "/models/mine", "activate": True, "force": "I listened to it"}
+    answer = guarded.client.post("/v1/releases", json=body, headers={"X-API-Key": created.key})
+    assert (answer.status_code, answer.json()["detail"]) == (409, "not now")
+    assert [request.who for request in asked] == [f"API key {created.stored.key_id}"]
 
 
 def test_a_body_without_a_key_is_not_read(guarded: serve_in_thread) -> None:
