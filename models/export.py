@@ -115,7 +115,7 @@ def export_bundle(
         BrokenBundle: If no bundle can have that name.
         FileExistsError: If there is something at `output`.
         GraphsDisagree: If ONNX Runtime and torch differ by more than 1e-4 on one of the clips.
-        ValueError: If no clip has both modalities.
+        ValueError: If no clip has both modalities, or the network embeds one as nothing.
     """  # noqa: DOC503 - `compare` raises one
     check_name(name)  # the manifest would, but after minutes
     if output.exists():
@@ -125,6 +125,7 @@ def export_bundle(
         raise ValueError("export needs at least one real clip with both picture and sound")
     network = network.float().cpu().eval()
     expected = [torch_tracks(network, clip) for clip in pairs]
+    check_lengths(expected)
 
     folder = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -174,6 +175,23 @@ def torch_tracks(network: Tgdp, clip: Clip) -> Tracks:
     audio = network.audio_track(samples, torch.tensor([samples.shape[1]]))
     video = network.video_track(torch.from_numpy(_array(clip.frames))[None])
     return Tracks(audio=audio[0].numpy(), video=video[0].numpy())
+
+
+def check_lengths(tracks: Sequence[Tracks]) -> None:
+    """Refuse a network that embeds nothing, as weights that are zero do.
+
+    Args:
+        tracks: Of the clips it is exported with.
+
+    Raises:
+        ValueError: If an embedding is not of length 1.
+    """
+    for track in (track for both in tracks for track in (both.audio, both.video)):
+        lengths = np.linalg.norm(track, axis=1)
+        if not np.allclose(lengths, 1, atol=1e-3):
+            raise ValueError(
+                f"the network gives embeddings of length {lengths.min():.3g}, not 1: is it trained at all?"
+            )
 
 
 def write_audio_graph(network: Tgdp, path: Path) -> None:

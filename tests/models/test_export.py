@@ -62,6 +62,15 @@ def test_a_bundle_agrees_with_torch_and_keeps_its_golden_clip(bundle, clips: lis
     ]
 
 
+def test_a_network_that_embeds_nothing_is_no_bundle(clips: list[Clip], tmp_path: Path) -> None:
+    empty = network()
+    for parameter in empty.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ValueError, match="embeddings of length 0, not 1"):
+        export_bundle(empty, tmp_path / "bundle", name="empty", clips=clips, training={})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_graphs_take_any_batch_and_any_length(bundle) -> None:
     session = onnxruntime.InferenceSession(bundle.audio_graph, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
