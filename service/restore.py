@@ -84,7 +84,8 @@ def _refuse_overwriting(
         num_assets = index.info().num_assets
         index.close()
     there = [f"an index with {num_assets} assets"] if num_assets else []
-    there += [str(path) for path in (settings.data / LEDGER, settings.keys_path) if path.exists()]
+    places = {LEDGER: settings.data / LEDGER, KEYS: settings.keys_path}
+    there += [str(path) for name, path in places.items() if name in manifest.files and path.exists()]
     if there and not is_forced:
         raise BackupFailed(f"{settings.data} holds {', '.join(there)}: --force replaces it by {folder}")
 
@@ -164,7 +165,9 @@ def _move_into_place(settings: Settings, aside: Path, manifest: Manifest) -> Non
         _remove(replaced)
     for suffix in ("-wal", "-shm"):  # of the ledger that was replaced
         (settings.data / (LEDGER + suffix)).unlink(missing_ok=True)
-    if release.exists():
+    if not any(name.startswith("releases/") for name in manifest.files):
+        (release / "calibration.json").unlink(missing_ok=True)  # of the library that was replaced
+    if (release / "release.json").exists():
         ReleaseStore(settings.release_folder).activate(manifest.release_id, previous=None)
     else:  # the bundle of the settings, which no file names
         (settings.release_folder / "active.json").unlink(missing_ok=True)

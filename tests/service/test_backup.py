@@ -23,6 +23,8 @@ from typer.testing import CliRunner
 
 from models.bundle import load_bundle
 from service.backup import (
+    KEYS,
+    MANIFEST,
     BackupFailed,
     Member,
     check_backup,
@@ -164,6 +166,30 @@ def test_nothing_is_overwritten_unasked(
     assert_same(read_index(target), wanted)
     with pytest.raises(BackupFailed, match="exists"):
         make_backup(target, backup)
+
+
+def test_what_is_known_of_the_replaced_library_goes_and_its_keys_stay(
+    source: Settings, backup: Path, tmp_path: Path
+) -> None:
+    """The backup has neither: a probability learned from other files says nothing, and no door opens by itself."""
+    bare = tmp_path / "bare"
+    shutil.copytree(backup, bare)
+    manifest = json.loads((bare / MANIFEST).read_text())
+    del manifest["files"][KEYS]
+    (bare / MANIFEST).write_text(json.dumps(manifest))
+    (bare / KEYS).unlink()
+    target = source.replace(data=tmp_path / "there")
+    release_id, _ = active_release(target)
+    target.data.mkdir()
+    create_key(target.keys_path, name="mine", scope="admin")
+    keys = target.keys_path.read_bytes()
+    calibration = target.release_folder / release_id / "calibration.json"
+    calibration.parent.mkdir(parents=True)
+    calibration.write_text("{}")
+    restore_backup(target, bare)
+    assert not calibration.exists()
+    assert target.keys_path.read_bytes() == keys
+    assert active_release(target)[0] == release_id
 
 
 def test_an_index_in_use_is_not_replaced(source: Settings, backup: Path, tmp_path: Path) -> None:
