@@ -32,6 +32,7 @@ from service.durable import sync_folder
 from service.following import find_server
 from service.index.contract import Index, IndexInUse
 from service.index.opening import find_index
+from service.refusal import explain_refusal
 from service.releases.opening import active_release
 from service.settings import Settings
 from service.stored_segments import pack_segments, read_groups
@@ -260,10 +261,8 @@ def _ask_server(settings: Settings, server: tuple[str, int], folder: Path) -> No
 def _explain(response: http.client.HTTPResponse) -> str:
     body = response.read(PIECE_BYTES)
     try:
-        problem = json.loads(body)
-        hint = " (set FOLEY_API_KEY to a key of scope admin)" if response.status in (401, 403) else ""
-        return f"{problem['detail']}{hint}"
-    except (ValueError, KeyError, TypeError):
+        return explain_refusal(response.status, json.loads(body))
+    except (ValueError, AttributeError):
         return f"status {response.status}"
 
 

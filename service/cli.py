@@ -14,7 +14,7 @@ wrong, 130 stopped by Ctrl-C.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -44,6 +44,10 @@ from service.terminal import report_errors as _report_errors
 from service.terminal import say as _say
 from service.terminal import stderr as _stderr
 from service.terminal import stdout as _stdout
+
+if TYPE_CHECKING:
+    from service.index.contract import Filter
+    from service.settings import Settings
 
 app = typer.Typer(
     help="Finds the sound for a picture and the picture for a sound.",
@@ -101,16 +105,54 @@ def search(
             modified_before=modified_before,
             metadata=metadata,
         )
-    with _report_errors(), _open(settings) as engine:
-        if engine.index.count_segments(modality=target) == 0:
-            kind = "sound" if target == "audio" else "picture"
-            _fail(f"no file with {kind} is indexed in {settings.data}: start with `foley index PATH...`")
-        choice = engine.choose(limit=limit, min_score=min_score, filter=chosen)
-        answer = engine.search_file(file.resolve(), target=target, source=source, choice=choice)
+    with _report_errors():
+        answer = _search(
+            settings,
+            file.resolve(),
+            target=target,
+            source=source,
+            limit=limit,
+            min_score=min_score,
+            filter=chosen,
+        )
+    if answer is None:
+        kind = "sound" if target == "audio" else "picture"
+        _fail(f"no file with {kind} is indexed in {settings.data}: start with `foley index PATH...`")
     if as_json:
-        _print_json(answer.to_json())
+        _print_json(answer)
     else:
-        print_answer(_stdout(), answer.to_json())
+        print_answer(_stdout(), answer)
+
+
+def _search(
+    settings: Settings,
+    file: Path,
+    *,
+    target: Target,
+    source: Target | None,
+    limit: int | None,
+    min_score: float | None,
+    filter: Filter | None,
+) -> dict[str, Any] | None:
+    """Search here, or ask the server that has the index open; None where nothing of the kind is indexed."""
+    from service.following import find_server
+    from service.index.contract import IndexInUse
+    from service.served_search import search_served
+
+    try:
+        with _open(settings) as engine:
+            if engine.index.count_segments(modality=target) == 0:
+                return None
+            choice = engine.choose(limit=limit, min_score=min_score, filter=filter)
+            return engine.search_file(file, target=target, source=source, choice=choice).to_json()
+    except IndexInUse:
+        server = find_server(settings)
+        if server is None:
+            raise
+        limit = settings.default_limit if limit is None else limit  # ours, as it is without a server
+        parameters = {"target": target, "from": source, "limit": limit, "min_score": min_score}
+        answer = search_served(settings, server, file, parameters=parameters, filter=filter)
+        return None if answer["reason"] == "nothing_to_search" else answer
 
 
 @app.command()

@@ -20,6 +20,7 @@ from urllib.parse import quote, urlencode
 from service.index.opening import index_folder
 from service.job_request import JobRequest
 from service.ledger import Kind
+from service.refusal import explain_refusal
 from service.releases.opening import active_release
 from service.report import IndexReport, OnProgress, Progress
 from service.served_inventory import listens
@@ -214,6 +215,6 @@ class JobClient:
             raise http.client.HTTPException(f"status {response.status} without JSON") from exc
         if response.status >= http.client.BAD_REQUEST and response.status not in allowed:
             raise ServerRefused(
-                f"the server on {self.address} refused: {answer.get('detail', response.status)}"
+                f"the server on {self.address} refused: {explain_refusal(response.status, answer)}"
             )
         return answer

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from service.index.contract import Filter, IndexFailure, IndexInUse
+from service.refusal import explain_refusal
 from service.settings import MAX_LIMIT
 
 TIMEOUT_SECONDS = 30.0
@@ -39,7 +40,7 @@ class ServedInventory:
 
     def list_assets(self, filter: Filter | None = None) -> Iterator[dict[str, Any]]:
         """Every asset that the filter holds for, in the order of the index."""
-        query: dict[str, Any] = {"limit": MAX_LIMIT, **_to_query(filter)}
+        query: dict[str, Any] = {"limit": MAX_LIMIT, **to_query(filter)}
         while True:
             page = self._ask("GET", f"/v1/assets?{urlencode(query)}")
             if page is None:
@@ -90,10 +91,10 @@ class ServedInventory:
             found: dict[str, Any] = json.loads(data) if data else {}
             if response.status < http.client.BAD_REQUEST:
                 return found
-            refusal = f"the server refuses: {found['detail']} ({found['code']})"
+            _ = found["detail"], found["code"]  # else it is no Foley
         except (ValueError, KeyError, TypeError) as exc:
             raise IndexInUse(f"{self._silence}: status {response.status}") from exc
-        raise IndexFailure(refusal)
+        raise IndexFailure(f"the server refuses: {explain_refusal(response.status, found)}")
 
 
 def _place(asset_id: str) -> str:
@@ -101,7 +102,8 @@ def _place(asset_id: str) -> str:
     return f"/v1/assets/{asset_id if asset_id.isalnum() and asset_id.isascii() else '-'}"
 
 
-def _to_query(filter: Filter | None) -> dict[str, Any]:
+def to_query(filter: Filter | None) -> dict[str, Any]:
+    """A filter as the fields of a query string."""
     if filter is None:
         return {}
     fields = {name: value for name, value in asdict(filter).items() if value is not None}

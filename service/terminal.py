@@ -70,6 +70,7 @@ def report_errors() -> Iterator[None]:
     from service.decoding import DecodeFailure
     from service.demo import BadCorpus
     from service.encoder import EncoderFailure
+    from service.following import ServerRefused
     from service.index.contract import IndexFailure, IndexInUse
     from service.keys import KeysFailure
     from service.metadata import InvalidMetadata
@@ -78,7 +79,8 @@ def report_errors() -> Iterator[None]:
     try:
         yield
     except IndexInUse as exc:
-        fail(f"{exc}: stop the `foley` that has it open, or ask that one over HTTP")
+        hint = "stop the `foley` that has it open; a `foley serve` is asked where FOLEY_HOST and FOLEY_PORT are its own"
+        fail(f"{exc}: {hint}")
     except (UnreadableClip, DecodeFailure) as exc:
         fail(f"{exc} ({exc.code})")
     except (
@@ -91,6 +93,7 @@ def report_errors() -> Iterator[None]:
         KeysFailure,
         OSError,
         ReleaseError,
+        ServerRefused,
     ) as exc:
         fail(str(exc))
     except KeyboardInterrupt:
