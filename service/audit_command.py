@@ -69,7 +69,8 @@ def _audit(settings: Any, *, limit: int, max_offset: float) -> dict[str, Any]:
 
 
 def _print(findings: list[dict[str, Any]]) -> None:
-    from service.console import format_path, print_columns
+    from service.console import format_path
+    from service.table import print_columns
 
     rows = []
     for one in findings:

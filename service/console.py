@@ -20,9 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from models.bundle import Agreement
+from service.plural import count
 from service.report import FailedFile, IndexReport, OnProgress
 from service.report import Progress as IndexProgress
 from service.scanning import show_path
+from service.table import print_columns
 
 MAX_FAILURES = 50  # lines; --json has all
 MAX_PLANNED_LINES = 200
@@ -129,10 +131,10 @@ def print_report(console: Console, report: IndexReport) -> None:
     failed = [file for file in report.failed if not file.is_quarantined]
     quarantined = report.quarantined
     if failed:
-        console.print(_failures("failed", failed))
+        _print_failures(console, "failed", failed)
     if quarantined:
         title = f"{len(quarantined)} quarantined: passed over until they change, or with --retry"
-        console.print(_failures(title, quarantined))
+        _print_failures(console, title, quarantined)
     if max(len(failed), len(quarantined)) > MAX_FAILURES:
         console.print("… and more: --json lists all of them")
 
@@ -140,7 +142,7 @@ def print_report(console: Console, report: IndexReport) -> None:
 def _notes(report: IndexReport) -> list[str]:
     notes = [f"{report.seconds:.1f} s"]
     if report.num_ignored:
-        notes.append(f"{report.num_ignored} other files passed over: not media")
+        notes.append(f"{count(report.num_ignored, 'other file')} passed over: not media")
     if report.num_unsettled:
         notes.append(f"{report.num_unsettled} left for the next time: somebody writes to them")
     for number, done in (
@@ -167,7 +169,7 @@ def print_plan(console: Console, report: IndexReport) -> None:
         (entry["does"], Text(format_path(entry["path"])), Text(format_path(entry.get("from", ""))))
         for entry in report.plan[:MAX_PLANNED_LINES]
     ]
-    print_columns(console, ("would be", "file", "was"), rows)
+    print_columns(console, ("would be", "file", "was"), rows, folding=("file", "was"))
     if len(report.plan) > MAX_PLANNED_LINES:
         console.print(f"… and {len(report.plan) - MAX_PLANNED_LINES} more: --json lists all of them")
 
@@ -195,14 +197,10 @@ def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
     print_columns(console, ("job", "kind", "state", "asked for", "files", "paths"), rows)
 
 
-def _failures(title: str, files: Sequence[FailedFile]) -> Table:
-    table = Table(box=box.SIMPLE, show_edge=False, title=title, title_justify="left", title_style="bold red")
-    table.add_column("file", overflow="fold")
-    table.add_column("code", no_wrap=True)
-    table.add_column("reason", overflow="fold")
-    for failed in files[:MAX_FAILURES]:
-        table.add_row(Text(format_path(failed.path)), failed.code, Text(failed.reason))
-    return table
+def _print_failures(console: Console, title: str, files: Sequence[FailedFile]) -> None:
+    console.print(Text(title, style="bold red"))
+    rows = [(format_path(failed.path), failed.code, failed.reason) for failed in files[:MAX_FAILURES]]
+    print_columns(console, ("file", "code", "reason"), rows, folding=("file", "reason"))
 
 
 def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
@@ -212,26 +210,33 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
         console: Where to print.
         answer: The answer as JSON values.
     """
-    table = Table(box=box.SIMPLE, show_edge=False)
-    for name in ("#", "score", "likely", "segment", "best moment"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("file", overflow="fold")
-    for rank, result in enumerate(answer["results"], start=1):
-        best = result["best_moment"]
-        table.add_row(
-            str(rank),
-            f"{result['score']:.3f}",
-            "" if result["match_probability"] is None else f"{result['match_probability']:.0%}",
-            format_span(result),
-            f"{format_time(best['time_seconds'])} ({best['similarity']:.2f})",
-            Text(format_path(result["path"])),
-        )
-    console.print(table)
+    results = answer["results"]
+    columns: dict[str, list[str]] = {
+        "#": [str(rank) for rank in range(1, len(results) + 1)],
+        "score": [f"{result['score']:.3f}" for result in results],
+        "likely": [_format_probability(result["match_probability"]) for result in results],
+        "segment": [format_span(result) for result in results],
+        "best moment": [_format_moment(result["best_moment"]) for result in results],
+        "file": [format_path(result["path"]) for result in results],
+    }
+    if not any(columns["likely"]):  # the release has not learned what its scores mean
+        del columns["likely"]
+    print_columns(
+        console, [*columns], [*zip(*columns.values(), strict=True)], right=columns.keys() - {"file"}
+    )
     console.print(
         f"{answer['target']} that goes with the {answer['from']} of the query · {answer['bundle_id']}",
         style="dim",
         highlight=False,
     )
+
+
+def _format_probability(probability: float | None) -> str:
+    return "" if probability is None else f"{probability:.0%}"
+
+
+def _format_moment(moment: Mapping[str, Any]) -> str:
+    return f"{format_time(moment['time_seconds'])} ({moment['similarity']:.2f})"
 
 
 def print_keys(console: Console, keys: Sequence[Mapping[str, str]]) -> None:
@@ -241,12 +246,8 @@ def print_keys(console: Console, keys: Sequence[Mapping[str, str]]) -> None:
         console: Where to print.
         keys: Keys as JSON values.
     """
-    table = Table(box=box.SIMPLE, show_edge=False)
-    for title in ("id", "scope", "created", "name"):
-        table.add_column(title, overflow="fold")
-    for key in keys:
-        table.add_row(key["key_id"], key["scope"], key["created_at"], Text(key["name"]))
-    console.print(table)
+    rows = [(key["key_id"], key["scope"], key["created_at"], key["name"]) for key in keys]
+    print_columns(console, ("id", "scope", "created", "name"), rows)
 
 
 def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
@@ -256,21 +257,19 @@ def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
         console: Where to print.
         assets: Assets as JSON values.
     """
-    table = Table(box=box.SIMPLE, show_edge=False)
-    table.add_column("length", justify="right", no_wrap=True)
-    table.add_column("segments", justify="right", no_wrap=True)
-    table.add_column("holds", no_wrap=True)
-    table.add_column("file", overflow="fold")
+    rows = []
     for asset in assets:
         seconds = asset["media"].get("duration_seconds")
-        table.add_row(
-            "" if seconds is None else format_time(seconds),
-            str(asset["num_segments"]),
-            " + ".join(asset["modalities"]),
-            Text(format_path(asset["path"])),
+        rows.append(
+            (
+                "" if seconds is None else format_time(seconds),
+                str(asset["num_segments"]),
+                " + ".join(asset["modalities"]),
+                format_path(asset["path"]),
+            )
         )
-    console.print(table)
-    console.print(f"{len(assets)} assets", style="dim", highlight=False)
+    print_columns(console, ("length", "segments", "holds", "file"), rows, right=("length", "segments"))
+    console.print(count(len(assets), "asset"), style="dim", highlight=False)
 
 
 def print_asset(console: Console, asset: Mapping[str, Any]) -> None:
@@ -301,20 +300,6 @@ def format_span(result: Mapping[str, Any]) -> str:
     return f"{format_time(result['start_seconds'])}–{format_time(result['end_seconds'])}"
 
 
-def print_columns(console: Console, names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Show rows of text under names.
-
-    Args:
-        console: Where to print.
-        names: Name of each column.
-        rows: As many cells each.
-    """
-    table = Table(*names, box=box.SIMPLE, show_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
 def print_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
     """Show what `foley doctor` found.
 
@@ -333,7 +318,7 @@ def print_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
         size = f", {clip['width']} × {clip['height']}" if clip["width"] else ""
         console.print(Text(f"\n{clip['seconds']:g} s of {clip['source']}{size}"))
         rows = [(stage["stage"], f"{stage['milliseconds']:.1f}") for stage in clip["stages"]]
-        print_columns(console, ("stage", "ms"), rows)
+        print_columns(console, ("stage", "ms"), rows, right=("ms",))
     rows = [(entry["candidate"], _candidate_state(entry)) for entry in found["candidates"]]
     print_columns(console, ("fastest first", ""), rows)
     for line in found["advice"] or ["nothing that is known would make the encoder faster here"]:

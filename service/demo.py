@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.text import Text
 
 from models.bundle import starter_path
-from service.console import format_path, format_time, print_columns, print_report, show_progress
+from service.console import format_path, format_time, print_report, show_progress
 from service.engine import Engine, query_limits
 from service.index.contract import Filter, Index, Modality
 from service.library import index_paths, library_limits
@@ -31,6 +31,7 @@ from service.matching import OPPOSITE, Choice
 from service.releases.manager import ReleaseManager
 from service.retrieval import search_file
 from service.scanning import make_absolute
+from service.table import print_columns
 
 LABELS_NAME = "labels.csv"
 NUM_ROWS = 12
@@ -283,7 +284,9 @@ def print_examples(console: Console, outcomes: Sequence[Outcome]) -> None:
                 verdict,
             )
         )
-    print_columns(console, ("query", "best matches", "score", "moment", ""), rows)
+    print_columns(
+        console, ("query", "best matches", "score", "moment", ""), rows, folding=("query", "best matches")
+    )
 
 
 def print_recall(
@@ -311,7 +314,7 @@ def print_recall(
                 f"{num_right / len(ranks) / chance:.0f} ×",
             )
         )
-    print_columns(console, ("search", "right file first", "R@1", "chance", "better by"), rows)
+    print_columns(console, ("search", "right file first", "R@1", "chance", "better by"), rows, folding=())
     counts = " and ".join(f"{num_candidates[m]} with {NAMES[m]}" for m in NAMES)
     console.print(f"Candidates: {counts}. A tie counts as wrong.", highlight=False)
 

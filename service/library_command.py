@@ -146,7 +146,7 @@ def jobs(
 @jobs_app.command()
 def show(job: JobName, as_json: Json = False) -> None:
     """Show what a job did, and which files it could not index."""
-    from service.console import job_paths
+    from service.console import format_path, job_paths
     from service.job_document import show_job
 
     settings = read_settings()
@@ -155,7 +155,8 @@ def show(job: JobName, as_json: Json = False) -> None:
     if as_json:
         print_json(document)
         return
-    stdout().print(f"{document['kind']} of {', '.join(job_paths(document))}: {document['state']}")
+    paths = ", ".join(map(format_path, job_paths(document)))
+    stdout().print(f"{document['kind']} of {paths}: {document['state']}", markup=False, highlight=False)
     if document["error"] is not None:
         stdout().print(f"{document['error']['code']}: {document['error']['detail']}", markup=False)
     if report is not None:

@@ -44,8 +44,8 @@ def releases(context: typer.Context, as_json: Json = False) -> None:
 @releases_app.command("list")
 def list_all(as_json: Json = False) -> None:
     """List the releases, the oldest first."""
-    from service.console import print_columns
     from service.releases.operating import list_releases
+    from service.table import print_columns
 
     settings = read_settings()
     with _errors():
@@ -58,15 +58,18 @@ def list_all(as_json: Json = False) -> None:
             f"no release was ever made: {found['active']} answers. Make one with `foley releases create BUNDLE`"
         )
         return
-    rows = []
+    rows, refusals = [], []
     for release in found["releases"]:
         made = datetime.datetime.fromtimestamp(release["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
-        note = "; ".join(release["gates"].get("reasons", ()))
         state = release["state"] + (" (before)" if release["is_previous"] else "")
         recall = release["gates"].get("recall", {}).get("new", {})
         shown = " / ".join(f"{recall[name]['at_1']:.1%}" for name in ("audio", "video") if name in recall)
-        rows.append((release["release_id"], state, made, shown, note))
-    print_columns(stdout(), ("release", "state", "made", "R@1 sound / picture", "refused because"), rows)
+        rows.append((release["release_id"], state, made, shown))
+        if reasons := release["gates"].get("reasons"):
+            refusals.append(f"{release['release_id']} was refused: {'; '.join(reasons)}")
+    print_columns(stdout(), ("release", "state", "made", "R@1 sound / picture"), rows, folding=())
+    for refusal in refusals:  # a line each: a column of them would be a few letters wide
+        stdout().print(refusal, markup=False, highlight=False, soft_wrap=True)
 
 
 @releases_app.command()
@@ -228,14 +231,14 @@ def _show_steps() -> Iterator[Any]:
 
 
 def _print_gates(release: Mapping[str, Any]) -> None:
-    from service.console import print_columns
+    from service.table import print_columns
 
     gates = release["gates"].get("gates", ())
     rows = [(gate["gate"], "passed" if gate["passed"] else "failed", gate["reason"]) for gate in gates]
     if rows:
         print_columns(stdout(), ("gate", "", "measured"), rows)
     else:
-        stdout().print("; ".join(release["gates"].get("reasons", ())), markup=False)
+        stdout().print("; ".join(release["gates"].get("reasons", ())), markup=False, highlight=False)
 
 
 def _tell_switch(switched: Mapping[str, Any]) -> None:

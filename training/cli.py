@@ -83,9 +83,9 @@ def synthesize(
                 on_progress=lambda done, wanted: progress.update(bar, completed=done, total=wanted),
             )
     except (BadScene, CorpusMismatch, OSError) as exc:
-        console.print(f"[red]{exc}[/red]")
+        console.print(str(exc), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from exc
-    console.print(f"{scenes} scenes in {len(rows)} files in {output}")
+    console.print(f"{scenes} scenes in {len(rows)} files in {output}", markup=False)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from models.bundle import BrokenBundle
 from training.archive import BrokenShard
@@ -220,7 +221,7 @@ def probe_table(found: ProbeResult) -> Table:
         f"all {len(found.by_class)}", f"{found.percent:.1f} ({low:.1f}-{high:.1f})", f"{found.chance:.1f}"
     )
     for name, percent in list(found.by_class.items())[:MAX_CLASS_ROWS]:
-        table.add_row(name, f"{percent:.1f}")
+        table.add_row(Text(name), f"{percent:.1f}")
     if len(found.by_class) > MAX_CLASS_ROWS:
         table.add_row("…", "")
     return table

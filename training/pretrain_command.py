@@ -116,16 +116,21 @@ def run_pretraining(options: PretrainOptions, console: Console) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     if options.run_name not in RUNS:
-        console.print(f"[red]there is no run {options.run_name!r}; there are {', '.join(RUNS)}[/red]")
+        console.print(
+            f"there is no run {options.run_name!r}; there are {', '.join(RUNS)}",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
         raise typer.Exit(2)
     try:
         with join_processes() as processes:
             train(options, processes, console)
     except EXPECTED as exc:
-        console.print(f"[red]{exc}[/red]", highlight=False)
+        console.print(str(exc), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from exc
     if processes.is_first:
-        console.print(f"checkpoint in {options.output / 'checkpoint'}")
+        console.print(f"checkpoint in {options.output / 'checkpoint'}", markup=False)
 
 
 def train(options: PretrainOptions, processes: Processes, console: Console) -> None:

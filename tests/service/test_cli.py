@@ -122,7 +122,7 @@ def test_index_twice(foley: Foley, library_files: Path, tmp_path: Path) -> None:
     shown = foley("index", folder)
     assert re.search(rf"unchanged\s+{num_files}\s+{num_files + 2}\s*\n", shown.stdout)
     assert re.search(r"empty\.mp4\s+empty\s+the file is empty", shown.stdout)
-    assert "1 other files passed over" in shown.stdout  # labels.csv
+    assert "1 other file passed over" in shown.stdout  # labels.csv
 
 
 def test_index_of_nothing_useful_fails(foley: Foley, tmp_path: Path) -> None:
