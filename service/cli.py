@@ -251,6 +251,9 @@ def doctor(
         _print_json(diagnosis.to_json())
     else:
         print_diagnosis(_stdout(), diagnosis.to_json())
+    if not diagnosis.problems:
+        for path, reason in diagnosis.left_out.items():
+            _say(f"left out {path}: {reason}")
     if diagnosis.problems:
         _fail("; ".join(diagnosis.problems))
 

@@ -37,6 +37,7 @@ from service.index.embedded import EmbeddedIndex
 from service.index.generation import check_shard, current_shard, read_seal
 from service.index.opening import find_index, index_folder, index_place
 from service.landlock import describe_landlock, landlock_version
+from service.plural import count
 from service.releases.opening import active_release, open_encoder
 from service.releases.store import ReleaseError
 from service.settings import Settings
@@ -53,16 +54,23 @@ class Diagnosis:
     Attributes:
         facts: JSON values by part: machine, bundle, encoder, candidates, index, clip, memory.
         problems: What does not work.
+        left_out: Files that could not be measured on, and why, by path.
         advice: What would make it faster here.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     advice: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
-        return {**self.facts, "problems": self.problems, "advice": self.advice}
+        return {
+            **self.facts,
+            "problems": self.problems,
+            "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out.items()],
+            "advice": self.advice,
+        }
 
 
 def examine(
@@ -200,7 +208,10 @@ def _examine_clip(
     with tempfile.TemporaryDirectory() as folder:
         source = "the golden clip, written as H.264 and AAC"
         if files:
-            path, source = files[0].resolve(), str(files[0])
+            file = next((file for file in files if str(file) not in diagnosis.left_out), None)
+            if file is None:
+                return
+            path, source = file.resolve(), str(file)
         else:
             path = Path(folder) / "golden.mp4"
             write_golden_clip(encoder.bundle.golden(), path)
@@ -227,15 +238,19 @@ def _probe_clips(
 ) -> ProbeClips | None:
     """Segments with picture and sound of real files; None where there are no files, or too few segments."""
     found: list[Clip] = []
+    num_used = 0
     for file in files:
         try:
             decoded = decoder.decode(file.resolve(), bundle.manifest.clip_spec, timeout_seconds=600.0)
         except (UnreadableClip, DecodeFailure) as exc:
-            diagnosis.problems.append(f"{file}: {exc}")
+            diagnosis.left_out[str(file)] = str(exc)
             continue
-        found += [clip for clip in decoded.clips if clip.frames is not None and clip.samples is not None]
+        clips = [clip for clip in decoded.clips if clip.frames is not None and clip.samples is not None]
+        num_used += bool(clips) and len(found) < MAX_PROBE_CLIPS
+        found += clips
     found = found[:MAX_PROBE_CLIPS]
-    if len(found) < 2:
+    if len(found) < 2:  # else one bad file of many is no problem
+        diagnosis.problems += [f"{file}: {reason}" for file, reason in diagnosis.left_out.items()]
         if files:
             diagnosis.problems.append(
                 "fewer than 2 segments with picture and sound: measured on the golden clip"
@@ -244,7 +259,7 @@ def _probe_clips(
     return ProbeClips(
         samples=[np.asarray(clip.samples) for clip in found],
         frames=[np.asarray(clip.frames) for clip in found],
-        description=f"{len(found)} segments of {len(files)} files",
+        description=f"{count(len(found), 'segment')} of {count(num_used, 'file')}",
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from models.bundle import load_bundle
 from models.clip import probe_media
 from service import doctor
+from service.agreement import ProbeClips
 from service.clip_timing import write_golden_clip
 from service.doctor import advise, examine
 from service.encoder import Encoder
@@ -139,9 +140,31 @@ def test_agreement_is_measured_on_real_files(
     monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
     files = [library_files / "long.mp4", library_files / "missing.mp4"]
     found = examine(settings.replace(precision="bf16"), files=files, measures=True).to_json()
-    assert found["encoder"]["agreement"]["clips"] == "3 segments of 2 files"
+    assert found["encoder"]["agreement"]["clips"] == "3 segments of 1 file"
     assert found["encoder"]["agreement"]["num_embeddings"] == 2 * 3 * 16
-    assert [problem for problem in found["problems"] if "missing.mp4" in problem]
+    assert found["problems"] == []
+    assert [one["path"] for one in found["left_out"]] == [str(files[1])]
+
+
+def test_files_that_cannot_be_read_are_left_out(
+    settings: Settings, library_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: where what is left is not enough, they are problems, each said once."""
+    measured: list[ProbeClips | None] = []
+    monkeypatch.setattr(doctor, "_measure_all", lambda *given: measured.append(given[-1]))
+    (tmp_path / "text.mp4").write_text("no media")
+    long = library_files / "long.mp4"
+    found = examine(settings, files=[tmp_path / "text.mp4", long], measures=True).to_json()
+    assert found["problems"] == []
+    assert [one["path"] for one in found["left_out"]] == [str(tmp_path / "text.mp4")]
+    assert found["clip"]["source"] == str(long)  # the first that can be read
+    assert measured[0] is not None
+    assert measured[0].description == "3 segments of 1 file"
+    found = examine(settings, files=[tmp_path / "text.mp4"], measures=True).to_json()
+    assert [problem.split(":")[0] for problem in found["problems"]] == [
+        str(tmp_path / "text.mp4"),
+        "fewer than 2 segments with picture and sound",
+    ]
 
 
 def test_one_segment_has_no_neighbour(
