@@ -27,6 +27,7 @@ from service.filter_options import (
     ModifiedBefore,
     read_filter,
 )
+from service.plural import count
 from service.terminal import WRONG_USAGE, fail, print_json, read_settings, report_errors, say, stdout
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def delete(names: Names, as_json: Json = False) -> None:
     if as_json:
         print_json({"deleted": deleted, "missing": missing})
     else:
-        say(f"{len(deleted)} assets are taken out of the index")
+        say(f"{count(len(deleted), 'asset')} taken out of the index")
     if missing:
         fail(f"nothing is indexed as {', '.join(missing)}")
 
@@ -156,7 +157,7 @@ def annotate(
         return
     for path in report.unmatched:
         say(f"nothing is indexed at {path}")
-    say(f"{report.num_changed} rows changed an asset, {report.num_unchanged} said what was known")
+    say(f"{count(report.num_changed, 'row')} changed an asset, {report.num_unchanged} said what was known")
 
 
 @assets_app.command()
@@ -186,7 +187,7 @@ def export(
         )
         with open_inventory(read_settings()) as inventory:
             num_assets = export_file(file, inventory.list_assets(chosen))
-    say(f"{num_assets} assets are in {file}")
+    say(f"{count(num_assets, 'asset')} in {file}")
 
 
 def _list(chosen: Filter | None, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import typer
 
+from service.plural import count
 from service.terminal import fail, log_to_stderr, print_json, read_settings, report_errors, say, stdout
 
 
@@ -37,10 +38,10 @@ def audit(
         return
     shown = [one for one in found["findings"] if show_all or one["verdict"] != "fits"]
     if not shown:
-        say(f"all {found['num_files']} files with sound and picture fit")
+        say(f"nothing is wrong with {count(found['num_files'], 'file')} with sound and picture")
         return
     _print(shown)
-    say(f"{found['num_files']} files with sound and picture were looked at")
+    say(f"looked at {count(found['num_files'], 'file')} with sound and picture")
 
 
 def _audit(settings: Any, *, limit: int, max_offset: float) -> dict[str, Any]:

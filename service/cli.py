@@ -33,12 +33,14 @@ from service.filter_options import (
 from service.library_command import COMMANDS, jobs_app
 from service.operations_command import COMMANDS as OPERATIONS
 from service.operations_command import keys_app
+from service.plural import count
 from service.releases_command import releases_app
 from service.terminal import FAILED, WRONG_USAGE
 from service.terminal import fail as _fail
 from service.terminal import log_to_stderr as _log_to_stderr
 from service.terminal import open_engine_of as _open
 from service.terminal import print_json as _print_json
+from service.terminal import print_version as _print_version
 from service.terminal import read_settings as _read_settings
 from service.terminal import report_errors as _report_errors
 from service.terminal import say as _say
@@ -56,6 +58,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Finds the sound for a picture and the picture for a sound."""
+
 
 app.add_typer(keys_app, name="keys")
 app.add_typer(assets_app, name="assets")
@@ -213,7 +226,8 @@ def migrate(
         _print_json(asdict(done))
     else:
         _say(
-            f"{done.num_copied} assets copied, {done.num_present} were there; {done.num_segments} segments on both "
+            f"{count(done.num_copied, 'asset')} copied, {done.num_present} were there; "
+            f"{count(done.num_segments, 'segment')} on both "
             f"sides, {done.num_compared} vectors compared and alike"
         )
 
@@ -275,7 +289,7 @@ def demo(
     with _report_errors(), _open(settings) as engine:
         num_failed = run_demo(folder, engine=engine, console=_stdout(), progress_console=_stderr())
     if num_failed:
-        _fail(f"{num_failed} files of the demo could not be indexed")
+        _fail(f"{count(num_failed, 'file')} of the demo could not be indexed")
 
 
 if __name__ == "__main__":

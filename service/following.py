@@ -13,7 +13,8 @@ import http.client
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
@@ -53,6 +54,30 @@ def find_server(settings: Settings) -> tuple[str, int] | None:
 
 class ServerRefused(Exception):
     """The server did not take the job, or its job failed."""
+
+
+class ServerGone(ServerRefused):
+    """The server does not answer."""
+
+
+@contextmanager
+def keeping(job_id: str) -> Iterator[None]:
+    """Say of a server that goes away in the block that its job is not lost.
+
+    Args:
+        job_id: The job.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ServerGone: If the server went away.
+    """
+    try:
+        yield
+    except ServerGone as exc:
+        kept = f"job {job_id} is kept and goes on when `foley serve` starts again; `foley jobs show` tells how far"
+        raise ServerGone(f"{exc}; {kept}") from exc
 
 
 class JobClient:
@@ -133,16 +158,20 @@ class JobClient:
         Raises:
             ServerRefused: If the job failed.
         """
-        try:
-            job = self._wait(job_id, on_progress, until=None)
-        except KeyboardInterrupt:
-            self._ask("POST", f"/v1/jobs/{quote(job_id)}:cancel", allowed=(409,))
-            job = self._wait(job_id, on_progress, until=time.monotonic() + CANCEL_SECONDS)
+        with keeping(job_id):
+            job = self._end_of(job_id, on_progress)
         if job["state"] == "failed":
             raise ServerRefused(f"{job['error']['detail']} ({job['error']['code']})")
         report = IndexReport() if job["report"] is None else self._read_report(job_id, job["report"])
         report.is_interrupted = job["state"] != "done"
         return report
+
+    def _end_of(self, job_id: str, on_progress: OnProgress) -> dict[str, Any]:
+        try:
+            return self._wait(job_id, on_progress, until=None)
+        except KeyboardInterrupt:
+            self._ask("POST", f"/v1/jobs/{quote(job_id)}:cancel", allowed=(409,))
+            return self._wait(job_id, on_progress, until=time.monotonic() + CANCEL_SECONDS)
 
     def _wait(self, job_id: str, on_progress: OnProgress, *, until: float | None) -> dict[str, Any]:
         while True:
@@ -191,7 +220,7 @@ class JobClient:
             except (OSError, http.client.HTTPException) as exc:
                 self._connection.close()  # the next request opens it again
                 if attempt == ATTEMPTS:
-                    raise ServerRefused(f"the server on {self.address} does not answer: {exc}") from exc
+                    raise ServerGone(f"the server on {self.address} does not answer: {exc}") from exc
                 time.sleep(LOOK_SECONDS * attempt)
         raise AssertionError("the last attempt returns or raises")
 

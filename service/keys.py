@@ -211,6 +211,8 @@ class KeyStore:
         self._lock = threading.Lock()
         self._seen: tuple[int, int, int] | None = None
         self._keys: Sequence[StoredKey] = ()
+        if not path.exists():
+            raise KeysFailure(f"no API keys yet: `foley keys create NAME` makes the first, in {path}")
         if not self._current():
             raise KeysFailure(f"{path} holds no key: `foley keys create` makes one")
 
@@ -238,8 +240,7 @@ class KeyStore:
             try:
                 facts = self._path.stat()
             except OSError as exc:
-                hint = ": `foley keys create` makes it" if isinstance(exc, FileNotFoundError) else ""
-                raise KeysFailure(f"the file of API keys {self._path} cannot be read: {exc}{hint}") from exc
+                raise KeysFailure(f"the file of API keys {self._path} cannot be read: {exc}") from exc
             seen = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
             if seen != self._seen:
                 self._keys = read_keys(self._path)

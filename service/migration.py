@@ -86,7 +86,8 @@ def migrate_places(
     release_id, bundle = active_release(from_settings)
     places = [index_place(place, release_id) for place in (from_settings, to_settings)]
     if places[0] == places[1]:
-        raise MigrationFailed(f"source and target are the same: {places[0]}")
+        hint = "name another with --to or --from, or a Qdrant server with FOLEY_QDRANT_URL"
+        raise MigrationFailed(f"source and target are the same: {places[0]}; {hint}")
     with ExitStack() as stack:
         opened = find_index(from_settings, bundle, release_id=release_id)
         if opened is None:

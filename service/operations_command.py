@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from service.plural import count
 from service.terminal import log_to_stderr, print_json, read_settings, report_errors, say, stdout
 
 keys_app = typer.Typer(help="API keys, for a service that other machines reach.", no_args_is_help=True)
@@ -111,7 +112,8 @@ def _tell(manifest: Any, done: str, *, as_json: bool) -> None:
         print_json(facts)
     else:
         say(
-            f"{facts['num_assets']} assets, {facts['num_segments']} segments, {facts['num_bytes']} bytes {done}"
+            f"{count(facts['num_assets'], 'asset')}, {count(facts['num_segments'], 'segment')}, "
+            f"{facts['num_bytes']} bytes {done}"
         )
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.plural import count
 from service.terminal import (
     fail,
     log_to_stderr,
@@ -242,7 +243,7 @@ def _print_gates(release: Mapping[str, Any]) -> None:
 
 
 def _tell_switch(switched: Mapping[str, Any]) -> None:
-    behind = f"; {switched['num_behind']} files follow by a job" if switched["num_behind"] else ""
+    behind = f"; a job adds {count(switched['num_behind'], 'file')}" if switched["num_behind"] else ""
     say(
         f"release {switched['release_id']} answers, switched in {1000 * switched['switch_seconds']:.0f} ms "
         f"after {switched['seconds']:.1f} s of preparation{behind}"

@@ -20,6 +20,7 @@ from service.backup import KEYS, LEDGER, BackupFailed, Manifest, check_backup, s
 from service.durable import sync_folder
 from service.index.contract import Index, Segment
 from service.index.opening import activate_index, find_index, open_index
+from service.plural import count
 from service.releases.store import ReleaseStore
 from service.settings import Settings
 from service.stored_segments import unpack_assets
@@ -83,7 +84,7 @@ def _refuse_overwriting(
     if index is not None:
         num_assets = index.info().num_assets
         index.close()
-    there = [f"an index with {num_assets} assets"] if num_assets else []
+    there = [f"an index with {count(num_assets, 'asset')}"] if num_assets else []
     places = {LEDGER: settings.data / LEDGER, KEYS: settings.keys_path}
     there += [str(path) for name, path in places.items() if name in manifest.files and path.exists()]
     if there and not is_forced:

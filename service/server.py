@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 64 * 1024
 CLOSE_SECONDS = 5  # of the graceful stop, for the last flush and the end of the child processes
 GIVE_UP_SECONDS = 2.0  # before requests are cut off, for the answers to those whose work is given up
+
+
+class AddressTaken(OSError):
+    """Nobody can listen where the service should, most of all since another does."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -263,6 +268,34 @@ def _start_timer(seconds: float, call: Callable[[], None]) -> threading.Timer:
     return timer
 
 
+def check_address(settings: Settings) -> None:
+    """See whether the address can be listened on, before anything is loaded.
+
+    Args:
+        settings: Host and port.
+
+    Raises:
+        AddressTaken: If it cannot.
+    """
+    place = f"{settings.host}:{settings.port}"
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn's does
+                listener.bind(address)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise AddressTaken(
+                f"{place} is in use: choose another port with --port or FOLEY_PORT, 0 for any that is free"
+            ) from exc
+        raise AddressTaken(
+            f"nobody can listen on {place}: {exc.strerror}; see FOLEY_HOST and FOLEY_PORT"
+        ) from exc
+
+
 def run_server(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that run are answered first.
 
@@ -274,8 +307,10 @@ def run_server(settings: Settings) -> None:
 
     Raises:
         KeysFailure: If requests need API keys and there are none.
+        AddressTaken: If nobody can listen there.
     """  # noqa: DOC502 - raised where the keys are read
     open_rules(settings)  # says so before a model is loaded
+    check_address(settings)
     # When it has stopped, uvicorn sends itself the signal again; the engine is still to be closed then.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     server: Server | None = None

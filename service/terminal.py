@@ -7,10 +7,12 @@ Like the commands, these import what they need themselves: `foley --help` must n
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from service.engine import Engine
     from service.settings import Settings
 
+PREFIX = "FOLEY_"
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
@@ -31,6 +34,7 @@ def read_settings(**changes: Any) -> Settings:
 
     from service.settings import Settings
 
+    _warn_of_unknown(Settings.model_fields)
     try:
         return Settings(**changes)
     except ValidationError as exc:
@@ -40,6 +44,25 @@ def read_settings(**changes: Any) -> Settings:
             for error in exc.errors(include_url=False, include_context=False)
         ]
         fail("; ".join(problems), code=WRONG_USAGE)
+
+
+def _warn_of_unknown(fields: Collection[str]) -> None:
+    """Name variables that look like a setting and are none: the setting would silently have its default."""
+    for name in sorted(os.environ):
+        field = name.removeprefix(PREFIX).lower()
+        if not name.startswith(PREFIX) or field in fields or field.startswith("test_"):
+            continue
+        if near := difflib.get_close_matches(field, fields, n=1):
+            say(f"WARNING: {name} is no setting and changes nothing: is {PREFIX}{near[0].upper()} meant?")
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end, where that is wanted."""
+    from importlib.metadata import version
+
+    if wanted:
+        typer.echo(f"foley {version('foley')}")
+        raise typer.Exit
 
 
 @contextmanager

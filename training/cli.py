@@ -9,6 +9,7 @@ foley-train evaluate my-bundle --data corpus/heldout
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import shlex
 import sys
@@ -32,11 +33,26 @@ from training.labels import CorpusMismatch
 from training.scene import BadScene, Split
 from training.synthesis import write_corpus
 
-app = typer.Typer(help="Train Foley's encoders.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train Foley's encoders.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"foley {importlib.metadata.version('foley')}")
+        raise typer.Exit
 
 
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
     """Train Foley's encoders."""
 
 

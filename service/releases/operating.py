@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from service.caller import CallerGone
 from service.engine import open_engine
-from service.following import JobClient, ServerRefused, find_server
+from service.following import JobClient, ServerRefused, find_server, keeping
 from service.index.contract import IndexInUse
 from service.job_document import describe_job
 from service.jobs import open_jobs
@@ -180,7 +180,8 @@ def calibrate_release(settings: Settings) -> dict[str, Any]:
 
 def _wait(client: JobClient, job_id: str, on_step: OnStep) -> dict[str, Any]:
     while True:
-        job = client.ask("GET", f"/v1/jobs/{quote(job_id)}")
+        with keeping(job_id):
+            job = client.ask("GET", f"/v1/jobs/{quote(job_id)}")
         on_step(job["progress"])
         if job["state"] not in ("queued", "running"):
             return job

@@ -110,4 +110,4 @@ def test_assets_are_deleted(run: Run, library_files: Path) -> None:
     assert result == {"deleted": [by_path["asset_id"], by_id["asset_id"]], "missing": ["no.wav"]}
     assert run("--json")["assets"] == rest
     assert Path(by_path["path"]).exists()
-    assert "1 assets" in run("delete", rest[0]["path"]).stderr
+    assert "1 asset taken" in run("delete", rest[0]["path"]).stderr

@@ -36,6 +36,7 @@ COMMANDS_ONLY = {
     "service.following",
     "service.library",
     "service.scanning",
+    "service.server",
 }
 
 

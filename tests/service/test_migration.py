@@ -281,7 +281,7 @@ def test_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     assert '"num_copied": 1' in result.stdout
     result = CliRunner().invoke(cli.app, ["migrate", "--from", URL])
     assert (
-        "0 assets copied, 1 were there; 1 segments on both sides, 2 vectors compared and alike"
+        "0 assets copied, 1 were there; 1 segment on both sides, 2 vectors compared and alike"
         in result.stderr
     )
     assert CliRunner().invoke(cli.app, ["migrate"]).exit_code == cli.WRONG_USAGE
