@@ -20,7 +20,7 @@ import threading
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import connection, context, popen_spawn_posix, process
+from multiprocessing import connection, context, popen_spawn_posix, process, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +170,26 @@ def _hide_main() -> Iterator[None]:
             sys.modules["__main__"] = _main_module
 
 
+@contextlib.contextmanager
+def _blocking_interrupts() -> Iterator[None]:
+    """Let a process that starts here be deaf to Ctrl-C from its first moment.
+
+    It inherits the mask of this thread. A worker ignores the signal once it is confined; the traceback of one that was
+    still importing would stand before what the command has to say.
+    """
+    resource_tracker.ensure_running()  # else started in the block, and that lifts the mask
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 class _WorkerPopen(popen_spawn_posix.Popen):
     """Launches a spawned process that knows nothing of the parent's main script."""
 
     def _launch(self, process_obj: process.BaseProcess) -> None:
-        with _hide_main():
+        with _hide_main(), _blocking_interrupts():
             super()._launch(process_obj)  # type: ignore[misc]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from service.decoding import (
     DecodeTimedOut,
     WorkerLimits,
 )
+from service.sandbox import WorkerContext
 
 LIMITS = WorkerLimits(readable_folders=(Path(hostile_tasks.__file__).parent,))
 UNWALLED = WorkerLimits(restricts_files=False)
@@ -264,3 +266,18 @@ def _start_script(folder: Path, last_line: str) -> subprocess.Popen[bytes]:
         + last_line
     )
     return subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE)
+
+
+def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment() -> None:
+    """The control is a plain spawned process, which the signal ends."""
+    codes = []
+    for context in (WorkerContext(), multiprocessing.get_context("spawn")):
+        process = context.Process(target=time.sleep, args=(0.1,))
+        process.start()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        process.join(30)
+        codes.append(process.exitcode)
+    assert codes[0] == 0
+    assert codes[1] != 0
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
