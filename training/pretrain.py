@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -352,11 +352,29 @@ def continue_run(run: Run, output: Path, identity: dict[str, Any]) -> tuple[int,
     checkpoint = load_checkpoint(link)
     differing = [key for key, value in identity.items() if checkpoint.run.get(key) != value]
     if differing:
-        raise AnotherRun(f"{output} holds a run with other {' and '.join(differing)}; choose another folder")
+        what = "; ".join(_describe_change(key, checkpoint.run.get(key), identity[key]) for key in differing)
+        raise AnotherRun(f"{output} holds a run with other {what}; choose another folder")
     run.restore(checkpoint)
     run.processes.wait()  # nobody changes the folder before everyone has read it
     logger.info("going on after step %d", checkpoint.run["step"])
     return checkpoint.run["step"], checkpoint.run["seconds"]
+
+
+def _describe_change(name: str, there: Any, asked: Any) -> str:
+    """Name what differs in one part of the identity: `config: batch_size 32 there, 64 asked for`."""
+    if not (isinstance(there, dict) and isinstance(asked, dict)):
+        return name
+    changes = _changes(there, asked)
+    return f"{name}: {', '.join(f'{key} {old} there, {new} asked for' for key, old, new in changes)}"
+
+
+def _changes(there: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key in {**there, **asked}:
+        old, new = there.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from ((f"{key}.{inner}", *values) for inner, *values in _changes(old, new))
+        elif old != new:
+            yield key, old, new
 
 
 def evaluate_both(run: Run, validation: Segments) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import logging
 import subprocess
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ from training.sources import open_segments
 
 logger = logging.getLogger(__name__)
 
+INTERRUPTED = 130
 EXPECTED = (
     AnotherRun,
     BadListing,
@@ -111,8 +113,8 @@ def run_pretraining(options: PretrainOptions, console: Console) -> None:
         console: Where the progress goes.
 
     Raises:
-        typer.Exit: With code 2 if the run is not known, the folder holds another run, no media can be used, or the loss
-            is not finite.
+        typer.Exit: With code 130 if it was stopped by Ctrl-C; with code 2 if the run is not known, the folder holds
+            another run, no media can be used, or the loss is not finite.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     if options.run_name not in RUNS:
@@ -129,8 +131,27 @@ def run_pretraining(options: PretrainOptions, console: Console) -> None:
     except EXPECTED as exc:
         console.print(str(exc), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from exc
+    except KeyboardInterrupt:
+        console.print(f"stopped; {say_what_is_kept(options.output)}", markup=False, highlight=False)
+        raise typer.Exit(INTERRUPTED) from None
     if processes.is_first:
         console.print(f"checkpoint in {options.output / 'checkpoint'}", markup=False)
+
+
+def say_what_is_kept(output: Path) -> str:
+    """Say from where the same command goes on.
+
+    Args:
+        output: Folder of the run.
+
+    Returns:
+        Half a sentence.
+    """
+    try:
+        step = json.loads((output / "checkpoint" / "run.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):
+        return "there is no checkpoint yet: the same command begins anew, with what is decoded already"
+    return f"the same command goes on after step {step}"
 
 
 def train(options: PretrainOptions, processes: Processes, console: Console) -> None:

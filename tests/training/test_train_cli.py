@@ -8,6 +8,7 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from typer.testing import CliRunner
@@ -129,6 +130,18 @@ def test_a_checkpoint_is_named_by_its_folder_and_a_run_has_one_process(corpus: P
     assert checkpoint.run["initialised_from"] == ["student.safetensors", digest]
     with claimed(tmp_path / "second"):
         assert "another process works in" in " ".join(run(*again, *taken, code=2).output.split())
+
+
+def test_ctrl_c_says_from_where_the_next_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.pretrain_command.train", stop)
+    arguments = ("pretrain", "--data", tmp_path, "--output", tmp_path / "run")
+    assert "stopped; there is no checkpoint yet" in run(*arguments, code=130).output
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint" / "run.json").write_text('{"step": 400}')
+    assert "stopped; the same command goes on after step 400\n" in run(*arguments, code=130).output
 
 
 def test_weights_that_no_checkpoint_has_are_refused(tmp_path: Path) -> None:
