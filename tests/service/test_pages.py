@@ -147,6 +147,17 @@ def test_a_search_in_a_browser(page: Any, hostile_file: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_a_long_name_stays_on_a_narrow_screen(page: Any, hostile_file: Path, tmp_path: Path) -> None:
+    name = "x" * 196 + ".mp4"
+    page.set_input_files("#file", shutil.copy(hostile_file, tmp_path / name))
+    page.click("#search")
+    page.wait_for_selector("#results li")
+    assert name in page.text_content("#answer")
+    for part in ("html", "#form", "section", "#answer"):
+        assert page.locator(part).evaluate("e => e.scrollWidth - e.clientWidth") <= 0, part
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_a_result_plays_from_a_moment_and_with_the_clip(page: Any, hostile_file: Path) -> None:
     page.set_input_files("#file", hostile_file)
     page.click("#search")
