@@ -12,7 +12,7 @@ export function clearAnswer() {
   find("results").querySelectorAll("audio, video").forEach(release);
   find("results").replaceChildren();
   find("problem").hidden = true;
-  find("answer").hidden = true;
+  find("answer").textContent = "";
 }
 
 /** Show an answer to `query`: the clip that was sent (`file`) and its player, if it has one (`player`). */
@@ -27,7 +27,6 @@ export function showAnswer(answer, query) {
   if (answer.query.is_partial) notes.push("Less than 95 % of the clip could be decoded.");
   if (answer.bundle_id.startsWith("starter-")) notes.push("The starter bundle knows synthetic clips only.");
   find("answer").textContent = notes.join(" ");
-  find("answer").hidden = false;
   // One scale for all strips, so that they can be compared.
   const highest = Math.max(...results.map((result) => result.best_moment.similarity), 0.01);
   results.forEach((result, index) => {

@@ -11,25 +11,41 @@ import {
 // Only for files that the browser has no type for.
 const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
 const MAX_COUNTED = 1000; // assets in one page of GET /v1/assets
+const READINESS_MILLISECONDS = 6000; // GET /readyz may repeat what it said five seconds ago
 
 const query = { file: null, kind: null, url: null, player: null };
 let running = null; // the XMLHttpRequest of the search under way
 
 // The library
 
-async function showLibrary() {
+const library = { isEmpty: false, numAsked: 0 };
+
+/** Say what the library holds now: jobs and other releases change it while the page is open. */
+async function showLibrary({ bundleId = null } = {}) {
+  const turn = ++library.numAsked;
   try {
     const [assets, ready] = await Promise.all([fetchJson(`/v1/assets?limit=${MAX_COUNTED}`), fetchJson("/readyz")]);
+    if (turn !== library.numAsked) return; // a later question has a later answer
     const more = assets.next_cursor === null ? "" : "more than ";
+    library.isEmpty = assets.assets.length === 0;
     find("library").textContent =
       `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
-      `bundle ${ready.bundle_id}`;
-    find("empty").hidden = assets.assets.length > 0;
-    find("answer").hidden = assets.assets.length === 0;
+      `bundle ${bundleId ?? ready.bundle_id}`;
+    const isOld = (bundleId !== null && bundleId !== ready.bundle_id) || (ready.num_segments === 0) !== library.isEmpty;
+    if (isOld) setTimeout(() => turn === library.numAsked && showLibrary(), READINESS_MILLISECONDS);
   } catch (problem) {
+    if (turn !== library.numAsked) return;
     find("library").textContent = `${problem.title || "The service does not answer"}.`;
     if (problem.status === 401 || problem.status === 403) askForKey(problem);
   }
+  arrange();
+}
+
+/** Show the hints that fit: none beside results, a problem or a search under way. */
+function arrange() {
+  const isBusy = running !== null || find("answer").textContent !== "" || !find("problem").hidden;
+  find("empty").hidden = !library.isEmpty || find("results").childElementCount > 0;
+  find("waiting").hidden = library.isEmpty || isBusy;
 }
 
 /** GET a JSON document; throws a problem (`title`, `detail`) for any other answer. */
@@ -69,6 +85,7 @@ function chooseFile(file) {
   find("status").textContent = "";
   showPreview();
   suggestTarget();
+  arrange();
 }
 
 function showPreview() {
@@ -138,7 +155,7 @@ function send(form) {
   request.upload.onload = () => showProgress("Decoding and searching…", null);
   request.onload = () => {
     finish("");
-    if (request.status === 200) showAnswer(JSON.parse(request.responseText), query);
+    if (request.status === 200) takeAnswer(JSON.parse(request.responseText));
     else showProblem(readProblem(request.status, request.responseText, request.getResponseHeader("Retry-After")));
     if (request.status === 401) askForKey(readProblem(request.status, request.responseText));
   };
@@ -155,6 +172,12 @@ function send(form) {
   request.send(form);
 }
 
+function takeAnswer(answer) {
+  showAnswer(answer, query);
+  arrange();
+  showLibrary({ bundleId: answer.bundle_id });
+}
+
 function showProgress(text, part) {
   find("status").textContent = text;
   find("progress").hidden = false;
@@ -162,6 +185,7 @@ function showProgress(text, part) {
   else find("progress").value = part;
   find("search").disabled = true;
   find("cancel").hidden = false;
+  arrange();
 }
 
 function finish(text) {
@@ -172,6 +196,7 @@ function finish(text) {
   find("search").disabled = false;
   find("cancel").hidden = true;
   if (hadFocus) find("search").focus();
+  arrange();
 }
 
 // Problems
@@ -182,7 +207,7 @@ function showProblem({ title, detail, errors }) {
   box.replaceChildren(make("strong", { text: title }), make("p", { text: detail || "" }));
   if (lines.length) box.append(make("ul", {}, ...lines));
   box.hidden = false;
-  find("answer").hidden = true;
+  arrange();
   showIfBelow(box);
 }
 
@@ -208,4 +233,5 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
+document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && showLibrary());
 showLibrary();

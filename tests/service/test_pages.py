@@ -246,3 +246,28 @@ def test_an_empty_library_in_a_browser(page: Any) -> None:
     page.reload()
     page.wait_for_selector("#empty:has-text('foley index')")
     assert "Library: 0 files" in page.text_content("#library")
+
+
+def test_the_library_is_asked_again(page: Any, hostile_file: Path) -> None:
+    """What was indexed and switched beside the open page shows after a search, and when the page is seen again."""
+    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    ready = {"bundle_id": "bundle-of-before", "num_segments": 0}
+    page.route("**/readyz", lambda route: route.fulfill(json=ready))
+    page.reload()
+    page.wait_for_selector("#empty:visible")
+    assert "Stop the service" not in page.text_content("#empty")
+    assert "bundle-of-before" in page.text_content("#library")
+    page.unroute("**/v1/assets?*")
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    page.wait_for_selector("#results li")
+    page.wait_for_selector("#library:not(:has-text(' 0 files')):not(:has-text('bundle-of-before'))")
+    assert page.is_hidden("#empty")
+    page.unroute("**/readyz")
+    page.wait_for_selector(
+        "#library:not(:has-text(', 0 segments'))"
+    )  # asked again once the answer is no longer kept
+    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector("#library:has-text(' 0 files')")
+    page.unroute_all()
