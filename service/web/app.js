@@ -5,7 +5,7 @@
 
 import { clearAnswer, release, showAnswer, stopPair } from "./answer.js";
 import {
-  count, find, formatBytes, formatTime, keepKey, keyHeaders, make, readProblem, showIfBelow,
+  count, find, forgetKey, formatBytes, formatTime, keepKey, keyHeaders, make, readProblem, showIfBelow,
 } from "./elements.js";
 
 // Only for files that the browser has no type for.
@@ -20,12 +20,12 @@ let running = null; // the XMLHttpRequest of the search under way
 
 const library = { isEmpty: false, numAsked: 0 };
 
-/** Say what the library holds now: jobs and other releases change it while the page is open. */
+/** Say what the library holds now: jobs and other releases change it while the page is open. Returns whether we may know. */
 async function showLibrary({ bundleId = null } = {}) {
   const turn = ++library.numAsked;
   try {
     const [assets, ready] = await Promise.all([fetchJson(`/v1/assets?limit=${MAX_COUNTED}`), fetchJson("/readyz")]);
-    if (turn !== library.numAsked) return; // a later question has a later answer
+    if (turn !== library.numAsked) return true; // a later question has a later answer
     const more = assets.next_cursor === null ? "" : "more than ";
     library.isEmpty = assets.assets.length === 0;
     find("library").textContent =
@@ -34,11 +34,13 @@ async function showLibrary({ bundleId = null } = {}) {
     const isOld = (bundleId !== null && bundleId !== ready.bundle_id) || (ready.num_segments === 0) !== library.isEmpty;
     if (isOld) setTimeout(() => turn === library.numAsked && showLibrary(), READINESS_MILLISECONDS);
   } catch (problem) {
-    if (turn !== library.numAsked) return;
-    find("library").textContent = `${problem.title || "The service does not answer"}.`;
+    if (turn !== library.numAsked) return false;
     if (problem.status === 401 || problem.status === 403) askForKey(problem);
+    else find("library").textContent = `${problem.title || "The service does not answer"}.`;
+    return false;
   }
   arrange();
+  return true;
 }
 
 /** Show the hints that fit: none beside results, a problem or a search under way. */
@@ -59,16 +61,24 @@ async function fetchJson(address) {
 // The key
 
 function askForKey(problem) {
-  if (keyHeaders().Authorization) find("key-note").textContent = `Refused: ${problem.detail.trim()}.`;
+  const isRefused = keyHeaders().Authorization !== undefined;
+  if (problem.status === 401) forgetKey();
+  if (isRefused && problem.status === 401) find("key-note").textContent = "That key is not valid, or it was revoked. Try another.";
+  else if (isRefused) find("key-note").textContent = `Refused: ${problem.detail.trim()}.`;
+  find("library").textContent = "The library is locked: this service needs a key.";
+  if (!find("key-form").hidden) return; // whoever is typing goes on
   find("key-form").hidden = false;
   find("key").focus();
 }
 
-function useKey() {
+async function useKey() {
   keepKey(find("key").value.trim());
   find("key").value = "";
   find("key-form").hidden = true;
-  showLibrary();
+  if (!(await showLibrary())) return;
+  clearProblem();
+  find("status").textContent = query.file ? "The key is taken. Search again." : "The key is taken.";
+  find(query.file ? "search" : "file").focus();
 }
 
 // The clip
@@ -156,8 +166,7 @@ function send(form) {
   request.onload = () => {
     finish("");
     if (request.status === 200) takeAnswer(JSON.parse(request.responseText));
-    else showProblem(readProblem(request.status, request.responseText, request.getResponseHeader("Retry-After")));
-    if (request.status === 401) askForKey(readProblem(request.status, request.responseText));
+    else refuse(readProblem(request.status, request.responseText, request.getResponseHeader("Retry-After")));
   };
   request.onabort = () => finish("Cancelled.");
   request.onerror = () => {
@@ -170,6 +179,16 @@ function send(form) {
   request.open("POST", "/v1/search");
   for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
   request.send(form);
+}
+
+function refuse(problem) {
+  if (problem.status === 401) {
+    // What the service says is for programs: it names a header.
+    showProblem({ title: "The search needs a key", detail: "Give an API key in the field above, then search again." });
+    askForKey(problem);
+  } else {
+    showProblem(problem);
+  }
 }
 
 function takeAnswer(answer) {
@@ -209,6 +228,11 @@ function showProblem({ title, detail, errors }) {
   box.hidden = false;
   arrange();
   showIfBelow(box);
+}
+
+function clearProblem() {
+  find("problem").hidden = true;
+  arrange();
 }
 
 // Wiring

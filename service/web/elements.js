@@ -19,6 +19,10 @@ export function keepKey(key) {
   document.cookie = `foley_key=${encodeURIComponent(key)}; path=/v1/assets; samesite=strict${secure}`;
 }
 
+export function forgetKey() {
+  sessionStorage.removeItem(KEY);
+}
+
 /** Make an element: properties by name (`text`, `className`, `title`, ...), then its children. */
 export function make(tag, { text, ...properties } = {}, ...children) {
   const element = document.createElement(tag);
@@ -64,7 +68,7 @@ export function readProblem(status, text, retryAfter = null) {
     // not JSON: the status is all there is to say
   }
   const detail = [problem.detail || "", retryAfter ? `Try again in ${retryAfter} s.` : ""];
-  return { ...problem, title: problem.title || `The service answered with status ${status}`, detail: detail.join(" ") };
+  return { ...problem, status, title: problem.title || `The service answered with status ${status}`, detail: detail.join(" ") };
 }
 
 /** Scroll to what has just appeared where it is out of sight, as on a telephone. */
