@@ -5,13 +5,14 @@
 
 import { clearAnswer, release, showAnswer, stopPair } from "./answer.js";
 import {
-  count, find, forgetKey, formatBytes, formatTime, keepKey, keyHeaders, make, readProblem, showIfBelow,
+  count, find, forgetKey, formatBytes, formatTime, keepKey, keyHeaders, lendKey, make, readProblem, showIfBelow,
 } from "./elements.js";
 
 // Only for files that the browser has no type for.
 const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
 const MAX_COUNTED = 1000; // assets in one page of GET /v1/assets
 const READINESS_MILLISECONDS = 6000; // GET /readyz may repeat what it said five seconds ago
+const LENDING_MILLISECONDS = 60_000; // well below the life of the cookie; a tab in the background may be late
 
 const query = { file: null, kind: null, url: null, player: null };
 let running = null; // the XMLHttpRequest of the search under way
@@ -31,6 +32,7 @@ async function showLibrary({ bundleId = null } = {}) {
     find("library").textContent =
       `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
       `bundle ${bundleId ?? ready.bundle_id}`;
+    lendKey();
     const isOld = (bundleId !== null && bundleId !== ready.bundle_id) || (ready.num_segments === 0) !== library.isEmpty;
     if (isOld) setTimeout(() => turn === library.numAsked && showLibrary(), READINESS_MILLISECONDS);
   } catch (problem) {
@@ -257,5 +259,10 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   });
 }
 
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && showLibrary());
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState !== "visible") return;
+  lendKey(); // timers rest while a computer sleeps
+  showLibrary();
+});
+setInterval(lendKey, LENDING_MILLISECONDS);
 showLibrary();

@@ -5,6 +5,7 @@ export const NAMES = { audio: "sound", video: "picture" };
 export const find = (id) => document.getElementById(id);
 
 const KEY = "foley-key";
+const COOKIE_SECONDS = 300; // the page and docs/operations.md say five minutes
 
 /** Headers that carry the API key, where the service wanted one and the user gave it. */
 export function keyHeaders() {
@@ -12,15 +13,28 @@ export function keyHeaders() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-/** Keep a key for this tab. Players send no headers: for them it is a cookie too, which lets nobody change anything. */
+/** Keep a key until this tab is closed. */
 export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
-  const secure = location.protocol.startsWith("https") ? "; secure" : "";
-  document.cookie = `foley_key=${encodeURIComponent(key)}; path=/v1/assets; samesite=strict${secure}`;
 }
 
 export function forgetKey() {
   sessionStorage.removeItem(KEY);
+  writeCookie("", 0);
+}
+
+/**
+ * Lend the key to players, which send no headers: as a cookie that lets nobody change anything. A cookie belongs to
+ * the browser and not to a tab, so it is given for some minutes, and given again while a tab with the key is open.
+ */
+export function lendKey() {
+  const key = sessionStorage.getItem(KEY);
+  if (key) writeCookie(encodeURIComponent(key), COOKIE_SECONDS);
+}
+
+function writeCookie(value, seconds) {
+  const secure = location.protocol.startsWith("https") ? "; secure" : "";
+  document.cookie = `foley_key=${value}; path=/v1/assets; max-age=${seconds}; samesite=strict${secure}`;
 }
 
 /** Make an element: properties by name (`text`, `className`, `title`, ...), then its children. */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -226,9 +227,15 @@ def test_a_key_is_asked_for_and_used(
         page.fill("#key", "foley_wrong")
         page.press("#key", "Enter")
         page.wait_for_selector("#key-note:has-text('not valid')")
+        assert context.cookies(f"{address}/v1/assets") == []  # what was refused is not kept
+        assert page.evaluate("sessionStorage.length") == 0
         page.fill("#key", key)
         page.press("#key", "Enter")
         page.wait_for_selector("#library:has-text('1 file')")
+        (cookie,) = context.cookies(f"{address}/v1/assets")
+        assert (
+            0 < cookie["expires"] - time.time() <= 300
+        )  # it outlives the tab by minutes, not with the browser
         page.wait_for_selector("#status:has-text('The key is taken. Search again.')")
         assert page.is_hidden("#key-form")
         assert page.is_hidden("#problem")
