@@ -69,6 +69,8 @@ def create_app(settings: Settings | None = None, *, engine: Engine | None = None
         version=version("foley"),
         description=DESCRIPTION,
         openapi_tags=TAGS,
+        docs_url=None,  # ours are in `service.routes.pages`
+        redoc_url=None,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=_operation_id,
         lifespan=_lifespan(settings, engine),

@@ -16,13 +16,18 @@ from serving import run_server
 from service.engine import open_engine
 from service.keys import create_key
 from service.library import index_paths
-from service.routes.pages import FOLDER, TYPES
+from service.routes.pages import EXPLORER, EXPLORER_HOST, FOLDER, TYPES
 from service.settings import Settings
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 HOSTILE_NAME = "<img src=x onerror=document.title=1>.mp4"
-PATHS = {"/": "index.html", **{f"/web/{name}": name for name in TYPES}}
+EXPLORER_PATHS = ("/docs", "/redoc")
+PATHS = {
+    "/": "index.html",
+    **dict.fromkeys(EXPLORER_PATHS, EXPLORER),
+    **{f"/web/{name}": name for name in TYPES},
+}
 
 
 @pytest.mark.parametrize(("path", "name"), PATHS.items())
@@ -34,7 +39,7 @@ def test_files_of_the_page(client: httpx.Client, path: str, name: str) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     policy = answer.headers["content-security-policy"]
     assert "default-src 'self'" in policy
-    assert "unsafe" not in policy
+    assert name == EXPLORER or ("unsafe" not in policy and "http" not in policy)
     head = client.head(path)
     assert (head.status_code, head.content) == (200, b"")
     for header in ("content-type", "content-length", "content-security-policy"):
@@ -48,6 +53,9 @@ def test_every_file_of_the_folder_is_served() -> None:
 @pytest.mark.parametrize("name", TYPES)
 def test_nothing_comes_from_elsewhere(name: str) -> None:
     text = (FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    if name == "explorer.js":
+        assert text.count(EXPLORER_HOST) == 1
+        text = text.replace(EXPLORER_HOST, "")
     assert not re.search(r"https?:|url\(|@import|[\"'`]//", text)
     # What the policy forbids would fail in silence: code and style inside the markup, markup out of text.
     assert not re.search(
@@ -75,7 +83,7 @@ def test_no_other_file_is_served(server: str, path: str) -> None:
 
 
 def test_the_page_is_not_part_of_the_api(client: httpx.Client) -> None:
-    assert not {"/", "/web/{name}"} & set(client.get("/openapi.json").json()["paths"])
+    assert not {"/", "/web/{name}", *EXPLORER_PATHS} & set(client.get("/openapi.json").json()["paths"])
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +292,34 @@ def test_the_library_is_asked_again(page: Any, hostile_file: Path) -> None:
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     page.wait_for_selector("#library:has-text(' 0 files')")
     page.unroute_all()
+
+
+@pytest.mark.parametrize("path", EXPLORER_PATHS)
+def test_an_explorer_without_internet_says_so(browser: Any, hostile_server: str, path: str) -> None:
+    with browser.new_context(viewport={"width": 360, "height": 740}) as context:
+        page = context.new_page()
+        page.route(f"{EXPLORER_HOST}/**", lambda route: None)  # an answer that never comes
+        page.goto(f"{hostile_server}{path}", wait_until="commit")
+        page.wait_for_selector("#state:has-text('comes from the internet')")
+        page.unroute_all()
+        page.route(f"{EXPLORER_HOST}/**", lambda route: route.abort())
+        page.goto(f"{hostile_server}{path}")
+        page.wait_for_selector("#state:has-text('could not be loaded')")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.click("text=openapi.json")
+        assert '"openapi"' in page.text_content("body")
+
+
+def test_an_explorer_is_started_with_the_description(browser: Any, hostile_server: str) -> None:
+    started = (
+        "window.SwaggerUIBundle = ({ url, domNode }) => { domNode.textContent = `explorer of ${url}`; };"
+    )
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route(f"{EXPLORER_HOST}/**/*.css", lambda route: route.fulfill(content_type="text/css", body=""))
+        page.route(
+            f"{EXPLORER_HOST}/**/*.js",
+            lambda route: route.fulfill(content_type="text/javascript", body=started),
+        )
+        page.goto(f"{hostile_server}/docs")
+        page.wait_for_selector("text=explorer of /openapi.json")
