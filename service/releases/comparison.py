@@ -5,21 +5,40 @@ from __future__ import annotations
 import html
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from service.releases.store import Release
 
-WIDTH, BAR_HEIGHT, LABEL_WIDTH = 640, 18, 190
 COLOURS = ("#3b6ea5", "#d08b35")
 STYLE = """
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.35rem; } h2 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
 table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #8884; vertical-align: top; }
+th, .gates td:nth-child(-n+2) { overflow-wrap: normal; }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .4em; }
-.failed { font-weight: 600; } svg { max-width: 100%; height: auto; } text { fill: currentColor; font-size: 13px; }
+.failed { font-weight: 600; }
+.row { display: grid; grid-template-columns: 12rem minmax(0, 1fr); gap: 0 1rem; margin: .5rem 0; }
+.bar { display: flex; gap: .5rem; align-items: center; }
+.bar div { flex: 1; } .bar i { display: block; height: .85rem; } .bar span { flex: 0 0 7rem; }
+.active i { opacity: .5; }
+@media (max-width: 40rem) { .row { grid-template-columns: minmax(0, 1fr); } }
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure of a release.
+
+    Attributes:
+        value: What was measured, None where nothing was.
+        is_active: Whether it is not the release's own, but that of the active release the other was measured beside.
+    """
+
+    value: float | None
+    is_active: bool = False
 
 
 def compare_releases(first: Release, second: Release) -> str:
@@ -37,17 +56,22 @@ def compare_releases(first: Release, second: Release) -> str:
         f'<span class="swatch" style="background:{colour}"></span>{html.escape(release.release_id)}&emsp;'
         for release, colour in zip(pair, COLOURS, strict=True)
     )
+    groups = {
+        "Recall of sampled pairs, %": _recalls(pair),
+        "Overlap of the ten best with the release that was active, %": _overlaps(pair),
+        "Time to encode one segment, ms": _trial(pair, "segment_seconds", 1e3),
+        "Memory at most, MiB": _trial(pair, "peak_bytes", 1 / 2**20),
+    }
     sections = [
         f"<h1>Two releases</h1><p>{legend}</p>",
         _table("Releases", [_facts(release) for release in pair]),
-        _bars("Recall of sampled pairs, %", _recalls(pair), best=100.0),
-        _bars("Overlap of the ten best with the release that was active, %", _overlaps(pair), best=100.0),
-        _bars("Time to encode one segment, ms", _trial(pair, "segment_seconds", 1e3)),
-        _bars("Memory at most, MiB", _trial(pair, "peak_bytes", 1 / 2**20)),
+        _explain(pair, [figure for rows in groups.values() for row in rows.values() for figure in row]),
+        *(_bars(title, rows, best=100.0 if "%" in title else None) for title, rows in groups.items()),
         *(_gates(release) for release in pair),
     ]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Two releases</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Two releases</title>'
         f"<style>{STYLE}</style></head><body>{''.join(sections)}</body></html>"
     )
 
@@ -64,34 +88,66 @@ def _facts(release: Release) -> dict[str, str]:
     }
 
 
-def _table(title: str, rows: Sequence[Mapping[str, str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
+def _table(title: str, columns: Sequence[Mapping[str, str]]) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th>"
+        + "".join(f"<td>{html.escape(column[name])}</td>" for column in columns)
+        + "</tr>"
+        for name in columns[0]
     )
-    return f"<h2>{html.escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
+    return f"<h2>{html.escape(title)}</h2><table>{rows}</table>"
 
 
-def _recalls(pair: Sequence[Release]) -> dict[str, list[float | None]]:
-    rows: dict[str, list[float | None]] = {}
+def _explain(pair: Sequence[Release], figures: Sequence[Figure]) -> str:
+    """Say whose the pale bars are: a release does not record which one it was measured beside."""
+    if not any(figure.is_active for figure in figures):
+        return ""
+    measured = next(release for release in pair if release.is_complete)
+    return (
+        "<p>Pale bars: not measured for this release itself; they are those of the release that was active when "
+        f"{html.escape(measured.release_id)} was measured.</p>"
+    )
+
+
+def _recalls(pair: Sequence[Release]) -> dict[str, list[Figure]]:
+    rows: dict[str, list[Figure]] = {}
     for target, source in (("audio", "video"), ("video", "audio")):
         for at in ("at_1", "at_5", "at_10"):
             name = f"{source} → {target}, R@{at[3:]}"
-            rows[name] = [_percent(_look(release.gates, "recall", "new", target, at)) for release in pair]
+            own, active = (_read(pair, "recall", who, target, at, scale=100.0) for who in ("new", "active"))
+            rows[name] = _fill(pair, own, active)
     return rows
 
 
-def _overlaps(pair: Sequence[Release]) -> dict[str, list[float | None]]:
+def _overlaps(pair: Sequence[Release]) -> dict[str, list[Figure]]:
     values = []
     for release in pair:
         gates = [gate for gate in release.gates.get("gates", ()) if gate["gate"] == "overlap"]
-        values.append(_percent(gates[0]["value"]) if gates else None)
-    return {"overlap@10": values}
+        values.append(100 * gates[0]["value"] if gates else None)
+    # The active release finds the same as itself.
+    return {"overlap@10": _fill(pair, values, [None if value is None else 100.0 for value in values])}
 
 
-def _trial(pair: Sequence[Release], name: str, scale: float) -> dict[str, list[float | None]]:
-    found = [_look(release.gates, "trial", name) for release in pair]
-    return {"": [None if value is None else value * scale for value in found]}
+def _trial(pair: Sequence[Release], name: str, scale: float) -> dict[str, list[Figure]]:
+    own, active = (_read(pair, "trial", field, scale=scale) for field in (name, f"active_{name}"))
+    return {"": _fill(pair, own, active)}
+
+
+def _fill(
+    pair: Sequence[Release], own: Sequence[float | None], active: Sequence[float | None]
+) -> list[Figure]:
+    """Give a release that was never measured, such as the first one, what the other found of the active one."""
+    return [
+        Figure(value=active[1 - number], is_active=True)
+        if not release.gates and active[1 - number] is not None
+        else Figure(value=own[number])
+        for number, release in enumerate(pair)
+    ]
+
+
+def _read(pair: Sequence[Release], *keys: str, scale: float) -> list[float | None]:
+    found = [_look(release.gates, *keys) for release in pair]
+    return [None if value is None else value * scale for value in found]
 
 
 def _look(value: Any, *keys: str) -> float | None:
@@ -102,30 +158,25 @@ def _look(value: Any, *keys: str) -> float | None:
     return float(value)
 
 
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
-def _bars(title: str, rows: Mapping[str, Sequence[float | None]], best: float | None = None) -> str:
+def _bars(title: str, rows: Mapping[str, Sequence[Figure]], *, best: float | None) -> str:
     """Horizontal bars, two for each row."""
-    most = best or max((value for values in rows.values() for value in values if value), default=1.0)
-    room = WIDTH - LABEL_WIDTH - 70
-    shapes, y = [], 0
-    for label, values in rows.items():
-        shapes.append(f'<text x="0" y="{y + BAR_HEIGHT}">{html.escape(label)}</text>')
-        for value, colour in zip(values, COLOURS, strict=True):
-            length = 0.0 if value is None else room * min(value / most, 1.0)
-            text = "not measured" if value is None else f"{value:.1f}"
-            shapes.append(
-                f'<rect x="{LABEL_WIDTH}" y="{y}" width="{length:.1f}" height="{BAR_HEIGHT - 4}" fill="{colour}"/>'
-                f'<text x="{LABEL_WIDTH + length + 6:.1f}" y="{y + BAR_HEIGHT - 6}">{text}</text>'
-            )
-            y += BAR_HEIGHT
-        y += 8
+    values = [figure.value for row in rows.values() for figure in row]
+    most = best or max((value for value in values if value), default=1.0)
+    parts = []
+    for label, row in rows.items():
+        bars = "".join(
+            _bar(figure, most=most, colour=colour) for figure, colour in zip(row, COLOURS, strict=True)
+        )
+        parts.append(f'<div class="row"><span>{html.escape(label)}</span><div>{bars}</div></div>')
+    return f"<h2>{html.escape(title)}</h2>{''.join(parts)}"
+
+
+def _bar(figure: Figure, *, most: float, colour: str) -> str:
+    text = "not measured" if figure.value is None else f"{figure.value:.1f}"
+    share = 100 * min((figure.value or 0.0) / most, 1.0)
     return (
-        f"<h2>{html.escape(title)}</h2>"
-        f'<svg viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" height="{y}" role="img" aria-label="{html.escape(title)}">'
-        f"{''.join(shapes)}</svg>"
+        f'<div class="bar{" active" if figure.is_active else ""}">'
+        f'<div><i style="width:{share:.1f}%;background:{colour}"></i></div><span>{text}</span></div>'
     )
 
 
@@ -141,5 +192,5 @@ def _gates(release: Release) -> str:
     )
     return (
         f"<h2>Gates of {html.escape(release.release_id)}</h2>"
-        f"<table><tr><th>gate</th><th></th><th>measured</th></tr>{rows}</table>"
+        f'<table class="gates"><tr><th>gate</th><th></th><th>measured</th></tr>{rows}</table>'
     )
