@@ -204,7 +204,7 @@ function showProgress(text, part) {
   find("progress").hidden = false;
   if (part === null) find("progress").removeAttribute("value");
   else find("progress").value = part;
-  find("search").disabled = true;
+  find("search").setAttribute("aria-disabled", "true"); // `disabled` would take the focus away
   find("cancel").hidden = false;
   arrange();
 }
@@ -214,7 +214,7 @@ function finish(text) {
   running = null;
   find("status").textContent = text;
   find("progress").hidden = true;
-  find("search").disabled = false;
+  find("search").removeAttribute("aria-disabled");
   find("cancel").hidden = true;
   if (hadFocus) find("search").focus();
   arrange();

@@ -323,3 +323,28 @@ def test_an_explorer_is_started_with_the_description(browser: Any, hostile_serve
         )
         page.goto(f"{hostile_server}/docs")
         page.wait_for_selector("text=explorer of /openapi.json")
+
+
+def test_a_search_by_keyboard_keeps_its_place(page: Any, hostile_file: Path) -> None:
+    focused = "document.activeElement.id"
+    page.set_input_files("#file", hostile_file)
+    page.route("**/v1/search", lambda route: None)  # an answer that never comes
+    page.focus("#search")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#progress:visible")
+    assert page.is_disabled("#search")
+    assert page.evaluate(focused) == "search"
+    page.keyboard.press("Enter")  # one search at a time
+    page.focus("#cancel")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:has-text('Cancelled.')")
+    assert page.evaluate(focused) == "search"
+    page.unroute_all()
+    answer = page.locator(
+        "[role=status]#answer"
+    )  # a change of its text is read out only while it is rendered
+    assert answer.evaluate("e => getComputedStyle(e).display") != "none"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results li")
+    assert page.evaluate(focused) == "search"
+    assert "found" in answer.text_content()
