@@ -6,6 +6,14 @@ import {
 
 let pair = null; // two players that play together, and which of them is muted for it
 
+const WHY_NONE = {
+  nothing_to_search: "the library holds none",
+  nothing_passes_filter: "the library holds none that passes the filter",
+  below_min_score: "none has the score that was asked for",
+  below_min_probability: "none is as likely as was asked for",
+  no_further_results: "there are no more",
+};
+
 export function clearAnswer() {
   stopPair();
   arrivals.disconnect();
@@ -22,7 +30,7 @@ export function showAnswer(answer, query) {
   const notes = [
     results.length
       ? `${count(results.length, NAMES[target])} found ${from}, best first. Bundle ${answer.bundle_id}.`
-      : `No ${NAMES[target]} found ${from}: the library holds none. Release ${answer.release_id}.`,
+      : `No ${NAMES[target]} found ${from}: ${WHY_NONE[answer.reason] ?? "the service does not say why"}. Release ${answer.release_id}.`,
   ];
   if (answer.query.is_partial) notes.push("Less than 95 % of the clip could be decoded.");
   if (answer.bundle_id.startsWith("starter-")) notes.push("The starter bundle knows synthetic clips only.");
@@ -141,7 +149,10 @@ async function explainSilence(player, address) {
     const problem = readProblem(response.status, await response.text());
     text = `${problem.title}: ${problem.detail}`;
   }
-  player.replaceWith(make("p", { className: "quiet", text }));
+  const item = player.closest("li");
+  if (!item) return; // another search came between
+  item.classList.add("has-no-player");
+  item.querySelector(".play").replaceChildren(make("p", { className: "quiet", text }));
 }
 
 function playFrom(player, seconds) {

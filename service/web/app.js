@@ -85,7 +85,7 @@ async function useKey() {
 
 // The clip
 
-function chooseFile(file) {
+function chooseFile(file, { numFiles = 1 } = {}) {
   if (running) running.abort();
   forgetPreview();
   clearAnswer(); // it belongs to the clip before
@@ -94,7 +94,8 @@ function chooseFile(file) {
   query.url = URL.createObjectURL(file);
   find("file-name").textContent = file.name;
   find("file-facts").textContent = formatBytes(file.size);
-  find("status").textContent = "";
+  find("status").textContent = numFiles > 1 ? `${numFiles} files came; a search takes one, here the first.` : "";
+  find("waiting").textContent = "Press Search. The best matches appear here.";
   showPreview();
   suggestTarget();
   arrange();
@@ -173,14 +174,29 @@ function send(form) {
   request.onabort = () => finish("Cancelled.");
   request.onerror = () => {
     finish("");
-    showProblem({
-      title: "The connection broke",
-      detail: "The service may have stopped, or the file is larger than it takes or was changed on disk.",
-    });
+    explainSilence();
   };
   request.open("POST", "/v1/search");
   for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
   request.send(form);
+}
+
+/** The browser does not say why a request failed: ask whether the service is there at all. */
+async function explainSilence() {
+  const isThere = await fetch("/livez", { cache: "no-store" }).then(({ ok }) => ok, () => false);
+  if (running) return; // searched again meanwhile
+  if (isThere) {
+    showProblem({
+      title: "The connection broke",
+      detail: "The file is larger than the service takes, was changed on disk, or the network failed on the way.",
+    });
+  } else {
+    showProblem({
+      title: "The service does not answer",
+      detail: "It may have stopped, or the network is down. Search again once it is back.",
+    });
+    find("library").textContent = "The service does not answer.";
+  }
 }
 
 function refuse(problem) {
@@ -188,6 +204,9 @@ function refuse(problem) {
     // What the service says is for programs: it names a header.
     showProblem({ title: "The search needs a key", detail: "Give an API key in the field above, then search again." });
     askForKey(problem);
+  } else if (problem.status === 413) {
+    const detail = problem.detail.replace(/\b(\d+)( bytes)?\b/g, (_, bytes) => formatBytes(Number(bytes)));
+    showProblem({ title: "The clip is larger than this service takes", detail: detail.replace("this route", "it") });
   } else {
     showProblem(problem);
   }
@@ -255,7 +274,8 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   window.addEventListener(kind, (event) => {
     event.preventDefault();
     find("drop").classList.toggle("is-over", kind === "dragenter" || kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files.length) chooseFile(event.dataTransfer.files[0]);
+    const { files } = event.dataTransfer;
+    if (kind === "drop" && files.length) chooseFile(files[0], { numFiles: files.length });
   });
 }
 

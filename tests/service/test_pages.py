@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -16,6 +16,7 @@ from serving import run_server
 from service.engine import open_engine
 from service.keys import create_key
 from service.library import index_paths
+from service.matching import EmptyReason
 from service.routes.pages import EXPLORER, EXPLORER_HOST, FOLDER, TYPES
 from service.settings import Settings
 
@@ -348,3 +349,77 @@ def test_a_search_by_keyboard_keeps_its_place(page: Any, hostile_file: Path) -> 
     page.wait_for_selector("#results li")
     assert page.evaluate(focused) == "search"
     assert "found" in answer.text_content()
+
+
+def test_two_dropped_files_are_said(page: Any) -> None:
+    drop = page.evaluate_handle(
+        """() => {
+            const drop = new DataTransfer();
+            for (const name of ['rain.wav', 'wind.wav']) drop.items.add(new File(['x'], name));
+            return drop;
+        }"""
+    )
+    page.dispatch_event("footer", "drop", {"dataTransfer": drop})
+    assert page.text_content("#file-name") == "rain.wav"
+    assert "2 files came" in page.text_content("#status")
+    assert "Press Search" in page.text_content("#waiting")
+    assert page.is_visible("#waiting")
+
+
+def test_refusals_are_told_in_words_for_people(page: Any, hostile_file: Path) -> None:
+    page.set_input_files("#file", hostile_file)
+    too_large = {
+        "title": "The request is too large",
+        "code": "too_large",
+        "detail": "the body has 314573170 bytes; this route takes 268435456",
+    }
+    page.route("**/v1/search", lambda route: route.fulfill(status=413, json=too_large))
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('has 314.6 MB; it takes 268.4 MB')")
+    page.unroute_all()
+    page.route("**/v1/search", lambda route: route.abort())
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('The connection broke')")
+    page.route("**/livez", lambda route: route.abort())
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('The service does not answer')")
+    page.unroute_all()
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [("nothing_to_search", "the library holds none."), ("below_min_score", "none has the score")],
+)
+def test_no_results_say_why(page: Any, hostile_file: Path, reason: str, words: str) -> None:
+    page.set_input_files("#file", hostile_file)
+    answer = {
+        **dict.fromkeys(("bundle_id", "release_id"), "none"),
+        "target": "audio",
+        "from": "video",
+        "query": {"is_partial": False, "num_segments": 1},
+        "results": [],
+        "reason": reason,
+    }
+    page.route("**/v1/search", lambda route: route.fulfill(json=answer))
+    page.click("#search")
+    page.wait_for_selector(f"#answer:has-text('{words}')")
+    page.unroute_all()
+
+
+def test_every_reason_has_words() -> None:
+    text = (FOLDER / "answer.js").read_text()
+    assert not [reason for reason in get_args(EmptyReason) if f"  {reason}: " not in text]
+
+
+def test_a_result_without_a_player_fills_its_row(page: Any, hostile_file: Path) -> None:
+    page.set_viewport_size({"width": 1200, "height": 800})
+    page.route("**/v1/assets/*/media*", lambda route: route.fulfill(status=404, json={"title": "Gone"}))
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    result = page.locator("#results li.has-no-player").first
+    result.wait_for()
+    assert "Gone" in result.text_content()
+    assert result.get_by_role("button", name="Play with").count() == 0
+    row, facts = (part.evaluate("e => e.clientWidth") for part in (result, result.locator(".facts")))
+    assert facts == row
+    page.unroute_all()
