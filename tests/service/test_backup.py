@@ -159,7 +159,7 @@ def test_nothing_is_overwritten_unasked(
     index = open_index(target, bundle, release_id=release_id)
     index.write_asset(make_asset(99, bundle.manifest.embedding_width), is_last=True)
     index.close()
-    with pytest.raises(BackupFailed, match=r"an index with 1 assets.*--force"):
+    with pytest.raises(BackupFailed, match=r"an index with 1 asset\b.*--force"):
         restore_backup(target, backup)
     assert len(read_index(target)) == 1
     restore_backup(target, backup, is_forced=True)

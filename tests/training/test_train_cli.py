@@ -91,7 +91,7 @@ def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> Non
                 "--output",
                 "{tmp}/run",
             ],
-            "and only tensors are read",
+            "it is no file of torch.save, nor named .safetensors",
         ),
         (["export", "{tmp}", "--media", "{corpus}", "--output", "{tmp}/bundle"], "is not a checkpoint"),
         (["export", "{tmp}/[/red]", "--media", "{corpus}", "--output", "{tmp}/bundle"], "/[/red] is not a"),

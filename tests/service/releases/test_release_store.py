@@ -86,7 +86,10 @@ def test_variants_are_copied_too(store: ReleaseStore, bundles: list[Bundle], tmp
     folder.mkdir()
     for name in ("audio.onnx", "video.onnx"):
         (folder / name).write_bytes(name.encode())
-    agreement = dict.fromkeys(Agreement.__dataclass_fields__, 1.0)
+    agreement = dict.fromkeys(Agreement.__dataclass_fields__, 1.0) | {
+        "clips": "8 clips",
+        "num_embeddings": 256,
+    }
     variant = Variant(
         path=folder,
         bundle_id=source.bundle_id,
