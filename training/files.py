@@ -10,41 +10,27 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-@contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Wait until no other process works on a folder; the kernel lets go when one dies.
-
-    Args:
-        folder: Holds the lock file afterwards.
-
-    Yields:
-        None: While no other process is in such a block.
-    """
-    with (folder / ".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 class FolderInUse(RuntimeError):
     """Another process works in a folder that is one process's own."""
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def only_one(folder: Path, *, waits: bool = True) -> Iterator[None]:
     """Keep a folder for this process; the kernel lets go when it dies.
 
     Args:
         folder: Holds the lock file afterwards.
+        waits: Whether to wait for a process that has it.
 
     Yields:
         None: While no other process is in such a block.
 
     Raises:
-        FolderInUse: If one is.
+        FolderInUse: If one is, and is not waited for.
     """
     with (folder / ".lock").open("wb") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as exc:
             raise FolderInUse(
                 f"another process works in {folder}; wait for it or choose another folder"

@@ -32,7 +32,7 @@ from models.weights import UnreadableWeights, WrongStateDict
 from training.archive import BrokenShard
 from training.checkpoint import BrokenCheckpoint
 from training.config import RUNS, PretrainConfig
-from training.files import FolderInUse, claimed
+from training.files import FolderInUse, only_one
 from training.library import LibraryUnavailable, indexed_paths
 from training.listing import BadListing
 from training.parallel import BadShare, Processes, join_processes
@@ -169,7 +169,7 @@ def train(options: PretrainOptions, processes: Processes, console: Console) -> N
     options.output.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if processes.is_first:  # for all of them
-            stack.enter_context(claimed(options.output))
+            stack.enter_context(only_one(options.output, waits=False))
         progress = stack.enter_context(show_progress(console, is_shown=processes.is_first))
         training = show_segments(paths, options.output / "decoded-training", options.num_workers, progress)
         validation = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.files import FolderInUse, claimed, written_through
+from training.files import FolderInUse, only_one, written_through
 
 ROOT = Path(__file__).parents[2]
 
@@ -15,8 +15,8 @@ def test_a_folder_belongs_to_one_process_until_it_ends(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from training.files import claimed
-with claimed(Path({str(tmp_path)!r})):
+from training.files import only_one
+with only_one(Path({str(tmp_path)!r})):
     print("mine", flush=True)
     sys.stdin.read()
 """
@@ -26,11 +26,11 @@ with claimed(Path({str(tmp_path)!r})):
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(FolderInUse, match="another process works in"), claimed(tmp_path):
+        with pytest.raises(FolderInUse, match="another process works in"), only_one(tmp_path, waits=False):
             pass
         other.kill()
         other.wait()
-    with claimed(tmp_path):
+    with only_one(tmp_path, waits=False):
         pass
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from models.bundle import load_bundle
 from training.checkpoint import load_checkpoint
 from training.cli import app
-from training.files import claimed
+from training.files import only_one
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_named_by_its_folder_and_a_run_has_one_process(corpus: P
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     checkpoint = load_checkpoint(tmp_path / "second/checkpoint")
     assert checkpoint.run["initialised_from"] == ["student.safetensors", digest]
-    with claimed(tmp_path / "second"):
+    with only_one(tmp_path / "second"):
         assert "another process works in" in " ".join(run(*again, *taken, code=2).output.split())
 
 
