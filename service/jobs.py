@@ -15,7 +15,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,20 +24,19 @@ from pathlib import Path
 from typing import Protocol
 
 from service.caller import Caller
-from service.decoding import DecodeFailure
-from service.encoder import EncoderFailure
 from service.engine import Engine
-from service.index.contract import IndexFailure, IndexFull, IndexUnavailable
+from service.index.contract import IndexFull, IndexUnavailable
 from service.job_document import LEDGER_NAME, LiveProgress
+from service.job_failure import INTERNAL, code_of
 from service.job_files import lift_quarantine, read_files, retry_failed
 from service.job_request import JobRequest
 from service.journal import LedgerJournal, Rehearsal
-from service.ledger import CreatedJob, JobRecord, Kind, Ledger, LedgerFailure, LedgerFull
+from service.ledger import CreatedJob, JobRecord, Kind, Ledger
 from service.library import index_paths, library_limits
 from service.mounts import find_mounts
 from service.report import NOTHING_YET, IndexReport, OnProgress, Progress
 from service.retrieval import Snapshot
-from service.sync import SyncRefused, sync_paths
+from service.sync import sync_paths
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +44,6 @@ ATTEMPTS = 3  # at a job whose index is not available
 WAIT_SECONDS = 5.0  # before the second of them; also how often a full disk is looked at
 STOP_SECONDS = 20.0  # one run of the encoder and one write
 MIN_VERSION_SECONDS = 0.1
-FAILURES: Mapping[type[Exception], str] = {
-    SyncRefused: "sync_refused",
-    IndexFull: "disk_full",
-    IndexUnavailable: "index_unavailable",
-    IndexFailure: "index_failed",
-    EncoderFailure: "encoder_failed",
-    DecodeFailure: "decoder_unavailable",
-    LedgerFull: "disk_full",
-    LedgerFailure: "ledger_failed",
-    OSError: "not_readable",
-}
 
 
 class JobNotEnded(Exception):
@@ -286,11 +274,11 @@ class JobRunner:
             self.ledger.end_job(job_id, "cancelled", report=report.to_json())
 
     def _end_failed(self, job_id: str, exc: Exception) -> None:
-        code = next((FAILURES[kind] for kind in type(exc).__mro__ if kind in FAILURES), "internal_error")
-        is_ours = code == "internal_error"
+        code = code_of(exc)
+        is_ours = code == INTERNAL
         if is_ours or self._thread is not None:  # a command says it itself
             logger.error("job %s failed: %s", job_id, exc, exc_info=exc if is_ours else None)
-        text = "the service failed; its log says why" if code == "internal_error" else str(exc)
+        text = "the service failed; its log says why" if is_ours else str(exc)
         self.ledger.end_job(job_id, "failed", report=None, error_code=code, error=text)
 
     def _is_passing(self, exc: Exception) -> bool:
