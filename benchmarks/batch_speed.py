@@ -12,19 +12,16 @@ during the run. 1 - cosine is to the tracks that torch recorded in the bundle.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
 from benchmarks.clip_speed import encode_plainly, plain_network
-from benchmarks.encode_speed import clip_gflop, published_bundle, runnable
-from models.bundle import Bundle, Golden, cosines, load_bundle, starter_path
-from models.clip import Clip
+from benchmarks.encode_speed import bundle_parser, clip_gflop, golden_clip, open_bundle, runnable
+from models.bundle import Bundle, Golden, cosines
 from models.geometry import TgdpConfig
 from service.engines.choice import GPU, open_candidate
 from service.engines.contract import Engine, EngineOptions
@@ -38,19 +35,13 @@ Call = Callable[[], object]
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=starter_path())
-    parser.add_argument(
-        "--published", type=Path, help="folder of a bundle of the published size; made if missing"
-    )
+    parser = bundle_parser(__doc__)
     parser.add_argument("--device", choices=sorted(SIDES), default="cuda")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8, 16], metavar="SEGMENTS")
     parser.add_argument("--cuda-graphs", action="store_true", help="replay launches on a GPU")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    bundle = load_bundle(options.bundle if options.published is None else published_bundle(options.published))
+    bundle = open_bundle(options)
     engines = open_engines(bundle, options.device, uses_cuda_graphs=options.cuda_graphs)
     if not engines:
         parser.error(f"no engine runs on {options.device} here; `foley doctor` says what is missing")
@@ -103,13 +94,7 @@ def matrix_product(device: str) -> tuple[Call, float]:
 def plain_call(bundle: Bundle, golden: Golden, device: str) -> Call:
     """The plain way for the golden clip, on the device."""
     network = plain_network(bundle).to(device)
-    clip = Clip(
-        start_seconds=0.0,
-        end_seconds=10.0,
-        frames=golden.frames,
-        frame_times_seconds=np.arange(16) * 0.625,
-        samples=golden.samples,
-    )
+    clip = golden_clip(golden)
 
     def encode() -> None:
         encode_plainly(network, clip)

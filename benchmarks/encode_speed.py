@@ -33,7 +33,7 @@ from PIL import Image
 
 from benchmarks.clip_speed import encode_plainly, plain_network
 from benchmarks.matrix_peak import MatrixPeak
-from models.bundle import Bundle, cosines, load_bundle, starter_path
+from models.bundle import Bundle, Golden, cosines, load_bundle, starter_path
 from models.clip import Clip, ClipSpec, decode_clip
 from models.export import export_bundle
 from models.geometry import TgdpConfig
@@ -52,25 +52,47 @@ WIDTHS = {360: 640, 720: 1280, 1080: 1920}
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--bundle", type=Path, default=starter_path())
-    parser.add_argument(
-        "--published", type=Path, help="folder of a bundle of the published size; made if missing"
-    )
+    parser = bundle_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["speed"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="threads of one run, in the part speed")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    bundle = load_bundle(options.bundle if options.published is None else published_bundle(options.published))
+    bundle = open_bundle(options)
     candidates = runnable(bundle)
     print(f"{bundle.bundle_id}, {processor_name()}, {num_cores()} cores, {options.rounds} rounds")
     if {"speed", "media"} & set(options.parts):
         print_speed(bundle, candidates, options.rounds, options.threads, with_media="media" in options.parts)
     if "runs" in options.parts:
         print_runs(bundle, candidates, options.rounds)
+
+
+def bundle_parser(description: str) -> argparse.ArgumentParser:
+    """Options that say which bundle to measure."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, default=starter_path())
+    parser.add_argument(
+        "--published", type=Path, help="folder of a bundle of the published size; made if missing"
+    )
+    return parser
+
+
+def open_bundle(options: argparse.Namespace) -> Bundle:
+    """The bundle that the options name."""
+    return load_bundle(options.bundle if options.published is None else published_bundle(options.published))
+
+
+def golden_clip(golden: Golden) -> Clip:
+    """The golden clip as the decoder would give it."""
+    return Clip(
+        start_seconds=0.0,
+        end_seconds=10.0,
+        frames=golden.frames,
+        frame_times_seconds=np.arange(16) * 0.625,
+        samples=golden.samples,
+    )
 
 
 def published_bundle(folder: Path) -> Path:
@@ -88,14 +110,7 @@ def published_bundle(folder: Path) -> Path:
 
 def export_random(network: Tgdp, folder: Path) -> None:
     """Export a network with random weights, with the golden clip of the starter."""
-    golden = load_bundle(starter_path()).golden()
-    clip = Clip(
-        start_seconds=0.0,
-        end_seconds=10.0,
-        frames=golden.frames,
-        frame_times_seconds=np.arange(16) * 0.625,
-        samples=golden.samples,
-    )
+    clip = golden_clip(load_bundle(starter_path()).golden())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         export_bundle(network, folder, name="random", clips=[clip], training={"weights": "random"})
@@ -120,13 +135,7 @@ def print_speed(
     """Time all engines and the plain way in turns."""
     golden = bundle.golden()
     clip = ProbeClips(samples=[golden.samples], frames=[golden.frames], description="the golden clip")
-    plain_clip = Clip(
-        start_seconds=0.0,
-        end_seconds=10.0,
-        frames=golden.frames,
-        frame_times_seconds=np.arange(16) * 0.625,
-        samples=golden.samples,
-    )
+    plain_clip = golden_clip(golden)
     network = plain_network(bundle)
     expected = {"audio": golden.audio_track[None], "video": golden.video_track[None]}
     engines = {str(c): open_engine(bundle, c, num_threads) for c in candidates}
