@@ -48,13 +48,13 @@ bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.all
-	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/index -k killed -s
-	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/service/test_kills.py -s
-	FOLEY_SOAK=1 $(BIN)/python -m pytest tests/service/test_pressure.py -s
-	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest tests/service/releases/test_swap.py -s
-	FOLEY_KILLS=200 $(BIN)/python -m pytest tests/service/releases/test_switch_kills.py -s
-	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest tests/service/releases/test_bad_bundles.py -s
-	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest tests/hostile -k mutants -s
+	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/promises/test_killed_store.py tests/service/index/embedded/test_aside.py -k killed -s
+	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/promises/test_kills.py -s
+	FOLEY_SOAK=1 $(BIN)/python -m pytest tests/promises/test_pressure.py -s
+	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest tests/promises/test_swap.py -s
+	FOLEY_KILLS=200 $(BIN)/python -m pytest tests/promises/test_switch_kills.py -s
+	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest tests/promises/test_bad_bundles.py -s
+	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest tests/promises/test_hostile_decoding.py -k mutants -s
 
 # Pin every package to what is installed now; run it in a venv made by `make test`.
 lock:

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from models.clip import ClipSpec
-from training.config import ABLATIONS, PretrainConfig
-from training.pretrain import pretrain
-from training.segments import PairedSegments, prepare
+from models.media.clip import ClipSpec
+from training.data.segments import PairedSegments, prepare
+from training.pretraining.config import ABLATIONS, PretrainConfig
+from training.pretraining.pretrain import pretrain
 
 WORDS = {
     "ablation_single_pass": ("single pass (CAV-MAE Sync)", "one random quarter for both losses", "no"),

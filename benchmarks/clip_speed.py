@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.bundle import Bundle, load_bundle, starter_path
-from models.clip import Clip, ClipSpec, decode_clip
-from models.geometry import TgdpConfig
-from models.tgdp import Tgdp
-from service.encoder import Encoder
-from training.synthesis import write_corpus
+from models.bundle.bundle import Bundle, load_bundle, starter_path
+from models.media.clip import Clip, ClipSpec, decode_clip
+from models.network.geometry import TgdpConfig
+from models.network.tgdp import Tgdp
+from service.encode.encoder import Encoder
+from training.corpus.synthesis import write_corpus
 
 
 def decode_plainly(path: Path, spec: ClipSpec) -> None:

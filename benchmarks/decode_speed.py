@@ -2,7 +2,7 @@
 
     python -m benchmarks.decode_speed [--heights 360 720 1080] [--rounds 7]
 
-ours          `models.clip.decode_clip`
+ours          `models.media.clip.decode_clip`
 plain         PyAV: every frame decoded, the 16 converted and resized whole, then cropped; the baseline
 ffmpeg        the command, where it is installed: one process, filters `select`, `scale` and `crop`, one thread
 torchcodec    where it is installed: the 16 frames by their times, without any resizing, and the sound; one thread
@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.encode_speed import WIDTHS, decode_as_published, write_clip
-from models.bundle import load_bundle, starter_path
-from models.clip import ClipSpec, decode_clip
+from models.bundle.bundle import load_bundle, starter_path
+from models.media.clip import ClipSpec, decode_clip
 
 MAX_GREY_LEVELS = 3.0
 """Mean difference of a picture resized whole and one cropped first; another frame differs by 20 and more."""

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Response
 
-from models.clip import MediaInfo
-from service.embedding_schemas import EmbeddingsBody
-from service.matching import EmbeddedSegment
-from service.retrieval import EmbeddedFile
-from service.routes.encodings import write_base64, write_json, write_safetensors
+from models.media.clip import MediaInfo
+from service.encode.embedding import EmbeddedSegment
+from service.http.embedding_schemas import EmbeddingsBody
+from service.http.encodings import write_base64, write_json, write_safetensors
+from service.search.file_query import EmbeddedFile
 
 
 def make_embeddings(width: int = 768) -> EmbeddedFile:

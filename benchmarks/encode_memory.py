@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import load_bundle, starter_path
-from service.agreement import ProbeClips, encode_clips
-from service.engines.choice import RANKING, Candidate, check_hardware, find_variant, open_candidate
-from service.engines.contract import EngineMissing, EngineOptions
-from service.engines.hardware import num_cores
-from service.precision import load_graphs
+from models.bundle.bundle import load_bundle, starter_path
+from service.encode.agreement import ProbeClips, encode_clips
+from service.encode.choice import load_graphs
+from service.encode.engines.candidates import RANKING, Candidate, check_hardware, find_variant, open_candidate
+from service.encode.engines.contract import EngineMissing, EngineOptions
+from service.encode.engines.hardware import num_cores
 
 
 def main() -> None:

@@ -33,16 +33,16 @@ from PIL import Image
 
 from benchmarks.clip_speed import encode_plainly, plain_network
 from benchmarks.matrix_peak import MatrixPeak
-from models.bundle import Bundle, Golden, cosines, load_bundle, starter_path
-from models.clip import Clip, ClipSpec, decode_clip
-from models.export import export_bundle
-from models.geometry import TgdpConfig
-from models.tgdp import Tgdp
-from service.agreement import ProbeClips, encode_clips
-from service.engines.choice import RANKING, Candidate, check_hardware, find_variant, open_candidate
-from service.engines.contract import Engine, EngineMissing, EngineOptions
-from service.engines.hardware import num_cores, processor_name
-from service.precision import load_graphs
+from models.bundle.bundle import Bundle, Golden, cosines, load_bundle, starter_path
+from models.media.clip import Clip, ClipSpec, decode_clip
+from models.network.export import export_bundle
+from models.network.geometry import TgdpConfig
+from models.network.tgdp import Tgdp
+from service.encode.agreement import ProbeClips, encode_clips
+from service.encode.choice import load_graphs
+from service.encode.engines.candidates import RANKING, Candidate, check_hardware, find_variant, open_candidate
+from service.encode.engines.contract import Engine, EngineMissing, EngineOptions
+from service.encode.engines.hardware import num_cores, processor_name
 
 PARTS = ("speed", "media", "runs")
 HEIGHTS = (360, 1080)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.index.contract import Segment
-from service.index.embedded import EmbeddedIndex
+from service.index.embedded.index import EmbeddedIndex
 
 
 def make_tracks(rng: np.random.Generator, count: int, centres: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.release_speed import Server
-from service.loop_lag import watch_loop
-from service.settings import Settings
-from training.synthesis import write_corpus
+from service.http.loop_lag import watch_loop
+from service.system.settings import Settings
+from training.corpus.synthesis import write_corpus
 
 NAME = "foley_event_loop_lag_seconds_bucket"
 IDLE_SECONDS = 10.0

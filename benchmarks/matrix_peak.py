@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from service.engines.hardware import installed_version
+from service.encode.engines.hardware import installed_version
 
 SIDE = 2048
 GFLOP = 2 * SIDE**3 / 1e9

@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import starter_path
-from models.clip import Clip, DecodedMedia
-from service.engine import Engine, open_engine
-from service.job_request import JobRequest
-from service.jobs import JobRunner, open_jobs
-from service.report import IndexReport, Progress
-from service.settings import Settings
+from models.bundle.bundle import starter_path
+from models.media.clip import Clip, DecodedMedia
+from service.foley import Foley, open_foley
+from service.jobs.job_request import JobRequest
+from service.jobs.library_jobs import LibraryJobs, open_jobs
+from service.library.report import IndexReport, Progress
+from service.system.settings import Settings
 
 MIB = 1024 * 1024
 
@@ -37,32 +37,32 @@ MIB = 1024 * 1024
 @contextmanager
 def open_runner(
     folder: Path, *, bundle: Path, device: str, precision: str
-) -> Iterator[tuple[Engine, JobRunner]]:
+) -> Iterator[tuple[Foley, LibraryJobs]]:
     """An engine on an empty index, and what runs jobs on it."""
     settings = Settings(data=folder, bundle=bundle, device=device, precision=precision, min_free_bytes=0)  # type: ignore[arg-type]
-    with open_engine(settings) as engine, open_jobs(engine) as runner:
-        yield engine, runner
+    with open_foley(settings) as foley, open_jobs(foley) as runner:
+        yield foley, runner
 
 
-def run(runner: JobRunner, library: Path, on_progress: object = None) -> IndexReport:
+def run(runner: LibraryJobs, library: Path, on_progress: object = None) -> IndexReport:
     """Index a folder as a job, with its ledger."""
     job = runner.submit("index", JobRequest(paths=(str(library),))).job
     return runner.run(job.job_id, on_progress=on_progress)  # type: ignore[arg-type]
 
 
-def decode_alone(engine: Engine, files: list[Path]) -> tuple[float, list[Clip]]:
+def decode_alone(foley: Foley, files: list[Path]) -> tuple[float, list[Clip]]:
     """Seconds to decode all files with all workers and nothing else, and what came out of it."""
-    spec = engine.snapshot().spec
-    engine.decoder.decode(files[0], spec)  # the workers start
+    spec = foley.snapshot().spec
+    foley.decoder.decode(files[0], spec)  # the workers start
     started = time.perf_counter()
-    waiting: list[Future[DecodedMedia]] = [engine.decoder.submit(path, spec) for path in files]
+    waiting: list[Future[DecodedMedia]] = [foley.decoder.submit(path, spec) for path in files]
     clips = [clip for future in waiting for clip in future.result().clips]
     return time.perf_counter() - started, clips
 
 
-def encode_alone(engine: Engine, clips: list[Clip]) -> float:
+def encode_alone(foley: Foley, clips: list[Clip]) -> float:
     """Seconds to encode the clips and nothing else."""
-    encoder = engine.snapshot(priority="bulk").encoder
+    encoder = foley.snapshot(priority="bulk").encoder
     started = time.perf_counter()
     for clip in clips:
         if clip.samples is not None:
@@ -74,7 +74,7 @@ def encode_alone(engine: Engine, clips: list[Clip]) -> float:
 
 def measure_stages(options: argparse.Namespace) -> None:
     """Print the stage times of one run over a synthetic library, and the slowest stage alone."""
-    from training.synthesis import write_corpus  # noqa: PLC0415 - it takes seconds to import, and is needed here only
+    from training.corpus.synthesis import write_corpus  # noqa: PLC0415 - it takes seconds to import, and is needed here only
 
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "library"
@@ -82,13 +82,13 @@ def measure_stages(options: argparse.Namespace) -> None:
         files = sorted(library.glob("*.mp4"))
         with open_runner(
             Path(folder) / "data", bundle=options.bundle, device=options.device, precision=options.precision
-        ) as (engine, runner):
-            encoder = engine.encoder
+        ) as (foley, runner):
+            encoder = foley.encoder
             print(
-                f"{len(files)} clips of 10 s, {engine.decoder.num_workers} decode workers, {encoder.provider}"
+                f"{len(files)} clips of 10 s, {foley.decoder.num_workers} decode workers, {encoder.provider}"
             )
-            decode_seconds, clips = decode_alone(engine, files)
-            encode_seconds = encode_alone(engine, clips)
+            decode_seconds, clips = decode_alone(foley, files)
+            encode_seconds = encode_alone(foley, clips)
             cpu = time.process_time()
             report = run(runner, library)
             cpu = time.process_time() - cpu

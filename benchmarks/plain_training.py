@@ -23,16 +23,16 @@ from PIL import Image
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from models.frontend import LOG_MEL_MEAN, LOG_MEL_STD, NUM_LOG_MEL_FRAMES
-from models.geometry import MODALITIES
-from models.tgdp import Tgdp, take_tokens
-from training.augment import augment
-from training.batches import AUGMENTATION, MASKS, step_generator
-from training.config import PretrainConfig
-from training.draws import Draws
-from training.losses import contrastive_loss, distillation_loss
-from training.masking import count_visible, guided_visible, random_visible
-from training.objective import loss_of_hidden
+from models.network.frontend import LOG_MEL_MEAN, LOG_MEL_STD, NUM_LOG_MEL_FRAMES
+from models.network.geometry import MODALITIES
+from models.network.tgdp import Tgdp, take_tokens
+from training.data.augment import augment
+from training.data.batches import AUGMENTATION, MASKS, step_generator
+from training.data.draws import Draws
+from training.pretraining.config import PretrainConfig
+from training.pretraining.losses import contrastive_loss, distillation_loss
+from training.pretraining.masking import count_visible, guided_visible, random_visible
+from training.pretraining.objective import loss_of_hidden
 
 NUM_MOMENTS = 16
 SEGMENT_SECONDS = 10.0

@@ -30,12 +30,12 @@ from typing import Any
 import httpx
 import numpy as np
 
-from models.bundle import Bundle, load_bundle, starter_path
+from models.bundle.bundle import Bundle, load_bundle, starter_path
 from service.index.contract import Segment
 from service.index.opening import open_index
 from service.releases.store import ReleaseStore
-from service.settings import Settings
-from training.synthesis import write_corpus
+from service.system.settings import Settings
+from training.corpus.synthesis import write_corpus
 
 ASSET_SEGMENTS = 10
 NUM_MOMENTS = 16

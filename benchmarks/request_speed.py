@@ -36,12 +36,12 @@ import numpy as np
 
 from benchmarks.embedding_forms import measure_forms
 from benchmarks.pipeline_speed import write_sound
-from models.bundle import Bundle, load_bundle, starter_path
-from service.encoder import Encoder
-from service.engine import open_engine
-from service.library import index_paths
-from service.settings import Settings
-from training.synthesis import write_corpus
+from models.bundle.bundle import Bundle, load_bundle, starter_path
+from service.encode.encoder import Encoder
+from service.foley import open_foley
+from service.library.indexing import index_paths
+from service.system.settings import Settings
+from training.corpus.synthesis import write_corpus
 
 BOUNDARY = "frontier"
 PARTS = ("forms", "runs", "batching", "memory")
@@ -73,7 +73,7 @@ def measure_runs(bundle: Bundle, rounds: int) -> None:
         rows = np.stack([frames] * size)
         used, began = time.process_time(), time.perf_counter()
         for _ in range(4 // size):
-            encoder.engine.run_video(rows)
+            encoder.foley.run_video(rows)
         if round_number >= 0:
             costs[size].append(((time.process_time() - used) / 4, (time.perf_counter() - began) / 4))
     for size in sizes:
@@ -235,8 +235,8 @@ def _send(connection: http.client.HTTPConnection, request: tuple[str, bytes]) ->
 def index_library(library: Path, data: Path, bundle: Path) -> None:
     """Index the library of a server."""
     settings = Settings(data=data, bundle=bundle, min_free_bytes=0)
-    with open_engine(settings) as engine:
-        report = index_paths([library], snapshot=engine.snapshot(priority="bulk"), decoder=engine.decoder)
+    with open_foley(settings) as foley:
+        report = index_paths([library], snapshot=foley.snapshot(priority="bulk"), decoder=foley.decoder)
     assert not report.failed
 
 

@@ -16,7 +16,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluate import COMBINATIONS, Combination, similarity
+from training.evaluation.evaluate import COMBINATIONS, Combination, similarity
 
 NUM_MOMENTS = 16
 TOLERANCE = 1e-5

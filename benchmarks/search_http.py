@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.encode_speed import export_random
 from benchmarks.search_corpus import Corpus
-from models.bundle import load_bundle
-from models.geometry import TgdpConfig
-from models.tgdp import Tgdp
+from models.bundle.bundle import load_bundle
+from models.network.geometry import TgdpConfig
+from models.network.tgdp import Tgdp
 
 PREFETCHES = (None, 200, 500)
 START_SECONDS = 120.0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.search_corpus import KEPT, NUM_MOMENTS, SHARED, unit
-from service.prefetch import choose_prefetch, measure_alikeness
+from service.search.prefetch import choose_prefetch, measure_alikeness
 
 PREFETCHES = (20, 50, 100, 200, 500, 1000)
 OWN_NOISES = (0.4, 0.8, 1.2, 1.6, 3.0)

@@ -33,8 +33,8 @@ from benchmarks.search_corpus import ASSET_SEGMENTS, Corpus, asset_id, open_corp
 from benchmarks.search_http import cpu_seconds, time_http
 from benchmarks.search_peers import time_pooled
 from service.index.contract import Segment
-from service.index.embedded import EmbeddedIndex
-from service.index.generation import current_shard
+from service.index.embedded.generation import current_shard
+from service.index.embedded.index import EmbeddedIndex
 
 PARTS = ("pooled", "stages", "http", "open", "aside")
 PREFETCHES = (50, 100, 200, 500, 1000)

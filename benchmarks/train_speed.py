@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_speed [--run starter] [--batch 32] [--rounds 3] [--compile]
 
-Ours is `training.pretrain.take_step` on prepared segments. The baseline is the same step written plainly
+Ours is `training.pretraining.pretrain.take_step` on prepared segments. The baseline is the same step written plainly
 (`benchmarks.plain_training`): the clip decoded again for each sample, 16 log-mels of it, float32 without fusion. Both
 take turns in one process on the same samples, and their losses must agree before anything is timed. Core-seconds count
 all threads. Memory is the growth of the peak from one batch size to another, each in a process of its own.
@@ -27,15 +27,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_training import NUM_MOMENTS, Clock, PlainTraining, one_thread
-from models.clip import ClipSpec, decode_clip
-from training import pretrain
-from training.batches import MomentBatches
-from training.config import RUNS, PretrainConfig
-from training.listing import list_items
-from training.parallel import alone
-from training.pretrain import Run, compute_losses, take_step
-from training.segments import PairedSegments, compute_log_mel, prepare
-from training.synthesis import write_corpus
+from models.media.clip import ClipSpec, decode_clip
+from training.corpus.synthesis import write_corpus
+from training.data.batches import MomentBatches
+from training.data.listing import list_items
+from training.data.segments import PairedSegments, compute_log_mel, prepare
+from training.pretraining import pretrain
+from training.pretraining.config import RUNS, PretrainConfig
+from training.pretraining.parallel import alone
+from training.pretraining.pretrain import Run, compute_losses, take_step
 
 PARTS = ("decode", "read", "front end", "forward", "backward", "optimiser")
 MAX_LOSS_DIFFERENCE = 0.02

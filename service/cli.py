@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.assets_command import assets_app
-from service.audit_command import audit
-from service.filter_options import (
+from service.commands.assets import assets_app
+from service.commands.audit import audit
+from service.commands.library import COMMANDS, jobs_app
+from service.commands.operations import COMMANDS as OPERATIONS
+from service.commands.operations import keys_app
+from service.commands.options import (
     Folder,
     HasModality,
     MaxDuration,
@@ -30,26 +33,23 @@ from service.filter_options import (
     ModifiedBefore,
     read_filter,
 )
-from service.library_command import COMMANDS, jobs_app
-from service.operations_command import COMMANDS as OPERATIONS
-from service.operations_command import keys_app
-from service.plural import count
-from service.releases_command import releases_app
-from service.terminal import FAILED, WRONG_USAGE
-from service.terminal import fail as _fail
-from service.terminal import log_to_stderr as _log_to_stderr
-from service.terminal import open_engine_of as _open
-from service.terminal import print_json as _print_json
-from service.terminal import print_version as _print_version
-from service.terminal import read_settings as _read_settings
-from service.terminal import report_errors as _report_errors
-from service.terminal import say as _say
-from service.terminal import stderr as _stderr
-from service.terminal import stdout as _stdout
+from service.commands.releases import releases_app
+from service.commands.terminal import FAILED, WRONG_USAGE
+from service.commands.terminal import fail as _fail
+from service.commands.terminal import log_to_stderr as _log_to_stderr
+from service.commands.terminal import open_foley_of as _open
+from service.commands.terminal import print_json as _print_json
+from service.commands.terminal import print_version as _print_version
+from service.commands.terminal import read_settings as _read_settings
+from service.commands.terminal import report_errors as _report_errors
+from service.commands.terminal import say as _say
+from service.commands.terminal import stderr as _stderr
+from service.commands.terminal import stdout as _stdout
+from service.system.text import count
 
 if TYPE_CHECKING:
     from service.index.contract import Filter
-    from service.settings import Settings
+    from service.system.settings import Settings
 
 app = typer.Typer(
     help="Finds the sound for a picture and the picture for a sound.",
@@ -103,7 +103,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the sound that goes with a picture, or the picture that goes with a sound."""
-    from service.console import print_answer
+    from service.commands.printing import print_answer
 
     settings = _read_settings()
     if limit is not None and limit > settings.max_limit:
@@ -148,16 +148,16 @@ def _search(
     filter: Filter | None,
 ) -> dict[str, Any] | None:
     """Search here, or ask the server that has the index open; None where nothing of the kind is indexed."""
-    from service.following import find_server
+    from service.client.following import find_server
+    from service.client.served_search import search_served
     from service.index.contract import IndexInUse
-    from service.served_search import search_served
 
     try:
-        with _open(settings) as engine:
-            if engine.index.count_segments(modality=target) == 0:
+        with _open(settings) as foley:
+            if foley.index.count_segments(modality=target) == 0:
                 return None
-            choice = engine.choose(limit=limit, min_score=min_score, filter=filter)
-            return engine.search_file(file, target=target, source=source, choice=choice).to_json()
+            choice = foley.choose(limit=limit, min_score=min_score, filter=filter)
+            return foley.search_file(file, target=target, source=source, choice=choice).to_json()
     except IndexInUse:
         server = find_server(settings)
         if server is None:
@@ -183,8 +183,8 @@ def serve(
     ] = False,
 ) -> None:
     """Answer over HTTP: search, embeddings and the indexed media."""
-    from service.logs import configure_logs
-    from service.server import run_server
+    from service.http.server import run_server
+    from service.system.logs import configure_logs
 
     changes: dict[str, Any] = {"host": host, "port": port, "allow_remote": allow_remote or None}
     settings = _read_settings(**{name: value for name, value in changes.items() if value is not None})
@@ -213,8 +213,8 @@ def migrate(
     """Copy the index between a folder and a Qdrant server, either way; the same command goes on where one stopped."""
     from dataclasses import asdict
 
-    from service.console import show_copying
-    from service.migration import migrate_places
+    from service.commands.printing import show_copying
+    from service.operations.migration import migrate_places
 
     if source is None and target is None:
         _fail("say where to with --to, or where from with --from", code=WRONG_USAGE)
@@ -254,8 +254,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what the encoder runs on and why, whether it is right, where time goes, and what would make it faster."""
-    from service.console import print_diagnosis
-    from service.doctor import examine
+    from service.commands.printing import print_diagnosis
+    from service.operations.doctor import examine
 
     settings = _read_settings()
     with _report_errors():
@@ -282,12 +282,12 @@ def demo(
     ] = None,
 ) -> None:
     """Index a synthetic library and measure how well picture finds sound and sound finds picture."""
-    from service.demo import run_demo
+    from service.commands.demo import run_demo
 
     # Not FOLEY_DATA: the demo's clips must never land in the library of the person who tries it.
     settings = _read_settings(data=data or folder.absolute().parent / "data")
-    with _report_errors(), _open(settings) as engine:
-        num_failed = run_demo(folder, engine=engine, console=_stdout(), progress_console=_stderr())
+    with _report_errors(), _open(settings) as foley:
+        num_failed = run_demo(folder, foley=foley, console=_stdout(), progress_console=_stderr())
     if num_failed:
         _fail(f"{count(num_failed, 'file')} of the demo could not be indexed")
 

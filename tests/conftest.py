@@ -1,13 +1,29 @@
-"""Fixtures every test may use."""
+"""Fixtures every test may use: the reference material, a small real library, and a server process in front of it."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from models.bundle.bundle import Bundle, starter_path
+from service.foley import open_foley
+from service.library.indexing import index_paths
+from service.system.settings import Settings
+from tests.support.bundles import make_second
+from tests.support.libraries import write_tones
+from tests.support.paths import REPOSITORY
+from tests.support.serving import run_server
+from tests.support.swapping import TwoReleases, prepare_releases
+
+# `auto` would take what the machine is fastest at, after measuring it for every fresh data folder; tests compare
+# numbers, and do so with float32.
+os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +39,92 @@ def shared() -> Path:
 def shared_media(shared: Path) -> Path:
     """The 16 real media files with their manifest.csv."""
     return shared / "media"
+
+
+@pytest.fixture(scope="session")
+def library_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of synthetic clips: with both streams, one alone, and one of 24 s."""
+    from training.corpus.recording import FRAME_RATE, SAMPLE_RATE_HZ, write_media
+    from training.corpus.synthesis import write_corpus
+
+    folder = tmp_path_factory.mktemp("library")
+    write_corpus(folder, num_scenes=5, seed=3, split="heldout", separate_fraction=0.4)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (24 * FRAME_RATE, 64, 64, 3), dtype=np.uint8)
+    samples = (0.1 * rng.standard_normal(24 * SAMPLE_RATE_HZ)).astype(np.float32)
+    write_media(folder / "long.mp4", frames=frames, samples=samples)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle_path() -> Path:
+    """The starter bundle."""
+    return starter_path()
+
+
+@pytest.fixture(scope="session")
+def indexed_settings(
+    tmp_path_factory: pytest.TempPathFactory, library_files: Path, bundle_path: Path
+) -> Settings:
+    """Settings of a data folder in which the library is indexed."""
+    settings = Settings(
+        data=tmp_path_factory.mktemp("data"), bundle=bundle_path, device="cpu", min_free_bytes=0
+    )
+    with open_foley(settings) as foley:
+        report = index_paths([library_files], snapshot=foley.snapshot(), decoder=foley.decoder)
+    assert not report.failed
+    return settings
+
+
+@pytest.fixture(scope="session")
+def server(
+    indexed_settings: Settings, library_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Address of a server process over the indexed library."""
+    settings = {
+        "DATA": indexed_settings.data,
+        "BUNDLE": indexed_settings.bundle,
+        "DEVICE": "cpu",
+        "MIN_FREE_BYTES": 0,
+        "MAX_UPLOAD_BYTES": 4 * 1024 * 1024,
+        "MAX_QUERY_SECONDS": 60,
+        "LIBRARY_ROOTS": library_files,  # a fuzzer asks for jobs over any folder of this machine
+    }
+    with run_server(settings, tmp_path_factory.mktemp("log") / "server.log") as address:
+        yield address
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[httpx.Client]:
+    """An HTTP client of the server."""
+    with httpx.Client(base_url=server, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def second_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An encoder pair like the starter whose scores are others."""
+    return make_second(tmp_path_factory.mktemp("bundles") / "second")
+
+
+@pytest.fixture(scope="session")
+def pristine_releases(
+    tmp_path_factory: pytest.TempPathFactory, library_files: Path, bundle_path: Path, second_bundle: Bundle
+) -> TwoReleases:
+    """Both releases over one library; tests copy it."""
+    queries = write_tones(tmp_path_factory.mktemp("queries"), 4)
+    return prepare_releases(
+        tmp_path_factory.mktemp("releases") / "data",
+        library=library_files,
+        queries=queries,
+        first=bundle_path,
+        second=second_bundle.path,
+    )
+
+
+@pytest.fixture
+def two_releases(pristine_releases: TwoReleases, tmp_path: Path) -> TwoReleases:
+    """A data folder of the test's own with both releases; the first one answers."""
+    data = tmp_path / "data"
+    shutil.copytree(pristine_releases.settings.data, data)
+    return pristine_releases.moved(data)

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.geometry import TgdpConfig
-from models.tgdp import Tgdp
+from models.network.geometry import TgdpConfig
+from models.network.tgdp import Tgdp
 
 
 class BrokenCheckpoint(ValueError):

@@ -28,10 +28,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from models.geometry import PublishedKind
-from training.labels import CorpusMismatch
-from training.scene import BadScene, Split
-from training.synthesis import write_corpus
+from models.network.geometry import PublishedKind
+from training.corpus.labels import CorpusMismatch
+from training.corpus.scene import BadScene, Split
+from training.corpus.synthesis import write_corpus
 
 app = typer.Typer(
     help="Train Foley's encoders.",
@@ -59,7 +59,9 @@ def main(
 def _commands(name: str) -> ModuleType:
     """Import what needs torch, or say how to install it."""
     try:
-        return importlib.import_module(f"training.{name}")  # torch: a second `synthesize` should not wait for
+        return importlib.import_module(
+            f"training.commands.{name}"
+        )  # torch: a second `synthesize` should not wait for
     except ModuleNotFoundError as exc:
         typer.echo(f"{exc.name} is not installed: training needs pip install --editable '.[train]'", err=True)
         raise typer.Exit(1) from exc
@@ -135,7 +137,7 @@ def pretrain(
     """Train the encoders on paired media; under torchrun in several processes."""
     if not data and not library:
         raise typer.BadParameter("say what to learn from: --data or --library")
-    commands = _commands("pretrain_command")
+    commands = _commands("pretrain")
     options = commands.PretrainOptions(
         run_name=run,
         data=data or [],
@@ -167,7 +169,7 @@ def shard(
     workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
 ) -> None:
     """Decode media once into WebDataset shards to train from; a killed command goes on when it is typed again."""
-    commands = _commands("shard_command")
+    commands = _commands("shard")
     commands.make_shards(
         data,
         output,
@@ -189,7 +191,7 @@ def export(
     ] = "student",
 ) -> None:
     """Make a bundle that the service can load; refused when ONNX and torch disagree."""
-    commands = _commands("export_command")
+    commands = _commands("export")
     commands.export(
         checkpoint=checkpoint,
         output=output,
@@ -228,7 +230,7 @@ def import_weights(
     ] = None,
 ) -> None:
     """Make a bundle of released weights: TG-DP, CAV-MAE Sync or CAV-MAE."""
-    commands = _commands("import_command")
+    commands = _commands("imports")
     request = commands.ImportRequest(
         file=file,
         kind=kind,
@@ -259,7 +261,7 @@ def convert(
     max_clips: Annotated[int, typer.Option(min=8, help="Most clips to compare on.")] = 32,
 ) -> None:
     """Make the graphs of a bundle in another precision; refused when they are too far from float32."""
-    commands = _commands("convert_command")
+    commands = _commands("convert")
     commands.convert(bundle, precision, media=media, max_clips=max_clips, console=Console(stderr=True))
 
 
@@ -283,7 +285,7 @@ def evaluate(
     workers: Workers = 2,
 ) -> None:
     """Measure zero-shot retrieval on media, both ways: a table, and JSON on stdout."""
-    commands = _commands("evaluate_command")
+    commands = _commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
     typer.echo(json.dumps(commands.run_evaluation(options, data, Console(stderr=True)), indent=2))
 
@@ -311,7 +313,7 @@ def probe(
     workers: Workers = 2,
 ) -> None:
     """Measure what a small head can tell from the frozen embeddings: a table, and JSON on stdout."""
-    commands = _commands("evaluate_command")
+    commands = _commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
     config = commands.ProbeConfig(
         modality=modality, num_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed

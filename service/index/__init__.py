@@ -1,0 +1,1 @@
+"""The index contract, and what its implementations share. May import `system` only."""

@@ -1,8 +1,8 @@
 """What every index can do, and the records that travel in and out of it.
 
 An index holds one point per segment: a pooled vector and a track for each modality the segment has, and a
-payload that says where the segment is. `service.index.embedded` implements the contract on Qdrant Edge; the
-suite in `tests/service/index/index_contract.py` says what every implementation must do.
+payload that says where the segment is. `service.index.embedded.index` implements the contract on Qdrant Edge; the
+suite in `tests/support/index_contract.py` says what every implementation must do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from service.index.failure import (
     InvalidSegment,
     InvalidVector,
 )
+from service.system.modality import Modality, Track
 
 __all__ = [
     "Asset",
@@ -49,8 +50,6 @@ __all__ = [
     "values_of",
 ]
 
-Modality = Literal["audio", "video"]
-Track = NDArray[np.float32]  # (T, D): one unit embedding per moment
 MetadataValue = str | int | bool
 _ASSET_ID = re.compile(r"[0-9a-f]{64}")
 

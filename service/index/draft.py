@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from service.index.contract import InvalidSegment, Modality, Segment
+from service.index.contract import InvalidSegment, Segment
 from service.index.payload import MODALITIES
 from service.index.points import StoredPoint
+from service.system.modality import Modality
 
 
 @dataclass(frozen=True, kw_only=True)

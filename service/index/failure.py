@@ -12,25 +12,41 @@ IndexFailure          the index could not do what was asked
 
 from __future__ import annotations
 
+from service.system.failure import Failure
 
-class IndexFailure(Exception):
+
+class IndexFailure(Failure):
     """The index could not do what was asked. Subclasses say why."""
+
+    code = "index_failed"
+    is_public = False
 
 
 class IndexInUse(IndexFailure):
     """Another process has the index open."""
 
+    code = "index_in_use"
+    is_public = True
+
 
 class IndexUnavailable(IndexFailure):
     """The engine's process died or did not answer; the call may be tried again."""
+
+    code = "index_unavailable"
+    is_public = True
 
 
 class IndexFull(IndexFailure):
     """The disk that holds the index has less free space than the floor; nothing was written."""
 
+    code = "disk_full"
+    is_public = True
+
 
 class InvalidVector(IndexFailure):
     """A track has the wrong shape, a value that is not finite, or a row that is not of unit length."""
+
+    code = "no_embedding"
 
 
 class InvalidSegment(IndexFailure):
@@ -40,6 +56,12 @@ class InvalidSegment(IndexFailure):
 class InvalidFilter(IndexFailure):
     """A filter contradicts itself, or compares with a value that metadata cannot have."""
 
+    code = "invalid_parameter"
+    is_public = True
+
 
 class InvalidCursor(IndexFailure):
     """The cursor is none that a page of this index gave."""
+
+    code = "invalid_parameter"
+    is_public = True

@@ -13,13 +13,13 @@ import logging
 import shutil
 from pathlib import Path
 
-from models.bundle import Bundle
+from models.bundle.bundle import Bundle
 from service.index.contract import Index
-from service.index.embedded import EmbeddedIndex
-from service.index.server import ServerIndex
-from service.index.server_collection import activate, active_collection, collection_name
-from service.index.server_link import Link, ServerConfig, open_client
-from service.settings import Settings
+from service.index.embedded.index import EmbeddedIndex
+from service.index.qdrant.collection import activate, active_collection, collection_name
+from service.index.qdrant.index import ServerIndex
+from service.index.qdrant.link import Link, ServerConfig, open_client
+from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -21,14 +21,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from service.index.contract import (
-    Asset,
-    Filter,
-    InvalidSegment,
-    Modality,
-    SegmentMatch,
-    values_of,
-)
+from service.index.contract import Asset, Filter, InvalidSegment, SegmentMatch, values_of
+from service.system.modality import Modality
 
 MODALITIES: tuple[Modality, ...] = ("audio", "video")
 _RAW_PATH = "\0raw:"  # no path holds a NUL

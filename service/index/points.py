@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import InvalidSegment, InvalidVector, Modality, Segment, Track
+from service.index.contract import InvalidSegment, InvalidVector, Segment
 from service.index.payload import MODALITIES, describe_files, describe_metadata, load_path
+from service.system.modality import Modality, Track
 
 TRACK_SUFFIX = "_track"
 NORM_TOLERANCE = 1e-3  # a unit row in float16 is off by 1e-4 at most

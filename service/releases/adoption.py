@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from models.bundle import (
+from models.bundle.bundle import (
     FILES,
     MANIFEST,
     BrokenBundle,
@@ -21,7 +21,7 @@ from models.bundle import (
     starter_path,
     variant_path,
 )
-from service.durable import sync_folder
+from service.system.files import sync_folder
 
 PIECE = 1 << 20
 MAX_FILE_BYTES = 16 << 30

@@ -19,18 +19,17 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from models.bundle import Bundle
-from service.batching import Batcher
-from service.decoding import Decoder, WorkerLimits
-from service.engine import take_snapshot
+from models.bundle.bundle import Bundle
+from service.decode.decoder import Decoder, WorkerLimits
+from service.encode.batching import Batcher
 from service.index.contract import Asset, Index, IndexInUse, IndexUnavailable
-from service.library import library_limits
-from service.releases.live import LiveRelease
+from service.library.indexing import library_limits
+from service.library.report import Progress
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
-from service.report import Progress
-from service.settings import Settings
+from service.releases.switch import OpenRelease
+from service.system.settings import Settings
 
 NICE = 19
 PR_SET_PDEATHSIG = 1
@@ -55,7 +54,7 @@ def main() -> None:
         with Decoder(num_workers=settings.decode_workers, limits=limits) as decoder:
             report = mirror(
                 wanted,
-                snapshot=take_snapshot(live, None, priority="bulk"),
+                snapshot=live.snapshot(priority="bulk"),
                 decoder=decoder,
                 limits=library_limits(settings),
                 on_progress=_Printer(),
@@ -69,7 +68,7 @@ def main() -> None:
     write_line({"report": {**report.to_json(), "num_segments": num_segments}})
 
 
-def open_patiently(settings: Settings, release_id: str, bundle: Bundle) -> LiveRelease:
+def open_patiently(settings: Settings, release_id: str, bundle: Bundle) -> OpenRelease:
     """Open the release; the builder of a service that was killed may hold its index until its batch is done.
 
     Args:

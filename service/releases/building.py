@@ -21,13 +21,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from models.bundle import Bundle
-from service.caller import Caller, CallerGone
-from service.index.contract import Asset, Index, IndexFull, Modality
-from service.index.folder import MIN_FREE_BYTES
+from models.bundle.bundle import Bundle
+from service.index.contract import Asset, Index, IndexFull
+from service.index.embedded.folder import MIN_FREE_BYTES
 from service.index.opening import open_index
 from service.releases.builder import write_asset
-from service.releases.calibration import (
+from service.releases.gates import GateLimits, Trial, describe_gates, judge, measure_overlap
+from service.releases.mirroring import read_library
+from service.releases.opening import ROOT, child_environment, write_settings
+from service.releases.store import Outcome, Release, ReleaseError, ReleaseRefused, ReleaseStore
+from service.releases.switch import OpenRelease
+from service.releases.trial import try_bundle
+from service.search.calibration import (
     DIRECTIONS,
     Calibration,
     Pairs,
@@ -36,13 +41,9 @@ from service.releases.calibration import (
     fit_direction,
     sample_pairs,
 )
-from service.releases.gates import GateLimits, Trial, describe_gates, judge, measure_overlap
-from service.releases.live import LiveRelease
-from service.releases.mirroring import read_library
-from service.releases.opening import ROOT, child_environment, write_settings
-from service.releases.store import Outcome, Release, ReleaseError, ReleaseRefused, ReleaseStore
-from service.releases.trial import try_bundle
-from service.settings import Settings
+from service.system.caller import Caller, CallerGone
+from service.system.modality import Modality
+from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ BYTES_OVERHEAD = 1.5
 
 class BuildFailed(ReleaseError):
     """The process that embeds the library ended early; the same build goes on from there when it is asked for again."""
+
+    code = "build_failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ OnBuild = Callable[[BuildProgress], None]
 def build_release(
     settings: Settings,
     store: ReleaseStore,
-    active: LiveRelease,
+    active: OpenRelease,
     bundle: Bundle,
     *,
     token: str = "",
@@ -130,7 +133,7 @@ def build_release(
     return _save(store, release)
 
 
-def estimate_build(settings: Settings, active: LiveRelease, bundle: Bundle, trial: Trial) -> dict[str, float]:
+def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, trial: Trial) -> dict[str, float]:
     """Estimate what a build takes, and refuse it where the disk has no room for it.
 
     Args:
@@ -169,7 +172,7 @@ def estimate_build(settings: Settings, active: LiveRelease, bundle: Bundle, tria
 def _embed(
     settings: Settings,
     release: Release,
-    active: LiveRelease,
+    active: OpenRelease,
     estimate: Mapping[str, float],
     tell: OnBuild,
     stop: Caller,

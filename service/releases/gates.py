@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from service.index.contract import Asset, Index, Modality
-from service.prefetch import choose_prefetch
-from service.releases.calibration import DIRECTIONS, Pairs
+from service.index.contract import Asset, Index
+from service.search.calibration import DIRECTIONS, Pairs
+from service.search.prefetch import choose_prefetch
+from service.system.modality import Modality
 
 OVERLAP_RESULTS = 10
 

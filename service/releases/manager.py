@@ -23,23 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.bundle import load_bundle
-from service.caller import Caller
-from service.decoding import Decoder
-from service.engine import take_snapshot
+from models.bundle.bundle import load_bundle
+from service.decode.decoder import Decoder
 from service.index.contract import IndexFailure
 from service.index.opening import activate_index, drop_index
-from service.library import library_limits
+from service.library.indexing import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
-from service.releases.calibration import (
-    DIRECTIONS,
-    MIN_ASSETS,
-    Calibration,
-    TooFewPairs,
-    choose_queries,
-    sample_pairs,
-)
-from service.releases.live import LiveRelease, Releases
 from service.releases.mirroring import mirror, read_library
 from service.releases.opening import open_release
 from service.releases.replicas import Follower, submit_behind
@@ -51,7 +40,17 @@ from service.releases.store import (
     ReleaseRefused,
     ReleaseStore,
 )
-from service.settings import Settings
+from service.releases.switch import OpenRelease, ReleaseSwitch
+from service.search.calibration import (
+    DIRECTIONS,
+    MIN_ASSETS,
+    Calibration,
+    TooFewPairs,
+    choose_queries,
+    sample_pairs,
+)
+from service.system.caller import Caller
+from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ class ReleaseManager:
     def __init__(
         self,
         settings: Settings,
-        releases: Releases,
+        releases: ReleaseSwitch,
         decoder: Decoder,
         *,
         writers: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -285,7 +284,7 @@ class ReleaseManager:
             yield
 
     @contextmanager
-    def _opened(self, release_id: str) -> Iterator[LiveRelease]:
+    def _opened(self, release_id: str) -> Iterator[OpenRelease]:
         """A release to switch to: open already where somebody still uses it; closed again if the switch fails."""
         with self._releases.lease_old(release_id) as used:
             live = used or open_release(self._settings, release_id, self.store.load_bundle(release_id))
@@ -307,12 +306,12 @@ class ReleaseManager:
         if not (self.store.path(current.release_id) / "release.json").exists():
             self.store.create(current.bundle, outcome="ready", is_new_generation=False)
 
-    def _catch_up(self, live: LiveRelease, *, given_up: Sequence[str]) -> None:
+    def _catch_up(self, live: OpenRelease, *, given_up: Sequence[str]) -> None:
         """Embed what was indexed since the release was built, until nothing is left to embed."""
         for _ in range(MAX_ROUNDS):
             report = mirror(
                 list(read_library(self._releases.current.index)),
-                snapshot=take_snapshot(live, None, priority="bulk"),
+                snapshot=live.snapshot(priority="bulk"),
                 decoder=self._decoder,
                 limits=library_limits(self._settings),
                 given_up=given_up,
@@ -320,14 +319,14 @@ class ReleaseManager:
             if report.num_embedded == 0:
                 return
 
-    def _switch(self, live: LiveRelease, *, given_up: Sequence[str], began: float) -> Switched:
+    def _switch(self, live: OpenRelease, *, given_up: Sequence[str], began: float) -> Switched:
         """Bring paths, metadata and deletions up to date while nobody writes, and make the release active."""
         current = self._releases.current
         with self._releases.gate.closed(), self._writers():
             wanted = list(read_library(current.index))
             report = mirror(
                 wanted,
-                snapshot=take_snapshot(live, None, priority="bulk"),
+                snapshot=live.snapshot(priority="bulk"),
                 decoder=self._decoder,
                 embeds=False,
             )

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.clip import DecodeLimits
-from service.caller import Caller
-from service.decoding import Decoder
+from models.media.clip import DecodeLimits
+from service.decode.decoder import Decoder
 from service.index.contract import Asset, Index
-from service.library import index_paths
-from service.report import FailedFile, Progress
-from service.retrieval import Snapshot
+from service.library.indexing import index_paths
+from service.library.report import FailedFile, Progress
+from service.search.snapshot import Snapshot
+from service.system.caller import Caller
 
 PAGE_SIZE = 1000
 OnProgress = Callable[[Progress], None]

@@ -1,6 +1,6 @@
 """Opening a release: its bundle loaded as the settings say, its queue, its index and its calibration.
 
-`service.engine` opens the active one when a program starts, `service.releases.manager` every other.
+`service.foley` opens the active one when a program starts, `service.releases.manager` every other.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-from models.bundle import BrokenBundle, Bundle, load_bundle, read_bundle_id, starter_path
-from service.batch_queue import BatchLimits
-from service.batching import Batcher
-from service.encoder import Encoder
+from models.bundle.bundle import BrokenBundle, Bundle, load_bundle, read_bundle_id, starter_path
+from service.encode.batching import Batcher
+from service.encode.encoder import Encoder
+from service.encode.queue import BatchLimits
+from service.encode.spool import CHUNK_SEGMENTS, Spool
 from service.index.contract import Index
 from service.index.opening import active_index, open_index
-from service.releases.live import LiveRelease
 from service.releases.store import ReleaseNotFound, ReleaseStore
-from service.settings import Settings
-from service.spool import CHUNK_SEGMENTS, Spool
+from service.releases.switch import OpenRelease
+from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
         )
 
 
-def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRelease:
+def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRelease:
     """Load the encoder, start its queue, open the index of the release and read its calibration.
 
     Args:
@@ -97,7 +97,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> LiveRel
         encoder = open_encoder(settings, bundle)
         index = opening.result()
         batcher = Batcher(encoder, batch_limits(settings, encoder.engine.max_batch))
-        live = LiveRelease(
+        live = OpenRelease(
             release_id=release_id,
             bundle=bundle,
             encoder=encoder,

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from service.index.opening import active_index
-from service.ledger import LedgerFailure
-from service.releases.live import LiveRelease, Releases
 from service.releases.mirroring import read_library
 from service.releases.opening import open_release
 from service.releases.store import ReleaseNotFound, ReleaseStore
-from service.settings import Settings
+from service.releases.switch import OpenRelease, ReleaseSwitch
+from service.system.failure import Failure
+from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Follower:
         self,
         settings: Settings,
         store: ReleaseStore,
-        releases: Releases,
+        releases: ReleaseSwitch,
         *,
         change: threading.RLock,
         writers: Callable[[], AbstractContextManager[Any]],
@@ -118,7 +118,7 @@ class Follower:
             release_id = active_index(self._settings, live.index)
             return None if release_id == live.release_id else release_id
 
-    def _follow(self, current: LiveRelease, release_id: str) -> list[Path]:
+    def _follow(self, current: OpenRelease, release_id: str) -> list[Path]:
         """Switch; give what was written here to the old release and is not in the new one."""
         live = open_release(self._settings, release_id, self._store.load_bundle(release_id))
         try:
@@ -160,5 +160,5 @@ def submit_behind(submit: Submit, behind: Sequence[Path]) -> None:
         return
     try:
         submit(behind)
-    except (LedgerFailure, OSError) as exc:
+    except (Failure, OSError) as exc:
         logger.error("%d files that the release lacks were not queued: %s", len(behind), exc)

@@ -26,11 +26,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from models.bundle import BrokenBundle, Bundle, load_bundle
-from service.durable import replace_file, sync_folder
+from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
 from service.index.contract import IndexFailure
 from service.releases.adoption import adopt_bundle
-from service.releases.calibration import Calibration
+from service.search.calibration import Calibration
+from service.system.failure import Failure
+from service.system.files import replace_file, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +40,28 @@ _NEW, _OLD = ".new-", ".old-"
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
-class ReleaseError(Exception):
+class ReleaseError(Failure):
     """What was asked of a release cannot be done. Subclasses say why."""
+
+    code = "release_error"
 
 
 class ReleaseNotFound(ReleaseError):
     """There is no such release."""
 
+    code = "release_not_found"
+
 
 class ReleaseInUse(ReleaseError):
     """The release is active, the one to roll back to, or being built."""
 
+    code = "release_in_use"
+
 
 class ReleaseRefused(ReleaseError):
     """The release did not pass its gates, or is not complete."""
+
+    code = "release_refused"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,13 +25,13 @@ from typing import IO, Any
 import numpy as np
 import onnxruntime
 
-from models.bundle import BrokenBundle, Bundle, load_bundle
-from service.encoder import CPU, Encoder, EncoderFailure
-from service.engines.onnx_cpu import open_session
+from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
+from service.encode.encoder import CPU, Encoder, EncoderFailure
+from service.encode.engines.onnx_cpu import open_session
 from service.releases.gates import Trial
 from service.releases.opening import ROOT, child_environment, open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused
-from service.settings import Settings
+from service.system.settings import Settings
 
 ROUNDS = 5
 STEP_SECONDS = {"loaded": 120.0, "golden": 120.0, "precision": 1800.0, "timed": 600.0}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.geometry import TgdpConfig
-from models.published import load_tgdp
-from models.tgdp import Tgdp
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+from models.network.geometry import TgdpConfig
+from models.network.published import load_tgdp
+from models.network.tgdp import Tgdp
+from tests.support.paths import GOLDEN
 
 
 @pytest.fixture(scope="session")

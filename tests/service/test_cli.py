@@ -20,14 +20,14 @@ import httpx
 import numpy as np
 import pytest
 
-from models.bundle import load_bundle
-from models.clip import decode_segments
-from service.encoder import Encoder
+from models.bundle.bundle import load_bundle
+from models.media.clip import decode_segments
+from service.encode.encoder import Encoder
 from service.index.contract import Asset
-from service.index.embedded import EmbeddedIndex
+from service.index.embedded.index import EmbeddedIndex
+from tests.support.paths import REPOSITORY
 
 COMMAND = [sys.executable, "-m", "service.cli"]
-REPOSITORY = Path(__file__).parents[2]
 
 
 def _environment(data: Path, bundle: Path, **more: str) -> dict[str, str]:

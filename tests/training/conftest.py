@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.clip import ClipSpec
-from training.listing import list_items
-from training.segments import PairedSegments, prepare
-from training.synthesis import write_corpus
-
-GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+from models.media.clip import ClipSpec
+from tests.support.paths import GOLDEN
+from training.corpus.synthesis import write_corpus
+from training.data.listing import list_items
+from training.data.segments import PairedSegments, prepare
 
 
 def _load(name: str) -> dict[str, Tensor]:

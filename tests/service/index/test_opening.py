@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient
-from qdrant_local import open_local
 
-from models.bundle import Bundle, load_bundle, starter_path
-from service.index import opening, server
-from service.index.embedded import EmbeddedIndex
+from models.bundle.bundle import Bundle, load_bundle, starter_path
+from service.index import opening
+from service.index.embedded.index import EmbeddedIndex
 from service.index.opening import find_index, index_place, open_index, server_config
-from service.index.server import ServerIndex
-from service.index.server_collection import activate
-from service.index.server_link import Link, ServerConfig
-from service.settings import Settings
+from service.index.qdrant import index as server
+from service.index.qdrant.collection import activate
+from service.index.qdrant.index import ServerIndex
+from service.index.qdrant.link import Link, ServerConfig
+from service.system.settings import Settings
+from tests.support.qdrant_local import open_local
 
 URL = "http://qdrant.invalid:6333"
 

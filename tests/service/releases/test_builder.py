@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import load_bundle
+from models.bundle.bundle import load_bundle
 from service.index.contract import IndexInUse
 from service.index.opening import open_index
 from service.releases import builder
 from service.releases.builder import open_patiently
-from service.settings import Settings
+from service.system.settings import Settings
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def test_a_run_that_takes_too_long_ends_the_process(run_seconds: float, code: in
     script = f"""
         import time
         import numpy as np
-        from service.batch_queue import BatchLimits
-        from service.batching import Batcher
-        from service.caller import Caller
+        from service.encode.queue import BatchLimits
+        from service.encode.batching import Batcher
+        from service.system.caller import Caller
         from service.releases.builder import watch_encoder
 
         class Slow:

@@ -6,11 +6,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from test_gates import GOOD, LIMITS, TRIAL
 
 from service.releases.comparison import compare_releases
 from service.releases.gates import describe_gates, judge
 from service.releases.store import Release
+from tests.service.releases.test_gates import GOOD, LIMITS, TRIAL
 
 VOID = {"meta", "br"}
 EVIL = "<script>alert(1)</script>\"&'><img src=x onerror=y>"

@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from test_calibration import make_asset
 
-from service.index.contract import Index, Modality, SegmentMatch
-from service.releases.calibration import Pairs
+from service.index.contract import Index, SegmentMatch
 from service.releases.gates import Gate, GateLimits, Trial, describe_gates, judge, measure_overlap
+from service.search.calibration import Pairs
+from service.system.modality import Modality
+from tests.service.search.test_calibration import make_asset
 
 LIMITS = GateLimits()
 TRIAL = Trial(

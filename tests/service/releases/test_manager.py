@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from swapping import TwoReleases
 
-from service.engine import open_engine
+from service.foley import open_foley
 from service.index.contract import Segment
-from service.ledger import LedgerFull
+from service.jobs.ledger import LedgerFull
 from service.releases.manager import ReleaseManager
+from tests.support.swapping import TwoReleases
 
 
 @pytest.mark.parametrize("can_queue", [True, False])
@@ -27,12 +27,12 @@ def test_a_rollback_answers_though_its_missing_files_cannot_be_queued(
         if not can_queue:
             raise LedgerFull("the disk is full")
 
-    with open_engine(two_releases.settings) as engine:
-        manager = ReleaseManager(two_releases.settings, engine.releases, engine.decoder, submit=submit)
-        before = engine.releases.current.release_id
+    with open_foley(two_releases.settings) as foley:
+        manager = ReleaseManager(two_releases.settings, foley.releases, foley.decoder, submit=submit)
+        before = foley.releases.current.release_id
         other = next(name for name in two_releases.names if name != before)
         assert manager.activate(other).num_behind == 0
-        width = engine.bundle.manifest.embedding_width
+        width = foley.bundle.manifest.embedding_width
         track = np.full((16, width), width**-0.5, np.float32)
         newer = Segment(
             asset_id="a" * 64,
@@ -42,14 +42,14 @@ def test_a_rollback_answers_though_its_missing_files_cannot_be_queued(
             end_seconds=10,
             audio_track=track,
         )
-        engine.index.write_asset([newer], is_last=True)
+        foley.index.write_asset([newer], is_last=True)
 
         with caplog.at_level(logging.ERROR):
             switched = manager.rollback()
         assert (switched.active.release_id, switched.num_behind) == (before, 1)
         assert asked == [[Path("/media/newer.wav")]]
         assert ("were not queued" in caplog.text) is not can_queue
-        with engine.lease() as snapshot:  # open, and not closed behind the back of those who ask
+        with foley.lease() as snapshot:  # open, and not closed behind the back of those who ask
             assert snapshot.release_id == before
             assert snapshot.index.count_segments() > 0
             snapshot.encoder.encode_audio([np.zeros(16_000, np.float32)])
@@ -57,17 +57,17 @@ def test_a_rollback_answers_though_its_missing_files_cannot_be_queued(
 
 def test_a_release_that_a_long_request_uses_answers_again_at_once(two_releases: TwoReleases) -> None:
     """A build, a backup or a search keeps the release before open, whose index nobody can open a second time."""
-    with open_engine(two_releases.settings) as engine:
-        manager = ReleaseManager(two_releases.settings, engine.releases, engine.decoder)
-        before = engine.releases.current.release_id
+    with open_foley(two_releases.settings) as foley:
+        manager = ReleaseManager(two_releases.settings, foley.releases, foley.decoder)
+        before = foley.releases.current.release_id
         other = next(name for name in two_releases.names if name != before)
-        with engine.lease() as long:
+        with foley.lease() as long:
             manager.activate(other)
             assert manager.rollback().active.release_id == before
             assert manager.activate(other).active.release_id == other
             manager.rollback()
             assert long.index.count_segments() > 0
-        with engine.lease() as snapshot:
+        with foley.lease() as snapshot:
             assert snapshot.release_id == before
             assert snapshot.index.count_segments() > 0
-        assert engine.releases.num_open <= 2  # the other one may be on its way to be closed
+        assert foley.releases.num_open <= 2  # the other one may be on its way to be closed

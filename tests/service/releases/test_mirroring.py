@@ -7,25 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from libraries import write_tone, write_tones
 
-from models.bundle import Bundle, load_bundle
-from service.caller import Caller
-from service.engine import Engine, open_engine, take_snapshot
+from models.bundle.bundle import Bundle, load_bundle
+from service.foley import Foley, open_foley
 from service.index.contract import Asset
-from service.library import index_paths
+from service.library.indexing import index_paths
 from service.releases import mirroring
 from service.releases.builder import read_assets, write_asset
-from service.releases.live import LiveRelease
 from service.releases.mirroring import MirrorReport, mirror, read_library
 from service.releases.opening import open_release
-from service.settings import Settings
+from service.releases.switch import OpenRelease
+from service.system.caller import Caller
+from service.system.settings import Settings
+from tests.support.libraries import write_tone, write_tones
 
 NUM_FILES = 5
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Iterator[Engine]:
+def foley(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Iterator[Foley]:
     """An engine over a few short sounds."""
     folder = tmp_path_factory.mktemp("mirroring")
     write_tones(folder / "media", NUM_FILES)
@@ -37,106 +37,106 @@ def engine(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Itera
         num_threads=1,
         decode_workers=1,
     )
-    with open_engine(settings) as engine:
-        assert not index_paths([folder / "media"], snapshot=engine.snapshot(), decoder=engine.decoder).failed
-        yield engine
+    with open_foley(settings) as foley:
+        assert not index_paths([folder / "media"], snapshot=foley.snapshot(), decoder=foley.decoder).failed
+        yield foley
 
 
 @pytest.fixture
-def live(engine: Engine, second_bundle: Bundle, tmp_path: Path) -> Iterator[LiveRelease]:
+def live(foley: Foley, second_bundle: Bundle, tmp_path: Path) -> Iterator[OpenRelease]:
     """An empty generation of the second bundle."""
     live = open_release(
-        engine.settings.replace(data=tmp_path / "new"), "second", load_bundle(second_bundle.path)
+        foley.settings.replace(data=tmp_path / "new"), "second", load_bundle(second_bundle.path)
     )
     yield live
     live.close()
 
 
-def copy(engine: Engine, live: LiveRelease, wanted: list[Asset], **options: object) -> MirrorReport:
-    snapshot = take_snapshot(live, None, priority="bulk")
-    return mirror(wanted, snapshot=snapshot, decoder=engine.decoder, **options)  # type: ignore[arg-type]
+def copy(foley: Foley, live: OpenRelease, wanted: list[Asset], **options: object) -> MirrorReport:
+    snapshot = live.snapshot(priority="bulk")
+    return mirror(wanted, snapshot=snapshot, decoder=foley.decoder, **options)  # type: ignore[arg-type]
 
 
 def counts(report: MirrorReport) -> tuple[int, int, int]:
     return report.num_embedded, report.num_relabelled, report.num_deleted
 
 
-def test_what_is_new_gone_or_relabelled(engine: Engine, live: LiveRelease, tmp_path: Path) -> None:
-    wanted = list(read_library(engine.index))
-    report = copy(engine, live, wanted)
+def test_what_is_new_gone_or_relabelled(foley: Foley, live: OpenRelease, tmp_path: Path) -> None:
+    wanted = list(read_library(foley.index))
+    report = copy(foley, live, wanted)
     assert (counts(report), report.num_assets, report.missing) == ((NUM_FILES, 0, 0), NUM_FILES, ())
     assert list(read_library(live.index)) == wanted
-    assert copy(engine, live, wanted).did_nothing, "what is there is not embedded again"
+    assert copy(foley, live, wanted).did_nothing, "what is there is not embedded again"
 
     moved = replace(wanted[0], path="/elsewhere.wav", paths=("/elsewhere.wav", "/copy.wav"))
     annotated = replace(wanted[1], metadata={"mood": "calm", "take": 3})
     changed = [moved, annotated, *wanted[3:]]
-    report = copy(engine, live, changed)
+    report = copy(foley, live, changed)
     assert counts(report) == (0, 2, 1)
     assert sorted(read_library(live.index), key=lambda a: a.asset_id) == sorted(
         changed, key=lambda a: a.asset_id
     )
     assert live.index.get_track(wanted[2].asset_id, index=0, modality="audio") is None
-    assert counts(copy(engine, live, wanted)) == (1, 2, 0)
+    assert counts(copy(foley, live, wanted)) == (1, 2, 0)
     assert sorted(a.asset_id for a in read_library(live.index)) == sorted(a.asset_id for a in wanted)
 
 
-def test_deletions_and_embedding_may_wait(engine: Engine, live: LiveRelease) -> None:
-    wanted = list(read_library(engine.index))
-    report = copy(engine, live, wanted[:2], embeds=False)
+def test_deletions_and_embedding_may_wait(foley: Foley, live: OpenRelease) -> None:
+    wanted = list(read_library(foley.index))
+    report = copy(foley, live, wanted[:2], embeds=False)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), 2)
-    copy(engine, live, wanted[:2])
-    report = copy(engine, live, wanted[2:], embeds=False, deletes=False)
+    copy(foley, live, wanted[:2])
+    report = copy(foley, live, wanted[2:], embeds=False, deletes=False)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), NUM_FILES - 2)
     assert len(list(read_library(live.index))) == 2
 
 
 def test_files_that_are_gone_are_missing_and_not_made_up(
-    engine: Engine, live: LiveRelease, tmp_path: Path
+    foley: Foley, live: OpenRelease, tmp_path: Path
 ) -> None:
-    wanted = list(read_library(engine.index))
+    wanted = list(read_library(foley.index))
     gone = replace(wanted[0], path=str(tmp_path / "gone.wav"), paths=(str(tmp_path / "gone.wav"),))
     other = write_tone(tmp_path / "other.wav", 77)
     replaced = replace(wanted[1], path=str(other), paths=(str(other),))
     elsewhere = replace(wanted[2], paths=(str(tmp_path / "gone too.wav"), wanted[2].path))
-    report = copy(engine, live, [gone, replaced, elsewhere])
+    report = copy(foley, live, [gone, replaced, elsewhere])
     assert set(report.missing) == {gone.asset_id, replaced.asset_id}
     assert [failed.path for failed in report.failed] == [gone.path]
     assert [asset.asset_id for asset in read_library(live.index)] == [elsewhere.asset_id], (
         "a file with another content is another asset, which nobody wants"
     )
-    again = copy(engine, live, [gone, replaced, elsewhere], given_up=report.missing)
+    again = copy(foley, live, [gone, replaced, elsewhere], given_up=report.missing)
     assert again.failed == ()
     assert set(again.missing) == set(report.missing)
 
 
-def test_an_interrupted_run_goes_on(engine: Engine, live: LiveRelease) -> None:
-    wanted = list(read_library(engine.index))
-    copy(engine, live, wanted[:2])
+def test_an_interrupted_run_goes_on(foley: Foley, live: OpenRelease) -> None:
+    wanted = list(read_library(foley.index))
+    copy(foley, live, wanted[:2])
     left = Caller()
     left.leave()
-    report = copy(engine, live, wanted, stop=left)
+    report = copy(foley, live, wanted, stop=left)
     assert report.is_interrupted
     assert len(list(read_library(live.index))) == 2, "what is embedded stays"
-    report = copy(engine, live, wanted)
+    report = copy(foley, live, wanted)
     assert (report.num_embedded, report.is_interrupted, report.missing) == (NUM_FILES - 2, False, ())
 
 
-def test_a_library_is_read_page_by_page(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(read_library(engine.index))
+def test_a_library_is_read_page_by_page(foley: Foley, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(read_library(foley.index))
     monkeypatch.setattr(mirroring, "PAGE_SIZE", 2)
-    assert list(read_library(engine.index)) == whole
+    assert list(read_library(foley.index)) == whole
     assert len(whole) == NUM_FILES
 
 
-def test_assets_travel_as_lines(engine: Engine) -> None:
-    wanted = [replace(asset, metadata={"a": [1, "b", True]}) for asset in read_library(engine.index)]
+def test_assets_travel_as_lines(foley: Foley) -> None:
+    wanted = [replace(asset, metadata={"a": [1, "b", True]}) for asset in read_library(foley.index)]
     assert read_assets(write_asset(asset) for asset in wanted) == wanted
 
 
-def test_a_report_is_json(engine: Engine, live: LiveRelease) -> None:
-    wanted = list(read_library(engine.index))
+def test_a_report_is_json(foley: Foley, live: OpenRelease) -> None:
+    wanted = list(read_library(foley.index))
     gone = replace(wanted[0], path="/gone.wav", paths=("/gone.wav",))
-    found = copy(engine, live, [gone]).to_json()
+    found = copy(foley, live, [gone]).to_json()
     assert found["missing"] == [gone.asset_id]
     assert found["failed"][0]["path"] == "/gone.wav"

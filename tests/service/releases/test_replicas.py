@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from libraries import write_tones
-from swapping import LEAST_DIFFERENCE, TARGET, scores_of
 
-from models.bundle import Bundle, load_bundle
-from service.engine import Engine, open_engine, take_snapshot
+from models.bundle.bundle import Bundle, load_bundle
+from service.foley import Foley, open_foley
 from service.index import opening
 from service.index.opening import active_index
-from service.library import index_paths
+from service.library.indexing import index_paths
 from service.releases.manager import ReleaseManager
 from service.releases.opening import open_release
 from service.releases.store import ReleaseError, ReleaseInUse, ReleaseStore
-from service.retrieval import Snapshot
-from service.settings import Settings
-from tests.service.index.qdrant_local import Shared, serve_local
-from tests.service.releases.test_release_store import CALIBRATION
+from service.search.snapshot import Snapshot
+from service.system.settings import Settings
+from tests.service.releases.test_store import CALIBRATION
+from tests.support.libraries import write_tones
+from tests.support.qdrant_local import Shared, serve_local
+from tests.support.swapping import LEAST_DIFFERENCE, TARGET, scores_of
 
 URL = "http://qdrant.invalid:6333"
 
@@ -35,13 +35,13 @@ URL = "http://qdrant.invalid:6333"
 class Replica:
     """One service, and what changes its releases."""
 
-    engine: Engine
+    foley: Foley
     manager: ReleaseManager
 
     @property
     def release_id(self) -> str:
         """Which release answers here."""
-        return self.engine.releases.current.release_id
+        return self.foley.releases.current.release_id
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Replicas:
 
     def check(self, replica: Replica, release_id: str, *, snapshot: Snapshot | None = None) -> None:
         """An answer is that of one release, embedded and searched."""
-        answer = replica.engine.search_file(self.query, target=TARGET, snapshot=snapshot).to_json()
+        answer = replica.foley.search_file(self.query, target=TARGET, snapshot=snapshot).to_json()
         assert answer["release_id"] == release_id
         assert scores_of(answer) == pytest.approx(self.expected[release_id], abs=1e-4)
 
@@ -90,13 +90,13 @@ def replicas(
     (query,) = write_tones(tmp_path / "query", 1)
     store = ReleaseStore(settings[0].release_folder)
     names, expected = [], {}
-    with open_engine(settings[0]) as engine:
+    with open_foley(settings[0]) as foley:
         for bundle in (load_bundle(settings[0].bundle), second_bundle):
             release_id = store.create(bundle, outcome="ready").release_id
             live = open_release(settings[0], release_id, bundle)
-            snapshot = take_snapshot(live, None, priority="bulk")
-            assert not index_paths([library_files], snapshot=snapshot, decoder=engine.decoder).failed
-            answer = engine.search_file(query, target=TARGET, snapshot=snapshot)
+            snapshot = live.snapshot(priority="bulk")
+            assert not index_paths([library_files], snapshot=snapshot, decoder=foley.decoder).failed
+            answer = foley.search_file(query, target=TARGET, snapshot=snapshot)
             names.append(release_id)
             expected[release_id] = scores_of(answer.to_json())
             live.close()
@@ -104,10 +104,10 @@ def replicas(
     differences = [abs(expected[first][asset] - expected[second][asset]) for asset in expected[first]]
     assert max(differences) > LEAST_DIFFERENCE
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_engine(one)) for one in settings]
+        engines = [stack.enter_context(open_foley(one)) for one in settings]
         one, two = (
-            Replica(engine, ReleaseManager(chosen, engine.releases, engine.decoder))
-            for engine, chosen in zip(engines, settings, strict=True)
+            Replica(foley, ReleaseManager(chosen, foley.releases, foley.decoder))
+            for foley, chosen in zip(engines, settings, strict=True)
         )
         yield Replicas((one, two), (first, second), query, expected)
 
@@ -117,7 +117,7 @@ def test_a_switch_on_one_reaches_the_other_and_mixes_nothing(
 ) -> None:
     one, two = replicas.both
     first, second = replicas.names
-    with two.engine.lease() as old:
+    with two.foley.lease() as old:
         one.manager.activate(second)
         assert active_index(settings[1]) == second
         replicas.check(one, second)
@@ -142,7 +142,7 @@ def test_the_thread_follows_and_says_once_what_it_cannot(
     one, two = replicas.both
     first, second = replicas.names
     watching = ReleaseManager(
-        settings[1].replace(release_poll_seconds=0.02), two.engine.releases, two.engine.decoder
+        settings[1].replace(release_poll_seconds=0.02), two.foley.releases, two.foley.decoder
     )
     hidden = settings[0].release_folder / second
     one.manager.activate(second)
@@ -214,12 +214,12 @@ def test_what_was_written_beside_a_switch_is_embedded_by_the_new_release(
         paused.append(False)
 
     manager = ReleaseManager(
-        settings[1], two.engine.releases, two.engine.decoder, writers=writers, submit=queued.append
+        settings[1], two.foley.releases, two.foley.decoder, writers=writers, submit=queued.append
     )
     (late,) = write_tones(tmp_path / "late", 1, first=900)
-    with two.engine.lease() as old:
+    with two.foley.lease() as old:
         one.manager.activate(second)
-        assert not index_paths([late], snapshot=old, decoder=two.engine.decoder).failed
+        assert not index_paths([late], snapshot=old, decoder=two.foley.decoder).failed
     assert manager.follower.follow_once()
     assert paused == [True, False]
     assert queued == [[late]]
@@ -229,10 +229,10 @@ def test_a_change_looks_first_who_answers(replicas: Replicas) -> None:
     one, two = replicas.both
     _, second = replicas.names
     one.manager.activate(second)
-    with two.engine.lease_to_write() as index:
+    with two.foley.lease_to_write() as index:
         asset = index.list_assets(limit=1).assets[0]
         assert index.set_metadata(asset.asset_id, {"take": 3})
-    with one.engine.lease() as snapshot:
+    with one.foley.lease() as snapshot:
         changed = snapshot.index.get_asset(asset.asset_id)
     assert changed is not None
     assert changed.metadata == {"take": 3}
@@ -262,10 +262,10 @@ def test_a_crash_between_alias_and_pointer_is_mended(
 
 def test_what_one_replica_learns_of_the_scores_the_others_take_over(replicas: Replicas) -> None:
     one, two = replicas.both
-    assert two.engine.releases.current.calibration is None
+    assert two.foley.releases.current.calibration is None
     one.manager.store.save_calibration(one.release_id, CALIBRATION)
     two.manager.follower._refresh_calibration()
-    assert two.engine.releases.current.calibration == CALIBRATION
+    assert two.foley.releases.current.calibration == CALIBRATION
 
 
 def test_a_look_uses_the_connection_that_is_open(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +276,6 @@ def test_a_look_uses_the_connection_that_is_open(replicas: Replicas, monkeypatch
         raise AssertionError("another connection was opened")
 
     monkeypatch.setattr(opening, "open_client", refuse)
-    with two.engine.lease_to_write() as index:
+    with two.foley.lease_to_write() as index:
         assert index.info().num_assets > 0
     assert not two.manager.follower.follow_once()

@@ -1,0 +1,252 @@
+"""A bundle's graphs in another precision: float16 for a GPU, 8-bit integers for a CPU.
+
+    foley-train convert my-bundle --precision fp16 --media ~/Videos
+
+writes `my-bundle.fp16` beside `my-bundle`, or refuses with the figures. Only the network in the middle changes: the
+log-mel spectrum spans more than float16 holds, and the last norm and the unit length cost nothing in float32.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from models.bundle.agreement import Agreement, compare_tracks
+from models.bundle.bundle import (
+    AUDIO_GRAPH,
+    VARIANT,
+    VIDEO_GRAPH,
+    Bundle,
+    Variant,
+    describe_file,
+    variant_path,
+)
+from models.bundle.norms import add_outliers, level_channels
+from models.media.clip import Clip
+
+GRAPHS = {"audio": AUDIO_GRAPH, "video": VIDEO_GRAPH}
+MIN_CLIPS = 8
+"""Fewer clips say too little about neighbours."""
+
+
+class PrecisionDisagrees(ValueError):
+    """A precision is too far from float32 to be served."""
+
+
+def convert_bundle(bundle: Bundle, precision: str, clips: Sequence[Clip]) -> Variant:
+    """Write the variant of a bundle beside it, once its tracks have been compared with those of float32.
+
+    Args:
+        bundle: Verified bundle.
+        precision: `fp16` or `int8`.
+        clips: Real clips with picture and sound, at least 8.
+
+    Returns:
+        The variant.
+
+    Raises:
+        FileExistsError: If there is one already.
+        PrecisionDisagrees: If it is too far from float32.
+        ValueError: If there are too few clips, or the precision is not one that has graphs of its own.
+    """
+    if precision not in CONVERTERS:
+        raise ValueError(f"precision must be {' or '.join(CONVERTERS)}, got {precision!r}")
+    output = variant_path(bundle.path, precision)
+    if output.exists():
+        raise FileExistsError(f"{output} exists; remove it to make it anew")
+    pairs = [clip for clip in clips if clip.frames is not None and clip.samples is not None]
+    if len(pairs) < MIN_CLIPS:
+        raise ValueError(
+            f"agreement needs {MIN_CLIPS} clips with picture and sound at least, got {len(pairs)}"
+        )
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
+        folder = Path(scratch)
+        agreement = _convert_and_compare(bundle, precision, pairs, folder)
+        if shortfalls := agreement.shortfalls():
+            raise PrecisionDisagrees(
+                f"{precision} is too far from float32: {', '.join(shortfalls)}; {agreement}"
+            )
+        finished = folder / "finished"
+        variant = Variant(
+            path=output,
+            bundle_id=bundle.bundle_id,
+            precision=precision,
+            agreement=agreement,
+            files={name: describe_file(finished / name) for name in GRAPHS.values()},
+        )
+        (finished / VARIANT).write_text(variant.to_json())
+        finished.rename(output)
+    return variant
+
+
+def _convert_and_compare(bundle: Bundle, precision: str, clips: Sequence[Clip], folder: Path) -> Agreement:
+    convert = CONVERTERS[precision]
+    finished = folder / "finished"
+    finished.mkdir()
+    reference, found, stressed = {}, {}, {}
+    for modality, name in GRAPHS.items():
+        source = bundle.path / name
+        reference[modality] = encode(source, modality, clips)
+        convert(source, finished / name)
+        found[modality] = encode(finished / name, modality, clips)
+        add_outliers(source, folder / "outliers.onnx")
+        convert(folder / "outliers.onnx", folder / "stressed.onnx")
+        stressed[modality] = encode(folder / "stressed.onnx", modality, clips)
+    return compare_tracks(reference, found, stressed, clips=f"{len(clips)} clips, when it was made")
+
+
+def encode(graph: Path, modality: str, clips: Sequence[Clip]) -> NDArray[np.float32]:
+    """Embed clips one by one with an exported graph on the CPU.
+
+    Args:
+        graph: ONNX file.
+        modality: Which of the clips' streams it reads.
+        clips: With that stream.
+
+    Returns:
+        Tracks, float32, shape (N, T, D).
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    tracks = []
+    for clip in clips:
+        inputs: dict[str, NDArray[np.generic]]
+        if modality == "audio":
+            assert clip.samples is not None, "clips without sound were left out"
+            inputs = {"samples": clip.samples[None], "lengths": np.array([len(clip.samples)], np.int64)}
+        else:
+            assert clip.frames is not None, "clips without picture were left out"
+            inputs = {"frames": clip.frames[None]}
+        tracks.append(session.run(["tracks"], inputs)[0])
+    return np.concatenate(tracks)
+
+
+def to_int8(source: Path, target: Path) -> None:
+    """Write a graph whose matrix products with fixed weights multiply 8-bit integers.
+
+    The scale of the weights is fixed, one for each output channel; the scale of what they are multiplied with is one
+    for the whole tensor, found anew in each run. Channels are made equally large first, or one outlier would take the
+    range of all others.
+
+    Args:
+        source: ONNX file, float32.
+        target: File to write.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        levelled = Path(folder) / "levelled.onnx"
+        level_channels(source, levelled)
+        quantize_dynamic(
+            levelled,
+            target,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            extra_options={"MatMulConstBOnly": True},
+        )
+
+
+def to_half(source: Path, target: Path) -> None:
+    """Write a graph whose network, from the patch embedding to the last norm, computes in float16.
+
+    Args:
+        source: ONNX file, float32.
+        target: File to write.
+    """
+    model = onnx.load(source)
+    graph = model.graph
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    inside = _network_of(graph)
+    cut = _Cut(
+        is_float=frozenset(name for name, kind in types.items() if kind == TensorProto.FLOAT),
+        weights={tensor.name: tensor for tensor in graph.initializer},
+        made_inside=frozenset(name for node in graph.node if node.name in inside for name in node.output),
+    )
+    nodes, halves = cut.rewrite(graph.node, inside)
+    read = {name for node in nodes for name in node.input}
+    weights = [tensor for tensor in graph.initializer if tensor.name in read] + halves
+    rewritten = helper.make_graph(nodes, graph.name, list(graph.input), list(graph.output), weights)
+    onnx.save(
+        helper.make_model(rewritten, opset_imports=list(model.opset_import), ir_version=model.ir_version),
+        target,
+    )
+
+
+CONVERTERS: Mapping[str, Callable[[Path, Path], None]] = {"fp16": to_half, "int8": to_int8}
+
+
+def _network_of(graph: onnx.GraphProto) -> set[str]:
+    """Names of the operations between the last convolution, the patch embedding, and the last LayerNorm."""
+    first = [node for node in graph.node if node.op_type == "Conv"][-1]
+    last = [node for node in graph.node if node.op_type == "LayerNormalization"][-1]
+    return _upstream(graph, last.input[0]) - _upstream(graph, first.input[0])
+
+
+def _upstream(graph: onnx.GraphProto, name: str) -> set[str]:
+    makers = {output: node for node in graph.node for output in node.output}
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting += node.input
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """Where float32 and float16 meet in a graph.
+
+    Attributes:
+        is_float: Names of everything that is float32.
+        weights: Fixed arrays by name.
+        made_inside: What the part in float16 writes.
+    """
+
+    is_float: frozenset[str]
+    weights: Mapping[str, TensorProto]
+    made_inside: frozenset[str]
+
+    def rewrite(
+        self, nodes: Iterable[onnx.NodeProto], inside: set[str]
+    ) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+        """Let the nodes inside read float16, and the others float32, with a cast where the two meet."""
+        written: list[onnx.NodeProto] = []
+        halves: dict[str, TensorProto] = {}
+        casts: set[str] = set()
+        for original in nodes:
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
+            is_inside = node.name in inside
+            for at, name in enumerate(node.input):
+                if name not in self.is_float or (name in self.made_inside) == is_inside:
+                    continue
+                if name in self.weights and not is_inside:
+                    continue
+                node.input[at] = renamed = f"{name}.half" if is_inside else f"{name}.float"
+                if name in self.weights:
+                    values = numpy_helper.to_array(self.weights[name]).astype(np.float16)
+                    halves[renamed] = numpy_helper.from_array(values, renamed)
+                elif renamed not in casts:
+                    casts.add(renamed)
+                    kind = TensorProto.FLOAT16 if is_inside else TensorProto.FLOAT
+                    written.append(helper.make_node("Cast", [name], [renamed], name=renamed, to=kind))
+            written.append(node)
+        return written, list(halves.values())

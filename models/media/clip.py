@@ -1,0 +1,252 @@
+"""Any media file → segments of 16 frames and mono 16 kHz sound: what the encoders read.
+
+    for clip in decode_segments("holiday.mp4", ClipSpec()).clips:
+        print(clip.start_seconds, clip.frames.shape)   # (16, 224, 224, 3)
+
+Needs the standard library, NumPy, PyAV and Pillow; no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.media.opening import DecodeLimits, MediaInfo, MediaSource, hash_media, open_media, open_regular
+from models.media.picture import PictureReader
+from models.media.reading import Reading, ReadRequest, iterate_packets, read_media
+from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
+from models.media.unreadable import (
+    BrokenMedia,
+    ClipTooLong,
+    EmptyFile,
+    NoStream,
+    NotARegularFile,
+    NotMedia,
+    TooComplex,
+    UnreadableClip,
+)
+
+__all__ = [
+    "BrokenMedia",
+    "Clip",
+    "ClipSpec",
+    "ClipTooLong",
+    "DecodeLimits",
+    "DecodedMedia",
+    "EmptyFile",
+    "MediaInfo",
+    "MediaSource",
+    "NoStream",
+    "NotARegularFile",
+    "NotMedia",
+    "TooComplex",
+    "UnreadableClip",
+    "decode_clip",
+    "decode_segments",
+    "hash_media",
+    "open_regular",
+    "probe_media",
+    "segment_bounds",
+]
+
+MIN_SAMPLES = 400
+"""Sound of fewer samples, one 25 ms analysis frame, is no sound."""
+MAX_PROBE_PACKETS = 200
+"""How many packets may pass before the first picture where only the facts are asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One segment of a file: half-open [start, end) on the asset's timeline, whose 0 is its first frame or sample.
+
+    Attributes:
+        start_seconds: Start of the segment.
+        end_seconds: End, exclusive.
+        frames: Frame i is on screen at i/T of the segment; uint8, shape (T, H, W, 3); None without a picture.
+        frame_times_seconds: When each frame came on screen, float64, shape (T,); a held frame repeats.
+        samples: Mono sound of the whole segment, zero where there is none, float32, shape (S,); None under 25 ms of it.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    frames: NDArray[np.uint8] | None
+    frame_times_seconds: NDArray[np.float64] | None
+    samples: NDArray[np.float32] | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_seconds < self.end_seconds:
+            bounds = f"[{self.start_seconds}, {self.end_seconds})"
+            raise ValueError(f"a clip must have 0 <= start < end, got {bounds}")
+        if (self.frames is None) != (self.frame_times_seconds is None):
+            raise ValueError("frames and frame_times_seconds go together")
+        if self.frames is not None and (self.frames.ndim != 4 or self.frames.shape[3] != 3):
+            raise ValueError(f"frames must be (T, H, W, 3), got {self.frames.shape}")
+        if self.samples is not None and self.samples.ndim != 1:
+            raise ValueError(f"samples must be (S,), got {self.samples.shape}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedMedia:
+    """What a file, or a stretch of it, decoded to.
+
+    Attributes:
+        info: Facts about the file.
+        clips: The segments in order; one in which nothing decodes is left out.
+        is_last: Whether the file has no segment after the asked ones.
+        is_partial: Whether less than 95 % of the length that the header declares could be decoded.
+    """
+
+    info: MediaInfo
+    clips: tuple[Clip, ...]
+    is_last: bool
+    is_partial: bool
+
+
+def probe_media(source: MediaSource, limits: DecodeLimits | None = None) -> MediaInfo:
+    """Read the facts of a media file from its header and its first picture, without decoding the rest.
+
+    Args:
+        source: A regular file.
+        limits: What the file may ask for.
+
+    Returns:
+        The facts; the duration is the declared one.
+    """
+    limits = limits or DecodeLimits()
+    with open_media(source, limits) as media:
+        if media.video is None:
+            return media.info
+        picture = PictureReader(
+            media.video,
+            origin_seconds=media.origin_seconds,
+            plan=MomentPlan(spec=ClipSpec(num_moments=1, frame_size=1), stop=1),
+            limits=limits,
+            can_skip=False,
+        )
+        for packet in islice(iterate_packets(media, [media.video]), MAX_PROBE_PACKETS):
+            picture.feed(packet)
+            if picture.start_seconds < math.inf:
+                break
+        picture.finish()
+        return _describe(media.info, picture, None)
+
+
+def decode_clip(source: MediaSource, spec: ClipSpec, *, segment_index: int = 0) -> Clip:
+    """Decode one segment of a media file.
+
+    Args:
+        source: A regular file; a link is refused.
+        spec: What the clip looks like.
+        segment_index: Which segment, from 0.
+
+    Returns:
+        The segment.
+
+    Raises:
+        BrokenMedia: If the file has no such segment, or nothing in it decodes.
+    """
+    decoded = decode_segments(source, spec, first=segment_index, count=1)
+    if not decoded.clips:
+        raise BrokenMedia(f"the file has no segment {segment_index}, or nothing in it decodes")
+    return decoded.clips[0]
+
+
+def decode_segments(
+    source: MediaSource,
+    spec: ClipSpec,
+    *,
+    first: int = 0,
+    count: int | None = None,
+    limits: DecodeLimits | None = None,
+    modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
+) -> DecodedMedia:
+    """Decode a media file, or a stretch of its segments, in one pass.
+
+    A long file is taken in chunks: `first` 0, 60, 120 ... with `count` 60 until `is_last`. Chunks give the same frames
+    as one pass over the file, and the same samples to 1e-3 where the container keeps time to the sample; containers
+    that round to 1 ms (WebM, FLV) may shift them by one sample. What a decoder makes up (noise substitution in AAC)
+    differs from run to run.
+
+    Args:
+        source: A regular file; a link is refused, so resolve it first where links are wanted.
+        spec: What a clip looks like.
+        first: First segment, from 0. After the end of the file there are no clips.
+        count: How many segments; None for all to the end.
+        limits: What the file may ask for.
+        modalities: What to decode; the other is None in every clip.
+
+    Returns:
+        The segments and the facts of the file.
+
+    Raises:
+        ValueError: If `first` or `count` is out of range.
+        BrokenMedia: If the file opens, but nothing in it decodes.
+    """
+    if first < 0 or (count is not None and count < 1):
+        raise ValueError(f"first must be at least 0 and count at least 1, got {first} and {count}")
+    request = ReadRequest(
+        source=source,
+        spec=spec,
+        limits=limits or DecodeLimits(),
+        first=first,
+        stop=None if count is None else first + count,
+        modalities=frozenset(modalities),
+    )
+    reading = read_media(request)
+    bounds = list(enumerate(reading.bounds()))[first:]
+    clips = [_build_clip(request, reading, segment, start, end) for segment, (start, end) in bounds]
+    decoded = tuple(clip for clip in clips if clip is not None)
+    if not decoded and first == 0 and reading.is_last:
+        raise BrokenMedia(_explain_nothing(reading.info, request.limits))
+    return DecodedMedia(
+        info=_describe(reading.info, reading.picture, reading.end_seconds if reading.is_whole else None),
+        clips=decoded,
+        is_last=reading.is_last,
+        is_partial=reading.is_partial,
+    )
+
+
+def _build_clip(
+    request: ReadRequest, reading: Reading, segment: int, start: float, end: float
+) -> Clip | None:
+    """Put a segment together. Where the header told its end wrong, its frames lie elsewhere: read it again."""
+    picture = reading.picture
+    if picture is not None and not picture.has_right_frames(segment, start, end):
+        again = replace(request, first=segment, stop=segment + 1, end_seconds=reading.end_seconds)
+        picture = read_media(again).picture
+    frames = frame_times = samples = None
+    if picture is not None and (picked := picture.frames(segment)) is not None:
+        frames, frame_times = picked
+    if reading.sound is not None:
+        heard, num_decoded = reading.sound.samples(segment)
+        if num_decoded >= MIN_SAMPLES:
+            samples = np.zeros(round((end - start) * request.spec.sample_rate_hz), np.float32)
+            samples[: len(heard)] = heard[: len(samples)]
+    if frames is None and samples is None:
+        return None
+    return Clip(
+        start_seconds=start, end_seconds=end, frames=frames, frame_times_seconds=frame_times, samples=samples
+    )
+
+
+def _explain_nothing(info: MediaInfo, limits: DecodeLimits) -> str:
+    reason = "the file opens, but nothing in it decodes"
+    if info.has_video and not info.width:  # FFmpeg forgets the size of what is far above its limit of pixels
+        reason += f"; a picture may have {limits.max_frame_width} x {limits.max_frame_height} pixels at most"
+    return reason
+
+
+def _describe(info: MediaInfo, picture: PictureReader | None, end_seconds: float | None) -> MediaInfo:
+    """The header's facts, corrected by what was decoded."""
+    if picture is not None and picture.size is not None:
+        width, height = picture.size
+        info = replace(info, width=width, height=height, rotation_degrees=picture.rotation_degrees)
+    if end_seconds is not None:
+        info = replace(info, duration_seconds=max(0.0, end_seconds), is_duration_measured=True)
+    return info

@@ -1,0 +1,336 @@
+"""One reading of a media file: open it, go to the wanted segments, pass packets on until they are complete.
+
+    reading = read_media(ReadRequest(source="holiday.mp4", spec=ClipSpec(), limits=DecodeLimits()))
+    reading.bounds()            # [(0.0, 10.0), (10.0, 13.2)]
+    reading.picture.frames(1)   # of the second segment
+
+It takes shortcuts (seeking, leaving frames out), and reads again without the one that was not exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import av.error
+
+from models.media.opening import DecodeLimits, Media, MediaInfo, MediaSource, open_media, open_regular
+from models.media.picture import LandedLate, PictureReader, SkippingInexact
+from models.media.sound import WARM_UP_SECONDS, SoundReader
+from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
+from models.media.unreadable import NoStream
+
+SEEK_MARGINS_SECONDS = (1.0, 15.0, 60.0)
+"""How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""
+COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"})
+"""Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
+JOINED_CONTAINERS = frozenset({"mpegts", "mpeg"})
+"""Containers of which two, one after the other, are one again: the clock starts anew in mid-file."""
+MAX_STEP_BACK_SECONDS = 1.5  # less is an overlap, of which the second take is not heard
+MAX_STEP_SECONDS = 2**32 / 90_000
+"""A packet earlier or later than this after the one before belongs to another clock: theirs turn over after 26.5 h."""
+SYNC_SECONDS = 1.0
+"""Streams whose clocks start anew with less than this between them keep together."""
+MAX_REMEMBERED_FILES = 64
+"""Of how many files it is remembered whether they are joined."""
+COMPLETE_SHARE = 0.95
+"""A file of which less than this share of the declared length decodes is partial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadRequest:
+    """Which segments of a file to read, and with which shortcuts."""
+
+    source: MediaSource
+    """A regular file."""
+    spec: ClipSpec
+    """What a segment looks like."""
+    limits: DecodeLimits
+    """What the file may ask for."""
+    modalities: frozenset[str] = frozenset({"audio", "video"})
+    """What to decode."""
+    first: int = 0
+    """First segment."""
+    stop: int | None = None
+    """Segment after the last; None for all."""
+    end_seconds: float | None = None
+    """Where the file ends, if that is known better than from its header."""
+    can_skip: bool = True
+    """Whether frames that nobody needs may be left out."""
+    margin_seconds: float | None = None
+    """How far before the first segment to go; None starts at the beginning of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one reading brought. The readers hold pictures and sound, segment by segment."""
+
+    info: MediaInfo
+    """Facts from the header."""
+    plan: MomentPlan
+    """The segments that were read."""
+    picture: PictureReader | None
+    """The pictures, where the file has any and they were asked for."""
+    sound: SoundReader | None
+    """The sound, likewise."""
+    end_seconds: float
+    """How far the streams reach, as far as they were read."""
+    is_whole: bool
+    """Whether the file was read to its end."""
+
+    def bounds(self) -> list[tuple[float, float]]:
+        """Start and end of the file's segments in seconds, up to the last one that was asked for."""
+        end_seconds = self.end_seconds if self.is_whole else self.plan.stop_seconds
+        return segment_bounds(end_seconds, self.plan.spec)[: self.plan.stop]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the file has no segment after the asked ones."""
+        num_segments = len(segment_bounds(self.end_seconds, self.plan.spec))
+        return self.is_whole and (self.plan.stop is None or num_segments <= self.plan.stop)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the file ended well before the length that its header declares."""
+        declared = self.info.duration_seconds or 0.0
+        return self.is_whole and self.end_seconds < COMPLETE_SHARE * declared
+
+
+def read_media(request: ReadRequest) -> Reading:
+    """Read with every shortcut, and with fewer where one turns out not to be exact.
+
+    Args:
+        request: What to read; `can_skip` and `margin_seconds` are chosen here.
+
+    Returns:
+        The reading.
+
+    Raises:
+        RuntimeError: Never, unless this module is wrong.
+    """
+    margins = (None,) if request.first == 0 or _is_joined(request) else (*SEEK_MARGINS_SECONDS, None)
+    for can_skip in (True, False):
+        for margin in margins:
+            try:
+                return _read_once(replace(request, can_skip=can_skip, margin_seconds=margin))
+            except LandedLate:
+                continue
+            except SkippingInexact:
+                break
+    raise RuntimeError("reading all of a file from its start neither skips nor seeks")
+
+
+def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
+    """Read on to the end of the file, or to where it cannot be read any further.
+
+    Args:
+        media: The open file.
+        streams: Some of its streams.
+
+    Returns:
+        Packets of these streams in file order.
+    """
+    return _demux(media, streams, _JoinedClock() if media.info.container in JOINED_CONTAINERS else None)
+
+
+def _demux(media: Media, streams: list[Any], clock: _JoinedClock | None) -> Iterator[Any]:
+    packets = media.container.demux(streams)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (
+            av.error.FFmpegError,
+            IndexError,
+        ):  # IndexError: PyAV at the end, where a stream began in mid-file
+            return
+        if packet is None:
+            return
+        if packet.size:  # those without bytes would tell the decoder that the stream is over
+            if clock is not None:
+                clock.carry_on(packet)
+            yield packet
+
+
+_joined: dict[tuple[int, int, int, int], bool] = {}
+
+
+def _is_joined(request: ReadRequest) -> bool:
+    """Whether the clock of a file starts anew in it, so that no seek can be trusted; remembered for some files."""
+    with open_regular(request.source) as (descriptor, status):
+        file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if file not in _joined:
+            if len(_joined) >= MAX_REMEMBERED_FILES:
+                _joined.clear()
+            with open_media(descriptor, request.limits) as media:
+                _joined[file] = media.info.container in JOINED_CONTAINERS and _has_joint(media)
+        return _joined[file]
+
+
+def _has_joint(media: Media) -> bool:
+    clock = _JoinedClock()
+    streams = [stream for stream in (media.video, media.audio) if stream is not None]
+    return any(clock.has_joint for _ in _demux(media, streams, clock))
+
+
+class _JoinedClock:
+    """Lets each part of a joined file begin where the one before ends."""
+
+    def __init__(self) -> None:
+        self.has_joint = False
+        self._ends: dict[int, float] = {}
+        self._shifts: dict[int, float] = {}
+        self._newest_shift = 0.0
+
+    def carry_on(self, packet: Any) -> None:
+        """Put a packet on the clock of the first part."""
+        if packet.dts is None:
+            return
+        stream, tick = packet.stream_index, float(packet.time_base)
+        shift = self._shifts.get(stream, 0.0)
+        step = packet.dts * tick + shift - self._ends.get(stream, math.nan)
+        if step < -MAX_STEP_BACK_SECONDS or step > MAX_STEP_SECONDS:
+            shift -= step
+            if abs(shift - self._newest_shift) < SYNC_SECONDS:
+                shift = self._newest_shift
+            self._shifts[stream] = self._newest_shift = shift
+            self.has_joint = True
+        self._ends[stream] = (packet.dts + (packet.duration or 0)) * tick + shift
+        if ticks := round(shift / tick):
+            packet.dts += ticks
+            if packet.pts is not None:
+                packet.pts += ticks
+
+
+def _read_once(request: ReadRequest) -> Reading:
+    with open_media(request.source, request.limits) as media:
+        _check_request(media, request)
+        known_end = request.end_seconds
+        plan = MomentPlan(
+            spec=request.spec,
+            first=request.first,
+            stop=request.stop,
+            duration_seconds=media.info.duration_seconds if known_end is None else known_end,
+        )
+        has_seeked = _seek(media, plan, request.margin_seconds)
+        picture = _make_picture_reader(media, plan, request, has_seeked=has_seeked)
+        sound = _make_sound_reader(media, plan, request)
+        feeds = [
+            _Feed(stream, reader, media.origin_seconds)
+            for stream, reader in ((media.video, picture), (media.audio, sound))
+            if stream is not None
+        ]
+        is_whole = _feed_all(media, feeds, plan, request.limits)
+        if has_seeked and sound is not None:
+            _check_landing(media, sound, plan)
+        return Reading(
+            info=media.info,
+            plan=plan,
+            picture=picture,
+            sound=sound,
+            end_seconds=max(feed.end_seconds for feed in feeds),
+            is_whole=is_whole,
+        )
+
+
+def _check_request(media: Media, request: ReadRequest) -> None:
+    held = {"audio": media.audio, "video": media.video}
+    if all(held[modality] is None for modality in request.modalities):
+        raise NoStream(f"the file has no {' and no '.join(sorted(request.modalities))} that can be decoded")
+    request.limits.check_duration(media.info.duration_seconds or 0.0)
+
+
+def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
+    """Go to before the first segment. False where reading starts at the beginning of the file."""
+    if margin_seconds is None or media.info.container in COUNTED_CONTAINERS:
+        return False
+    seconds = plan.start_seconds - margin_seconds
+    if seconds <= 0:
+        return False
+    stream = media.video or media.audio
+    try:
+        offset = math.floor((seconds + media.origin_seconds) / stream.time_base)
+        media.container.seek(offset, stream=stream, backward=True)
+    except (av.error.FFmpegError, OverflowError) as error:
+        raise LandedLate("the container cannot seek") from error
+    return True
+
+
+def _make_picture_reader(
+    media: Media, plan: MomentPlan, request: ReadRequest, *, has_seeked: bool
+) -> PictureReader | None:
+    if media.video is None or "video" not in request.modalities:
+        return None
+    return PictureReader(
+        media.video,
+        origin_seconds=media.origin_seconds,
+        plan=plan,
+        limits=request.limits,
+        can_skip=request.can_skip,
+        has_seeked=has_seeked,
+    )
+
+
+def _make_sound_reader(media: Media, plan: MomentPlan, request: ReadRequest) -> SoundReader | None:
+    if media.audio is None or "audio" not in request.modalities:
+        return None
+    return SoundReader(media.audio, origin_seconds=media.origin_seconds, plan=plan, limits=request.limits)
+
+
+class _Feed:
+    """Passes the packets of one stream on, and notes how far they reach where nobody decodes them."""
+
+    def __init__(
+        self, stream: Any, reader: PictureReader | SoundReader | None, origin_seconds: float
+    ) -> None:
+        self.stream = stream
+        self._reader = reader
+        self._origin_seconds = origin_seconds
+        self._end_seconds = self._progress_seconds = -math.inf
+
+    @property
+    def end_seconds(self) -> float:
+        return self._end_seconds if self._reader is None else self._reader.end_seconds
+
+    @property
+    def progress_seconds(self) -> float:
+        return self._progress_seconds if self._reader is None else self._reader.progress_seconds
+
+    def put(self, packet: Any) -> None:
+        if self._reader is not None:
+            self._reader.feed(packet)
+        elif packet.pts is not None:
+            start = float(packet.pts * packet.time_base) - self._origin_seconds
+            end = start + float((packet.duration or 0) * packet.time_base)
+            self._progress_seconds = max(self._progress_seconds, start)
+            self._end_seconds = max(self._end_seconds, end)
+
+    def finish(self) -> None:
+        if self._reader is not None:
+            self._reader.finish()
+
+
+def _feed_all(media: Media, feeds: list[_Feed], plan: MomentPlan, limits: DecodeLimits) -> bool:
+    """Pass packets on until the wanted segments are complete. True if that took all there are."""
+    by_stream = {feed.stream.index: feed for feed in feeds}
+    enough = plan.stop_seconds + plan.spec.min_segment_seconds
+    is_whole = True
+    for packet in iterate_packets(media, [feed.stream for feed in feeds]):
+        by_stream[packet.stream_index].put(packet)
+        end_seconds = max(feed.end_seconds for feed in feeds)
+        limits.check_duration(end_seconds)
+        if end_seconds >= enough and min(feed.progress_seconds for feed in feeds) >= plan.stop_seconds:
+            is_whole = False
+            break
+    for feed in feeds:
+        feed.finish()
+    return is_whole
+
+
+def _check_landing(media: Media, sound: SoundReader, plan: MomentPlan) -> None:
+    """The first sound after a seek must lie well before what is wanted, unless the stream starts later anyway."""
+    stream_start = float((media.audio.start_time or 0) * media.audio.time_base) - media.origin_seconds
+    latest = max(plan.start_seconds, stream_start + WARM_UP_SECONDS) - WARM_UP_SECONDS / 2
+    if latest < sound.start_seconds < plan.stop_seconds:
+        raise LandedLate(f"the first sound is at {sound.start_seconds} s, {latest} s is wanted")

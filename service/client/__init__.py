@@ -1,0 +1,4 @@
+"""Asking a running `foley serve` over HTTP.
+
+May import `jobs`, `operations`, `foley` and the rooms below them, not `http`.
+"""

@@ -1,0 +1,118 @@
+"""Metadata in files: read into the assets of a library, and written from them.
+
+    report = annotate(Path("takes.csv"), inventory)
+    export(Path("takes.json"), inventory.list_assets())
+
+`service.library.metadata` says what such a file looks like. What `export` writes, `annotate` reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from service.commands.inventory import Inventory
+from service.library.assets import AssetDocument
+from service.library.metadata import PATH_KEY, InvalidMetadata, read_annotations
+from service.system.paths import show_path
+
+
+@dataclass(kw_only=True)
+class AnnotationReport:
+    """What became of a file of metadata.
+
+    Attributes:
+        num_changed: Rows that changed an asset.
+        num_unchanged: Rows that said what was known.
+        unmatched: Paths at which nothing is indexed, printable.
+    """
+
+    num_changed: int = 0
+    num_unchanged: int = 0
+    unmatched: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "changed": self.num_changed,
+            "unchanged": self.num_unchanged,
+            "unmatched": list(self.unmatched),
+        }
+
+
+def annotate(file: Path, inventory: Inventory) -> AnnotationReport:
+    """Merge the metadata of a file into the assets it names; keys it does not name keep their values.
+
+    Args:
+        file: A CSV or JSON file.
+        inventory: Where the assets are.
+
+    Returns:
+        What changed, and which rows name nothing that is indexed.
+    """
+    annotations = list(read_annotations(file))  # all of the file is checked before anything changes
+    known = {path: asset for asset in inventory.list_assets() for path in asset["paths"]}
+    report = AnnotationReport()
+    for annotation in annotations:
+        path = show_path(annotation.path)
+        asset = known.get(path)
+        if asset is None:
+            report.unmatched.append(path)
+        elif {**asset["metadata"], **annotation.values} == asset["metadata"]:
+            report.num_unchanged += 1
+        elif changed := inventory.merge_metadata(asset["asset_id"], annotation.values):
+            asset["metadata"] = changed["metadata"]  # a later row may name another file of the same asset
+            report.num_changed += 1
+        else:  # deleted meanwhile
+            report.unmatched.append(path)
+    return report
+
+
+def export(file: Path, assets: Iterable[AssetDocument]) -> int:
+    """Write path and metadata of assets to a file.
+
+    CSV does not tell the text `12` from the number; JSON does.
+
+    Args:
+        file: Where to; JSON where its name ends so, CSV where it ends so.
+        assets: The assets.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        InvalidMetadata: If the name ends otherwise, or a key is the name of the column of paths.
+    """
+    rows = [_to_row(asset) for asset in assets]
+    kind = file.suffix.lower()
+    if kind not in (".csv", ".json"):
+        raise InvalidMetadata(f"{file} must end in .csv or .json")
+    with file.open("w", encoding="utf-8", newline="") as output:
+        if kind == ".json":
+            json.dump(rows, output, ensure_ascii=False, indent=1)
+            output.write("\n")
+        else:
+            _write_csv(output, rows)
+    return len(rows)
+
+
+def _to_row(asset: AssetDocument) -> dict[str, Any]:
+    if PATH_KEY in asset["metadata"]:
+        raise InvalidMetadata(f"{asset['path']} has metadata under {PATH_KEY!r}, which names the file here")
+    return {PATH_KEY: asset["path"], **asset["metadata"]}
+
+
+def _write_csv(output: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:
+    keys = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(
+        output, [PATH_KEY, *(key for key in keys if key != PATH_KEY)], lineterminator="\n"
+    )
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {key: value if isinstance(value, str) else json.dumps(value) for key, value in row.items()}
+        )

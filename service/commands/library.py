@@ -1,0 +1,226 @@
+"""`foley index`, `foley sync` and `foley jobs`: put media into the index, keep it as they are, see what was done.
+
+    foley index ~/Videos
+    foley sync ~/Videos --watch
+    foley jobs show 8f14e45fceea467a9c1d2b3a4f5e6d7c
+
+Where a `foley serve` has the index open, the job is sent to it and followed.
+"""
+
+# The commands import what they need themselves: `foley --help` must not wait for it.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.commands.terminal import (
+    INTERRUPTED,
+    WRONG_USAGE,
+    fail,
+    interrupt,
+    log_to_stderr,
+    print_json,
+    read_settings,
+    report_errors,
+    say,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from service.library.report import IndexReport, OnProgress
+
+jobs_app = typer.Typer(help="Jobs over the library: list, show, retry, cancel.")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try files again that earlier runs gave up.")]
+JobName = Annotated[str, typer.Argument(help="Name of the job.", metavar="JOB")]
+
+
+def index(paths: Paths, retry: Retry = False, as_json: Json = False) -> None:
+    """Index media files; folders are walked. What is indexed already and has not changed is passed over."""
+    from service.commands.here_or_there import make_request, run_job
+
+    settings = read_settings()
+    with _working() as on_progress:
+        request = make_request(paths, retry_quarantined=retry)
+        report = run_job(settings, "index", request, on_progress=on_progress, say=say)
+    _show_report(report, as_json=as_json)
+    if report.is_interrupted:
+        fail("stopped; what was indexed stays, and the same command goes on from there", code=INTERRUPTED)
+    if report.files.indexed + report.files.unchanged == 0:
+        fail("no file was indexed" if report.files.failed else "no media files there")
+
+
+def sync(
+    paths: Paths,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until Ctrl-C: synchronise whenever something has changed.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, help="With --watch: seconds between two looks at the folders.")
+    ] = 10.0,
+    settle: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=3600,
+            help="Leave files that were written to within so many seconds for the next time. Default: 5 with --watch, "
+            "else 0.",
+        ),
+    ] = None,
+    allow_empty: Annotated[
+        bool,
+        typer.Option(
+            "--allow-empty", help="Believe it when a path is gone, or all of its files are, or its disk."
+        ),
+    ] = False,
+    retry: Retry = False,
+    as_json: Json = False,
+) -> None:
+    """Make the index hold the files as they are: new, changed, moved and deleted ones."""
+    from service.commands.here_or_there import WATCH_SETTLE_SECONDS, make_request, run_job, watch_library
+
+    if dry_run and watch:
+        fail("--dry-run and --watch exclude each other", code=WRONG_USAGE)
+    settings = read_settings()
+    settle_seconds = (WATCH_SETTLE_SECONDS if watch else 0.0) if settle is None else settle
+    request = make_request(
+        paths,
+        allow_empty=allow_empty,
+        dry_run=dry_run,
+        settle_seconds=settle_seconds,
+        retry_quarantined=retry,
+    )
+    if watch:
+        with _working() as on_progress:
+            watch_library(
+                settings,
+                request,
+                interval_seconds=interval,
+                on_progress=on_progress,
+                on_report=lambda report: _show_report(report, as_json=as_json),
+                say=say,
+            )
+        return
+    with _working() as on_progress:
+        report = run_job(settings, "sync", request, on_progress=on_progress, say=say)
+    _show_report(report, as_json=as_json)
+    if report.is_interrupted:
+        fail("stopped; what was done stays, and the same command goes on from there", code=INTERRUPTED)
+
+
+@jobs_app.callback(invoke_without_command=True)
+def jobs(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="Most jobs.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the newest jobs, where no other command is named."""
+    if context.invoked_subcommand is not None:
+        return
+    from service.commands.printing import print_jobs
+    from service.jobs.documents import list_jobs
+
+    settings = read_settings()
+    with report_errors():
+        found = list_jobs(settings, limit=limit)
+    if as_json:
+        print_json({"jobs": found})
+    elif found:
+        print_jobs(stdout(), found)
+    else:
+        say(f"no job was ever asked for in {settings.data}: start with `foley index PATH...`")
+
+
+@jobs_app.command()
+def show(job: JobName, as_json: Json = False) -> None:
+    """Show what a job did, and which files it could not index."""
+    from service.commands.printing import format_path, job_paths
+    from service.jobs.documents import show_job
+
+    settings = read_settings()
+    with _errors():
+        document, report = show_job(settings, job)
+    if as_json:
+        print_json(document)
+        return
+    paths = ", ".join(map(format_path, job_paths(document)))
+    stdout().print(f"{document['kind']} of {paths}: {document['state']}", markup=False, highlight=False)
+    if document["error"] is not None:
+        stdout().print(f"{document['error']['code']}: {document['error']['detail']}", markup=False)
+    if report is not None:
+        _show_report(report, as_json=False)
+
+
+@jobs_app.command()
+def retry(job: JobName, as_json: Json = False) -> None:
+    """Try the failed files of a job again, and those it never reached."""
+    from service.commands.here_or_there import retry_job
+
+    settings = read_settings()
+    with _working() as on_progress:
+        report = retry_job(settings, job, on_progress=on_progress, say=say)
+    _show_report(report, as_json=as_json)
+    if report.is_interrupted:
+        fail("stopped; what was done stays", code=INTERRUPTED)
+
+
+@jobs_app.command()
+def cancel(job: JobName) -> None:
+    """End a job that waits or runs; what is done stays."""
+    from service.commands.here_or_there import cancel_job
+
+    settings = read_settings()
+    with _errors():
+        state = cancel_job(settings, job)
+    say(f"job {job} is {state}")
+
+
+@contextmanager
+def _working() -> Iterator[OnProgress]:
+    """A bar for people, errors in one line, and SIGTERM like Ctrl-C."""
+    from service.commands.printing import show_progress
+
+    signal.signal(signal.SIGTERM, interrupt)
+    log_to_stderr()
+    with _errors(), show_progress(stderr()) as on_progress:
+        yield on_progress
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    from service.client.following import ServerRefused
+    from service.jobs.ledger import LedgerFailure
+    from service.jobs.library_jobs import JobEnded, JobNotEnded
+    from service.library.sync import SyncRefused
+
+    with report_errors():
+        try:
+            yield
+        except (JobEnded, JobNotEnded, LedgerFailure, ServerRefused, SyncRefused) as exc:
+            fail(str(exc))
+
+
+def _show_report(report: IndexReport, *, as_json: bool) -> None:
+    from service.commands.printing import print_plan, print_report
+
+    if as_json:
+        print_json(report.to_json())
+        return
+    if report.plan:
+        print_plan(stdout(), report)
+    print_report(stdout(), report)
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (index, sync)

@@ -1,0 +1,366 @@
+"""What the commands print for people: tables, a progress bar, times as a player shows them.
+
+Names of files are shown with what a terminal would obey (escape sequences, line breaks) written out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from models.bundle.bundle import Agreement
+from service.commands.tables import print_columns
+from service.library.report import FailedFile, IndexReport, OnProgress
+from service.library.report import Progress as IndexProgress
+from service.system.paths import show_path
+from service.system.text import count
+
+MAX_FAILURES = 50  # lines; --json has all
+MAX_PLANNED_LINES = 200
+
+
+def format_time(seconds: float) -> str:
+    """Write a time as mm:ss, from an hour on as h:mm:ss: 75.4 s → 01:15."""
+    whole = int(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def format_path(path: Path | str, *, folder: Path | None = None) -> str:
+    """Write a path for a terminal, relative to a folder where it lies in it.
+
+    Args:
+        path: Any path.
+        folder: Default: the working directory.
+
+    Returns:
+        Printable text.
+    """
+    shown = show_path(path)
+    prefix = show_path(folder or Path.cwd()) + os.sep
+    return "".join(
+        letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in shown.removeprefix(prefix)
+    )
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[OnProgress]:
+    """Show a bar while files are indexed; nothing where no person watches.
+
+    Args:
+        console: Where to show it.
+
+    Yields:
+        OnProgress: What `index_paths` calls.
+    """
+    columns = (
+        TextColumn("indexing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(
+            "files · {task.fields[segments]} segments · {task.fields[rate]:.1f}/s · {task.fields[left]}"
+        ),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, segments=0, rate=0.0, left="")
+
+        def update(progress: IndexProgress) -> None:
+            left = progress.left_seconds
+            bar.update(
+                task,
+                total=progress.num_files,
+                completed=progress.num_done,
+                segments=progress.num_segments,
+                rate=progress.segments_per_second,
+                left="" if left is None else f"{format_time(left)} left",
+            )
+
+        yield update
+
+
+@contextmanager
+def show_copying(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while an index is copied; nothing where no person watches.
+
+    Args:
+        console: Where to show it.
+
+    Yields:
+        What is called with the assets done and all of them.
+    """
+    columns = (
+        TextColumn("copying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("assets"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda num_done, num_assets: bar.update(task, completed=num_done, total=num_assets)
+
+
+def print_report(console: Console, report: IndexReport) -> None:
+    """Show what a run did, what it could not do, and why.
+
+    Args:
+        console: Where to print.
+        report: What `index_paths` returned.
+    """
+    table = Table(box=box.SIMPLE, show_edge=False)
+    table.add_column("")
+    table.add_column("files", justify="right")
+    table.add_column("segments", justify="right")
+    for name in ("indexed", "unchanged", "failed"):
+        table.add_row(name, str(getattr(report.files, name)), str(getattr(report.segments, name)))
+    console.print(table)
+    console.print(" · ".join(_notes(report)), highlight=False)
+    for path in report.partial:
+        console.print(Text(f"indexed as far as it goes, its end is missing: {format_path(path)}", "yellow"))
+    failed = [file for file in report.failed if not file.is_quarantined]
+    quarantined = report.quarantined
+    if failed:
+        _print_failures(console, "failed", failed)
+    if quarantined:
+        title = f"{len(quarantined)} quarantined: passed over until they change, or with --retry"
+        _print_failures(console, title, quarantined)
+    if max(len(failed), len(quarantined)) > MAX_FAILURES:
+        console.print("… and more: --json lists all of them")
+
+
+def _notes(report: IndexReport) -> list[str]:
+    notes = [f"{report.seconds:.1f} s"]
+    if report.num_ignored:
+        notes.append(f"{count(report.num_ignored, 'other file')} passed over: not media")
+    if report.num_unsettled:
+        notes.append(f"{report.num_unsettled} left for the next time: somebody writes to them")
+    for number, done in (
+        (report.num_moved, "moved"),
+        (report.num_copied, "copies of others"),
+        (report.num_deleted, "deleted"),
+        (report.num_removed, "removed: no file has their content any more"),
+    ):
+        if number:
+            notes.append(f"{number} {done}")
+    if report.stages.elapsed_seconds:
+        notes.append(f"{report.stages.slowest} was at work {report.stages.slowest_share:.0%} of the time")
+    return notes
+
+
+def print_plan(console: Console, report: IndexReport) -> None:
+    """Show what a synchronisation would do.
+
+    Args:
+        console: Where to print.
+        report: What a rehearsal returned.
+    """
+    rows = [
+        (entry["does"], Text(format_path(entry["path"])), Text(format_path(entry.get("from", ""))))
+        for entry in report.plan[:MAX_PLANNED_LINES]
+    ]
+    print_columns(console, ("would be", "file", "was"), rows, folding=("file", "was"))
+    if len(report.plan) > MAX_PLANNED_LINES:
+        console.print(f"… and {len(report.plan) - MAX_PLANNED_LINES} more: --json lists all of them")
+
+
+def job_paths(job: Mapping[str, Any]) -> Sequence[str]:
+    """What a job is about: files and folders, or the bundle of a release."""
+    request = job["request"]
+    return [request["bundle"]] if "bundle" in request else list(request["paths"])
+
+
+def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
+    """Show jobs, one a line.
+
+    Args:
+        console: Where to print.
+        jobs: Jobs as JSON values.
+    """
+    rows = []
+    for job in jobs:
+        asked_at = datetime.fromtimestamp(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        progress = job["progress"]
+        files = f"{progress['num_done']}, {progress['num_failed']} failed" if job["report"] else ""
+        paths = Text(", ".join(map(format_path, job_paths(job))))
+        rows.append((job["job_id"], job["kind"], job["state"], asked_at, files, paths))
+    print_columns(console, ("job", "kind", "state", "asked for", "files", "paths"), rows)
+
+
+def _print_failures(console: Console, title: str, files: Sequence[FailedFile]) -> None:
+    console.print(Text(title, style="bold red"))
+    rows = [(format_path(failed.path), failed.code, failed.reason) for failed in files[:MAX_FAILURES]]
+    print_columns(console, ("file", "code", "reason"), rows, folding=("file", "reason"))
+
+
+def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
+    """Show what a search found.
+
+    Args:
+        console: Where to print.
+        answer: The answer as JSON values.
+    """
+    results = answer["results"]
+    columns: dict[str, list[str]] = {
+        "#": [str(rank) for rank in range(1, len(results) + 1)],
+        "score": [f"{result['score']:.3f}" for result in results],
+        "likely": [_format_probability(result["match_probability"]) for result in results],
+        "segment": [format_span(result) for result in results],
+        "best moment": [_format_moment(result["best_moment"]) for result in results],
+        "file": [format_path(result["path"]) for result in results],
+    }
+    if not any(columns["likely"]):  # the release has not learned what its scores mean
+        del columns["likely"]
+    print_columns(
+        console, [*columns], [*zip(*columns.values(), strict=True)], right=columns.keys() - {"file"}
+    )
+    console.print(
+        f"{answer['target']} that goes with the {answer['from']} of the query · {answer['bundle_id']}",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _format_probability(probability: float | None) -> str:
+    return "" if probability is None else f"{probability:.0%}"
+
+
+def _format_moment(moment: Mapping[str, Any]) -> str:
+    return f"{format_time(moment['time_seconds'])} ({moment['similarity']:.2f})"
+
+
+def print_keys(console: Console, keys: Sequence[Mapping[str, str]]) -> None:
+    """Show which API keys there are.
+
+    Args:
+        console: Where to print.
+        keys: Keys as JSON values.
+    """
+    rows = [(key["key_id"], key["scope"], key["created_at"], key["name"]) for key in keys]
+    print_columns(console, ("id", "scope", "created", "name"), rows)
+
+
+def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
+    """Show what a library holds.
+
+    Args:
+        console: Where to print.
+        assets: Assets as JSON values.
+    """
+    rows = []
+    for asset in assets:
+        seconds = asset["media"].get("duration_seconds")
+        rows.append(
+            (
+                "" if seconds is None else format_time(seconds),
+                str(asset["num_segments"]),
+                " + ".join(asset["modalities"]),
+                format_path(asset["path"]),
+            )
+        )
+    print_columns(console, ("length", "segments", "holds", "file"), rows, right=("length", "segments"))
+    console.print(count(len(assets), "asset"), style="dim", highlight=False)
+
+
+def print_asset(console: Console, asset: Mapping[str, Any]) -> None:
+    """Show all that is known of one asset.
+
+    Args:
+        console: Where to print.
+        asset: The asset as JSON values.
+    """
+    rows = [
+        ("asset", asset["asset_id"]),
+        *(
+            ("file" if number == 0 else "copy", format_path(path))
+            for number, path in enumerate(asset["paths"])
+        ),
+        ("segments", f"{asset['num_segments']} with {' + '.join(asset['modalities'])}"),
+        *((f"media.{key}", str(value)) for key, value in asset["media"].items() if value is not None),
+        *((key, json.dumps(value, ensure_ascii=False)) for key, value in asset["metadata"].items()),
+    ]
+    table = Table(box=None, show_header=False)
+    for name, value in rows:
+        table.add_row(Text(name, style="dim"), Text(value))
+    console.print(table)
+
+
+def format_span(result: Mapping[str, Any]) -> str:
+    """Write the span of a result: 01:10–01:20."""
+    return f"{format_time(result['start_seconds'])}–{format_time(result['end_seconds'])}"
+
+
+def print_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
+    """Show what `foley doctor` found.
+
+    Args:
+        console: Where to print.
+        found: The diagnosis as JSON values.
+    """
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in _diagnosis_rows(found):
+        table.add_row(name, Text(text))
+    console.print(table)
+    if "clip" in found:
+        clip = found["clip"]
+        size = f", {clip['width']} × {clip['height']}" if clip["width"] else ""
+        console.print(Text(f"\n{clip['seconds']:g} s of {clip['source']}{size}"))
+        rows = [(stage["stage"], f"{stage['milliseconds']:.1f}") for stage in clip["stages"]]
+        print_columns(console, ("stage", "ms"), rows, right=("ms",))
+    rows = [(entry["candidate"], _candidate_state(entry)) for entry in found["candidates"]]
+    print_columns(console, ("fastest first", ""), rows)
+    for line in found["advice"] or ["nothing that is known would make the encoder faster here"]:
+        console.print(Text(f"→ {line}"))
+
+
+def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    machine, encoder, index = found["machine"], found["encoder"], found["index"]
+    processor = f"{machine['processor']}, {machine['cores']} cores"
+    rows = [
+        ("machine", ", ".join(part for part in (processor, machine["gpu"]) if part)),
+        ("decoder", machine["sandbox_weakness"] or f"confined by Landlock {machine['landlock_version']}"),
+        ("release", found["bundle"]["release_id"]),
+        ("bundle", f"{found['bundle']['bundle_id']} in {format_path(found['bundle']['path'])}"),
+    ]
+    if "provider" in encoder:
+        threads = f"{encoder['num_threads']} threads × {encoder['num_runs']}"
+        engine = f"{encoder['engine']} {encoder['engine_version']}, {encoder['precision']}"
+        rows.append(("encoder", f"{engine} on {encoder['provider']}, {threads}"))
+        reasons = [f"{passed['candidate']}: {passed['reason']}" for passed in encoder["passed_over"]]
+        wish = (
+            "the fastest"
+            if machine["precision"] == "auto"
+            else f"FOLEY_PRECISION={machine['precision']}: the fastest"
+        )
+        rows.append(("why", f"{wish} that runs here and agrees" + "".join(f"\nnot {r}" for r in reasons)))
+    if "golden_difference" in encoder:
+        rows.append(("golden clip", f"reproduced, largest difference {encoder['golden_difference']:.1e}"))
+    state = index.get("unavailable") or count(index["num_segments"], "segment")
+    if "num_files_read" in index:
+        state += f"; {index['num_files_read']} sealed files read"
+    rows.append(("index", f"{index['engine']} {index['version']}, {state}"))
+    for process, memory in found["memory"].items():
+        name = "memory" if process == "process" else process.replace("_", " ")
+        rows.append((name, f"{memory['now_mib']} MiB, at most {memory['peak_mib']}"))
+    return rows
+
+
+def _candidate_state(entry: Mapping[str, Any]) -> str:
+    if entry["obstacle"]:
+        return str(entry["obstacle"])
+    if entry["agreement"] is None:
+        return "runs here" + ("" if entry["candidate"].endswith("fp32") else ", agreement not measured yet")
+    text = str(Agreement(**entry["agreement"]))
+    return f"refused: {', '.join(entry['shortfalls'])}; {text}" if entry["shortfalls"] else f"agrees: {text}"

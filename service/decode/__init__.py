@@ -1,0 +1,1 @@
+"""Media files into clips, in sandboxed processes. May import `system` only."""

@@ -1,0 +1,228 @@
+"""Decoding of files nobody trusts: worker processes with limits, that may crash or hang without harm.
+
+A `Decoder` keeps a few spawned workers. Each may map only so much memory, write no file and leave no core;
+a task that overruns its wall-clock or CPU time is killed with its worker, and a fresh worker takes the next
+file. A worker opens no file either, where the kernel can forbid it: the file of a task is opened here and handed over.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaSource, decode_segments
+from service.decode.landlock import describe_landlock
+from service.decode.lane import (
+    Deaths,
+    DecodeFailure,
+    DecoderClosed,
+    DecoderCrashed,
+    DecodeTimedOut,
+    Lane,
+    Task,
+)
+from service.decode.sandbox import WorkerLimits
+from service.system.timing import timed
+
+__all__ = [
+    "DecodeFailure",
+    "DecodeTimedOut",
+    "Decoder",
+    "DecoderClosed",
+    "DecoderCrashed",
+    "WorkerLimits",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_LIMITS = DecodeLimits()
+
+logger = logging.getLogger(__name__)
+
+
+class Decoder:
+    """Decodes media files in sandboxed worker processes. Any thread may call it.
+
+    Workers start with the first tasks; `close` (or leaving the `with` block) kills them.
+    """
+
+    def __init__(self, *, num_workers: int = 2, limits: WorkerLimits | None = None) -> None:
+        if num_workers < 1:
+            raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+        _warn_of_landlock()
+        self.num_workers = num_workers
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._deaths = Deaths()
+        self._lanes = [Lane(self._tasks, limits or WorkerLimits(), self._deaths) for _ in range(num_workers)]
+        for lane in self._lanes:
+            lane.start()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def decode(
+        self,
+        path: Path | str,
+        spec: ClipSpec,
+        *,
+        first: int = 0,
+        count: int | None = None,
+        modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
+        limits: DecodeLimits = DEFAULT_LIMITS,
+        timeout_seconds: float = 60.0,
+    ) -> DecodedMedia:
+        """Cut a file into segments and decode them; see `models.media.clip.decode_segments`.
+
+        A file that cannot be used raises the `UnreadableClip` that says why; a `DecodeFailure` says that the
+        work timed out, that its worker crashed or that the decoder was closed.
+
+        Args:
+            path: The media file.
+            spec: How a segment is sampled.
+            first: Index of the first segment wanted.
+            count: How many segments to decode at most, None for all that follow.
+            modalities: What to decode.
+            limits: What the file may ask of the decoder.
+            timeout_seconds: Wall-clock and CPU seconds the work may take, waiting for a worker not counted.
+
+        Returns:
+            The decoded segments and the facts of the file.
+        """
+        task = self.submit(
+            path,
+            spec,
+            first=first,
+            count=count,
+            modalities=modalities,
+            limits=limits,
+            timeout_seconds=timeout_seconds,
+        )
+        return task.result()
+
+    def submit(
+        self,
+        path: Path | str,
+        spec: ClipSpec,
+        *,
+        first: int = 0,
+        count: int | None = None,
+        modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
+        limits: DecodeLimits = DEFAULT_LIMITS,
+        timeout_seconds: float = 60.0,
+    ) -> Future[DecodedMedia]:
+        """Start `decode` and return at once; the future's exceptions are those of `decode`."""
+        arguments = {"first": first, "count": count, "limits": limits, "modalities": tuple(modalities)}
+        return self._enqueue(decode_segments, (spec,), arguments, timeout_seconds, file=Path(path))
+
+    def read(
+        self,
+        path: Path | str,
+        function: Callable[Concatenate[MediaSource, P], R],
+        timeout_seconds: float,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Run any importable function on a file, in a sandboxed worker, and wait; errors are those of `decode`.
+
+        Args:
+            path: The file: it is opened here, and the function gets its descriptor as its first argument.
+            function: A function found by its name in its module; arguments and result are pickled.
+            timeout_seconds: Wall-clock and CPU seconds it may take.
+            *args: Its further positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the function returned.
+        """
+        with timed("decode"):
+            future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds, file=Path(path))
+            return future.result()
+
+    def call(
+        self, function: Callable[P, R], timeout_seconds: float, /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Run any importable function in a sandboxed worker and wait for it; errors are those of `decode`.
+
+        Args:
+            function: A function found by its name in its module; arguments and result are pickled. It can open no
+                file: for one that needs a file, use `read`.
+            timeout_seconds: Wall-clock and CPU seconds it may take.
+            *args: Its positional arguments.
+            **kwargs: Its keyword arguments.
+
+        Returns:
+            What the function returned.
+        """
+        with timed("decode"):
+            future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds)
+            return future.result()
+
+    def deaths(self) -> Mapping[str, int]:
+        """How many workers a file has cost so far: `timed_out`, `crashed`, `failed`."""
+        return self._deaths.read()
+
+    def close(self) -> None:
+        """Kill the workers; calls that wait or run end with `DecoderClosed`. Safe to call twice."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        for _ in self._lanes:
+            self._tasks.put(None)
+        for lane in self._lanes:
+            lane.stop()
+        for lane in self._lanes:
+            lane.join()
+        while not self._tasks.empty():
+            task = self._tasks.get()
+            if task is not None and task.future.set_running_or_notify_cancel():
+                task.future.set_exception(
+                    DecoderClosed("the decoder was closed before this file's turn came")
+                )
+
+    def _enqueue(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout_seconds: float,
+        *,
+        file: Path | None = None,
+    ) -> Future[Any]:
+        if not (timeout_seconds > 0 and math.isfinite(timeout_seconds)):
+            raise ValueError(f"timeout_seconds must be positive and finite, got {timeout_seconds}")
+        future: Future[Any] = Future()
+        task = Task(
+            file=None if file is None else file.absolute(),
+            future=future,
+            function=function,
+            args=args,
+            kwargs=kwargs,
+            timeout_seconds=timeout_seconds,
+        )
+        with self._lock:
+            if self._is_closed:
+                raise DecoderClosed("the decoder is closed")
+            self._tasks.put(task)
+        return future
+
+
+@functools.cache
+def _warn_of_landlock() -> None:
+    """Say, once in a process, what this kernel cannot keep the workers from."""
+    if (weakness := describe_landlock()) is not None:
+        logger.warning(weakness)

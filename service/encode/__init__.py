@@ -1,0 +1,1 @@
+"""Clips into tracks: encoder, queue, spool. May import `system` only."""

@@ -1,0 +1,260 @@
+"""Whether a precision may serve here: measured once on this machine, against float32, and kept.
+
+    FOLEY_DATA/agreement/<bundle id>/openvino-bf16.json
+
+How far bfloat16, float16 or 8-bit integers are from float32 depends on the weights, on the engine and on the
+processor. A bundle knows the first only, and never changes; so the figures are measured where it is served, and lie
+beside the index. They hold as long as bundle, engine, version and processor stay the same, and are measured anew when
+one of them does not.
+
+The clips are eight views of the bundle's golden clip, which is the one real clip that every bundle has: mirrored,
+enlarged, recoloured pictures, and the sound backwards, faster, slower, filtered. `foley doctor --measure FILE...` takes
+real files instead, as many segments of them as there are, up to 32.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle.bundle import (
+    AUDIO_GRAPH,
+    VIDEO_GRAPH,
+    Agreement,
+    Bundle,
+    Tracks,
+    add_outliers,
+    compare_tracks,
+)
+from service.encode.engines.candidates import EXACT, GPU, Candidate, find_variant, open_candidate
+from service.encode.engines.contract import Engine, EngineOptions, Graphs
+from service.encode.engines.hardware import gpu_name, processor_name
+
+logger = logging.getLogger(__name__)
+
+MEASURE = 1  # raise it when the clips or the figures change: records of another number are measured anew
+REFERENCE = Candidate(engine="onnxruntime", precision=EXACT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeClips:
+    """Clips that precisions are compared on.
+
+    Attributes:
+        samples: Sound of each, float32, shape (S,).
+        frames: Pictures of each, uint8, shape (T, H, W, 3).
+        description: What they are, for people.
+    """
+
+    samples: Sequence[NDArray[np.float32]]
+    frames: Sequence[NDArray[np.uint8]]
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementKey:
+    """What a record holds for.
+
+    Attributes:
+        bundle_id: The weights.
+        candidate: Engine and precision.
+        version: Version of the engine's package.
+        processor: The processor or GPU that it runs on.
+        measure: Which clips and figures.
+    """
+
+    bundle_id: str
+    candidate: str
+    version: str
+    processor: str
+    measure: int = MEASURE
+
+    @classmethod
+    def of(cls, bundle: Bundle, candidate: Candidate) -> AgreementKey:
+        """The key of a candidate on this machine."""
+        gpu = gpu_name() if candidate.engine in GPU else None
+        return cls(
+            bundle_id=bundle.bundle_id,
+            candidate=str(candidate),
+            version=candidate.version,
+            processor=gpu or processor_name(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementStore:
+    """Records on disk; one that cannot be read or holds for something else is as good as none.
+
+    Attributes:
+        folder: Where they lie; None keeps nothing.
+    """
+
+    folder: Path | None
+
+    def load(self, bundle: Bundle, candidate: Candidate) -> Agreement | None:
+        """Read a record.
+
+        Args:
+            bundle: The weights.
+            candidate: Engine and precision.
+
+        Returns:
+            The figures, None where they have to be measured.
+        """
+        if (file := self._file(bundle, candidate)) is None:
+            return None
+        try:
+            record = json.loads(file.read_text())
+            if record["key"] != asdict(AgreementKey.of(bundle, candidate)):
+                return None
+            return Agreement(**record["agreement"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
+            logger.warning("%s cannot be read, it is measured anew: %s", file, exc)
+            return None
+
+    def save(self, bundle: Bundle, candidate: Candidate, agreement: Agreement) -> None:
+        """Write a record, whole or not at all. A folder that cannot be written costs the next start a measurement.
+
+        Args:
+            bundle: The weights.
+            candidate: Engine and precision.
+            agreement: The figures.
+        """
+        if (file := self._file(bundle, candidate)) is None:
+            return
+        record = {"key": asdict(AgreementKey.of(bundle, candidate)), "agreement": asdict(agreement)}
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # A folder of its own, so that nothing is left where the disk is full.
+            with tempfile.TemporaryDirectory(dir=file.parent, prefix=".", suffix=".part") as scratch:
+                with (Path(scratch) / file.name).open("w") as part:
+                    part.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
+                    part.flush()
+                    os.fsync(part.fileno())
+                (Path(scratch) / file.name).replace(file)
+        except OSError as exc:
+            logger.warning("%s cannot be written: %s", file, exc)
+
+    def _file(self, bundle: Bundle, candidate: Candidate) -> Path | None:
+        if self.folder is None:
+            return None
+        return self.folder / bundle.bundle_id / f"{candidate.engine}-{candidate.precision}.json"
+
+
+def measure_agreement(
+    bundle: Bundle, candidate: Candidate, options: EngineOptions, *, clips: ProbeClips | None = None
+) -> Agreement:
+    """Compare a candidate with float32 of ONNX Runtime on the processor. One engine is loaded at a time.
+
+    The stress with outlier channels is a float graph made for the occasion. 8-bit graphs cannot be changed that way:
+    for a variant the figures of its making count, where the outliers were there before its numbers were rounded.
+
+    Args:
+        bundle: The weights.
+        candidate: Engine and precision.
+        options: How to run both.
+        clips: What to compare on. Default: views of the golden clip.
+
+    Returns:
+        The figures.
+    """
+    clips = clips or golden_views(bundle)
+    own = Graphs(audio=bundle.audio_graph, video=bundle.video_graph)
+    reference = encode_clips(open_candidate(REFERENCE, own, options), clips)
+    variant = find_variant(candidate, bundle)
+    if variant is not None:
+        graphs = Graphs(audio=variant.path / AUDIO_GRAPH, video=variant.path / VIDEO_GRAPH)
+        found = encode_clips(open_candidate(candidate, graphs, options), clips)
+        figures = compare_tracks(reference, found, found, clips=clips.description)
+        made = variant.agreement
+        stress = {"stressed_mean": made.stressed_mean, "stressed_min": made.stressed_min}
+        return Agreement(**{**asdict(figures), **stress})
+    found = encode_clips(open_candidate(candidate, own, options), clips)
+    with tempfile.TemporaryDirectory() as folder:
+        outliers = Graphs(audio=Path(folder) / AUDIO_GRAPH, video=Path(folder) / VIDEO_GRAPH)
+        add_outliers(own.audio, outliers.audio)
+        add_outliers(own.video, outliers.video)
+        stressed = encode_clips(open_candidate(candidate, outliers, options), clips)
+    return compare_tracks(reference, found, stressed, clips=clips.description)
+
+
+def encode_clips(engine: Engine, clips: ProbeClips) -> Tracks:
+    """Embed clips one by one.
+
+    Args:
+        engine: What embeds them; it is not kept.
+        clips: Sound and pictures.
+
+    Returns:
+        Tracks by modality, float32, shape (N, T, D) each.
+    """
+    audio = [engine.run_audio(row[None], np.array([len(row)], np.int64)) for row in clips.samples]
+    video = [engine.run_video(frames[None]) for frames in clips.frames]
+    return {"audio": np.concatenate(audio), "video": np.concatenate(video)}
+
+
+def golden_views(bundle: Bundle) -> ProbeClips:
+    """Eight clips from the golden clip of a bundle, as different from each other as simple means make them.
+
+    Args:
+        bundle: Verified bundle.
+
+    Returns:
+        The clips; the first is the golden clip.
+    """
+    golden = bundle.golden()
+    return ProbeClips(
+        samples=[np.ascontiguousarray(row, np.float32) for row in _sound_views(golden.samples)],
+        frames=[np.ascontiguousarray(frames) for frames in _picture_views(golden.frames)],
+        description="8 views of the golden clip",
+    )
+
+
+def _picture_views(frames: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    half = frames.shape[1] // 2
+    upper_left, lower_right = frames[:, :half, :half], frames[:, -half:, -half:]
+    return [
+        frames,
+        frames[:, :, ::-1],
+        _twice(upper_left),
+        _twice(lower_right),
+        frames[:, ::-1],
+        np.roll(frames, 1, axis=3),
+        255 - frames,
+        frames.transpose(0, 2, 1, 3),
+    ]
+
+
+def _twice(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    enlarged: NDArray[np.uint8] = frames.repeat(2, axis=1).repeat(2, axis=2)
+    return enlarged
+
+
+def _sound_views(samples: NDArray[np.float32]) -> list[NDArray[Any]]:
+    time = np.arange(len(samples))
+    return [
+        samples,
+        samples[::-1],
+        np.tile(samples[::2], 2)[: len(samples)],
+        samples[: (len(samples) + 1) // 2].repeat(2)[: len(samples)],
+        np.convolve(samples, np.full(16, 1 / 16), mode="same"),
+        np.diff(samples, prepend=samples[:1]),
+        samples * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * time / 16_000)),
+        np.roll(samples, len(samples) // 3) * 0.25,
+    ]
+
+
+def describe_agreement(agreement: Agreement) -> Mapping[str, Any]:
+    """The figures as JSON values."""
+    return asdict(agreement)

@@ -1,0 +1,67 @@
+"""Clips into embedded segments: the tracks of each modality that a clip has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.media.clip import (
+    Clip,
+)
+from service.encode.batching import SegmentEncoder
+from service.system.modality import Modality, Track
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedSegment:
+    """One segment of a file.
+
+    Attributes:
+        start_seconds: Start on the file's timeline.
+        end_seconds: End, exclusive.
+        tracks: Unit embeddings, float32, shape (T, D), by modality; without those that the segment lacks.
+    """
+
+    start_seconds: float
+    end_seconds: float
+    tracks: Mapping[Modality, Track]
+
+
+def embed_clips(
+    clips: Iterable[Clip], *, encoder: SegmentEncoder, modalities: Sequence[Modality]
+) -> list[EmbeddedSegment]:
+    """Embed clips.
+
+    Args:
+        clips: Segments; those with none of the modalities are left out of the result.
+        encoder: Turns clips into tracks.
+        modalities: What to embed of each.
+
+    Returns:
+        The embedded segments in the order of the clips.
+    """
+    clips = list(clips)
+    tracks: list[dict[Modality, Track]] = [{} for _ in clips]
+    for modality in modalities:
+        present = [i for i, clip in enumerate(clips) if _has(clip, modality)]
+        encoded = _encode([clips[i] for i in present], modality, encoder)
+        for i, track in zip(present, encoded, strict=True):
+            tracks[i][modality] = track
+    return [
+        EmbeddedSegment(start_seconds=clip.start_seconds, end_seconds=clip.end_seconds, tracks=found)
+        for clip, found in zip(clips, tracks, strict=True)
+        if found
+    ]
+
+
+def _has(clip: Clip, modality: Modality) -> bool:
+    return (clip.samples if modality == "audio" else clip.frames) is not None
+
+
+def _encode(clips: Sequence[Clip], modality: Modality, encoder: SegmentEncoder) -> NDArray[np.float32]:
+    if modality == "audio":
+        return encoder.encode_audio([clip.samples for clip in clips if clip.samples is not None])
+    return encoder.encode_video([clip.frames for clip in clips if clip.frames is not None])

@@ -1,0 +1,183 @@
+"""The encoder pair of a bundle: samples and frames in, tracks out, on the fastest engine that agrees with float32.
+
+    encoder = Encoder(bundle, precision="auto", agreement=settings.data / "agreement")
+    encoder.encode_video([frames])    # (1, 16, D)
+    encoder.choice                    # openvino bf16, its agreement, and why nothing faster
+
+`service.encode.engines.candidates` has the candidates and their order. What is asked for and cannot run is an error;
+under `auto` the next candidate takes over, and the log names both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle.bundle import Bundle, cosines
+from service.encode.agreement import AgreementStore
+from service.encode.choice import open_fastest
+from service.encode.engines.candidates import EXACT, candidates
+from service.encode.engines.contract import (
+    Device,
+    DeviceMissing,
+    DeviceOutOfMemory,
+    EncoderFailure,
+    EngineMissing,
+    EngineOptions,
+    GoldenMismatch,
+    Precision,
+    PrecisionRefused,
+)
+from service.encode.engines.hardware import num_cores
+from service.encode.engines.onnx_cpu import CPU
+from service.encode.engines.onnx_cuda import CUDA
+
+__all__ = [
+    "CPU",
+    "CUDA",
+    "DeviceMissing",
+    "DeviceOutOfMemory",
+    "Encoder",
+    "EncoderFailure",
+    "EngineMissing",
+    "GoldenMismatch",
+    "PrecisionRefused",
+]
+
+Row = TypeVar("Row", bound=NDArray[Any])
+
+GOLDEN_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 2e-3}
+"""Largest difference of any number from the golden tracks, where numbers can be compared one by one."""
+GOLDEN_COSINE = 0.998
+"""Least cosine of an embedding and the golden one, for every other precision."""
+
+
+class Encoder:
+    """Both encoders of one bundle. Every method may be called from any thread.
+
+    Args:
+        bundle: Verified bundle.
+        device: Where to run.
+        precision: What to multiply; `auto` takes the fastest that agrees with float32 on this machine.
+        num_threads: Threads of one run on the CPU; None for all cores this process may use, shared by the runs.
+        num_runs: Runs at the same time on the CPU.
+        tensorrt: Whether TensorRT compiles the graphs for a GPU.
+        cuda_graphs: Whether a GPU replays its launches.
+        gpu_memory_bytes: Most memory of a GPU for numbers in work.
+        agreement: Folder where measured agreement is kept; None measures each time.
+        cache: Folder for what TensorRT compiles; None compiles each time.
+
+    `EngineMissing` is raised if what is asked for cannot run here, `PrecisionRefused` if it is too far from float32.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: Device = "auto",
+        precision: Precision | Literal["auto"] = EXACT,
+        num_threads: int | None = None,
+        num_runs: int = 1,
+        tensorrt: bool = False,
+        cuda_graphs: bool = False,
+        gpu_memory_bytes: int | None = None,
+        agreement: Path | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.width = bundle.manifest.embedding_width
+        spec = bundle.manifest.clip_spec
+        self.num_moments = spec.num_moments
+        self.options = EngineOptions(
+            num_threads=num_threads or max(1, num_cores() // num_runs),
+            num_runs=num_runs,
+            segment_samples=round(spec.segment_seconds * spec.sample_rate_hz),
+            gpu_memory_bytes=gpu_memory_bytes,
+            cuda_graphs=cuda_graphs,
+            cache=cache,
+        )
+        self.engine, self.choice = open_fastest(
+            bundle,
+            candidates(device=device, precision=precision, tensorrt=tensorrt),
+            self.options,
+            AgreementStore(folder=agreement),
+        )
+        self.provider = self.engine.provider
+
+    def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Embed the sound of segments.
+
+        Args:
+            samples: Mono sound at 16 kHz of B segments, float32, shape (S,) each, any lengths of at least 1.
+
+        Returns:
+            Unit embeddings, float32, shape (B, T, D).
+
+        Raises:
+            EncoderFailure: If the engine fails or a number is not finite.
+        """  # noqa: DOC502 - raised where a graph runs
+        tracks = []
+        for batch in self._batches(samples):
+            lengths = np.array([len(row) for row in batch], np.int64)
+            padded = np.zeros((len(batch), int(lengths.max())), np.float32)
+            for row, values in zip(padded, batch, strict=True):
+                row[: len(values)] = values
+            # Not left to the engine: OpenVINO's maximum turns what is not a number into one.
+            if not np.isfinite(padded).all():
+                raise EncoderFailure("the sound has a number that is not finite")
+            tracks.append(self.engine.run_audio(padded, lengths))
+        return self._joined(tracks)
+
+    def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Embed the picture of segments.
+
+        Args:
+            frames: RGB frames of B segments, uint8, shape (T, H, W, 3) each.
+
+        Returns:
+            Unit embeddings, float32, shape (B, T, D).
+
+        Raises:
+            EncoderFailure: If the engine fails or a number is not finite.
+        """  # noqa: DOC502 - raised where a graph runs
+        return self._joined([self.engine.run_video(np.stack(batch)) for batch in self._batches(frames)])
+
+    def check_golden(self) -> float:
+        """Embed the golden clip of the bundle and compare with the tracks recorded at its export.
+
+        Returns:
+            Largest absolute difference of any number.
+
+        Raises:
+            GoldenMismatch: If that is above the tolerance of the precision, or where it has none, an embedding has
+                turned too far.
+        """
+        golden = self.bundle.golden()
+        expected = {"audio": golden.audio_track, "video": golden.video_track}
+        found = {
+            "audio": self.encode_audio([golden.samples])[0],
+            "video": self.encode_video([golden.frames])[0],
+        }
+        difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+        precision = self.choice.candidate.precision
+        where = f"golden tracks of {self.bundle.bundle_id} on {self.choice.candidate}"
+        if (allowed := GOLDEN_TOLERANCE.get(precision)) is not None:
+            if not difference <= allowed:
+                raise GoldenMismatch(f"{where} differ by {difference:.2e}, allowed {allowed:.0e}")
+        elif not (least := float(cosines(expected, found).min())) >= GOLDEN_COSINE:
+            raise GoldenMismatch(f"{where} have a cosine of {least:.6f}, allowed {GOLDEN_COSINE} and above")
+        return difference
+
+    def _batches(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        size = self.engine.max_batch
+        return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+    def _joined(self, tracks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        joined = np.concatenate([np.empty((0, self.num_moments, self.width), np.float32), *tracks])
+        if not np.isfinite(joined).all():
+            raise EncoderFailure("the encoder gave a number that is not finite")
+        return joined

@@ -1,0 +1,1 @@
+"""The inference engines, a file each. May import `system` only."""

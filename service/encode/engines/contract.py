@@ -1,0 +1,112 @@
+"""What an engine is: something that runs both graphs of a bundle in one precision on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.system.failure import Failure
+
+Device = Literal["auto", "cuda", "cpu"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
+EngineName = Literal["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
+
+
+class EncoderFailure(Failure):
+    """The encoder could not be started or gave something that is not an embedding."""
+
+    code = "encoder_failed"
+    is_public = False
+
+
+class EngineMissing(EncoderFailure):
+    """An engine or a precision was asked for that is not here; the message says what would bring it."""
+
+
+class DeviceMissing(EngineMissing):
+    """A device was asked for that this machine or this build of ONNX Runtime does not have."""
+
+
+class GoldenMismatch(EncoderFailure):
+    """The encoder does not reproduce the tracks that were recorded when its bundle was exported."""
+
+
+class PrecisionRefused(EncoderFailure):
+    """A precision is too far from float32 on this machine."""
+
+
+class DeviceOutOfMemory(EncoderFailure):
+    """Not even one segment fits into the memory of the device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graphs:
+    """The two ONNX files that an engine runs.
+
+    Attributes:
+        audio: samples (B, S) float32, lengths (B,) int64 → tracks (B, T, D).
+        video: frames (B, T, H, W, 3) uint8 → tracks (B, T, D).
+    """
+
+    audio: Path
+    video: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How an engine runs.
+
+    Attributes:
+        num_threads: Processor threads of one run.
+        num_runs: Runs at the same time on a processor; further ones wait.
+        segment_samples: Samples of a whole segment: the length that shorter sound is padded to on a GPU.
+        gpu_memory_bytes: Most memory of a GPU for numbers in work; None for as much as there is.
+        cuda_graphs: Whether a GPU replays its launches as one graph.
+        cache: Folder for what an engine builds from the graphs; None for nowhere.
+    """
+
+    num_threads: int
+    num_runs: int = 1
+    segment_samples: int = 160_000
+    gpu_memory_bytes: int | None = None
+    cuda_graphs: bool = False
+    cache: Path | None = None
+
+
+class Engine(Protocol):
+    """Both graphs of a bundle, loaded. Every method may be called from any thread.
+
+    Attributes:
+        provider: What it runs on, as `/readyz` and `foley doctor` name it.
+        max_batch: Segments that one run takes.
+    """
+
+    provider: str
+    max_batch: int
+
+    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed sound.
+
+        Args:
+            samples: Padded rows, float32, shape (B, S).
+            lengths: Samples of each row that are real, shape (B,).
+
+        Returns:
+            float32, shape (B, T, D).
+        """
+        ...
+
+    def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed pictures.
+
+        Args:
+            frames: uint8, shape (B, T, H, W, 3).
+
+        Returns:
+            float32, shape (B, T, D).
+        """
+        ...

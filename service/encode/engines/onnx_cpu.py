@@ -1,0 +1,103 @@
+"""ONNX Runtime on the processor: float32, and the 8-bit integers of a variant."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.encode.engines.contract import EncoderFailure, EngineOptions, Graphs
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxCpuEngine:
+    """Both graphs on the CPU provider.
+
+    Args:
+        graphs: What to load.
+        options: How many threads a run takes, and how many runs there are at a time: each has memory of its own.
+    """
+
+    provider = CPU
+    max_batch = 1  # segments: one holds 16 pictures already, more is no faster and takes more memory
+
+    def __init__(self, graphs: Graphs, options: EngineOptions) -> None:
+        self._runs = threading.BoundedSemaphore(options.num_runs)
+        self._audio = open_session(graphs.audio, session_options(options.num_threads), [CPU])
+        self._video = open_session(graphs.video, session_options(options.num_threads), [CPU])
+
+    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed sound; see `Engine`.
+
+        Args:
+            samples: float32, shape (B, S).
+            lengths: int64, shape (B,).
+
+        Returns:
+            float32, shape (B, T, D).
+        """
+        return self._run(self._audio, {"samples": samples, "lengths": lengths})
+
+    def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed pictures; see `Engine`.
+
+        Args:
+            frames: uint8, shape (B, T, H, W, 3).
+
+        Returns:
+            float32, shape (B, T, D).
+        """
+        return self._run(self._video, {"frames": frames})
+
+    def _run(
+        self, session: onnxruntime.InferenceSession, inputs: dict[str, NDArray[np.generic]]
+    ) -> NDArray[np.float32]:
+        try:
+            with self._runs:
+                tracks: NDArray[np.float32] = session.run(["tracks"], inputs)[0]
+        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types for an input it cannot run
+            raise EncoderFailure(f"ONNX Runtime failed: {exc}") from exc
+        return tracks
+
+
+def session_options(num_threads: int) -> onnxruntime.SessionOptions:
+    """Options that both devices share.
+
+    Args:
+        num_threads: Processor threads of one run.
+
+    Returns:
+        Options for a session.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    # The cores are shared with decoding: a thread that has nothing to do sleeps.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def open_session(
+    graph: Path, options: onnxruntime.SessionOptions, providers: list[str | tuple[str, dict[str, str]]]
+) -> onnxruntime.InferenceSession:
+    """Load a graph.
+
+    Args:
+        graph: ONNX file.
+        options: How to run it.
+        providers: Providers by preference.
+
+    Returns:
+        The session, on whichever provider ONNX Runtime took.
+
+    Raises:
+        EncoderFailure: If it cannot be loaded.
+    """
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=providers)
+    except Exception as exc:  # ONNX Runtime raises a dozen unrelated types for a graph it cannot load
+        raise EncoderFailure(f"{graph} cannot be loaded: {exc}") from exc

@@ -1,0 +1,300 @@
+"""ONNX Runtime on an NVIDIA GPU, by its CUDA provider or by TensorRT.
+
+A run takes one of a few fixed batch sizes (`BUCKETS`); smaller batches are padded. Each size has input and output
+buffers on the device that stay where they are, bound to the session, so that a run copies in, computes and copies out,
+and so that its launches may be replayed as a CUDA graph. A batch that does not fit into memory is halved, and
+remembered.
+
+Written without a GPU at hand: the choice of sizes, the padding, the halving and the binding are tested on the CPU
+provider, which binds in the same way; speed, TensorRT and CUDA graphs were not tried. On a machine with a GPU
+`REQUIRE_GPU=1 pytest -m needs_gpu` tries them, and `python -m benchmarks.batch_speed` says how fast they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.encode.engines.contract import (
+    DeviceMissing,
+    DeviceOutOfMemory,
+    EncoderFailure,
+    EngineOptions,
+    Graphs,
+    Precision,
+)
+from service.encode.engines.onnx_cpu import CPU, open_session, session_options
+
+logger = logging.getLogger(__name__)
+
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+BUCKETS = (1, 2, 4, 8, 16)
+"""Segments of one run. One holds 16 pictures: 16 of them fill any GPU."""
+OUT_OF_MEMORY = ("failed to allocate", "out of memory", "alloc_failed", "smaller than requested bytes")
+"""What ONNX Runtime, CUDA, cuBLAS and cuDNN say, in lower case."""
+
+INSTALL = {
+    CUDA: "pip install 'onnxruntime-gpu[cuda,cudnn]' brings CUDA's libraries",
+    TENSORRT: "pip install 'tensorrt-cu13<11' brings libnvinfer.so.10; its folder must be in LD_LIBRARY_PATH",
+}
+
+Arrays = Mapping[str, NDArray[np.generic]]
+Providers = list[str | tuple[str, dict[str, str]]]
+
+
+class OnnxCudaEngine:
+    """Both graphs on a GPU.
+
+    Args:
+        graphs: What to load.
+        options: Memory, CUDA graphs, cache.
+        precision: `fp16` where the graphs are in float16, `tf32` or `fp32` for how float32 is multiplied.
+        uses_tensorrt: Whether TensorRT compiles the graphs.
+
+    `DeviceMissing` is raised if ONNX Runtime takes another provider.
+    """
+
+    max_batch = BUCKETS[-1]
+
+    def __init__(
+        self, graphs: Graphs, options: EngineOptions, *, precision: Precision, uses_tensorrt: bool = False
+    ) -> None:
+        self.provider = TENSORRT if uses_tensorrt else CUDA
+        self._segment_samples = options.segment_samples
+        with keep_off_stdout():
+            onnxruntime.preload_dlls()
+        cuda = cuda_options(
+            options, uses_tf32=precision != "fp32", captures=options.cuda_graphs and not uses_tensorrt
+        )
+        tensorrt = tensorrt_options(options, uses_fp16=precision == "fp16") if uses_tensorrt else None
+        self._audio = self._open(graphs.audio, cuda, tensorrt, options)
+        self._video = self._open(graphs.video, cuda, tensorrt, options)
+
+    def _open(
+        self, graph: Path, cuda: dict[str, str], tensorrt: dict[str, str] | None, options: EngineOptions
+    ) -> BoundGraph:
+        providers: Providers = [(CUDA, cuda), CPU]
+        if tensorrt is not None:
+            providers.insert(0, (TENSORRT, tensorrt))
+        with keep_off_stdout():
+            session = open_session(graph, session_options(options.num_threads), providers)
+        if (got := session.get_providers()[0]) != self.provider:
+            raise DeviceMissing(
+                f"asked for {self.provider}, ONNX Runtime gave {got}: {INSTALL[self.provider]}"
+            )
+        return BoundGraph(session, device="cuda", uses_cuda_graphs=options.cuda_graphs)
+
+    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Embed sound; see `Engine`. Padding to whole segments changes no number and keeps the shapes few.
+
+        Args:
+            samples: float32, shape (B, S).
+            lengths: int64, shape (B,).
+
+        Returns:
+            float32, shape (B, T, D).
+        """
+        num_segments = -(-samples.shape[1] // self._segment_samples)
+        padded = np.zeros((len(samples), num_segments * self._segment_samples), np.float32)
+        padded[:, : samples.shape[1]] = samples
+        return self._audio.run({"samples": padded, "lengths": lengths})
+
+    def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed pictures; see `Engine`.
+
+        Args:
+            frames: uint8, shape (B, T, H, W, 3).
+
+        Returns:
+            float32, shape (B, T, D).
+        """
+        return self._video.run({"frames": frames})
+
+
+class BoundGraph:
+    """One graph with buffers on its device for each batch size, one run at a time.
+
+    Args:
+        session: The loaded graph; its one output is `tracks`, (B, T, D) float32.
+        device: `cuda`, or `cpu` where a test has no GPU.
+        uses_cuda_graphs: Whether the launches of each size are replayed as one CUDA graph.
+    """
+
+    def __init__(
+        self, session: onnxruntime.InferenceSession, *, device: str, uses_cuda_graphs: bool = False
+    ) -> None:
+        self._session = session
+        self._device = device
+        self._uses_cuda_graphs = uses_cuda_graphs
+        self._row_shape = session.get_outputs()[0].shape[1:]
+        self._buffers: dict[tuple[tuple[int, ...], ...], _Buffers] = {}
+        self._lock = threading.Lock()
+        self.max_rows = BUCKETS[-1]
+
+    def run(self, inputs: Arrays) -> NDArray[np.float32]:
+        """Run a batch of any size.
+
+        Args:
+            inputs: Arrays by name, each with B rows.
+
+        Returns:
+            float32, shape (B, T, D).
+
+        Raises:
+            DeviceOutOfMemory: If one row does not fit.
+            EncoderFailure: If ONNX Runtime fails.
+        """  # noqa: DOC502, DOC503 - `_run_halving` raises them
+        num_rows = len(next(iter(inputs.values())))
+        parts, first = [], 0
+        with self._lock:
+            while first < num_rows:
+                rows = {name: array[first : first + self.max_rows] for name, array in inputs.items()}
+                parts.append(self._run_halving(rows))
+                first += len(parts[-1])
+        return np.concatenate(parts)
+
+    def _run_halving(self, rows: Arrays) -> NDArray[np.float32]:
+        """Run rows, or as many of the first ones as fit."""
+        while True:
+            num_rows = len(next(iter(rows.values())))
+            try:
+                return self._run_bucket(rows, bucket_of(num_rows))
+            except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
+                if not is_out_of_memory(exc):
+                    raise EncoderFailure(f"ONNX Runtime failed: {exc}") from exc
+                self._buffers.clear()
+                if num_rows == 1:
+                    raise DeviceOutOfMemory(
+                        f"one segment does not fit into the memory of the device: {exc}"
+                    ) from exc
+                self.max_rows = bucket_of(num_rows) // 2
+                logger.warning(
+                    "%d segments do not fit into the memory of the device, going on with %d at a time",
+                    num_rows,
+                    self.max_rows,
+                )
+                rows = {name: array[: self.max_rows] for name, array in rows.items()}
+
+    def _run_bucket(self, rows: Arrays, bucket: int) -> NDArray[np.float32]:
+        num_rows = len(next(iter(rows.values())))
+        shapes = tuple((bucket, *array.shape[1:]) for array in rows.values())
+        buffers = self._buffers.get(shapes)
+        if buffers is None:
+            buffers = _Buffers(self._session, self._device, rows, bucket, (bucket, *self._row_shape))
+            self._buffers[shapes] = buffers
+        options = onnxruntime.RunOptions()
+        if self._uses_cuda_graphs:
+            options.add_run_config_entry("gpu_graph_id", str(list(self._buffers).index(shapes) + 1))
+        return buffers.run(self._session, rows, options)[:num_rows]
+
+
+class _Buffers:
+    """Inputs and output of one batch size, on the device and bound."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        device: str,
+        rows: Arrays,
+        bucket: int,
+        output_shape: tuple[int, ...],
+    ) -> None:
+        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        self._binding = session.io_binding()
+        self._host = {name: np.zeros((bucket, *array.shape[1:]), array.dtype) for name, array in rows.items()}
+        self._inputs = {name: make(array.shape, array.dtype, device, 0) for name, array in self._host.items()}
+        self._output = make(output_shape, np.float32, device, 0)
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
+        self._binding.bind_ortvalue_output("tracks", self._output)
+
+    def run(
+        self, session: onnxruntime.InferenceSession, rows: Arrays, options: onnxruntime.RunOptions
+    ) -> NDArray[np.float32]:
+        for name, array in rows.items():
+            host = self._host[name]
+            host[: len(array)] = array
+            host[len(array) :] = 0  # rows of an earlier batch would cost nothing, but hide a mistake
+            self._inputs[name].update_inplace(host)
+        session.run_with_iobinding(self._binding, options)
+        return np.array(self._output.numpy())  # a copy: on a CPU it is the buffer itself
+
+
+def bucket_of(num_rows: int) -> int:
+    """The least batch size that holds so many rows."""
+    return next(bucket for bucket in BUCKETS if bucket >= num_rows)
+
+
+def is_out_of_memory(exc: Exception) -> bool:
+    """Whether an error of ONNX Runtime says that memory ran out; it has no type for that."""
+    message = str(exc).lower()
+    return any(sign in message for sign in OUT_OF_MEMORY)
+
+
+def cuda_options(options: EngineOptions, *, uses_tf32: bool, captures: bool) -> dict[str, str]:
+    """Options of the CUDA provider.
+
+    Args:
+        options: Memory.
+        uses_tf32: Whether float32 is multiplied with 10 bits of mantissa, which is several times faster.
+        captures: Whether launches are replayed as CUDA graphs.
+
+    Returns:
+        Names and values as ONNX Runtime takes them.
+    """
+    found = {
+        "device_id": "0",
+        "arena_extend_strategy": "kSameAsRequested",  # doubling would reserve memory that is never used
+        "cudnn_conv_algo_search": "HEURISTIC",  # trying every algorithm costs seconds for each new shape
+        "use_tf32": str(int(uses_tf32)),
+        "enable_cuda_graph": str(int(captures)),
+    }
+    if options.gpu_memory_bytes is not None:
+        found["gpu_mem_limit"] = str(options.gpu_memory_bytes)
+    return found
+
+
+def tensorrt_options(options: EngineOptions, *, uses_fp16: bool) -> dict[str, str]:
+    """Options of the TensorRT provider.
+
+    Args:
+        options: Memory, CUDA graphs, and where compiled graphs are kept.
+        uses_fp16: Whether it may compute in float16.
+
+    Returns:
+        Names and values as ONNX Runtime takes them.
+    """
+    found = {
+        "device_id": "0",
+        "trt_fp16_enable": str(int(uses_fp16)),
+        "trt_layer_norm_fp32_fallback": "1",
+        "trt_cuda_graph_enable": str(int(options.cuda_graphs)),
+    }
+    if options.gpu_memory_bytes is not None:
+        found["trt_max_workspace_size"] = str(options.gpu_memory_bytes)
+    if options.cache is not None:  # compiling takes minutes
+        found |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(options.cache),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(options.cache),
+        }
+    return found
+
+
+@contextlib.contextmanager
+def keep_off_stdout() -> Iterator[None]:
+    """Log what ONNX Runtime prints about a device that does not work: stdout belongs to the commands' answers."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        yield
+    if text := printed.getvalue().strip():
+        logger.info("ONNX Runtime: %s", text)

@@ -1,0 +1,192 @@
+"""What was embedded of files on their way into the index, kept on disk until they are stored.
+
+    spool = Spool(data / "spool" / release_id)
+    spool.append(asset_id, chunk)
+    for chunk in spool.read(asset_id): ...
+    spool.remove(asset_id)
+
+An index knows an asset only when its last segment is written. So without this a kill in the last minute of a film would
+have all of it decoded and embedded again; with it, what was under way in the encoder is. A chunk is handed to the
+kernel and not waited for: a kill loses nothing of it, a power cut what was not on the disk yet. Tracks are float16, as
+an index stores them. A record that is cut short or damaged ends the file: what follows is embedded again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from service.encode.embedding import EmbeddedSegment
+from service.system.modality import Modality
+
+logger = logging.getLogger(__name__)
+
+CHUNK_SEGMENTS = 8
+"""Segments of a chunk: 80 s of frames and samples are 25 MB, what one call to a decode worker returns."""
+KEPT_SECONDS = 7 * 86400.0
+"""How long the chunks of a file that nobody goes on with are kept."""
+NAME = re.compile(r"[0-9a-f]{64}")
+_HEAD = struct.Struct("<4sIQI")  # mark, bytes of the facts, bytes of the tracks, crc32 of both
+_MARK = b"FOL1"
+_MAX_BYTES = 2**28  # of one record
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpooledChunk:
+    """A chunk of a file as the encoder left it.
+
+    Attributes:
+        number: Which chunk of the file, from 0.
+        num_clips: Segments it has, those in which nothing decodes included.
+        segments: Those that were embedded, with tracks of shape (T, D).
+        is_final: Whether the file ends with it.
+        media: Facts about the file as they are stored with its segments: JSON values.
+    """
+
+    number: int
+    num_clips: int
+    segments: Sequence[EmbeddedSegment]
+    is_final: bool
+    media: Mapping[str, Any]
+
+
+class Spool:
+    """The chunks of one release. One process uses it, a file of it in one thread at a time.
+
+    Args:
+        folder: Where it lies; made with the first chunk.
+        basis: What chunks are made with. One that was made with another counts as none.
+        floor_bytes: Gives the free space that must stay on a disk of some size.
+    """
+
+    def __init__(
+        self, folder: Path, *, basis: str = "", floor_bytes: Callable[[int], int] = lambda _: 0
+    ) -> None:
+        self.folder = folder
+        self._basis = basis
+        self._floor_bytes = floor_bytes
+        self._has_warned = False
+
+    def append(self, asset_id: str, chunk: SpooledChunk) -> None:
+        """Keep one more chunk of a file. Where that fails the file will be embedded from here on after a kill.
+
+        Args:
+            asset_id: The file.
+            chunk: The chunk after the last one.
+        """  # noqa: DOC501, DOC503 - caught here
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            usage = shutil.disk_usage(self.folder)
+            if usage.free < self._floor_bytes(usage.total):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
+            with self._path(asset_id).open("ab") as file:
+                file.write(_pack(chunk, self._basis))
+        except OSError as exc:
+            if not self._has_warned:
+                logger.warning("what was embedded of a file cannot be kept: %s", exc)
+            self._has_warned = True
+
+    def read(self, asset_id: str) -> Iterator[SpooledChunk]:
+        """Read what is kept of a file, chunk 0 first, one at a time.
+
+        What comes after the last whole chunk is cut off. Nothing is to be appended before this has ended.
+
+        Args:
+            asset_id: The file.
+
+        Yields:
+            SpooledChunk: Chunks in order, none left out.
+        """
+        path = self._path(asset_id)
+        try:
+            with path.open("r+b") as file:
+                number = 0
+                while (chunk := _unpack(file, self._basis)) is not None and chunk.number == number:
+                    end = file.tell()
+                    yield chunk
+                    number += 1
+                    file.seek(end)
+                file.truncate(end if number else 0)
+        except OSError as exc:
+            if not isinstance(exc, FileNotFoundError):
+                logger.warning("what was embedded of a file before cannot be read: %s", exc)
+
+    def remove(self, asset_id: str) -> None:
+        """Forget a file: it is stored, or failed."""
+        self._path(asset_id).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Forget the files that nobody went on with for a week."""
+        oldest = time.time() - KEPT_SECONDS
+        for path in self.folder.glob("*"):
+            try:
+                if NAME.fullmatch(path.name) and path.stat().st_mtime < oldest:
+                    path.unlink()
+            except OSError as exc:
+                logger.warning("an old file of the spool stays: %s", exc)
+
+    def _path(self, asset_id: str) -> Path:
+        if not NAME.fullmatch(asset_id):
+            raise ValueError(f"an asset id is 64 hexadecimal digits, got {asset_id[:80]!r}")
+        return self.folder / asset_id
+
+
+def _pack(chunk: SpooledChunk, basis: str) -> bytes:
+    facts = {
+        "basis": basis,
+        "number": chunk.number,
+        "num_clips": chunk.num_clips,
+        "is_final": chunk.is_final,
+        "media": chunk.media,
+        "segments": [
+            [s.start_seconds, s.end_seconds, {name: track.shape for name, track in s.tracks.items()}]
+            for s in chunk.segments
+        ],
+    }
+    text = json.dumps(facts).encode()
+    tracks = b"".join(
+        np.asarray(track, "<f2").tobytes() for segment in chunk.segments for track in segment.tracks.values()
+    )
+    crc = zlib.crc32(tracks, zlib.crc32(text))
+    return _HEAD.pack(_MARK, len(text), len(tracks), crc) + text + tracks
+
+
+def _unpack(file: BinaryIO, basis: str) -> SpooledChunk | None:
+    """The next record of a file; None at its end, and where it is not whole or of another basis."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    mark, text_bytes, tracks_bytes, crc = _HEAD.unpack(head)
+    if mark != _MARK or text_bytes + tracks_bytes > _MAX_BYTES:
+        return None
+    text, tracks = file.read(text_bytes), file.read(tracks_bytes)
+    is_whole = (len(text), len(tracks)) == (text_bytes, tracks_bytes)
+    if not is_whole or zlib.crc32(tracks, zlib.crc32(text)) != crc:
+        return None
+    facts = json.loads(text)
+    if facts.pop("basis") != basis:
+        return None
+    place = 0
+    segments = []
+    for start_seconds, end_seconds, shapes in facts.pop("segments"):
+        found: dict[Modality, np.ndarray[Any, np.dtype[np.float32]]] = {}
+        for name, shape in shapes.items():
+            count = int(np.prod(shape))
+            values = np.frombuffer(tracks, "<f2", count, place)
+            found[name] = values.astype(np.float32).reshape(shape)
+            place += 2 * count
+        segments.append(EmbeddedSegment(start_seconds=start_seconds, end_seconds=end_seconds, tracks=found))
+    return SpooledChunk(**facts, segments=tuple(segments))

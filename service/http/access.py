@@ -1,0 +1,199 @@
+"""Who may call: host, origin and API key of every request, before anything of its body is read.
+
+On loopback no key is asked for, and two things keep web pages of others out, which run in a browser on this
+machine: a `Host` header that is not this machine's (a name made to point here, DNS rebinding) and a request that
+changes or computes something in the name of another site (`Origin`). Elsewhere every route but a few needs a key
+with its scope.
+
+A route's scope follows from its method and path, by a table that asks for more where it does not know: reading
+needs `read`, what only computes too, changes need `write`, what is listed under ADMIN_PATHS `admin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http import origin
+from service.http.problems import answer_own_error
+from service.http.schemas import describe_problems
+from service.operations import keys
+from service.system.settings import Settings, is_loopback
+
+OPEN_PATHS = frozenset(
+    {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+)
+OPEN_PREFIX = "/web/"
+COMPUTING_PATHS = frozenset({"/v1/search", "/v1/search/batch", "/v1/embeddings"})
+ADMIN_PATHS = ("/v1/releases", "/v1/keys", "/v1/backup")
+METRICS_PATH = "/metrics"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+COOKIE = "foley_key"  # a page's player cannot send a header; it is taken for reading only
+API_KEY_HEADER = "x-api-key"
+
+
+def scope_of(method: str, path: str) -> keys.Scope | None:
+    """The scope a request needs, None where anybody may make it.
+
+    Args:
+        method: HTTP method.
+        path: Path of the request, or the template of a route.
+
+    Returns:
+        The scope.
+    """
+    if any(path == prefix or path.startswith((f"{prefix}/", f"{prefix}:")) for prefix in ADMIN_PATHS):
+        return "admin"
+    if method in SAFE_METHODS:
+        return None if path in OPEN_PATHS or path.startswith(OPEN_PREFIX) else "read"
+    return "read" if method == "POST" and path in COMPUTING_PATHS else "write"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessRules:
+    """Who may call.
+
+    Attributes:
+        store: The keys, None where none are asked for.
+        hosts: Values of the `Host` header that are answered, without ports; None for every one.
+        own_origins: Hosts of pages elsewhere that may call beside our own.
+        has_open_metrics: Whether `/metrics` is read without a key.
+    """
+
+    store: keys.KeyStore | None
+    hosts: Collection[str] | None
+    own_origins: Collection[str] = ()
+    has_open_metrics: bool = False
+
+
+class AccessGuard:
+    """ASGI middleware that answers whoever may not call.
+
+    Args:
+        app: The application.
+        rules: Who may.
+    """
+
+    def __init__(self, app: ASGIApp, *, rules: AccessRules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            try:
+                self._check(scope)
+            except (keys.KeysFailure, keys.Unauthorized, keys.ScopeMissing, origin.Refused) as exc:
+                response = await answer_own_error(Request(scope), exc)
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        method, path = scope["method"], scope["path"]
+        if self._rules.hosts is not None:
+            origin.check_host(headers.get("host"), self._rules.hosts)
+        if method not in SAFE_METHODS:
+            origin.check_origin(headers, self._rules.own_origins)
+        needed = scope_of(method, path)
+        if needed is None or self._rules.store is None:
+            return
+        if path == METRICS_PATH and self._rules.has_open_metrics:
+            return
+        key = self._identify(headers, method)
+        scope.setdefault("state", {})["key_id"] = key.key_id  # for the log
+        if not key.allows(needed):
+            raise keys.ScopeMissing(has=key.scope, needs=needed)
+
+    def _identify(self, headers: Headers, method: str) -> keys.StoredKey:
+        assert self._rules.store is not None
+        given = read_key(headers, takes_cookie=method in SAFE_METHODS)
+        if given is None:
+            raise keys.Unauthorized("this needs an API key: Authorization: Bearer KEY", is_wrong=False)
+        key = self._rules.store.identify(given)
+        if key is None:
+            raise keys.Unauthorized("the API key is not valid, or was revoked", is_wrong=True)
+        return key
+
+
+def open_rules(settings: Settings) -> AccessRules:
+    """Read from the settings who may call.
+
+    Args:
+        settings: What an operator set.
+
+    Returns:
+        The rules.
+
+    Raises:
+        keys.KeysFailure: If API keys are needed and there are none.
+    """
+    names = frozenset(settings.allowed_hosts)
+    has_metrics = settings.open_metrics
+    if settings.needs_keys:
+        try:
+            store = keys.KeyStore(settings.keys_path)
+        except keys.KeysFailure as exc:
+            raise keys.KeysFailure(f"{exc}. Requests to {settings.host!r} need API keys") from exc
+        return AccessRules(store=store, hosts=names or None, own_origins=names, has_open_metrics=has_metrics)
+    if is_loopback(settings.host):
+        return AccessRules(store=None, hosts=names | {settings.host}, own_origins=names)
+    return AccessRules(store=None, hosts=names or None, own_origins=names)
+
+
+def describe_access(document: dict[str, Any]) -> None:
+    """Add to an OpenAPI description which operation needs a key of which scope, and what refuses it.
+
+    Args:
+        document: The description, changed in place.
+    """
+    document["components"]["securitySchemes"] = {
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key of `foley keys create`. On loopback none is needed.",
+        },
+        "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
+    }
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            answers = {str(status): text for status, text in describe_problems(401, 403, 421, 503).items()}
+            needed = scope_of(method.upper(), path)
+            if needed is None:
+                operation["security"] = []
+                answers = {"421": answers["421"]}
+            else:
+                operation["security"] = [{"bearer": [needed]}, {"api_key": [needed]}, {}]
+            for status, answer in answers.items():
+                operation["responses"].setdefault(status, answer)
+
+
+def read_key(headers: Headers, *, takes_cookie: bool) -> str | None:
+    """The key a request carries.
+
+    Args:
+        headers: Its headers.
+        takes_cookie: Whether a cookie counts, which a browser sends without being asked.
+
+    Returns:
+        The key, None where it carries none.
+    """
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return credentials.strip()
+    if API_KEY_HEADER in headers:
+        return headers[API_KEY_HEADER].strip()
+    if takes_cookie and "cookie" in headers:
+        try:
+            found = SimpleCookie(headers["cookie"]).get(COOKIE)
+        except CookieError:
+            return None
+        return found.value if found else None
+    return None

@@ -1,0 +1,204 @@
+"""The HTTP application. `foley serve` runs it; so does `uvicorn --factory service.http.app:create_app`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from service.foley import Foley, open_foley
+from service.http.access import AccessGuard, describe_access, open_rules
+from service.http.admission import Admission
+from service.http.body import BodyGuard, BodyLimits
+from service.http.gauges import FoleyCollector, JobsCollector
+from service.http.loop_lag import watch_loop
+from service.http.metrics import Metrics
+from service.http.problems import add_error_handlers, answer_own_error
+from service.http.readiness import Readiness
+from service.http.request_log import RequestLog
+from service.http.routes import (
+    assets,
+    audit,
+    backup,
+    embeddings,
+    health,
+    jobs,
+    metrics,
+    pages,
+    releases,
+    search,
+)
+from service.http.schemas import ProblemBody
+from service.http.state import State
+from service.http.upload import UploadFolder
+from service.jobs.library_jobs import LibraryJobs, open_jobs
+from service.jobs.release_jobs import ReleaseJobs, open_release_jobs
+from service.system.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = (
+    "Finds the sound for a picture and the picture for a sound in a library of media files.\n\n"
+    "Errors are `application/problem+json` (RFC 9457) with a stable `code`."
+)
+TAGS = [
+    {"name": "search", "description": "Find media by media."},
+    {"name": "embeddings", "description": "Use the encoder alone."},
+    {"name": "assets", "description": "The library."},
+    {"name": "jobs", "description": "Index and synchronise it."},
+    {"name": "operations", "description": "For those who run the service."},
+    {"name": "releases", "description": "Swap the encoders while the service answers."},
+    {"name": "health", "description": "For orchestrators."},
+]
+
+
+def create_app(settings: Settings | None = None, *, foley: Foley | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        settings: Everything that can be set. Default: read from the environment, for servers that call this
+            function as their entry point.
+        foley: What to answer with. Default: one that opens when the application starts and closes when it ends.
+
+    Returns:
+        An ASGI application.
+
+    Raises:
+        KeysFailure: If the settings ask for API keys and there are none.
+    """  # noqa: DOC502 - raised where the keys are read
+    settings = settings or Settings()
+    app = FastAPI(
+        title="Foley",
+        version=version("foley"),
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        docs_url=None,  # ours are in `service.http.routes.pages`
+        redoc_url=None,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        generate_unique_id_function=_operation_id,
+        lifespan=_lifespan(settings, foley),
+        separate_input_output_schemas=False,
+    )
+    app.state.metrics = Metrics()
+    # Called when the service is told to stop, before its requests end: whatever never ends by itself stops here.
+    app.state.on_stop = []
+    for module in (search, embeddings, assets, audit, jobs, releases, health, metrics, backup, pages):
+        app.include_router(module.router)
+    add_error_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(AccessGuard, rules=open_rules(settings))
+    app.add_middleware(BodyGuard, limits=_body_limits(settings), refuse=answer_own_error)
+    app.add_middleware(RequestLog, metrics=app.state.metrics)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def _lifespan(settings: Settings, foley: Foley | None) -> Any:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            opened = foley
+            if opened is None:
+                opening = open_foley(settings)
+                opened = await anyio.to_thread.run_sync(opening.__enter__)
+                stack.push_async_callback(anyio.to_thread.run_sync, opening.__exit__, None, None, None)
+            uploads = UploadFolder(settings.data / "uploads", reserve_bytes=settings.upload_reserve_bytes)
+            stack.callback(uploads.close)
+            opening_jobs = open_jobs(opened)
+            runner = await anyio.to_thread.run_sync(opening_jobs.__enter__)
+            stack.push_async_callback(anyio.to_thread.run_sync, opening_jobs.__exit__, None, None, None)
+            app.state.on_stop.append(runner.stop_soon)
+            opening_releases = open_release_jobs(opened, runner)
+            release_jobs = await anyio.to_thread.run_sync(opening_releases.__enter__)
+            stack.push_async_callback(anyio.to_thread.run_sync, opening_releases.__exit__, None, None, None)
+            app.state.on_stop.append(release_jobs.stop_soon)
+            app.state.shared = _state(settings, opened, uploads, app.state.metrics, runner, release_jobs)
+            runner.start()
+            release_jobs.start()
+            watch = asyncio.create_task(watch_loop(app.state.metrics.observe_lag))
+            stack.callback(watch.cancel)
+            logger.info("serving bundle %s on %s", opened.bundle.bundle_id, opened.encoder.provider)
+            yield
+
+    return lifespan
+
+
+def _state(
+    settings: Settings,
+    foley: Foley,
+    uploads: UploadFolder,
+    metrics: Metrics,
+    runner: LibraryJobs,
+    release_jobs: ReleaseJobs,
+) -> State:
+    admission = Admission(
+        num_workers=settings.search_workers,
+        max_waiting=settings.waiting_per_worker * settings.search_workers,
+        max_wait_seconds=settings.max_wait_seconds,
+        max_work_seconds=settings.max_work_seconds,
+    )
+    readiness = Readiness(cache_seconds=settings.readiness_cache_seconds)
+    metrics.add_collector(FoleyCollector(foley, admission))
+    metrics.add_collector(JobsCollector(runner.ledger))
+    return State(
+        foley=foley,
+        admission=admission,
+        uploads=uploads,
+        readiness=readiness,
+        metrics=metrics,
+        jobs=runner,
+        releases=release_jobs.manager,
+        release_jobs=release_jobs,
+    )
+
+
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        max_bytes=settings.max_json_bytes,
+        max_bytes_of=dict.fromkeys((search.PATH, embeddings.PATH), settings.max_upload_bytes),
+        grace_seconds=settings.body_grace_seconds,
+        bytes_per_second=settings.min_body_bytes_per_second,
+    )
+
+
+def _drop_default_errors(document: dict[str, Any]) -> None:
+    """Take out the 422 in FastAPI's own form that it adds where a route says nothing of one and has none."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            default = operation["responses"].get("422", {}).get("content", {}).get("application/json")
+            if default is not None:
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Name an operation by its function: a generated client has `search`, not `search_v1_search_post`."""
+    return route.name
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description, with the schema of problems that every route refers to."""
+    if not app.openapi_schema:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            tags=app.openapi_tags,
+            license_info=app.license_info,
+            separate_input_output_schemas=app.separate_input_output_schemas,
+        )
+        document["components"]["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
+        _drop_default_errors(document)
+        describe_access(document)
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,187 @@
+"""What `/metrics` reads when it is asked: queues, index, disk, child processes, and what is being served."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import shutil
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from service.encode.batching import BatchStats
+from service.foley import Foley
+from service.http.admission import Admission
+from service.index.contract import IndexFailure, IndexInfo
+from service.jobs.ledger import Ledger, LedgerFailure
+
+logger = logging.getLogger(__name__)
+
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
+INDEX_CACHE_SECONDS = 10.0  # to measure a large folder takes the engine some milliseconds
+
+
+class JobsCollector(Collector):
+    """Reads how many jobs there are.
+
+    Args:
+        ledger: Where jobs are remembered.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterator[Metric]:
+        """Jobs by state, those of the past that the ledger still has included."""
+        try:
+            counts = self._ledger.count_jobs()
+        except LedgerFailure as exc:
+            logger.warning("the ledger does not answer the metrics: %s", exc)
+            return
+        found = GaugeMetricFamily("foley_jobs", "Jobs that the ledger remembers, by state.", labels=["state"])
+        for state, count in counts.items():
+            found.add_metric([state], count)
+        yield found
+
+
+class FoleyCollector(Collector):
+    """Reads the open parts of an application.
+
+    Args:
+        foley: Encoder, queue, index and decoder.
+        admission: Who may compute now.
+    """
+
+    def __init__(self, foley: Foley, admission: Admission) -> None:
+        self._foley = foley
+        self._admission = admission
+        self._index: tuple[float, IndexInfo | None] = (float("-inf"), None)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything there is to read, now."""
+        yield self._release()
+        yield from _queues(self._admission, self._foley.batcher.stats())
+        yield self._deaths()
+        yield from self._index_size()
+        yield from self._disk()
+        yield from child_processes()
+
+    def _release(self) -> Metric:
+        facts = {
+            "version": version("foley"),
+            "bundle_id": self._foley.bundle.bundle_id,
+            "provider": self._foley.encoder.provider,
+        }
+        found = GaugeMetricFamily("foley_release_info", "What is being served; always 1.", labels=list(facts))
+        found.add_metric(list(facts.values()), 1)
+        return found
+
+    def _deaths(self) -> Metric:
+        found = CounterMetricFamily(
+            "foley_decode_worker_deaths",
+            "Decode workers that a file killed, by how: timed_out, crashed, failed.",
+            labels=["reason"],
+        )
+        for reason, count in self._foley.decoder.deaths().items():
+            found.add_metric([reason], count)
+        return found
+
+    def _index_size(self) -> Iterator[Metric]:
+        info = self._read_index()
+        yield GaugeMetricFamily("foley_index_up", "Whether the index answers.", 0 if info is None else 1)
+        if info is None:
+            return
+        yield GaugeMetricFamily("foley_index_segments", "Segments in the index.", info.num_segments)
+        yield GaugeMetricFamily("foley_index_assets", "Complete assets in the index.", info.num_assets)
+        if info.num_bytes is not None:  # a Qdrant server does not tell
+            yield GaugeMetricFamily("foley_index_bytes", "Bytes the index takes on its disk.", info.num_bytes)
+
+    def _read_index(self) -> IndexInfo | None:
+        read_at, info = self._index
+        if time.monotonic() - read_at > INDEX_CACHE_SECONDS:
+            try:
+                info = self._foley.index.info()
+            except IndexFailure as exc:
+                logger.warning("the index does not answer the metrics: %s", exc)
+                info = None
+            self._index = (time.monotonic(), info)
+        return info
+
+    def _disk(self) -> Iterator[Metric]:
+        usage = shutil.disk_usage(self._foley.settings.data)
+        yield GaugeMetricFamily("foley_disk_free_bytes", "Free space where the data lies.", usage.free)
+        yield GaugeMetricFamily("foley_disk_total_bytes", "Size of that disk.", usage.total)
+        floor = self._foley.settings.disk_floor_bytes(usage.total)
+        yield GaugeMetricFamily("foley_disk_floor_bytes", "Free space below which nothing is written.", floor)
+
+
+def _queues(admission: Admission, stats: BatchStats) -> Iterator[Metric]:
+    depth = GaugeMetricFamily(
+        "foley_queue_depth",
+        "What waits: requests for a search worker, segments of queries and of bulk work for the encoder.",
+        labels=["queue"],
+    )
+    depth.add_metric(["requests"], admission.num_waiting)
+    for priority, count in stats.num_queued.items():
+        depth.add_metric([f"encode_{priority}"], count)
+    yield depth
+    yield CounterMetricFamily(
+        "foley_refused_requests", "Requests answered with 429 for want of a worker.", admission.num_refused
+    )
+    yield _batch_sizes(stats)
+
+
+def _batch_sizes(stats: BatchStats) -> Metric:
+    buckets = [
+        (str(float(limit)), float(sum(n for size, n in stats.num_batches.items() if size <= limit)))
+        for limit in BATCH_BUCKETS
+    ]
+    buckets.append(("+Inf", float(sum(stats.num_batches.values()))))
+    return HistogramMetricFamily(
+        "foley_encode_batch_segments",
+        "Segments in one run of the encoder.",
+        buckets=buckets,
+        sum_value=sum(size * count for size, count in stats.num_batches.items()),
+    )
+
+
+def child_processes() -> Iterator[Metric]:
+    """Memory and number of the processes below this one: the index's engine and the decode workers."""
+    num_bytes = {"index": 0, "decode": 0, "other": 0}
+    counts = dict.fromkeys(num_bytes, 0)
+    for process in _descendants(Path("/proc/self")):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it ended just now
+            kind = _kind(process)
+            num_bytes[kind] += int((process / "statm").read_text().split()[1]) * mmap.PAGESIZE
+            counts[kind] += 1
+    memory = GaugeMetricFamily(
+        "foley_child_resident_memory_bytes", "Resident memory of child processes.", labels=["kind"]
+    )
+    number = GaugeMetricFamily("foley_child_processes", "Child processes that run.", labels=["kind"])
+    for kind in num_bytes:
+        memory.add_metric([kind], num_bytes[kind])
+        number.add_metric([kind], counts[kind])
+    yield memory
+    yield number
+
+
+def _descendants(process: Path) -> Iterator[Path]:
+    with contextlib.suppress(OSError):
+        for task in (process / "task").iterdir():
+            for pid in (task / "children").read_text().split():
+                child = Path("/proc", pid)
+                yield child
+                yield from _descendants(child)
+
+
+def _kind(process: Path) -> str:
+    command = (process / "cmdline").read_bytes()
+    if b"service.index.embedded.shard_process" in command:
+        return "index"
+    return "decode" if b"spawn_main" in command else "other"

@@ -1,0 +1,93 @@
+"""Whether a request may come from a page of somebody else that runs in a browser near us."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from service.system.failure import Failure
+
+
+class Refused(Failure):
+    """The request comes from where none may come. Subclasses say which."""
+
+    code = "refused"
+
+
+class HostNotAllowed(Refused):
+    """The `Host` header names a machine that is not this one."""
+
+    code = "host_not_allowed"
+
+
+class CrossOrigin(Refused):
+    """A page of another site asks for something that changes or computes."""
+
+    code = "cross_origin"
+
+
+def check_host(host: str | None, allowed: Collection[str]) -> None:
+    """Refuse a name that somebody made to point here.
+
+    Args:
+        host: The `Host` header, with or without a port; None where there is none, as no browser sends.
+        allowed: Names that are ours; every loopback address is as well.
+
+    Raises:
+        HostNotAllowed: If it is none of them.
+    """
+    if host is None:
+        return
+    name = host_name(host)
+    if name not in allowed and not _is_loopback(name):
+        raise HostNotAllowed(f"this service does not answer for host {host[:100]!r}: see FOLEY_ALLOWED_HOSTS")
+
+
+def check_origin(headers: Headers, allowed: Collection[str]) -> None:
+    """Refuse a page of another site; programs that are no browsers send neither header.
+
+    Args:
+        headers: Of the request.
+        allowed: Hosts whose pages may call beside our own.
+
+    Raises:
+        CrossOrigin: If the request comes from another one.
+    """
+    page = headers.get("origin")
+    if page is None:
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise CrossOrigin("pages of other sites may not call this")
+        return
+    place = _place_of(page)
+    if not place or (place != headers.get("host", "").lower() and host_name(place) not in allowed):
+        raise CrossOrigin(f"a page of {page[:100]!r} may not call this: see FOLEY_ALLOWED_HOSTS")
+
+
+def _place_of(page: str) -> str:
+    """Host and port in an `Origin`; empty where it names none."""
+    if not page.startswith(("http://", "https://")):
+        return ""
+    try:
+        return urlsplit(page).netloc.lower()
+    except ValueError:  # `http://[::1`
+        return ""
+
+
+def host_name(host: str) -> str:
+    """A host without its port, in lower case: `[::1]:8000` → `::1`, `Example.org.` → `example.org`."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].removesuffix(".")
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

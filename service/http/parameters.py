@@ -1,0 +1,125 @@
+"""The parameters of requests with a file: form fields or query parameters, by the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from service.foley import Foley
+from service.http.encodings import Encoding
+from service.http.filters import FilterFields, MetadataText
+from service.http.problems import InvalidParameter
+from service.search.matching import SearchOptions
+from service.system.modality import Modality
+from service.system.settings import MAX_LIMIT
+
+Parameters = TypeVar("Parameters", bound=BaseModel)
+
+
+class SearchFields(FilterFields):
+    """What every search takes, whatever it searches with."""
+
+    target: Modality = Field(description="What to find: `audio` or `video`.", examples=["audio"])
+    source: Modality | None = Field(
+        None,
+        alias="from",
+        description="Which stream of the query to search by. Default: the opposite of `target` where the query "
+        "has it, else the one it has.",
+    )
+    limit: int | None = Field(
+        None, ge=1, le=MAX_LIMIT, description="Most results, one per asset. Default: 10.", examples=[10]
+    )
+    offset: int | None = Field(
+        None,
+        ge=0,
+        lt=MAX_LIMIT,
+        description="How many results to pass over: 0 for the first page, then `next_offset` of the page before. All "
+        "pages are cut from one ranking of the best 1000. Leave it out where one page is enough: that is faster.",
+    )
+    min_score: float | None = Field(
+        None, ge=-1, le=1, description="Only results that score so much or more. There may be none."
+    )
+
+    min_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Only results whose `match_probability` is so high or higher. There may be none; `reason` says so.",
+    )
+
+    def to_choice(self, foley: Foley) -> SearchOptions:
+        """Which results these fields ask for.
+
+        Args:
+            foley: What answers, for its settings.
+
+        Returns:
+            The choice.
+
+        Raises:
+            InvalidParameter: If it asks for more than the settings allow.
+        """
+        max_limit = foley.settings.max_limit
+        if self.limit is not None and self.limit > max_limit:
+            raise InvalidParameter([{"parameter": "limit", "message": f"must be at most {max_limit}"}])
+        try:
+            return foley.choose(
+                limit=self.limit,
+                offset=self.offset,
+                min_score=self.min_score,
+                min_probability=self.min_probability,
+                filter=self.to_filter(),
+            )
+        except ValueError as exc:
+            raise InvalidParameter([{"parameter": "offset", "message": str(exc)}]) from exc
+
+
+class SearchParameters(SearchFields):
+    """What to search for with a file."""
+
+    metadata: MetadataText = None
+
+
+class EmbeddingParameters(BaseModel):
+    """What to embed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modality: Modality | None = Field(None, description="Embed this stream only. Default: what the file has.")
+    encoding: Encoding = Field(
+        "json",
+        description="How the numbers are written: `json` lists with 7 decimals, `base64` of little-endian float16 in "
+        "JSON (each number within 2.5e-4, the cosine to the exact vector above 1 - 1.2e-7), or `safetensors`, a file "
+        "of float32, exactly as the encoder gave them.",
+    )
+
+
+def read_parameters(request: Request, fields: Mapping[str, str], kind: type[Parameters]) -> Parameters:
+    """Check the parameters of a request, from its form and its query string together.
+
+    Args:
+        request: The request, for its query string.
+        fields: Fields of its form.
+        kind: What to read.
+
+    Returns:
+        The checked parameters.
+
+    Raises:
+        InvalidParameter: If one is missing, unknown, given twice or out of range.
+    """  # noqa: DOC503 - `of` makes one
+    given = [*fields.items(), *request.query_params.multi_items()]
+    values: dict[str, str] = {}
+    for name, value in given:
+        if name in values:
+            raise InvalidParameter([{"parameter": name[:80], "message": "given more than once"}])
+        values[name] = value
+    try:
+        return kind.model_validate(values)
+    except ValidationError as exc:
+        raise InvalidParameter.of(
+            exc.errors(include_url=False, include_input=False, include_context=False)
+        ) from exc

@@ -1,0 +1,196 @@
+"""Searches written as JSON: by an indexed asset, or by a track. One of them, or several in a batch."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import numpy as np
+import pydantic_core
+from pydantic import ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from service.foley import Foley
+from service.http.body import BodyTooLarge
+from service.http.parameters import SearchFields
+from service.http.problems import InvalidParameter
+from service.index.contract import InvalidVector
+from service.index.points import check_track
+from service.search.matching import SearchAnswer
+from service.search.snapshot import Snapshot
+from service.search.stored_query import search_asset, search_track
+from service.system.modality import Track
+from service.system.settings import MAX_LIMIT
+
+MAX_TRACK_CHARS = 1024 * 1024
+
+
+class AssetQuery(SearchFields):
+    """Search with an asset that is indexed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    asset_id: str = Field(pattern="^[0-9a-f]{64}$", description="Search with the segments of this asset.")
+    start_seconds: float | None = Field(
+        None, ge=0, le=1e6, description="Search with the segment that holds this time alone."
+    )
+
+    def answer(self, foley: Foley, snapshot: Snapshot) -> SearchAnswer:
+        """Search.
+
+        Args:
+            foley: What answers, for its settings.
+            snapshot: Its index.
+
+        Returns:
+            What was found.
+        """
+        return search_asset(
+            self.asset_id,
+            target=self.target,
+            source=self.source,
+            start_seconds=self.start_seconds,
+            choice=self.to_choice(foley),
+            snapshot=snapshot,
+        )
+
+
+class TrackQuery(SearchFields):
+    """Search with embeddings that the caller has, as `/v1/embeddings` gives them with `encoding=base64`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    track: str = Field(
+        max_length=MAX_TRACK_CHARS,
+        description="16 unit vectors, one for each moment, one after another: base64 of 16 × `width` little-endian "
+        "float16 numbers, embedded by the bundle that serves.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+
+    def answer(self, foley: Foley, snapshot: Snapshot) -> SearchAnswer:
+        """Search.
+
+        Args:
+            foley: What answers, for its settings.
+            snapshot: Its index, and the shape of its tracks.
+
+        Returns:
+            What was found.
+        """
+        track = read_track(self.track, num_moments=snapshot.spec.num_moments, width=snapshot.width)
+        choice = self.to_choice(foley)
+        return search_track(track, target=self.target, source=self.source, choice=choice, snapshot=snapshot)
+
+
+Query = AssetQuery | TrackQuery
+
+
+def read_track(text: str, *, num_moments: int, width: int) -> Track:
+    """Read a track from base64 of little-endian float16.
+
+    Args:
+        text: The base64.
+        num_moments: T, rows it must have.
+        width: D, columns it must have.
+
+    Returns:
+        The track, float32, shape (T, D), checked.
+
+    Raises:
+        InvalidParameter: If it is none.
+    """  # noqa: DOC503 - InvalidVector is translated here
+    try:
+        data = base64.b64decode(text, validate=True)
+        if len(data) != 2 * num_moments * width:
+            raise InvalidVector(
+                f"a track is {num_moments} × {width} numbers of 2 bytes, {2 * num_moments * width} in all, "
+                f"got {len(data)}"
+            )
+        track = np.frombuffer(data, dtype="<f2").astype(np.float32).reshape(num_moments, width)
+        return check_track(track, num_moments=num_moments, width=width)
+    except (binascii.Error, ValueError, InvalidVector) as exc:
+        raise InvalidParameter([{"parameter": "track", "message": str(exc)}]) from exc
+
+
+async def read_query(request: Request, *, max_bytes: int) -> Query:
+    """Read the one search of a JSON body.
+
+    Args:
+        request: A request whose body nobody has read.
+        max_bytes: Largest body.
+
+    Returns:
+        The search.
+    """
+    return _check(await read_json(request, max_bytes=max_bytes), place=())
+
+
+async def read_batch(request: Request, *, max_bytes: int, max_queries: int) -> list[Query]:
+    """Read the searches of a JSON list.
+
+    Args:
+        request: A request whose body nobody has read.
+        max_bytes: Largest body.
+        max_queries: Most searches.
+
+    Returns:
+        The searches.
+
+    Raises:
+        InvalidParameter: If it is no list of so many searches.
+    """
+    document = await read_json(request, max_bytes=max_bytes)
+    if not isinstance(document, list) or not 1 <= len(document) <= max_queries:
+        raise InvalidParameter(
+            [{"parameter": "request", "message": f"must be a list of 1 to {max_queries} searches"}]
+        )
+    return [_check(query, place=(number,)) for number, query in enumerate(document)]
+
+
+async def read_json(request: Request, *, max_bytes: int) -> Any:
+    """Read a JSON body.
+
+    Args:
+        request: A request whose body nobody has read.
+        max_bytes: Largest body.
+
+    Returns:
+        Its value.
+
+    Raises:
+        BodyTooLarge: If it is larger.
+        InvalidParameter: If it is not JSON, or the query string says something too.
+    """
+    if request.query_params:
+        raise InvalidParameter([{"parameter": "request", "message": "a JSON search takes no query string"}])
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise BodyTooLarge(f"the body has more than the {max_bytes} bytes that JSON may have here")
+    try:
+        return pydantic_core.from_json(bytes(body), allow_inf_nan=False)
+    except ValueError as exc:
+        raise InvalidParameter([{"parameter": "request", "message": f"must be JSON: {exc}"}]) from exc
+
+
+def _check(document: Any, *, place: tuple[int, ...]) -> Query:
+    """Check one search as the kind it says it is, so that an error names the fields of that kind alone."""
+    kind: type[Query] = TrackQuery if isinstance(document, dict) and "track" in document else AssetQuery
+    try:
+        return kind.model_validate(document)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_input=False, include_context=False)
+        raise InvalidParameter.of([{**error, "loc": (*place, *error["loc"])} for error in errors]) from exc
+
+
+def describe_query() -> dict[str, Any]:
+    """The JSON schema of one search."""
+    return {"oneOf": [kind.model_json_schema(by_alias=True) for kind in (AssetQuery, TrackQuery)]}
+
+
+def describe_batch() -> dict[str, Any]:
+    """Say in the OpenAPI description that a route takes a list of searches."""
+    schema = {"type": "array", "items": describe_query(), "minItems": 1, "maxItems": MAX_LIMIT}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

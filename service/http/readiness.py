@@ -1,0 +1,88 @@
+"""Whether the service answers correctly, found out by using it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+import pydantic_core
+
+from service.decode.landlock import landlock_version
+from service.foley import Foley
+from service.jobs.ledger import Ledger
+from service.system.failure import Failure
+
+
+class NotReady(Failure):
+    """The encoder gives wrong embeddings, or the index or the ledger of jobs does not answer."""
+
+    code = "not_ready"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """The outcome of one check, and when it was made (monotonic clock)."""
+
+    made_at: float
+    document: bytes
+    failure: Exception | None
+
+
+class Readiness:
+    """Checks the service by using it; one check serves all who ask within some seconds."""
+
+    def __init__(self, *, cache_seconds: float) -> None:
+        self._cache_seconds = cache_seconds
+        self._lock = anyio.Lock()
+        self._verdict: _Verdict | None = None
+
+    async def check(self, foley: Foley, ledger: Ledger) -> bytes:
+        """Check the service, or reuse the last check.
+
+        Args:
+            foley: What to check.
+            ledger: Where its jobs are remembered.
+
+        Returns:
+            A JSON object that says what was checked.
+
+        Raises:
+            NotReady: If a check failed; the message says which.
+        """
+        async with self._lock:
+            verdict = self._verdict
+            if verdict is None or time.monotonic() - verdict.made_at > self._cache_seconds:
+                verdict = self._verdict = await anyio.to_thread.run_sync(_check, foley, ledger)
+        if verdict.failure is not None:
+            raise NotReady(str(verdict.failure)) from verdict.failure
+        return verdict.document
+
+
+def _check(foley: Foley, ledger: Ledger) -> _Verdict:
+    checking = "the encoder"
+    try:
+        with foley.releases.lease() as live:
+            live.encoder.check_golden()
+            checking = "the index"
+            num_segments = live.index.count_segments()
+        checking = "the ledger of jobs"
+        ledger.check()
+        checking = "the disk"
+        usage = shutil.disk_usage(foley.settings.data)
+    except Exception as exc:
+        failure = NotReady(f"{checking} failed its check: {exc}")
+        failure.__cause__ = exc
+        return _Verdict(made_at=time.monotonic(), document=b"", failure=failure)
+    document = {
+        "status": "ready",
+        "bundle_id": live.bundle.bundle_id,
+        "provider": live.encoder.provider,
+        "num_segments": num_segments,
+        "free_bytes": usage.free,
+        "is_writable": usage.free >= foley.settings.disk_floor_bytes(usage.total),
+        "landlock_version": landlock_version(),
+    }
+    return _Verdict(made_at=time.monotonic(), document=pydantic_core.to_json(document), failure=None)

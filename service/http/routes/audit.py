@@ -1,0 +1,95 @@
+"""`GET /v1/audit`: files of the library whose sound does not fit their picture."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import anyio
+import anyio.to_thread
+import pydantic_core
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.http.schemas import ASSET_ID, describe_problems
+from service.http.state import StateOf
+from service.search.audit import Verdict, audit_release
+from service.system.settings import MAX_LIMIT
+
+router = APIRouter(tags=["assets"])
+
+FINDING: dict[str, Any] = {
+    "asset_id": ASSET_ID,
+    "path": "/media/rain/dubbed.mp4",
+    "verdict": "shifted",
+    "match_probability": 0.023,
+    "score": -0.039,
+    "rank": 4.7,
+    "offset_seconds": 10.0,
+    "score_at_offset": 0.58,
+}
+
+
+class FindingBody(BaseModel):
+    """What the index says about one file."""
+
+    asset_id: str
+    path: str
+    verdict: Verdict
+    match_probability: float = Field(
+        description="How likely the sound is the file's own and not that of another file, at even odds."
+    )
+    score: float = Field(description="Mean cosine of its sound and its picture, in [-1, 1].")
+    rank: float = Field(
+        description="Mean rank of the one among all for the other; 11 stands for all above 10."
+    )
+    offset_seconds: float = Field(
+        description="How much later the sound is than the picture; 0 where unmoved fits best."
+    )
+    score_at_offset: float = Field(description="Mean cosine there.")
+
+
+class AuditBody(BaseModel):
+    """Files with sound and picture, the least likely first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"findings": [FINDING], "num_files": 272, "release_id": "starter-0123456789ab"}]
+        }
+    )
+
+    findings: list[FindingBody]
+    num_files: int = Field(description="Files that were looked at.")
+    release_id: str = Field(description="The release whose index was read.")
+
+
+@router.get(
+    "/v1/audit",
+    summary="Find files whose sound does not fit their picture",
+    description=(
+        "Looks at every file with sound and picture by what is stored of it: about 10 ms a file. Mis-muxed, dubbed, "
+        "silent and shifted files come first, shifted ones with the offset."
+    ),
+    responses={200: {"model": AuditBody}, **describe_problems(409, 422, 500, 503)},
+)
+async def audit(
+    state: StateOf,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most findings.")] = 50,
+    max_offset_seconds: Annotated[
+        float, Query(ge=0, le=600, description="How far a shifted sound is looked for.")
+    ] = 30.0,
+) -> Response:
+    """Answer with the files that fit least."""
+
+    def work() -> bytes:
+        with state.foley.lease(priority="bulk") as snapshot:
+            findings = audit_release(snapshot, max_offset_seconds=max_offset_seconds)
+            document = {
+                "findings": [finding.to_json() for finding in findings[:limit]],
+                "num_files": len(findings),
+                "release_id": snapshot.release_id,
+            }
+            return pydantic_core.to_json(document)
+
+    async with state.auditing:  # one at a time: it reads the whole index
+        document = await anyio.to_thread.run_sync(work)
+    return Response(document, media_type="application/json")

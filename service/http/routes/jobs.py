@@ -1,0 +1,343 @@
+"""`/v1/jobs`: index and synchronise folders of the machine of the service, and follow how that goes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import anyio.to_thread
+import pydantic_core
+from fastapi import APIRouter, Header, Query, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import StreamingResponse
+from starlette.convertors import StringConvertor, register_url_convertor
+
+from service.http.events import event_id, stream_events
+from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
+from service.http.problems import InvalidParameter
+from service.http.schemas import describe_problems
+from service.http.state import StateOf
+from service.jobs.documents import LiveProgress, describe_job
+from service.jobs.files import count_outcomes, read_files
+from service.jobs.job_request import JobRequest
+from service.jobs.ledger import JobRecord, State
+from service.jobs.library_jobs import LibraryJobs
+from service.library.journal import FileRow
+from service.library.report import Outcome
+from service.system.failure import Failure
+from service.system.paths import make_absolute, show_path
+from service.system.settings import MAX_LIMIT, Settings
+
+T = TypeVar("T")
+
+PREFIX = "/v1/jobs"
+MAX_LISTED = 1000  # failed files in the report of one job; `/files` has all
+
+router = APIRouter(prefix=PREFIX, tags=["jobs"])
+
+
+class _JobIdConvertor(StringConvertor):
+    """Text without a colon, so that `/v1/jobs/x:cancel` is never a job of that name."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("job_id", _JobIdConvertor())
+
+JobId = Annotated[str, PathParameter(description="Name of the job.", examples=[JOB_ID])]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most entries on a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before; none for the first.")]
+NumberCursor = Annotated[
+    str | None,
+    Query(pattern="^[0-9]{1,18}$", description="`next_cursor` of the page before; none for the first."),
+]
+LOCATION = {
+    "Location": {"description": "Where to ask how the job goes.", "schema": {"type": "string"}},
+}
+
+
+class PathNotAllowed(Failure):
+    """A path lies outside the folders that jobs may work on."""
+
+    code = "path_not_allowed"
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Index or synchronise folders",
+    description=(
+        "The job is queued and runs in the background, also after a restart of the service. With an `Idempotency-Key` "
+        "the same request may be sent again and again: it makes one job, and every answer is that of the first."
+    ),
+    responses={
+        202: {"model": JobBody, "description": "The job is queued.", "headers": LOCATION},
+        **describe_problems(400, 403, 408, 413, 422, 500, 503, 507),
+    },
+)
+async def create_job(
+    body: JobRequestBody,
+    state: StateOf,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="A name of your own for this request. The same key with another body is an error.",
+        ),
+    ] = None,
+) -> Response:
+    """Queue a job."""
+    request = _read_request(body, state.foley.settings)
+    created = await _run(
+        functools.partial(state.jobs.submit, body.kind, request, idempotency_key=idempotency_key)
+    )
+    # As it was when it was made: whoever repeats a request gets the same answer, however far the job is by then.
+    job = replace(
+        created.job,
+        state="queued",
+        started_at=None,
+        ended_at=None,
+        report=None,
+        error_code=None,
+        error=None,
+        wants_cancel=False,
+    )
+    return _answer(describe_job(job), status=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
+
+
+@router.get(
+    "",
+    summary="List jobs",
+    description="The newest first.",
+    responses={200: {"model": JobPageBody}, **describe_problems(422, 500, 503)},
+)
+async def list_jobs(
+    state: StateOf,
+    limit: Limit = 100,
+    cursor: NumberCursor = None,
+    job_state: Annotated[State | None, Query(alias="state", description="Only jobs in this state.")] = None,
+) -> Response:
+    """Answer with one page of jobs."""
+    before = None if cursor is None else int(cursor)
+    jobs = await _run(
+        functools.partial(state.jobs.ledger.list_jobs, limit=limit + 1, before=before, state=job_state)
+    )
+    page = jobs[:limit]
+    document = {
+        "jobs": [{**describe_job(job, state.jobs.live(job.job_id)), "report": None} for job in page],
+        "next_cursor": str(page[-1].number) if len(jobs) > limit else None,
+    }
+    return _answer(document)
+
+
+@router.get(
+    "/{job_id:job_id}",
+    summary="Describe a job",
+    responses={200: {"model": JobBody}, **describe_problems(404, 500, 503)},
+)
+async def get_job(job_id: JobId, state: StateOf) -> Response:
+    """Answer with one job."""
+    return _answer(await _describe_now(state.jobs, job_id))
+
+
+@router.get(
+    "/{job_id:job_id}/files",
+    summary="List the files of a job",
+    description=(
+        "What became of each file, in the order of the paths. `outcome=quarantined` is the report of the files that "
+        "are not tried again."
+    ),
+    responses={200: {"model": JobFilePageBody}, **describe_problems(404, 422, 500, 503)},
+)
+async def list_job_files(
+    job_id: JobId,
+    state: StateOf,
+    outcome: Annotated[
+        list[Outcome] | None, Query(description="Only files with one of these outcomes.", max_length=8)
+    ] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Response:
+    """Answer with one page of files."""
+    after = None if cursor is None else _read_path_cursor(cursor)
+    ledger = state.jobs.ledger
+
+    def work() -> dict[str, Any]:
+        ledger.get_job(job_id)
+        files = read_files(ledger, job_id, outcomes=outcome or (), limit=limit + 1, after=after)
+        return {
+            "files": [_describe_file(file) for file in files[:limit]],
+            "counts": count_outcomes(ledger, job_id),
+            "next_cursor": _write_path_cursor(files[limit - 1].path) if len(files) > limit else None,
+        }
+
+    return _answer(await _run(work))
+
+
+@router.get(
+    "/{job_id:job_id}/events",
+    summary="Follow a job",
+    description=(
+        "Server-sent events: `progress` while it goes on, `end` with the final state; the data of each is the job. "
+        "`Last-Event-ID` leaves out what you have seen; after the end there is 204."
+    ),
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The events.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        204: {"description": "The job has ended, and you have seen it."},
+        **describe_problems(404, 422, 500, 503),
+    },
+)
+async def follow_job(
+    job_id: JobId,
+    state: StateOf,
+    last_event_id: Annotated[
+        str | None,
+        Header(alias="Last-Event-ID", max_length=255, description="`id` of the last event you have seen."),
+    ] = None,
+) -> Response:
+    """Answer with the events of a job."""
+    job = await _run(functools.partial(state.jobs.ledger.get_job, job_id))
+    if job.has_ended and last_event_id == event_id(job, None):
+        return Response(status_code=204)
+    events = stream_events(state.jobs, job_id, last_event_id=last_event_id, describe=_describe)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+@router.post(
+    "/{job_id:job_id}:cancel",
+    summary="Cancel a job",
+    description="What is done stays. A job that runs ends after what it does at this moment.",
+    responses={200: {"model": JobBody}, **describe_problems(404, 409, 500, 503, 507)},
+)
+async def cancel_job(job_id: JobId, state: StateOf) -> Response:
+    """Cancel a job and answer with it."""
+    await _run(functools.partial(state.jobs.cancel, job_id))
+    return _answer(await _describe_now(state.jobs, job_id))
+
+
+@router.post(
+    "/{job_id:job_id}:retry",
+    status_code=202,
+    summary="Retry the failed files of a job",
+    description="The job is queued again, for the files that failed, quarantined ones included, and those not reached.",
+    responses={
+        202: {"model": JobBody, "description": "The job is queued.", "headers": LOCATION},
+        **describe_problems(404, 409, 500, 503, 507),
+    },
+)
+async def retry_job(job_id: JobId, state: StateOf) -> Response:
+    """Queue a job again and answer with it."""
+    job = await _run(functools.partial(state.jobs.retry, job_id))
+    return _answer(describe_job(job), status=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
+
+
+def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
+    """Check what the description cannot say.
+
+    Args:
+        body: The request.
+        settings: Which folders jobs may work on.
+
+    Returns:
+        What the job is to do.
+
+    Raises:
+        InvalidParameter: If a path or an option makes no sense.
+        PathNotAllowed: If a path lies elsewhere.
+    """  # noqa: DOC502, DOC503 - raised where paths are checked
+    if body.kind == "index":
+        for name in ("allow_empty", "dry_run", "settle_seconds"):
+            if getattr(body, name):
+                raise InvalidParameter([{"parameter": name, "message": "only a job of kind sync takes it"}])
+    return JobRequest(
+        paths=tuple(_read_path(path, settings.library_roots) for path in body.paths),
+        allow_empty=body.allow_empty,
+        dry_run=body.dry_run,
+        settle_seconds=body.settle_seconds,
+        retry_quarantined=body.retry_quarantined,
+    )
+
+
+def _read_path(text: str, roots: Sequence[Path]) -> str:
+    try:
+        os.fsencode(text)
+        if "\0" in text:
+            raise ValueError("null byte")
+    except ValueError as exc:
+        raise InvalidParameter([{"parameter": "paths", "message": "not a path of this machine"}]) from exc
+    path = make_absolute(Path(text))
+    if roots:
+        # By name and by what the name leads to: a link may lead out, and a folder of links may lead in.
+        real = Path(os.path.realpath(path))
+        if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+            raise PathNotAllowed(f"{show_path(path)[:200]} is in none of the folders that jobs may work on")
+    return str(path)
+
+
+def _describe(job: JobRecord, live: LiveProgress | None) -> dict[str, Any]:
+    document = describe_job(job, live)
+    report = document["report"]
+    if report is not None:  # that of a release has no lists
+        lists = [name for name in ("failed", "quarantined", "partial") if name in report]
+        document["report"] = {**report, **{name: report[name][:MAX_LISTED] for name in lists}}
+    return document
+
+
+async def _describe_now(runner: LibraryJobs, job_id: str) -> dict[str, Any]:
+    live = runner.live(job_id)  # before the job: a job that ended in between has its report
+    return _describe(await _run(functools.partial(runner.ledger.get_job, job_id)), live)
+
+
+def _describe_file(file: FileRow) -> dict[str, Any]:
+    return {
+        "path": show_path(file.path),
+        "outcome": file.outcome,
+        "code": file.code,
+        "reason": file.reason,
+        "attempts": file.attempts,
+        "asset_id": file.asset_id,
+        "size_bytes": file.size_bytes,
+        "num_segments": file.num_segments,
+        "is_partial": file.is_partial,
+        "ended_at": file.ended_at,
+    }
+
+
+def _write_path_cursor(path: str) -> str:
+    return base64.urlsafe_b64encode(os.fsencode(path)).decode().rstrip("=")
+
+
+def _read_path_cursor(cursor: str) -> str:
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        return os.fsdecode(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (UnicodeEncodeError, binascii.Error) as exc:
+        raise InvalidParameter([{"parameter": "cursor", "message": "not a cursor of this list"}]) from exc
+
+
+async def _run(work: Callable[[], T]) -> T:
+    return await anyio.to_thread.run_sync(work)
+
+
+def _answer(
+    document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(
+        pydantic_core.to_json(document, inf_nan_mode="null"),
+        status_code=status,
+        media_type="application/json",
+        headers=headers,
+    )

@@ -1,0 +1,275 @@
+"""`/v1/releases`: which encoders answer; build others beside them, switch, roll back."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio.to_thread
+import pydantic_core
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Path as PathParameter
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import StringConvertor, register_url_convertor
+
+from service.http.job_schemas import JobBody
+from service.http.problems import InvalidParameter
+from service.http.schemas import describe_problems
+from service.http.state import StateOf
+from service.jobs.documents import describe_job
+from service.jobs.release_jobs import ReleaseRequest
+from service.releases.comparison import compare_releases
+from service.releases.store import Release
+
+PREFIX = "/v1/releases"
+RELEASE_ID = "starter-0123456789ab"
+MAX_REASON = 500
+
+router = APIRouter(prefix=PREFIX, tags=["releases"])
+
+
+class _ReleaseIdConvertor(StringConvertor):
+    """Text without a colon, so that `/v1/releases/x:activate` is never a release of that name."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("release_id", _ReleaseIdConvertor())
+ReleaseId = Annotated[str, PathParameter(description="Name of the release.", examples=[RELEASE_ID])]
+
+
+class ReleaseRequestBody(BaseModel):
+    """What to build."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        json_schema_extra={"examples": [{"bundle": "/models/mine", "activate": True}]},
+    )
+
+    bundle: str = Field(
+        pattern=r"^/[^\x00]*$",
+        max_length=4096,
+        description="Absolute path of the bundle's folder on the machine of the service. It is copied.",
+    )
+    activate: bool = Field(False, description="Activate the release when it has passed its gates.")
+    force: str = Field(
+        "",
+        max_length=MAX_REASON,
+        description="With `activate`: why to activate it even when it fails its gates. Recorded.",
+    )
+
+
+class ActivateBody(BaseModel):
+    """How to activate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    force: str = Field(
+        "", max_length=MAX_REASON, description="Why to activate a release that failed its gates. Recorded."
+    )
+
+
+class ReleaseBody(BaseModel):
+    """A release: one encoder pair, one generation of the index, one calibration."""
+
+    model_config = ConfigDict(extra="allow")
+
+    release_id: str
+    bundle_id: str
+    state: str = Field(description="`active`, `ready`, `refused` or `building`.")
+    is_previous: bool = Field(description="Whether a rollback activates it.")
+    has_calibration: bool = Field(description="Whether its answers say how likely a result is.")
+    created_at: float = Field(description="Seconds since 1970.")
+    library: dict[str, Any] = Field(description="What was embedded when it was built, and what that took.")
+    gates: dict[str, Any] = Field(description="What was measured, and the reasons of what failed.")
+    forced: dict[str, str] | None = Field(description="Who activated it against its gates, and why.")
+
+
+class ReleaseListBody(BaseModel):
+    """All releases, the oldest first."""
+
+    releases: list[ReleaseBody]
+    active: str = Field(description="The release that answers.")
+
+
+class SwitchBody(BaseModel):
+    """What a switch did."""
+
+    release_id: str = Field(description="The release that answers now.")
+    previous: str | None = Field(description="The one a rollback returns to.")
+    switched_at: float = Field(description="Seconds since 1970.")
+    switch_seconds: float = Field(ge=0, description="The switch itself.")
+    seconds: float = Field(ge=0, description="All of it: opening the release, catching up, switching.")
+    num_behind: int = Field(ge=0, description="Assets it does not hold yet; a job embeds them.")
+
+
+@router.get(
+    "",
+    summary="List the releases",
+    responses={200: {"model": ReleaseListBody}, **describe_problems(500, 503)},
+)
+async def list_releases(state: StateOf) -> Response:
+    """Answer with every release."""
+    manager = state.releases
+
+    def work() -> dict[str, Any]:
+        return {
+            "releases": [manager.describe(release) for release in manager.store.list()],
+            "active": state.foley.releases.current.release_id,
+        }
+
+    return _answer(await anyio.to_thread.run_sync(work))
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Build a release of a bundle",
+    description=(
+        "The bundle is copied, tried in a process of its own, and the library embedded with it beside the index that "
+        "answers. Then it is compared with the active release. The answer is a job: follow it under `/v1/jobs`."
+    ),
+    responses={
+        202: {"model": JobBody, "description": "The job is queued."},
+        **describe_problems(400, 408, 413, 422, 500, 503, 507),
+    },
+)
+async def create_release(
+    body: ReleaseRequestBody,
+    request: Request,
+    state: StateOf,
+    idempotency_key: Annotated[
+        str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)
+    ] = None,
+) -> Response:
+    """Queue the building of a release."""
+    if body.force and not body.activate:
+        raise InvalidParameter([{"parameter": "force", "message": "belongs to `activate`"}])
+    # Links are refused where the bundle is read, and `..` means nothing once it is a path of the machine.
+    wanted = ReleaseRequest(
+        bundle=str(Path(body.bundle)), activate=body.activate, force=body.force, who=_name_of(request)
+    )
+    submit = functools.partial(state.release_jobs.submit, wanted, idempotency_key=idempotency_key)
+    created = await anyio.to_thread.run_sync(submit)
+    job = replace(created.job, state="queued", started_at=None, ended_at=None, report=None)
+    return _answer(describe_job(job), status=202, headers={"Location": f"/v1/jobs/{job.job_id}"})
+
+
+@router.get(
+    "/{release_id:release_id}",
+    summary="Describe a release",
+    responses={200: {"model": ReleaseBody}, **describe_problems(404, 500, 503)},
+)
+async def get_release(release_id: ReleaseId, state: StateOf) -> Response:
+    """Answer with one release."""
+    manager = state.releases
+
+    def work() -> dict[str, Any]:
+        return manager.describe(manager.store.get(release_id))
+
+    return _answer(await anyio.to_thread.run_sync(work))
+
+
+@router.get(
+    "/{release_id:release_id}/comparison/{other:release_id}",
+    summary="Compare two releases",
+    description="Recall, overlap, latency and memory side by side, as a page with pictures.",
+    response_class=Response,
+    responses={
+        200: {"description": "The page.", "content": {"text/html": {"schema": {"type": "string"}}}},
+        **describe_problems(404, 500, 503),
+    },
+)
+async def compare(release_id: ReleaseId, other: ReleaseId, state: StateOf) -> Response:
+    """Answer with a page that shows two releases side by side."""
+    store = state.releases.store
+
+    def work() -> Release:
+        return store.get(release_id)
+
+    first = await anyio.to_thread.run_sync(work)
+    second = await anyio.to_thread.run_sync(store.get, other)
+    headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
+    return Response(compare_releases(first, second), media_type="text/html", headers=headers)
+
+
+@router.post(
+    "/{release_id:release_id}:activate",
+    summary="Let a release answer",
+    description="Further requests get the release; those that run end with the one they began with.",
+    responses={200: {"model": SwitchBody}, **describe_problems(404, 409, 422, 500, 503, 507)},
+)
+async def activate_release(
+    release_id: ReleaseId, request: Request, state: StateOf, body: ActivateBody | None = None
+) -> Response:
+    """Switch to a release."""
+    reason = "" if body is None else body.force
+    work = functools.partial(state.releases.activate, release_id, who=_name_of(request), why=reason)
+    switched = await anyio.to_thread.run_sync(work, limiter=state.changing)
+    return _answer(switched.to_json())
+
+
+@router.post(
+    ":rollback",
+    summary="Go back to the release before",
+    description="At once and without embedding anything; what was indexed meanwhile is embedded by a job.",
+    responses={200: {"model": SwitchBody}, **describe_problems(409, 500, 503, 507)},
+)
+async def rollback_release(state: StateOf) -> Response:
+    """Switch to the release before the active one."""
+    switched = await anyio.to_thread.run_sync(state.releases.rollback, limiter=state.changing)
+    return _answer(switched.to_json())
+
+
+@router.post(
+    ":calibrate",
+    summary="Learn anew what scores mean",
+    description="From the library as it is now, for the active release.",
+    responses={200: {"model": dict[str, Any]}, **describe_problems(409, 500, 503, 507)},
+)
+async def calibrate_release(state: StateOf) -> Response:
+    """Calibrate the active release."""
+    calibration = await anyio.to_thread.run_sync(state.releases.calibrate, limiter=state.calibrating)
+    return _answer(calibration.to_json())
+
+
+@router.delete(
+    "/{release_id:release_id}",
+    status_code=204,
+    response_class=Response,
+    summary="Remove a release",
+    description="Its bundle and its generation of the index are deleted.",
+    responses=describe_problems(404, 409, 422, 500, 503),
+)
+async def delete_release(
+    release_id: ReleaseId,
+    state: StateOf,
+    force: Annotated[
+        bool, Query(description="The one a rollback returns to as well; there is none afterwards.")
+    ] = False,
+) -> Response:
+    """Delete a release."""
+    work = functools.partial(state.releases.delete, release_id, gives_up_rollback=force)
+    await anyio.to_thread.run_sync(work, limiter=state.changing)
+    return Response(status_code=204)
+
+
+def _name_of(request: Request) -> str:
+    """Who asks, for what is recorded: the API key, where one is needed."""
+    key_id = getattr(request.state, "key_id", None)
+    return f"API key {key_id}" if key_id else "api"
+
+
+def _answer(
+    document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    return Response(
+        pydantic_core.to_json(document, inf_nan_mode="null"),
+        status_code=status,
+        headers=headers,
+        media_type="application/json",
+    )

@@ -1,0 +1,130 @@
+"""`POST /v1/search`: a media file in, the sound or picture that belongs to it out. Or an asset, or a track."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pydantic_core
+from fastapi import APIRouter, Request, Response
+
+from models.media.clip import EmptyFile
+from service.http.admission import Client
+from service.http.parameters import SearchParameters, read_parameters
+from service.http.problems import InvalidParameter
+from service.http.queries import describe_batch, describe_query, read_batch, read_query
+from service.http.schemas import (
+    UPLOAD_PROBLEMS,
+    BatchAnswerBody,
+    SearchAnswerBody,
+    describe_form,
+    describe_problems,
+)
+from service.http.state import State, StateOf
+from service.http.upload import receive_upload
+from service.search.stored_query import UnusableQuery
+
+router = APIRouter(tags=["search"])
+
+PATH = "/v1/search"
+BATCH_PATH = "/v1/search/batch"
+JSON_PROBLEMS = tuple(status for status in UPLOAD_PROBLEMS if status != 507)
+
+
+@router.post(
+    PATH,
+    summary="Find the sound for a picture, or the picture for a sound",
+    description=(
+        "Send a media file and name what to find. The file is cut into segments of 10 s, each is compared "
+        "with the library, and the best segment of each matching asset comes back, best first. A file with "
+        "both streams is searched by its picture when `target` is `audio`, and by its sound when `target` is "
+        "`video`; `from` overrides this.\n\nEvery field but `file` may be given in the query string instead.\n\n"
+        "As JSON, a search takes what is indexed already (`asset_id`, with `start_seconds` one segment of it), or "
+        "a `track` that `/v1/embeddings` gave."
+    ),
+    responses={200: {"model": SearchAnswerBody}, **describe_problems(*UPLOAD_PROBLEMS)},
+    openapi_extra=describe_form(SearchParameters, json=describe_query()),
+)
+async def search(request: Request, state: StateOf) -> Response:
+    """Answer a search."""
+    state.admission.check()
+    client = Client(request)
+    if _is_json(request):
+        return await _search_stored(request, state, client)
+    async with receive_upload(request, state.uploads) as upload:
+        parameters = read_parameters(request, upload.fields, SearchParameters)
+        choice = parameters.to_choice(state.foley)
+        if upload.num_bytes == 0:
+            raise EmptyFile("the file has 0 bytes")
+
+        with state.foley.lease(client.caller) as snapshot:
+
+            def work() -> bytes:
+                answer = state.foley.search_file(
+                    upload.path,
+                    target=parameters.target,
+                    source=parameters.source,
+                    choice=choice,
+                    snapshot=snapshot,
+                )
+                return pydantic_core.to_json(answer.to_json())
+
+            return await _answer(state, client, work)
+
+
+async def _search_stored(request: Request, state: State, client: Client) -> Response:
+    query = await read_query(request, max_bytes=state.foley.settings.max_json_bytes)
+    with state.foley.lease(client.caller) as snapshot:
+        return await _answer(
+            state, client, lambda: pydantic_core.to_json(query.answer(state.foley, snapshot).to_json())
+        )
+
+
+@router.post(
+    BATCH_PATH,
+    summary="Answer several searches at once",
+    description=(
+        "A list of searches as JSON, each as `/v1/search` takes it; one answer for each, in their order. Where one "
+        "cannot be answered, none is, and `errors` begins with its number."
+    ),
+    responses={200: {"model": BatchAnswerBody}, **describe_problems(*JSON_PROBLEMS)},
+    openapi_extra=describe_batch(),
+)
+async def search_batch(request: Request, state: StateOf) -> Response:
+    """Answer several searches."""
+    state.admission.check()
+    client = Client(request)
+    settings = state.foley.settings
+    queries = await read_batch(
+        request, max_bytes=settings.max_json_bytes, max_queries=settings.max_batch_queries
+    )
+    with state.foley.lease(client.caller) as snapshot:
+
+        def work() -> bytes:
+            answers = []
+            for number, query in enumerate(queries):
+                client.caller.check()
+                with _naming(number):
+                    answers.append(query.answer(state.foley, snapshot).to_json())
+            return pydantic_core.to_json({"answers": answers})
+
+        return await _answer(state, client, work)
+
+
+@contextmanager
+def _naming(number: int) -> Iterator[None]:
+    """Say in an error which search of a batch is at fault."""
+    try:
+        yield
+    except (UnusableQuery, InvalidParameter) as exc:
+        exc.errors = [{**error, "parameter": f"{number}.{error['parameter']}"} for error in exc.errors]
+        raise
+
+
+async def _answer(state: State, client: Client, work: Callable[[], bytes]) -> Response:
+    document = await state.admission.run_for(client, work)
+    return Response(document, media_type="application/json")
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"

@@ -1,0 +1,188 @@
+"""A shard is optimized aside: in other processes, while the first goes on answering and writing.
+
+    the engine that answers ── pages, and every change meanwhile ──▶ files ──▶ a builder: stores, optimizes, ends
+                            ── changes since ─────────────────────▶ files ──▶ the next engine: catches up
+                            ── freeze: the last changes ──────────▶ file  ──▶ seals its shard, one rename, takes over
+
+The pages and the changes are read and noted by one process in one order, so doing them in this order makes the same
+shard. A page is small: reading it keeps a search waiting for some milliseconds. The builder gives way to everybody
+else. For the last step changes wait, searches do not. Whatever ends the build before the rename leaves the old shard,
+whole; after it the new one counts, whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from service.index.contract import IndexFailure, IndexUnavailable
+from service.index.embedded.folder import count_bytes
+from service.index.embedded.generation import next_shard
+from service.index.embedded.messages import ShardConfig
+from service.index.embedded.process import EngineProcess
+
+logger = logging.getLogger(__name__)
+
+PAGE_NUMBERS = 50_000  # of tracks in a page: 2 segments of 2 × 16 × 768, 3 ms
+PAGE_POINTS = 16
+PAGES_PER_FILE = 32
+SMALL_CHANGES = 16  # changes that the last step may have to catch up with
+MAX_ROUNDS = 20
+POLL_SECONDS = 0.2
+CHECK_SECONDS = 30.0
+RETRY_SECONDS = 600.0
+
+
+class AsideBuild:
+    """One build of a shard aside.
+
+    Args:
+        config: What the answering engine opened.
+        start_engine: Starts another one.
+        is_wanted: Asked again and again; where it says no, the build is given up.
+    """
+
+    def __init__(
+        self,
+        config: ShardConfig,
+        *,
+        start_engine: Callable[[ShardConfig], EngineProcess],
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        self._config = replace(config, shard=next_shard(config.folder), unfinished=frozenset())
+        self._start_engine = start_engine
+        self._is_wanted = is_wanted
+        self._engine: EngineProcess | None = None
+
+    def prepare(self, answering: EngineProcess) -> EngineProcess:
+        """Build the shard and catch up, all but the last changes.
+
+        Args:
+            answering: The engine whose shard is copied.
+
+        Returns:
+            The engine that has the new shard open.
+        """
+        began = time.monotonic()
+        builder = self._start(is_background=True)
+        # Twice: the changes on their way, and the shard they make. Counted here: there it would keep searches waiting.
+        extra_bytes = 2 * count_bytes(self._config.folder)
+        num_points = self._ask(answering, "begin_copy", extra_bytes)
+        self._copy(answering, builder)
+        self._ask(builder, "optimize")
+        self._catch_up(answering, builder)
+        builder.close()
+        engine = self._start(is_background=False)
+        self._catch_up(answering, engine)
+        self._ask(engine, "prepare_switch")
+        self._catch_up(answering, engine)
+        seconds = time.monotonic() - began
+        logger.info("%d points are optimized aside in %s, in %.1f s", num_points, self._config.shard, seconds)
+        return engine
+
+    def give_up(self) -> None:
+        """End what was started. The shard it leaves is swept away when the index opens again."""
+        if self._engine is not None:
+            self._engine.kill()
+            self._engine.close()
+
+    def _start(self, *, is_background: bool) -> EngineProcess:
+        self._engine = self._start_engine(replace(self._config, is_background=is_background))
+        return self._engine
+
+    def _copy(self, answering: EngineProcess, builder: EngineProcess) -> None:
+        numbers = 2 * self._config.num_moments * self._config.width
+        limit = min(PAGE_POINTS, max(1, PAGE_NUMBERS // numbers))
+        offset: str | None = None
+        is_first = True
+        while is_first or offset is not None:
+            for _ in range(PAGES_PER_FILE):
+                began = time.monotonic()
+                offset = self._ask(answering, "copy_page", offset, limit)
+                is_first = False
+                time.sleep(time.monotonic() - began)  # half of the time is for whoever searches
+                if offset is None:
+                    break
+            self._replay(answering, builder)
+
+    def _catch_up(self, answering: EngineProcess, engine: EngineProcess) -> None:
+        for _ in range(MAX_ROUNDS):
+            if self._replay(answering, engine) <= SMALL_CHANGES:
+                return
+
+    def _replay(self, answering: EngineProcess, engine: EngineProcess) -> int:
+        changes: Path | None = self._ask(answering, "roll_copy")
+        if changes is None:
+            return 0
+        num_changes: int = self._ask(engine, "replay", changes)
+        return num_changes
+
+    def _ask(self, engine: EngineProcess, method: str, *arguments: Any) -> Any:
+        return wait_for(engine.submit(method, *arguments), self._is_wanted)
+
+
+def wait_for(future: Future[Any], is_wanted: Callable[[], bool]) -> Any:
+    """Wait for an answer as long as it is wanted, however long it takes.
+
+    Args:
+        future: The answer to come.
+        is_wanted: Whether it still is.
+
+    Returns:
+        The answer.
+
+    Raises:
+        IndexUnavailable: If it is not wanted any more.
+    """
+    while is_wanted():
+        try:
+            return future.result(POLL_SECONDS)
+        except TimeoutError:
+            continue
+    raise IndexUnavailable("the build is given up: the index closes")
+
+
+class OptimizerWatch:
+    """A thread that has an index optimized aside whenever it is due.
+
+    Args:
+        is_due: Whether it is, given the share of segments that may change before.
+        optimize: Does it; blocks.
+    """
+
+    def __init__(self, is_due: Callable[[float], bool], optimize: Callable[[], None]) -> None:
+        self._is_due = is_due
+        self._optimize = optimize
+        self._is_stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, share: float) -> None:
+        """Watch from now on."""
+        self._thread = threading.Thread(
+            target=self._run, args=(share,), name="index-optimizer-watch", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more; a build that runs is given up by the index itself."""
+        self._is_stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self, share: float) -> None:
+        pause_seconds = CHECK_SECONDS
+        while not self._is_stopping.wait(pause_seconds):
+            pause_seconds = CHECK_SECONDS
+            try:
+                if self._is_due(share):
+                    self._optimize()
+            except IndexFailure as exc:
+                if not self._is_stopping.is_set():
+                    logger.warning("the index could not be optimized aside: %s", exc)
+                pause_seconds = RETRY_SECONDS

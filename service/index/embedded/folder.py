@@ -1,0 +1,190 @@
+"""The folder of an embedded index: who has it open, what its vectors mean, how much room is left.
+
+FOLDER/
+index.json    width and number of moments: what the vectors mean
+lock          held by the process that has the index open, and its engine; the lock dies with them
+shard/        Qdrant Edge's own files; `service.index.embedded.generation` says what follows the first shard
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.index.contract import IndexFailure, IndexFull, IndexInUse
+from service.index.embedded.generation import (
+    BUILDING,
+    POINTER,
+    Seal,
+    check_shard,
+    current_shard,
+    describe_seal,
+    sweep_others,
+)
+from service.index.embedded.messages import ShardConfig
+from service.system.files import replace_file, sync_folder
+
+FORMAT_VERSION = 2
+"""Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are
+opened (`service.index.embedded.schema.migrate_shard`); a program that knows version 1 only refuses them afterwards."""
+MIN_FREE_BYTES = 2 * 2**30
+LOCK_SECONDS = 1.0
+MIN_FREE_SHARE = 20  # one part in so many of the disk
+
+
+class FolderLock:
+    """The right to an index's folder, which one process has until it closes the lock or ends.
+
+    The engine's process inherits the descriptor: while an engine of a killed service is still there, so is the lock.
+
+    Args:
+        folder: The index's folder; made where it is missing.
+
+    Attributes:
+        fd: Descriptor of the lock's file.
+
+    Raises:
+        IndexInUse: If another process has it.
+        IndexFailure: If the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise IndexFailure(f"the index's folder {folder} cannot be used: {exc}") from exc
+        if not _try_lock(self.fd):
+            holder = os.pread(self.fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self.fd)
+            raise IndexInUse(f"the index in {folder} is open in another process (number {holder})")
+        os.ftruncate(self.fd, 0)
+        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)  # what a person looks for
+
+    def close(self) -> None:
+        """Give the folder up, as far as this process goes. Safe to call twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Folder:
+    """An index's folder, whose lock the service holds.
+
+    Args:
+        config: Which folder, what its vectors should mean, and which shard in it.
+    """
+
+    def __init__(self, config: ShardConfig) -> None:
+        self.path = config.folder
+        self.shard = config.folder / (config.shard or current_shard(config.folder))
+        self._min_free_bytes = config.min_free_bytes
+        self._meaning = {"version": FORMAT_VERSION, "width": config.width, "num_moments": config.num_moments}
+        self.must_migrate = self._check_meaning(self._meaning)
+        if config.shard is None:
+            sweep_others(self.path, self.shard.name)
+            check_shard(self.shard)
+
+    def _check_meaning(self, wanted: Mapping[str, int]) -> bool:
+        """Compare index.json with what is asked for, or write it where the index is new; tell if it is of version 1."""
+        path = self.path / "index.json"
+        if not path.exists():
+            if self.shard.exists():
+                raise IndexFailure(f"{self.path} holds a shard but no index.json: not an index, or damaged")
+            self.check_space()
+            self.seal_version()
+            return False
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as exc:
+            raise IndexFailure(f"{path} cannot be read: {exc}") from exc
+        if found == {**wanted, "version": 1}:
+            return True
+        if found != wanted:
+            raise IndexFailure(f"the index in {self.path} is {found}, asked for {wanted}: use another folder")
+        return False
+
+    def seal_version(self) -> None:
+        """Write durably that the index is of this version."""
+        replace_file(self.path / "index.json", json.dumps(self._meaning) + "\n")
+        self.must_migrate = False
+
+    def check_space(self, *, extra_bytes: int = 0) -> None:
+        """Refuse to write on a disk that is nearly full: a full one kills the process (SIGBUS).
+
+        Args:
+            extra_bytes: What is needed above the floor.
+
+        Raises:
+            IndexFull: If less is free.
+        """
+        usage = shutil.disk_usage(self.path)
+        floor = self._min_free_bytes
+        if floor is None:
+            floor = max(MIN_FREE_BYTES, usage.total // MIN_FREE_SHARE)
+        if usage.free < floor + extra_bytes:
+            raise IndexFull(f"{self.path} has {usage.free} bytes free, writing needs {floor + extra_bytes}")
+
+    def new_building(self) -> Path:
+        """An empty folder for changes on their way into a shard that is built aside."""
+        building = self.path / BUILDING
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        return building
+
+    def adopt_shard(self, aside: Path) -> None:
+        """Rename a complete new shard into place, durably."""
+        aside.rename(self.shard)
+        sync_folder(self.path)
+
+    def switch_to(self, seal: Seal) -> None:
+        """Seal this shard and let it be the one that counts, durably: the last step is one rename."""
+        self.sync_shard()
+        self.seal(seal)
+        replace_file(self.path / POINTER, json.dumps({"shard": self.shard.name}) + "\n")
+
+    def seal(self, seal: Seal) -> None:
+        """Write durably what this shard was when it was optimized."""
+        replace_file(self.path / f"{self.shard.name}.json", describe_seal(seal))
+
+    def sync_shard(self) -> None:
+        """Have the disk keep every file and folder of the shard."""
+        for root, _, names in os.walk(self.shard):
+            for name in names:
+                fd = os.open(Path(root, name), os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            sync_folder(Path(root))
+        sync_folder(self.path)
+
+
+def count_bytes(folder: Path) -> int:
+    """Bytes that the files in a folder take on the disk, holes not counted."""
+    num_bytes = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                num_bytes += Path(root, name).lstat().st_blocks * 512
+    return num_bytes
+
+
+def _try_lock(fd: int) -> bool:
+    """Lock a file, waiting a moment: the engine of a service that was killed just now may still be dying."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True

@@ -1,0 +1,305 @@
+"""The index on Qdrant Edge: a folder on this machine, no server to run.
+
+    with EmbeddedIndex.open(folder, width=768) as index:
+        index.write_asset(segments, is_last=True)
+        matches = index.search(track, target="audio", limit=10)
+
+The engine runs in a process of its own (`service.index.embedded.shard_process` says why). When it dies, the call that
+waited is repeated once on a new one; nothing acknowledged is lost. A folder is open in one process at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.index.contract import Asset, AssetPage, Filter, IndexInfo, Segment, SegmentMatch
+from service.index.draft import Draft, follow
+from service.index.embedded.aside import OptimizerWatch
+from service.index.embedded.generation import current_shard, read_seal
+from service.index.embedded.messages import Search, ShardConfig, Write
+from service.index.embedded.supervision import SupervisedEngine
+from service.index.payload import MODALITIES, describe_files, describe_metadata, to_conditions
+from service.index.points import (
+    TRACK_SUFFIX,
+    StoredPoint,
+    check_choice,
+    check_track,
+    pool_track,
+    to_points,
+    to_segment,
+)
+from service.system.modality import Modality, Track
+from service.system.timing import timed
+
+CALL_SECONDS = 30.0
+
+
+class EmbeddedIndex:
+    """The `Index` contract on Qdrant Edge. Make one with `open`; what the engine says when it cannot is raised.
+
+    Args:
+        config: What the engine opens.
+        call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
+    """
+
+    def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
+        self._config = config
+        self._drafts: dict[str, Draft] = {}
+        self._unfinished: set[str] = set()  # assets with a draft or a call under way: a new engine keeps them
+        self._lock = threading.Lock()  # guards the drafts
+        self._engine = SupervisedEngine(config, call_seconds=call_seconds, unfinished=self._list_unfinished)
+        self._watch = OptimizerWatch(self.is_optimizing_due, self.optimize_aside)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        width: int,
+        num_moments: int = 16,
+        min_free_bytes: int | None = None,
+        optimize_share: float | None = None,
+        call_seconds: float = CALL_SECONDS,
+    ) -> Self:
+        """Open the index in a folder, or create it.
+
+        Args:
+            path: The folder; made where it is missing.
+            width: D, width of an embedding.
+            num_moments: T, embeddings in a track.
+            min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the
+                disk).
+            optimize_share: Optimize aside, by itself, when more than this share of the segments came or went since
+                the last time; None for never.
+            call_seconds: How long a call may wait for the engine.
+
+        Returns:
+            The open index, which wants to be closed.
+        """
+        config = ShardConfig(
+            folder=path.absolute(), width=width, num_moments=num_moments, min_free_bytes=min_free_bytes
+        )
+        index = cls(config, call_seconds=call_seconds)
+        if optimize_share is not None:
+            index._watch.start(optimize_share)
+        return index
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def engine_pid(self) -> int:
+        """Id of the engine's process."""
+        return self._engine.pid
+
+    def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
+        """Store an asset, in one call or in several; see `Index.write_asset`.
+
+        Args:
+            segments: Segments of one asset, from index 0 on or following those of the last call.
+            is_last: Whether the asset ends here.
+        """
+        points = to_points(segments, num_moments=self._config.num_moments, width=self._config.width)
+        asset_id = segments[0].asset_id
+        with self._lock:
+            kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
+        draft = follow(kept, segments[0], points[0]).extend(points)
+        write = Write(
+            asset_id=asset_id,
+            bodies=[draft.label(point) for point in points if point is not draft.head],
+            head=draft.finish() if is_last else None,
+            body_ids=draft.body_ids if is_last else (),
+            outdated_ids=draft.outdated_ids if is_last else (),
+        )
+        with self._lock:
+            self._unfinished.add(asset_id)
+        try:
+            self._engine.call("write", write)
+            kept = None if is_last else draft
+        finally:
+            self._keep(asset_id, kept)
+
+    def _list_unfinished(self) -> frozenset[str]:
+        with self._lock:
+            return frozenset(self._unfinished)
+
+    def _keep(self, asset_id: str, draft: Draft | None) -> None:
+        with self._lock:
+            self._drafts.pop(asset_id, None)
+            self._unfinished.discard(asset_id)
+            if draft:
+                self._drafts[asset_id] = draft
+                self._unfinished.add(asset_id)
+
+    def search(
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
+    ) -> list[SegmentMatch]:
+        """Find the best segments; see `Index.search`."""
+        return self._search("search", track, target, limit, prefetch, filter)
+
+    def search_assets(
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
+    ) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets; see `Index.search_assets`."""
+        return self._search("search_assets", track, target, limit, prefetch, filter)
+
+    def _search(
+        self,
+        method: str,
+        track: Track,
+        target: Modality,
+        limit: int,
+        prefetch: int,
+        chosen: Filter | None,
+    ) -> list[SegmentMatch]:
+        rows = check_track(
+            track, num_moments=self._config.num_moments, width=self._config.width, name="query"
+        )
+        check_choice(target=target, limit=limit, prefetch=prefetch)
+        request = Search(
+            track=rows,
+            pooled=pool_track(rows),
+            target=target,
+            limit=limit,
+            prefetch=prefetch,
+            conditions=to_conditions(chosen),
+        )
+        with timed("search"):
+            matches: list[SegmentMatch] = self._engine.call(method, request)
+        return matches
+
+    def get_asset(self, asset_id: str) -> Asset | None:
+        """The asset, or None where no complete asset of this id is stored."""
+        asset: Asset | None = self._engine.call("get_asset", asset_id)
+        return asset
+
+    def find_path(self, path: str) -> Asset | None:
+        """The asset at this path, the one written last where a file was replaced and both are stored."""
+        asset: Asset | None = self._engine.call("find_path", path)
+        return asset
+
+    def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
+        """Say durably where the asset's files are, and facts about it; False where no such asset is stored."""
+        is_stored: bool = self._engine.call("set_facts", asset_id, describe_files(paths, media))
+        return is_stored
+
+    def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
+        """Replace durably what people said about the asset; False where no such asset is stored."""
+        is_stored: bool = self._engine.call("set_facts", asset_id, describe_metadata(metadata))
+        return is_stored
+
+    def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
+        """The track of a segment, float32, shape (T, D), or None where the asset has none there."""
+        check_choice(target=modality)
+        points = self._read(asset_id, first_index=index, limit=1, names=[modality + TRACK_SUFFIX])
+        if not points or points[0].payload["index"] != index:
+            return None
+        return self._tracks(points[0]).get(modality)
+
+    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
+        """The pooled vector of a segment, float32, shape (D,), or None where the asset has none there."""
+        check_choice(target=modality)
+        points = self._read(asset_id, first_index=index, limit=1, names=[modality])
+        if not points or points[0].payload["index"] != index:
+            return None
+        return points[0].vectors.get(modality)
+
+    def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
+        """Read segments with their tracks, in order; see `Index.read_segments`."""
+        check_choice(target=None, limit=limit)
+        names = [modality + TRACK_SUFFIX for modality in MODALITIES]
+        points = self._read(asset_id, first_index=first_index, limit=limit, names=names)
+        return [to_segment(point.payload, self._tracks(point)) for point in points]
+
+    def _read(
+        self, asset_id: str, *, first_index: int, limit: int, names: Sequence[str]
+    ) -> list[StoredPoint]:
+        points: list[StoredPoint] = self._engine.call("read_segments", asset_id, first_index, limit, names)
+        return points
+
+    def _tracks(self, point: StoredPoint) -> dict[Modality, Track]:
+        shape = (self._config.num_moments, self._config.width)
+        names = {modality: modality + TRACK_SUFFIX for modality in MODALITIES}
+        return {m: point.vectors[name].reshape(shape) for m, name in names.items() if name in point.vectors}
+
+    def list_assets(
+        self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
+    ) -> AssetPage:
+        """List complete assets, page by page; see `Index.list_assets`."""
+        check_choice(target=None, limit=limit)
+        page: AssetPage = self._engine.call("list_assets", limit, cursor, to_conditions(filter))
+        return page
+
+    def delete_asset(self, asset_id: str) -> int:
+        """Remove every segment of the asset durably and return how many there were."""
+        self._keep(asset_id, None)
+        num_segments: int = self._engine.call("delete_asset", asset_id)
+        return num_segments
+
+    def count_segments(self, *, modality: Modality | None = None) -> int:
+        """How many segments of complete assets are stored, or how many of them have the modality."""
+        check_choice(target=modality)
+        num_segments: int = self._engine.call("count_segments", modality)
+        return num_segments
+
+    def info(self) -> IndexInfo:
+        """How large the index is."""
+        info: IndexInfo = self._engine.call("info")
+        return info
+
+    def optimize(self) -> None:
+        """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
+        self._engine.optimize()
+
+    def optimize_aside(self) -> None:
+        """Build the HNSW graphs in other processes, while this index answers and is written to.
+
+        Blocks the caller alone; see `service.index.embedded.supervision.SupervisedEngine.optimize_aside`.
+        """
+        self._engine.optimize_aside()
+
+    def is_optimizing_due(self, share: float) -> bool:
+        """Whether more than a share of the segments came, went or was replaced since the shard was built aside.
+
+        Args:
+            share: Of the segments that are there.
+
+        Returns:
+            True where building it again is worth it; never below the size up to which searches need no graph.
+        """
+        seal = read_seal(self._config.folder / current_shard(self._config.folder))
+        num_points = self.info().num_segments
+        num_changed = abs(num_points - (seal.num_points if seal else 0))
+        if num_points <= self._config.exact_below:
+            return False
+        return num_changed > share * num_points or self._engine.call("stale_share") > share
+
+    def close(self) -> None:
+        """Flush and stop the engine. Safe to call twice."""
+        self._engine.retire()
+        self._watch.stop()
+        self._engine.close()

@@ -1,0 +1,85 @@
+"""What the service says to the engine's process besides plain calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.index.contract import IndexUnavailable
+from service.index.payload import Condition
+from service.index.points import StoredPoint
+from service.system.modality import Modality, Track
+
+
+class ShardFrozen(IndexUnavailable):
+    """Another engine takes over; what is to be changed is changed there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """What the engine needs to open an index.
+
+    Attributes:
+        folder: The index's folder; made where it is missing.
+        width: D, width of an embedding.
+        num_moments: T, embeddings in a track.
+        min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the disk).
+        exact_below: Up to this many points a search compares with all of them, and no graph is built.
+        unfinished: Ids of assets that are being written in several calls right now, which opening must not
+            sweep.
+        shard: Name of a shard that is built aside; None for the one that counts.
+        is_background: Whether the process gives way to all others.
+    """
+
+    folder: Path
+    width: int
+    num_moments: int
+    min_free_bytes: int | None = None
+    exact_below: int = 10_000  # 1 ms at 10,000 × 768
+    unfinished: frozenset[str] = frozenset()
+    shard: str | None = None
+    is_background: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What to look for.
+
+    Attributes:
+        track: float32, shape (T, D), checked.
+        pooled: Its pooled vector, float32, shape (D,).
+        target: Modality to compare with.
+        limit: Matches at most.
+        prefetch: Candidates by pooled vector, `limit` at least.
+        conditions: What every candidate must fulfil.
+    """
+
+    track: Track
+    pooled: NDArray[np.float32]
+    target: Modality
+    limit: int
+    prefetch: int
+    conditions: Sequence[Condition] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """Part of an asset on its way in.
+
+    Attributes:
+        asset_id: The asset.
+        bodies: Points of segments other than the first.
+        head: The point of the first segment, which makes the asset exist; only in the last part.
+        body_ids: Points of all bodies of the asset, those of earlier parts included; only in the last part.
+        outdated_ids: Of them, those of earlier parts that do not tell all modalities of the asset.
+    """
+
+    asset_id: str
+    bodies: Sequence[StoredPoint]
+    head: StoredPoint | None = None
+    body_ids: Collection[str] = ()
+    outdated_ids: Collection[str] = ()

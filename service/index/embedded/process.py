@@ -1,0 +1,197 @@
+"""The service's end of the engine's process: start it, send requests from many threads, notice its death.
+
+`service.index.embedded.shard_process` is the other end and says how the two talk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future
+from contextvars import Context, copy_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from service.index.contract import IndexFailure, IndexUnavailable
+from service.index.embedded.messages import ShardConfig
+from service.system.logs import child_options
+from service.system.timing import report
+
+logger = logging.getLogger(__name__)
+
+OPEN_SECONDS = 300.0  # a long log is replayed
+CLOSE_SECONDS = 60.0
+_ROOT = Path(__file__).resolve().parents[3]
+
+
+class ShardProcessDied(IndexUnavailable):
+    """The engine's process ended while a call waited for it."""
+
+
+class EngineProcess:
+    """One running engine that has opened the index. When it has died, it stays dead: start another.
+
+    Args:
+        config: What it opens.
+        lock_fd: Descriptor of the folder's lock, which it keeps open too.
+        send_seconds: A request that it does not take in this time ends it.
+
+    Raises:
+        IndexUnavailable: If the process cannot start or is silent.
+        BaseException: What the engine says when it cannot open the index, an `IndexFailure`.
+    """
+
+    def __init__(self, config: ShardConfig, *, lock_fd: int, send_seconds: float) -> None:
+        ours, theirs = socket.socketpair()
+        lifeline_read, self._lifeline = os.pipe()
+        try:
+            self._process = _spawn(theirs.fileno(), lifeline_read, lock_fd)
+        except OSError as exc:
+            ours.close()
+            os.close(self._lifeline)
+            raise IndexUnavailable(f"the engine's process could not start: {exc}") from exc
+        finally:
+            theirs.close()
+            os.close(lifeline_read)
+        timeout = struct.pack("ll", int(send_seconds), int(send_seconds % 1 * 1e6))
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        self._connection: Connection[Any, Any] = Connection(ours.detach())
+        self._lock = threading.Lock()
+        self._waiting: dict[int, tuple[Future[Any], Context]] = {}
+        self._number = 0
+        self._is_dead = False
+        self._is_killed = False
+        self.answered_at = time.monotonic()
+        try:
+            self._open(config)
+        except BaseException:
+            self.kill()
+            self._release()
+            raise
+        self._reader = threading.Thread(target=self._read, name="index-engine-reader", daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return not (self._is_dead or self._is_killed) and self._process.poll() is None
+
+    def _open(self, config: ShardConfig) -> None:
+        try:
+            self._connection.send(config)
+            if not self._connection.poll(OPEN_SECONDS):
+                raise IndexUnavailable(f"the engine did not open {config.folder} in {OPEN_SECONDS} s")
+            failure: IndexFailure | None = self._connection.recv()
+        except (EOFError, OSError) as exc:
+            code = self._process.wait()
+            # Killed from outside while it opened: another one may open it. One that ended by itself will again.
+            kind = IndexUnavailable if code < 0 else IndexFailure
+            raise kind(f"the engine could not open {config.folder}: it ended with code {code}") from exc
+        if failure:
+            raise failure
+
+    def submit(self, method: str, *arguments: Any) -> Future[Any]:
+        """Send a request.
+
+        Args:
+            method: What the engine calls.
+            *arguments: What it takes.
+
+        Returns:
+            The answer to come; fails with `EngineDied` when the engine ends first.
+
+        Raises:
+            EngineDied: If the engine has ended, or takes no requests.
+        """
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._is_dead:
+                raise ShardProcessDied("the engine's process has ended")
+            self._number += 1
+            self._waiting[self._number] = future, copy_context()
+            try:
+                self._connection.send((self._number, method, arguments))
+            except (
+                OSError
+            ) as exc:  # dead, or it took nothing for send_seconds and half a request is in the socket
+                del self._waiting[self._number]
+                self.kill()
+                raise ShardProcessDied(f"the engine's process takes no requests: {exc}") from exc
+        return future
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, value, failure, times = self._connection.recv()
+                self.answered_at = time.monotonic()
+                future, context = self._waiting.pop(number)
+                for stage, seconds in times:  # told to whoever collects them for the caller
+                    context.run(report, stage, seconds)
+                if failure:
+                    future.set_exception(failure)
+                else:
+                    future.set_result(value)
+        self.kill()
+        code = self._process.wait()
+        with self._lock:
+            self._is_dead = True
+            waiting, self._waiting = list(self._waiting.values()), {}
+            self._release()
+        for future, _ in waiting:
+            future.set_exception(ShardProcessDied(f"the engine's process ended with code {code}"))
+
+    def _release(self) -> None:
+        self._connection.close()
+        os.close(self._lifeline)
+        self._process.wait()
+
+    def kill(self) -> None:
+        """End the process now. What it acknowledged is safe in its log."""
+        self._is_killed = True
+        self._process.kill()
+
+    def close(self) -> None:
+        """Let the engine finish what waits, flush and end; kill it when that takes too long."""
+        with self._lock, contextlib.suppress(OSError):
+            if not self._is_dead:
+                self._connection.send(None)
+        self._reader.join(CLOSE_SECONDS)
+        if self._reader.is_alive():
+            logger.warning("the index engine did not stop in %s s: killing it", CLOSE_SECONDS)
+            self.kill()
+            self._reader.join()
+
+
+def _spawn(socket_fd: int, lifeline_fd: int, lock_fd: int) -> subprocess.Popen[bytes]:
+    """Start the engine: no second import of `__main__`, and none from the working directory (-P)."""
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "service.index.embedded.shard_process",
+        str(socket_fd),
+        str(lifeline_fd),
+        *child_options(),
+    ]
+    return subprocess.Popen(  # noqa: S603  the command is ours
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+        pass_fds=(socket_fd, lifeline_fd, lock_fd),
+        start_new_session=True,
+    )

@@ -1,0 +1,126 @@
+"""How a shard of Qdrant Edge is laid out: vectors, graphs, payload indexes, thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as edge
+
+from service.index.embedded.messages import ShardConfig
+from service.index.payload import MODALITIES, describe_files, describe_metadata, load_path
+from service.index.points import TRACK_SUFFIX
+
+MIGRATED_AT_ONCE = 1000  # assets read at a time
+SEGMENT_POINTS = 100_000  # the engine's own segments are not merged beyond: a merge rebuilds the whole graph
+# Every payload index adds 10 fsyncs to a flush. But a filter on a key without one reads the payload of every point on
+# its way: 70 to 270 ms among 40,000 points, where an index takes 1 ms.
+WORDS = ("asset_id", "paths", "folders", "labels", "modalities")
+NUMBERS = ("media.duration_seconds", "media.modified_ns")
+
+
+def create_shard(path: Path, config: ShardConfig) -> None:
+    """Create an empty shard, flushed and closed.
+
+    Args:
+        path: A folder without a shard.
+        config: Width, moments and thresholds.
+    """
+    shard = edge.EdgeShard.create(str(path), edge_config(config))
+    create_field_indexes(shard)
+    shard.flush()
+    shard.close()
+
+
+def edge_config(config: ShardConfig) -> edge.EdgeConfig:
+    """The layout of a shard. One that was made with another, of the same vectors, takes it over when it is optimized.
+
+    Pooled vectors get HNSW graphs over int8 copies, and candidates are compared again in float32: that
+    takes half the time and a fifth of the build, for the same neighbours (`docs/search.md`). Tracks are float16 on
+    disk without a graph (m=0): they are only read by id. The payload indexes stay out of the graphs (payload_m=0):
+    those would double the build.
+
+    Args:
+        config: Width, moments and thresholds.
+
+    Returns:
+        The layout.
+    """
+    full_scan_kb = config.exact_below * config.width * 4 // 1024
+    track_kb = 2 * config.num_moments * config.width / 1024
+    graph = edge.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=full_scan_kb, payload_m=0)
+    no_graph = edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=full_scan_kb)
+    # Mapped, not read: reading a second copy into memory takes 3 s of opening 100,000 segments, and is no faster after.
+    int8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Cold)
+    vectors: dict[str, edge.EdgeVectorParams] = {}
+    for modality in MODALITIES:
+        vectors[modality] = edge.EdgeVectorParams(
+            size=config.width, distance=edge.Distance.Dot, hnsw_config=graph, quantization_config=int8
+        )
+        vectors[modality + TRACK_SUFFIX] = edge.EdgeVectorParams(
+            size=config.num_moments * config.width,
+            distance=edge.Distance.Dot,
+            datatype=edge.VectorStorageDatatype.Float16,
+            memory=edge.Memory.Cold,
+            hnsw_config=no_graph,
+        )
+    optimizers = edge.EdgeOptimizersConfig(
+        default_segment_number=1,
+        # the engine compares both with the largest vector storage of a segment, which is that of a track
+        max_segment_size=int(SEGMENT_POINTS * track_kb),
+        indexing_threshold=int(config.exact_below * track_kb),
+    )
+    return edge.EdgeConfig(vectors=vectors, optimizers=optimizers)
+
+
+def create_field_indexes(shard: edge.EdgeShard) -> None:
+    """Have the engine index what is looked up by; where it does so already, nothing happens."""
+    word = edge.KeywordIndexParams(enable_hnsw=False)
+    number = edge.FloatIndexParams(enable_hnsw=False)
+    position = edge.IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)
+    for key in WORDS:
+        shard.update(edge.UpdateOperation.create_field_index(key, word))
+    for key in NUMBERS:
+        shard.update(edge.UpdateOperation.create_field_index(key, number))
+    shard.update(edge.UpdateOperation.create_field_index("index", position))
+
+
+def migrate_shard(shard: edge.EdgeShard) -> None:
+    """Bring the payload of a shard of version 1 to version 2, in place: a second run goes on where one was cut off.
+
+    A path becomes the list of paths, with the folders it lies in; each segment tells the modalities of its asset.
+    Vectors stay as they are.
+
+    Args:
+        shard: The open shard; flushed when this returns.
+    """
+    create_field_indexes(shard)
+    offset: edge.PointId | None = None
+    heads = edge.Filter(must=[edge.FieldCondition("index", match=edge.MatchValue(0))])
+    while True:
+        request = edge.ScrollRequest(
+            offset=offset, limit=MIGRATED_AT_ONCE, filter=heads, with_payload=True, with_vector=False
+        )
+        records, offset = shard.scroll(request)
+        for head in (record.payload or {} for record in records):
+            if "path" in head:
+                _migrate_asset(shard, head)
+        if offset is None:
+            break
+    shard.update(edge.UpdateOperation.delete_field_index("path"))
+    shard.flush()
+
+
+def _migrate_asset(shard: edge.EdgeShard, head: Mapping[str, Any]) -> None:
+    facts = {
+        **describe_files([load_path(head["path"])], head["media"]),
+        **describe_metadata({}),
+        "written_at_seconds": head["written_at_seconds"],
+        "modalities": head["modalities"],
+    }
+    match = edge.MatchValue(head["asset_id"])
+    asset = edge.Filter(must=[edge.FieldCondition("asset_id", match=match)])
+    shard.update(edge.UpdateOperation.set_payload_by_filter(asset, facts))
+    # The head loses its old path with the others, in one entry of the log: with it, all of this is done again.
+    shard.update(edge.UpdateOperation.delete_payload_by_filter(asset, ["path"]))

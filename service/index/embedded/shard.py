@@ -1,0 +1,389 @@
+"""The shard of the embedded index: every operation on Qdrant Edge.
+
+Runs inside the engine's process only (`service.index.embedded.shard_process`): Edge holds Python's lock while it works.
+
+An asset exists when its first segment, the head (index 0), is stored: the head goes in last and says how many
+segments there are. So after a crash an asset without a head was never finished, and opening sweeps it away.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as edge
+
+from service.index.contract import Asset, AssetPage, IndexFailure, IndexInfo, InvalidCursor, SegmentMatch
+from service.index.embedded.changes import (
+    Change,
+    ChangeLog,
+    DeleteAsset,
+    DeletePoints,
+    SetAsset,
+    SetPoints,
+    Upsert,
+    apply_change,
+    read_point,
+    replay,
+)
+from service.index.embedded.folder import Folder, count_bytes
+from service.index.embedded.generation import Seal, SealedFile, seal_files
+from service.index.embedded.messages import Search, ShardConfig, ShardFrozen, Write
+from service.index.embedded.ranking import Searcher, VectorQuery, select, to_edge
+from service.index.embedded.schema import create_shard, edge_config, migrate_shard
+from service.index.embedded.tracks import TrackCopies
+from service.index.payload import MODALITIES, Condition, store_path, to_asset
+from service.index.points import StoredPoint
+from service.system.modality import Modality
+
+logger = logging.getLogger(__name__)
+
+SCROLL_POINTS = 10_000
+Payload = Mapping[str, Any]
+
+
+class Shard:
+    """One open index. Not thread-safe: the engine's loop calls it."""
+
+    def __init__(self, config: ShardConfig) -> None:
+        self._folder = Folder(config)
+        self._exact_below = config.exact_below
+        self._unfinished: set[str] = set()  # assets with segments but no head
+        self._log: ChangeLog | None = None
+        self._is_frozen = False
+        self._sealed: Mapping[str, SealedFile] = {}
+        self._edge = self._load_or_create(config)
+        self._copies = TrackCopies(self._folder.shard, num_values=config.num_moments * config.width)
+        self._searcher = Searcher(self._edge, self._copies)
+        if config.shard is None:
+            self._migrate()
+            self._sweep(config.unfinished)
+
+    def _load_or_create(self, config: ShardConfig) -> edge.EdgeShard:
+        """Load the shard; a new one is made aside and renamed, so that a crash leaves none half made."""
+        if not self._folder.shard.exists():
+            self._folder.check_space()
+            aside = self._folder.path / "shard.new"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            create_shard(aside, config)
+            self._folder.adopt_shard(aside)
+        try:
+            return edge.EdgeShard.load(str(self._folder.shard), edge_config(config))
+        except Exception as exc:  # Edge raises nothing narrower
+            raise IndexFailure(f"the index in {self._folder.path} cannot be read: {exc}") from exc
+
+    def _migrate(self) -> None:
+        if self._folder.must_migrate:
+            self._folder.check_space()
+            logger.info("bringing the index in %s to the present format", self._folder.path)
+            migrate_shard(self._edge)
+            self._folder.seal_version()
+
+    def _sweep(self, being_written: frozenset[str]) -> None:
+        """Delete what a crash left: assets never finished, and the rest of those rewritten shorter."""
+        num_points = self._edge.info().points_count
+        if not num_points:
+            return
+        counts = self._count_by_asset(num_points)
+        for head in self._scroll_heads():
+            asset_id = head["asset_id"]
+            if counts.pop(asset_id, 0) != head["num_segments"] and asset_id not in being_written:
+                counts.update(self._repair(head))
+        self._unfinished = set(counts) & being_written
+        for asset_id in set(counts) - self._unfinished:
+            logger.warning("asset %s was left unfinished: removing %d segments", asset_id, counts[asset_id])
+            self._delete(edge.Filter(must=[_is("asset_id", asset_id)]))
+        self._edge.flush()
+
+    def _repair(self, head: Payload) -> dict[str, int]:
+        """Delete segments beyond the asset's last; where too few remain, tell how many, for deletion."""
+        asset_id, num_segments = head["asset_id"], head["num_segments"]
+        beyond = edge.FieldCondition("index", range=edge.RangeFloat(gt=head["last_index"]))
+        self._delete(edge.Filter(must=[_is("asset_id", asset_id), beyond]))
+        num_stored = self._count(edge.Filter(must=[_is("asset_id", asset_id)]))
+        if num_stored >= num_segments:
+            return {}
+        logger.error("asset %s has %d of its %d segments", asset_id, num_stored, num_segments)
+        return {asset_id: num_stored}
+
+    def _count_by_asset(self, num_points: int) -> dict[str, int]:
+        """Count points of each asset from the payload index or, where that is off, one by one."""
+        for is_exact in (False, True):
+            facet = self._edge.facet(edge.FacetRequest("asset_id", limit=num_points, exact=is_exact))
+            counts = {str(hit.value): hit.count for hit in facet.hits}
+            if sum(counts.values()) == num_points:
+                break
+        return counts
+
+    def _scroll_heads(self) -> Iterator[Payload]:
+        offset: edge.PointId | None = None
+        while True:
+            heads, offset = self._heads([], limit=SCROLL_POINTS, offset=offset)
+            yield from heads
+            if offset is None:
+                return
+
+    def write(self, writes: Sequence[Write]) -> list[IndexFailure | None]:
+        """Store parts of several assets, with one flush for all that this completes.
+
+        Only heads need the flush: an asset without one is swept away after a crash anyway, and so is one whose
+        head reached the disk in a power cut while some bodies did not, since the head says how many there are.
+
+        Args:
+            writes: Parts, each of another asset or in order.
+
+        Returns:
+            For each part, None where it is stored or why it was refused.
+        """
+        self._folder.check_space()
+        for write in writes:
+            if write.bodies and write.asset_id not in self._unfinished and not self._head(write.asset_id):
+                self._unfinished.add(write.asset_id)
+        self._apply(Upsert(points=[point for write in writes for point in write.bodies]))
+        refusals = [self._refuse(write) for write in writes]
+        finished = [(w, w.head) for w, why in zip(writes, refusals, strict=True) if w.head and not why]
+        self._apply(Upsert(points=[head for _, head in finished]))
+        for write, head in finished:
+            self._delete_others(write.asset_id, {*write.body_ids, head.point_id})
+            if write.outdated_ids:
+                facts = {"modalities": head.payload["modalities"]}
+                self._apply(SetPoints(ids=list(write.outdated_ids), facts=facts))
+        if finished:
+            self._edge.flush()
+        self._unfinished -= {write.asset_id for write, _ in finished}
+        return refusals
+
+    def _refuse(self, write: Write) -> IndexFailure | None:
+        """Say why a head may not be written: bodies are gone, deleted while the asset was being written."""
+        missing = set(write.body_ids) - self._point_ids(write.asset_id) if write.body_ids else set()
+        if not missing:
+            return None
+        return IndexFailure(
+            f"{len(missing)} segments of asset {write.asset_id} are gone: write it from the start"
+        )
+
+    def _delete_others(self, asset_id: str, kept: set[str]) -> None:
+        """Delete points of an asset that are not of this write: a rewrite with fewer segments leaves none."""
+        stale = self._point_ids(asset_id) - kept
+        if stale:
+            self._apply(DeletePoints(ids=list(stale)))
+
+    def _point_ids(self, asset_id: str) -> set[str]:
+        request = edge.ScrollRequest(
+            limit=self._edge.info().points_count + 1,
+            filter=edge.Filter(must=[_is("asset_id", asset_id)]),
+            with_payload=False,
+            with_vector=False,
+        )
+        return {str(record.id) for record in self._edge.scroll(request)[0]}
+
+    def _apply(self, change: Change) -> None:
+        """Do a change, and note it where a copy is being built."""
+        if self._is_frozen:
+            raise ShardFrozen("the index is being switched to a new shard")
+        try:
+            apply_change(self._edge, self._copies, change)
+            if self._log:
+                self._log.add(change)
+        except BaseException:
+            self._drop_log()  # the copy would not be one any more
+            raise
+
+    def search(self, request: Search) -> list[SegmentMatch]:
+        """Find the best segments of complete assets; see `service.index.embedded.ranking`."""
+        return self._searcher.search_segments(self._query(request), request.limit)
+
+    def search_assets(self, request: Search) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets; see `service.index.embedded.ranking`."""
+        return self._searcher.search_assets(self._query(request), request.limit)
+
+    def _query(self, request: Search) -> VectorQuery:
+        return VectorQuery(
+            track=request.track,
+            pooled=request.pooled,
+            target=request.target,
+            prefetch=max(request.prefetch, request.limit),
+            is_exact=self._edge.info().points_count <= self._exact_below,
+            hidden=frozenset(self._unfinished),
+            conditions=request.conditions,
+        )
+
+    def _head(self, asset_id: str) -> Payload | None:
+        return next(iter(self._heads([_is("asset_id", asset_id)], limit=1)[0]), None)
+
+    def _heads(
+        self, conditions: Sequence[edge.FieldCondition], *, limit: int, offset: edge.PointId | None = None
+    ) -> tuple[list[Payload], edge.PointId | None]:
+        request = edge.ScrollRequest(
+            offset=offset,
+            limit=limit,
+            filter=edge.Filter(must=[_is("index", 0), *conditions]),
+            with_payload=True,
+            with_vector=False,
+        )
+        records, following = self._edge.scroll(request)
+        return [record.payload or {} for record in records], following
+
+    def get_asset(self, asset_id: str) -> Asset | None:
+        """The asset, or None where none of this id is complete."""
+        head = self._head(asset_id)
+        return to_asset(head) if head else None
+
+    def find_path(self, path: str) -> Asset | None:
+        """The asset with this path, the one written last where there are several."""
+        heads = self._heads([_is("paths", store_path(path))], limit=SCROLL_POINTS)[0]
+        return to_asset(max(heads, key=lambda head: float(head["written_at_seconds"]))) if heads else None
+
+    def list_assets(self, limit: int, cursor: str | None, conditions: Sequence[Condition]) -> AssetPage:
+        """A page of assets in the order of their heads' ids."""
+        try:
+            heads, following = self._heads(to_edge(conditions), limit=limit, offset=cursor)
+        except ValueError as exc:
+            raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}") from exc
+        return AssetPage(
+            assets=tuple(to_asset(head) for head in heads),
+            next_cursor=None if following is None else str(following),
+        )
+
+    def set_facts(self, asset_id: str, facts: Payload) -> bool:
+        """Replace values in the payload of every segment of an asset, in one entry of the engine's log."""
+        if not self._head(asset_id):
+            return False
+        self._folder.check_space()
+        self._apply(SetAsset(asset_id=asset_id, facts=facts))
+        self._edge.flush()
+        return True
+
+    def read_segments(
+        self, asset_id: str, first_index: int, limit: int, names: Sequence[str]
+    ) -> list[StoredPoint]:
+        """Segments of a complete asset in order, with the vectors of some names."""
+        if not self._head(asset_id):
+            return []
+        later = edge.FieldCondition("index", range=edge.RangeFloat(gte=first_index))
+        request = edge.ScrollRequest(
+            limit=self._edge.info().points_count + 1,
+            filter=edge.Filter(must=[_is("asset_id", asset_id), later]),
+            with_payload=["index"],
+            with_vector=False,
+        )
+        places = sorted(((r.payload or {})["index"], str(r.id)) for r in self._edge.scroll(request)[0])
+        ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
+        found = self._edge.retrieve(ids, with_payload=True, with_vector=list(names))
+        records = {str(record.id): record for record in found}
+        return [read_point(records[str(point_id)]) for point_id in ids]
+
+    def delete_asset(self, asset_id: str) -> int:
+        """Delete every segment of the asset, in one entry of the engine's log, and count them."""
+        asset = edge.Filter(must=[_is("asset_id", asset_id)])
+        num_segments = self._count(asset)
+        if num_segments:
+            self._apply(DeleteAsset(asset_id=asset_id))
+            self._edge.flush()
+        self._unfinished.discard(asset_id)
+        return num_segments
+
+    def count_segments(self, modality: Modality | None) -> int:
+        """Count segments of complete assets, or those of them that have the modality."""
+        has_vector: list[edge.ConditionType] = [edge.HasVectorCondition(modality)] if modality else []
+        finished = select((), hidden=self._unfinished)
+        return self._count(edge.Filter(must=has_vector, must_not=finished.must_not if finished else None))
+
+    def optimize(self) -> None:
+        """Merge the engine's segments and build the graphs, where the disk has room for a second copy."""
+        self._folder.check_space(extra_bytes=count_bytes(self._folder.path))
+        self._edge.optimize()
+        self._edge.flush()
+        self._folder.seal(
+            Seal(num_points=self._edge.info().points_count, files=seal_files(self._folder.shard))
+        )
+
+    def info(self) -> IndexInfo:
+        """Counts of the engine, and the bytes its files take."""
+        info = self._edge.info()
+        return IndexInfo(
+            num_segments=info.points_count,
+            num_assets=self._count(edge.Filter(must=[_is("index", 0)])),
+            num_indexed_vectors=info.indexed_vectors_count,
+            num_bytes=count_bytes(self._folder.path),
+        )
+
+    def stale_share(self) -> float:
+        """How many tracks of the file have lost their points, as a share of those that have not."""
+        num_tracks = sum(self._count(edge.Filter(must=[edge.HasVectorCondition(m)])) for m in MODALITIES)
+        return max(0, len(self._copies) - num_tracks) / max(1, num_tracks)
+
+    def begin_copy(self, extra_bytes: int) -> int:
+        """Note every change from now on, for a shard that is built aside; say how many points there are."""
+        self._folder.check_space(extra_bytes=extra_bytes)
+        self._drop_log()
+        self._log = ChangeLog(self._folder.new_building())
+        return self._edge.info().points_count
+
+    def copy_page(self, offset: str | None, limit: int) -> str | None:
+        """Note a page of points among the changes; the offset of the next page, None after the last."""
+        request = edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=True)
+        records, following = self._edge.scroll(request)
+        if self._log:
+            self._log.add(Upsert(points=[read_point(record) for record in records]))
+        return None if following is None else str(following)
+
+    def roll_copy(self) -> Path | None:
+        """Give what was noted since the last call, if anything was."""
+        if self._log is None:
+            raise IndexFailure("a change could not be noted: the copy is none")
+        return self._log.roll()
+
+    def freeze(self) -> tuple[Path | None, frozenset[str]]:
+        """Take no more changes; give the last ones, and the assets that are being written."""
+        changes = self.roll_copy()
+        self._is_frozen = True
+        return changes, frozenset(self._unfinished)
+
+    def end_copy(self) -> None:
+        """Go on as if no copy had been begun."""
+        self._drop_log()
+        self._is_frozen = False
+
+    def _drop_log(self) -> None:
+        if self._log is not None:
+            self._log.roll()
+            self._log = None
+
+    def replay(self, changes: Path) -> int:
+        """Do the changes of a file to this shard, which is built aside; say how many there were."""
+        self._folder.check_space()
+        return replay(self._edge, self._copies, changes)
+
+    def prepare_switch(self) -> None:
+        """Do beforehand what takes long: bring this shard, built aside, to the disk, and hash its large files."""
+        self._edge.flush()
+        self._folder.sync_shard()
+        self._sealed = seal_files(self._folder.shard)
+
+    def switch(self, unfinished: frozenset[str]) -> None:
+        """Let this shard be the one that counts from now on."""
+        self._edge.flush()
+        self._unfinished = set(unfinished)
+        self._folder.switch_to(Seal(num_points=self._edge.info().points_count, files=self._sealed))
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._drop_log()
+        self._edge.flush()
+        self._edge.close()
+        self._copies.close()
+
+    def _count(self, condition: edge.Filter) -> int:
+        return self._edge.count(edge.CountRequest(exact=True, filter=condition))
+
+    def _delete(self, condition: edge.Filter) -> None:
+        self._edge.update(edge.UpdateOperation.delete_points_by_filter(condition))
+
+
+def _is(key: str, value: str | int) -> edge.FieldCondition:
+    return edge.FieldCondition(key, match=edge.MatchValue(value))

@@ -1,0 +1,168 @@
+"""The engine's process: one loop that owns the shard and answers requests from a socket.
+
+Qdrant Edge never releases Python's global lock: in the service's own process a flush or an optimization would
+freeze every thread. So the service starts `python -m service.index.embedded.shard_process SOCKET_FD LIFELINE_FD` and
+talks to it through a socket pair (`process.py` is the other end). The process ends when the service does,
+even when that is killed while the engine is busy: the service alone holds the other end of the lifeline, a
+pipe, and when that closes the kernel ends this process by signal.
+
+Requests are `(number, method name, arguments)`, answers `(number, value, failure, times of stages)`, pickled: both
+ends are ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from select import select
+from typing import Any
+
+from service.index.contract import IndexFailure
+from service.index.embedded.messages import ShardConfig, Write
+from service.index.embedded.shard import Shard
+from service.system.logs import configure_child_logs
+from service.system.timing import Stage, collecting
+
+logger = logging.getLogger("service.index.embedded.shard_process")  # __name__ is __main__ here
+
+Request = tuple[int, str, tuple[Any, ...]]
+GROUP_REQUESTS = 64  # writes among so many that wait together share one flush
+METHODS = frozenset(
+    {
+        "search",
+        "search_assets",
+        "get_asset",
+        "find_path",
+        "list_assets",
+        "set_facts",
+        "read_segments",
+        "delete_asset",
+        "count_segments",
+        "optimize",
+        "stale_share",
+        "begin_copy",
+        "copy_page",
+        "roll_copy",
+        "freeze",
+        "end_copy",
+        "replay",
+        "prepare_switch",
+        "switch",
+        "info",
+    }
+)
+
+
+def main() -> None:
+    """Open the shard as the first message asks, then serve until the other end closes."""
+    socket_fd, lifeline_fd = (int(argument) for argument in sys.argv[1:3])
+    configure_child_logs(sys.argv[3:])
+    for ignored in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # Ctrl-C and a stopping container reach the service, which drains
+        signal.signal(ignored, signal.SIG_IGN)
+    _die_with(lifeline_fd)
+    with Connection(socket_fd) as connection:
+        try:
+            config: ShardConfig = connection.recv()
+            if config.is_background:
+                os.nice(19)
+            shard = Shard(config)
+        except EOFError:
+            return
+        except Exception as exc:  # the boundary of the process: whatever went wrong goes to the caller
+            connection.send(_failure(exc))
+            return
+        connection.send(None)
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to answer
+                serve(connection, shard)
+        finally:
+            shard.close()
+
+
+def _die_with(lifeline_fd: int) -> None:
+    """Have the kernel end this process when the last writer of a pipe is gone, however busy Python is.
+
+    Args:
+        lifeline_fd: The pipe's read end. Nobody ever writes to it.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if select([lifeline_fd], [], [], 0)[0]:  # it closed before we asked
+        sys.exit(1)
+
+
+def serve(connection: Connection[Any, Any], shard: Shard) -> None:
+    """Answer requests in turn until the other end closes or asks to stop; waiting writes share a flush.
+
+    Args:
+        connection: The socket.
+        shard: The open shard.
+    """
+    group: list[tuple[int, Write]] = []
+    num_taken = 0
+    for number, method, arguments in _requests(connection):
+        if method == "write":
+            group.append((number, arguments[0]))
+        else:  # goes first: it cannot depend on writes that nobody was told of
+            connection.send((number, *_answer(shard, method, arguments)))
+        num_taken += 1
+        if num_taken < GROUP_REQUESTS and connection.poll(0):
+            continue
+        _write(connection, shard, group)
+        group, num_taken = [], 0
+
+
+def _requests(connection: Connection[Any, Any]) -> Iterator[Request]:
+    while True:
+        try:
+            request: Request | None = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        if request is None:
+            return
+        yield request
+
+
+def _write(connection: Connection[Any, Any], shard: Shard, group: list[tuple[int, Write]]) -> None:
+    if not group:
+        return
+    try:
+        refusals = shard.write([write for _, write in group])
+    except Exception as exc:  # the boundary: one failure answers every write of the group
+        refusals = [_failure(exc)] * len(group)
+    for (number, _), refusal in zip(group, refusals, strict=True):
+        connection.send((number, None, refusal, ()))
+
+
+def _answer(
+    shard: Shard, method: str, arguments: tuple[Any, ...]
+) -> tuple[Any, IndexFailure | None, list[tuple[Stage, float]]]:
+    times: list[tuple[Stage, float]] = []
+    try:
+        if method not in METHODS:
+            raise IndexFailure(f"no method {method}")
+        with collecting(lambda stage, seconds: times.append((stage, seconds))):
+            return getattr(shard, method)(*arguments), None, times
+    except Exception as exc:  # the boundary: Edge raises plain Exception
+        return None, _failure(exc), times
+
+
+def _failure(exc: Exception) -> IndexFailure:
+    if isinstance(exc, IndexFailure):
+        return exc
+    logger.error("the engine failed", exc_info=exc)
+    return IndexFailure(f"the engine failed: {type(exc).__name__}: {exc}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""The engine's process under supervision: called, replaced when it dies, handed over to one with a newer shard.
+
+    engine = SupervisedEngine(config, call_seconds=30.0, unfinished=frozenset)
+    engine.call("search", request)
+
+A call that an engine did not survive is made once more on the next one: repeating any call does no harm. Any thread
+may call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+from service.index.contract import IndexFailure, IndexUnavailable
+from service.index.embedded.aside import AsideBuild
+from service.index.embedded.folder import FolderLock
+from service.index.embedded.generation import current_shard, sweep_others
+from service.index.embedded.messages import ShardConfig, ShardFrozen
+from service.index.embedded.process import EngineProcess, ShardProcessDied
+
+
+class SupervisedEngine:
+    """The one engine of an index's folder, which it has locked until it is closed.
+
+    Args:
+        config: What the engine opens.
+        call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
+        unfinished: Assets that are being written, which a new engine must not sweep.
+
+    Attributes:
+        is_optimizing: Whether it is optimized in place, and takes no other call.
+
+    Raises:
+        BaseException: What the first engine says when it cannot open the index, an `IndexFailure`.
+    """
+
+    def __init__(
+        self, config: ShardConfig, *, call_seconds: float, unfinished: Callable[[], frozenset[str]]
+    ) -> None:
+        self.is_optimizing = False
+        self._config = config
+        self._call_seconds = call_seconds
+        self._unfinished = unfinished
+        self._lock = threading.Lock()  # guards the engine's replacement
+        self._is_closed = False
+        self._is_building = False
+        self._can_change = threading.Event()  # not while another engine takes over
+        self._can_change.set()
+        self._folder_lock = FolderLock(config.folder)
+        try:
+            self._engine = self._start(config)
+        except BaseException:
+            self._folder_lock.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self._engine.pid
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call the engine, and once more on a new one when it died.
+
+        Args:
+            method: What it calls.
+            *arguments: What that takes.
+
+        Returns:
+            The answer.
+
+        Raises:
+            EngineDied: If the second one died as well.
+            EngineFrozen: If it waited too long for another engine to take over.
+        """
+        num_deaths = 0
+        while True:
+            try:
+                return self._call_once(method, arguments)
+            except ShardProcessDied:
+                num_deaths += 1
+                if num_deaths > 1:
+                    raise
+            except ShardFrozen:
+                if not self._can_change.wait(self._call_seconds):
+                    raise
+
+    def optimize(self) -> None:
+        """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
+        with self._lock:
+            if self.is_optimizing or self._is_building:
+                raise IndexUnavailable("the index is being optimized already")
+            engine = self._living()
+            self.is_optimizing = True
+        try:
+            engine.submit("optimize").result()
+        finally:
+            self.is_optimizing = False
+
+    def optimize_aside(self) -> None:
+        """Build the HNSW graphs in other processes, while this index answers and is written to.
+
+        Blocks the caller alone. Searches wait for some milliseconds at a time, writes up to the last step, which
+        takes less than a second. The disk needs room for the index twice more.
+
+        Raises:
+            IndexUnavailable: If it is under way already, or was given up: an engine died, or the index closes.
+        """  # noqa: DOC503 - whatever ends a build goes on
+        with self._lock:
+            if self.is_optimizing or self._is_building:
+                raise IndexUnavailable("the index is being optimized already")
+            answering = self._living()
+            self._is_building = True
+        build = AsideBuild(self._config, start_engine=self._start, is_wanted=lambda: not self._is_closed)
+        try:
+            self._switch(answering, build.prepare(answering))
+            answering.close()
+            sweep_others(self._config.folder, current_shard(self._config.folder))
+        except BaseException:
+            build.give_up()
+            with contextlib.suppress(IndexUnavailable):
+                answering.submit("end_copy")
+            raise
+        finally:
+            self._is_building = False
+            self._can_change.set()
+
+    def _switch(self, answering: EngineProcess, following: EngineProcess) -> None:
+        """Let another engine take over: changes wait for it, searches do not."""
+        self._can_change.clear()
+        changes, unfinished = self._wait(answering, answering.submit("freeze"))
+        if changes is not None:
+            self._wait(following, following.submit("replay", changes))
+        try:
+            following.submit("switch", unfinished).result()
+        except BaseException:
+            # Was it before the rename or after? What the disk says counts, and no engine that thinks otherwise.
+            answering.kill()
+            raise
+        with self._lock:
+            self._engine = following
+        self._can_change.set()
+
+    def retire(self) -> None:
+        """Take no further call; a build aside is given up soon."""
+        with self._lock:
+            self._is_closed = True
+
+    def close(self) -> None:
+        """Retire, flush and stop the engine. Safe to call twice."""
+        self.retire()
+        while self._is_building:  # it looks several times a second
+            time.sleep(0.01)
+        with self._lock:
+            self._engine.close()
+            self._folder_lock.close()
+
+    def _call_once(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        with self._lock:
+            if self.is_optimizing:
+                raise IndexUnavailable("the index is being optimized: no other call until it is done")
+            engine = self._living()
+        future = engine.submit(method, *arguments)
+        return self._wait(engine, future)
+
+    def _wait(self, engine: EngineProcess, future: Future[Any]) -> Any:
+        try:
+            return future.result(self._call_seconds)
+        except TimeoutError as exc:
+            silent_seconds = time.monotonic() - engine.answered_at
+            if silent_seconds >= self._call_seconds and not self.is_optimizing:
+                engine.kill()
+            raise IndexUnavailable(f"the engine did not answer in {self._call_seconds} s") from exc
+
+    def _living(self) -> EngineProcess:
+        """The engine, a new one in place of a dead one. The caller holds the lock."""
+        if self._is_closed:
+            raise IndexFailure(f"the index in {self._config.folder} is closed")
+        if not self._engine.is_alive:
+            self._engine.close()
+            self._engine = self._start(replace(self._config, unfinished=self._unfinished()))
+        return self._engine
+
+    def _start(self, config: ShardConfig) -> EngineProcess:
+        return EngineProcess(config, lock_fd=self._folder_lock.fd, send_seconds=self._call_seconds)

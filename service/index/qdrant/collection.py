@@ -1,0 +1,173 @@
+"""How the collection of a bundle is laid out on a Qdrant server, and the alias that says which one is active.
+
+    {prefix}-{bundle_id}    a collection for each bundle: vectors of two models never meet
+    {prefix}                an alias for the library: the collection that its newest release uses
+
+Changing the alias is one action that the server carries out as a whole (`activate`), so that all replicas of the
+service see the old collection or the new one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from qdrant_client import models
+
+from service.index.contract import IndexFailure
+from service.index.payload import MODALITIES
+from service.index.points import TRACK_SUFFIX
+from service.index.qdrant.link import Link, ServerConfig, status_of
+from service.index.qdrant.points import UNFINISHED
+
+logger = logging.getLogger(__name__)
+
+WORDS = ("asset_id", "paths", "folders", "labels", "modalities")
+NUMBERS = ("media.duration_seconds", "media.modified_ns")
+ALREADY_EXISTS = 409
+_PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def collection_name(prefix: str, bundle_id: str) -> str:
+    """Name the collection of a bundle.
+
+    Args:
+        prefix: The library's name on the server, also the name of its alias.
+        bundle_id: The bundle.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: If a server would not take the prefix.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            f"a prefix is 1 to 64 letters, digits, '_', '.', '-', the first a letter or digit: {prefix!r}"
+        )
+    return f"{prefix}-{bundle_id}"
+
+
+def open_collection(link: Link, config: ServerConfig, name: str, *, width: int, num_moments: int) -> None:
+    """Create a collection, or check that the one there holds the same kind of vectors.
+
+    Several replicas may do so at the same moment: one creates, the others find it.
+
+    Args:
+        link: The way to the server.
+        config: Shards and replicas of a new collection.
+        name: The collection.
+        width: D, width of an embedding.
+        num_moments: T, embeddings in a track.
+
+    Raises:
+        IndexFailure: If a collection of that name holds other vectors.
+    """
+    if not link.run(lambda client: client.collection_exists(name)):
+        _create(link, config, name, width=width, num_moments=num_moments)
+    sizes = _vector_sizes(link, name)
+    wanted = dict.fromkeys(MODALITIES, width) | {m + TRACK_SUFFIX: num_moments * width for m in MODALITIES}
+    if sizes != wanted:
+        raise IndexFailure(f"collection {name} on {link.url} holds vectors {sizes}, asked for {wanted}")
+    _create_payload_indexes(link, name)
+
+
+def _create(link: Link, config: ServerConfig, name: str, *, width: int, num_moments: int) -> None:
+    try:
+        link.run(
+            lambda client: client.create_collection(
+                name,
+                vectors_config=vector_params(width=width, num_moments=num_moments),
+                shard_number=config.num_shards,
+                replication_factor=config.num_replicas,
+                write_consistency_factor=config.write_consistency,
+                on_disk_payload=True,
+            )
+        )
+    except IndexFailure as exc:
+        cause = exc.__cause__
+        if status_of(cause) != ALREADY_EXISTS and "already exists" not in str(cause):
+            raise
+        logger.info("collection %s was created by another replica meanwhile", name)
+
+
+def vector_params(*, width: int, num_moments: int) -> dict[str, models.VectorParams]:
+    """The vectors of a point.
+
+    Pooled vectors get HNSW graphs over int8 copies in memory; the candidates are compared again in float32. Tracks
+    are float16 on disk without a graph (m=0): they are read by id only.
+
+    Args:
+        width: D, width of an embedding.
+        num_moments: T, embeddings in a track.
+
+    Returns:
+        Parameters by name of the vector.
+    """
+    int8 = models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
+    )
+    params: dict[str, models.VectorParams] = {}
+    for modality in MODALITIES:
+        params[modality] = models.VectorParams(
+            size=width,
+            distance=models.Distance.DOT,
+            on_disk=True,
+            hnsw_config=models.HnswConfigDiff(m=16, ef_construct=128),
+            quantization_config=int8,
+        )
+        params[modality + TRACK_SUFFIX] = models.VectorParams(
+            size=num_moments * width,
+            distance=models.Distance.DOT,
+            datatype=models.Datatype.FLOAT16,
+            on_disk=True,
+            hnsw_config=models.HnswConfigDiff(m=0),
+        )
+    return params
+
+
+def _vector_sizes(link: Link, name: str) -> dict[str, int]:
+    vectors = link.run(lambda client: client.get_collection(name)).config.params.vectors
+    if not isinstance(vectors, dict):
+        return {}
+    return {key: params.size for key, params in vectors.items()}
+
+
+def _create_payload_indexes(link: Link, name: str) -> None:
+    """Index what filters ask for; none of it goes into the graphs, which would double the time to build them."""
+    word = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, enable_hnsw=False)
+    number = models.FloatIndexParams(type=models.FloatIndexType.FLOAT, enable_hnsw=False)
+    position = models.IntegerIndexParams(
+        type=models.IntegerIndexType.INTEGER, lookup=True, range=True, enable_hnsw=False
+    )
+    truth = models.BoolIndexParams(type=models.BoolIndexType.BOOL, enable_hnsw=False)
+    wanted: dict[str, models.PayloadSchemaParams] = dict.fromkeys(WORDS, word)
+    wanted |= dict.fromkeys(NUMBERS, number) | {"index": position, UNFINISHED: truth}
+    present = link.run(lambda client: client.get_collection(name)).payload_schema
+    for key, schema in wanted.items():
+        if key not in present:
+            link.run(lambda client, key=key, schema=schema: client.create_payload_index(name, key, schema))  # type: ignore[misc]
+
+
+def active_collection(link: Link, prefix: str) -> str | None:
+    """The collection that the library's alias names, or None where there is no alias yet."""
+    aliases = link.run(lambda client: client.get_aliases()).aliases
+    return next((alias.collection_name for alias in aliases if alias.alias_name == prefix), None)
+
+
+def activate(link: Link, prefix: str, name: str) -> None:
+    """Let the library's alias name a collection, from one moment to the next for all replicas.
+
+    Args:
+        link: The way to the server.
+        prefix: The alias.
+        name: The collection, which must exist.
+    """
+    create = models.CreateAliasOperation(
+        create_alias=models.CreateAlias(alias_name=prefix, collection_name=name)
+    )
+    operations: list[models.CreateAliasOperation | models.DeleteAliasOperation] = [create]
+    if active_collection(link, prefix) is not None:
+        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=prefix))
+        operations = [delete, create]
+    link.run(lambda client: client.update_collection_aliases(change_aliases_operations=operations))

@@ -1,0 +1,328 @@
+"""The index on a Qdrant server: many replicas of the service share one library.
+
+    with ServerIndex.open(config, name="foley-starter-0123456789ab", width=768) as index:
+        index.write_asset(segments, is_last=True)
+        matches = index.search(track, target="audio", limit=10)
+
+The client is the blocking one. Callers of an `Index` are threads that wait anyway; an asynchronous client would need
+an event loop in one more thread, which would read all answers for all callers one after another (a track is 12,288
+numbers), and each call would pay for two changes of thread. The blocking client is safe for many threads, over gRPC
+and over HTTP, and each thread reads its own answer.
+
+An asset exists when its first segment, the head (index 0), is stored: it goes in last, as one point in one request.
+Points before it are marked as unfinished, and marked points count only where their head is there (`server_search`).
+So nothing has to be revealed in a second step, no replica needs to know what another one is writing, and a crash
+leaves marked points that `sweep` removes. What `embedded` does with one log, a server does with requests that wait
+until a write is applied (`wait=True`) on `ServerConfig.write_consistency` replicas.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import QdrantClient, models
+
+from service.index.contract import (
+    Asset,
+    AssetPage,
+    Filter,
+    IndexFailure,
+    IndexInfo,
+    InvalidCursor,
+    Segment,
+    SegmentMatch,
+)
+from service.index.payload import (
+    MODALITIES,
+    describe_files,
+    describe_metadata,
+    store_path,
+    to_asset,
+    to_conditions,
+)
+from service.index.points import TRACK_SUFFIX, check_choice, check_track, pool_track, to_segment
+from service.index.qdrant.collection import open_collection
+from service.index.qdrant.link import Link, ServerConfig, open_client
+from service.index.qdrant.points import UNFINISHED, Points, is_any, is_value, read_vector, to_field_condition
+from service.index.qdrant.search import VectorQuery, search_assets, search_segments, without_head
+from service.index.qdrant.writer import SWEEP_AFTER_SECONDS, Writer, read_head
+from service.system.modality import Modality, Track
+
+POLL_SECONDS = 1.0
+
+
+class ServerIndex:
+    """The `Index` contract on a Qdrant server. Make one with `open`.
+
+    Args:
+        link: The way to the server.
+        name: The collection, which exists.
+        width: D, width of an embedding.
+        num_moments: T, embeddings in a track.
+    """
+
+    def __init__(self, link: Link, name: str, *, width: int, num_moments: int) -> None:
+        self._link = link
+        self._name = name
+        self._width = width
+        self._num_moments = num_moments
+        self._points = Points(link, name)
+        self._writer = Writer(self._points, width=width, num_moments=num_moments)
+
+    @classmethod
+    def open(
+        cls,
+        config: ServerConfig,
+        *,
+        name: str,
+        width: int,
+        num_moments: int = 16,
+        client: QdrantClient | None = None,
+    ) -> Self:
+        """Open a collection, or create it.
+
+        Args:
+            config: Where the server is.
+            name: The collection.
+            width: D, width of an embedding.
+            num_moments: T, embeddings in a track.
+            client: A client to use in place of one of the server in `config`.
+
+        Returns:
+            The open index, which wants to be closed.
+        """  # noqa: DOC501, DOC503 - whatever is raised on the way goes on
+        link = Link(config, client or open_client(config))
+        try:
+            link.check_version()
+            open_collection(link, config, name, width=width, num_moments=num_moments)
+            index = cls(link, name, width=width, num_moments=num_moments)
+            index.sweep()
+        except BaseException:
+            link.close()
+            raise
+        return index
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection."""
+        return self._name
+
+    @property
+    def link(self) -> Link:
+        """The way to the server."""
+        return self._link
+
+    def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
+        """Store an asset, in one call or in several; see `Index.write_asset`.
+
+        Args:
+            segments: Segments of one asset, from index 0 on or following those of the last call.
+            is_last: Whether the asset ends here.
+        """
+        self._writer.write(segments, is_last=is_last)
+
+    def search(
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
+    ) -> list[SegmentMatch]:
+        """Find the best segments; see `Index.search`."""
+        return search_segments(self._points, self._query(track, target, limit, prefetch, filter), limit)
+
+    def search_assets(
+        self,
+        track: Track,
+        *,
+        target: Modality,
+        limit: int,
+        prefetch: int = 200,
+        filter: Filter | None = None,
+    ) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets; see `Index.search_assets`."""
+        return search_assets(self._points, self._query(track, target, limit, prefetch, filter), limit)
+
+    def _query(
+        self, track: Track, target: Modality, limit: int, prefetch: int, chosen: Filter | None
+    ) -> VectorQuery:
+        rows = check_track(track, num_moments=self._num_moments, width=self._width, name="query")
+        check_choice(target=target, limit=limit, prefetch=prefetch)
+        return VectorQuery(
+            track=rows,
+            pooled=pool_track(rows),
+            target=target,
+            prefetch=max(prefetch, limit),
+            conditions=_conditions(chosen),
+        )
+
+    def get_asset(self, asset_id: str) -> Asset | None:
+        """The asset, or None where no complete asset of this id is stored."""
+        head = read_head(self._points, asset_id)
+        return to_asset(head) if head else None
+
+    def find_path(self, path: str) -> Asset | None:
+        """The asset with this path, the one written last where a file was replaced and both are stored."""
+        heads = self._points.scroll([is_value("index", 0), is_any("paths", [store_path(path)])])
+        payloads = [head.payload or {} for head in heads]
+        return (
+            to_asset(max(payloads, key=lambda head: float(head["written_at_seconds"]))) if payloads else None
+        )
+
+    def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
+        """Say durably where the asset's files are and other facts; False where no such asset is stored."""
+        return self._change(asset_id, describe_files(paths, media))
+
+    def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
+        """Replace durably what people said about the asset; False where no such asset is stored."""
+        return self._change(asset_id, describe_metadata(metadata))
+
+    def _change(self, asset_id: str, facts: Mapping[str, Any]) -> bool:
+        if read_head(self._points, asset_id) is None:
+            return False
+        self._points.set_payload(asset_id, facts)
+        return True
+
+    def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
+        """The track of a segment as it is stored; see `Index.get_track`."""
+        check_choice(target=modality)
+        return self._read_vector(
+            asset_id, index, modality + TRACK_SUFFIX, shape=(self._num_moments, self._width)
+        )
+
+    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
+        """The pooled vector of a segment; see `Index.get_pooled`."""
+        check_choice(target=modality)
+        return self._read_vector(asset_id, index, modality, shape=(self._width,))
+
+    def _read_vector(
+        self, asset_id: str, index: int, name: str, *, shape: tuple[int, ...]
+    ) -> NDArray[np.float32] | None:
+        found = self._points.scroll([is_value("asset_id", asset_id), is_value("index", index)], keys=False)
+        if not found or (index and read_head(self._points, asset_id) is None):
+            return None
+        records = self._points.retrieve([str(record.id) for record in found[:1]], vectors=[name])
+        return next((read_vector(record, name, shape=shape) for record in records), None)
+
+    def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
+        """Read segments of a complete asset with their tracks; see `Index.read_segments`."""
+        check_choice(target=None, limit=limit)
+        if read_head(self._points, asset_id) is None:
+            return []
+        from_first = models.FieldCondition(key="index", range=models.Range(gte=first_index))
+        places = self._points.scroll([is_value("asset_id", asset_id), from_first], keys=["index"])
+        places.sort(key=lambda record: (record.payload or {})["index"])
+        names = [modality + TRACK_SUFFIX for modality in MODALITIES]
+        records = self._points.retrieve([str(place.id) for place in places[:limit]], vectors=names)
+        return sorted(map(self._to_segment, records), key=lambda segment: segment.index)
+
+    def _to_segment(self, record: models.Record) -> Segment:
+        shape = (self._num_moments, self._width)
+        tracks: dict[Modality, Track] = {}
+        for modality in MODALITIES:
+            track = read_vector(record, modality + TRACK_SUFFIX, shape=shape)
+            if track is not None:
+                tracks[modality] = track
+        return to_segment(record.payload or {}, tracks)
+
+    def list_assets(
+        self,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        filter: Filter | None = None,
+    ) -> AssetPage:
+        """List complete assets, page by page; see `Index.list_assets`."""
+        check_choice(target=None, limit=limit)
+        conditions = [is_value("index", 0), *_conditions(filter)]
+        heads, following = self._points.scroll_page(conditions, limit=limit, offset=_check_cursor(cursor))
+        return AssetPage(
+            assets=tuple(to_asset(head.payload or {}) for head in heads),
+            next_cursor=None if following is None else str(following),
+        )
+
+    def delete_asset(self, asset_id: str) -> int:
+        """Remove every segment of the asset durably and return how many there were."""
+        self._writer.forget(asset_id)
+        asset = is_value("asset_id", asset_id)
+        num_segments = self._points.count([asset])
+        if num_segments:
+            self._points.delete([asset])
+        return num_segments
+
+    def count_segments(self, *, modality: Modality | None = None) -> int:
+        """How many segments of complete assets are stored, or how many of them have the modality."""
+        check_choice(target=modality)
+        has_vector: list[models.Condition] = (
+            [models.HasVectorCondition(has_vector=modality)] if modality else []
+        )
+        is_marked = is_value(UNFINISHED, True)
+        num_finished = self._points.count(has_vector, without=[is_marked])
+        marked = self._points.scroll([*has_vector, is_marked], keys=["asset_id"])
+        asset_ids = [(record.payload or {})["asset_id"] for record in marked]
+        headless = without_head(self._points, set(asset_ids))
+        return num_finished + sum(asset_id not in headless for asset_id in asset_ids)
+
+    def info(self) -> IndexInfo:
+        """Counts of the server; it does not say how many bytes a collection takes."""
+        info = self._link.run(lambda client: client.get_collection(self._name))
+        return IndexInfo(
+            num_segments=info.points_count or 0,
+            num_assets=self._points.count([is_value("index", 0)]),
+            num_indexed_vectors=info.indexed_vectors_count or 0,
+            num_bytes=None,
+        )
+
+    def optimize(self) -> None:
+        """Wait until the server, which builds graphs by itself, is done."""
+        while True:
+            info = self._link.run(lambda client: client.get_collection(self._name))
+            if info.status == models.CollectionStatus.RED:
+                raise IndexFailure(
+                    f"collection {self._name} on {self._link.url} failed: {info.optimizer_status}"
+                )
+            if info.status == models.CollectionStatus.GREEN:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def sweep(self, *, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> None:
+        """Tidy up after writers that died.
+
+        Args:
+            older_than_seconds: Leave alone what was written since: another replica may be writing it.
+        """
+        self._writer.sweep(older_than_seconds=older_than_seconds)
+
+    def close(self) -> None:
+        """Close the connections. Safe to call twice."""
+        self._link.close()
+
+
+def _conditions(chosen: Filter | None) -> list[models.FieldCondition]:
+    return [to_field_condition(condition) for condition in to_conditions(chosen)]
+
+
+def _check_cursor(cursor: str | None) -> str | None:
+    """The cursor, where it is the id of a point."""
+    try:
+        if cursor is None or str(uuid.UUID(cursor)) == cursor:
+            return cursor
+    except ValueError:
+        pass
+    raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}")

@@ -1,0 +1,199 @@
+"""The requests that an index makes of one collection on a Qdrant server, and its points in our words.
+
+Conditions and payload keys are those of `service.index.payload`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import models
+
+from service.index.contract import IndexFailure
+from service.index.payload import AnyOf, Condition
+from service.index.points import TRACK_SUFFIX, StoredPoint
+from service.index.qdrant.link import Link
+
+REQUEST_NUMBERS = 1_000_000  # of an upsert: as JSON 20 MB, and a server takes 32
+TRACKS_AT_ONCE = 64  # 64 tracks of 16 × 768 are 3 MB over gRPC, 15 MB as JSON
+SCROLL_POINTS = 1000
+UNFINISHED = "unfinished"  # true in points of an asset that is being written; otherwise not there
+
+
+class Points:
+    """The points of one collection. Writes return when they are applied.
+
+    Args:
+        link: The way to the server.
+        name: The collection.
+    """
+
+    def __init__(self, link: Link, name: str) -> None:
+        self.link = link
+        self.name = name
+
+    def upsert(self, points: Sequence[StoredPoint], *, is_unfinished: bool) -> None:
+        """Store points, some at a time, marked as unfinished or not."""
+        facts = {UNFINISHED: True} if is_unfinished else {}
+        num_numbers = max((sum(v.size for v in point.vectors.values()) for point in points), default=1)
+        at_once = max(1, REQUEST_NUMBERS // num_numbers)
+        for first in range(0, len(points), at_once):
+            batch = [_to_struct(point, facts) for point in points[first : first + at_once]]
+            self.link.run(lambda client, batch=batch: client.upsert(self.name, batch, wait=True))  # type: ignore[misc]
+
+    def query(
+        self,
+        *,
+        prefetch: models.Prefetch,
+        vector: NDArray[np.float32],
+        using: str,
+        limit: int,
+        keys: Sequence[str],
+    ) -> list[models.ScoredPoint]:
+        """Rank candidates by another vector.
+
+        Args:
+            prefetch: How to find the candidates.
+            vector: What to compare them with, any shape.
+            using: Name of the vector they are compared by.
+            limit: How many at most.
+            keys: Payload to read.
+
+        Returns:
+            Points, best first.
+        """
+        numbers = vector.ravel().tolist()
+        answer = self.link.run(
+            lambda client: client.query_points(
+                self.name, prefetch=prefetch, query=numbers, using=using, limit=limit, with_payload=list(keys)
+            )
+        )
+        return answer.points
+
+    def retrieve(self, point_ids: Sequence[str], *, vectors: Sequence[str]) -> Iterable[models.Record]:
+        """Points with payload and some of their vectors, some at a time: an answer stays small."""
+        for first in range(0, len(point_ids), TRACKS_AT_ONCE):
+            some = list(point_ids[first : first + TRACKS_AT_ONCE])
+            yield from self.link.run(
+                lambda client, some=some: client.retrieve(  # type: ignore[misc]
+                    self.name, some, with_payload=True, with_vectors=list(vectors)
+                )
+            )
+
+    def scroll(
+        self, conditions: Sequence[models.Condition], *, keys: Sequence[str] | bool = True
+    ) -> list[models.Record]:
+        """All points for which conditions hold, without vectors.
+
+        Args:
+            conditions: Every one must hold.
+            keys: Payload to read: these keys, all or none.
+
+        Returns:
+            The points in the order of their ids.
+        """
+        found: list[models.Record] = []
+        offset: models.ExtendedPointId | None = None
+        while True:
+            records, offset = self.scroll_page(conditions, keys=keys, limit=SCROLL_POINTS, offset=offset)
+            found += records
+            if offset is None:
+                return found
+
+    def scroll_page(
+        self,
+        conditions: Sequence[models.Condition],
+        *,
+        limit: int,
+        offset: models.ExtendedPointId | None,
+        keys: Sequence[str] | bool = True,
+    ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
+        """One page of `scroll`, and where the next one begins."""
+        chosen = models.Filter(must=list(conditions))
+        payload = keys if isinstance(keys, bool) else list(keys)
+        records, following = self.link.run(
+            lambda client: client.scroll(
+                self.name,
+                scroll_filter=chosen,
+                limit=limit,
+                offset=offset,
+                with_payload=payload,
+                with_vectors=False,
+            )
+        )
+        return records, following
+
+    def count(
+        self, conditions: Sequence[models.Condition], *, without: Sequence[models.Condition] = ()
+    ) -> int:
+        """How many points there are for which conditions hold, and none of some others."""
+        chosen = models.Filter(must=list(conditions), must_not=list(without))
+        return self.link.run(lambda client: client.count(self.name, count_filter=chosen, exact=True)).count
+
+    def set_payload(self, asset_id: str, facts: Mapping[str, Any]) -> None:
+        """Set payload in every point of an asset, in one request."""
+        asset = models.Filter(must=[is_value("asset_id", asset_id)])
+        self.link.run(lambda client: client.set_payload(self.name, dict(facts), asset, wait=True))
+
+    def take_marks(self, asset_id: str) -> None:
+        """Say that every point of an asset is finished, in one request."""
+        asset = models.Filter(must=[is_value("asset_id", asset_id)])
+        self.link.run(lambda client: client.delete_payload(self.name, [UNFINISHED], asset, wait=True))
+
+    def delete(self, conditions: Sequence[models.Condition]) -> None:
+        """Delete all points for which conditions hold, in one request."""
+        selector = models.FilterSelector(filter=models.Filter(must=list(conditions)))
+        self.link.run(lambda client: client.delete(self.name, selector, wait=True))
+
+
+def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """A vector of a point, float32, or None where the point has none of that name.
+
+    Args:
+        record: The point, read with the vector.
+        name: The vector.
+        shape: T and D of a track, D of a pooled vector.
+
+    Returns:
+        The vector.
+
+    Raises:
+        IndexFailure: If the server gave a vector of another length.
+    """
+    vectors: Mapping[str, Any] = record.vector if isinstance(record.vector, dict) else {}
+    if name not in vectors:
+        return None
+    numbers = np.asarray(vectors[name], dtype=np.float32)
+    if numbers.size != np.prod(shape):
+        raise IndexFailure(f"{name} of point {record.id} has {numbers.size} numbers, expected {shape}")
+    return numbers.reshape(shape)
+
+
+def to_field_condition(condition: Condition) -> models.FieldCondition:
+    """A condition of a filter in the server's words."""
+    if isinstance(condition, AnyOf):
+        return is_any(condition.key, condition.words)
+    bounds = models.Range(gte=condition.at_least, lte=condition.at_most, lt=condition.below)
+    return models.FieldCondition(key=condition.key, range=bounds)
+
+
+def is_any(key: str, words: Iterable[str]) -> models.FieldCondition:
+    """The condition that a key holds one of some words."""
+    return models.FieldCondition(key=key, match=models.MatchAny(any=sorted(words)))
+
+
+def is_value(key: str, value: str | int | bool) -> models.FieldCondition:
+    """The condition that a key has one value."""
+    return models.FieldCondition(key=key, match=models.MatchValue(value=value))
+
+
+def _to_struct(point: StoredPoint, facts: Mapping[str, Any]) -> models.PointStruct:
+    """A point as the client takes it; tracks rounded to the float16 in which they are stored."""
+    vectors = {
+        name: (vector.astype(np.float16) if name.endswith(TRACK_SUFFIX) else vector).tolist()
+        for name, vector in point.vectors.items()
+    }
+    return models.PointStruct(id=point.point_id, vector=vectors, payload={**point.payload, **facts})

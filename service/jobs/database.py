@@ -1,0 +1,187 @@
+"""The ledger's SQLite file: what is in it, who may write, and how its errors are named."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.system.failure import Failure
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
+LOCK_SECONDS = 1.0  # a process that was killed just now may still be dying
+
+SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,  -- the order in which they were asked for
+    job_id TEXT NOT NULL UNIQUE,
+    bundle_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    request TEXT NOT NULL,                     -- JSON
+    idempotency_key TEXT,
+    created_at REAL NOT NULL,                  -- seconds since 1970, as all times here
+    started_at REAL,
+    ended_at REAL,
+    is_scanned INTEGER NOT NULL DEFAULT 0,     -- every file of the job has its row
+    is_retry INTEGER NOT NULL DEFAULT 0,       -- only rows that are pending are to be done
+    wants_cancel INTEGER NOT NULL DEFAULT 0,
+    report TEXT,                               -- JSON, once it has ended
+    error_code TEXT,
+    error TEXT,
+    UNIQUE (bundle_id, idempotency_key)
+);
+CREATE TABLE files (
+    job_id TEXT NOT NULL,
+    path BLOB NOT NULL,                        -- bytes as the file system has them
+    size_bytes INTEGER,
+    modified_ns INTEGER,
+    asset_id TEXT,
+    outcome TEXT NOT NULL,
+    code TEXT,
+    reason TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    num_segments INTEGER NOT NULL DEFAULT 0,
+    is_partial INTEGER NOT NULL DEFAULT 0,
+    started_at REAL,
+    ended_at REAL,
+    PRIMARY KEY (job_id, path)
+) WITHOUT ROWID;
+CREATE INDEX files_by_outcome ON files (job_id, outcome, path);
+CREATE TABLE faults (                          -- files that failed, until they change
+    bundle_id TEXT NOT NULL,
+    path BLOB NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL,
+    basis TEXT NOT NULL,                       -- what they were decoded with: limits and versions
+    code TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    is_quarantined INTEGER NOT NULL,
+    PRIMARY KEY (bundle_id, path)
+) WITHOUT ROWID;
+CREATE TABLE identities (                      -- contents hashed before
+    path BLOB PRIMARY KEY,
+    size_bytes INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL,
+    asset_id TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE mounts (                          -- where disks were mounted at the last run over what is on them
+    path BLOB PRIMARY KEY
+) WITHOUT ROWID;
+"""
+
+
+class LedgerFailure(Failure):
+    """The ledger cannot be read or written."""
+
+    code = "ledger_failed"
+    is_public = False
+
+
+class LedgerInUse(LedgerFailure):
+    """Another process works on the jobs of this library."""
+
+    code = "ledger_in_use"
+    is_public = True
+
+
+class LedgerFull(LedgerFailure):
+    """The disk that holds the ledger is full."""
+
+    code = "disk_full"
+    is_public = True
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the file, or create it, for use by several threads that take turns.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A connection that begins transactions only when told to.
+    """
+    with translate_errors():
+        connection = sqlite3.connect(
+            path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        connection.row_factory = sqlite3.Row
+        _prepare(connection, path)
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        for statement in SCHEMA.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+    if version > SCHEMA_VERSION:
+        connection.close()
+        raise LedgerFailure(
+            f"{path} has schema version {version}; this Foley knows {SCHEMA_VERSION}: use a later one"
+        )
+
+
+@contextlib.contextmanager
+def translate_errors() -> Iterator[None]:
+    """Turn SQLite's errors into ours.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        LedgerFailure: For each of them.
+    """  # noqa: DOC503 - or a subclass
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        name = getattr(exc, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise LedgerInUse(f"another process writes the ledger for more than {BUSY_SECONDS:g} s") from exc
+        if name.startswith("SQLITE_FULL"):
+            raise LedgerFull("the disk that holds the ledger is full") from exc
+        raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc
+    except sqlite3.DatabaseError as exc:
+        raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc
+
+
+def take_lock(path: Path) -> int:
+    """Lock a file for this process.
+
+    Args:
+        path: The file; it is made where there is none.
+
+    Returns:
+        A descriptor; the lock lasts until it is closed, or the process ends.
+
+    Raises:
+        LedgerInUse: If another process has it.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
+                os.close(fd)
+                raise LedgerInUse(
+                    f"another process (number {holder}) works on the jobs in {path.parent}"
+                ) from None
+            time.sleep(0.02)
+        else:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            return fd

@@ -1,0 +1,124 @@
+"""What is told about a job: the one form that the HTTP API and `foley jobs` show, and jobs as the ledger has them.
+
+Reading needs no index and no encoder, and works while a server runs the jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from service.jobs.files import count_outcomes
+from service.jobs.ledger import JobRecord, Ledger
+from service.library.report import NOTHING_YET, IndexReport, Progress
+from service.system.paths import show_path
+from service.system.settings import Settings
+
+LEDGER_NAME = "ledger.sqlite"
+
+
+class Reportable(Protocol):
+    """Progress of any kind of job."""
+
+    def to_json(self) -> dict[str, Any]:
+        """It as JSON values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveProgress:
+    """How far a running job is.
+
+    Attributes:
+        version: Rises with every change, over restarts too.
+        progress: The state of things.
+    """
+
+    version: int
+    progress: Reportable
+
+
+def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, Any]:
+    """A job as the HTTP API shows it.
+
+    Args:
+        job: The job.
+        live: How far it is, while it runs.
+
+    Returns:
+        JSON values.
+    """
+    return {
+        "job_id": job.job_id,
+        "kind": job.kind,
+        "state": job.state,
+        "request": _show_request(job.request),
+        "progress": (live.progress if live is not None else _last_progress(job)).to_json(),
+        "report": None if job.report is None else dict(job.report),
+        "error": None if job.error_code is None else {"code": job.error_code, "detail": job.error},
+        "is_cancelling": job.wants_cancel,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+    }
+
+
+def _show_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with paths that can be written as JSON: the command line and a switch may ask for any name."""
+    shown = dict(request)
+    if "paths" in shown:  # a release has none
+        shown["paths"] = [show_path(path) for path in shown["paths"]]
+    return shown
+
+
+def _last_progress(job: JobRecord) -> Progress:
+    """How far a job came, by its report."""
+    if job.report is None or job.kind == "release":
+        return NOTHING_YET
+    report = IndexReport.from_json(job.report)
+    num_files = report.files.indexed + report.files.unchanged + report.files.failed
+    seconds = report.stages.elapsed_seconds
+    return Progress(
+        num_files=num_files,
+        num_done=num_files,
+        num_failed=report.files.failed,
+        num_segments=report.segments.indexed,
+        segments_per_second=report.segments.indexed / seconds if seconds > 0 else 0.0,
+        left_seconds=0.0 if job.state == "done" else None,
+        stages=report.stages,
+    )
+
+
+def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
+    """The newest jobs of the library, as the HTTP API shows them; the ledger is only read.
+
+    Args:
+        settings: Whose library.
+        limit: How many at most.
+
+    Returns:
+        Jobs, the newest first.
+    """
+    path = settings.data / LEDGER_NAME
+    if not path.exists():
+        return []
+    with Ledger.open(path, is_worker=False) as ledger:
+        return [describe_job(job) for job in ledger.list_jobs(limit=limit)]
+
+
+def show_job(settings: Settings, job_id: str) -> tuple[dict[str, Any], IndexReport | None]:
+    """One job, by the ledger, which is only read.
+
+    Args:
+        settings: Whose library.
+        job_id: Which.
+
+    Returns:
+        The job as the HTTP API shows it, and what it did, if it has ended.
+    """
+    with Ledger.open(settings.data / LEDGER_NAME, is_worker=False) as ledger:
+        job = ledger.get_job(job_id)
+        counts = count_outcomes(ledger, job_id)
+    has_files = job.kind != "release"
+    report = IndexReport.from_json(job.report) if has_files and job.report is not None else None
+    return {**describe_job(job), "counts": counts}, report

@@ -1,0 +1,226 @@
+"""What one run writes into the ledger about its files, and what earlier runs wrote there.
+
+    pending ──▶ indexed | unchanged | moved | copied | deleted      the file is done
+            ──▶ failed          tried in vain; the next run tries again
+            ──▶ quarantined     not tried again until the file changes, or somebody lifts it
+
+Outcomes are gathered and committed a few at a time, each commit durable. They come after the index has the
+file, so a commit that a crash prevents costs nothing: the next run finds the file in the index.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from service.jobs.files import read_files
+from service.jobs.ledger import Ledger
+from service.library.journal import NEVER_KEPT, Fault, FileRow, Journal
+from service.library.mounts import touches
+from service.library.scanning import FoundFile
+
+MAX_ATTEMPTS = 3
+COMMIT_SECONDS, COMMIT_FILES = 0.5, 256
+
+
+class LedgerJournal(Journal):
+    """The journal of a job in the ledger.
+
+    Args:
+        ledger: Where.
+        job_id: Which job.
+        basis: What files are decoded with: limits and versions. A fault on another basis does not count.
+    """
+
+    max_attempts = MAX_ATTEMPTS
+
+    def __init__(self, ledger: Ledger, job_id: str, *, basis: str) -> None:
+        self._ledger = ledger
+        self._job_id = job_id
+        self._basis = basis
+        self._ended: list[FileRow] = []
+        self._committed_at = time.monotonic()
+
+    def begin(self, found: Iterable[FoundFile]) -> None:
+        """Give every file a row; one that changed since an earlier life of the job starts anew."""
+        values = [(self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns) for f in found]
+        with self._ledger.write() as connection:
+            connection.executemany(
+                "INSERT INTO files (job_id, path, size_bytes, modified_ns, outcome) VALUES (?, ?, ?, ?, 'pending') "
+                "ON CONFLICT (job_id, path) DO UPDATE SET size_bytes = excluded.size_bytes, "
+                "modified_ns = excluded.modified_ns, outcome = 'pending', asset_id = NULL, code = NULL, reason = NULL "
+                "WHERE size_bytes IS NOT excluded.size_bytes OR modified_ns IS NOT excluded.modified_ns",
+                values,
+            )
+            connection.execute("UPDATE jobs SET is_scanned = 1 WHERE job_id = ?", (self._job_id,))
+
+    def rows(self) -> dict[str, FileRow]:
+        """What became of files in an earlier life of this job, by path."""
+        return {row.path: row for row in read_files(self._ledger, self._job_id)}
+
+    def fault_of(self, found: FoundFile) -> Fault | None:
+        """Why the file failed before, if neither it nor what it is decoded with has changed."""
+        rows = self._ledger.read(
+            "SELECT code, reason, attempts, is_quarantined FROM faults WHERE bundle_id = ? AND path = ? "
+            "AND size_bytes = ? AND modified_ns = ? AND basis = ?",
+            self._ledger.owner,
+            os.fsencode(found.path),
+            found.size_bytes,
+            found.modified_ns,
+            self._basis,
+        )
+        if not rows:
+            return None
+        return Fault(**{**dict(rows[0]), "is_quarantined": bool(rows[0]["is_quarantined"])})
+
+    def find_identity(self, found: FoundFile) -> str | None:
+        """The asset of a file whose content was hashed before and that has not changed since."""
+        rows = self._ledger.read(
+            "SELECT asset_id FROM identities WHERE path = ? AND size_bytes = ? AND modified_ns = ?",
+            os.fsencode(found.path),
+            found.size_bytes,
+            found.modified_ns,
+        )
+        return rows[0]["asset_id"] if rows else None
+
+    def start(self, found: FoundFile, asset_id: str) -> None:
+        """Note that a file goes on its way: after a kill, one that is in the index then is this job's work."""
+        with self._ledger.write(is_durable=False) as connection:
+            connection.execute(
+                "UPDATE files SET asset_id = ?, started_at = ? WHERE job_id = ? AND path = ?",
+                (asset_id, time.time(), self._job_id, os.fsencode(found.path)),
+            )
+
+    def attempt(self, found: FoundFile, fault: Fault) -> None:
+        """Note that a file failed and is tried again."""
+        with self._ledger.write(is_durable=False) as connection:
+            self._keep_fault(connection, str(found.path), found.size_bytes, found.modified_ns, fault)
+            connection.execute(
+                "UPDATE files SET attempts = ?, code = ?, reason = ? WHERE job_id = ? AND path = ?",
+                (fault.attempts, fault.code, fault.reason, self._job_id, os.fsencode(found.path)),
+            )
+
+    def end(self, row: FileRow) -> None:
+        """Note what became of a file; it is durable after the next `flush`, which may be this one."""
+        self._ended.append(replace(row, ended_at=time.time()))
+        is_due = time.monotonic() - self._committed_at > COMMIT_SECONDS
+        if is_due or len(self._ended) >= COMMIT_FILES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Make everything that was noted durable."""
+        ended, self._ended = self._ended, []
+        self._committed_at = time.monotonic()
+        if not ended:
+            return
+        with self._ledger.write() as connection:
+            connection.executemany(
+                "INSERT INTO files (job_id, path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, "
+                "num_segments, is_partial, ended_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (job_id, path) DO UPDATE SET asset_id = excluded.asset_id, outcome = excluded.outcome, "
+                "code = excluded.code, reason = excluded.reason, attempts = excluded.attempts, "
+                "num_segments = excluded.num_segments, is_partial = excluded.is_partial, ended_at = excluded.ended_at",
+                [self._to_values(row) for row in ended],
+            )
+            for row in ended:
+                self._learn(connection, row)
+
+    def mounts(self) -> set[str]:
+        """Where disks were mounted at earlier runs."""
+        return {os.fsdecode(row["path"]) for row in self._ledger.read("SELECT path FROM mounts")}
+
+    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
+        """Note where disks are mounted at, above and below the roots now."""
+        before = {mount for mount in self.mounts() if touches(mount, roots)}
+        if before != mounts:
+            with self._ledger.write() as connection:
+                for gone in before - mounts:
+                    connection.execute("DELETE FROM mounts WHERE path = ?", (os.fsencode(gone),))
+                for new in mounts - before:
+                    connection.execute("INSERT OR IGNORE INTO mounts VALUES (?)", (os.fsencode(new),))
+
+    def _to_values(self, row: FileRow) -> tuple[object, ...]:
+        return (
+            self._job_id,
+            os.fsencode(row.path),
+            row.size_bytes,
+            row.modified_ns,
+            row.asset_id,
+            row.outcome,
+            row.code,
+            row.reason,
+            row.attempts,
+            row.num_segments,
+            row.is_partial,
+            row.ended_at,
+        )
+
+    def _learn(self, connection: sqlite3.Connection, row: FileRow) -> None:
+        """What later runs should know of a file."""
+        path = os.fsencode(row.path)
+        if row.outcome == "deleted":
+            connection.execute("DELETE FROM identities WHERE path = ?", (path,))
+        elif row.asset_id is not None and row.size_bytes is not None:
+            connection.execute(
+                "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?)",
+                (path, row.size_bytes, row.modified_ns, row.asset_id),
+            )
+        if row.outcome not in ("failed", "quarantined"):
+            connection.execute(
+                "DELETE FROM faults WHERE bundle_id = ? AND path = ?", (self._ledger.owner, path)
+            )
+        elif row.code not in NEVER_KEPT and row.size_bytes is not None and row.modified_ns is not None:
+            fault = Fault(
+                code=row.code or "",
+                reason=row.reason or "",
+                attempts=row.attempts,
+                is_quarantined=row.outcome == "quarantined",
+            )
+            self._keep_fault(connection, row.path, row.size_bytes, row.modified_ns, fault)
+
+    def _keep_fault(
+        self, connection: sqlite3.Connection, path: str, size_bytes: int, modified_ns: int, fault: Fault
+    ) -> None:
+        connection.execute(
+            "INSERT OR REPLACE INTO faults VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self._ledger.owner,
+                os.fsencode(path),
+                size_bytes,
+                modified_ns,
+                self._basis,
+                fault.code,
+                fault.reason,
+                fault.attempts,
+                fault.is_quarantined,
+            ),
+        )
+
+
+class Rehearsal(LedgerJournal):
+    """The journal of a run that only says what it would do: it reads what is known, and writes nothing."""
+
+    is_rehearsal = True
+
+    def rows(self) -> dict[str, FileRow]:
+        """None."""
+        return {}
+
+    def begin(self, found: Iterable[FoundFile]) -> None:
+        """Nothing."""
+
+    def start(self, found: FoundFile, asset_id: str) -> None:
+        """Nothing."""
+
+    def attempt(self, found: FoundFile, fault: Fault) -> None:
+        """Nothing."""
+
+    def end(self, row: FileRow) -> None:
+        """Nothing."""
+
+    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
+        """Nothing."""

@@ -1,0 +1,4 @@
+"""Files into the index: scan, identify, pipeline, sync, report; metadata.
+
+May import `search` and the rooms below it.
+"""

@@ -1,0 +1,273 @@
+"""What an index knows of the files of a library, and which paths each asset is to have in the end.
+
+A file is the asset its content says; an asset has the paths of all files with its content. Content is read only
+where path, size and time do not tell.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.media.clip import UnreadableClip
+from service.index.contract import Index
+from service.library.scanning import FoundFile, UnusableFile, identify
+
+PAGE_SIZE = 1000
+HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
+
+Identity = str | UnreadableClip | UnusableFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What the index knows of one asset.
+
+    Attributes:
+        paths: Where its files were, the first one first.
+        size_bytes: Size of the first.
+        modified_ns: When the first was last changed.
+        num_segments: How many of its segments are stored.
+    """
+
+    paths: tuple[str, ...]
+    size_bytes: int
+    modified_ns: int
+    num_segments: int
+
+    @classmethod
+    def of(cls, found: FoundFile, *, num_segments: int) -> Known:
+        """A file that has just been indexed."""
+        return cls(
+            paths=(str(found.path),),
+            size_bytes=found.size_bytes,
+            modified_ns=found.modified_ns,
+            num_segments=num_segments,
+        )
+
+    def is_untouched(self, found: FoundFile) -> bool:
+        """Whether size and time of the first file are those of this one."""
+        return (self.size_bytes, self.modified_ns) == (found.size_bytes, found.modified_ns)
+
+
+class Catalogue:
+    """The assets of an index, by id and by path."""
+
+    def __init__(self) -> None:
+        self._assets: dict[str, Known] = {}
+        self._ids_at: dict[str, set[str]] = {}
+
+    def add(self, asset_id: str, known: Known) -> None:
+        """Remember an asset."""
+        self._assets[asset_id] = known
+        for path in known.paths:
+            self._ids_at.setdefault(path, set()).add(asset_id)
+
+    def get(self, asset_id: str) -> Known | None:
+        """The asset, if it is stored."""
+        return self._assets.get(asset_id)
+
+    def find_untouched(self, found: FoundFile) -> str | None:
+        """The asset of a file that has not been touched since it was indexed."""
+        path = str(found.path)
+        for asset_id in self._ids_at.get(path, ()):
+            known = self._assets[asset_id]
+            if known.paths[0] == path and known.is_untouched(found):
+                return asset_id
+        return None
+
+    def others_at(self, path: Path, asset_id: str) -> set[str]:
+        """Assets that were at a path where another one is now."""
+        return self._ids_at.get(str(path), set()) - {asset_id}
+
+    def under(self, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
+        """Everything that is known at some files and folders and below.
+
+        Args:
+            folders: Absolute paths.
+
+        Yields:
+            tuple[str, str]: A path, and an asset that has it.
+        """
+        exact = {str(folder) for folder in folders}
+        prefixes = tuple(path.rstrip("/") + "/" for path in exact)
+        for path, asset_ids in self._ids_at.items():
+            if path in exact or path.startswith(prefixes):
+                for asset_id in sorted(asset_ids):
+                    yield path, asset_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """What became of the paths of one asset.
+
+    Attributes:
+        asset_id: The asset.
+        moved: Files where its content is now, each with the path that is gone instead.
+        copied: Files where its content is as well.
+        dropped: Paths that no file of its content took the place of.
+        is_removed: Whether it has no path left, and is no longer in the index.
+    """
+
+    asset_id: str
+    moved: Sequence[tuple[FoundFile, str]]
+    copied: Sequence[FoundFile]
+    dropped: Sequence[str]
+    is_removed: bool
+
+
+class Placement:
+    """Gathers where contents were found and where they are no longer, and settles it in the end.
+
+    Only the end of a run knows: a path whose content is another one now may be the only place of the old content,
+    or that may have been found elsewhere.
+
+    Args:
+        catalogue: What the index knows.
+    """
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._gained: dict[str, list[FoundFile]] = {}
+        self._lost: dict[str, set[str]] = {}
+        self._touched: dict[str, FoundFile] = {}
+
+    def find(self, asset_id: str, found: FoundFile) -> bool:
+        """Note where a stored content was found.
+
+        Args:
+            asset_id: The content.
+            found: A file that has it.
+
+        Returns:
+            Whether the index knew it there.
+        """
+        known = self._catalogue.get(asset_id)
+        if known is None or str(found.path) not in known.paths:
+            self._gained.setdefault(asset_id, []).append(found)
+            return False
+        if known.paths[0] == str(found.path) and not known.is_untouched(found):
+            self._touched[asset_id] = found
+        return True
+
+    def lose(self, asset_id: str, path: str) -> None:
+        """Note that a path has another content now, or is gone."""
+        self._lost.setdefault(asset_id, set()).add(path)
+
+    def place(self, index: Index | None) -> Iterator[Placed]:
+        """Give every asset its paths, durably, one after another; assets without one are removed.
+
+        Args:
+            index: Where; None only says what would be done.
+
+        Yields:
+            Settled: What was done, after it is in the index.
+        """
+        for asset_id in sorted(self._gained.keys() | self._lost.keys() | self._touched.keys()):
+            known = self._catalogue.get(asset_id)
+            if known is not None:
+                yield self._place(asset_id, known, index)
+
+    def _place(self, asset_id: str, known: Known, index: Index | None) -> Placed:
+        gained, lost = self._gained.get(asset_id, []), self._lost.get(asset_id, set())
+        # Where content turned up elsewhere, a path that is gone is where it came from.
+        kept = [p for p in known.paths if p not in lost and not (gained and not os.path.lexists(p))]
+        gone = [path for path in known.paths if path not in kept]
+        paths = [*kept, *(str(found.path) for found in gained)]
+        if index is not None:
+            if paths:
+                self._write(index, asset_id, paths, gained)
+            else:
+                index.delete_asset(asset_id)
+        return Placed(
+            asset_id=asset_id,
+            moved=list(zip(gained, gone, strict=False)),
+            copied=gained[len(gone) :],
+            dropped=gone[len(gained) :],
+            is_removed=not paths,
+        )
+
+    def _write(self, index: Index, asset_id: str, paths: Sequence[str], gained: Sequence[FoundFile]) -> None:
+        asset = index.get_asset(asset_id)
+        if asset is None:  # somebody deleted it meanwhile
+            return
+        touched = self._touched.get(asset_id)
+        first = next((f for f in (*gained, *([touched] if touched else [])) if str(f.path) == paths[0]), None)
+        facts: Mapping[str, int] = {}
+        if first is not None:
+            facts = {"size_bytes": first.size_bytes, "modified_ns": first.modified_ns}
+        elif paths[0] != asset.path:
+            facts = _facts_of(paths[0])
+        index.set_paths(asset_id, paths=paths, media={**asset.media, **facts})
+
+
+def _facts_of(path: str) -> Mapping[str, int]:
+    """Size and time of a file; of one that cannot be asked a time that no file has, so that it is read again."""
+    try:
+        status = Path(path).lstat()
+    except OSError:
+        return {"modified_ns": -1}
+    return {"size_bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def read_catalogue(index: Index, *, into: Catalogue) -> None:
+    """Read all assets of an index.
+
+    Args:
+        index: Which.
+        into: Where they are remembered.
+    """
+    cursor: str | None = None
+    while True:
+        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor)
+        for asset in page.assets:
+            known = Known(
+                paths=asset.paths or (asset.path,),
+                size_bytes=asset.media.get("size_bytes", -1),
+                modified_ns=asset.media.get("modified_ns", -1),
+                num_segments=asset.num_segments,
+            )
+            into.add(asset.asset_id, known)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def identify_all(
+    files: Iterable[FoundFile], find_known: Callable[[FoundFile], str | None]
+) -> Iterator[tuple[FoundFile, Identity]]:
+    """Tell which asset each file is; contents are hashed a few files ahead.
+
+    Args:
+        files: The files.
+        find_known: The asset of a file that need not be read.
+
+    Yields:
+        tuple[FoundFile, Identity]: Each file in order, with its asset id or what is wrong with it.
+    """
+    ahead: deque[tuple[FoundFile, Future[Identity]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
+        try:
+            for found in files:
+                ahead.append((found, pool.submit(_identify, found, find_known(found))))
+                if len(ahead) > HASHES_AHEAD:
+                    earlier, identity = ahead.popleft()
+                    yield earlier, identity.result()
+            while ahead:
+                earlier, identity = ahead.popleft()
+                yield earlier, identity.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _identify(found: FoundFile, known: str | None) -> Identity:
+    if known is not None:
+        return known
+    try:
+        return identify(found)
+    except (UnreadableClip, UnusableFile) as exc:
+        return exc

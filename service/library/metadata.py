@@ -1,0 +1,175 @@
+"""What people say about assets: merged over HTTP, or read from a file beside the media.
+
+    for annotation in read_annotations(Path("takes.csv")):
+        print(annotation.path, annotation.values)
+
+A CSV file has a column `path` and a column for each key; a JSON file is a list of objects with `path` and keys, or
+an object of objects by path. Paths are absolute or relative to the file. In CSV, `12` is a whole number, `true` and
+`false` are what they say, a JSON list is one, an empty cell says nothing, and all else is text.
+`service.commands.annotation` applies it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.index.contract import Asset, Index, InvalidSegment, MetadataValue
+from service.index.payload import describe_metadata
+from service.system.failure import Failure
+
+MAX_KEYS = 64
+MAX_KEY_CHARS = 128
+MAX_TEXT_CHARS = 1024
+MAX_LIST_VALUES = 64
+PATH_KEY = "path"
+_MERGING = threading.Lock()
+
+
+class InvalidMetadata(Failure):
+    """Metadata that cannot be kept, or a file that holds none."""
+
+    code = "invalid_parameter"
+
+    @property
+    def errors(self) -> list[dict[str, str]]:
+        """The parameter at fault, as an answer tells it."""
+        return [{"parameter": "metadata", "message": str(self)}]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """What a file says about one media file."""
+
+    path: str
+    values: Mapping[str, Any]
+
+
+def merge_metadata(index: Index, asset_id: str, changes: Mapping[str, Any]) -> Asset | None:
+    """Change what is said about an asset; keys that are not named keep their values (RFC 7396).
+
+    Two merges in one process take turns. Where several processes serve one index, the later of two that read the
+    same state wins.
+
+    Args:
+        index: Where the asset is.
+        asset_id: The asset.
+        changes: New values by key; None removes a key.
+
+    Returns:
+        The asset as it is now, None where there is none.
+    """
+    with _MERGING:
+        asset = index.get_asset(asset_id)
+        if asset is None:
+            return None
+        merged = {**asset.metadata, **changes}
+        merged = {key: value for key, value in merged.items() if value is not None}
+        check_size(merged)
+        if merged != asset.metadata and not index.set_metadata(asset_id, merged):
+            return None
+        return index.get_asset(asset_id)
+
+
+def check_size(metadata: Mapping[str, Any]) -> None:
+    """Hold metadata to what an index can filter by.
+
+    Args:
+        metadata: All values of an asset by key.
+
+    Raises:
+        InvalidMetadata: If it is too large, or a value is of a kind that metadata cannot have.
+    """
+    if len(metadata) > MAX_KEYS:
+        raise InvalidMetadata(f"an asset may have {MAX_KEYS} keys, got {len(metadata)}")
+    for key, given in metadata.items():
+        values = given if isinstance(given, list) else [given]
+        if len(key) > MAX_KEY_CHARS or len(values) > MAX_LIST_VALUES:
+            raise InvalidMetadata(
+                f"a key may have {MAX_KEY_CHARS} characters and {MAX_LIST_VALUES} values, got {key[:80]!r}"
+            )
+        if any(isinstance(value, str) and len(value) > MAX_TEXT_CHARS for value in values):
+            raise InvalidMetadata(f"a text may have {MAX_TEXT_CHARS} characters, {key!r} has more")
+    try:
+        describe_metadata(metadata)
+    except InvalidSegment as exc:
+        raise InvalidMetadata(str(exc)) from exc
+
+
+def read_annotations(file: Path) -> Iterator[Annotation]:
+    """Read a file of metadata.
+
+    Args:
+        file: CSV or, where its name ends so, JSON.
+
+    Yields:
+        Annotation: What it says of each path, in its order.
+
+    Raises:
+        InvalidMetadata: If it is no such file.
+    """
+    try:
+        rows = list(_read_json(file) if file.suffix.lower() == ".json" else _read_csv(file))
+    except (ValueError, csv.Error, UnicodeDecodeError) as exc:
+        raise InvalidMetadata(f"{file} cannot be read: {exc}") from exc
+    for number, row in enumerate(rows, start=1):
+        path = row.pop(PATH_KEY, None)
+        if not isinstance(path, str) or not path:
+            raise InvalidMetadata(f"{file}: row {number} has no {PATH_KEY!r}")
+        try:
+            check_size(row)
+        except InvalidMetadata as exc:
+            raise InvalidMetadata(f"{file}: row {number}: {exc}") from exc
+        yield Annotation(path=os.path.normpath(file.absolute().parent / path), values=row)
+
+
+def _read_csv(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        rows = csv.DictReader(lines, strict=True)
+        if PATH_KEY not in (rows.fieldnames or ()):
+            raise ValueError(f"it has no column {PATH_KEY!r}")
+        for row in rows:
+            if None in row:
+                raise ValueError(f"line {rows.line_num} has more cells than there are columns")
+            yield {
+                key: text if key == PATH_KEY else read_value(text)
+                for key, text in row.items()
+                if text not in ("", None)
+            }
+
+
+def read_value(text: str) -> MetadataValue | list[MetadataValue]:
+    """Read a value that people wrote as plain text: `3`, `true`, `["a", 7]`, `calm`."""
+    if text.startswith("["):
+        with contextlib.suppress(ValueError):
+            found: list[MetadataValue] = json.loads(text)
+            return found
+    if text in ("true", "false"):
+        return text == "true"
+    digits = text.removeprefix("-")
+    # 007 stays text: as a number it would not come back as it was written
+    is_number = digits.isascii() and digits.isdigit() and (digits == "0" or digits[0] != "0")
+    return int(text) if is_number and len(digits) < 19 and text != "-0" else text
+
+
+def _read_json(file: Path) -> Iterator[dict[str, Any]]:
+    document = json.loads(file.read_text("utf-8"))
+    if isinstance(document, dict):
+        document = [{PATH_KEY: path, **_to_row(values)} for path, values in document.items()]
+    if not isinstance(document, list):
+        raise ValueError("it must be a list of objects, or an object of objects by path")
+    for row in document:
+        yield dict(_to_row(row))
+
+
+def _to_row(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it must hold objects, got {str(value)[:80]!r}")
+    return value

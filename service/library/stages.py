@@ -1,0 +1,291 @@
+"""What runs beside the pipeline's own thread: the thread that encodes; `service.library.writing` has those that write.
+
+Each takes messages in order, tells the pipeline what became of them by events, and never waits for it. A
+file that the encoder or the index refuses is marked on its job at once: later chunks of it are passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn, Protocol
+
+from models.media.clip import Clip, DecodedMedia, MediaInfo, UnreadableClip
+from service.decode.decoder import DecodeFailure
+from service.encode.batching import SegmentEncoder
+from service.encode.embedding import EmbeddedSegment, embed_clips
+from service.encode.encoder import EncoderFailure
+from service.encode.spool import Spool, SpooledChunk
+from service.index.contract import IndexFailure
+from service.library.occupancy import Occupancy
+from service.library.scanning import FoundFile, UnusableFile
+from service.system.modality import Modality
+
+logger = logging.getLogger(__name__)
+
+BATCH_CLIPS = 16  # what the encoder is given at once; on a GPU that is one run
+MAX_REFUSALS = 5  # so many files in a row that cannot be encoded: it is the encoder
+MODALITIES: tuple[Modality, ...] = ("audio", "video")
+
+FileError = UnreadableClip | DecodeFailure | EncoderFailure | IndexFailure | UnusableFile
+
+
+@dataclass(eq=False, kw_only=True)
+class IncomingFile:
+    """One file on its way into the index.
+
+    Attributes:
+        asset_id: sha256 of the file's content.
+        found: The file.
+        info: Facts about the media, once the first chunk is decoded.
+        is_partial: Whether less than 95 % of the declared duration could be decoded.
+        num_segments: Segments sent to the encoder.
+        error: Why it failed, once it has.
+        is_refused: Set by a stage that cannot take the file; it passes over the rest.
+        is_forwarded: Whether its last chunk went to the encoder.
+        spooled: Chunks that an earlier run embedded, which come before all others; None before anybody looked.
+        next_submitted: The chunk to decode next.
+        next_forwarded: The chunk to encode next.
+        running: Chunks that are being decoded.
+        decoded: Chunks that are decoded and wait for an earlier one.
+    """
+
+    asset_id: str
+    found: FoundFile
+    info: MediaInfo | None = None
+    is_partial: bool = False
+    num_segments: int = 0
+    error: FileError | None = None
+    is_refused: bool = False
+    is_forwarded: bool = False
+    spooled: Iterator[SpooledChunk] | None = None
+    next_submitted: int = 0
+    next_forwarded: int = 0
+    running: dict[int, Future[DecodedMedia]] = field(default_factory=dict)
+    decoded: dict[int, DecodedMedia | FileError] = field(default_factory=dict)
+
+    def media(self) -> dict[str, Any]:
+        """Facts about the file as they are stored with its segments: JSON values."""
+        facts: dict[str, Any] = {} if self.info is None else asdict(self.info)
+        return {**facts, "is_partial": self.is_partial}
+
+
+# Messages: to the encode thread, and from there to the write thread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Decoded segments of a file; the file ends with them if `is_final`."""
+
+    job: IncomingFile
+    number: int
+    clips: Sequence[Clip]
+    is_final: bool
+    media: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracks:
+    """Embedded segments of a file; it ends with them if `is_final`."""
+
+    job: IncomingFile
+    segments: Sequence[EmbeddedSegment]
+    is_final: bool
+    media: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drop:
+    """Remove what was written of a file that failed."""
+
+    job: IncomingFile
+
+
+# Events: to the pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A worker is done with a chunk."""
+
+    job: IncomingFile
+    chunk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """So many chunks were taken by the encoder, and so many of them went on to be written."""
+
+    num_chunks: int
+    num_sent: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A chunk was taken by the index; after the final one the asset is searchable."""
+
+    job: IncomingFile
+    num_segments: int
+    is_final: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The encoder or the index cannot take this file."""
+
+    job: IncomingFile
+    error: FileError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """Nothing of the file is left in the index."""
+
+    job: IncomingFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A stage cannot go on."""
+
+    error: BaseException
+
+    def reraise(self) -> NoReturn:
+        """Raise the error in the thread that waits."""
+        raise self.error
+
+
+Event = Decoded | Encoded | Written | Refused | Dropped | Broken
+
+
+class NextStage(Protocol):
+    """Whoever takes what was encoded."""
+
+    def put(self, message: Tracks | Drop) -> None:
+        """Take a message; never waits."""
+
+
+class EncodeThread(threading.Thread):
+    """Embeds chunks, several small ones in one batch.
+
+    Args:
+        encoder: Turns clips into tracks.
+        next_stage: The write threads.
+        events: Queue of the pipeline.
+        spool: Keeps what is embedded until its file is stored.
+
+    Attributes:
+        messages: What to do, in this order.
+        occupancy: How long it was at work.
+    """
+
+    def __init__(
+        self,
+        encoder: SegmentEncoder,
+        next_stage: NextStage,
+        events: queue.SimpleQueue[Event],
+        spool: Spool | None = None,
+    ) -> None:
+        super().__init__(name="encode", daemon=True)
+        self.messages: queue.SimpleQueue[Chunk | Drop | None] = queue.SimpleQueue()
+        self.occupancy = Occupancy()
+        self._encoder = encoder
+        self._next_stage = next_stage
+        self._events = events
+        self._spool = spool
+        self._is_stopping = False
+        self._num_refusals = 0
+
+    def run(self) -> None:
+        """Take messages until told to stop."""
+        try:
+            while batch := self._take_batch():
+                self._handle(batch)
+        except BaseException as exc:
+            self._events.put(Broken(error=exc))
+
+    def stop(self) -> None:
+        """End soon, leaving what waits."""
+        self._is_stopping = True
+        self.messages.put(None)
+
+    def _take_batch(self) -> list[Chunk | Drop]:
+        """Wait for a message; take more that are there, until there are enough for the encoder."""
+        batch: list[Chunk | Drop] = []
+        num_clips = 0
+        while num_clips < BATCH_CLIPS:
+            try:
+                message = self.messages.get(block=not batch)
+            except queue.Empty:
+                break
+            if message is None or self._is_stopping:
+                return []
+            batch.append(message)
+            num_clips += len(message.clips) if isinstance(message, Chunk) else 0
+        return batch
+
+    def _handle(self, batch: Sequence[Chunk | Drop]) -> None:
+        chunks = [message for message in batch if isinstance(message, Chunk)]
+        with self.occupancy.working():
+            embedded = self._embed([chunk for chunk in chunks if not chunk.job.is_refused])
+        for message in batch:
+            if isinstance(message, Drop):
+                self._next_stage.put(message)
+            elif id(message) in embedded:
+                self._keep(message, embedded[id(message)])
+                self._next_stage.put(embedded[id(message)])
+        if chunks:
+            self._events.put(Encoded(num_chunks=len(chunks), num_sent=len(embedded)))
+
+    def _keep(self, chunk: Chunk, tracks: Tracks) -> None:
+        if self._spool is not None:
+            spooled = SpooledChunk(
+                number=chunk.number,
+                num_clips=len(chunk.clips),
+                segments=tracks.segments,
+                is_final=chunk.is_final,
+                media=chunk.media,
+            )
+            self._spool.append(chunk.job.asset_id, spooled)
+
+    def _embed(self, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
+        """Embed chunks in one go; where that fails, one by one, to find the one to blame."""
+        if not chunks:
+            return {}
+        try:
+            embedded = self._embed_together(chunks)
+        except EncoderFailure as exc:
+            if len(chunks) == 1:
+                self._refuse(chunks[0].job, exc)
+                return {}
+            return {key: tracks for chunk in chunks for key, tracks in self._embed([chunk]).items()}
+        self._num_refusals = 0
+        return embedded
+
+    def _embed_together(self, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
+        clips = [clip for chunk in chunks for clip in chunk.clips]
+        segments = iter(embed_clips(clips, encoder=self._encoder, modalities=MODALITIES))
+        return {
+            id(chunk): Tracks(
+                job=chunk.job,
+                segments=[
+                    next(segments)
+                    for clip in chunk.clips
+                    if clip.frames is not None or clip.samples is not None
+                ],
+                is_final=chunk.is_final,
+                media=chunk.media,
+            )
+            for chunk in chunks
+        }
+
+    def _refuse(self, job: IncomingFile, exc: EncoderFailure) -> None:
+        self._num_refusals += 1
+        if self._num_refusals >= MAX_REFUSALS:
+            raise exc
+        job.is_refused = True
+        self._events.put(Refused(job=job, error=exc))

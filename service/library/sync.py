@@ -1,0 +1,191 @@
+"""Synchronising a library: what is new or changed goes into the index, what is gone leaves it.
+
+    report = sync_paths([Path("/videos")], snapshot=engine.snapshot(), decoder=engine.decoder)
+
+A file that is gone takes its path from its asset, and the last path the asset from the index; files that moved keep
+their embeddings. A folder that cannot be read, or whose disk is not mounted, is never taken for one whose files were
+deleted: then nothing is changed and `SyncRefused` says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from models.media.clip import DecodeLimits
+from service.decode.decoder import Decoder
+from service.index.contract import Index
+from service.library.journal import Journal
+from service.library.mounts import find_mounts, is_within, touches
+from service.library.pipeline import Pipeline
+from service.library.report import IndexReport, OnProgress, StageTimes
+from service.library.run import LibraryRun
+from service.library.stages import IncomingFile
+from service.search.snapshot import Snapshot
+from service.system.caller import Caller
+from service.system.failure import Failure
+from service.system.paths import make_absolute, show_path
+
+
+class SyncRefused(Failure):
+    """Files seem to be gone, but it may be the disk that is: nothing was changed."""
+
+    code = "sync_refused"
+
+
+def sync_paths(
+    paths: Sequence[Path],
+    *,
+    snapshot: Snapshot,
+    decoder: Decoder,
+    limits: DecodeLimits | None = None,
+    on_progress: OnProgress | None = None,
+    journal: Journal | None = None,
+    stop: Caller | None = None,
+    allow_empty: bool = False,
+    settle_seconds: float = 0.0,
+) -> IndexReport:
+    """Make the index hold the media under some paths as they are now; other paths are left alone.
+
+    Ends early like `service.library.indexing.index_paths`. With a journal that is a rehearsal, nothing is written
+    and the report has a plan.
+
+    Args:
+        paths: Files and folders.
+        snapshot: Encoder and index.
+        decoder: Decodes the files.
+        limits: What a file may ask of the decoder.
+        on_progress: Called with the state of things whenever it changes.
+        journal: What remembers the files of the run. Default: nothing does.
+        stop: Who wants the run; when it leaves, in any thread, the run ends.
+        allow_empty: Believe it when a path is gone, or all of its files are, or its disk.
+        settle_seconds: Files that were written to within this time are left for the next run.
+
+    Returns:
+        What was done, and what could not be done and why.
+
+    Raises:
+        SyncRefused: If a path is gone, cannot be read or has lost everything.
+    """  # noqa: DOC502 - raised by the checks
+    roots = [make_absolute(path) for path in paths]
+    journal = journal or Journal()
+    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal)
+    with run.stopping_early():
+        for root in roots:
+            _check_root(root, allow_empty=allow_empty)
+        run.scan(roots, settle_seconds=settle_seconds)
+        run.read(snapshot.index)
+        _check_mounts(roots, journal, allow_empty=allow_empty)
+        gone = list(_find_gone(run, roots))
+        if not allow_empty:
+            _check_losses(run, roots, gone)
+        for path, asset_id in gone:
+            run.lose(asset_id, path)
+        _work(run, snapshot=snapshot, decoder=decoder, limits=limits, stop=stop, journal=journal)
+        journal.remember_mounts(roots, find_mounts(roots))
+    return run.finish()
+
+
+def _work(
+    run: LibraryRun,
+    *,
+    snapshot: Snapshot,
+    decoder: Decoder,
+    limits: DecodeLimits | None,
+    stop: Caller | None,
+    journal: Journal,
+) -> None:
+    index: Index | None = None if journal.is_rehearsal else snapshot.index
+    if index is None:
+        run.index_all(RehearsedPipeline())
+    else:
+        with Pipeline(
+            snapshot=snapshot, decoder=decoder, limits=limits or DecodeLimits(), stop=stop
+        ) as pipeline:
+            run.index_all(pipeline)
+    run.place(index)
+
+
+class RehearsedPipeline:
+    """A pipeline that says of every file that it is indexed, and does nothing."""
+
+    has_room = True
+    num_written_segments = 0
+    stage_times = StageTimes()
+
+    def __init__(self) -> None:
+        self._jobs: deque[IncomingFile] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a file waits."""
+        return bool(self._jobs)
+
+    def add(self, job: IncomingFile) -> None:
+        """Take a file."""
+        self._jobs.append(job)
+
+    def wait(self) -> list[IncomingFile]:
+        """Be done with one."""
+        return [self._jobs.popleft()]
+
+
+def _check_root(root: Path, *, allow_empty: bool) -> None:
+    try:
+        if root.is_dir():
+            with os.scandir(root) as entries:
+                next(entries, None)
+        else:
+            root.lstat()
+    except FileNotFoundError as exc:
+        if not allow_empty:
+            raise SyncRefused(
+                f"{show_path(root)} is not there: mount its disk, or say that it is gone with --allow-empty"
+            ) from exc
+    except OSError as exc:
+        raise SyncRefused(f"{show_path(root)} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _check_mounts(roots: Sequence[Path], journal: Journal, *, allow_empty: bool) -> None:
+    """Refuse to go on when a disk that was mounted at an earlier run is not."""
+    before = {mount for mount in journal.mounts() if touches(mount, roots)}
+    missing = sorted(before - find_mounts(roots))
+    if missing and not allow_empty:
+        raise SyncRefused(
+            f"no disk is mounted at {show_path(missing[0])}, where there was one: mount it, or say that it is gone "
+            "with --allow-empty"
+        )
+
+
+def _find_gone(run: LibraryRun, roots: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """Paths of the index below the roots at which there is no file: (path, asset)."""
+    present = {str(found.path) for found in run.found}
+    for path, asset_id in run.catalogue.under(roots):
+        if path not in present and _is_gone(path):
+            yield path, asset_id
+
+
+def _is_gone(path: str) -> bool:
+    """Whether there is no such file; one that cannot be asked is not gone."""
+    try:
+        Path(path).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _check_losses(run: LibraryRun, roots: Sequence[Path], gone: Sequence[tuple[str, str]]) -> None:
+    """Refuse to take everything out of the index that is known below a root."""
+    lost = {path for path, _ in gone}
+    for root in roots:
+        known = {path for path, _ in run.catalogue.under([root])}
+        is_empty = not any(is_within(str(found.path), str(root)) for found in run.found)
+        if known and is_empty and known <= lost:
+            raise SyncRefused(
+                f"{show_path(root)} has no media file any more, and the index knows {len(known)}: mount its disk, or "
+                "say that they are gone with --allow-empty"
+            )

@@ -1,0 +1,170 @@
+"""The threads of the pipeline that write tracks to the index, each write durable before it is told."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.index.contract import Index, IndexUnavailable, InvalidSegment, InvalidVector, Segment
+from service.library.occupancy import Occupancy
+from service.library.stages import Broken, Drop, Dropped, Event, IncomingFile, Refused, Tracks, Written
+
+logger = logging.getLogger(__name__)
+
+WRITE_SEGMENTS = 64  # segments of one durable write at most
+WRITERS = 8  # each waits for its write to be durable; an index that can makes those of all durable together
+WRITE_ATTEMPTS = 4
+RETRY_SECONDS = 0.5
+
+
+class Writers:
+    """Threads that write, and all of a file by the same one, in order.
+
+    Args:
+        index: Where to write.
+        events: Queue of the pipeline.
+
+    Attributes:
+        occupancy: How long they were at work.
+    """
+
+    def __init__(self, index: Index, events: queue.SimpleQueue[Event]) -> None:
+        self.occupancy = Occupancy(WRITERS)
+        self._threads = [WriteThread(index, events, self.occupancy) for _ in range(WRITERS)]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, message: Tracks | Drop) -> None:
+        """Hand a message to the thread of its file."""
+        self._threads[int(message.job.asset_id[:8], 16) % WRITERS].messages.put(message)
+
+    def stop(self) -> None:
+        """End after the writes that run, leaving what waits."""
+        for thread in self._threads:
+            thread.stop()
+
+    def join(self) -> None:
+        """Wait for the end."""
+        for thread in self._threads:
+            thread.join()
+
+
+class WriteThread(threading.Thread):
+    """Writes tracks to the index, up to 64 segments at a time, each write durable.
+
+    Args:
+        index: Where to write.
+        events: Queue of the pipeline.
+        occupancy: Told when it is at work.
+
+    Attributes:
+        messages: What to do, in this order.
+    """
+
+    def __init__(self, index: Index, events: queue.SimpleQueue[Event], occupancy: Occupancy) -> None:
+        super().__init__(name="write", daemon=True)
+        self.messages: queue.SimpleQueue[Tracks | Drop | None] = queue.SimpleQueue()
+        self._occupancy = occupancy
+        self._index = index
+        self._events = events
+        self._is_stopping = False
+        self._waiting: dict[
+            IncomingFile, list[Segment]
+        ] = {}  # the newest segments of files that are not complete
+        self._num_seen: dict[IncomingFile, int] = {}
+        self._first_media: dict[IncomingFile, Mapping[str, Any]] = {}
+
+    def run(self) -> None:
+        """Take messages until told to stop."""
+        try:
+            while (message := self.messages.get()) is not None and not self._is_stopping:
+                with self._occupancy.working():
+                    if isinstance(message, Drop):
+                        self._drop(message.job)
+                    else:
+                        self._take(message)
+        except BaseException as exc:
+            self._events.put(Broken(error=exc))
+
+    def stop(self) -> None:
+        """End after the write that runs, leaving what waits."""
+        self._is_stopping = True
+        self.messages.put(None)
+
+    def _take(self, tracks: Tracks) -> None:
+        is_stored = not tracks.job.is_refused and self._store(tracks)
+        num_segments = len(tracks.segments) if is_stored else 0
+        is_final = is_stored and tracks.is_final
+        self._events.put(Written(job=tracks.job, num_segments=num_segments, is_final=is_final))
+
+    def _store(self, tracks: Tracks) -> bool:
+        """Hand segments to the index; False where it refuses the file."""
+        job = tracks.job
+        waiting = self._waiting.setdefault(job, [])
+        waiting += self._to_segments(tracks)
+        first_media = self._first_media.setdefault(job, tracks.media)
+        try:
+            self._write(waiting, is_final=tracks.is_final)
+        except (InvalidVector, InvalidSegment) as exc:
+            job.is_refused = True
+            self._events.put(Refused(job=job, error=exc))
+            return False
+        if tracks.is_final:
+            if tracks.media != first_media:  # the end of a long file has told its true length
+                self._index.set_paths(job.asset_id, paths=[str(job.found.path)], media=tracks.media)
+            self._forget(job)
+        return True
+
+    def _to_segments(self, tracks: Tracks) -> list[Segment]:
+        # Segments in which nothing decodes are left out, so an index counts those that are stored.
+        first = self._num_seen.get(tracks.job, 0)
+        self._num_seen[tracks.job] = first + len(tracks.segments)
+        return [
+            Segment(
+                asset_id=tracks.job.asset_id,
+                path=str(tracks.job.found.path),
+                index=index,
+                start_seconds=segment.start_seconds,
+                end_seconds=segment.end_seconds,
+                media=tracks.media,
+                audio_track=segment.tracks.get("audio"),
+                video_track=segment.tracks.get("video"),
+            )
+            for index, segment in enumerate(tracks.segments, start=first)
+        ]
+
+    def _write(self, waiting: list[Segment], *, is_final: bool) -> None:
+        """Write all there is of a complete file; of others keep some back, for the last write needs one."""
+        while len(waiting) > WRITE_SEGMENTS or (is_final and waiting):
+            batch = waiting[:WRITE_SEGMENTS]
+            self._write_batch(batch, is_last=is_final and len(batch) == len(waiting))
+            del waiting[:WRITE_SEGMENTS]
+
+    def _write_batch(self, batch: Sequence[Segment], *, is_last: bool) -> None:
+        for attempt in range(1, WRITE_ATTEMPTS + 1):
+            try:
+                self._index.write_asset(batch, is_last=is_last)
+            except IndexUnavailable as exc:
+                if attempt == WRITE_ATTEMPTS:
+                    raise
+                logger.warning("write %d of %d failed and is tried again: %s", attempt, WRITE_ATTEMPTS, exc)
+                time.sleep(RETRY_SECONDS * attempt)
+            else:
+                return
+
+    def _drop(self, job: IncomingFile) -> None:
+        self._forget(job)
+        self._index.delete_asset(job.asset_id)
+        self._events.put(Dropped(job=job))
+
+    def _forget(self, job: IncomingFile) -> None:
+        self._waiting.pop(job, None)
+        self._num_seen.pop(job, None)
+        self._first_media.pop(job, None)

@@ -1,0 +1,335 @@
+"""A copy of everything that cannot be made anew from the media: index, ledger of jobs, API keys, releases.
+
+    foley backup /backups/today         # also while `foley serve` runs: it is asked for the copy
+    foley restore /backups/today
+
+The copied folder of a running engine is no backup, so the index is read through its own interface, asset by asset,
+into files of our own (`service.operations.backup_format`): the copy fits any engine. The ledger is copied first: it
+never calls a file done whose asset the copy lacks. A manifest with the sha256 of every file comes last: what has no
+manifest is no backup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from models.bundle.bundle import Bundle
+from service.client.following import find_server
+from service.client.refusal import explain_refusal
+from service.index.contract import Index, IndexInUse
+from service.index.opening import find_index
+from service.operations.backup_format import pack_segments, read_groups
+from service.releases.opening import active_release
+from service.system.failure import Failure
+from service.system.files import sync_folder
+from service.system.settings import Settings
+
+FORMAT_VERSION = 1
+MANIFEST = "backup.json"
+LEDGER = "ledger.sqlite"
+KEYS = "api-keys.json"
+PIECE_BYTES = 1 << 20
+ASK_SECONDS = 120.0  # for the next piece of a running server's answer
+ROUTE = "/v1/backup"
+
+
+class BackupFailed(Failure):
+    """The backup could not be made, or what is there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a backup holds.
+
+    Attributes:
+        version: Of this format.
+        foley_version: Which program made it.
+        created_at: Seconds since 1970.
+        release_id: The active release; it names the index.
+        bundle_id: Its encoder pair.
+        num_assets: Assets in the copy.
+        num_segments: Their segments.
+        files: sha256 (hex) and size in bytes of every other file, by name.
+    """
+
+    version: int
+    foley_version: str
+    created_at: float
+    release_id: str
+    bundle_id: str
+    num_assets: int
+    num_segments: int
+    files: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One file of a backup on its way.
+
+    Attributes:
+        name: Its path in the backup.
+        num_bytes: Its size.
+        content: The file itself, or where it lies.
+    """
+
+    name: str
+    num_bytes: int
+    content: bytes | Path
+
+    def pieces(self) -> Iterator[bytes]:
+        """The content, a piece at a time."""
+        if isinstance(self.content, bytes):
+            yield self.content
+            return
+        with self.content.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                yield piece
+
+
+def copy_members(settings: Settings, index: Index, *, release_id: str, bundle: Bundle) -> Iterator[Member]:
+    """Read everything a backup holds; the manifest comes last.
+
+    Args:
+        settings: Whose data.
+        index: The open index of the active release.
+        release_id: That release.
+        bundle: Its bundle.
+
+    Yields:
+        File after file.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    num_assets = num_segments = 0
+    with tempfile.TemporaryDirectory(prefix="backup-", dir=settings.data) as scratch:
+        for member in _copy_files(settings, release_id, Path(scratch)):
+            files[member.name] = _facts(member)
+            yield member
+        for number, segments in enumerate(read_groups(index)):
+            num_segments += len(segments)
+            num_assets += len({segment.asset_id for segment in segments})
+            content = pack_segments(segments)
+            member = Member(name=f"index/{number:06d}.npz", num_bytes=len(content), content=content)
+            files[member.name] = _facts(member)
+            yield member
+    manifest = Manifest(
+        version=FORMAT_VERSION,
+        foley_version=version("foley"),
+        created_at=time.time(),
+        release_id=release_id,
+        bundle_id=bundle.bundle_id,
+        num_assets=num_assets,
+        num_segments=num_segments,
+        files=files,
+    )
+    content = (json.dumps(asdict(manifest), indent=1) + "\n").encode()
+    yield Member(name=MANIFEST, num_bytes=len(content), content=content)
+
+
+def _copy_files(settings: Settings, release_id: str, scratch: Path) -> Iterator[Member]:
+    ledger = settings.data / LEDGER
+    if ledger.exists():
+        copy = scratch / LEDGER
+        with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+        yield _member(LEDGER, copy)
+    if settings.keys_path.exists():
+        yield _member(KEYS, settings.keys_path)
+    folders = {
+        "agreement": settings.data / "agreement",
+        f"releases/{release_id}": settings.release_folder / release_id,
+    }
+    for name, folder in folders.items():
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                yield _member(f"{name}/{path.relative_to(folder).as_posix()}", path)
+
+
+def _member(name: str, path: Path) -> Member:
+    """A file for the backup; a small one as it is now, since it may be replaced before it is sent."""
+    num_bytes = path.stat().st_size
+    if num_bytes > PIECE_BYTES:  # of a bundle, which nobody changes
+        return Member(name=name, num_bytes=num_bytes, content=path)
+    content = path.read_bytes()
+    return Member(name=name, num_bytes=len(content), content=content)
+
+
+def _facts(member: Member) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for piece in member.pieces():
+        digest.update(piece)
+    return {"sha256": digest.hexdigest(), "num_bytes": member.num_bytes}
+
+
+# As one stream
+
+
+def write_tar(members: Iterable[Member]) -> Iterator[bytes]:
+    """Write a backup as a tar, piece by piece.
+
+    Args:
+        members: Its files.
+
+    Yields:
+        The tar's bytes.
+    """
+    for member in members:
+        header = tarfile.TarInfo(member.name)
+        header.size, header.mode, header.mtime = member.num_bytes, 0o600, int(time.time())
+        yield header.tobuf(tarfile.PAX_FORMAT)
+        yield from member.pieces()
+        yield bytes(-member.num_bytes % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+# As a folder
+
+
+def make_backup(settings: Settings, folder: Path) -> Manifest:
+    """Make a backup, or have the server make it that has the index open.
+
+    Args:
+        settings: Whose data; host, port and API key are those of its server.
+        folder: Where it goes; must not exist.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        BackupFailed: If the folder exists, there is no index, or the server refuses.
+        IndexInUse: If another process has the index open and does not answer.
+    """  # noqa: DOC503 - raised where it is read; whatever else goes wrong leaves nothing behind
+    if folder.exists():
+        raise BackupFailed(f"{folder} exists: a backup goes into a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _fill(settings, aside)
+        manifest = check_backup(aside)
+        aside.rename(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _fill(settings: Settings, folder: Path) -> None:
+    release_id, bundle = active_release(settings)
+    with ExitStack() as stack:
+        try:
+            index = find_index(settings, bundle, release_id=release_id)
+        except IndexInUse as exc:
+            server = find_server(settings)
+            if server is None:
+                raise IndexInUse(f"{exc}, which does not listen on port {settings.port}") from exc
+            _ask_server(settings, server, folder)
+            return
+        if index is None:
+            raise BackupFailed(f"there is nothing to back up: no index in {settings.data}")
+        stack.callback(index.close)
+        for member in copy_members(settings, index, release_id=release_id, bundle=bundle):
+            _write(folder, member.name, member.pieces())
+
+
+def _ask_server(settings: Settings, server: tuple[str, int], folder: Path) -> None:
+    connection = http.client.HTTPConnection(*server, timeout=ASK_SECONDS)
+    try:
+        connection.request("POST", ROUTE, headers=settings.client_headers())
+        response = connection.getresponse()
+        if response.status != http.client.OK:
+            raise BackupFailed(f"the running server refuses: {_explain(response)}")
+        _unpack(response, folder)
+    except (http.client.HTTPException, tarfile.TarError, ValueError) as exc:
+        raise BackupFailed(f"the running server's answer broke off: {exc}") from exc
+    finally:
+        connection.close()
+
+
+def _explain(response: http.client.HTTPResponse) -> str:
+    body = response.read(PIECE_BYTES)
+    try:
+        return explain_refusal(response.status, json.loads(body))
+    except (ValueError, AttributeError):
+        return f"status {response.status}"
+
+
+def _unpack(stream: IO[bytes], folder: Path) -> None:
+    with tarfile.open(fileobj=stream, mode="r|") as tar:
+        for entry in tar:
+            file = tar.extractfile(entry)
+            if file is None:
+                raise ValueError(f"{entry.name!r} is no file")
+            _write(folder, entry.name, iter(lambda file=file: file.read(PIECE_BYTES), b""))  # type: ignore[misc]
+
+
+def _write(folder: Path, name: str, pieces: Iterable[bytes]) -> None:
+    path = safe_path(folder, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def safe_path(folder: Path, name: str) -> Path:
+    """Where a file of a backup lies.
+
+    Args:
+        folder: The backup.
+        name: What the file calls itself.
+
+    Returns:
+        A path inside the folder.
+
+    Raises:
+        ValueError: If the name leads elsewhere.
+    """
+    pure = PurePosixPath(name)
+    if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name:
+        raise ValueError(f"{name[:100]!r} is no name of a file in a backup")
+    return folder / pure
+
+
+def check_backup(folder: Path) -> Manifest:
+    """Check that a backup is whole: every file there, nothing else, and every hash right.
+
+    Args:
+        folder: The backup.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        BackupFailed: If it is not; the message says which file.
+    """
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_text("utf-8")))
+        if manifest.version != FORMAT_VERSION:
+            raise BackupFailed(f"{folder} has version {manifest.version}, this reads {FORMAT_VERSION}")
+        names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {MANIFEST}
+        for name in sorted(names ^ manifest.files.keys()):
+            raise BackupFailed(f"{folder} is damaged: {name} is {'extra' if name in names else 'missing'}")
+        for name, facts in manifest.files.items():
+            path = safe_path(folder, name)
+            if path.is_symlink() or _facts(_member(name, path)) != facts:
+                raise BackupFailed(f"{folder} is damaged: {name} is not what was written")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise BackupFailed(f"{folder} is no backup, or not a whole one: {exc}") from exc
+    return manifest

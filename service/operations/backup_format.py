@@ -1,0 +1,128 @@
+"""Segments in files of our own: what a backup of an index is made of, whatever engine the index is on.
+
+One file is an `.npz` of plain arrays: the facts of n segments as JSON lines, and for each modality the tracks of those
+that have it, as float16 where nothing is lost by it (an index stores float16). Assets are whole within a file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.index.contract import Asset, Index, Segment
+from service.index.payload import MODALITIES
+from service.system.modality import Modality, Track
+
+FILE_SEGMENTS = 512
+PAGE_ASSETS = 256
+SEGMENTS_AT_ONCE = 64
+FACTS = ("asset_id", "path", "index", "start_seconds", "end_seconds", "media", "paths", "metadata")
+
+
+def read_groups(index: Index) -> Iterator[list[Segment]]:
+    """Read an index, as many whole assets at a time as make a file.
+
+    An asset that is deleted meanwhile is left out; one that is written meanwhile may be.
+
+    Args:
+        index: What to read.
+
+    Yields:
+        Segments of whole assets, in order.
+    """
+    group: list[Segment] = []
+    for asset in _list_assets(index):
+        group += _read_asset(index, asset)
+        if len(group) >= FILE_SEGMENTS:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _list_assets(index: Index) -> Iterator[Asset]:
+    cursor: str | None = None
+    while True:
+        page = index.list_assets(limit=PAGE_ASSETS, cursor=cursor)
+        yield from page.assets
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _read_asset(index: Index, asset: Asset) -> list[Segment]:
+    segments: list[Segment] = []
+    while part := index.read_segments(
+        asset.asset_id, first_index=segments[-1].index + 1 if segments else 0, limit=SEGMENTS_AT_ONCE
+    ):
+        segments += part
+    # Deleted or written anew while we read: what we have may be of two versions.
+    return segments if len(segments) == asset.num_segments else []
+
+
+def pack_segments(segments: Sequence[Segment]) -> bytes:
+    """Write segments as a file.
+
+    Args:
+        segments: Whole assets.
+
+    Returns:
+        The file's content.
+    """
+    lines = [json.dumps({name: getattr(s, name) for name in FACTS}, default=_plain) for s in segments]
+    arrays: dict[str, NDArray[Any]] = {"facts": np.frombuffer("\n".join(lines).encode(), dtype=np.uint8)}
+    for modality in MODALITIES:
+        tracks = {n: t for n, s in enumerate(segments) if (t := getattr(s, f"{modality}_track")) is not None}
+        arrays[f"{modality}_rows"] = np.array(list(tracks), dtype=np.int64)
+        if tracks:
+            arrays[f"{modality}_tracks"] = _shrink(np.stack(list(tracks.values())))  # (n, T, D)
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else list(value)  # type: ignore[call-overload]
+
+
+def _shrink(tracks: NDArray[np.float32]) -> NDArray[Any]:
+    half = tracks.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), tracks) else tracks
+
+
+def unpack_assets(content: bytes) -> list[list[Segment]]:
+    """Read a file that `pack_segments` wrote.
+
+    Args:
+        content: The file's content.
+
+    Returns:
+        The segments of each asset.
+
+    Raises:
+        ValueError: If it is none.
+    """  # noqa: DOC502 - raised by NumPy and by json
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        facts = [json.loads(line) for line in arrays["facts"].tobytes().decode().split("\n")]
+        tracks = {modality: _read_tracks(arrays, modality) for modality in MODALITIES}
+    segments = [
+        Segment(
+            **{**fact, "paths": tuple(fact["paths"])},
+            audio_track=tracks["audio"].get(number),
+            video_track=tracks["video"].get(number),
+        )
+        for number, fact in enumerate(facts)
+    ]
+    return [list(asset) for _, asset in groupby(segments, key=lambda segment: segment.asset_id)]
+
+
+def _read_tracks(arrays: Mapping[str, NDArray[Any]], modality: Modality) -> dict[int, Track]:
+    """Tracks by the number of their segment."""
+    rows = arrays[f"{modality}_rows"].tolist()
+    return dict(zip(rows, arrays[f"{modality}_tracks"].astype(np.float32), strict=True)) if rows else {}

@@ -1,0 +1,115 @@
+"""One clip sent all the way from file to answer, stage by stage, for `foley doctor`.
+
+The log-mel front end is a stage of its own only on the engine that runs it apart from the network.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.bundle.bundle import Golden
+from models.media.clip import Clip, decode_segments
+from service.decode.decoder import Decoder
+from service.encode.encoder import Encoder
+from service.encode.engines.openvino_cpu import OpenVinoEngine
+from service.index.contract import Index
+from service.operations.stopwatch import DecodedOnce, Stage, time_call, time_decoding
+from service.system.modality import Modality
+
+DECODE_SECONDS = 60.0
+SIZE = (640, 360)
+FRAME_RATE = 30
+RATE_HZ = 16_000
+
+
+def time_clip(path: Path, *, encoder: Encoder, decoder: Decoder, index: Index | None) -> DecodedOnce:
+    """Send the first segment of a file all the way, as a query goes.
+
+    Args:
+        path: Media file.
+        encoder: What embeds it.
+        decoder: Whose worker decodes it.
+        index: What to search; None leaves that stage out.
+
+    Returns:
+        The file's facts, the segment, and every stage in order.
+    """
+    spec = encoder.bundle.manifest.clip_spec
+    decoded = decoder.read(path, time_decoding, DECODE_SECONDS, spec)
+    whole = time_call(
+        "both, in a decode worker and back",
+        lambda: decoder.read(path, decode_segments, DECODE_SECONDS, spec, count=1),
+    )
+    stages = [*decoded.stages, whole, *_time_encoding(encoder, decoded.clip)]
+    if index is not None:
+        stages += _time_search(encoder, decoded.clip, index)
+    return DecodedOnce(info=decoded.info, clip=decoded.clip, stages=tuple(stages))
+
+
+def _time_encoding(encoder: Encoder, clip: Clip) -> list[Stage]:
+    stages = []
+    if (samples := clip.samples) is not None:
+        lengths, row, engine = np.array([len(samples)], np.int64), samples[None], encoder.engine
+        if isinstance(engine, OpenVinoEngine) and engine.has_front_end:
+            pictures = engine.run_front_end(row, lengths)
+            stages.append(time_call("sound: front end", lambda: engine.run_front_end(row, lengths)))
+            stages.append(time_call("sound: encoder", lambda: engine.run_windows(pictures, lengths)))
+        else:
+            stages.append(time_call("sound: front end and encoder", lambda: encoder.encode_audio([samples])))
+    if (frames := clip.frames) is not None:
+        stages.append(time_call("picture: front end and encoder", lambda: encoder.encode_video([frames])))
+    return stages
+
+
+def _time_search(encoder: Encoder, clip: Clip, index: Index) -> list[Stage]:
+    target: Modality = "video" if clip.samples is not None else "audio"
+    if index.count_segments(modality=target) == 0:
+        return []
+    track = _track(encoder, clip)
+    return [time_call("search", lambda: index.search_assets(track, target=target, limit=10))]
+
+
+def _track(encoder: Encoder, clip: Clip) -> NDArray[np.float32]:
+    if clip.samples is not None:
+        tracks = encoder.encode_audio([clip.samples])
+    else:
+        assert clip.frames is not None, "a clip has sound or picture"
+        tracks = encoder.encode_video([clip.frames])
+    track: NDArray[np.float32] = tracks[0]
+    return track
+
+
+def write_golden_clip(golden: Golden, path: Path) -> None:
+    """Write the golden clip of a bundle as a media file such as people have: H.264 and AAC, 640 × 360, 30 frames/s.
+
+    Args:
+        golden: 16 frames and their sound.
+        path: File to write, .mp4.
+    """
+    duration_seconds = len(golden.samples) / RATE_HZ
+    num_frames = round(duration_seconds * FRAME_RATE)
+    pictures = [
+        np.asarray(Image.fromarray(frame).resize(SIZE, Image.Resampling.BILINEAR)) for frame in golden.frames
+    ]
+    with av.open(str(path), "w", format="mp4") as container:
+        picture = container.add_stream(
+            "libx264", rate=FRAME_RATE, options={"preset": "veryfast", "threads": "1"}
+        )
+        picture.width, picture.height = SIZE
+        picture.pix_fmt = "yuv420p"
+        sound = container.add_stream("aac", rate=RATE_HZ, layout="mono")
+        for number in range(num_frames):
+            image = av.VideoFrame.from_ndarray(pictures[number * len(pictures) // num_frames], format="rgb24")
+            image.pts, image.time_base = number, Fraction(1, FRAME_RATE)
+            container.mux(picture.encode(image))
+        container.mux(picture.encode())
+        block = av.AudioFrame.from_ndarray(golden.samples[None], format="fltp", layout="mono")
+        block.sample_rate, block.pts, block.time_base = RATE_HZ, 0, Fraction(1, RATE_HZ)
+        container.mux(sound.encode(block))
+        container.mux(sound.encode())

@@ -1,0 +1,360 @@
+"""What `foley doctor` says: what runs here and why, whether it is right, where time goes, and what would help.
+
+Nothing is estimated: each figure is measured while the command runs, or named as recorded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.bundle.bundle import Bundle, load_bundle
+from models.media.clip import Clip, UnreadableClip
+from service.decode.decoder import DecodeFailure, Decoder, WorkerLimits
+from service.decode.landlock import describe_landlock, landlock_version
+from service.encode.agreement import AgreementStore, ProbeClips, measure_agreement
+from service.encode.encoder import Encoder, EncoderFailure
+from service.encode.engines.candidates import (
+    EXACT,
+    GPU,
+    RANKING,
+    Candidate,
+    candidates,
+    check_hardware,
+    find_variant,
+)
+from service.encode.engines.contract import EngineMissing, EngineOptions
+from service.encode.engines.hardware import (
+    gpu_name,
+    has_bf16,
+    has_cuda_driver,
+    installed_version,
+    num_cores,
+    processor_name,
+)
+from service.encode.engines.openvino_cpu import INSTALL
+from service.index.contract import Index, IndexFailure
+from service.index.embedded.generation import check_shard, current_shard, read_seal
+from service.index.embedded.index import EmbeddedIndex
+from service.index.opening import find_index, index_folder, index_place
+from service.operations.clip_timing import time_clip, write_golden_clip
+from service.operations.stopwatch import DecodedOnce
+from service.releases.opening import active_release, open_encoder
+from service.releases.store import ReleaseError
+from service.system.settings import Settings
+from service.system.text import count
+
+MAX_PROBE_CLIPS = 32
+MIB = 1 << 20
+
+
+@dataclass(kw_only=True)
+class Diagnosis:
+    """What was found, one part after another.
+
+    Attributes:
+        facts: JSON values by part: machine, bundle, encoder, candidates, index, clip, memory.
+        problems: What does not work.
+        left_out: Files that could not be measured on, and why, by path.
+        advice: What would make it faster here.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    advice: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            **self.facts,
+            "problems": self.problems,
+            "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out.items()],
+            "advice": self.advice,
+        }
+
+
+def examine(
+    settings: Settings, *, files: Sequence[Path] = (), measures: bool = False, reads_index: bool = False
+) -> Diagnosis:
+    """Examine an installation by using it.
+
+    Args:
+        settings: What it is set to.
+        files: Real media: the first is timed, all are compared on. Default: the golden clip of the bundle.
+        measures: Whether to measure the agreement of every precision that can run here, and keep it.
+        reads_index: Whether to read the files of the index and compare them with their hashes.
+
+    Returns:
+        The findings.
+    """
+    diagnosis = Diagnosis()
+    release_id, bundle = _find_release(diagnosis, settings)
+    diagnosis.facts["machine"] = _machine(settings)
+    diagnosis.facts["bundle"] = {
+        "bundle_id": bundle.bundle_id,
+        "path": str(bundle.path),
+        "release_id": release_id,
+    }
+    with ExitStack() as stack:
+        decoder = Decoder(num_workers=1, limits=WorkerLimits(memory_bytes=settings.worker_memory_bytes))
+        stack.callback(decoder.close)
+        if measures:
+            _measure_all(diagnosis, settings, bundle, _probe_clips(files, bundle, decoder, diagnosis))
+        encoder = _examine_encoder(diagnosis, settings, bundle)
+        index = _examine_index(diagnosis, settings, bundle, release_id, stack, reads_index=reads_index)
+        if encoder is not None:
+            _examine_clip(diagnosis, encoder, decoder, index, files)
+        diagnosis.facts["memory"] = _memory(index)
+    diagnosis.facts["candidates"] = _candidates(settings, bundle)
+    diagnosis.advice += advise(settings, bundle, encoder)
+    return diagnosis
+
+
+def _find_release(diagnosis: Diagnosis, settings: Settings) -> tuple[str, Bundle]:
+    """The release that answers; where that cannot be found out, the first bundle, and the reason is a problem."""
+    try:
+        return active_release(settings)
+    except (IndexFailure, ReleaseError) as exc:
+        diagnosis.problems.append(f"which release answers is not known, the first bundle is examined: {exc}")
+        bundle = load_bundle(settings.bundle)
+        return bundle.bundle_id, bundle
+
+
+def _machine(settings: Settings) -> dict[str, Any]:
+    return {
+        "processor": processor_name(),
+        "cores": num_cores(),
+        "bfloat16": has_bf16(),
+        "gpu": gpu_name(),
+        "landlock_version": landlock_version(),
+        "sandbox_weakness": describe_landlock(),
+        "onnxruntime": _first_version("onnxruntime-gpu", "onnxruntime"),
+        "openvino": installed_version("openvino"),
+        "device": settings.device,
+        "precision": settings.precision,
+    }
+
+
+def _first_version(*packages: str) -> str | None:
+    return next((found for package in packages if (found := installed_version(package))), None)
+
+
+def _examine_encoder(diagnosis: Diagnosis, settings: Settings, bundle: Bundle) -> Encoder | None:
+    facts: dict[str, Any] = {}
+    diagnosis.facts["encoder"] = facts
+    try:
+        encoder = open_encoder(settings, bundle)
+    except EncoderFailure as exc:
+        diagnosis.problems.append(str(exc))
+        return None
+    facts |= {
+        "provider": encoder.provider,
+        "num_threads": encoder.options.num_threads,
+        "num_runs": encoder.options.num_runs,
+        **encoder.choice.to_json(),
+    }
+    try:
+        facts["golden_difference"] = encoder.check_golden()
+    except EncoderFailure as exc:
+        diagnosis.problems.append(str(exc))
+    return encoder
+
+
+def _examine_index(
+    diagnosis: Diagnosis,
+    settings: Settings,
+    bundle: Bundle,
+    release_id: str,
+    stack: ExitStack,
+    *,
+    reads_index: bool,
+) -> Index | None:
+    is_embedded = settings.qdrant_url is None
+    facts: dict[str, Any] = {
+        "engine": "Qdrant Edge" if is_embedded else "Qdrant",
+        "version": version("qdrant-edge-py" if is_embedded else "qdrant-client"),
+        "path": index_place(settings, release_id),
+    }
+    diagnosis.facts["index"] = facts
+    try:
+        index = find_index(settings, bundle, release_id=release_id)
+        if index is None:
+            facts["num_segments"] = 0
+            return None
+        stack.callback(index.close)
+        facts |= asdict(index.info())
+        if reads_index and is_embedded:
+            facts["num_files_read"] = _read_sealed(diagnosis, index_folder(settings, release_id))
+    except IndexFailure as exc:  # a running service has it open, most of all
+        facts["unavailable"] = str(exc)
+        return None
+    return index
+
+
+def _read_sealed(diagnosis: Diagnosis, folder: Path) -> int:
+    """Compare every file of the index that never changes with the hash it was sealed with; how many there were."""
+    shard = folder / current_shard(folder)
+    seal = read_seal(shard)
+    try:
+        check_shard(shard, hashes=True)
+    except IndexFailure as exc:
+        diagnosis.problems.append(str(exc))
+    return len(seal.files) if seal else 0
+
+
+def _examine_clip(
+    diagnosis: Diagnosis, encoder: Encoder, decoder: Decoder, index: Index | None, files: Sequence[Path]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source = "the golden clip, written as H.264 and AAC"
+        if files:
+            file = next((file for file in files if str(file) not in diagnosis.left_out), None)
+            if file is None:
+                return
+            path, source = file.resolve(), str(file)
+        else:
+            path = Path(folder) / "golden.mp4"
+            write_golden_clip(encoder.bundle.golden(), path)
+        try:
+            timed = time_clip(path, encoder=encoder, decoder=decoder, index=index)
+        except (UnreadableClip, DecodeFailure, EncoderFailure, ValueError) as exc:
+            diagnosis.problems.append(f"{source}: {exc}")
+            return
+    diagnosis.facts["clip"] = _describe_clip(timed, source)
+
+
+def _describe_clip(timed: DecodedOnce, source: str) -> dict[str, Any]:
+    return {
+        "source": source,
+        "seconds": round(timed.clip.end_seconds - timed.clip.start_seconds, 3),
+        "width": timed.info.width,
+        "height": timed.info.height,
+        "stages": [stage.to_json() for stage in timed.stages],
+    }
+
+
+def _probe_clips(
+    files: Sequence[Path], bundle: Bundle, decoder: Decoder, diagnosis: Diagnosis
+) -> ProbeClips | None:
+    """Segments with picture and sound of real files; None where there are no files, or too few segments."""
+    found: list[Clip] = []
+    num_used = 0
+    for file in files:
+        try:
+            decoded = decoder.decode(file.resolve(), bundle.manifest.clip_spec, timeout_seconds=600.0)
+        except (UnreadableClip, DecodeFailure) as exc:
+            diagnosis.left_out[str(file)] = str(exc)
+            continue
+        clips = [clip for clip in decoded.clips if clip.frames is not None and clip.samples is not None]
+        num_used += bool(clips) and len(found) < MAX_PROBE_CLIPS
+        found += clips
+    found = found[:MAX_PROBE_CLIPS]
+    if len(found) < 2:  # else one bad file of many is no problem
+        diagnosis.problems += [f"{file}: {reason}" for file, reason in diagnosis.left_out.items()]
+        if files:
+            diagnosis.problems.append(
+                "fewer than 2 segments with picture and sound: measured on the golden clip"
+            )
+        return None
+    return ProbeClips(
+        samples=[np.asarray(clip.samples) for clip in found],
+        frames=[np.asarray(clip.frames) for clip in found],
+        description=f"{count(len(found), 'segment')} of {count(num_used, 'file')}",
+    )
+
+
+def _measure_all(diagnosis: Diagnosis, settings: Settings, bundle: Bundle, clips: ProbeClips | None) -> None:
+    store = AgreementStore(folder=settings.data / "agreement")
+    options = EngineOptions(num_threads=settings.num_threads or num_cores())
+    for candidate in RANKING:
+        if candidate.precision == EXACT or _obstacle(candidate, bundle):
+            continue
+        try:
+            agreement = measure_agreement(bundle, candidate, options, clips=clips)
+        except EncoderFailure as exc:
+            diagnosis.problems.append(f"{candidate}: {exc}")
+        else:
+            store.save(bundle, candidate, agreement)
+
+
+def _obstacle(candidate: Candidate, bundle: Bundle) -> str | None:
+    try:
+        check_hardware(candidate)
+        find_variant(candidate, bundle)
+    except (EngineMissing, ValueError) as exc:
+        return str(exc)
+    return None
+
+
+def _candidates(settings: Settings, bundle: Bundle) -> list[dict[str, Any]]:
+    """Every engine and precision there is, fastest first: what keeps it from running, how far it is from float32."""
+    store = AgreementStore(folder=settings.data / "agreement")
+    rows = []
+    for candidate in RANKING:
+        agreement = None if candidate.precision == EXACT else store.load(bundle, candidate)
+        rows.append(
+            {
+                "candidate": str(candidate),
+                "obstacle": _obstacle(candidate, bundle),
+                "agreement": None if agreement is None else asdict(agreement),
+                "shortfalls": [] if agreement is None else agreement.shortfalls(),
+            }
+        )
+    return rows
+
+
+def _memory(index: Index | None) -> dict[str, Any]:
+    facts = {"process": _memory_of("self")}
+    if isinstance(index, EmbeddedIndex):
+        facts["index_process"] = _memory_of(str(index.engine_pid))
+    return facts
+
+
+def _memory_of(process: str) -> dict[str, int]:
+    """Resident memory of a process now and at most, in MiB."""
+    lines = Path("/proc", process, "status").read_text().splitlines()
+    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
+    return {
+        name: int(pairs[key].split()[0]) * 1024 // MIB
+        for name, key in (("now_mib", "VmRSS"), ("peak_mib", "VmHWM"))
+    }
+
+
+def advise(settings: Settings, bundle: Bundle, encoder: Encoder | None) -> list[str]:
+    """Say what would make the encoder faster on this machine.
+
+    Args:
+        settings: What it is set to.
+        bundle: What it serves.
+        encoder: What runs now; None where nothing does.
+
+    Returns:
+        One line each, the largest gain first.
+    """
+    advice = []
+    chosen = None if encoder is None else encoder.choice.candidate
+    on_gpu = chosen is not None and chosen.engine in GPU
+    if has_cuda_driver() and not on_gpu and settings.device != "cpu":
+        advice.append("this machine has a CUDA device that the encoder does not use; the reasons are above")
+    if on_gpu and (reason := _obstacle(Candidate(engine="onnxruntime-cuda", precision="fp16"), bundle)):
+        advice.append(reason)
+    if not on_gpu and installed_version("openvino") is None:
+        gain = "bfloat16, which takes half the time of float32" if has_bf16() else "a faster float32"
+        advice.append(f"{INSTALL}: {gain} on this processor")
+    if settings.precision != "auto" and chosen is not None:
+        faster = RANKING[: RANKING.index(chosen)]
+        allowed = candidates(device=settings.device, precision="auto", tensorrt=settings.tensorrt)
+        better = next((c for c in faster if c in allowed and _obstacle(c, bundle) is None), None)
+        if better is not None:
+            advice.append(f"FOLEY_PRECISION=auto may take {better}")
+    if settings.num_threads is not None and settings.num_threads * (settings.encode_runs or 1) < num_cores():
+        advice.append(f"FOLEY_NUM_THREADS is {settings.num_threads} and there are {num_cores()} cores")
+    return advice

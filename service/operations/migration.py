@@ -1,0 +1,232 @@
+"""Copying an index from one place to another: from a folder to a Qdrant server, back, or between two of a kind.
+
+    foley migrate --to http://qdrant:6333        # what the settings name is copied to the server
+    foley migrate --from http://qdrant:6333      # and back
+
+Assets are copied whole, several at a time. One that is at the target already, with the same segments and facts, is
+passed over, so a copy that was cut off goes on when the command is run again. At the end both sides are compared: the
+number of assets and segments, and the vectors of segments taken at random: tracks bit for bit, pooled vectors within
+1e-6.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service.index.contract import Asset, Index, IndexFailure
+from service.index.opening import find_index, index_place, open_index
+from service.index.payload import MODALITIES
+from service.releases.opening import active_release
+from service.system.modality import Modality
+from service.system.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PAGE_ASSETS = 256
+SEGMENTS_AT_ONCE = 64
+NUM_WRITERS = 8  # a folder acknowledges writes that wait together with one flush
+NUM_SAMPLES = 200
+POOLED_TOLERANCE = 1e-6
+
+
+class MigrationFailed(IndexFailure):
+    """The copy is not like its source; the message says where."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Migration:
+    """What was done.
+
+    Attributes:
+        num_copied: Assets written to the target.
+        num_present: Assets that were there already.
+        num_segments: Segments at the target.
+        num_compared: Vectors read from both sides and found alike.
+    """
+
+    num_copied: int
+    num_present: int
+    num_segments: int
+    num_compared: int
+
+
+OnCopied = Callable[[int, int], None]
+"""Called with the number of assets done and of all."""
+
+
+def migrate_places(
+    settings: Settings,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    on_copied: OnCopied = lambda _done, _all: None,
+) -> Migration:
+    """Copy the index of the release that is active at the source.
+
+    Args:
+        settings: How a server is reached, and the first bundle; also the place that is not given.
+        source: Where from: the URL of a Qdrant server, or a data folder.
+        target: Where to.
+        on_copied: Called after each page of assets.
+
+    Returns:
+        What was done.
+
+    Raises:
+        MigrationFailed: If both places are the same, or there is no index of its active release at the source.
+    """
+    from_settings, to_settings = (_settings_of(place, settings) for place in (source, target))
+    release_id, bundle = active_release(from_settings)
+    places = [index_place(place, release_id) for place in (from_settings, to_settings)]
+    if places[0] == places[1]:
+        hint = "name another with --to or --from, or a Qdrant server with FOLEY_QDRANT_URL"
+        raise MigrationFailed(f"source and target are the same: {places[0]}; {hint}")
+    with ExitStack() as stack:
+        opened = find_index(from_settings, bundle, release_id=release_id)
+        if opened is None:
+            raise MigrationFailed(f"there is no index of release {release_id} to copy: {places[0]}")
+        stack.callback(opened.close)
+        copy = open_index(to_settings, bundle, release_id=release_id)
+        stack.callback(copy.close)
+        return migrate(opened, copy, on_copied=on_copied)
+
+
+def _settings_of(place: str | None, settings: Settings) -> Settings:
+    if place is None:
+        return settings
+    if "://" in place:
+        return settings.replace(qdrant_url=place)
+    return settings.replace(data=Path(place), qdrant_url=None)
+
+
+def migrate(source: Index, target: Index, *, on_copied: OnCopied = lambda _done, _all: None) -> Migration:
+    """Copy every asset, then compare both sides.
+
+    Args:
+        source: What to copy; nobody should write to it meanwhile.
+        target: Where to.
+        on_copied: Called after each page of assets.
+
+    Returns:
+        What was done.
+    """
+    num_assets = source.info().num_assets
+    num_copied = num_done = 0
+    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="migrate") as writers:
+        for page in _pages(source):
+            num_copied += sum(writers.map(lambda asset: _copy(asset, source, target), page))
+            num_done += len(page)
+            on_copied(num_done, num_assets)
+    num_compared = compare(source, target)
+    return Migration(
+        num_copied=num_copied,
+        num_present=num_done - num_copied,
+        num_segments=target.count_segments(),
+        num_compared=num_compared,
+    )
+
+
+def compare(source: Index, target: Index, *, num_samples: int = NUM_SAMPLES, seed: int = 0) -> int:
+    """Compare the counts of two indexes, and the vectors of segments taken at random.
+
+    Args:
+        source: The one.
+        target: The other.
+        num_samples: Segments at most.
+        seed: Which ones.
+
+    Returns:
+        How many vectors were compared.
+
+    Raises:
+        MigrationFailed: If they differ.
+    """
+    for what, counts in (
+        ("assets", (source.info().num_assets, target.info().num_assets)),
+        ("segments", (source.count_segments(), target.count_segments())),
+        *(
+            (f"segments with {m}", (source.count_segments(modality=m), target.count_segments(modality=m)))
+            for m in MODALITIES
+        ),
+    ):
+        if counts[0] != counts[1]:
+            raise MigrationFailed(f"the source has {counts[0]} {what}, the target {counts[1]}")
+    chosen = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    return sum(
+        _compare_segment(asset, chosen.random(), source, target)
+        for asset in _sample(source, num_samples, chosen)
+    )
+
+
+def _pages(index: Index) -> Iterator[Sequence[Asset]]:
+    cursor: str | None = None
+    while True:
+        page = index.list_assets(limit=PAGE_ASSETS, cursor=cursor)
+        yield page.assets
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _copy(asset: Asset, source: Index, target: Index) -> bool:
+    """Copy an asset, and tell whether there was anything to copy."""
+    if target.get_asset(asset.asset_id) == asset:
+        return False
+    first_index = 0
+    segments = source.read_segments(asset.asset_id, limit=SEGMENTS_AT_ONCE)
+    while segments:
+        first_index = segments[-1].index + 1
+        following = source.read_segments(asset.asset_id, first_index=first_index, limit=SEGMENTS_AT_ONCE)
+        target.write_asset(segments, is_last=not following)
+        segments = following
+    return True
+
+
+def _sample(index: Index, num_samples: int, chosen: random.Random) -> list[Asset]:
+    """Some of the assets, each as likely as another (reservoir sampling: the list of all may be long)."""
+    kept: list[Asset] = []
+    assets = (asset for page in _pages(index) for asset in page)
+    for number, asset in enumerate(assets):
+        if len(kept) < num_samples:
+            kept.append(asset)
+        elif (place := chosen.randrange(number + 1)) < num_samples:
+            kept[place] = asset
+    return kept
+
+
+def _compare_segment(asset: Asset, at: float, source: Index, target: Index) -> int:
+    """Compare a segment of an asset, which stands at some fraction of it; returns the number of vectors."""
+    if source.get_asset(asset.asset_id) != target.get_asset(asset.asset_id):
+        raise MigrationFailed(f"asset {asset.asset_id} is described otherwise at the target")
+    position = int(at * asset.num_segments)  # there is a segment of this index or a later one
+    (segment,) = source.read_segments(asset.asset_id, first_index=position, limit=1)
+    num_compared = 0
+    for modality in MODALITIES:
+        num_compared += _compare_vectors(asset.asset_id, segment.index, modality, source, target)
+    return num_compared
+
+
+def _compare_vectors(asset_id: str, index: int, modality: Modality, source: Index, target: Index) -> int:
+    place = f"segment {index} of asset {asset_id}"
+    tracks = [side.get_track(asset_id, index=index, modality=modality) for side in (source, target)]
+    pooled = [side.get_pooled(asset_id, index=index, modality=modality) for side in (source, target)]
+    if tracks[0] is None and tracks[1] is None:
+        return 0
+    if tracks[0] is None or tracks[1] is None or pooled[0] is None or pooled[1] is None:
+        raise MigrationFailed(f"{place} has {modality} on one side alone")
+    if not np.array_equal(
+        tracks[0].astype(np.float16).view(np.uint16), tracks[1].astype(np.float16).view(np.uint16)
+    ):
+        raise MigrationFailed(f"the {modality} track of {place} differs")
+    difference = float(np.abs(pooled[0] - pooled[1]).max())
+    if not difference <= POOLED_TOLERANCE:
+        raise MigrationFailed(f"the pooled {modality} vector of {place} differs by {difference:.1e}")
+    return 2

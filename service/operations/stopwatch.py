@@ -1,0 +1,92 @@
+"""How long the stages of decoding take. It runs in a decode worker, and so imports little.
+
+Only what can be told apart is reported apart: opening, decoding and resizing a picture happen packet by packet in one
+pass, and so are one stage.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from models.media.clip import Clip, ClipSpec, MediaInfo, MediaSource, decode_segments, probe_media
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the way from a file to an answer.
+
+    Attributes:
+        name: What happens in it.
+        milliseconds: Median wall time.
+    """
+
+    name: str
+    milliseconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage as JSON values."""
+        return {"stage": self.name, "milliseconds": round(self.milliseconds, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedOnce:
+    """What a decode worker sends back: facts, the clip, and how long each stage took there."""
+
+    info: MediaInfo
+    clip: Clip
+    stages: tuple[Stage, ...]
+
+
+def time_decoding(source: MediaSource, spec: ClipSpec) -> DecodedOnce:
+    """Decode the first segment of a file, each modality apart; runs in a decode worker.
+
+    Args:
+        source: Media file.
+        spec: How to cut and sample it.
+
+    Returns:
+        The segment and the stages.
+
+    Raises:
+        ValueError: If nothing in it decodes.
+    """
+    info = probe_media(source)
+    stages = [time_call("open: header and first picture", partial(probe_media, source))]
+    if info.has_video:
+        stages.append(time_call("picture: open, decode, resize", partial(_decode, source, spec, "video")))
+    if info.has_audio:
+        stages.append(time_call("sound: open, decode, resample", partial(_decode, source, spec, "audio")))
+    decoded = decode_segments(source, spec, count=1)
+    if not decoded.clips:
+        raise ValueError("nothing in the first segment of the file decodes")
+    return DecodedOnce(info=decoded.info, clip=decoded.clips[0], stages=tuple(stages))
+
+
+def _decode(source: MediaSource, spec: ClipSpec, modality: Literal["audio", "video"]) -> None:
+    decode_segments(source, spec, count=1, modalities=(modality,))
+
+
+def time_call(name: str, call: Callable[[], object]) -> Stage:
+    """Time a call: the median of three, after one that warms up.
+
+    Args:
+        name: What happens in it.
+        call: What to time.
+
+    Returns:
+        The stage.
+    """
+    call()
+    seconds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - began)
+    return Stage(name=name, milliseconds=1e3 * statistics.median(seconds))

@@ -1,0 +1,287 @@
+"""The release that answers, and those before it that still answer somebody.
+
+    with releases.lease() as live:       # one release from the beginning of a request to its end
+        ...
+    releases.switch(other)               # further requests get the other; the old one closes after its last
+
+A lease is one reference to everything that belongs together: encoder, index and calibration. So an answer is never made
+of two releases, and nobody closes what another still uses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from models.bundle.bundle import Bundle
+from service.encode.batching import Batcher
+from service.encode.encoder import Encoder
+from service.encode.queue import Priority
+from service.encode.spool import Spool
+from service.index.contract import Index
+from service.search.calibration import Calibration
+from service.search.snapshot import Snapshot
+from service.system.caller import Caller
+
+logger = logging.getLogger(__name__)
+
+LET_GO_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRelease:
+    """An open release. Nothing of it changes; another calibration makes another object.
+
+    Attributes:
+        release_id: Its name, which every answer carries.
+        bundle: The encoder pair.
+        encoder: The bundle, loaded.
+        batcher: The encoder's queue.
+        index: Its generation of the index.
+        calibration: What its scores mean, where that was learned.
+        spool: What was embedded of files on their way into its index.
+    """
+
+    release_id: str
+    bundle: Bundle
+    encoder: Encoder
+    batcher: Batcher
+    index: Index
+    calibration: Calibration | None = None
+    spool: Spool | None = None
+
+    def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
+        """What one request works with: this release, and a place in the queue of its encoder.
+
+        Args:
+            caller: Who waits for the answer; default: one who waits for as long as it takes.
+            priority: Whether queries of others may go first.
+        """
+        caller = caller or Caller()
+        return Snapshot(
+            encoder=self.batcher.encoder_of(caller, priority=priority),
+            index=self.index,
+            bundle_id=self.bundle.bundle_id,
+            spec=self.bundle.manifest.clip_spec,
+            caller=caller,
+            release_id=self.release_id,
+            calibration=self.calibration,
+            width=self.bundle.manifest.embedding_width,
+            spool=self.spool,
+        )
+
+    def close(self) -> None:
+        """Stop the queue and close the index; the encoder goes with its last reference."""
+        try:
+            self.batcher.close()
+        finally:
+            self.index.close()
+
+
+@dataclass
+class _Held:
+    """A release and how many use it."""
+
+    live: OpenRelease
+    num_users: int = 0
+    is_retired: bool = False
+
+
+class WriteGate:
+    """Lets writers of the index pass, many at a time, until somebody closes it for a moment. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_writers = 0
+        self._is_closed = False
+
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        """Write inside the block; where the gate is closed, wait until it opens."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed)
+            self._num_writers += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_writers -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Nobody writes inside the block: those who do are waited for, others wait for its end."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_closed)
+            self._is_closed = True
+            self._changed.wait_for(lambda: self._num_writers == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_closed = False
+                self._changed.notify_all()
+
+
+class ReleaseSwitch:
+    """Hands out the active release and closes those that are done. Any thread may call it.
+
+    Args:
+        live: The first one. It belongs to this object from now on.
+
+    Attributes:
+        gate: What a writer outside a job passes, so that a switch misses nothing.
+        look: Called before a writer outside a job passes: on a server, another replica may have switched just now.
+    """
+
+    def __init__(self, live: OpenRelease) -> None:
+        self.gate = WriteGate()
+        self.look: Callable[[], object] = lambda: None
+        self._held = _Held(live)
+        self._old: list[_Held] = []
+        self._lock = threading.Lock()
+        self._closer = ThreadPoolExecutor(1, thread_name_prefix="release-closer")
+
+    @property
+    def current(self) -> OpenRelease:
+        """The active release, for a look; what works with it for longer takes a lease."""
+        return self._held.live
+
+    @property
+    def num_open(self) -> int:
+        """The active release and those that still answer somebody."""
+        with self._lock:
+            return 1 + len(self._old)
+
+    @contextmanager
+    def lease(self) -> Iterator[OpenRelease]:
+        """Keep the active release open until the block ends.
+
+        Yields:
+            The release, the same to the end whatever is activated meanwhile.
+        """
+        with self._lock:
+            held = self._held
+            held.num_users += 1
+            live = held.live
+        try:
+            yield live
+        finally:
+            with self._lock:
+                held.num_users -= 1
+                self._close_if_done(held)
+
+    @contextmanager
+    def lease_old(self, release_id: str) -> Iterator[OpenRelease | None]:
+        """Keep a release open that was active before, and that a long request or a build still uses.
+
+        Its index cannot be opened a second time; `switch` takes it back.
+
+        Args:
+            release_id: Which.
+
+        Yields:
+            The release; None where it is closed. One on its way to be closed is waited for.
+        """
+        with self._lock:
+            held = next((one for one in self._old if one.live.release_id == release_id), None)
+            if held is not None:
+                held.num_users += 1
+        if held is None:
+            self._closer.submit(lambda: None).result()  # it closes one after another
+            yield None
+            return
+        try:
+            yield held.live
+        finally:
+            with self._lock:
+                held.num_users -= 1
+                self._close_if_done(held)
+
+    def switch(self, live: OpenRelease) -> None:
+        """Give every further request another release. The one before closes when its last request ends.
+
+        Args:
+            live: The new one, or one from `lease_old`. It belongs to this object from now on.
+        """
+        with self._lock:
+            known = next((one for one in self._old if one.live is live), None)
+            if known is not None:
+                known.is_retired = False
+                self._old.remove(known)
+            old, self._held = self._held, known or _Held(live)
+            old.is_retired = True
+            self._old.append(old)
+            self._close_if_done(old)
+
+    def recalibrate(self, release_id: str, calibration: Calibration) -> bool:
+        """Give further requests another calibration of the active release.
+
+        Args:
+            release_id: The release it was learned from.
+            calibration: What its scores mean.
+
+        Returns:
+            False where another release is active by now; then nothing happens.
+        """
+        with self._lock:
+            if self._held.live.release_id != release_id:
+                return False
+            self._held.live = replace(self._held.live, calibration=calibration)
+            return True
+
+    def close(self) -> None:
+        """Close every release, used or not. Safe to call twice."""
+        self._closer.shutdown(wait=True)
+        with self._lock:
+            held = [*self._old, self._held]
+            self._old = []
+        for one in held:
+            one.live.close()
+
+    def _close_if_done(self, held: _Held) -> None:
+        """The caller holds the lock."""
+        if held.is_retired and held.num_users == 0 and held in self._old:
+            self._old.remove(held)
+            self._closer.submit(_close, [held.live])
+
+
+def _close(box: list[OpenRelease]) -> None:
+    """Close a release in a thread of its own, and give its memory back to the system.
+
+    It comes in a box, which is emptied: the arguments of a call in another thread live as long as the call.
+    """
+    live = box.pop()
+    encoder = weakref.ref(live.encoder)
+    try:
+        live.close()
+    except Exception:
+        logger.exception("release %s could not be closed", live.release_id)
+    logger.info("release %s is closed", live.release_id)
+    del live
+    _wait_until_gone(encoder)
+    trim_memory()
+
+
+def _wait_until_gone(encoder: weakref.ref[Encoder]) -> None:
+    """Wait until the last request has let go of an encoder: what is still in use cannot be given back."""
+    until = time.monotonic() + LET_GO_SECONDS
+    while encoder() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    if encoder() is not None:  # in a cycle; a collection stops every thread, so it is not made for nothing
+        gc.collect()
+
+
+def trim_memory() -> None:
+    """Have the C library return free memory: without it, weights of closed encoders stay with the process."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if trim is not None:
+        trim(0)

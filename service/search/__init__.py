@@ -1,0 +1,1 @@
+"""Query to ranked, calibrated results; audit. May import `encode`, `decode`, `index` and `system`."""

@@ -1,0 +1,362 @@
+"""What a score means: how often a result with this score is the sound or the picture that belongs to the query.
+
+    pairs = sample_pairs(index, choose_queries(index, num_queries=500, seed=0), target="audio")
+    direction = fit_direction(pairs)
+    direction.best.probability(0.62)    # 0.91
+
+The library teaches it. Every asset with sound and picture is a true pair; everything else that a search returns for it
+is a false one. Each sampled query counts twice: once with its own asset among the results and once without, because a
+query from outside the library may have no match in it at all. So P(match | score, direction) is the share of true pairs
+among the results a user would see, at even odds that there is anything to find. The best result of a query is more
+often the match than a later one with the same score, so both have a curve of their own.
+
+Isotonic regression (Zadrozny and Elkan, 2002) makes it a curve that never falls; what is kept is a table. Queries are
+split by asset: a third is held out and says how far the probabilities are from the truth (expected calibration error;
+Guo et al., 2017).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.index.contract import Asset, Filter, Index
+from service.search.prefetch import choose_prefetch
+from service.system.failure import Failure
+from service.system.modality import Modality
+
+DIRECTIONS: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
+"""Target and the modality that is searched by."""
+NUM_RESULTS = 10
+MIN_ASSETS = 30
+"""With fewer assets that have both modalities a curve would say more than is known."""
+HELD_OUT = 3
+"""One asset in so many is held out."""
+NUM_BINS = 15
+PAGE_SIZE = 1000
+
+
+class TooFewPairs(Failure):
+    """The library has too few assets with sound and picture to learn from."""
+
+    code = "too_few_pairs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Results of sampled queries in one direction, N rows.
+
+    Attributes:
+        target: Modality that was searched.
+        scores: Diagonal means, float64, shape (N,).
+        matches: Whether the result is of the query's own asset, bool, shape (N,).
+        is_first: Whether it was the best result of its query, bool, shape (N,).
+        is_held_out: Whether its query belongs to a held-out asset, bool, shape (N,).
+        num_queries: How many queries gave them.
+        ranks: Rank of the own asset among all results of each query, 1 for the best and 0 where it was not among
+            them, int64, shape (num_queries,).
+    """
+
+    target: Modality
+    scores: NDArray[np.float64]
+    matches: NDArray[np.bool_]
+    is_first: NDArray[np.bool_]
+    is_held_out: NDArray[np.bool_]
+    num_queries: int
+    ranks: NDArray[np.int64]
+
+    def recall(self, k: int) -> float:
+        """Share of the queries whose own asset is among the best k, in [0, 1]."""
+        return float(((self.ranks >= 1) & (self.ranks <= k)).mean()) if self.num_queries else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """P(match | score) in one direction and place: linear between points, constant beyond them.
+
+    Attributes:
+        scores: Rising.
+        probabilities: At those scores, never falling, in [0, 1].
+        error: Expected calibration error on held-out pairs, in [0, 1].
+        num_pairs: Pairs it was learned from.
+        num_held_out: Pairs the error was measured on.
+    """
+
+    scores: tuple[float, ...]
+    probabilities: tuple[float, ...]
+    error: float
+    num_pairs: int
+    num_held_out: int
+
+    def __post_init__(self) -> None:
+        """Refuse a table that is no curve.
+
+        Raises:
+            ValueError: If scores do not rise, or probabilities fall or leave [0, 1].
+        """
+        scores, probabilities = np.asarray(self.scores), np.asarray(self.probabilities)
+        if len(scores) == 0 or scores.shape != probabilities.shape or not (np.diff(scores) > 0).all():
+            raise ValueError("a curve needs rising scores, and a probability for each")
+        if not ((probabilities >= 0) & (probabilities <= 1)).all() or (np.diff(probabilities) < 0).any():
+            raise ValueError("probabilities must lie in [0, 1] and never fall")
+
+    def probability(self, score: float) -> float:
+        """P(match | score).
+
+        Args:
+            score: Diagonal mean, in [-1, 1].
+
+        Returns:
+            A probability, in [0, 1].
+        """
+        return float(np.interp(score, self.scores, self.probabilities))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direction:
+    """What scores mean in one direction.
+
+    Attributes:
+        best: Of the best result of a query.
+        further: Of every other.
+        error: Expected calibration error over all held-out pairs, in [0, 1].
+        num_queries: Queries that taught and tested it.
+    """
+
+    best: Curve
+    further: Curve
+    error: float
+    num_queries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What the scores of one release mean.
+
+    Attributes:
+        directions: By target.
+        num_assets: Assets of the library when it was learned.
+    """
+
+    directions: Mapping[Modality, Direction]
+    num_assets: int
+
+    def probability(self, score: float, *, target: Modality, is_best: bool) -> float | None:
+        """P(match | score, direction, place).
+
+        Args:
+            score: Diagonal mean, in [-1, 1].
+            target: Modality that was searched.
+            is_best: Whether it is the best result of its query.
+
+        Returns:
+            A probability, in [0, 1]; None where that direction was never learned.
+        """
+        direction = self.directions.get(target)
+        if direction is None:
+            return None
+        return (direction.best if is_best else direction.further).probability(score)
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as JSON values."""
+        return {
+            "num_assets": self.num_assets,
+            "directions": {name: asdict(direction) for name, direction in self.directions.items()},
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Calibration:
+        """Read what `to_json` wrote.
+
+        Args:
+            fields: JSON values.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            directions = {
+                name: Direction(
+                    **{**found, "best": _read_curve(found["best"]), "further": _read_curve(found["further"])}
+                )
+                for name, found in fields["directions"].items()
+            }
+            return cls(directions=directions, num_assets=fields["num_assets"])
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise ValueError(f"not a calibration: {exc!r}") from exc
+
+
+def _read_curve(fields: Mapping[str, Any]) -> Curve:
+    numbers = {name: tuple(fields[name]) for name in ("scores", "probabilities")}
+    return Curve(**{**fields, **numbers})
+
+
+def list_pairs(index: Index) -> Iterator[Asset]:
+    """Every asset that has sound and picture.
+
+    Args:
+        index: The library.
+
+    Yields:
+        Asset: One by one, in the order of the index.
+    """
+    cursor: str | None = None
+    while True:
+        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor, filter=Filter(modality="audio"))
+        yield from (asset for asset in page.assets if "video" in asset.modalities)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[Asset, int]]:
+    """Draw assets with sound and picture, and one segment of each.
+
+    Args:
+        index: The library.
+        num_queries: How many at most.
+        seed: Of the draw.
+
+    Returns:
+        Assets, each once, with the index of a segment.
+
+    Raises:
+        TooFewPairs: If there are fewer than `MIN_ASSETS`.
+    """
+    assets = sorted(list_pairs(index), key=lambda asset: asset.asset_id)
+    if len(assets) < MIN_ASSETS:
+        raise TooFewPairs(f"{len(assets)} assets have sound and picture, {MIN_ASSETS} are needed")
+    rng = random.Random(seed)  # noqa: S311 - a sample, no secret
+    chosen = rng.sample(assets, min(num_queries, len(assets)))
+    return [(asset, rng.randrange(asset.num_segments)) for asset in chosen]
+
+
+def sample_pairs(index: Index, queries: Sequence[tuple[Asset, int]], *, target: Modality) -> Pairs:
+    """Search with stored segments and note which results are of their own asset.
+
+    Args:
+        index: The library.
+        queries: Assets and segments, from `choose_queries`; one without the modality is passed over.
+        target: What to search.
+
+    Returns:
+        The results, those of each query once with its own asset and once without.
+    """
+    rows: list[tuple[float, bool, bool, bool]] = []
+    ranks: list[int] = []
+    for asset, number in queries:
+        track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
+        if track is None:
+            continue
+        matches = index.search_assets(
+            track,
+            target=target,
+            limit=NUM_RESULTS + 1,
+            prefetch=choose_prefetch(track, limit=NUM_RESULTS),
+        )
+        own = [match.asset_id == asset.asset_id for match in matches]
+        ranks.append(own.index(True) + 1 if any(own) else 0)
+        others = [match.score for match, is_own in zip(matches, own, strict=True) if not is_own]
+        held_out = is_held_out(asset.asset_id)
+        present = list(zip((match.score for match in matches), own, strict=True))[:NUM_RESULTS]
+        absent = [(score, False) for score in others[:NUM_RESULTS]]
+        for results in (present, absent):
+            rows += [(score, hit, rank == 0, held_out) for rank, (score, hit) in enumerate(results)]
+    columns = list(zip(*rows, strict=True)) if rows else [(), (), (), ()]
+    return Pairs(
+        target=target,
+        scores=np.array(columns[0], np.float64),
+        matches=np.array(columns[1], bool),
+        is_first=np.array(columns[2], bool),
+        is_held_out=np.array(columns[3], bool),
+        num_queries=len(ranks),
+        ranks=np.array(ranks, np.int64),
+    )
+
+
+def is_held_out(asset_id: str) -> bool:
+    """Whether an asset only tests what others taught: the same in every run and every release."""
+    return hashlib.sha256(f"calibration {asset_id}".encode()).digest()[0] % HELD_OUT == 0
+
+
+def fit_direction(pairs: Pairs) -> Direction:
+    """Learn the curves of one direction from the pairs that are not held out, and measure them on the rest.
+
+    Args:
+        pairs: From `sample_pairs`.
+
+    Returns:
+        The curves.
+
+    Raises:
+        TooFewPairs: If there is nothing to learn from, or nothing to test with.
+    """  # noqa: DOC502 - raised where a curve is fitted
+    best = fit_curve(pairs, pairs.is_first)
+    further = fit_curve(pairs, ~pairs.is_first)
+    found = np.where(
+        pairs.is_first,
+        np.interp(pairs.scores, best.scores, best.probabilities),
+        np.interp(pairs.scores, further.scores, further.probabilities),
+    )
+    held_out = pairs.is_held_out
+    error = calibration_error(found[held_out], pairs.matches[held_out])
+    return Direction(best=best, further=further, error=error, num_queries=pairs.num_queries)
+
+
+def fit_curve(pairs: Pairs, chosen: NDArray[np.bool_]) -> Curve:
+    """Learn one curve.
+
+    Args:
+        pairs: From `sample_pairs`.
+        chosen: Which of them, bool, shape (N,).
+
+    Returns:
+        The curve.
+
+    Raises:
+        TooFewPairs: If there is nothing to learn from, or nothing to test with.
+    """
+    # Needed where a release is built, not where it answers: an answer reads the table.
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
+
+    taught, held_out = chosen & ~pairs.is_held_out, chosen & pairs.is_held_out
+    if not taught.any() or not held_out.any():
+        raise TooFewPairs(f"{chosen.sum()} pairs leave none to learn from, or none to test with")
+    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+    model.fit(pairs.scores[taught], pairs.matches[taught].astype(np.float64))
+    scores, at = np.unique(model.X_thresholds_, return_index=True)
+    probabilities = np.clip(model.y_thresholds_[at], 0.0, 1.0)
+    found = np.interp(pairs.scores[held_out], scores, probabilities)
+    return Curve(
+        scores=tuple(scores.tolist()),
+        probabilities=tuple(probabilities.tolist()),
+        error=calibration_error(found, pairs.matches[held_out]),
+        num_pairs=int(taught.sum()),
+        num_held_out=int(held_out.sum()),
+    )
+
+
+def calibration_error(probabilities: NDArray[np.float64], matches: NDArray[np.bool_]) -> float:
+    """Expected calibration error: how far probabilities are from frequencies, averaged over bins of equal width.
+
+    Args:
+        probabilities: Shape (N,), in [0, 1].
+        matches: What happened, bool, shape (N,).
+
+    Returns:
+        Mean over the pairs of |mean probability - frequency| of their bin, in [0, 1].
+    """
+    if len(probabilities) == 0:
+        return 0.0
+    bins = np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
+    gaps = np.bincount(bins, weights=probabilities - matches, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(probabilities))

@@ -1,0 +1,48 @@
+"""How many candidates the pooled vectors have to give, so that the best by their tracks are among them.
+
+A pooled vector is the mean of the moments: the less alike they are, the less it says. Only the query's moments are
+known here, and they are enough: where they are alike, those of the library may be as they like, because what both have
+beside their means is a product (`python -m benchmarks.search_prefetch` prints the shares; `docs/search.md`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from service.system.modality import Track
+
+TEN = 10
+FOR_TEN = ((0.65, 100), (0.3, 200), (-2.0, 500))
+"""From which mean cosine of two moments of a query on how many candidates hold .98 of the exact ten best."""
+FOR_EACH_FURTHER = 2
+
+
+def measure_alikeness(track: Track) -> float:
+    """How alike the moments of a track are.
+
+    Args:
+        track: Unit rows, shape (T, D).
+
+    Returns:
+        Mean cosine of two of its moments, 1 where all are the same, about 0 where they have nothing in common.
+    """
+    num_moments = len(track)
+    if num_moments == 1:
+        return 1.0
+    total = float(np.square(track.sum(axis=0)).sum())
+    return (total / num_moments - 1.0) / (num_moments - 1)
+
+
+def choose_prefetch(track: Track, *, limit: int) -> int:
+    """How many candidates hold .98 of the exact best.
+
+    Args:
+        track: Unit rows, shape (T, D).
+        limit: How many are wanted.
+
+    Returns:
+        Candidates.
+    """
+    alike = measure_alikeness(track)
+    for_ten = next(prefetch for least, prefetch in FOR_TEN if alike >= least)
+    return for_ten + FOR_EACH_FURTHER * max(0, limit - TEN)

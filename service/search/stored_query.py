@@ -1,0 +1,198 @@
+"""Search without a file: by what is stored of an asset, or by a track that the caller brings.
+
+    search_asset(asset_id, target="audio", start_seconds=20.0, choice=SearchOptions(), snapshot=snapshot)
+
+Nothing is decoded and nothing is embedded: a query costs what the index takes for it.
+"""
+
+from __future__ import annotations
+
+from service.encode.embedding import EmbeddedSegment
+from service.index.contract import Asset, Index, Segment
+from service.search.matching import SearchAnswer, SearchOptions, find_matches
+from service.search.snapshot import Snapshot
+from service.system.failure import Failure
+from service.system.modality import OPPOSITE, Modality, Track
+
+SEGMENTS_PER_READ = 16
+MAX_QUERY_SEGMENTS = 60  # 10 min, as of a query file
+
+
+class UnusableQuery(Failure):
+    """What a query names is not in the index. Subclasses say what.
+
+    Args:
+        message: What is missing.
+
+    Attributes:
+        parameter: The parameter at fault.
+        errors: That and the message, as an answer tells them.
+    """
+
+    code = "invalid_parameter"
+
+    parameter = "asset_id"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errors = [{"parameter": self.parameter, "message": message}]
+
+
+class UnknownAsset(UnusableQuery):
+    """The index holds no asset of this id."""
+
+    code = "unknown_asset"
+
+
+class UnknownSegment(UnusableQuery):
+    """The asset has no segment at this time, or too many to search with all of them."""
+
+    code = "unknown_segment"
+
+    parameter = "start_seconds"
+
+
+class MissingModality(UnusableQuery):
+    """What is stored lacks the modality that was asked for."""
+
+    code = "no_stream"
+
+    parameter = "from"
+
+
+def search_asset(
+    asset_id: str,
+    *,
+    target: Modality,
+    source: Modality | None = None,
+    start_seconds: float | None = None,
+    choice: SearchOptions,
+    snapshot: Snapshot,
+) -> SearchAnswer:
+    """Search with segments of an asset that is indexed.
+
+    Args:
+        asset_id: The asset.
+        target: Modality to find.
+        source: Modality of the segments to search by. Default: the opposite of the target where they have it.
+        start_seconds: Search with the segment that holds this time alone. Default: with all of them.
+        choice: Which results are wanted.
+        snapshot: The index.
+
+    Returns:
+        The answer, the asset itself among the results.
+
+    Raises:
+        UnknownAsset: If there is no such asset.
+    """
+    asset = snapshot.index.get_asset(asset_id)
+    if asset is None:
+        raise UnknownAsset(f"no asset {asset_id[:80]!r} is indexed")
+    if start_seconds is None:
+        segments = _read_all(snapshot.index, asset)
+    else:
+        segments = [_find_segment(snapshot.index, asset, start_seconds)]
+    queries = [_to_query(segment) for segment in segments]
+    return _search(queries, target=target, source=source, choice=choice, snapshot=snapshot)
+
+
+def search_track(
+    track: Track,
+    *,
+    target: Modality,
+    source: Modality | None = None,
+    choice: SearchOptions,
+    snapshot: Snapshot,
+) -> SearchAnswer:
+    """Search with one track.
+
+    Args:
+        track: float32, shape (T, D), unit rows.
+        target: Modality to find.
+        source: Modality it was embedded from, for the answer alone. Default: the opposite of the target.
+        choice: Which results are wanted.
+        snapshot: The index.
+
+    Returns:
+        The answer; the query's span is that of one segment.
+    """
+    modality = source or OPPOSITE[target]
+    query = EmbeddedSegment(
+        start_seconds=0.0, end_seconds=snapshot.spec.segment_seconds, tracks={modality: track}
+    )
+    return _search([query], target=target, source=modality, choice=choice, snapshot=snapshot)
+
+
+def _search(
+    queries: list[EmbeddedSegment],
+    *,
+    target: Modality,
+    source: Modality | None,
+    choice: SearchOptions,
+    snapshot: Snapshot,
+) -> SearchAnswer:
+    present = {modality for query in queries for modality in query.tracks}
+    chosen = source or (OPPOSITE[target] if OPPOSITE[target] in present else target)
+    usable = [query for query in queries if chosen in query.tracks]
+    if not usable:
+        raise MissingModality(f"nothing with {chosen} is stored there to search from")
+    matches = find_matches(
+        usable,
+        source=chosen,
+        index=snapshot.index,
+        target=target,
+        choice=choice,
+        calibration=snapshot.calibration,
+    )
+    return SearchAnswer(
+        results=matches.results,
+        target=target,
+        source=chosen,
+        bundle_id=snapshot.bundle_id,
+        release_id=snapshot.release_id,
+        num_query_segments=len(usable),
+        next_offset=matches.next_offset,
+        reason=matches.reason,
+    )
+
+
+def _read_all(index: Index, asset: Asset) -> list[Segment]:
+    if asset.num_segments > MAX_QUERY_SEGMENTS:
+        raise UnknownSegment(
+            f"the asset has {asset.num_segments} segments, a query {MAX_QUERY_SEGMENTS} at most: name one by its time"
+        )
+    segments: list[Segment] = []
+    while some := index.read_segments(
+        asset.asset_id,
+        first_index=segments[-1].index + 1 if segments else 0,
+        limit=SEGMENTS_PER_READ,
+    ):
+        segments += some
+    return segments
+
+
+def _find_segment(index: Index, asset: Asset, seconds: float) -> Segment:
+    """Find the segment that holds a time by halving: starts rise with the index, and an index may be left out."""
+    found: Segment | None = None
+    low, high = 0, int(seconds * 1000) + 1  # segments start a millisecond apart at least
+    while low < high:
+        middle = (low + high) // 2
+        here = next(iter(index.read_segments(asset.asset_id, first_index=middle, limit=1)), None)
+        if here is None or here.start_seconds > seconds:
+            high = middle
+        else:
+            found, low = here, here.index + 1
+    if found is None or not found.start_seconds <= seconds < found.end_seconds:
+        raise UnknownSegment(f"asset {asset.asset_id} has no segment at {seconds} s")
+    return found
+
+
+def _to_query(segment: Segment) -> EmbeddedSegment:
+    tracks: dict[Modality, Track] = {}
+    if segment.audio_track is not None:
+        tracks["audio"] = segment.audio_track
+    if segment.video_track is not None:
+        tracks["video"] = segment.video_track
+    return EmbeddedSegment(
+        start_seconds=segment.start_seconds, end_seconds=segment.end_seconds, tracks=tracks
+    )

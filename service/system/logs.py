@@ -1,0 +1,110 @@
+"""How everything the service says gets written: one JSON object a line, or text for a person at a terminal.
+
+    configure_logs("auto")
+    logging.getLogger(__name__).info("request", extra={"status": 200})
+
+Code logs with the standard library; what it hands over as `extra` becomes fields of the line. Lines of uvicorn, of
+other libraries and of Python's warnings go the same way. Nothing here logs a header or a body, and a traceback shows
+no values of variables.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Literal, TextIO, cast
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+LogFormat = Literal["auto", "json", "console"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+# What tells for itself what `service.http.request_log` says better: every request, every form that is malformed.
+QUIET = ("uvicorn.access", "httpx", "httpcore", "asyncio", "python_multipart")
+
+_written: list[str] = []  # form and level that were configured, for child processes
+
+
+def configure_logs(
+    log_format: LogFormat = "auto", *, level: LogLevel = "info", stream: TextIO | None = None
+) -> None:
+    """Send every log line of this process to one place in one form. Called once, by an entry point.
+
+    Args:
+        log_format: `json`, `console`, or `auto`: text where the stream is a terminal, else JSON.
+        level: The least important kind of line that is written.
+        stream: Where to; default: stderr.
+    """
+    stream = sys.stderr if stream is None else stream
+    is_json = not stream.isatty() if log_format == "auto" else log_format == "json"
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_facts(), processors=_json() if is_json else _text(stream)
+        )
+    )
+    _written[:] = ["json" if is_json else "console", level]
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
+    for name in ("uvicorn", "uvicorn.error", *QUIET):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def child_options() -> list[str]:
+    """What a child process is told, so that its lines look like ours; empty where no log was configured."""
+    return list(_written)
+
+
+def configure_child_logs(options: Sequence[str]) -> None:
+    """Write the log of a child process as its parent does.
+
+    Args:
+        options: What `child_options` of the parent gave.
+    """
+    if options:
+        configure_logs(cast(LogFormat, options[0]), level=cast(LogLevel, options[1]))
+    else:
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+
+
+def _facts() -> list[Processor]:
+    """What every line has: time, level, logger, fields, and the id of the request it belongs to."""
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _json() -> list[Processor]:
+    return [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        _tidy,
+        structlog.processors.JSONRenderer(default=str, ensure_ascii=True),
+    ]
+
+
+def _text(stream: TextIO) -> list[Processor]:
+    return [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,  # the renderer's own tracebacks would show local variables
+        _tidy,
+        structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+    ]
+
+
+def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Write durations to the microsecond (0.034211, not 0.03421087200000001) and nothing twice."""
+    event.pop("color_message", None)  # uvicorn's line again, with escape codes
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in event.items()}

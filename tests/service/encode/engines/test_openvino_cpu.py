@@ -1,0 +1,141 @@
+"""OpenVINO against the tracks that torch recorded in the bundle."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle.bundle import Golden, load_bundle, starter_path
+from service.encode.engines.contract import EngineMissing, EngineOptions, Graphs
+from service.encode.engines.hardware import has_bf16
+from service.encode.engines.openvino_cpu import OpenVinoEngine, cut_front_end
+
+openvino = pytest.importorskip("openvino", reason="needs the extra [openvino]")
+needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="the processor has neither avx512_bf16 nor amx_bf16")
+
+
+@pytest.fixture(scope="module")
+def graphs(bundle_path: Path) -> Graphs:
+    return Graphs(audio=bundle_path / "audio.onnx", video=bundle_path / "video.onnx")
+
+
+@pytest.fixture(scope="module")
+def golden(bundle_path: Path) -> Golden:
+    return load_bundle(bundle_path).golden()
+
+
+@pytest.fixture(scope="module")
+def engine(graphs: Graphs) -> OpenVinoEngine:
+    return OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="fp32")
+
+
+def turned(track: np.ndarray, golden_track: np.ndarray) -> float:
+    """Largest 1 - cosine."""
+    a, b = track.astype(float), golden_track.astype(float)
+    cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return float(1 - cosine.min())
+
+
+def test_float32_is_that_of_torch(engine: OpenVinoEngine, golden: Golden) -> None:
+    assert engine.provider == "OpenVINO fp32"
+    lengths = np.array([len(golden.samples)])
+    assert np.abs(engine.run_audio(golden.samples[None], lengths)[0] - golden.audio_track).max() < 1e-5
+    assert np.abs(engine.run_video(golden.frames[None])[0] - golden.video_track).max() < 1e-5
+
+
+def test_rows_of_other_lengths_do_not_matter(engine: OpenVinoEngine, golden: Golden) -> None:
+    rows = np.stack([golden.samples, golden.samples[::-1], golden.samples])
+    tracks = engine.run_audio(rows, np.array([len(golden.samples), 5_000, 80_000]))
+    assert tracks.shape == (3, 16, 128)
+    assert np.abs(tracks[0] - golden.audio_track).max() < 1e-5
+    alone = engine.run_audio(golden.samples[None, :80_000], np.array([80_000]))
+    np.testing.assert_allclose(tracks[2], alone[0], atol=1e-5)
+
+
+def test_an_answer_is_not_overwritten_by_the_next(engine: OpenVinoEngine, golden: Golden) -> None:
+    first = engine.run_video(golden.frames[None])
+    engine.run_video(255 - golden.frames[None])
+    assert np.abs(first[0] - golden.video_track).max() < 1e-5
+
+
+def test_the_front_end_gives_the_windows(engine: OpenVinoEngine, golden: Golden) -> None:
+    lengths = np.array([len(golden.samples)])
+    pictures = engine.run_front_end(golden.samples[None], lengths)
+    assert pictures.shape == (11, 1, 128, 416)  # 11 distinct windows of 16
+    tracks = engine.run_windows(pictures, lengths)
+    assert np.abs(tracks[0] - golden.audio_track).max() < 1e-5
+
+
+@needs_bf16
+def test_bfloat16_turns_less_where_the_front_end_stays_in_float32(
+    graphs: Graphs, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = np.array([len(golden.samples)])
+    cut = OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="bf16")
+    assert cut.provider == "OpenVINO bf16"
+    assert turned(cut.run_video(golden.frames[None])[0], golden.video_track) < 2e-5
+    kept = turned(cut.run_audio(golden.samples[None], lengths)[0], golden.audio_track)
+    assert kept < 2e-5
+
+    monkeypatch.setattr("service.encode.engines.openvino_cpu.cut_front_end", lambda model: (None, model))
+    whole = OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="bf16")
+    assert not whole.has_front_end
+    assert turned(whole.run_audio(golden.samples[None], lengths)[0], golden.audio_track) > 2 * kept
+
+
+def test_a_graph_without_front_end_is_left_whole(graphs: Graphs) -> None:
+    model = openvino.Core().read_model(str(graphs.video))
+    front_end, network = cut_front_end(model)
+    assert front_end is None
+    assert network is model
+
+
+def test_a_package_that_is_missing_is_named(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EngineMissing, match=r"not installed: pip install 'foley\[openvino\]'"):
+        OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="fp32")
+
+
+AFTER_CLOSING = """
+import gc, os, signal, sys, threading
+from pathlib import Path
+
+from models.bundle.bundle import load_bundle
+from service.encode.encoder import Encoder
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+if sys.argv[2] == "own core":
+    from service.encode.engines import openvino_cpu
+
+    openvino_cpu.open_core = lambda: openvino_cpu.import_openvino().Core()
+held = [Encoder(load_bundle(Path(sys.argv[1])), device="cpu", precision="fp32", num_threads=1)]
+assert "OpenVINO" in held[0].provider
+thread = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+thread.start()
+thread.join()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def _close_and_signal(core: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", AFTER_CLOSING, str(starter_path()), core]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_signal_after_another_thread_closed_an_encoder() -> None:
+    done = _close_and_signal("one core")
+    assert done.returncode == 0, done.stderr
+    assert "handled" in done.stdout
+
+
+def test_a_core_for_each_engine_would_be_seen() -> None:
+    """The control: the stack of the first thread's signal handlers went with the engine."""
+    done = _close_and_signal("own core")
+    if done.returncode == 0:
+        pytest.skip("OpenVINO gives no thread another stack on this kernel")
+    assert done.returncode == -signal.SIGSEGV, done.stderr

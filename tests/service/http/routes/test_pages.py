@@ -1,0 +1,425 @@
+"""The web page: what is sent, and what a real browser makes of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from service.foley import open_foley
+from service.http.routes.pages import EXPLORER, EXPLORER_HOST, FOLDER, TYPES
+from service.library.indexing import index_paths
+from service.operations.keys import create_key
+from service.search.matching import EmptyReason
+from service.system.settings import Settings
+from tests.support.serving import run_server
+
+CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+HOSTILE_NAME = "<img src=x onerror=document.title=1>.mp4"
+EXPLORER_PATHS = ("/docs", "/redoc")
+PATHS = {
+    "/": "index.html",
+    **dict.fromkeys(EXPLORER_PATHS, EXPLORER),
+    **{f"/web/{name}": name for name in TYPES},
+}
+
+
+@pytest.mark.parametrize(("path", "name"), PATHS.items())
+def test_files_of_the_page(client: httpx.Client, path: str, name: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert answer.content == (FOLDER / name).read_bytes()
+    assert answer.headers["content-type"] == TYPES[name]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert name == EXPLORER or ("unsafe" not in policy and "http" not in policy)
+    head = client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    for header in ("content-type", "content-length", "content-security-policy"):
+        assert head.headers[header] == answer.headers[header]
+
+
+def test_every_file_of_the_folder_is_served() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == set(TYPES)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_nothing_comes_from_elsewhere(name: str) -> None:
+    text = (FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    if name == "explorer.js":
+        assert text.count(EXPLORER_HOST) == 1
+        text = text.replace(EXPLORER_HOST, "")
+    assert not re.search(r"https?:|url\(|@import|[\"'`]//", text)
+    # What the policy forbids would fail in silence: code and style inside the markup, markup out of text.
+    assert not re.search(
+        r"<style|\sstyle=|\son\w+=\"|<script(?! type=\"module\" src=)|innerHTML|outerHTML|insertAdjacentHTML",
+        text,
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/web/",
+        "/web/nothing.js",
+        "/web/../app.py",
+        "/web/..%2fapp.py",
+        "/web/%2e%2e/app.py",
+        "/web//etc/passwd",
+    ],
+)
+def test_no_other_file_is_served(server: str, path: str) -> None:
+    address = httpx.URL(server).copy_with(raw_path=path.encode())
+    answer = httpx.get(address)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_the_page_is_not_part_of_the_api(client: httpx.Client) -> None:
+    assert not {"/", "/web/{name}", *EXPLORER_PATHS} & set(client.get("/openapi.json").json()["paths"])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    reason = "needs the package playwright: pip install playwright"
+    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}: apt-get install chromium")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def hostile_file(tmp_path_factory: pytest.TempPathFactory, library_files: Path) -> Path:
+    """A good clip of both streams with a bad name."""
+    return shutil.copy(library_files / "long.mp4", tmp_path_factory.mktemp("hostile") / HOSTILE_NAME)
+
+
+@pytest.fixture(scope="module")
+def hostile_server(
+    tmp_path_factory: pytest.TempPathFactory, library_files: Path, hostile_file: Path, bundle_path: Path
+) -> Iterator[str]:
+    """A server whose library holds the clip with the bad name."""
+    data = tmp_path_factory.mktemp("data")
+    settings = Settings(data=data, bundle=bundle_path, device="cpu", min_free_bytes=0)
+    with open_foley(settings) as foley:
+        paths = [hostile_file.parent, *library_files.glob("0*.mp4")]
+        report = index_paths(paths, snapshot=foley.snapshot(), decoder=foley.decoder)
+    assert not report.failed
+    with run_server({"DATA": data, "BUNDLE": bundle_path, "DEVICE": "cpu"}, data / "log") as address:
+        yield address
+
+
+@pytest.fixture
+def page(browser: Any, hostile_server: str) -> Iterator[Any]:
+    """The page, opened; it must stay on its own host and raise nothing."""
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    requested: list[str] = []
+    failures: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
+    page.goto(hostile_server)
+    page.wait_for_selector("#library:has-text('Library: ')")
+    yield page
+    assert page.title() == "Foley"
+    assert page.locator("img").count() == 0
+    # Chromium writes a line for each answer that is an error, also where the page shows it.
+    assert not [text for text in failures if not text.startswith("Failed to load resource")]
+    assert not [url for url in requested if not url.startswith((hostile_server, f"blob:{hostile_server}"))]
+    context.close()
+
+
+def test_a_search_in_a_browser(page: Any, hostile_file: Path) -> None:
+    page.set_input_files("#file", hostile_file)
+    assert page.text_content("#file-name") == HOSTILE_NAME
+    page.wait_for_selector("#file-facts:has-text('00:24')")
+    assert page.is_checked("input[value=audio]")
+    page.click("#search")
+    page.wait_for_selector("#results li")
+    assert HOSTILE_NAME in page.text_content("#answer")
+    (own,) = page.locator(f"#results li:has([title*='{HOSTILE_NAME}'])").all()
+    assert own.locator(".name").text_content() == HOSTILE_NAME
+    assert own.locator(".moments button").count() == 16
+    assert own.locator(".moments .is-best").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_long_name_stays_on_a_narrow_screen(page: Any, hostile_file: Path, tmp_path: Path) -> None:
+    name = "x" * 196 + ".mp4"
+    page.set_input_files("#file", shutil.copy(hostile_file, tmp_path / name))
+    page.click("#search")
+    page.wait_for_selector("#results li")
+    assert name in page.text_content("#answer")
+    for part in ("html", "#form", "section", "#answer"):
+        assert page.locator(part).evaluate("e => e.scrollWidth - e.clientWidth") <= 0, part
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_result_plays_from_a_moment_and_with_the_clip(page: Any, hostile_file: Path) -> None:
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    result = page.locator("#results li").first
+    player = result.locator("audio")
+    best = result.locator(".is-best")
+    best.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    player.evaluate("e => e.paused && new Promise(done => e.addEventListener('playing', done))")
+    start = float(player.evaluate("e => e.currentTime"))
+    assert start % 10 == pytest.approx(10 / 16, abs=2)  # the second of 16; the player has gone on since
+    result.get_by_role("button", name="Play with your picture").click()
+    preview = page.locator("#preview video")
+    preview.evaluate("e => e.paused && new Promise(done => e.addEventListener('playing', done))")
+    assert preview.evaluate("e => e.muted")
+    assert not player.evaluate("e => e.muted")
+    player.evaluate("e => e.pause()")
+    preview.evaluate("e => e.paused || new Promise(done => e.addEventListener('pause', done))")
+
+
+def test_an_error_in_a_browser(page: Any, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("words are not media\n" * 20)
+    page.set_input_files("#file", notes)
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('The file is not a media file of a known kind')")
+    assert page.locator("#results li").count() == 0
+    assert page.is_enabled("#search")
+
+
+def test_a_dropped_file_and_a_cancelled_search(page: Any) -> None:
+    page.route("**/v1/search", lambda route: None)  # an answer that never comes
+    drop = page.evaluate_handle(
+        "() => { const drop = new DataTransfer(); drop.items.add(new File(['x'], 'rain.wav')); return drop; }"
+    )
+    page.dispatch_event("footer", "drop", {"dataTransfer": drop})
+    assert page.text_content("#file-name") == "rain.wav"
+    assert page.is_checked("input[value=video]")
+    page.click("#search")
+    page.click("#cancel")
+    page.wait_for_selector("#status:has-text('Cancelled.')")
+    assert page.is_enabled("#search")
+    assert page.is_hidden("#progress")
+    page.unroute_all()
+
+
+def test_a_key_is_asked_for_and_used(
+    browser: Any, library_files: Path, bundle_path: Path, tmp_path: Path
+) -> None:
+    """With API keys the page shows a field, keeps what is typed for the tab, and players work too."""
+    key = create_key(tmp_path / "api-keys.json", name="page", scope="read").key
+    settings = Settings(data=tmp_path, bundle=bundle_path, device="cpu", min_free_bytes=0)
+    clip = min(library_files.glob("0*.mp4"))
+    with open_foley(settings) as foley:
+        index_paths([clip], snapshot=foley.snapshot(), decoder=foley.decoder)
+    guarded = {"DATA": tmp_path, "BUNDLE": bundle_path, "DEVICE": "cpu", "API_KEYS_FILE": settings.keys_path}
+    with run_server(guarded, tmp_path / "log") as address, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("#key-form:visible")
+        page.set_input_files("#file", clip)
+        page.click("#search")
+        page.wait_for_selector("#problem:visible:has-text('needs a key')")
+        page.fill("#key", "foley_wrong")
+        page.press("#key", "Enter")
+        page.wait_for_selector("#key-note:has-text('not valid')")
+        assert context.cookies(f"{address}/v1/assets") == []  # what was refused is not kept
+        assert page.evaluate("sessionStorage.length") == 0
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        page.wait_for_selector("#library:has-text('1 file')")
+        (cookie,) = context.cookies(f"{address}/v1/assets")
+        assert (
+            0 < cookie["expires"] - time.time() <= 300
+        )  # it outlives the tab by minutes, not with the browser
+        page.wait_for_selector("#status:has-text('The key is taken. Search again.')")
+        assert page.is_hidden("#key-form")
+        assert page.is_hidden("#problem")
+        assert "Bearer" not in page.text_content("body")  # words for programs
+        page.set_input_files("#file", clip)
+        page.check("input[value=video]", force=True)
+        page.click("#search")
+        player = page.locator("#results li video").first
+        player.evaluate(
+            "e => e.readyState >= 1 || new Promise(done => e.addEventListener('loadedmetadata', done))"
+        )
+        page.reload()
+        page.wait_for_selector("#library:has-text('1 file')")  # kept for the tab
+        assert page.evaluate("localStorage.length") == 0
+    assert key not in (tmp_path / "log").read_text()
+
+
+def test_an_empty_library_in_a_browser(page: Any) -> None:
+    assert page.is_hidden("#empty")
+    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    page.reload()
+    page.wait_for_selector("#empty:has-text('foley index')")
+    assert "Library: 0 files" in page.text_content("#library")
+
+
+def test_the_library_is_asked_again(page: Any, hostile_file: Path) -> None:
+    """What was indexed and switched beside the open page shows after a search, and when the page is seen again."""
+    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    ready = {"bundle_id": "bundle-of-before", "num_segments": 0}
+    page.route("**/readyz", lambda route: route.fulfill(json=ready))
+    page.reload()
+    page.wait_for_selector("#empty:visible")
+    assert "Stop the service" not in page.text_content("#empty")
+    assert "bundle-of-before" in page.text_content("#library")
+    page.unroute("**/v1/assets?*")
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    page.wait_for_selector("#results li")
+    page.wait_for_selector("#library:not(:has-text(' 0 files')):not(:has-text('bundle-of-before'))")
+    assert page.is_hidden("#empty")
+    page.unroute("**/readyz")
+    page.wait_for_selector(
+        "#library:not(:has-text(', 0 segments'))"
+    )  # asked again once the answer is no longer kept
+    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    page.wait_for_selector("#library:has-text(' 0 files')")
+    page.unroute_all()
+
+
+@pytest.mark.parametrize("path", EXPLORER_PATHS)
+def test_an_explorer_without_internet_says_so(browser: Any, hostile_server: str, path: str) -> None:
+    with browser.new_context(viewport={"width": 360, "height": 740}) as context:
+        page = context.new_page()
+        page.route(f"{EXPLORER_HOST}/**", lambda route: None)  # an answer that never comes
+        page.goto(f"{hostile_server}{path}", wait_until="commit")
+        page.wait_for_selector("#state:has-text('comes from the internet')")
+        page.unroute_all()
+        page.route(f"{EXPLORER_HOST}/**", lambda route: route.abort())
+        page.goto(f"{hostile_server}{path}")
+        page.wait_for_selector("#state:has-text('could not be loaded')")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        page.click("text=openapi.json")
+        assert '"openapi"' in page.text_content("body")
+
+
+def test_an_explorer_is_started_with_the_description(browser: Any, hostile_server: str) -> None:
+    started = (
+        "window.SwaggerUIBundle = ({ url, domNode }) => { domNode.textContent = `explorer of ${url}`; };"
+    )
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route(f"{EXPLORER_HOST}/**/*.css", lambda route: route.fulfill(content_type="text/css", body=""))
+        page.route(
+            f"{EXPLORER_HOST}/**/*.js",
+            lambda route: route.fulfill(content_type="text/javascript", body=started),
+        )
+        page.goto(f"{hostile_server}/docs")
+        page.wait_for_selector("text=explorer of /openapi.json")
+
+
+def test_a_search_by_keyboard_keeps_its_place(page: Any, hostile_file: Path) -> None:
+    focused = "document.activeElement.id"
+    page.set_input_files("#file", hostile_file)
+    page.route("**/v1/search", lambda route: None)  # an answer that never comes
+    page.focus("#search")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#progress:visible")
+    assert page.is_disabled("#search")
+    assert page.evaluate(focused) == "search"
+    page.keyboard.press("Enter")  # one search at a time
+    page.focus("#cancel")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:has-text('Cancelled.')")
+    assert page.evaluate(focused) == "search"
+    page.unroute_all()
+    answer = page.locator(
+        "[role=status]#answer"
+    )  # a change of its text is read out only while it is rendered
+    assert answer.evaluate("e => getComputedStyle(e).display") != "none"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results li")
+    assert page.evaluate(focused) == "search"
+    assert "found" in answer.text_content()
+
+
+def test_two_dropped_files_are_said(page: Any) -> None:
+    drop = page.evaluate_handle(
+        """() => {
+            const drop = new DataTransfer();
+            for (const name of ['rain.wav', 'wind.wav']) drop.items.add(new File(['x'], name));
+            return drop;
+        }"""
+    )
+    page.dispatch_event("footer", "drop", {"dataTransfer": drop})
+    assert page.text_content("#file-name") == "rain.wav"
+    assert "2 files came" in page.text_content("#status")
+    assert "Press Search" in page.text_content("#waiting")
+    assert page.is_visible("#waiting")
+
+
+def test_refusals_are_told_in_words_for_people(page: Any, hostile_file: Path) -> None:
+    page.set_input_files("#file", hostile_file)
+    too_large = {
+        "title": "The request is too large",
+        "code": "too_large",
+        "detail": "the body has 314573170 bytes; this route takes 268435456",
+    }
+    page.route("**/v1/search", lambda route: route.fulfill(status=413, json=too_large))
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('has 314.6 MB; it takes 268.4 MB')")
+    page.unroute_all()
+    page.route("**/v1/search", lambda route: route.abort())
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('The connection broke')")
+    page.route("**/livez", lambda route: route.abort())
+    page.click("#search")
+    page.wait_for_selector("#problem:has-text('The service does not answer')")
+    page.unroute_all()
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [("nothing_to_search", "the library holds none."), ("below_min_score", "none has the score")],
+)
+def test_no_results_say_why(page: Any, hostile_file: Path, reason: str, words: str) -> None:
+    page.set_input_files("#file", hostile_file)
+    answer = {
+        **dict.fromkeys(("bundle_id", "release_id"), "none"),
+        "target": "audio",
+        "from": "video",
+        "query": {"is_partial": False, "num_segments": 1},
+        "results": [],
+        "reason": reason,
+    }
+    page.route("**/v1/search", lambda route: route.fulfill(json=answer))
+    page.click("#search")
+    page.wait_for_selector(f"#answer:has-text('{words}')")
+    page.unroute_all()
+
+
+def test_every_reason_has_words() -> None:
+    text = (FOLDER / "answer.js").read_text()
+    assert not [reason for reason in get_args(EmptyReason) if f"  {reason}: " not in text]
+
+
+def test_a_result_without_a_player_fills_its_row(page: Any, hostile_file: Path) -> None:
+    page.set_viewport_size({"width": 1200, "height": 800})
+    page.route("**/v1/assets/*/media*", lambda route: route.fulfill(status=404, json={"title": "Gone"}))
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    result = page.locator("#results li.has-no-player").first
+    result.wait_for()
+    assert "Gone" in result.text_content()
+    assert result.get_by_role("button", name="Play with").count() == 0
+    row, facts = (part.evaluate("e => e.clientWidth") for part in (result, result.locator(".facts")))
+    assert facts == row
+    page.unroute_all()

@@ -1,0 +1,468 @@
+"""The embedded index on the real engine: the contract, and its own promises (processes, folders, crashes)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import qdrant_edge as edge
+
+from service.index.contract import (
+    Filter,
+    Index,
+    IndexFailure,
+    IndexFull,
+    IndexInUse,
+    IndexUnavailable,
+    Segment,
+)
+from service.index.embedded import ranking
+from service.index.embedded.index import EmbeddedIndex
+from service.index.embedded.messages import Search, ShardConfig, Write
+from service.index.embedded.schema import _migrate_asset, create_field_indexes
+from service.index.embedded.shard import Shard
+from service.index.embedded.tracks import FILE_NAME
+from service.index.points import pool_track, to_points
+from tests.support.embedded import NUM_KILLS, check_whole, open_index
+from tests.support.index_contract import (
+    NUM_MOMENTS,
+    TOLERANCE,
+    WIDTH,
+    IndexContract,
+    all_assets,
+    diagonal_means,
+    make_asset,
+    make_id,
+    make_segment,
+    make_tracks,
+)
+from tests.support.paths import REPOSITORY
+
+
+# `FOLEY_KILLS=100 pytest tests/service/index -k killed` is the long version of the durability tests.
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with open_index(tmp_path_factory.mktemp("index")) as index:
+        yield index
+
+
+class TestEmbeddedIndex(IndexContract):
+    pass
+
+
+def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
+    tracks = make_tracks(3, seed=1)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", tracks), is_last=True)
+        index.write_asset(make_asset("b", tracks)[:2], is_last=False)
+        index.close()  # twice, with the `with`
+        with pytest.raises(IndexFailure, match="is closed"):
+            index.count_segments()
+    with open_index(tmp_path) as index:
+        assert index.get_asset(make_id("b")) is None
+        assert index.info().num_segments == 3, "what was not finished is swept away"
+        check_whole(index, {make_id("a"): 3})
+        assert index.search(tracks[2], target="audio", limit=1)[0].start_seconds == 20.0
+
+
+def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
+    open_index(tmp_path).close()
+    with pytest.raises(IndexFailure, match=r"'width': 32.*asked for.*'width': 33"):
+        open_index(tmp_path, width=33)
+    with pytest.raises(IndexFailure, match=r"'num_moments': 16\}, asked for .*'num_moments': 8"):
+        open_index(tmp_path, num_moments=8)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(IndexFailure, match=r"index\.json cannot be read"):
+        open_index(tmp_path)
+    (tmp_path / "index.json").unlink()
+    with pytest.raises(IndexFailure, match=r"holds a shard but no index\.json"):
+        open_index(tmp_path)
+
+
+def make_old(folder: Path) -> None:
+    """Bring an index back to version 1: one path in each payload, no metadata, modalities in the heads alone."""
+    shard = edge.EdgeShard.load(str(folder / "shard"))
+    for record in shard.scroll(edge.ScrollRequest(limit=1000, with_payload=True, with_vector=False))[0]:
+        payload = dict(record.payload or {})
+        payload["path"] = payload.pop("paths")[0]
+        for key in ("folders", "labels", "metadata", *(["modalities"] if payload["index"] else [])):
+            del payload[key]
+        shard.update(edge.UpdateOperation.overwrite_payload([record.id], payload))
+    for key in ("paths", "folders", "labels", "modalities", "media.duration_seconds", "media.modified_ns"):
+        shard.update(edge.UpdateOperation.delete_field_index(key))
+    shard.update(edge.UpdateOperation.create_field_index("path", edge.KeywordIndexParams(enable_hnsw=False)))
+    shard.flush()
+    shard.close()
+    seal = folder / "index.json"
+    seal.write_text(json.dumps({**json.loads(seal.read_text()), "version": 1}))
+
+
+@pytest.mark.parametrize("num_done", [0, 1])  # assets brought over before a crash
+def test_a_folder_of_version_1_opens_and_filters(tmp_path: Path, num_done: int) -> None:
+    tracks = make_tracks(3, seed=12)
+    with open_index(tmp_path) as index:
+        pair = [
+            make_segment(
+                "b", n, audio_track=tracks[n], video_track=[None, tracks[n]][n], path="/x/caf\udce9/b.mp4"
+            )
+            for n in range(2)
+        ]
+        index.write_asset(make_asset("a", tracks, path="/lib/a.wav"), is_last=True)
+        index.write_asset(pair, is_last=True)
+        expected = [index.get_asset(make_id(name)) for name in "ab"]
+    make_old(tmp_path)
+    if num_done:
+        shard = edge.EdgeShard.load(str(tmp_path / "shard"))
+        head = next(iter(shard.scroll(edge.ScrollRequest(limit=1, filter=is_head(), with_payload=True))[0]))
+        create_field_indexes(shard)
+        _migrate_asset(shard, head.payload or {})
+        shard.close()
+    for _ in range(2):
+        with open_index(tmp_path) as index:
+            assert [index.get_asset(make_id(name)) for name in "ab"] == expected
+            assert all_assets(index, filter=Filter(folder="/lib")) == [make_id("a")]
+            assert all_assets(index, filter=Filter(folder="/x/caf\udce9")) == [make_id("b")]
+            assert index.find_path("/lib/a.wav") == expected[0]
+            both = index.search(tracks[0], target="audio", limit=9, filter=Filter(modality="video"))
+            assert [m.asset_id for m in both] == [make_id("b")] * 2
+            check_whole(index, {make_id("a"): 3, make_id("b"): 2})
+            index.set_metadata(make_id("a"), {"take": 1})
+            index.set_metadata(make_id("a"), {})
+        assert json.loads((tmp_path / "index.json").read_text())["version"] == 2
+
+
+def is_head() -> edge.Filter:
+    return edge.Filter(must=[edge.FieldCondition("index", match=edge.MatchValue(0))])
+
+
+def test_an_index_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    open_index(tmp_path).close()
+    seal = tmp_path / "index.json"
+    seal.write_text(seal.read_text().replace('"version": 2', '"version": 3'))
+    with pytest.raises(IndexFailure, match=r"is \{'version': 3.*asked for \{'version': 2"):
+        open_index(tmp_path)
+
+
+def test_a_folder_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IndexFailure, match=r"cannot be used: .*(Not a directory|File exists)"):
+        open_index(tmp_path / "file")
+
+
+def test_a_crash_while_creating_leaves_a_folder_that_opens(tmp_path: Path) -> None:
+    with open_index(tmp_path):
+        pass
+    (tmp_path / "shard").rename(tmp_path / "shard.new")  # as it is between creation and the rename
+    with open_index(tmp_path) as index:
+        assert index.count_segments() == 0
+
+
+def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", make_tracks(2, seed=2)), is_last=True)
+    (state,) = (tmp_path / "shard" / "segments").glob("*/segment.json")
+    state.write_bytes(b"\0" * 100)
+    with pytest.raises(IndexFailure, match=r"cannot be read: .*segment"):
+        open_index(tmp_path)
+
+
+def test_a_folder_is_open_once(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        with pytest.raises(IndexInUse, match=rf"is open in another process \(number {os.getpid()}\)"):
+            open_index(tmp_path)
+        assert index.count_segments() == 0
+    open_index(tmp_path).close()
+
+
+def test_a_full_disk_refuses_writes_and_answers_reads(tmp_path: Path) -> None:
+    tracks = make_tracks(2, seed=3)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", tracks), is_last=True)
+    with open_index(tmp_path, min_free_bytes=2**62) as index:
+        with pytest.raises(IndexFull, match=f"bytes free, writing needs {2**62}"):
+            index.write_asset(make_asset("b", tracks), is_last=True)
+        with pytest.raises(IndexFull, match="bytes free"):
+            index.optimize()
+        check_whole(index, {make_id("a"): 2})
+        assert index.delete_asset(make_id("a")) == 2, "making room is allowed"
+    with pytest.raises(IndexFull, match="bytes free"):
+        open_index(tmp_path / "new", min_free_bytes=2**62)
+
+
+def test_a_dead_engine_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+    *tracks, other = make_tracks(7, seed=4)
+    segments = make_asset("long", np.stack(tracks))
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", np.stack([other, other])), is_last=True)
+        for part in range(3):  # also in the midst of an asset that comes in parts
+            index.write_asset(segments[2 * part : 2 * part + 2], is_last=part == 2)
+            dead = index.engine_pid
+            os.kill(dead, signal.SIGKILL)
+            assert index.search(other, target="audio", limit=1)[0].asset_id == make_id("a")
+            assert index.engine_pid != dead
+        check_whole(index, {make_id("a"): 2, make_id("long"): 6})
+
+
+def test_a_silent_engine_is_replaced(tmp_path: Path) -> None:
+    config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    with EmbeddedIndex(config, call_seconds=1.0) as index:
+        index.write_asset(make_asset("a", make_tracks(1, seed=6)), is_last=True)
+        os.kill(index.engine_pid, signal.SIGSTOP)
+        with pytest.raises(IndexUnavailable, match=r"did not answer in 1\.0 s"):
+            index.count_segments()
+        assert index.count_segments() == 1
+
+
+def test_signals_meant_for_the_service_leave_the_engine_alone(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        engine = index.engine_pid
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(engine, number)
+        assert index.count_segments() == 0
+        assert index.engine_pid == engine
+
+
+def test_the_service_does_not_load_the_engine() -> None:
+    code = "import sys, service.index.embedded.index; sys.exit('qdrant_edge' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+WRITER = """
+    import sys
+    from pathlib import Path
+    sys.path[:0] = [sys.argv[2]]
+    from tests.support.embedded import open_index
+    from tests.support.index_contract import make_asset, make_id, make_tracks
+
+    tracks = make_tracks(4, seed=7)
+    index = open_index(Path(sys.argv[1]))
+    print("engine", index.engine_pid, flush=True)
+    number = int(sys.argv[3])
+    while True:
+        segments = make_asset(number, tracks[: 1 + number % 4])
+        if number % 3:
+            index.write_asset(segments, is_last=True)
+        else:
+            for position, segment in enumerate(segments):
+                index.write_asset([segment], is_last=position == len(segments) - 1)
+        print("stored", number, flush=True)
+        number += 1
+"""
+
+
+@contextlib.contextmanager
+def run_writer(folder: Path, first: int, working_folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process without a file as its `__main__` that writes assets and names each acknowledged one."""
+    code = textwrap.dedent(WRITER)
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        code,
+        str(folder),
+        str(REPOSITORY),
+        str(first),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=working_folder) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def read_lines(process: subprocess.Popen[str], *, seconds: float) -> list[str]:
+    """Whole lines a process printed until the time is over and a first one is there."""
+    assert process.stdout is not None
+    deadline = time.monotonic() + seconds
+    lines: list[str] = []
+    while time.monotonic() < deadline or not lines:
+        if select.select([process.stdout], [], [], 0.01)[0]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], "the writer ended"
+    return lines
+
+
+def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_engine(tmp_path: Path) -> None:
+    folder, working_folder = tmp_path / "index", tmp_path / "cwd"
+    working_folder.mkdir()
+    (working_folder / "numpy.py").write_text("raise SystemExit('the working directory is imported')")
+    rng = random.Random(8)
+    acknowledged: dict[str, int] = {}
+    first = 0
+    for _ in range(NUM_KILLS):
+        with run_writer(folder, first, working_folder) as process:
+            engine = int(read_lines(process, seconds=0.0)[0].split()[1])
+            assert process.stdout is not None
+            lines = read_lines(process, seconds=rng.uniform(0.05, 0.6))
+            process.kill()
+            deadline = time.monotonic() + 5.0
+            while is_running(engine) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert not is_running(engine), "the engine outlived its service by 5 s"
+            lines += process.stdout.readlines()
+        stored = [int(line.split()[1]) for line in lines if line.endswith("\n")]
+        acknowledged |= {make_id(number): 1 + number % 4 for number in stored}
+        first = max(stored) + 1
+    with open_index(folder) as index:
+        check_whole(index, acknowledged)
+        # the check itself can fail
+        index.delete_asset(next(iter(acknowledged)))
+        with pytest.raises(AssertionError, match="1 acknowledged assets are missing"):
+            check_whole(index, acknowledged)
+
+
+def test_an_engine_that_is_busy_dies_with_its_service(tmp_path: Path) -> None:
+    """No Python runs in the engine while Edge works: the kernel has to end it."""
+    code = """
+        import ctypes, os, sys
+        sys.path.insert(0, sys.argv[1])
+        from service.index.embedded import shard_process as engine
+        engine._die_with(int(sys.argv[2]))
+        print("busy", flush=True)
+        ctypes.PyDLL(None).sleep(60)  # a foreign call that keeps Python's lock
+    """
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-c", textwrap.dedent(code), str(REPOSITORY), str(read_end)]
+    with subprocess.Popen(command, pass_fds=[read_end], stdout=subprocess.PIPE, text=True) as process:
+        os.close(read_end)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "busy\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        os.close(write_end)
+        assert process.wait(5.0) == -signal.SIGIO
+
+
+def test_optimize_builds_graphs_that_find_the_same(tmp_path: Path) -> None:
+    num_assets, per_asset = 4, 250
+    tracks = make_tracks(num_assets * per_asset, seed=9, clusters=40)
+    queries = make_tracks(20, seed=9, clusters=40)
+    with open_index(tmp_path, exact_below=200) as index:
+        for name in range(num_assets):
+            part = tracks[name * per_asset : (name + 1) * per_asset]
+            segments = [
+                Segment(
+                    asset_id=make_id(name),
+                    path=f"/{name}.mp4",
+                    index=n,
+                    start_seconds=10.0 * n,
+                    end_seconds=10.0 * n + 10.0,
+                    audio_track=track,
+                    video_track=track,
+                )
+                for n, track in enumerate(part)
+            ]
+            index.write_asset(segments, is_last=True)
+        assert index.info().num_indexed_vectors == 0
+        before = [index.search(query, target="video", limit=10) for query in queries]
+        index.optimize()
+        assert index.info().num_indexed_vectors == 4 * len(tracks)
+        graphs = list((tmp_path / "shard" / "segments").glob("*/vector_index-video/links*.bin"))
+        assert sum(path.stat().st_size for path in graphs) > 10 * len(tracks), "no graph was built"
+        after = [index.search(query, target="video", limit=10) for query in queries]
+        kept = [
+            len({(m.asset_id, m.start_seconds) for m in b} & {(m.asset_id, m.start_seconds) for m in a})
+            for b, a in zip(before, after, strict=True)
+        ]
+        assert np.mean(kept) >= 9.9
+        for query, matches in zip(queries, after, strict=True):
+            best = np.sort(diagonal_means(query, tracks))[::-1][:10]
+            np.testing.assert_allclose([m.score for m in matches][:3], best[:3], atol=TOLERANCE)
+            by_asset = diagonal_means(query, tracks).reshape(num_assets, per_asset).max(axis=1)
+            assets = index.search_assets(query, target="video", limit=num_assets)
+            found = {m.asset_id: m.score for m in assets}
+            expected = {make_id(name): by_asset[name] for name in np.argsort(-by_asset)[:3]}
+            assert {name: found[name] for name in expected} == pytest.approx(expected, abs=TOLERANCE)
+        late = make_tracks(1, seed=10)[0]
+        index.write_asset([make_segment("late", audio_track=late)], is_last=True)
+        assert index.search(late, target="audio", limit=1)[0].asset_id == make_id("late")
+        assert index.delete_asset(make_id(0)) == per_asset
+        assert index.count_segments() == len(tracks) + 1 - per_asset
+    with open_index(tmp_path, exact_below=200) as index:
+        check_whole(index, {make_id(name): per_asset for name in range(1, num_assets)} | {make_id("late"): 1})
+
+
+def test_no_other_call_goes_through_while_it_optimizes(tmp_path: Path) -> None:
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", make_tracks(1, seed=11)), is_last=True)
+        os.kill(index.engine_pid, signal.SIGSTOP)
+        thread = threading.Thread(target=index.optimize)
+        thread.start()
+        while not index._engine.is_optimizing:
+            time.sleep(0.001)
+        with pytest.raises(IndexUnavailable, match="is being optimized"):
+            index.count_segments()
+        with pytest.raises(IndexUnavailable, match="optimized already"):
+            index.optimize()
+        os.kill(index.engine_pid, signal.SIGCONT)
+        thread.join()
+        assert index.count_segments() == 1
+
+
+@pytest.mark.parametrize("damage", ["none", "missing", "zeros", "shifted", "cut"])
+def test_moments_are_right_whatever_became_of_the_copies_of_tracks(tmp_path: Path, damage: str) -> None:
+    """Copies that are there are read; those that do not fit the engine's score give way to its own vectors."""
+    tracks = make_tracks(20, seed=31)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("a", tracks), is_last=True)
+    path = tmp_path / "shard" / FILE_NAME
+    copies = np.fromfile(path, dtype=np.float16).reshape(len(tracks), -1)
+    np.testing.assert_array_equal(
+        np.sort(copies, axis=0), np.sort(tracks.astype(np.float16).reshape(copies.shape), axis=0)
+    )
+    if damage == "missing":
+        path.unlink()
+    elif damage == "zeros":
+        np.zeros_like(copies).tofile(path)
+    elif damage == "shifted":
+        np.roll(copies, 1, axis=0).tofile(path)
+    elif damage == "cut":
+        copies.ravel()[: copies.size // 2 - 5].tofile(path)
+    with open_index(tmp_path) as index:
+        index.write_asset(make_asset("b", make_tracks(1, seed=32)), is_last=True)
+        found = index.search(tracks[0], target="audio", limit=30)
+    assert len(found) == len(tracks) + 1
+    for match in found:
+        if match.asset_id == make_id("a"):
+            stored = tracks[round(match.start_seconds / 10)].astype(np.float16).astype(np.float32)
+            expected = np.einsum("td,td->t", tracks[0].astype(np.float16).astype(np.float32), stored)
+            np.testing.assert_allclose(match.moments, np.clip(expected, -1, 1), atol=1e-6)
+
+
+def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tracks read from the engine take ten times as long, and nothing else would show it."""
+    tracks = make_tracks(20, seed=31)
+    config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    shard = Shard(config)
+    points = to_points(make_asset("a", tracks), num_moments=NUM_MOMENTS, width=WIDTH)
+    ids = [point.point_id for point in points[1:]]
+    shard.write([Write(asset_id=make_id("a"), bodies=points[1:], head=points[0], body_ids=ids)])
+    read: list[edge.PointId] = []
+    monkeypatch.setattr(ranking, "read_tracks", lambda shard, ids, name: read.extend(ids) or {})
+    request = Search(
+        track=tracks[0], pooled=pool_track(tracks[0]), target="audio", limit=len(tracks), prefetch=200
+    )
+    assert len(shard.search(request)) == len(tracks)
+    assert read == []
+    shard.close()

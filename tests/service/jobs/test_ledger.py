@@ -1,0 +1,256 @@
+"""The ledger alone: what was committed is there, one process works on it, and errors have names."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from service.jobs import database as ledger_file
+from service.jobs import ledger as ledger_module
+from service.jobs.files import count_outcomes, lift_quarantine, read_files, retry_failed
+from service.jobs.journal import LedgerJournal, Rehearsal
+from service.jobs.ledger import JobNotFound, KeyReused, Ledger, LedgerFailure, LedgerFull, LedgerInUse
+from service.library.journal import Fault, FileRow
+from service.library.scanning import FoundFile
+
+FOUND = FoundFile(path=Path("/videos/a.mp4"), size_bytes=7, modified_ns=9)
+LATIN = FoundFile(path=Path(os.fsdecode(b"/videos/caf\xe9.mp4")), size_bytes=1, modified_ns=2)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+def _journal(ledger: Ledger, *, basis: str = "b") -> LedgerJournal:
+    return LedgerJournal(ledger, ledger.create_job("index", {}).job.job_id, basis=basis)
+
+
+def _write_two(connection: sqlite3.Connection, *tables: str) -> None:
+    for table in tables:
+        connection.execute(f"INSERT INTO {table} VALUES (x'00')")
+
+
+def test_jobs_outlive_the_process(path: Path) -> None:
+    with Ledger.open(path, owner="library") as ledger:
+        first = ledger.create_job("index", {"paths": ["/b", "/a"]}).job
+        second = ledger.create_job("sync", {"paths": ["/c"]}).job
+        ledger.start_job(first.job_id)
+    with Ledger.open(path, owner="library") as ledger:
+        assert [job.job_id for job in ledger.unfinished_jobs()] == [first.job_id, second.job_id]
+        assert ledger.get_job(first.job_id).request == {"paths": ["/b", "/a"]}
+        ended = ledger.end_job(first.job_id, "failed", report={"x": 1}, error_code="c", error="why")
+        assert (ended.state, ended.report, ended.error_code, ended.error) == ("failed", {"x": 1}, "c", "why")
+        assert [job.job_id for job in ledger.list_jobs(limit=9, state="failed")] == [first.job_id]
+        assert [job.job_id for job in ledger.list_jobs(limit=9, before=second.number)] == [first.job_id]
+        with pytest.raises(JobNotFound, match="no job 'none'"):
+            ledger.get_job("none")
+
+
+def test_a_job_that_was_cancelled_does_not_start(path: Path) -> None:
+    """Between the moment it is chosen and the one in which it starts."""
+    with Ledger.open(path, owner="library") as ledger:
+        chosen = ledger.create_job("index", {}).job
+        assert ledger.want_cancel(chosen.job_id).state == "cancelled"
+        assert ledger.start_job(chosen.job_id).state == "cancelled"
+
+
+def test_commits_are_written_through(path: Path) -> None:
+    with Ledger.open(path, owner="library") as ledger:
+        assert ledger.read("PRAGMA journal_mode")[0][0] == "wal"
+        with ledger.write() as connection:
+            assert (
+                connection.execute("PRAGMA synchronous").fetchone()[0] == 2
+            )  # FULL, by SQLite's documentation
+        assert ledger.read("PRAGMA user_version")[0][0] == ledger_file.SCHEMA_VERSION
+
+
+def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
+    with Ledger.open(path, owner="library") as ledger:
+        with pytest.raises(LedgerFailure, match="no such table"), ledger.write() as connection:
+            _write_two(connection, "mounts", "none")
+        assert ledger.read("SELECT * FROM mounts") == []
+
+
+def test_one_process_works_on_the_jobs_of_a_bundle(path: Path) -> None:
+    with Ledger.open(path, owner="library"):
+        with pytest.raises(LedgerInUse, match=rf"another process \(number {os.getpid()}\)"):
+            Ledger.open(path, owner="library")
+        Ledger.open(path, owner="library", is_worker=False).close()
+        Ledger.open(path, owner="another").close()
+        program = "import sys; from pathlib import Path; from service.jobs.ledger import *; "
+        program += "Ledger.open(Path(sys.argv[1]), owner='library')"
+        other = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
+        assert "LedgerInUse" in other.stderr
+    Ledger.open(path, owner="library").close()
+
+
+def test_a_writer_waits_for_another_and_then_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_file, "BUSY_SECONDS", 0.2)
+    with Ledger.open(path, owner="a") as first, Ledger.open(path, owner="b") as second:
+        held, release = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with first.write():
+                held.set()
+                release.wait(10)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        with pytest.raises(LedgerInUse, match="writes the ledger for more than"):
+            second.create_job("index", {})
+        release.set()
+        thread.join()
+        second.create_job("index", {})
+
+
+def test_a_later_version_is_refused(path: Path) -> None:
+    Ledger.open(path, owner="b").close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(LedgerFailure, match="schema version 99; this Foley knows 1"):
+        Ledger.open(path, owner="b")
+
+
+def test_damage_and_a_full_disk_have_names(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_bytes(b"not a database, " * 100)
+    with pytest.raises(LedgerFailure, match="cannot be used"):
+        Ledger.open(path, owner="b")
+    path.unlink()
+    with Ledger.open(path, owner="b") as ledger:
+        ledger.read("PRAGMA max_page_count=20")
+        with pytest.raises(LedgerFull, match="full"):
+            ledger.create_job("index", {"paths": ["x" * 200_000]})
+        ledger.read("PRAGMA max_page_count=100000")
+        ledger.create_job("index", {"paths": ["x" * 200_000]})
+    with pytest.raises(LedgerFailure, match="closed"):
+        ledger.create_job("index", {})
+
+
+def test_a_key_makes_one_job(path: Path) -> None:
+    with Ledger.open(path, owner="b") as ledger:
+        first = ledger.create_job("index", {"paths": ["/a"]}, idempotency_key="k")
+        again = ledger.create_job("index", {"paths": ["/a"]}, idempotency_key="k")
+        assert (first.is_new, again.is_new) == (True, False)
+        assert again.job == first.job
+        for kind, paths in (("sync", ["/a"]), ("index", ["/b"])):
+            with pytest.raises(KeyReused, match="'k' was used for another request"):
+                ledger.create_job(kind, {"paths": paths}, idempotency_key="k")  # type: ignore[arg-type]
+        assert ledger.create_job("index", {"paths": ["/a"]}).is_new
+        assert len(ledger.list_jobs(limit=9)) == 2
+
+
+def test_old_jobs_are_forgotten_with_their_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "KEPT_JOBS", 2)
+    with Ledger.open(path, owner="b") as ledger:
+        for _ in range(4):
+            journal = _journal(ledger)
+            journal.begin([FOUND])
+            ledger.end_job(ledger.list_jobs(limit=1)[0].job_id, "done", report=None)
+        ledger.create_job("index", {})
+        assert len(ledger.list_jobs(limit=9)) == 3
+        assert len(ledger.read("SELECT * FROM files")) == 2
+
+
+def test_rows_of_files(path: Path) -> None:
+    with Ledger.open(path, owner="b") as ledger:
+        journal = _journal(ledger)
+        job_id = ledger.list_jobs(limit=1)[0].job_id
+        journal.begin([FOUND, LATIN])
+        assert ledger.get_job(job_id).is_scanned
+        assert {row.outcome for row in journal.rows().values()} == {"pending"}
+        journal.start(FOUND, "f" * 64)
+        row = FileRow(path=str(FOUND.path), size_bytes=7, modified_ns=9, asset_id="f" * 64)
+        journal.end(row.ended("indexed", num_segments=3, is_partial=True))
+        broken = FileRow(path=str(LATIN.path), size_bytes=1, modified_ns=2)
+        journal.end(broken.failed(Fault(code="not_media", reason="r", attempts=1, is_quarantined=True)))
+        journal.flush()
+        first, second = read_files(ledger, job_id)
+        assert (first.path, first.outcome, first.num_segments, first.is_partial) == (
+            "/videos/a.mp4",
+            "indexed",
+            3,
+            True,
+        )
+        assert (second.path, second.outcome, second.code) == (str(LATIN.path), "quarantined", "not_media")
+        assert read_files(ledger, job_id, outcomes=("quarantined",)) == [second]
+        assert read_files(ledger, job_id, after=first.path, limit=1) == [second]
+        assert count_outcomes(ledger, job_id) == {"indexed": 1, "quarantined": 1}
+
+        # Known by later jobs: what a content is called, and why a file failed.
+        later = _journal(ledger)
+        assert later.find_identity(FOUND) == "f" * 64
+        fault = later.fault_of(LATIN)
+        assert fault is not None
+        assert fault.is_quarantined
+        touched = FoundFile(path=LATIN.path, size_bytes=1, modified_ns=3)
+        assert later.fault_of(touched) is None
+        assert later.find_identity(FoundFile(path=FOUND.path, size_bytes=8, modified_ns=9)) is None
+        assert LedgerJournal(ledger, job_id, basis="other limits").fault_of(LATIN) is None
+
+        assert retry_failed(ledger, job_id) == 1
+        assert later.fault_of(LATIN) is None
+        assert count_outcomes(ledger, job_id) == {"indexed": 1, "pending": 1}
+        assert ledger.get_job(job_id).is_retry
+
+
+def test_a_file_that_changed_since_the_scan_starts_anew(path: Path) -> None:
+    with Ledger.open(path, owner="b") as ledger:
+        journal = _journal(ledger)
+        for found in (FOUND, LATIN):
+            journal.begin([found])
+            journal.end(
+                FileRow(
+                    path=str(found.path), size_bytes=found.size_bytes, modified_ns=found.modified_ns
+                ).ended("indexed", num_segments=1)
+            )
+        journal.flush()
+        journal.begin([FoundFile(path=FOUND.path, size_bytes=8, modified_ns=9), LATIN])
+        assert {row.path: row.outcome for row in journal.rows().values()} == {
+            str(FOUND.path): "pending",
+            str(LATIN.path): "indexed",
+        }
+
+
+def test_quarantine_is_lifted_below_a_path_and_not_beside_it(path: Path) -> None:
+    with Ledger.open(path, owner="b") as ledger:
+        journal = _journal(ledger)
+        fault = Fault(code="not_media", reason="r", attempts=1, is_quarantined=True)
+        names = ("/v/a.mp4", "/v/sub/b.mp4", "/v-other/c.mp4", "/v")
+        for name in names:
+            journal.end(FileRow(path=name, size_bytes=1, modified_ns=1).failed(fault))
+        journal.flush()
+        assert lift_quarantine(ledger, [Path("/v/sub")]) == 1
+        assert lift_quarantine(ledger, [Path("/v")]) == 2
+        assert lift_quarantine(ledger, [Path("/")]) == 1
+
+
+def test_a_rehearsal_writes_nothing(path: Path) -> None:
+    with Ledger.open(path, owner="b") as ledger:
+        job_id = ledger.create_job("sync", {}).job.job_id
+        rehearsal = Rehearsal(ledger, job_id, basis="b")
+        rehearsal.begin([FOUND])
+        rehearsal.start(FOUND, "f" * 64)
+        rehearsal.end(FileRow(path="/x").ended("indexed", num_segments=1))
+        rehearsal.flush()
+        rehearsal.remember_mounts([Path("/x")], {"/x"})
+        assert read_files(ledger, job_id) == []
+        assert ledger.read("SELECT * FROM identities UNION SELECT path, 1, 1, '' FROM mounts") == []
+
+
+def test_mounts_are_remembered_where_they_concern_a_folder(path: Path) -> None:
+    with Ledger.open(path, owner="b") as ledger:
+        journal = _journal(ledger)
+        journal.remember_mounts([Path("/a")], {"/a/disk"})
+        journal.remember_mounts([Path("/b")], {"/b"})
+        assert journal.mounts() == {"/a/disk", "/b"}
+        journal.remember_mounts([Path("/a/disk/videos")], set())
+        assert journal.mounts() == {"/b"}

@@ -1,0 +1,296 @@
+"""Synchronising with the real parts, and never taking a missing disk for deleted files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from service.foley import Foley, open_foley
+from service.index.contract import Asset, Filter
+from service.jobs.files import count_outcomes
+from service.jobs.job_request import JobRequest
+from service.jobs.library_jobs import LibraryJobs, open_jobs
+from service.library import sync as sync_module
+from service.library.indexing import Counts
+from service.library.report import IndexReport
+from service.library.sync import SyncRefused
+from service.system.settings import Settings
+from tests.support.libraries import write_tone
+
+Sync = Callable[..., IndexReport]
+NUMBERS = itertools.count(0, 100)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Iterator[Foley]:
+    settings = Settings(
+        data=tmp_path_factory.mktemp("sync"), bundle=bundle_path, device="cpu", min_free_bytes=0
+    )
+    with open_foley(settings) as foley:
+        yield foley
+
+
+@pytest.fixture
+def runner(opened: Foley, tmp_path: Path) -> Iterator[LibraryJobs]:
+    foley = replace(opened, settings=opened.settings.replace(data=tmp_path / "data"))
+    with open_jobs(foley) as runner:
+        yield runner
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Four sounds: a.wav, b.wav, sub/c.wav, sub/d.wav."""
+    folder = tmp_path / "library"
+    base = next(NUMBERS)
+    for number, name in enumerate(("a.wav", "b.wav", "sub/c.wav", "sub/d.wav")):
+        write_tone(folder / name, base + number, seconds=0.5)
+    return folder
+
+
+@pytest.fixture
+def sync(runner: LibraryJobs) -> Sync:
+    def sync(*paths: Path, **options: object) -> IndexReport:
+        request = JobRequest(paths=tuple(map(str, paths)), **options)  # type: ignore[arg-type]
+        return runner.run(runner.submit("sync", request).job.job_id)
+
+    return sync
+
+
+@pytest.fixture
+def paths_of(opened: Foley, tmp_path: Path) -> Callable[[], dict[str, tuple[str, ...]]]:
+    """What the index holds below the test's folder: paths by asset."""
+
+    def paths_of() -> dict[str, tuple[str, ...]]:
+        return {asset.asset_id: asset.paths for asset in _assets(opened, tmp_path)}
+
+    return paths_of
+
+
+Paths = Callable[[], dict[str, tuple[str, ...]]]
+
+
+def _assets(foley: Foley, folder: Path) -> tuple[Asset, ...]:
+    return foley.index.list_assets(limit=1000, filter=Filter(folder=str(folder))).assets
+
+
+def test_new_changed_moved_copied_and_deleted_files_at_once(
+    sync: Sync, runner: LibraryJobs, library: Path, paths_of: Paths
+) -> None:
+    assert sync(library).files == Counts(indexed=4)
+    before = {path: asset_id for asset_id, paths in paths_of().items() for path in paths}
+    number = next(NUMBERS)
+    write_tone(library / "new.wav", number)
+    write_tone(library / "a.wav", number + 1)  # changed
+    (library / "b.wav").rename(library / "sub" / "moved.wav")
+    shutil.copy(library / "sub" / "c.wav", library / "copy.wav")
+    (library / "sub" / "d.wav").unlink()
+
+    planned = sync(library, dry_run=True)
+    assert {(entry["does"], Path(entry["path"]).name, entry.get("from", "")) for entry in planned.plan} == {
+        ("new", "new.wav", ""),
+        ("changed", "a.wav", ""),
+        ("moved", "moved.wav", str(library / "b.wav")),
+        ("copied", "copy.wav", ""),
+        ("deleted", "d.wav", ""),
+    }
+    assert {path: asset_id for asset_id, paths in paths_of().items() for path in paths} == before
+
+    report = sync(library)
+    assert report.files == Counts(indexed=2, unchanged=3)
+    assert (report.num_moved, report.num_copied, report.num_deleted) == (1, 1, 1)
+    assert report.num_removed == 2  # the old content of a.wav, and d.wav
+    after = {path: asset_id for asset_id, paths in paths_of().items() for path in paths}
+    assert set(after) == set(map(str, library.rglob("*.wav")))
+    assert after[str(library / "sub" / "moved.wav")] == before[str(library / "b.wav")]
+    assert (
+        after[str(library / "copy.wav")]
+        == after[str(library / "sub" / "c.wav")]
+        == before[str(library / "sub" / "c.wav")]
+    )
+    job = runner.ledger.list_jobs(limit=1)[0]
+    assert count_outcomes(runner.ledger, job.job_id) == {
+        "indexed": 2,
+        "unchanged": 1,
+        "moved": 1,
+        "copied": 1,
+        "deleted": 1,
+    }
+    again = sync(library)
+    assert (again.files, again.num_moved, again.num_copied, again.num_deleted) == (
+        Counts(unchanged=5),
+        0,
+        0,
+        0,
+    )
+
+
+def test_an_asset_lives_as_long_as_one_of_its_files(sync: Sync, library: Path, paths_of: Paths) -> None:
+    shutil.copy(library / "a.wav", library / "copy.wav")
+    sync(library)
+    (asset_id,) = [key for key, paths in paths_of().items() if str(library / "a.wav") in paths]
+    (library / "a.wav").unlink()
+    report = sync(library)
+    assert (report.num_deleted, report.num_removed) == (1, 0)
+    assert paths_of()[asset_id] == (str(library / "copy.wav"),)
+    (library / "copy.wav").unlink()
+    report = sync(library)
+    assert (report.num_deleted, report.num_removed) == (1, 1)
+    assert asset_id not in paths_of()
+
+
+def test_a_copy_is_not_read_again(sync: Sync, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy2(library / "a.wav", library / "copy.wav")
+    os.utime(library / "copy.wav", ns=(1, 1))  # another time than the first file of the asset
+    assert sync(library).num_copied == 1
+
+    def refuse(found: object) -> str:
+        raise AssertionError(found)
+
+    monkeypatch.setattr("service.library.catalogue.identify", refuse)
+    assert sync(library).files == Counts(unchanged=5)
+
+
+def test_files_elsewhere_are_left_alone(sync: Sync, library: Path, tmp_path: Path, paths_of: Paths) -> None:
+    other = write_tone(tmp_path / "library-2" / "x.wav", next(NUMBERS))
+    sync(library, other.parent)
+    other.unlink()
+    (library / "sub" / "c.wav").unlink()
+    assert sync(library / "sub").num_deleted == 1
+    paths = {path for paths in paths_of().values() for path in paths}
+    assert paths == {str(other), *(str(library / name) for name in ("a.wav", "b.wav", "sub/d.wav"))}
+
+
+def test_a_folder_that_is_gone_is_not_believed(sync: Sync, library: Path, paths_of: Paths) -> None:
+    sync(library)
+    before = paths_of()
+    aside = library.rename(library.with_name("aside"))
+    with pytest.raises(SyncRefused, match=r"library is not there: mount its disk.*--allow-empty"):
+        sync(library)
+    library.mkdir()  # what a disk leaves behind that is not mounted
+    with pytest.raises(SyncRefused, match=r"no media file any more, and the index knows 4: mount its disk"):
+        sync(library)
+    (library / "lost+found").mkdir()
+    with pytest.raises(SyncRefused, match="no media file any more"):
+        sync(library)
+    assert paths_of() == before
+    library.joinpath("lost+found").rmdir()
+    library.rmdir()
+    aside.rename(library)
+    assert sync(library).files == Counts(unchanged=4)
+
+
+def test_a_folder_that_is_gone_is_believed_when_it_is_said(
+    sync: Sync, library: Path, paths_of: Paths
+) -> None:
+    sync(library)
+    shutil.rmtree(library)
+    report = sync(library, allow_empty=True)
+    assert (report.num_deleted, report.num_removed) == (4, 4)
+    assert paths_of() == {}
+
+
+def test_without_its_guards_a_missing_disk_empties_the_index(
+    sync: Sync, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: it is the guards that keep the index whole, and nothing else."""
+    sync(library)
+    shutil.rmtree(library)
+    library.mkdir()
+    monkeypatch.setattr(sync_module, "_check_losses", lambda *_: None)
+    sync(library)
+    assert paths_of() == {}
+
+
+def test_a_disk_below_that_is_not_mounted_is_missed(
+    sync: Sync, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = {str(library / "sub")}
+    monkeypatch.setattr(sync_module, "find_mounts", lambda roots: set(mounted))
+    sync(library)
+    before = paths_of()
+    shutil.rmtree(library / "sub")
+    (library / "sub").mkdir()
+    mounted.clear()
+    with pytest.raises(SyncRefused, match=r"no disk is mounted at .*sub, where there was one"):
+        sync(library)
+    assert paths_of() == before
+    assert sync(library, allow_empty=True).num_deleted == 2
+    assert sync(library).files == Counts(unchanged=2)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_read_is_refused(sync: Sync, library: Path, paths_of: Paths) -> None:
+    sync(library)
+    before = paths_of()
+    library.chmod(0)
+    try:
+        with pytest.raises(SyncRefused, match="cannot be read"):
+            sync(library, allow_empty=True)
+    finally:
+        library.chmod(0o755)
+    (library / "sub").chmod(0)
+    try:
+        assert sync(library).num_deleted == 0
+    finally:
+        (library / "sub").chmod(0o755)
+    assert paths_of() == before
+
+
+def test_a_disk_that_fails_is_not_a_disk_without_files(
+    sync: Sync, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(library)
+    before = paths_of()
+    scandir, lstat = os.scandir, Path.lstat
+
+    def fail_scan(path: object) -> object:
+        if str(path).endswith("sub"):
+            raise OSError(5, "Input/output error")
+        return scandir(path)  # type: ignore[call-overload]
+
+    def fail_lstat(path: Path) -> os.stat_result:
+        if path.parent.name == "sub":
+            raise OSError(5, "Input/output error")
+        return lstat(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.library.scanning.os.scandir", fail_scan)
+        patch.setattr(Path, "lstat", fail_lstat)
+        report = sync(library)
+    assert (report.num_deleted, [failed.code for failed in report.failed]) == (0, ["not_readable"])
+    assert paths_of() == before
+
+
+def test_a_file_that_is_still_written_is_left_for_later(sync: Sync, library: Path) -> None:
+    assert sync(library, settle_seconds=3600.0).num_unsettled == 4
+    old = time.time() - 7200
+    os.utime(library / "a.wav", (old, old))  # a copying tool sets this time; the kernel's says when it came
+    assert sync(library, settle_seconds=3600.0).num_unsettled == 4
+    assert sync(library, settle_seconds=0.0).files == Counts(indexed=4)
+    # A known file that is written to is neither new nor gone.
+    report = sync(library, settle_seconds=3600.0)
+    assert (report.num_unsettled, report.num_deleted) == (4, 0)
+
+
+def test_a_move_that_was_not_noted_is_found_again(
+    sync: Sync, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(library)
+    (library / "a.wav").rename(library / "z.wav")
+    (library / "b.wav").unlink()
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.library.catalogue.Placement._write", die)
+        assert sync(library).is_interrupted
+    assert sync(library).num_moved == 1
+    assert {path for paths in paths_of().values() for path in paths} == set(map(str, library.rglob("*.wav")))

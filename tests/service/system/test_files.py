@@ -1,0 +1,75 @@
+"""Files that are replaced in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from service.http.problems import PROBLEMS
+from service.system.files import STALE_SECONDS, NoRoom, replace_file
+
+
+def test_many_may_replace_a_file_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.json"
+    contents = [str(number) * 10_000 for number in range(8)]
+
+    def replace_often(content: str) -> None:
+        for _ in range(20):
+            replace_file(path, content)
+            assert path.read_text() in contents, "torn"
+
+    with ThreadPoolExecutor(len(contents)) as threads:
+        list(threads.map(replace_often, contents))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys.json"
+    replace_file(path, "old", mode=0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with monkeypatch.context() as patch:
+        patch.setattr("service.system.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("no room")))
+        with pytest.raises(OSError, match="no room"):
+            replace_file(path, "new")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("step", ["open", "fsync"])
+def test_a_full_disk_is_told_from_other_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "calibration.json"
+    replace_file(path, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"service.system.files.os.{step}", fail)
+        with pytest.raises(NoRoom, match="was not written"):
+            replace_file(path, "new")
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+    assert PROBLEMS[NoRoom.code].status == 507
+
+
+def test_what_a_crash_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    left = [tmp_path / f".keys.json{middle}.new" for middle in ("", ".0123")]
+    for file in left:
+        file.write_text("half of")
+    replace_file(path, "new")
+    assert all(file.exists() for file in left), "somebody may be writing them"
+    for file in left:
+        old = file.stat().st_mtime - STALE_SECONDS - 1
+        os.utime(file, (old, old))
+    other = tmp_path / ".other.json.new"
+    other.write_text("x")
+    os.utime(other, (0, 0))
+    replace_file(path, "newer")
+    assert sorted(tmp_path.iterdir()) == [other, path]

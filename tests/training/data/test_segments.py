@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchaudio.compliance import kaldi
+
+from models.media.clip import ClipSpec
+from tests.support.paths import REPOSITORY
+from training.data.listing import Item
+from training.data.segments import BrokenSegments, NoTrainingData, PairedSegments, prepare
+
+
+def test_files_that_cannot_be_used_are_counted_and_named(segments: PairedSegments, corpus: Path) -> None:
+    muxed = sorted(p for p in corpus.glob("*.mp4") if "-" not in p.name and p.name != "broken.mp4")
+    assert segments.paths == tuple(str(p) for p in muxed)
+    reasons = {Path(failure["path"]).name: failure["reason"] for failure in segments.failed}
+    assert reasons["broken.mp4"].startswith("not_media: ")
+    assert all("no_pair" in reason for name, reason in reasons.items() if "picture" in name)
+    assert segments.frames.shape == (len(muxed), 16, 224, 224, 3)
+    assert segments.samples.shape == (len(muxed), 160_000)
+
+
+def test_a_complete_folder_is_used_again_and_another_list_is_decoded_anew(
+    segments: PairedSegments, corpus: Path, tmp_path: Path
+) -> None:
+    folder = corpus.parent / "prepared"
+    before = (folder / "frames.raw").stat().st_mtime_ns
+    again = prepare([corpus], folder, ClipSpec(), num_workers=1)
+    assert (folder / "frames.raw").stat().st_mtime_ns == before
+    assert again.paths == segments.paths
+    one = prepare([Path(segments.paths[0])], tmp_path / "one", ClipSpec(), num_workers=1)
+    assert (one.frames == segments.frames[:1]).all()
+
+
+def test_nothing_to_learn_from_is_an_error(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoTrainingData, match="none of 1 files"):
+        prepare([corpus / "broken.mp4"], tmp_path / "none", ClipSpec(), num_workers=1)
+
+
+def test_stored_windows_are_those_of_kaldi(segments: PairedSegments) -> None:
+    """Tolerance: float16 is exact to 2⁻¹¹ of a value, and they stay below 4; float32 sums differ by 1e-4."""
+    samples = torch.from_numpy(segments.samples_of(1)[: segments.lengths[1]])
+    log_mel = kaldi.fbank(
+        (samples - samples.mean()).unsqueeze(0),
+        htk_compat=True,
+        sample_frequency=16_000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
+        frame_shift=10,
+    )
+    whole = (torch.nn.functional.pad(log_mel, (0, 0, 0, 1024 - len(log_mel))) + 5.081) / 4.4849
+    windows = segments.windows_at([1, 1], [0, 608], 416)
+    assert windows.dtype == np.float32
+    for window, start in zip(windows, (0, 608), strict=True):
+        assert np.abs(window - whole[start : start + 416].numpy()).max() < 4 * 2**-11 / 2 + 2e-4
+
+
+def test_what_is_read_is_a_copy_of_the_asked_row_and_moment(segments: PairedSegments) -> None:
+    frames = segments.frames_at([3, 0], [15, 2])
+    assert (frames[0] == segments.frames[3, 15]).all()
+    assert (frames[1] == segments.frames[0, 2]).all()
+    assert (segments.frames_of(2) == segments.frames[2]).all()
+    assert (segments.samples_of(2) == segments.samples[2]).all()
+    frames[:] = 0
+    assert segments.frames[3, 15].any()
+
+
+def test_new_labels_do_not_decode_anew(segments: PairedSegments, tmp_path: Path) -> None:
+    path = Path(segments.paths[0])
+    plain = prepare([Item(path=path)], tmp_path, ClipSpec(), num_workers=1)
+    assert plain.labels == ((),)
+    before = (tmp_path / "frames.raw").stat().st_mtime_ns
+    labelled = prepare([Item(path=path, labels=("rain", "wind"))], tmp_path, ClipSpec(), num_workers=1)
+    assert labelled.labels == (("rain", "wind"),)
+    assert labelled.fingerprint == plain.fingerprint
+    assert (tmp_path / "frames.raw").stat().st_mtime_ns == before
+
+
+def test_a_folder_with_an_array_cut_short_is_refused(segments: PairedSegments, tmp_path: Path) -> None:
+    prepare([Path(segments.paths[0])], tmp_path, ClipSpec(), num_workers=1)
+    os.truncate(tmp_path / "log_mel.raw", 1000)
+    with pytest.raises(BrokenSegments, match=r"log_mel.raw must have 262144 bytes for 1 segments"):
+        PairedSegments.open(tmp_path)
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_whole(
+    segments: PairedSegments, corpus: Path, tmp_path: Path
+) -> None:
+    script = f"""
+def kill(done, total):
+    if done == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    import os, signal
+    from pathlib import Path
+    from models.media.clip import ClipSpec
+    from training.data.segments import prepare
+    prepare([Path({str(corpus)!r})], Path({str(tmp_path)!r}), ClipSpec(), num_workers=1, on_progress=kill)
+"""
+    (tmp_path / "prepare.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "prepare.py")]
+    root = REPOSITORY
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(root)}, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "frames.raw").stat().st_size > 0
+    with pytest.raises(FileNotFoundError):
+        PairedSegments.open(tmp_path)
+    again = prepare([corpus], tmp_path, ClipSpec(), num_workers=1)
+    assert again.fingerprint == segments.fingerprint
+    assert (again.frames == segments.frames).all()
+    assert (again.log_mel == segments.log_mel).all()
+    assert json.loads((tmp_path / "segments.json").read_text())["segments"]

@@ -1,0 +1,164 @@
+"""The whole way of `foley-train`: corpus, run, bundle, measurement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from typer.testing import CliRunner
+
+from models.bundle.bundle import load_bundle
+from training.checkpoint import load_checkpoint
+from training.cli import app
+from training.data.files import only_one
+
+
+@pytest.fixture(autouse=True)
+def same_logging():
+    """A command sets up logging for its process; the tests after it get theirs back."""
+    root, handlers, level = logging.getLogger(), logging.getLogger().handlers[:], logging.getLogger().level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def run(*arguments: str | Path, code: int = 0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    run("synthesize", folder, "--scenes", "4", "--split", "demo")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns about its own internals
+def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "broken.mp4").write_bytes(b"not media")
+    training = ["pretrain", "--data", corpus, "--validation", corpus, "--output", tmp_path / "run"]
+    output = run(*training, "--steps", "2", "--seed", "5", "--workers", "1").output
+    assert "broken.mp4" in output
+    run(
+        "export",
+        tmp_path / "run/checkpoint",
+        "--media",
+        corpus,
+        "--output",
+        tmp_path / "bundle",
+        "--name",
+        "two-steps",
+    )
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    assert manifest.name == "two-steps"
+    assert manifest.training["step"] == 2
+    assert manifest.training["run"]["seed"] == 5
+    assert manifest.training["retrieval"]["student"]["num_segments"] == 4
+
+    measured = {
+        model: json.loads(run("evaluate", tmp_path / model, "--data", corpus).stdout)
+        for model in ("bundle", "run/checkpoint")
+    }
+    for result in measured.values():
+        assert (result["num_files"], result["num_segments"], result["chance_at_1"]) == (5, 4, 25.0)
+        assert set(result["retrieval"]) == {"diagonal_mean", "diagonal_max", "mean", "max"}
+    assert measured["bundle"]["retrieval"] == measured["run/checkpoint"]["retrieval"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["pretrain", "--run", "nothing", "--data", "{corpus}", "--output", "{tmp}/run"],
+            "there is no run 'nothing'",
+        ),
+        (["pretrain", "--data", "{tmp}/empty", "--output", "{tmp}/run"], "none of 0 files has a segment"),
+        (
+            [
+                "pretrain",
+                "--initialise",
+                "{corpus}/labels.csv",
+                "--data",
+                "{corpus}",
+                "--output",
+                "{tmp}/run",
+            ],
+            "it is no file of torch.save, nor named .safetensors",
+        ),
+        (["export", "{tmp}", "--media", "{corpus}", "--output", "{tmp}/bundle"], "is not a checkpoint"),
+        (["export", "{tmp}/[/red]", "--media", "{corpus}", "--output", "{tmp}/bundle"], "/[/red] is not a"),
+        (["evaluate", "{tmp}", "--data", "{corpus}"], "is not a bundle"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_code_2(
+    arguments, message: str, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(corpus=corpus, tmp=tmp_path) for argument in arguments]
+    output = run(*filled, code=2).output
+    assert message in " ".join(output.split())
+    assert "Traceback" not in output
+
+
+def test_a_checkpoint_is_named_by_its_folder_and_a_run_has_one_process(corpus: Path, tmp_path: Path) -> None:
+    again = [
+        "pretrain",
+        "--data",
+        corpus,
+        "--steps",
+        "1",
+        "--batch-size",
+        "2",
+        "--workers",
+        "1",
+        "--no-board",
+    ]
+    run(*again, "--output", tmp_path / "first")
+    taken = ["--initialise", tmp_path / "first/checkpoint", "--output", tmp_path / "second"]
+    run(*again, *taken)
+    weights = tmp_path / "first/checkpoint/student.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    checkpoint = load_checkpoint(tmp_path / "second/checkpoint")
+    assert checkpoint.run["initialised_from"] == ["student.safetensors", digest]
+    with only_one(tmp_path / "second"):
+        assert "another process works in" in " ".join(run(*again, *taken, code=2).output.split())
+
+
+def test_ctrl_c_says_from_where_the_next_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.commands.pretrain.train", stop)
+    arguments = ("pretrain", "--data", tmp_path, "--output", tmp_path / "run")
+    assert "stopped; there is no checkpoint yet" in run(*arguments, code=130).output
+    (tmp_path / "run" / "checkpoint").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint" / "run.json").write_text('{"step": 400}')
+    assert "stopped; the same command goes on after step 400\n" in run(*arguments, code=130).output
+
+
+def test_weights_that_no_checkpoint_has_are_refused(tmp_path: Path) -> None:
+    said = run(
+        "export", tmp_path, "--media", tmp_path, "--output", tmp_path / "b", "--weights", "studnet", code=2
+    )
+    assert "'studnet' is not one of" in " ".join(said.output.split())
+
+
+def test_without_torch_the_corpus_is_made_and_training_says_what_to_install(tmp_path: Path) -> None:
+    def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        script = "import sys; sys.modules['torch'] = None; from training.cli import app; app(sys.argv[1:])"
+        command = [sys.executable, "-c", script, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    assert run_without_torch("synthesize", str(tmp_path / "corpus"), "--scenes", "1").returncode == 0
+    refused = run_without_torch("evaluate", str(tmp_path), "--data", str(tmp_path))
+    assert refused.returncode == 1
+    assert "torch is not installed: training needs pip install --editable '.[train]'" in refused.stderr
+    assert "Traceback" not in refused.stderr

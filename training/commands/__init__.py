@@ -1,0 +1,1 @@
+"""What each `foley-train` command does. May import every room of `training`."""

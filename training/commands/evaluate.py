@@ -1,0 +1,227 @@
+"""What `foley-train evaluate` and `foley-train probe` do: embed media with a frozen model, measure, show a table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from models.bundle.bundle import BrokenBundle
+from training.checkpoint import BrokenCheckpoint
+from training.data.archive import BrokenShard
+from training.data.listing import BadListing
+from training.data.segments import NoTrainingData
+from training.evaluation.embedder import Embedder, NoSuchWeights, open_embedder
+from training.evaluation.embedding import EmbeddedMedia, embed_data
+from training.evaluation.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
+from training.evaluation.probe import BadLabels, ProbeResult, probe
+from training.evaluation.probe_head import Classes, ProbeConfig
+
+EXPECTED = (
+    BadLabels,
+    BadListing,
+    BrokenBundle,
+    BrokenCheckpoint,
+    BrokenShard,
+    NoSuchWeights,
+    NoTrainingData,
+    OSError,
+)
+"""What a person can do something about: one line, exit code 2."""
+MAX_CLASS_ROWS = 20
+"""Classes that a table names; the JSON names all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model embeds what.
+
+    Attributes:
+        model: Folder of a bundle (runs on ONNX Runtime) or of a checkpoint (runs on torch).
+        weights: "student" or "teacher" of a checkpoint; None for the student, and for a bundle.
+        segments: "first" for one segment of each file, as in the published protocol; "all" for every one.
+        num_workers: Processes that decode.
+    """
+
+    model: Path
+    weights: Literal["student", "teacher"] | None
+    segments: Literal["first", "all"]
+    num_workers: int
+
+
+def run_evaluation(options: ModelOptions, data: Sequence[Path], console: Console) -> dict[str, Any]:
+    """Measure zero-shot retrieval over media with picture and sound.
+
+    Args:
+        options: Which model, and how.
+        data: Held-out media: folders, files, manifests, shards.
+        console: Where the table goes.
+
+    Returns:
+        What was measured and on how much, JSON values: recall by combination of moments and direction.
+
+    Raises:
+        typer.Exit: With code 2 if the model cannot be read or there is nothing to measure on.
+    """
+    _log_to(console)
+    try:
+        embedder = open_embedder(options.model, weights=options.weights)
+        media = _embed(embedder, data, options, console, title="embed")
+    except EXPECTED as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from exc
+    measured = {combine: retrieval(media.audio, media.video, combine=combine) for combine in COMBINATIONS}
+    console.print(retrieval_table(measured))
+    return {
+        "model": embedder.name,
+        "segments": options.segments,
+        "num_files": media.num_files,
+        "num_segments": len(media.names),
+        "failed": [asdict(failure) for failure in media.failed],
+        "chance_at_1": 100 / len(media.names),
+        "retrieval": {combine: found.to_json() for combine, found in measured.items()},
+    }
+
+
+def run_probe(
+    options: ModelOptions,
+    config: ProbeConfig,
+    *,
+    data: Sequence[Path],
+    validation: Sequence[Path],
+    classes: Classes | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Train the probe head on the embeddings of labelled media and measure it on others.
+
+    Args:
+        options: Which model, and how.
+        config: How the head learns.
+        data: Labelled media to learn from.
+        validation: Labelled media to measure on.
+        classes: Whether one class is true of a file, or several may be; None to tell from the labels.
+        console: Where the table goes.
+
+    Returns:
+        What was measured and on how much, JSON values.
+
+    Raises:
+        typer.Exit: With code 2 if the model cannot be read, or the media or their labels do not do.
+    """
+    _log_to(console)
+    try:
+        embedder = open_embedder(options.model, weights=options.weights)
+        training = _embed(embedder, data, options, console, title="embed what to learn from")
+        held_out = _embed(embedder, validation, options, console, title="embed what to measure on")
+        with _progress(console) as progress:
+            bar = progress.add_task("train the head", total=config.num_epochs)
+            found = probe(
+                training,
+                held_out,
+                config,
+                num_heads=embedder.num_heads,
+                classes=classes,
+                on_epoch=lambda epoch, loss: progress.update(
+                    bar, completed=epoch, description=f"train the head, loss {loss:.3f}"
+                ),
+            )
+    except EXPECTED as exc:
+        console.print(str(exc), style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from exc
+    console.print(probe_table(found))
+    failed = [asdict(failure) for failure in (*training.failed, *held_out.failed)]
+    return {
+        "model": embedder.name,
+        "segments": options.segments,
+        "failed": failed,
+        "head": asdict(config),
+        **asdict(found),
+    }
+
+
+def _log_to(console: Console) -> None:
+    """Let warnings appear above the bar."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def _embed(
+    embedder: Embedder, data: Sequence[Path], options: ModelOptions, console: Console, *, title: str
+) -> EmbeddedMedia:
+    with _progress(console) as progress:
+        bar = progress.add_task(title, total=None)
+        media = embed_data(
+            embedder,
+            data,
+            every_segment=options.segments == "all",
+            num_workers=options.num_workers,
+            on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )
+    for failure in media.failed:
+        console.print(f"left out {failure.path}: {failure.reason}", markup=False, highlight=False)
+    return media
+
+
+def retrieval_table(measured: dict[Combination, Retrieval]) -> Table:
+    """Lay out recall.
+
+    Args:
+        measured: Retrieval by combination of moments.
+
+    Returns:
+        A row for each combination and direction.
+    """
+    num_segments = next(iter(measured.values())).num_segments
+    table = Table(
+        title=f"zero-shot retrieval, {num_segments} segments, chance at 1 {100 / num_segments:.2f} %"
+    )
+    for heading in ("moments", "query → found", "R@1 (95 % interval)", "R@5", "R@10", "median rank"):
+        table.add_column(heading)
+    for combine, found in measured.items():
+        for direction, r in (
+            ("sound → picture", found.audio_to_video),
+            ("picture → sound", found.video_to_audio),
+        ):
+            low, high = r.at_1_interval
+            at_1 = f"{r.at_1:.1f} ({low:.1f}-{high:.1f})"
+            table.add_row(combine, direction, at_1, f"{r.at_5:.1f}", f"{r.at_10:.1f}", f"{r.median_rank:g}")
+    return table
+
+
+def probe_table(found: ProbeResult) -> Table:
+    """Lay out what a probe found.
+
+    Args:
+        found: The result.
+
+    Returns:
+        A row for all classes together, and one for each of a few.
+    """
+    seen = {"both": "sound and picture", "audio": "sound", "video": "picture"}[found.modality]
+    table = Table(
+        title=f"probe on {seen}, {found.num_training} segments to learn from, {found.num_validation} held out"
+    )
+    for heading in ("class", f"{found.metric} (95 % interval)", "chance"):
+        table.add_column(heading)
+    low, high = found.interval
+    table.add_row(
+        f"all {len(found.by_class)}", f"{found.percent:.1f} ({low:.1f}-{high:.1f})", f"{found.chance:.1f}"
+    )
+    for name, percent in list(found.by_class.items())[:MAX_CLASS_ROWS]:
+        table.add_row(Text(name), f"{percent:.1f}")
+    if len(found.by_class) > MAX_CLASS_ROWS:
+        table.add_row("…", "")
+    return table

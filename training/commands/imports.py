@@ -1,0 +1,142 @@
+"""What `foley-train import` does: released weights become a bundle that the service can load.
+
+Both graphs are compared with torch before the bundle appears, and its golden clip is recorded: the first clip of
+`--media`, or, without media and without a network, a synthetic one.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from models.bundle.bundle import describe_file
+from models.media.clip import Clip, ClipSpec
+from models.network.geometry import PublishedKind
+from models.network.published import Heads, import_network
+from models.network.tgdp import Tgdp
+from models.network.weights import read_weights
+from training.commands.export import compared_clips, export_quietly
+from training.corpus.picture import render_frames
+from training.corpus.scene import SCENE_SECONDS, sample_scene
+from training.corpus.sound import render_samples
+
+logger = logging.getLogger(__name__)
+
+NUM_SYNTHETIC_CLIPS = 2
+"""Clips that are made for the comparison where no media are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRequest:
+    """What to import, and how."""
+
+    file: Path
+    """`.safetensors`, or a file of `torch.save`."""
+    kind: PublishedKind
+    """Whose released checkpoint it is."""
+    heads: Heads
+    """Attention heads, where the released widths do not tell."""
+    without_decoder: bool
+    """Leave the decoder out, there or not."""
+    without_contrastive_heads: bool
+    """Embed right after the joint block, although the file has contrastive heads."""
+    license_note: str | None
+    """What the bundle should say of the weights' license."""
+
+
+def import_weights(
+    request: ImportRequest, *, output: Path, media: list[Path], name: str, command: str, console: Console
+) -> None:
+    """Make a bundle of released weights.
+
+    Args:
+        request: What to import.
+        output: Folder of the bundle; must not exist.
+        media: Clips to compare on; the first readable one becomes the golden clip. None: synthetic ones.
+        name: Name of the bundle.
+        command: What was typed, for the manifest.
+        console: Where the result goes.
+
+    Raises:
+        typer.Exit: With code 2 if the weights are not those of the kind, nothing can be compared, or the graphs differ.
+    """
+    try:
+        with console.status(f"reading {escape(request.file.name)}"):
+            network = _read_network(request)
+        clips = _decode_clips(media, network) if media else make_clips(network)
+        facts = {**_describe(request, network), "command": command}
+        facts["golden_clip"] = "the first of the given media" if media else "synthetic"
+        with console.status("exporting both graphs and comparing them with torch"):
+            bundle = export_quietly(network, output, name=name, clips=clips, facts=facts)
+    except (OSError, ValueError) as exc:
+        console.print(str(exc), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from exc
+    size = sum(entry["bytes"] for entry in bundle.manifest.files.values())
+    agreement = ", ".join(f"{graph} {value:.1e}" for graph, value in bundle.manifest.agreement.items())
+    for line in (
+        f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB",
+        f"largest difference between ONNX Runtime and torch on {len(clips)} clips: {agreement}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def make_clips(network: Tgdp) -> list[Clip]:
+    """Render clips of synthetic scenes, always the same ones.
+
+    Args:
+        network: Whose frames and moments they have.
+
+    Returns:
+        Clips of 10 s with picture and sound.
+    """
+    config, spec = network.config, ClipSpec()
+    times = np.arange(config.num_moments) * SCENE_SECONDS / config.num_moments
+    scenes = (sample_scene(0, "demo", index) for index in range(NUM_SYNTHETIC_CLIPS))
+    return [
+        Clip(
+            start_seconds=0.0,
+            end_seconds=SCENE_SECONDS,
+            frames=render_frames(scene, times, config.frame_size),
+            frame_times_seconds=times,
+            samples=render_samples(scene, spec.sample_rate_hz),
+        )
+        for scene in scenes
+    ]
+
+
+def _read_network(request: ImportRequest) -> Tgdp:
+    return import_network(
+        read_weights(request.file),
+        kind=request.kind,
+        heads=request.heads,
+        without_decoder=request.without_decoder,
+        without_contrastive_heads=request.without_contrastive_heads,
+    )
+
+
+def _describe(request: ImportRequest, network: Tgdp) -> dict[str, Any]:
+    """Say in JSON values where the weights come from and what was made of them."""
+    heads = "part of the embedding" if network.config.head_depth else "none"
+    return {
+        "imported": {
+            "file": request.file.name,
+            **describe_file(request.file),
+            "kind": request.kind,
+            "license": request.license_note,
+            "decoder": "left out" if request.without_decoder else "imported",
+            "contrastive_heads": "left out" if request.without_contrastive_heads else heads,
+        }
+    }
+
+
+def _decode_clips(media: list[Path], network: Tgdp) -> list[Clip]:
+    config = network.config
+    spec = ClipSpec(num_moments=config.num_moments, frame_size=config.frame_size)
+    return compared_clips(media, spec)

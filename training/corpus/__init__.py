@@ -1,0 +1,1 @@
+"""The synthetic corpus: scenes with picture and sound that belong together. Imports `models.media` only, no torch."""

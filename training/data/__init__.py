@@ -1,0 +1,1 @@
+"""Listed files into segments, segments into batches; shards. May import `corpus`."""

@@ -1,0 +1,1 @@
+"""Retrieval and probes. May import `checkpoint`, `data` and `corpus`."""

@@ -1,0 +1,154 @@
+"""A frozen model that turns segments into tracks: a bundle on ONNX Runtime, a checkpoint on torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from models.bundle.bundle import load_bundle
+from models.network.export import open_graphs
+from models.network.tgdp import Tgdp
+from training.checkpoint import load_checkpoint
+
+Tracks = NDArray[np.float32]
+
+SEGMENTS_ON_A_CPU, SEGMENTS_ON_A_GPU = 4, 32
+"""Segments embedded together, of 27 pictures each. A GPU wants many; a CPU gains little and pays with memory."""
+
+
+class NoSuchWeights(ValueError):
+    """A bundle was asked for one of two sets of weights; it has one."""
+
+
+class Embedder(Protocol):
+    """A frozen model."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of its encoder."""
+
+    @property
+    def batch_size(self) -> int:
+        """Segments to embed together."""
+
+    def embed(
+        self, samples: NDArray[np.float32], lengths: NDArray[np.int64], frames: NDArray[np.uint8]
+    ) -> tuple[Tracks, Tracks]:
+        """Embed a padded batch.
+
+        Args:
+            samples: Mono sound at 16 kHz, float32, shape (B, S).
+            lengths: How many samples of each row are real, int64, shape (B,).
+            frames: uint8, shape (B, T, H, W, 3).
+
+        Returns:
+            Audio and video tracks, float32, shape (B, T, D) each.
+        """
+
+
+@dataclass(frozen=True)
+class NetworkEmbedder:
+    """The torch network, on whichever device it is.
+
+    Attributes:
+        name: What it is called in reports.
+        network: In evaluation mode.
+    """
+
+    name: str
+    network: Tgdp
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of its encoder."""
+        return self.network.config.num_heads
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @property
+    def batch_size(self) -> int:
+        """Segments to embed together."""
+        return SEGMENTS_ON_A_CPU if self.device.type == "cpu" else SEGMENTS_ON_A_GPU
+
+    @torch.no_grad()
+    def embed(
+        self, samples: NDArray[np.float32], lengths: NDArray[np.int64], frames: NDArray[np.uint8]
+    ) -> tuple[Tracks, Tracks]:
+        """Embed a padded batch; see `Embedder`."""
+        sound, num_samples, pictures = (
+            torch.from_numpy(array).to(self.device) for array in (samples, lengths, frames)
+        )
+        audio = self.network.audio_track(sound, num_samples)
+        video = self.network.video_track(pictures)
+        return audio.float().cpu().numpy(), video.float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class GraphEmbedder:
+    """The graphs of a bundle on ONNX Runtime, on the CPU.
+
+    Attributes:
+        name: What it is called in reports.
+        num_heads: Attention heads of its encoder.
+        audio_graph: Session of the audio encoder.
+        video_graph: Session of the video encoder.
+    """
+
+    name: str
+    num_heads: int
+    audio_graph: onnxruntime.InferenceSession
+    video_graph: onnxruntime.InferenceSession
+
+    @property
+    def batch_size(self) -> int:
+        """Segments to embed together."""
+        return SEGMENTS_ON_A_CPU
+
+    def embed(
+        self, samples: NDArray[np.float32], lengths: NDArray[np.int64], frames: NDArray[np.uint8]
+    ) -> tuple[Tracks, Tracks]:
+        """Embed a padded batch; see `Embedder`."""
+        audio: Tracks = self.audio_graph.run(None, {"samples": samples, "lengths": lengths})[0]
+        video: Tracks = self.video_graph.run(None, {"frames": frames})[0]
+        return audio, video
+
+
+def open_embedder(model: Path, *, weights: str | None = None) -> Embedder:
+    """Open a bundle on ONNX Runtime or a checkpoint on torch, on the GPU where there is one.
+
+    Args:
+        model: Folder of a bundle or of a checkpoint.
+        weights: "student" or "teacher" of a checkpoint; None for the student, and for a bundle.
+
+    Returns:
+        The frozen model.
+
+    Raises:
+        BrokenBundle: If it is neither a bundle nor a checkpoint, or a damaged bundle.
+        BrokenCheckpoint: If it is a damaged checkpoint.
+        NoSuchWeights: If weights are named for a bundle.
+    """  # noqa: DOC502, DOC503 - raised by what it calls
+    if (model / "run.json").exists():
+        checkpoint = load_checkpoint(model)
+        chosen = weights or "student"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"{checkpoint.run['config']['name']}, step {checkpoint.run['step']}, {chosen}"
+        return NetworkEmbedder(name, checkpoint.build(chosen).to(device))
+    bundle = load_bundle(model)
+    if weights is not None:
+        raise NoSuchWeights(f"a bundle has one set of weights, so {weights!r} cannot be chosen for {model}")
+    return GraphEmbedder(bundle.bundle_id, bundle.manifest.network["num_heads"], *open_graphs(bundle.path))
