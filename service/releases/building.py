@@ -24,10 +24,10 @@ from typing import Any
 from models.bundle.bundle import Bundle
 from service.index.contract import Asset, Index, IndexFull
 from service.index.embedded.folder import MIN_FREE_BYTES
+from service.index.iteration import iter_assets
 from service.index.opening import open_index
 from service.releases.builder import write_asset
 from service.releases.gates import GateLimits, Trial, describe_gates, judge, measure_overlap
-from service.releases.mirroring import read_library
 from service.releases.opening import ROOT, child_environment, write_settings
 from service.releases.store import Outcome, Release, ReleaseError, ReleaseRefused, ReleaseStore
 from service.releases.switch import OpenRelease
@@ -182,14 +182,14 @@ def _embed(
     report: dict[str, Any] = {}
     num_embedded = 0
     for _ in range(MAX_ROUNDS):
-        wanted = list(read_library(active.index))
+        wanted = list(iter_assets(active.index))
 
         def forward(progress: Mapping[str, Any]) -> None:
             tell(BuildProgress(step="embedding", detail={**progress, "estimate": dict(estimate)}))
 
         report = _run_builder(settings, release.release_id, wanted, forward, stop)
         num_embedded += report["num_embedded"]
-        if list(read_library(active.index)) == wanted:
+        if list(iter_assets(active.index)) == wanted:
             break
     return {**report, "num_embedded": num_embedded, "seconds": round(time.monotonic() - began, 3)}
 

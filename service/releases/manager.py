@@ -26,10 +26,11 @@ from typing import Any
 from models.bundle.bundle import load_bundle
 from service.decode.decoder import Decoder
 from service.index.contract import IndexFailure
+from service.index.iteration import iter_assets
 from service.index.opening import activate_index, drop_index
 from service.library.indexing import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
-from service.releases.mirroring import mirror, read_library
+from service.releases.mirroring import mirror
 from service.releases.opening import open_release
 from service.releases.replicas import Follower, submit_behind
 from service.releases.store import (
@@ -310,7 +311,7 @@ class ReleaseManager:
         """Embed what was indexed since the release was built, until nothing is left to embed."""
         for _ in range(MAX_ROUNDS):
             report = mirror(
-                list(read_library(self._releases.current.index)),
+                list(iter_assets(self._releases.current.index)),
                 snapshot=live.snapshot(priority="bulk"),
                 decoder=self._decoder,
                 limits=library_limits(self._settings),
@@ -323,7 +324,7 @@ class ReleaseManager:
         """Bring paths, metadata and deletions up to date while nobody writes, and make the release active."""
         current = self._releases.current
         with self._releases.gate.closed(), self._writers():
-            wanted = list(read_library(current.index))
+            wanted = list(iter_assets(current.index))
             report = mirror(
                 wanted,
                 snapshot=live.snapshot(priority="bulk"),

@@ -1,6 +1,6 @@
 """Making one generation of the index hold what another holds, each in the vectors of its own encoder.
 
-    wanted = list(read_library(active.index))
+    wanted = list(iter_assets(active.index))
     report = mirror(wanted, snapshot=new, decoder=decoder)
 
 What is there already stays, so a run that was killed goes on where it was, and a second run after others wrote
@@ -9,7 +9,7 @@ meanwhile does only what changed: embeds what is new, deletes what is gone, copi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from typing import Any
 from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.index.contract import Asset, Index
+from service.index.iteration import iter_assets
 from service.library.indexing import index_paths
 from service.library.report import FailedFile, Progress
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 
-PAGE_SIZE = 1000
 OnProgress = Callable[[Progress], None]
 
 
@@ -66,24 +66,6 @@ class MirrorReport:
         }
 
 
-def read_library(index: Index) -> Iterator[Asset]:
-    """Every asset of a library.
-
-    Args:
-        index: The library.
-
-    Yields:
-        Asset: One by one, in the order of the index.
-    """
-    cursor: str | None = None
-    while True:
-        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor)
-        yield from page.assets
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
 def mirror(
     wanted: Sequence[Asset],
     *,
@@ -113,7 +95,7 @@ def mirror(
         What was done.
     """
     index = snapshot.index
-    held = {asset.asset_id: asset for asset in read_library(index)}
+    held = {asset.asset_id: asset for asset in iter_assets(index)}
     missing = [asset for asset in wanted if asset.asset_id not in held and asset.asset_id not in given_up]
     failed: list[FailedFile] = []
     is_interrupted = False
@@ -127,7 +109,7 @@ def mirror(
             stop=stop,
         )
         failed, is_interrupted = report.failed, report.is_interrupted
-        held = {asset.asset_id: asset for asset in read_library(index)}
+        held = {asset.asset_id: asset for asset in iter_assets(index)}
     ids = {asset.asset_id for asset in wanted}
     unwanted = [asset_id for asset_id in held if asset_id not in ids] if deletes else []
     for asset_id in unwanted:

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from service.index.iteration import iter_assets
 from service.index.opening import active_index
-from service.releases.mirroring import read_library
 from service.releases.opening import open_release
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.releases.switch import OpenRelease, ReleaseSwitch
@@ -123,14 +123,14 @@ class Follower:
         live = open_release(self._settings, release_id, self._store.load_bundle(release_id))
         try:
             with self._releases.gate.closed(), self._writers():
-                wanted = list(read_library(current.index))
+                wanted = list(iter_assets(current.index))
                 self._releases.switch(live)
         except BaseException:
             live.close()
             raise
         if self._made_at(release_id) < self._made_at(current.release_id):
             return []  # a rollback: whoever asked for it embeds what is missing
-        known = {asset.asset_id for asset in read_library(live.index)} | set(
+        known = {asset.asset_id for asset in iter_assets(live.index)} | set(
             self._store.get(release_id).missing
         )
         return [Path(asset.path) for asset in wanted if asset.asset_id not in known]

@@ -11,7 +11,7 @@ moved against the picture: a file that fits better so is shifted, by about that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.index.contract import Asset, Index, Segment
-from service.search.calibration import MIN_ASSETS, TooFewPairs, list_pairs
+from service.index.iteration import iter_segments
+from service.search.calibration import MIN_ASSETS, TooFewPairs, iter_pairs
 from service.search.prefetch import choose_prefetch
 from service.search.snapshot import Snapshot
 from service.system.modality import Modality, Track
@@ -29,7 +30,6 @@ Verdict = Literal["fits", "doubtful", "mismatch", "silent", "shifted"]
 
 MAX_SEGMENTS = 8
 """Of a long file so many, spread over its length, are searched with."""
-READ_SEGMENTS = 64
 RANK_LIMIT = 10
 MISMATCH, DOUBTFUL = 0.1, 0.5
 """Probabilities below which a file is called so."""
@@ -123,7 +123,7 @@ def audit_library(
         TooFewPairs: If the library is too small to say what fits.
     """
     looks = []
-    for number, asset in enumerate(list_pairs(index), start=1):
+    for number, asset in enumerate(iter_pairs(index), start=1):
         look = _look_at(index, asset, silence, segment_seconds, max_offset_seconds)
         if look is not None:
             looks.append(look)
@@ -165,7 +165,7 @@ def audit_release(
 def _look_at(
     index: Index, asset: Asset, silence: Track | None, segment_seconds: float, max_offset_seconds: float
 ) -> _Look | None:
-    segments = list(_read(index, asset))
+    segments = list(iter_segments(index, asset))
     pairs = [(s.audio_track, s.video_track) for s in segments if s.audio_track is not None]
     paired = [(sound, picture) for sound, picture in pairs if picture is not None]
     if not paired:
@@ -325,10 +325,3 @@ def _judge(probability: float, *, is_shifted: bool, is_silent: bool) -> Verdict:
     if is_silent:
         return "silent"
     return "mismatch" if probability < MISMATCH else "doubtful"
-
-
-def _read(index: Index, asset: Asset) -> Iterator[Segment]:
-    first = 0
-    while some := index.read_segments(asset.asset_id, first_index=first, limit=READ_SEGMENTS):
-        yield from some
-        first = some[-1].index + 1

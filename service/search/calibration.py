@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.index.contract import Asset, Filter, Index
+from service.index.iteration import iter_assets
 from service.search.prefetch import choose_prefetch
 from service.system.failure import Failure
 from service.system.modality import Modality
@@ -39,7 +40,6 @@ MIN_ASSETS = 30
 HELD_OUT = 3
 """One asset in so many is held out."""
 NUM_BINS = 15
-PAGE_SIZE = 1000
 
 
 class TooFewPairs(Failure):
@@ -200,22 +200,10 @@ def _read_curve(fields: Mapping[str, Any]) -> Curve:
     return Curve(**{**fields, **numbers})
 
 
-def list_pairs(index: Index) -> Iterator[Asset]:
-    """Every asset that has sound and picture.
-
-    Args:
-        index: The library.
-
-    Yields:
-        Asset: One by one, in the order of the index.
-    """
-    cursor: str | None = None
-    while True:
-        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor, filter=Filter(modality="audio"))
-        yield from (asset for asset in page.assets if "video" in asset.modalities)
-        cursor = page.next_cursor
-        if cursor is None:
-            return
+def iter_pairs(index: Index) -> Iterator[Asset]:
+    """Every asset of the library that has both sound and picture."""
+    assets = iter_assets(index, filter=Filter(modality="audio"))
+    return (asset for asset in assets if "video" in asset.modalities)
 
 
 def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[Asset, int]]:
@@ -232,7 +220,7 @@ def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[A
     Raises:
         TooFewPairs: If there are fewer than `MIN_ASSETS`.
     """
-    assets = sorted(list_pairs(index), key=lambda asset: asset.asset_id)
+    assets = sorted(iter_pairs(index), key=lambda asset: asset.asset_id)
     if len(assets) < MIN_ASSETS:
         raise TooFewPairs(f"{len(assets)} assets have sound and picture, {MIN_ASSETS} are needed")
     rng = random.Random(seed)  # noqa: S311 - a sample, no secret

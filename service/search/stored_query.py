@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from service.encode.embedding import EmbeddedSegment
 from service.index.contract import Asset, Index, Segment
+from service.index.iteration import iter_segments
 from service.search.matching import SearchAnswer, SearchOptions, find_matches
 from service.search.snapshot import Snapshot
 from service.system.failure import Failure
 from service.system.modality import OPPOSITE, Modality, Track
 
-SEGMENTS_PER_READ = 16
 MAX_QUERY_SEGMENTS = 60  # 10 min, as of a query file
 
 
@@ -161,14 +161,7 @@ def _read_all(index: Index, asset: Asset) -> list[Segment]:
         raise UnknownSegment(
             f"the asset has {asset.num_segments} segments, a query {MAX_QUERY_SEGMENTS} at most: name one by its time"
         )
-    segments: list[Segment] = []
-    while some := index.read_segments(
-        asset.asset_id,
-        first_index=segments[-1].index + 1 if segments else 0,
-        limit=SEGMENTS_PER_READ,
-    ):
-        segments += some
-    return segments
+    return list(iter_segments(index, asset))
 
 
 def _find_segment(index: Index, asset: Asset, seconds: float) -> Segment:

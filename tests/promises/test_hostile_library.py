@@ -11,6 +11,7 @@ import pytest
 from models.bundle.bundle import starter_path
 from models.media.clip import DecodeLimits
 from service.foley import Foley, open_foley
+from service.index.iteration import iter_assets
 from service.library.indexing import index_paths
 from service.system.paths import show_path
 from service.system.settings import Settings
@@ -39,15 +40,8 @@ def index(foley: Foley, folder: Path) -> tuple[dict[str, str], set[str]]:
     """Codes of the files that failed, and paths of those that are indexed."""
     report = index_paths([folder], snapshot=foley.snapshot(), decoder=foley.decoder, limits=LIMITS)
     assert not report.is_interrupted
-    indexed: set[str] = set()
-    cursor = None
-    while True:
-        page = foley.index.list_assets(limit=100, cursor=cursor)
-        for asset in page.assets:
-            indexed |= set(asset.paths or (asset.path,))
-        cursor = page.next_cursor
-        if cursor is None:
-            return {failed.path: failed.code for failed in report.failed}, indexed
+    indexed = {path for asset in iter_assets(foley.index) for path in asset.paths or (asset.path,)}
+    return {failed.path: failed.code for failed in report.failed}, indexed
 
 
 def test_a_fifth_of_the_library_is_bad(foley: Foley, tmp_path: Path) -> None:

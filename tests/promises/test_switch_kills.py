@@ -17,8 +17,8 @@ import pytest
 
 from service.foley import open_foley
 from service.index.contract import Index, IndexInUse
+from service.index.iteration import iter_assets
 from service.index.opening import open_index
-from service.releases.mirroring import read_library
 from service.releases.opening import active_release, write_settings
 from service.releases.store import ReleaseStore
 from tests.support.paths import REPOSITORY, SUPPORT
@@ -86,7 +86,7 @@ def look(releases: TwoReleases) -> dict[str, dict[str, int]]:
     for name in releases.names:
         index = open_when_free(releases, name)
         try:
-            found[name] = {asset.asset_id: asset.num_segments for asset in read_library(index)}
+            found[name] = {asset.asset_id: asset.num_segments for asset in iter_assets(index)}
         finally:
             index.close()
     return found

@@ -10,11 +10,12 @@ import pytest
 
 from models.bundle.bundle import Bundle, load_bundle
 from service.foley import Foley, open_foley
+from service.index import iteration
 from service.index.contract import Asset
+from service.index.iteration import iter_assets
 from service.library.indexing import index_paths
-from service.releases import mirroring
 from service.releases.builder import read_assets, write_asset
-from service.releases.mirroring import MirrorReport, mirror, read_library
+from service.releases.mirroring import MirrorReport, mirror
 from service.releases.opening import open_release
 from service.releases.switch import OpenRelease
 from service.system.caller import Caller
@@ -62,10 +63,10 @@ def counts(report: MirrorReport) -> tuple[int, int, int]:
 
 
 def test_what_is_new_gone_or_relabelled(foley: Foley, live: OpenRelease, tmp_path: Path) -> None:
-    wanted = list(read_library(foley.index))
+    wanted = list(iter_assets(foley.index))
     report = copy(foley, live, wanted)
     assert (counts(report), report.num_assets, report.missing) == ((NUM_FILES, 0, 0), NUM_FILES, ())
-    assert list(read_library(live.index)) == wanted
+    assert list(iter_assets(live.index)) == wanted
     assert copy(foley, live, wanted).did_nothing, "what is there is not embedded again"
 
     moved = replace(wanted[0], path="/elsewhere.wav", paths=("/elsewhere.wav", "/copy.wav"))
@@ -73,28 +74,28 @@ def test_what_is_new_gone_or_relabelled(foley: Foley, live: OpenRelease, tmp_pat
     changed = [moved, annotated, *wanted[3:]]
     report = copy(foley, live, changed)
     assert counts(report) == (0, 2, 1)
-    assert sorted(read_library(live.index), key=lambda a: a.asset_id) == sorted(
+    assert sorted(iter_assets(live.index), key=lambda a: a.asset_id) == sorted(
         changed, key=lambda a: a.asset_id
     )
     assert live.index.get_track(wanted[2].asset_id, index=0, modality="audio") is None
     assert counts(copy(foley, live, wanted)) == (1, 2, 0)
-    assert sorted(a.asset_id for a in read_library(live.index)) == sorted(a.asset_id for a in wanted)
+    assert sorted(a.asset_id for a in iter_assets(live.index)) == sorted(a.asset_id for a in wanted)
 
 
 def test_deletions_and_embedding_may_wait(foley: Foley, live: OpenRelease) -> None:
-    wanted = list(read_library(foley.index))
+    wanted = list(iter_assets(foley.index))
     report = copy(foley, live, wanted[:2], embeds=False)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), 2)
     copy(foley, live, wanted[:2])
     report = copy(foley, live, wanted[2:], embeds=False, deletes=False)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), NUM_FILES - 2)
-    assert len(list(read_library(live.index))) == 2
+    assert len(list(iter_assets(live.index))) == 2
 
 
 def test_files_that_are_gone_are_missing_and_not_made_up(
     foley: Foley, live: OpenRelease, tmp_path: Path
 ) -> None:
-    wanted = list(read_library(foley.index))
+    wanted = list(iter_assets(foley.index))
     gone = replace(wanted[0], path=str(tmp_path / "gone.wav"), paths=(str(tmp_path / "gone.wav"),))
     other = write_tone(tmp_path / "other.wav", 77)
     replaced = replace(wanted[1], path=str(other), paths=(str(other),))
@@ -102,7 +103,7 @@ def test_files_that_are_gone_are_missing_and_not_made_up(
     report = copy(foley, live, [gone, replaced, elsewhere])
     assert set(report.missing) == {gone.asset_id, replaced.asset_id}
     assert [failed.path for failed in report.failed] == [gone.path]
-    assert [asset.asset_id for asset in read_library(live.index)] == [elsewhere.asset_id], (
+    assert [asset.asset_id for asset in iter_assets(live.index)] == [elsewhere.asset_id], (
         "a file with another content is another asset, which nobody wants"
     )
     again = copy(foley, live, [gone, replaced, elsewhere], given_up=report.missing)
@@ -111,31 +112,31 @@ def test_files_that_are_gone_are_missing_and_not_made_up(
 
 
 def test_an_interrupted_run_goes_on(foley: Foley, live: OpenRelease) -> None:
-    wanted = list(read_library(foley.index))
+    wanted = list(iter_assets(foley.index))
     copy(foley, live, wanted[:2])
     left = Caller()
     left.leave()
     report = copy(foley, live, wanted, stop=left)
     assert report.is_interrupted
-    assert len(list(read_library(live.index))) == 2, "what is embedded stays"
+    assert len(list(iter_assets(live.index))) == 2, "what is embedded stays"
     report = copy(foley, live, wanted)
     assert (report.num_embedded, report.is_interrupted, report.missing) == (NUM_FILES - 2, False, ())
 
 
 def test_a_library_is_read_page_by_page(foley: Foley, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(read_library(foley.index))
-    monkeypatch.setattr(mirroring, "PAGE_SIZE", 2)
-    assert list(read_library(foley.index)) == whole
+    whole = list(iter_assets(foley.index))
+    monkeypatch.setattr(iteration, "ASSETS_PER_PAGE", 2)
+    assert list(iter_assets(foley.index)) == whole
     assert len(whole) == NUM_FILES
 
 
 def test_assets_travel_as_lines(foley: Foley) -> None:
-    wanted = [replace(asset, metadata={"a": [1, "b", True]}) for asset in read_library(foley.index)]
+    wanted = [replace(asset, metadata={"a": [1, "b", True]}) for asset in iter_assets(foley.index)]
     assert read_assets(write_asset(asset) for asset in wanted) == wanted
 
 
 def test_a_report_is_json(foley: Foley, live: OpenRelease) -> None:
-    wanted = list(read_library(foley.index))
+    wanted = list(iter_assets(foley.index))
     gone = replace(wanted[0], path="/gone.wav", paths=("/gone.wav",))
     found = copy(foley, live, [gone]).to_json()
     assert found["missing"] == [gone.asset_id]

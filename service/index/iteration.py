@@ -1,0 +1,72 @@
+"""Going through a whole index: its assets, the segments of an asset, and a copy of everything in another index.
+
+for asset in iter_assets(index, filter=Filter(modality="audio")):
+    for segment in iter_segments(index, asset): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from service.index.contract import Asset, Filter, Index, Segment
+
+ASSETS_PER_PAGE = 256
+SEGMENTS_PER_CALL = 64
+NUM_WRITERS = 8  # writes that wait together share a flush
+
+
+def iter_assets(index: Index, *, filter: Filter | None = None) -> Iterator[Asset]:
+    """Every complete asset that passes the filter, in the stable order of `Index.list_assets`."""
+    cursor: str | None = None
+    while True:
+        page = index.list_assets(limit=ASSETS_PER_PAGE, cursor=cursor, filter=filter)
+        yield from page.assets
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def iter_segments(index: Index, asset: Asset) -> Iterator[Segment]:
+    """The segments of an asset with their tracks, in the order of their indexes.
+
+    They are read in several calls. If the asset is deleted or replaced meanwhile, they may be of two versions, or
+    fewer than `asset.num_segments`.
+    """
+    first_index = 0
+    while True:
+        part = index.read_segments(asset.asset_id, first_index=first_index, limit=SEGMENTS_PER_CALL)
+        yield from part
+        if len(part) < SEGMENTS_PER_CALL:
+            return
+        first_index = part[-1].index + 1
+
+
+def write_in_parts(index: Index, segments: Iterable[Segment]) -> None:
+    """Write a whole asset, however long, a few segments a call."""
+    rest = iter(segments)
+    part = list(islice(rest, SEGMENTS_PER_CALL))
+    while part:
+        following = list(islice(rest, SEGMENTS_PER_CALL))
+        index.write_asset(part, is_last=not following)
+        part = following
+
+
+def copy_assets(source: Index, target: Index) -> Iterator[bool]:
+    """Copy every asset, several at a time, and yield for each whether it was written.
+
+    An asset that the target describes exactly as the source does is skipped, so an interrupted copy can be resumed.
+    Nobody should write to the source meanwhile.
+    """
+
+    def copy(asset: Asset) -> bool:
+        if target.get_asset(asset.asset_id) == asset:
+            return False
+        write_in_parts(target, iter_segments(source, asset))
+        return True
+
+    assets = iter_assets(source)
+    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="copy") as writers:
+        while page := list(islice(assets, ASSETS_PER_PAGE)):
+            yield from writers.map(copy, page)
