@@ -58,7 +58,7 @@ soak: $(VENV)/.all
 
 # Pin every package to what is installed now; run it in a venv made by `make test`.
 lock:
-	$(BIN)/python -m pip freeze --exclude-editable --exclude foley > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --exclude foley-av > constraints.txt
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info

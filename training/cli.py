@@ -42,7 +42,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"foley {importlib.metadata.version('foley')}")
+        typer.echo(f"foley {importlib.metadata.version('foley-av')}")
         raise typer.Exit
 
 
@@ -57,14 +57,27 @@ def main(
 
 
 def _commands(name: str) -> ModuleType:
-    """Import what needs torch, or say how to install it."""
+    """Import a command that needs torch, or exit with one line that says what to install."""
     try:
-        return importlib.import_module(
-            f"training.commands.{name}"
-        )  # torch: a second `synthesize` should not wait for
-    except ModuleNotFoundError as exc:
-        typer.echo(f"{exc.name} is not installed: training needs pip install --editable '.[train]'", err=True)
+        # Not at the top: `synthesize` needs no torch and should not wait a second for it.
+        return importlib.import_module(f"training.commands.{name}")
+    except (ImportError, OSError) as exc:  # OSError: a shared library is missing or of another version
+        module = getattr(exc, "name", None) or ""
+        if module.split(".")[0] in ("training", "models"):
+            raise
+        if isinstance(exc, ModuleNotFoundError):
+            reason = f"{module} is not installed"
+        else:
+            first_line = str(exc).partition("\n")[0]
+            reason = f"torch or torchaudio cannot be loaded ({first_line})"
+        typer.echo(f"{reason}: training needs {_torch_pins()}, pip install 'foley-av[train]'", err=True)
         raise typer.Exit(1) from exc
+
+
+def _torch_pins() -> str:
+    """Return the versions of torch and torchaudio that the extra `train` pins."""
+    needed = [text.partition(";")[0] for text in importlib.metadata.requires("foley-av") or []]
+    return " and ".join(text for text in needed if text.startswith("torch"))
 
 
 @app.command()

@@ -61,7 +61,7 @@ def print_version(wanted: bool) -> None:
     from importlib.metadata import version
 
     if wanted:
-        typer.echo(f"foley {version('foley')}")
+        typer.echo(f"foley {version('foley-av')}")
         raise typer.Exit
 
 

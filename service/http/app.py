@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
     settings = settings or Settings()
     app = FastAPI(
         title="Foley",
-        version=version("foley"),
+        version=version("foley-av"),
         description=DESCRIPTION,
         openapi_tags=TAGS,
         docs_url=None,  # ours are in `service.http.routes.pages`

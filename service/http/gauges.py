@@ -74,7 +74,7 @@ class FoleyCollector(Collector):
 
     def _release(self) -> Metric:
         facts = {
-            "version": version("foley"),
+            "version": version("foley-av"),
             "bundle_id": self._foley.bundle.bundle_id,
             "provider": self._foley.encoder.provider,
         }

@@ -394,7 +394,7 @@ def _describe_basis(foley: Foley, bundle_id: str) -> str:
         library_limits(foley.settings),
         foley.settings.worker_memory_bytes,
         version("av"),
-        version("foley"),
+        version("foley-av"),
         bundle_id,
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -127,7 +127,7 @@ def copy_members(settings: Settings, index: Index, *, release_id: str, bundle: B
             yield member
     manifest = Manifest(
         version=FORMAT_VERSION,
-        foley_version=version("foley"),
+        foley_version=version("foley-av"),
         created_at=time.time(),
         release_id=release_id,
         bundle_id=bundle.bundle_id,

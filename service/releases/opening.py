@@ -112,7 +112,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
 
 def open_spool(settings: Settings, release_id: str, bundle: Bundle) -> Spool:
     """Where chunks of files under way are kept for a release; what was left there long ago goes."""
-    facts = (bundle.bundle_id, bundle.manifest.clip_spec, CHUNK_SEGMENTS, version("av"), version("foley"))
+    facts = (bundle.bundle_id, bundle.manifest.clip_spec, CHUNK_SEGMENTS, version("av"), version("foley-av"))
     spool = Spool(
         settings.data / "spool" / release_id, basis=repr(facts), floor_bytes=settings.disk_floor_bytes
     )

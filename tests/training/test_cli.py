@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,14 +152,50 @@ def test_weights_that_no_checkpoint_has_are_refused(tmp_path: Path) -> None:
     assert "'studnet' is not one of" in " ".join(said.output.split())
 
 
-def test_without_torch_the_corpus_is_made_and_training_says_what_to_install(tmp_path: Path) -> None:
-    def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
-        script = "import sys; sys.modules['torch'] = None; from training.cli import app; app(sys.argv[1:])"
-        command = [sys.executable, "-c", script, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+PINS = r"training needs torch==\d+\.\d+\.\d+ and torchaudio==\d+\.\d+\.\d+, pip install 'foley-av\[train\]'"
 
-    assert run_without_torch("synthesize", str(tmp_path / "corpus"), "--scenes", "1").returncode == 0
-    refused = run_without_torch("evaluate", str(tmp_path), "--data", str(tmp_path))
+
+def run_with(preparation: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command in a fresh process in which something was done to its imports."""
+    script = f"import sys; {preparation}; from training.cli import app; app(sys.argv[1:])"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_without_torch_the_corpus_is_made_and_training_says_what_to_install(tmp_path: Path) -> None:
+    no_torch = "sys.modules['torch'] = None"
+    assert run_with(no_torch, "synthesize", tmp_path / "corpus", "--scenes", "1").returncode == 0
+    refused = run_with(no_torch, "evaluate", tmp_path, "--data", tmp_path)
     assert refused.returncode == 1
-    assert "torch is not installed: training needs pip install --editable '.[train]'" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert re.fullmatch(f"torch is not installed: {PINS}\n", refused.stderr)
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (
+            "OSError('libtorchaudio.so: undefined symbol: torch_x\\nmore')",
+            "libtorchaudio.so: undefined symbol: torch_x",
+        ),
+        ("ImportError('libcudart.so.13: cannot open shared object file')", "libcudart.so.13: cannot open"),
+    ],
+)
+@pytest.mark.parametrize("module", ["torch", "torchaudio"])
+def test_a_torch_that_does_not_load_is_one_line(module: str, raised: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(f"raise {raised}\n")
+    preparation = f"sys.path.insert(0, {str(tmp_path)!r})"
+    options = ("--media", tmp_path, "--output", tmp_path / "bundle")
+    refused = run_with(preparation, "export", tmp_path, *options)
+    assert refused.returncode == 1, refused.stdout
+    assert re.fullmatch(
+        rf"torch or torchaudio cannot be loaded \({re.escape(said)}.*\): {PINS}\n", refused.stderr
+    )
+
+
+def test_a_fault_of_our_own_is_not_taken_for_a_missing_package(tmp_path: Path) -> None:
+    refused = run_with(
+        "sys.modules['training.data.listing'] = None", "shard", tmp_path, "--output", tmp_path / "out"
+    )
+    assert refused.returncode == 1
+    assert "ModuleNotFoundError" in refused.stderr
+    assert "pip install" not in refused.stderr

@@ -4,7 +4,7 @@ The log-mel spectrum stays in float32 even so: in bfloat16 it would turn the emb
 all of the network does. The audio graph is therefore cut where the pictures of the windows enter the patch embedding,
 and its two halves are compiled apart.
 
-Needs the extra: `pip install 'foley[openvino]'`.
+Needs the extra: `pip install 'foley-av[openvino]'`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 OPENVINO_PRECISION = {"bf16": "bf16", "fp32": "f32"}
 PICTURES = "pictures"
-INSTALL = "pip install 'foley[openvino]'"
+INSTALL = "pip install 'foley-av[openvino]'"
 
 
 class OpenVinoEngine:

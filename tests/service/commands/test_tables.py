@@ -50,6 +50,6 @@ def test_two_columns_share_what_is_left() -> None:
 
 
 def test_brackets_are_no_markup() -> None:
-    rows = [("pip install 'foley[openvino]'", "[red]x[/red]")]
+    rows = [("pip install 'foley-av[openvino]'", "[red]x[/red]")]
     text = "\n".join(show(["[bold]a", "b"], rows, width=80))
     assert all(cell in text for cell in ("[bold]a", *rows[0]))

@@ -206,7 +206,7 @@ def test_advice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "installed_version", lambda _: None)
     monkeypatch.setattr(doctor, "has_bf16", lambda: True)
     assert advice(precision="auto") == [
-        "pip install 'foley[openvino]': bfloat16, which takes half the time of float32 on this processor"
+        "pip install 'foley-av[openvino]': bfloat16, which takes half the time of float32 on this processor"
     ]
     monkeypatch.setattr(doctor, "has_cuda_driver", lambda: True)
     assert advice(precision="auto", device="auto")[0].startswith(

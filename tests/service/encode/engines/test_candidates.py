@@ -78,7 +78,7 @@ def test_what_the_machine_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert obstacle("openvino bf16") == "the processor has neither avx512_bf16 nor amx_bf16"
     monkeypatch.setattr(choice, "has_bf16", lambda: True)
     monkeypatch.setattr(choice, "installed_version", lambda _: None)
-    assert obstacle("openvino bf16") == "OpenVINO is not installed: pip install 'foley[openvino]'"
+    assert obstacle("openvino bf16") == "OpenVINO is not installed: pip install 'foley-av[openvino]'"
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(DeviceMissing, match="no CUDA: pip install onnxruntime-gpu"):
         check_hardware(Candidate(engine="onnxruntime-cuda", precision="tf32"))

@@ -97,7 +97,7 @@ def test_a_graph_without_front_end_is_left_whole(graphs: Graphs) -> None:
 
 def test_a_package_that_is_missing_is_named(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(EngineMissing, match=r"not installed: pip install 'foley\[openvino\]'"):
+    with pytest.raises(EngineMissing, match=r"not installed: pip install 'foley-av\[openvino\]'"):
         OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="fp32")
 
 
