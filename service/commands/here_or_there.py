@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from service.client.client import find_server as find_client
 from service.client.following import JobClient, find_server
 from service.foley import open_foley
 from service.index.contract import IndexInUse
@@ -21,11 +22,13 @@ from service.jobs.library_jobs import JobEnded, LibraryJobs, open_jobs
 from service.jobs.release_jobs import open_release_jobs
 from service.library.report import IndexReport, OnProgress
 from service.library.scanning import FoundFile, find_files
+from service.operations.backup import ROUTE, Manifest, read_library, read_tar, save_backup
 from service.system.paths import make_absolute
 from service.system.settings import Settings
 
 Say = Callable[[str], None]
 WATCH_SETTLE_SECONDS = 5.0
+BACKUP_SECONDS = 120.0  # for the next piece of a running server's answer
 
 
 def make_request(paths: Sequence[Path], **options: Any) -> JobRequest:
@@ -127,6 +130,25 @@ def cancel_job(settings: Settings, job_id: str) -> str:
             raise
     with JobClient(*server, headers=settings.client_headers()) as client:
         return str(client.cancel(job_id)["state"])
+
+
+def make_backup(settings: Settings, folder: Path) -> Manifest:
+    """Write a backup into a new folder; a server that has the index open sends it.
+
+    Returns:
+        What the backup holds.
+    """
+    try:
+        with contextlib.closing(read_library(settings)) as files:
+            return save_backup(folder, files)
+    except IndexInUse as exc:
+        held = exc
+    with (
+        find_client(settings, held) as client,
+        client.stream("POST", ROUTE, timeout_seconds=BACKUP_SECONDS) as pieces,
+        contextlib.closing(read_tar(pieces)) as files,
+    ):
+        return save_backup(folder, files)
 
 
 def _here_or_there(

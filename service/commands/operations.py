@@ -79,7 +79,7 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Copy the index, the ledger of jobs, the API keys and the active release; also while `foley serve` runs."""
-    from service.operations.backup import make_backup
+    from service.commands.here_or_there import make_backup
 
     settings = read_settings()
     with report_errors():

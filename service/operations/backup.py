@@ -12,7 +12,7 @@ manifest is no backup.
 from __future__ import annotations
 
 import hashlib
-import http.client
+import io
 import json
 import os
 import shutil
@@ -20,17 +20,15 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from models.bundle.bundle import Bundle
-from service.client.following import find_server
-from service.client.refusal import explain_refusal
-from service.index.contract import Index, IndexInUse
+from service.index.contract import Index
 from service.index.opening import find_index
 from service.operations.backup_format import pack_segments, read_groups
 from service.releases.opening import active_release
@@ -43,7 +41,6 @@ MANIFEST = "backup.json"
 LEDGER = "ledger.sqlite"
 KEYS = "api-keys.json"
 PIECE_BYTES = 1 << 20
-ASK_SECONDS = 120.0  # for the next piece of a running server's answer
 ROUTE = "/v1/backup"
 
 
@@ -96,8 +93,7 @@ class Member:
             yield self.content
             return
         with self.content.open("rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                yield piece
+            yield from _read(file)
 
 
 def copy_members(settings: Settings, index: Index, *, release_id: str, bundle: Bundle) -> Iterator[Member]:
@@ -195,29 +191,81 @@ def write_tar(members: Iterable[Member]) -> Iterator[bytes]:
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
+class _Pieces(io.RawIOBase):
+    """Bytes that come piece by piece, as the file that `tarfile` reads."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+
+    def read(self, _size: int = -1) -> bytes:
+        """The next piece, whatever its size: `tarfile` keeps what it does not need yet."""
+        return next(self._pieces, b"")
+
+
+def read_tar(pieces: Iterable[bytes]) -> Generator[tuple[str, Iterator[bytes]]]:
+    """Read what `write_tar` wrote: the name and the content of file after file, each to be read before the next.
+
+    Raises:
+        BackupFailed: If it is something else, or breaks off.
+    """
+    with _whole(), tarfile.open(fileobj=_Pieces(pieces), mode="r|") as tar:
+        for entry in tar:
+            file = tar.extractfile(entry)
+            if file is None:
+                raise BackupFailed(f"{entry.name!r} is not a file")
+            yield entry.name, _read(file)
+
+
+def _read(file: IO[bytes]) -> Iterator[bytes]:
+    with _whole():
+        while piece := file.read(PIECE_BYTES):
+            yield piece
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    try:
+        yield
+    except tarfile.TarError as exc:
+        raise BackupFailed(f"the backup broke off: {exc}") from exc
+
+
 # As a folder
 
 
-def make_backup(settings: Settings, folder: Path) -> Manifest:
-    """Make a backup, or have the server make it that has the index open.
-
-    Args:
-        settings: Whose data; host, port and API key are those of its server.
-        folder: Where it goes; must not exist.
-
-    Returns:
-        What it holds.
+def read_library(settings: Settings) -> Generator[tuple[str, Iterator[bytes]]]:
+    """Open the active index and read everything a backup holds: the name and the content of file after file.
 
     Raises:
-        BackupFailed: If the folder exists, there is no index, or the server refuses.
-        IndexInUse: If another process has the index open and does not answer.
-    """  # noqa: DOC503 - raised where it is read; whatever else goes wrong leaves nothing behind
+        BackupFailed: If there is no index.
+        IndexInUse: If another process has the index open.
+    """  # noqa: DOC502 - raised where it is opened
+    release_id, bundle = active_release(settings)
+    index = find_index(settings, bundle, release_id=release_id)
+    if index is None:
+        raise BackupFailed(f"there is nothing to back up: no index in {settings.data}")
+    with closing(index):
+        for member in copy_members(settings, index, release_id=release_id, bundle=bundle):
+            yield member.name, member.pieces()
+
+
+def save_backup(folder: Path, files: Iterable[tuple[str, Iterable[bytes]]]) -> Manifest:
+    """Write a backup into a new folder, which appears when it is whole and checked.
+
+    Args:
+        folder: Must not exist.
+        files: The name and the content of file after file.
+
+    Raises:
+        BackupFailed: If the folder exists, or what was written is not a whole backup.
+    """  # noqa: DOC503 - whatever else goes wrong leaves nothing behind
     if folder.exists():
         raise BackupFailed(f"{folder} exists: a backup goes into a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _fill(settings, aside)
+        for name, pieces in files:
+            _write(aside, name, pieces)
         manifest = check_backup(aside)
         aside.rename(folder)
         sync_folder(folder.parent)
@@ -225,55 +273,6 @@ def make_backup(settings: Settings, folder: Path) -> Manifest:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return manifest
-
-
-def _fill(settings: Settings, folder: Path) -> None:
-    release_id, bundle = active_release(settings)
-    with ExitStack() as stack:
-        try:
-            index = find_index(settings, bundle, release_id=release_id)
-        except IndexInUse as exc:
-            server = find_server(settings)
-            if server is None:
-                raise IndexInUse(f"{exc}, which does not listen on port {settings.port}") from exc
-            _ask_server(settings, server, folder)
-            return
-        if index is None:
-            raise BackupFailed(f"there is nothing to back up: no index in {settings.data}")
-        stack.callback(index.close)
-        for member in copy_members(settings, index, release_id=release_id, bundle=bundle):
-            _write(folder, member.name, member.pieces())
-
-
-def _ask_server(settings: Settings, server: tuple[str, int], folder: Path) -> None:
-    connection = http.client.HTTPConnection(*server, timeout=ASK_SECONDS)
-    try:
-        connection.request("POST", ROUTE, headers=settings.client_headers())
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            raise BackupFailed(f"the running server refuses: {_explain(response)}")
-        _unpack(response, folder)
-    except (http.client.HTTPException, tarfile.TarError, ValueError) as exc:
-        raise BackupFailed(f"the running server's answer broke off: {exc}") from exc
-    finally:
-        connection.close()
-
-
-def _explain(response: http.client.HTTPResponse) -> str:
-    body = response.read(PIECE_BYTES)
-    try:
-        return explain_refusal(response.status, json.loads(body))
-    except (ValueError, AttributeError):
-        return f"status {response.status}"
-
-
-def _unpack(stream: IO[bytes], folder: Path) -> None:
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        for entry in tar:
-            file = tar.extractfile(entry)
-            if file is None:
-                raise ValueError(f"{entry.name!r} is no file")
-            _write(folder, entry.name, iter(lambda file=file: file.read(PIECE_BYTES), b""))  # type: ignore[misc]
 
 
 def _write(folder: Path, name: str, pieces: Iterable[bytes]) -> None:
@@ -299,11 +298,11 @@ def safe_path(folder: Path, name: str) -> Path:
         A path inside the folder.
 
     Raises:
-        ValueError: If the name leads elsewhere.
+        BackupFailed: If the name leads elsewhere.
     """
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name:
-        raise ValueError(f"{name[:100]!r} is no name of a file in a backup")
+        raise BackupFailed(f"{name[:100]!r} cannot be the name of a file in a backup")
     return folder / pure
 
 
@@ -331,5 +330,5 @@ def check_backup(folder: Path) -> Manifest:
             if path.is_symlink() or _facts(_member(name, path)) != facts:
                 raise BackupFailed(f"{folder} is damaged: {name} is not what was written")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
-        raise BackupFailed(f"{folder} is no backup, or not a whole one: {exc}") from exc
+        raise BackupFailed(f"{folder} is not a backup, or not a whole one: {exc}") from exc
     return manifest

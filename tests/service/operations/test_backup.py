@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 
 from models.bundle.bundle import load_bundle
 from service.cli import app
+from service.client.client import ServerRefused
+from service.commands.here_or_there import make_backup
 from service.http.routes.backup import create_backup
 from service.index.contract import Index, IndexInUse, Segment
 from service.index.opening import open_index
@@ -33,8 +35,9 @@ from service.operations.backup import (
     Member,
     check_backup,
     copy_members,
-    make_backup,
+    read_tar,
     safe_path,
+    save_backup,
     write_tar,
 )
 from service.operations.backup_format import pack_segments, unpack_assets
@@ -236,7 +239,7 @@ def damage(folder: Path, how: str) -> None:
         ("cut", "not what was written"),
         ("missing", "ledger.sqlite is missing"),
         ("extra", "000001.npz is extra"),
-        ("no manifest", "no backup"),
+        ("no manifest", "is not a backup"),
         ("link", "not what was written"),
         ("version", "version 9"),
         ("names", "is damaged"),
@@ -385,31 +388,33 @@ def test_a_server_with_keys_wants_an_admin(source: Settings, tmp_path: Path) -> 
     with serve_in_thread(settings) as running:
         asked = settings.replace(port=running.client.base_url.port)
         for key, message in ((None, "FOLEY_API_KEY"), (writer, "needs admin")):
-            with pytest.raises(BackupFailed, match=message):
+            with pytest.raises(ServerRefused, match=message):
                 make_backup(asked.replace(api_key=key), tmp_path / "copy")
         make_backup(asked.replace(api_key=admin), tmp_path / "copy")
     check_backup(tmp_path / "copy")
 
 
-def test_a_stream_that_breaks_off_is_no_backup(
-    monkeypatch: pytest.MonkeyPatch, source: Settings, tmp_path: Path
-) -> None:
-    """The control: without the manifest, which comes last, nothing counts."""
-    content = b"".join(write_tar([Member(name="index/000000.npz", num_bytes=3, content=b"abc")]))
+@pytest.mark.parametrize(
+    ("num_bytes", "message"), [(None, "is not a backup"), (700, "broke off"), (0, "broke off")]
+)
+def test_a_stream_that_breaks_off_is_no_backup(num_bytes: int | None, message: str, tmp_path: Path) -> None:
+    """Without the manifest, which comes last, nothing counts."""
+    content = b"".join(write_tar([Member(name="index/000000.npz", num_bytes=3000, content=bytes(3000))]))
+    with pytest.raises(BackupFailed, match=message):
+        save_backup(tmp_path / "copy", read_tar([content[:num_bytes]]))
+    assert list(tmp_path.iterdir()) == []
 
-    def fill(_settings: Settings, folder: Path) -> None:
-        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-            tar.extractall(folder, filter="data")
 
-    monkeypatch.setattr("service.operations.backup._fill", fill)
-    with pytest.raises(BackupFailed, match="no backup"):
-        make_backup(source, tmp_path / "copy")
+def test_a_stream_with_a_name_that_leads_elsewhere_is_no_backup(tmp_path: Path) -> None:
+    content = b"".join(write_tar([Member(name="../x", num_bytes=3, content=b"abc")]))
+    with pytest.raises(BackupFailed, match="cannot be the name of a file"):
+        save_backup(tmp_path / "copy", read_tar([content]))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../../x", "a\0b"])
 def test_names_that_lead_elsewhere(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="no name of a file"):
+    with pytest.raises(BackupFailed, match="cannot be the name of a file"):
         safe_path(tmp_path, name)
 
 
