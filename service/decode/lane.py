@@ -58,8 +58,6 @@ class DecoderCrashed(DecodeFailure):
 class DecoderClosed(DecodeFailure):
     """The decoder was closed before the file's turn came."""
 
-    code = "decoder_closed"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

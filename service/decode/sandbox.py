@@ -27,9 +27,9 @@ from typing import Any
 import models
 import service
 from service.decode.landlock import PR_SET_NO_NEW_PRIVS, restrict
+from service.system.child import die_with_parent, limit_memory, lower_limit
 
 PIPE_BYTES = 1 << 20  # the most an unprivileged process may ask for; one clip is 3 MB, the default 64 KB
-PR_SET_PDEATHSIG = 1
 TICKET_BYTES = 8
 HANDOVER_SECONDS = 5.0
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
@@ -66,15 +66,13 @@ def confine_worker(limits: WorkerLimits, parent_pid: int) -> None:
     # A Python handler would wait for the C call that is to be stopped.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _lower_limit(resource.RLIMIT_CORE, 0)
-    _lower_limit(resource.RLIMIT_FSIZE, 0)
-    _lower_limit(resource.RLIMIT_NOFILE, limits.max_open_files)
+    lower_limit(resource.RLIMIT_CORE, 0)
+    lower_limit(resource.RLIMIT_FSIZE, 0)
+    lower_limit(resource.RLIMIT_NOFILE, limits.max_open_files)
+    limit_memory(limits.memory_bytes)
     if sys.platform == "linux":
-        num_pages = int(Path("/proc/self/statm").read_text().split()[0])
-        _lower_limit(resource.RLIMIT_AS, num_pages * resource.getpagesize() + limits.memory_bytes)
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    die_with_parent(signal.SIGKILL)
     if os.getppid() != parent_pid:  # the parent died before it could be watched
         os._exit(1)
     if limits.restricts_files:
@@ -96,12 +94,6 @@ def limit_cpu(more_seconds: float) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
-
-
-def _lower_limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
 
 
 class FilePassage:

@@ -18,11 +18,10 @@ import json
 import logging
 import os
 import re
-import shutil
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,6 +29,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from service.encode.embedding import EmbeddedSegment
+from service.system.files import read_disk_space
 from service.system.modality import Modality
 
 logger = logging.getLogger(__name__)
@@ -69,15 +69,13 @@ class Spool:
     Args:
         folder: Where it lies; made with the first chunk.
         basis: What chunks are made with. One that was made with another counts as none.
-        floor_bytes: Gives the free space that must stay on a disk of some size.
+        min_free_bytes: Free space that must stay on the disk; None for the default of `read_disk_space`.
     """
 
-    def __init__(
-        self, folder: Path, *, basis: str = "", floor_bytes: Callable[[int], int] = lambda _: 0
-    ) -> None:
+    def __init__(self, folder: Path, *, basis: str = "", min_free_bytes: int | None = 0) -> None:
         self.folder = folder
         self._basis = basis
-        self._floor_bytes = floor_bytes
+        self._min_free_bytes = min_free_bytes
         self._has_warned = False
 
     def append(self, asset_id: str, chunk: SpooledChunk) -> None:
@@ -89,8 +87,7 @@ class Spool:
         """  # noqa: DOC501, DOC503 - caught here
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            usage = shutil.disk_usage(self.folder)
-            if usage.free < self._floor_bytes(usage.total):
+            if not read_disk_space(self.folder, min_free_bytes=self._min_free_bytes).has_room():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
             with self._path(asset_id).open("ab") as file:
                 file.write(_pack(chunk, self._basis))

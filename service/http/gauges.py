@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
-import shutil
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -114,11 +113,12 @@ class FoleyCollector(Collector):
         return info
 
     def _disk(self) -> Iterator[Metric]:
-        usage = shutil.disk_usage(self._foley.settings.data)
-        yield GaugeMetricFamily("foley_disk_free_bytes", "Free space where the data lies.", usage.free)
-        yield GaugeMetricFamily("foley_disk_total_bytes", "Size of that disk.", usage.total)
-        floor = self._foley.settings.disk_floor_bytes(usage.total)
-        yield GaugeMetricFamily("foley_disk_floor_bytes", "Free space below which nothing is written.", floor)
+        disk = self._foley.settings.disk_space()
+        yield GaugeMetricFamily("foley_disk_free_bytes", "Free space where the data lies.", disk.free_bytes)
+        yield GaugeMetricFamily("foley_disk_total_bytes", "Size of that disk.", disk.total_bytes)
+        yield GaugeMetricFamily(
+            "foley_disk_floor_bytes", "Free space below which nothing is written.", disk.floor_bytes
+        )
 
 
 def _queues(admission: Admission, stats: BatchStats) -> Iterator[Metric]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 
@@ -71,7 +70,7 @@ def _check(foley: Foley, ledger: Ledger) -> _Verdict:
         checking = "the ledger of jobs"
         ledger.check()
         checking = "the disk"
-        usage = shutil.disk_usage(foley.settings.data)
+        disk = foley.settings.disk_space()
     except Exception as exc:
         failure = NotReady(f"{checking} failed its check: {exc}")
         failure.__cause__ = exc
@@ -81,8 +80,8 @@ def _check(foley: Foley, ledger: Ledger) -> _Verdict:
         "bundle_id": live.bundle.bundle_id,
         "provider": live.encoder.provider,
         "num_segments": num_segments,
-        "free_bytes": usage.free,
-        "is_writable": usage.free >= foley.settings.disk_floor_bytes(usage.total),
+        "free_bytes": disk.free_bytes,
+        "is_writable": disk.has_room(),
         "landlock_version": landlock_version(),
     }
     return _Verdict(made_at=time.monotonic(), document=pydantic_core.to_json(document), failure=None)

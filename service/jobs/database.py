@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,6 @@ from service.system.failure import Failure
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
-LOCK_SECONDS = 1.0  # a process that was killed just now may still be dying
 
 SCHEMA = """
 CREATE TABLE jobs (
@@ -154,34 +150,3 @@ def translate_errors() -> Iterator[None]:
         raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc
     except sqlite3.DatabaseError as exc:
         raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc
-
-
-def take_lock(path: Path) -> int:
-    """Lock a file for this process.
-
-    Args:
-        path: The file; it is made where there is none.
-
-    Returns:
-        A descriptor; the lock lasts until it is closed, or the process ends.
-
-    Raises:
-        LedgerInUse: If another process has it.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                holder = os.pread(fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
-                os.close(fd)
-                raise LedgerInUse(
-                    f"another process (number {holder}) works on the jobs in {path.parent}"
-                ) from None
-            time.sleep(0.02)
-        else:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            return fd

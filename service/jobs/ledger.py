@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -32,10 +31,10 @@ from service.jobs.database import (
     LedgerFull,
     LedgerInUse,
     open_database,
-    take_lock,
     translate_errors,
 )
 from service.jobs.records import ENDED, KINDS, STATES, CreatedJob, JobRecord, Kind, State
+from service.system.files import FileLocked, locked_file
 
 __all__ = [
     "ENDED",
@@ -57,6 +56,7 @@ __all__ = [
 
 LIBRARY = "library"  # whose jobs they are: of a data folder, whichever release answers
 KEPT_JOBS = 500  # ended jobs whose files are remembered
+LOCK_SECONDS = 1.0  # a process that was killed just now may still be dying
 
 JOB_COLUMNS = (
     "number, job_id, bundle_id, kind, state, request, created_at, started_at, ended_at, is_scanned, is_retry, "
@@ -84,13 +84,13 @@ class Ledger:
     Args:
         connection: To the database.
         owner: Whose jobs these are.
-        lock_fd: Held until it is closed; None where jobs are only read.
+        lock: Closed with the ledger: the right to work on the jobs; empty where jobs are only read.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, owner: str, lock_fd: int | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, owner: str, lock: contextlib.ExitStack) -> None:
         self.owner = owner
         self._connection = connection
-        self._lock_fd = lock_fd
+        self._work_lock = lock
         self._lock = threading.RLock()
         self._is_closed = False
 
@@ -111,14 +111,11 @@ class Ledger:
             LedgerFailure: If it cannot be opened, or is of a later version.
         """  # noqa: DOC502, DOC503 - raised where it waits for the lock, or translated
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock_fd = take_lock(path.with_name(f"ledger-{owner}.lock")) if is_worker else None
-        try:
+        with contextlib.ExitStack() as stack:
+            if is_worker:
+                _take_lock(stack, path.with_name(f"ledger-{owner}.lock"))
             connection = open_database(path)
-        except BaseException:
-            if lock_fd is not None:
-                os.close(lock_fd)
-            raise
-        return cls(connection, owner=owner, lock_fd=lock_fd)
+            return cls(connection, owner=owner, lock=stack.pop_all())
 
     def __enter__(self) -> Self:
         return self
@@ -133,8 +130,7 @@ class Ledger:
                 return
             self._is_closed = True
             self._connection.close()
-            if self._lock_fd is not None:
-                os.close(self._lock_fd)
+            self._work_lock.close()
 
     # Used by what is built on it
 
@@ -358,6 +354,15 @@ class Ledger:
         for row in old:
             connection.execute("DELETE FROM files WHERE job_id = ?", (row["job_id"],))
             connection.execute("DELETE FROM jobs WHERE job_id = ?", (row["job_id"],))
+
+
+def _take_lock(stack: contextlib.ExitStack, path: Path) -> None:
+    try:
+        stack.enter_context(locked_file(path, wait_seconds=LOCK_SECONDS))
+    except FileLocked as exc:
+        raise LedgerInUse(
+            f"another process (number {exc.holder}) works on the jobs in {path.parent}"
+        ) from exc
 
 
 def _to_job(row: sqlite3.Row) -> JobRecord:

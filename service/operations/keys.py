@@ -11,11 +11,9 @@ from it, so that no slow hash is needed. Scopes include each other: admin > writ
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import stat
 import threading
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from service.system.failure import Failure
-from service.system.files import replace_file
+from service.system.files import locked_file, replace_file
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)  # each includes those before it
@@ -264,12 +262,8 @@ def _digest(key: str) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Keep other writers out: two that add a key at once must not lose one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked_file(path.with_name(path.name + ".lock")):
         yield
-    finally:
-        os.close(lock)
 
 
 def _write_keys(path: Path, keys: Sequence[StoredKey]) -> None:

@@ -8,7 +8,6 @@ a last one for the report.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -29,10 +28,10 @@ from service.releases.mirroring import mirror
 from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
 from service.releases.switch import OpenRelease
+from service.system.child import die_with_parent
 from service.system.settings import Settings
 
 NICE = 19
-PR_SET_PDEATHSIG = 1
 REPORT_SECONDS = 0.5
 GRAPH_SECONDS = 3600.0
 HELD_SECONDS = 60.0
@@ -40,7 +39,7 @@ HELD_SECONDS = 60.0
 
 def main() -> None:
     """Embed what the lines of standard input name for the release of the first argument."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGTERM, _interrupt)
     os.nice(NICE)
     settings = read_settings(sys.stdin.readline())

@@ -11,10 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +21,11 @@ from typing import Any
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Asset, Index, IndexFull
-from service.index.embedded.folder import MIN_FREE_BYTES
 from service.index.iteration import iter_assets
 from service.index.opening import open_index
 from service.releases.builder import write_asset
 from service.releases.gates import GateLimits, Trial, describe_gates, judge, measure_overlap
-from service.releases.opening import ROOT, child_environment, write_settings
+from service.releases.opening import write_settings
 from service.releases.store import Outcome, Release, ReleaseError, ReleaseRefused, ReleaseStore
 from service.releases.switch import OpenRelease
 from service.releases.trial import try_bundle
@@ -42,6 +39,7 @@ from service.search.calibration import (
     sample_pairs,
 )
 from service.system.caller import Caller, CallerGone
+from service.system.child import start_child
 from service.system.modality import Modality
 from service.system.settings import Settings
 
@@ -154,13 +152,11 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
     num_bytes = int(num_segments * vector_bytes * BYTES_OVERHEAD)
     if settings.qdrant_url is None:
         settings.data.mkdir(parents=True, exist_ok=True)
-        usage = shutil.disk_usage(settings.data)
-        floor = settings.min_free_bytes
-        floor = max(MIN_FREE_BYTES, usage.total // 20) if floor is None else floor
-        if usage.free < num_bytes + floor:
+        disk = settings.disk_space()
+        if not disk.has_room(num_bytes):
             raise IndexFull(
-                f"embedding {num_segments} segments takes about {num_bytes} bytes; {usage.free} are free and "
-                f"{floor} must stay"
+                f"embedding {num_segments} segments takes about {num_bytes} bytes; {disk.free_bytes} are free and "
+                f"{disk.floor_bytes} must stay"
             )
     return {
         "num_segments": num_segments,
@@ -204,15 +200,7 @@ def _run_builder(
     """One run of `service.releases.builder`."""
     workers = max(1, min(settings.decode_workers, settings.release_threads))
     limited = settings.replace(num_threads=settings.release_threads, decode_workers=workers)
-    child = subprocess.Popen(  # noqa: S603 - the command is ours
-        [sys.executable, "-P", "-m", "service.releases.builder", release_id],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=child_environment(),
-        cwd=ROOT,
-        text=True,
-        start_new_session=True,
-    )
+    child = start_child("service.releases.builder", release_id, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None
     assert child.stdout is not None
     report: dict[str, Any] | None = None

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import version
-from pathlib import Path
 
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle, read_bundle_id, starter_path
 from service.encode.batching import Batcher
@@ -26,8 +24,6 @@ from service.releases.switch import OpenRelease
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def active_release(settings: Settings) -> tuple[str, Bundle]:
@@ -114,7 +110,7 @@ def open_spool(settings: Settings, release_id: str, bundle: Bundle) -> Spool:
     """Where chunks of files under way are kept for a release; what was left there long ago goes."""
     facts = (bundle.bundle_id, bundle.manifest.clip_spec, CHUNK_SEGMENTS, version("av"), version("foley-av"))
     spool = Spool(
-        settings.data / "spool" / release_id, basis=repr(facts), floor_bytes=settings.disk_floor_bytes
+        settings.data / "spool" / release_id, basis=repr(facts), min_free_bytes=settings.min_free_bytes
     )
     spool.sweep()
     return spool
@@ -162,13 +158,6 @@ def batch_limits(settings: Settings, max_batch: int) -> BatchLimits:
         # On a GPU the next batch is copied together while one runs; engines run one at a time.
         num_runs=settings.encode_runs or (2 if joins else 1),
     )
-
-
-def child_environment() -> dict[str, str]:
-    """Environment of a child process of ours: it finds the package, and gets its settings another way."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return environment
 
 
 def write_settings(settings: Settings) -> str:

@@ -13,7 +13,6 @@ or as it becomes.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -31,7 +30,7 @@ from service.index.contract import IndexFailure
 from service.releases.adoption import adopt_bundle
 from service.search.calibration import Calibration
 from service.system.failure import Failure
-from service.system.files import replace_file, sync_folder
+from service.system.files import FileLocked, locked_file, replace_file, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -147,15 +146,12 @@ class ReleaseStore:
     @contextlib.contextmanager
     def _locked(self, name: str, refusal: str, *, waits: bool) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-            except BlockingIOError as exc:
+                stack.enter_context(locked_file(self.folder / name, wait_seconds=None if waits else 0))
+            except FileLocked as exc:
                 raise ReleaseInUse(refusal) from exc
             yield
-        finally:
-            os.close(fd)
 
     def path(self, release_id: str) -> Path:
         """Folder of a release.

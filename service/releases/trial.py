@@ -29,8 +29,9 @@ from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
 from service.encode.encoder import CPU, Encoder, EncoderFailure
 from service.encode.engines.onnx_cpu import open_session
 from service.releases.gates import Trial
-from service.releases.opening import ROOT, child_environment, open_encoder, read_settings, write_settings
+from service.releases.opening import open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused
+from service.system.child import limit_memory, lower_limit, start_child
 from service.system.settings import Settings
 
 ROUNDS = 5
@@ -69,24 +70,13 @@ def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Tria
 
 def _run(settings: Settings, bundle: Path, beside: Path | None = None) -> dict[str, Any]:
     """Run the child and read what it says, step by step."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
+    child = start_child(
         "service.releases.trial",
         str(bundle),
         *([str(beside)] if beside else []),
-    ]
-    child = subprocess.Popen(  # noqa: S603 - the command is ours
-        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=child_environment(),
-        cwd=ROOT,
-        text=True,
-        errors="replace",  # messages of native libraries quote names from the file
-        start_new_session=True,
     )
     assert child.stdin is not None
     assert child.stdout is not None
@@ -212,10 +202,9 @@ def _check_graphs(bundle: Bundle) -> None:
 def confine(memory_bytes: int | None) -> None:
     """Limit this process: no core, lowest priority, and so much address space beyond what is mapped now."""
     os.nice(NICE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    lower_limit(resource.RLIMIT_CORE, 0)
     if memory_bytes is not None:
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + memory_bytes, mapped + memory_bytes))
+        limit_memory(memory_bytes)
 
 
 def _take_turns(encoder: Any, active: Any) -> dict[str, float]:

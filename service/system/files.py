@@ -1,18 +1,25 @@
-"""Files that survive a crash whole: written aside, flushed, renamed, and the folder flushed too."""
+"""Files that a crash leaves whole, locks on files, and how full a disk is."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import glob
 import os
+import shutil
 import time
 import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.system.failure import Failure
 
-STALE_SECONDS = 3600.0  # no file of ours is written for so long: one that old was left by a crash
+STALE_SECONDS = 3600.0  # no file of ours takes that long to write: an older one was left by a crash
+POLL_SECONDS = 0.02
+MIN_FREE_BYTES = 2 * 2**30
+MIN_FREE_SHARE = 20  # one part in 20 of the disk
 
 
 class NoRoom(Failure, OSError):
@@ -25,16 +32,9 @@ class NoRoom(Failure, OSError):
 def replace_file(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
     """Replace a file in one step: after a crash it holds the old content or the new, never a part.
 
-    Of two who replace it at the same time, the later rename wins: each writes aside under a name of its own.
-
-    Args:
-        path: The file; its folder exists.
-        content: All of it; text goes as UTF-8.
-        mode: Who may read it, from its first byte on.
-
-    Raises:
-        NoRoom: If the disk is full.
-    """  # noqa: DOC503 - whatever else fails leaves nothing behind either
+    Text is written as UTF-8. If two replace the file at the same time, the later rename wins. Raises `NoRoom` if the
+    disk is full; whatever fails leaves nothing behind.
+    """
     _remove_stale(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
     try:
@@ -68,3 +68,67 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class FileLocked(BlockingIOError):
+    """Another process has the lock of a file; `holder` is its process id as text, or `unknown`."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(errno.EWOULDBLOCK, f"locked by process {holder}", str(path))
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def locked_file(path: Path, *, wait_seconds: float | None = None) -> Iterator[int]:
+    """Hold the lock of a file until the block ends or the process dies; the file is made if it is missing.
+
+    Yields the descriptor: a child process that inherits it keeps the lock as well. The file holds the id of the
+    process, for people. `wait_seconds` limits the wait for another holder (None: no limit, 0: refuse at once);
+    `FileLocked` is raised after it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor, path, wait_seconds)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, wait_seconds: float | None) -> None:
+    if wait_seconds is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
+                raise FileLocked(path, holder) from None
+            time.sleep(POLL_SECONDS)
+        else:
+            return
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskSpace:
+    """How full a disk is; nothing is written that would leave less than `floor_bytes` free."""
+
+    free_bytes: int
+    total_bytes: int
+    floor_bytes: int
+
+    def has_room(self, num_bytes: int = 0) -> bool:
+        """Whether that much may be written."""
+        return self.free_bytes >= self.floor_bytes + num_bytes
+
+
+def read_disk_space(folder: Path, *, min_free_bytes: int | None) -> DiskSpace:
+    """How full the disk of a folder is. The default floor is 2 GiB or 5 % of the disk, whichever is more."""
+    usage = shutil.disk_usage(folder)
+    floor = max(MIN_FREE_BYTES, usage.total // MIN_FREE_SHARE) if min_free_bytes is None else min_free_bytes
+    return DiskSpace(free_bytes=usage.free, total_bytes=usage.total, floor_bytes=floor)

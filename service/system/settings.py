@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.bundle.bundle import starter_path
+from service.system.files import DiskSpace, read_disk_space
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -369,11 +370,9 @@ class Settings(BaseSettings):
         """What a command sends with its requests to a running service."""
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
-    def disk_floor_bytes(self, total_bytes: int) -> int:
-        """Free space that is never written into, on a disk of this size."""
-        if self.min_free_bytes is not None:
-            return self.min_free_bytes
-        return max(2 * GIB, total_bytes // 20)
+    def disk_space(self, folder: Path | None = None) -> DiskSpace:
+        """How full the disk of a folder is, by default of the data folder, and what must stay free on it."""
+        return read_disk_space(folder or self.data, min_free_bytes=self.min_free_bytes)
 
     def replace(self, **changes: Any) -> Settings:
         """A copy with some fields changed, checked like the first.

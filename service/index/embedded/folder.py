@@ -9,11 +9,9 @@ shard/        Qdrant Edge's own files; `service.index.embedded.generation` says 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,14 +26,12 @@ from service.index.embedded.generation import (
     sweep_others,
 )
 from service.index.embedded.messages import ShardConfig
-from service.system.files import replace_file, sync_folder
+from service.system.files import FileLocked, locked_file, read_disk_space, replace_file, sync_folder
 
 FORMAT_VERSION = 2
 """Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are
 opened (`service.index.embedded.schema.migrate_shard`); a program that knows version 1 only refuses them afterwards."""
-MIN_FREE_BYTES = 2 * 2**30
 LOCK_SECONDS = 1.0
-MIN_FREE_SHARE = 20  # one part in so many of the disk
 
 
 class FolderLock:
@@ -55,23 +51,21 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._lock = contextlib.ExitStack()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            # A moment's wait: the shard process of a service that was killed just now may still be dying.
+            self.fd = self._lock.enter_context(locked_file(folder / "lock", wait_seconds=LOCK_SECONDS))
+        except FileLocked as exc:
+            raise IndexInUse(
+                f"the index in {folder} is open in another process (number {exc.holder})"
+            ) from exc
         except OSError as exc:
             raise IndexFailure(f"the index's folder {folder} cannot be used: {exc}") from exc
-        if not _try_lock(self.fd):
-            holder = os.pread(self.fd, 64, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self.fd)
-            raise IndexInUse(f"the index in {folder} is open in another process (number {holder})")
-        os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, f"{os.getpid()}\n".encode(), 0)  # what a person looks for
 
     def close(self) -> None:
         """Give the folder up, as far as this process goes. Safe to call twice."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._lock.close()
 
 
 class Folder:
@@ -124,12 +118,10 @@ class Folder:
         Raises:
             IndexFull: If less is free.
         """
-        usage = shutil.disk_usage(self.path)
-        floor = self._min_free_bytes
-        if floor is None:
-            floor = max(MIN_FREE_BYTES, usage.total // MIN_FREE_SHARE)
-        if usage.free < floor + extra_bytes:
-            raise IndexFull(f"{self.path} has {usage.free} bytes free, writing needs {floor + extra_bytes}")
+        disk = read_disk_space(self.path, min_free_bytes=self._min_free_bytes)
+        if not disk.has_room(extra_bytes):
+            needed = disk.floor_bytes + extra_bytes
+            raise IndexFull(f"{self.path} has {disk.free_bytes} bytes free, writing needs {needed}")
 
     def new_building(self) -> Path:
         """An empty folder for changes on their way into a shard that is built aside."""
@@ -174,17 +166,3 @@ def count_bytes(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 num_bytes += Path(root, name).lstat().st_blocks * 512
     return num_bytes
-
-
-def _try_lock(fd: int) -> bool:
-    """Lock a file, waiting a moment: the engine of a service that was killed just now may still be dying."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True

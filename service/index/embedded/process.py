@@ -10,18 +10,16 @@ import logging
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import Future
 from contextvars import Context, copy_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from service.index.contract import IndexFailure, IndexUnavailable
 from service.index.embedded.messages import ShardConfig
+from service.system.child import start_child
 from service.system.logs import child_options
 from service.system.timing import report
 
@@ -29,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 OPEN_SECONDS = 300.0  # a long log is replayed
 CLOSE_SECONDS = 60.0
-_ROOT = Path(__file__).resolve().parents[3]
 
 
 class ShardProcessDied(IndexUnavailable):
@@ -53,7 +50,13 @@ class EngineProcess:
         ours, theirs = socket.socketpair()
         lifeline_read, self._lifeline = os.pipe()
         try:
-            self._process = _spawn(theirs.fileno(), lifeline_read, lock_fd)
+            self._process = start_child(
+                "service.index.embedded.shard_process",
+                str(theirs.fileno()),
+                str(lifeline_read),
+                *child_options(),
+                pass_fds=(theirs.fileno(), lifeline_read, lock_fd),
+            )
         except OSError as exc:
             ours.close()
             os.close(self._lifeline)
@@ -173,25 +176,3 @@ class EngineProcess:
             logger.warning("the index engine did not stop in %s s: killing it", CLOSE_SECONDS)
             self.kill()
             self._reader.join()
-
-
-def _spawn(socket_fd: int, lifeline_fd: int, lock_fd: int) -> subprocess.Popen[bytes]:
-    """Start the engine: no second import of `__main__`, and none from the working directory (-P)."""
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "service.index.embedded.shard_process",
-        str(socket_fd),
-        str(lifeline_fd),
-        *child_options(),
-    ]
-    return subprocess.Popen(  # noqa: S603  the command is ours
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
-        pass_fds=(socket_fd, lifeline_fd, lock_fd),
-        start_new_session=True,
-    )

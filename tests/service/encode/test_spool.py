@@ -120,7 +120,7 @@ def test_chunks_of_another_basis_count_as_none(spool: Spool) -> None:
 def test_nothing_is_kept_on_a_disk_that_is_nearly_full(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spool = Spool(tmp_path, floor_bytes=lambda total: total)
+    spool = Spool(tmp_path, min_free_bytes=2**62)
     with caplog.at_level(logging.WARNING):
         fill(spool)
     assert "No space left" in caplog.text

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.decode.landlock import landlock_version
+from service.system.files import DiskSpace
 from service.system.settings import Settings
 from tests.support.serving import serve_in_thread
 
@@ -32,7 +33,8 @@ def test_ready(running: serve_in_thread) -> None:
 def test_a_full_disk_is_said_and_searches_go_on(
     running: serve_in_thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Settings, "disk_floor_bytes", lambda self, total_bytes: total_bytes + 1)
+    full = DiskSpace(free_bytes=1, total_bytes=2, floor_bytes=2)
+    monkeypatch.setattr(Settings, "disk_space", lambda self: full)
     answer = running.client.get("/readyz")
     assert (answer.status_code, answer.json()["is_writable"]) == (200, False)
 
@@ -66,9 +68,9 @@ def test_a_part_that_fails_is_named(
 
 def test_wrong_embeddings_are_noticed(running: serve_in_thread, monkeypatch: pytest.MonkeyPatch) -> None:
     """The golden clip is embedded for real: an encoder that gives other numbers is not ready."""
-    foley = running.app.state.shared.foley.encoder.foley
-    right = foley.run_video
-    monkeypatch.setattr(foley, "run_video", lambda rows: -right(rows))
+    engine = running.app.state.shared.foley.encoder.engine
+    right = engine.run_video
+    monkeypatch.setattr(engine, "run_video", lambda rows: -right(rows))
     answer = running.client.get("/readyz")
     assert answer.status_code == 503
     assert "the encoder failed its check" in answer.json()["detail"]

@@ -6,11 +6,19 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from service.http.problems import PROBLEMS
-from service.system.files import STALE_SECONDS, NoRoom, replace_file
+from service.system.files import (
+    STALE_SECONDS,
+    FileLocked,
+    NoRoom,
+    locked_file,
+    read_disk_space,
+    replace_file,
+)
 
 
 def test_many_may_replace_a_file_at_the_same_time(tmp_path: Path) -> None:
@@ -73,3 +81,55 @@ def test_what_a_crash_left_is_removed_when_it_is_old(tmp_path: Path) -> None:
     os.utime(other, (0, 0))
     replace_file(path, "newer")
     assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+def test_a_lock_is_held_by_one_and_names_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked_file(path):
+        assert path.read_text() == f"{os.getpid()}\n"
+        for wait_seconds in (0.0, 0.05):
+            with pytest.raises(FileLocked, match="locked by process") as refused:
+                locked_file(path, wait_seconds=wait_seconds).__enter__()
+            assert refused.value.holder == str(os.getpid())
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(FileLocked):
+            locked_file(path, wait_seconds=0).__enter__()
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors, "a refusal leaves nothing open"
+    with locked_file(path, wait_seconds=0):
+        pass
+
+
+@pytest.mark.parametrize("wait_seconds", [None, 60.0])
+def test_who_waits_for_a_lock_gets_it_when_it_is_free(tmp_path: Path, wait_seconds: float | None) -> None:
+    def wait() -> str:
+        with locked_file(tmp_path / "lock", wait_seconds=wait_seconds):
+            return "mine"
+
+    with ThreadPoolExecutor(1) as threads:
+        with locked_file(tmp_path / "lock"):
+            waiting = threads.submit(wait)
+            assert not waiting.done()
+        assert waiting.result(60) == "mine"
+
+
+def test_an_inherited_descriptor_keeps_the_lock(tmp_path: Path) -> None:
+    with locked_file(tmp_path / "lock") as descriptor:
+        inherited = os.dup(descriptor)
+    with pytest.raises(FileLocked):
+        locked_file(tmp_path / "lock", wait_seconds=0).__enter__()
+    os.close(inherited)
+    with locked_file(tmp_path / "lock", wait_seconds=0):
+        pass
+
+
+@pytest.mark.parametrize(("total_gib", "floor_gib"), [(10, 2), (1000, 50)])
+def test_the_floor_of_a_disk(monkeypatch: pytest.MonkeyPatch, total_gib: int, floor_gib: int) -> None:
+    gib = 2**30
+    usage = SimpleNamespace(total=total_gib * gib, free=floor_gib * gib + 5)
+    monkeypatch.setattr("service.system.files.shutil.disk_usage", lambda _: usage)
+    disk = read_disk_space(Path("/"), min_free_bytes=None)
+    assert (disk.total_bytes, disk.free_bytes, disk.floor_bytes) == (usage.total, usage.free, floor_gib * gib)
+    assert disk.has_room()
+    assert disk.has_room(5)
+    assert not disk.has_room(6)
+    assert read_disk_space(Path("/"), min_free_bytes=7).floor_bytes == 7
