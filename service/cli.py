@@ -151,13 +151,16 @@ def _search(
     from service.client.following import find_server
     from service.client.served_search import search_served
     from service.index.contract import IndexInUse
+    from service.search.options import SearchOptions
 
     try:
         with _open(settings) as foley:
             if foley.index.count_segments(modality=target) == 0:
                 return None
-            choice = foley.choose(limit=limit, min_score=min_score, filter=filter)
-            return foley.search_file(file, target=target, source=source, choice=choice).to_json()
+            options = SearchOptions.of(
+                settings, target=target, source=source, limit=limit, min_score=min_score, filter=filter
+            )
+            return foley.search_file(file, options).to_json()
     except IndexInUse:
         server = find_server(settings)
         if server is None:

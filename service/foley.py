@@ -1,7 +1,7 @@
-"""The parts of a running service, opened together and closed together: the active release and the decoder.
+"""Everything open at once: the settings, the active release and the decoder.
 
-    with open_foley(settings) as engine:
-        answer = engine.search_file(path, target="audio")
+    with open_foley(settings) as foley:
+        answer = foley.search_file(path, SearchOptions.of(settings, target="audio"))
 
 `foley serve` and `foley search` both go through here. Calls block and may come from any thread.
 """
@@ -15,15 +15,17 @@ from pathlib import Path
 
 from models.bundle.bundle import Bundle
 from models.media.clip import DecodeLimits
-from service.decode.decoder import Decoder, WorkerLimits
+from service.decode.decoder import Decoder
+from service.decode.sandbox import WorkerLimits
 from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import Priority
-from service.index.contract import Filter, Index
+from service.index.contract import Index
 from service.releases.opening import active_release, open_release, warn_of_unused_bundle
 from service.releases.switch import ReleaseSwitch
 from service.search.file_query import EmbeddedFile, embed_file, search_file
-from service.search.matching import SearchAnswer, SearchOptions
+from service.search.matching import SearchAnswer
+from service.search.options import SearchOptions
 from service.search.snapshot import QueryLimits, Snapshot
 from service.system.caller import Caller
 from service.system.modality import Modality
@@ -32,13 +34,7 @@ from service.system.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Foley:
-    """Everything a query needs, open.
-
-    Attributes:
-        settings: What it was opened with.
-        releases: The active release, and older ones that still answer somebody.
-        decoder: Worker processes that decode media.
-    """
+    """Everything a query needs, open."""
 
     settings: Settings
     releases: ReleaseSwitch
@@ -51,131 +47,55 @@ class Foley:
 
     @property
     def encoder(self) -> Encoder:
-        """The bundle, loaded."""
+        """The encoder in use."""
         return self.releases.current.encoder
 
     @property
     def batcher(self) -> Batcher:
-        """The encoder's queue: whatever is embedded for somebody goes through it."""
+        """The queue in front of the encoder."""
         return self.releases.current.batcher
 
     @property
     def index(self) -> Index:
-        """Segments embedded by that bundle."""
+        """The index in use."""
         return self.releases.current.index
 
     @contextmanager
     def lease(self, caller: Caller | None = None, *, priority: Priority = "query") -> Iterator[Snapshot]:
-        """What one request works with from its beginning to its end, whatever is activated meanwhile.
+        """Keep one release open until the block ends, whatever is activated meanwhile, and give its snapshot.
 
-        Args:
-            caller: Who waits for the answer; default: one who waits for as long as it takes.
-            priority: Whether queries of others may go first.
-
-        Yields:
-            Encoder, index and calibration of one release, open until the block ends.
+        The default caller waits for as long as it takes.
         """
-        with self.releases.lease() as live:
-            yield live.snapshot(caller, priority=priority)
+        with self.releases.lease() as release:
+            yield release.snapshot(caller, priority=priority)
 
     @contextmanager
     def lease_to_write(self) -> Iterator[Index]:
-        """The index of the active release for a short write, which a switch waits for.
-
-        Yields:
-            The index.
-        """
+        """The index of the active release for a short write; a switch waits until the block ends."""
         self.releases.look()
-        with self.releases.gate.passing(), self.releases.lease() as live:
-            yield live.index
+        with self.releases.gate.passing(), self.releases.lease() as release:
+            yield release.index
 
     def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
-        """The active release without a lease: for a program that activates no other while it runs.
-
-        Args:
-            caller: Who waits for the answer; default: one who waits for as long as it takes.
-            priority: Whether queries of others may go first.
-
-        Returns:
-            Encoder, index and calibration.
-        """
+        """The active release without a lease: for a program that activates no other release while it runs."""
         return self.releases.current.snapshot(caller, priority=priority)
 
     def search_file(
-        self,
-        path: Path,
-        *,
-        target: Modality,
-        source: Modality | None = None,
-        choice: SearchOptions | None = None,
-        snapshot: Snapshot | None = None,
+        self, path: Path, options: SearchOptions, *, snapshot: Snapshot | None = None
     ) -> SearchAnswer:
-        """Search with a media file; see `service.search.file_query.search_file`.
-
-        Args:
-            path: Query file.
-            target: Modality to find.
-            source: Modality of the file to search by.
-            choice: Which results are wanted; default: as the settings say.
-            snapshot: What to work with; default: the present one.
-
-        Returns:
-            The answer.
-        """
+        """Search with a media file; see `service.search.file_query.search_file`. Default: the present snapshot."""
         return search_file(
             path,
-            target=target,
-            source=source,
-            choice=choice or self.choose(),
+            options,
             snapshot=snapshot or self.snapshot(),
             decoder=self.decoder,
             limits=query_limits(self.settings),
         )
 
-    def choose(
-        self,
-        *,
-        limit: int | None = None,
-        offset: int | None = None,
-        min_score: float | None = None,
-        min_probability: float | None = None,
-        filter: Filter | None = None,
-    ) -> SearchOptions:
-        """Which results are wanted, with the settings where nothing is said; see `SearchOptions`.
-
-        Args:
-            limit: Most results.
-            offset: How many results to pass over.
-            min_score: Only results that score so much or more.
-            min_probability: Only results that are the match with such a probability or a higher one.
-            filter: Which assets count.
-
-        Returns:
-            The choice.
-        """
-        return SearchOptions(
-            limit=self.settings.default_limit if limit is None else limit,
-            offset=offset,
-            window=self.settings.max_limit,
-            min_score=min_score,
-            min_probability=min_probability,
-            filter=filter,
-            prefetch=self.settings.prefetch,
-        )
-
     def embed_file(
         self, path: Path, *, modality: Modality | None = None, snapshot: Snapshot | None = None
     ) -> EmbeddedFile:
-        """Embed a media file; see `service.search.file_query.embed_file`.
-
-        Args:
-            path: Media file.
-            modality: Embed this one only.
-            snapshot: What to work with; default: the present one.
-
-        Returns:
-            The tracks of its segments.
-        """
+        """Embed a media file; see `service.search.file_query.embed_file`. Default: the present snapshot."""
         return embed_file(
             path,
             modality=modality,
@@ -187,14 +107,7 @@ class Foley:
 
 @contextmanager
 def open_foley(settings: Settings) -> Iterator[Foley]:
-    """Open everything a service needs, and close it when the block ends, whatever happened inside.
-
-    Args:
-        settings: Where things are and what they may use.
-
-    Yields:
-        The open engine.
-    """
+    """Open everything a service needs, and close it when the block ends."""
     with ExitStack() as stack:
         release_id, bundle = active_release(settings)
         warn_of_unused_bundle(settings, release_id)
@@ -211,7 +124,7 @@ def open_foley(settings: Settings) -> Iterator[Foley]:
 
 
 def query_limits(settings: Settings) -> QueryLimits:
-    """How far a query file is followed."""
+    """What a query file may ask of the decoder."""
     return QueryLimits(
         decode=DecodeLimits(
             max_duration_seconds=settings.max_query_seconds,

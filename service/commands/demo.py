@@ -25,12 +25,11 @@ from rich.text import Text
 from models.bundle.bundle import starter_path
 from service.commands.printing import format_path, format_time, print_report, show_progress
 from service.commands.tables import print_columns
-from service.foley import Foley, query_limits
+from service.foley import Foley
 from service.index.contract import Filter, Index
 from service.library.indexing import index_paths, library_limits
 from service.releases.manager import ReleaseManager
-from service.search.file_query import search_file
-from service.search.matching import SearchOptions
+from service.search.options import SearchOptions
 from service.system.modality import OPPOSITE, Modality
 from service.system.paths import make_absolute
 
@@ -211,19 +210,14 @@ def search_one(query: Query, num_candidates: int, *, foley: Foley) -> Outcome:
     """
     target = OPPOSITE[query.source]
     right = str(query.scene.files[target])
-    results = search_file(
-        query.scene.files[query.source],
+    options = SearchOptions(
         target=target,
         source=query.source,
-        choice=SearchOptions(
-            limit=num_candidates,
-            window=num_candidates,
-            prefetch=foley.index.count_segments(modality=target),
-        ),
-        snapshot=foley.snapshot(),
-        decoder=foley.decoder,
-        limits=query_limits(foley.settings),
-    ).results
+        limit=num_candidates,
+        window=num_candidates,
+        prefetch=foley.index.count_segments(modality=target),
+    )
+    results = foley.search_file(query.scene.files[query.source], options).results
     scores = {result.match.path: result.match.score for result in results}
     threshold = scores.get(right, float("-inf"))
     best = results[0].match

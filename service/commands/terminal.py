@@ -91,8 +91,8 @@ def report_errors() -> Iterator[None]:
     from models.media.clip import UnreadableClip
     from service.client.following import ServerRefused
     from service.commands.demo import BadCorpus
-    from service.decode.decoder import DecodeFailure
-    from service.encode.encoder import EncoderFailure
+    from service.decode.lane import DecodeFailure
+    from service.encode.engines.contract import EncoderFailure
     from service.index.contract import IndexFailure, IndexInUse
     from service.library.metadata import InvalidMetadata
     from service.operations.backup import BackupFailed

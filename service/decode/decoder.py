@@ -19,26 +19,9 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaSource, decode_segments
 from service.decode.landlock import describe_landlock
-from service.decode.lane import (
-    Deaths,
-    DecodeFailure,
-    DecoderClosed,
-    DecoderCrashed,
-    DecodeTimedOut,
-    Lane,
-    Task,
-)
+from service.decode.lane import Deaths, DecoderClosed, Lane, Task
 from service.decode.sandbox import WorkerLimits
 from service.system.timing import timed
-
-__all__ = [
-    "DecodeFailure",
-    "DecodeTimedOut",
-    "Decoder",
-    "DecoderClosed",
-    "DecoderCrashed",
-    "WorkerLimits",
-]
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,7 +18,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -253,8 +253,3 @@ def _sound_views(samples: NDArray[np.float32]) -> list[NDArray[Any]]:
         samples * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * time / 16_000)),
         np.roll(samples, len(samples) // 3) * 0.25,
     ]
-
-
-def describe_agreement(agreement: Agreement) -> Mapping[str, Any]:
-    """The figures as JSON values."""
-    return asdict(agreement)

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encode.encoder import EncoderFailure
+from service.encode.engines.contract import EncoderFailure
 from service.encode.queue import PRIORITIES, BatchLimits, BatchQueue, Item, Order, Priority
 from service.system.caller import Caller, CallerGone, DeadlinePassed
 from service.system.failure import Failure

@@ -21,32 +21,8 @@ from models.bundle.bundle import Bundle, cosines
 from service.encode.agreement import AgreementStore
 from service.encode.choice import open_fastest
 from service.encode.engines.candidates import EXACT, candidates
-from service.encode.engines.contract import (
-    Device,
-    DeviceMissing,
-    DeviceOutOfMemory,
-    EncoderFailure,
-    EngineMissing,
-    EngineOptions,
-    GoldenMismatch,
-    Precision,
-    PrecisionRefused,
-)
+from service.encode.engines.contract import Device, EncoderFailure, EngineOptions, GoldenMismatch, Precision
 from service.encode.engines.hardware import num_cores
-from service.encode.engines.onnx_cpu import CPU
-from service.encode.engines.onnx_cuda import CUDA
-
-__all__ = [
-    "CPU",
-    "CUDA",
-    "DeviceMissing",
-    "DeviceOutOfMemory",
-    "Encoder",
-    "EncoderFailure",
-    "EngineMissing",
-    "GoldenMismatch",
-    "PrecisionRefused",
-]
 
 Row = TypeVar("Row", bound=NDArray[Any])
 

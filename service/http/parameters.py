@@ -8,13 +8,12 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from service.foley import Foley
 from service.http.encodings import Encoding
 from service.http.filters import FilterFields, MetadataText
 from service.http.problems import InvalidParameter
-from service.search.matching import SearchOptions
+from service.search.options import SearchOptions
 from service.system.modality import Modality
-from service.system.settings import MAX_LIMIT
+from service.system.settings import MAX_LIMIT, Settings
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -50,23 +49,27 @@ class SearchFields(FilterFields):
         description="Only results whose `match_probability` is so high or higher. There may be none; `reason` says so.",
     )
 
-    def to_choice(self, foley: Foley) -> SearchOptions:
+    def to_options(self, settings: Settings) -> SearchOptions:
         """Which results these fields ask for.
 
         Args:
-            foley: What answers, for its settings.
+            settings: Their defaults and limits.
 
         Returns:
-            The choice.
+            The options.
 
         Raises:
-            InvalidParameter: If it asks for more than the settings allow.
+            InvalidParameter: If they ask for more than the settings allow.
         """
-        max_limit = foley.settings.max_limit
-        if self.limit is not None and self.limit > max_limit:
-            raise InvalidParameter([{"parameter": "limit", "message": f"must be at most {max_limit}"}])
+        if self.limit is not None and self.limit > settings.max_limit:
+            raise InvalidParameter(
+                [{"parameter": "limit", "message": f"must be at most {settings.max_limit}"}]
+            )
         try:
-            return foley.choose(
+            return SearchOptions.of(
+                settings,
+                target=self.target,
+                source=self.source,
                 limit=self.limit,
                 offset=self.offset,
                 min_score=self.min_score,

@@ -11,7 +11,6 @@ import pydantic_core
 from pydantic import ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from service.foley import Foley
 from service.http.body import BodyTooLarge
 from service.http.parameters import SearchFields
 from service.http.problems import InvalidParameter
@@ -21,7 +20,7 @@ from service.search.matching import SearchAnswer
 from service.search.snapshot import Snapshot
 from service.search.stored_query import search_asset, search_track
 from service.system.modality import Track
-from service.system.settings import MAX_LIMIT
+from service.system.settings import MAX_LIMIT, Settings
 
 MAX_TRACK_CHARS = 1024 * 1024
 
@@ -36,24 +35,18 @@ class AssetQuery(SearchFields):
         None, ge=0, le=1e6, description="Search with the segment that holds this time alone."
     )
 
-    def answer(self, foley: Foley, snapshot: Snapshot) -> SearchAnswer:
+    def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
         """Search.
 
         Args:
-            foley: What answers, for its settings.
-            snapshot: Its index.
+            settings: Defaults and limits.
+            snapshot: What answers: its index.
 
         Returns:
             What was found.
         """
-        return search_asset(
-            self.asset_id,
-            target=self.target,
-            source=self.source,
-            start_seconds=self.start_seconds,
-            choice=self.to_choice(foley),
-            snapshot=snapshot,
-        )
+        options = self.to_options(settings)
+        return search_asset(self.asset_id, options, start_seconds=self.start_seconds, snapshot=snapshot)
 
 
 class TrackQuery(SearchFields):
@@ -68,19 +61,18 @@ class TrackQuery(SearchFields):
         json_schema_extra={"contentEncoding": "base64"},
     )
 
-    def answer(self, foley: Foley, snapshot: Snapshot) -> SearchAnswer:
+    def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
         """Search.
 
         Args:
-            foley: What answers, for its settings.
-            snapshot: Its index, and the shape of its tracks.
+            settings: Defaults and limits.
+            snapshot: What answers: its index, and the shape of its tracks.
 
         Returns:
             What was found.
         """
         track = read_track(self.track, num_moments=snapshot.spec.num_moments, width=snapshot.width)
-        choice = self.to_choice(foley)
-        return search_track(track, target=self.target, source=self.source, choice=choice, snapshot=snapshot)
+        return search_track(track, self.to_options(settings), snapshot=snapshot)
 
 
 Query = AssetQuery | TrackQuery

@@ -63,10 +63,10 @@ class Readiness:
 def _check(foley: Foley, ledger: Ledger) -> _Verdict:
     checking = "the encoder"
     try:
-        with foley.releases.lease() as live:
-            live.encoder.check_golden()
+        with foley.releases.lease() as release:
+            release.encoder.check_golden()
             checking = "the index"
-            num_segments = live.index.count_segments()
+            num_segments = release.index.count_segments()
         checking = "the ledger of jobs"
         ledger.check()
         checking = "the disk"
@@ -77,8 +77,8 @@ def _check(foley: Foley, ledger: Ledger) -> _Verdict:
         return _Verdict(made_at=time.monotonic(), document=b"", failure=failure)
     document = {
         "status": "ready",
-        "bundle_id": live.bundle.bundle_id,
-        "provider": live.encoder.provider,
+        "bundle_id": release.bundle.bundle_id,
+        "provider": release.encoder.provider,
         "num_segments": num_segments,
         "free_bytes": disk.free_bytes,
         "is_writable": disk.has_room(),

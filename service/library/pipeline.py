@@ -15,8 +15,9 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream, UnreadableClip
-from service.decode.decoder import DecodeFailure, Decoder, DecoderClosed
-from service.encode.encoder import EncoderFailure
+from service.decode.decoder import Decoder
+from service.decode.lane import DecodeFailure, DecoderClosed
+from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import CHUNK_SEGMENTS
 from service.library.occupancy import Occupancy
 from service.library.report import StageTimes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -251,11 +251,3 @@ NOTHING_YET = Progress(
     num_files=0, num_done=0, num_failed=0, num_segments=0, segments_per_second=0.0, left_seconds=None
 )
 OnProgress = Callable[[Progress], None]
-
-
-def count_failed(failed: Sequence[FailedFile]) -> dict[str, int]:
-    """How many files failed for each reason, the most frequent first."""
-    counts: dict[str, int] = {}
-    for file in failed:
-        counts[file.code] = counts.get(file.code, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

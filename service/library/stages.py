@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from models.media.clip import Clip, DecodedMedia, MediaInfo, UnreadableClip
-from service.decode.decoder import DecodeFailure
+from service.decode.lane import DecodeFailure
 from service.encode.batching import SegmentEncoder
 from service.encode.embedding import EmbeddedSegment, embed_clips
-from service.encode.encoder import EncoderFailure
+from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import Spool, SpooledChunk
 from service.index.contract import IndexFailure
 from service.library.occupancy import Occupancy

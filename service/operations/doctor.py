@@ -17,10 +17,12 @@ import numpy as np
 
 from models.bundle.bundle import Bundle, load_bundle
 from models.media.clip import Clip, UnreadableClip
-from service.decode.decoder import DecodeFailure, Decoder, WorkerLimits
+from service.decode.decoder import Decoder
 from service.decode.landlock import describe_landlock, landlock_version
+from service.decode.lane import DecodeFailure
+from service.decode.sandbox import WorkerLimits
 from service.encode.agreement import AgreementStore, ProbeClips, measure_agreement
-from service.encode.encoder import Encoder, EncoderFailure
+from service.encode.encoder import Encoder
 from service.encode.engines.candidates import (
     EXACT,
     GPU,
@@ -30,7 +32,7 @@ from service.encode.engines.candidates import (
     check_hardware,
     find_variant,
 )
-from service.encode.engines.contract import EngineMissing, EngineOptions
+from service.encode.engines.contract import EncoderFailure, EngineMissing, EngineOptions
 from service.encode.engines.hardware import (
     gpu_name,
     has_bf16,

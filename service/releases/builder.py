@@ -19,7 +19,8 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from models.bundle.bundle import Bundle
-from service.decode.decoder import Decoder, WorkerLimits
+from service.decode.decoder import Decoder
+from service.decode.sandbox import WorkerLimits
 from service.encode.batching import Batcher
 from service.index.contract import Asset, Index, IndexInUse, IndexUnavailable
 from service.library.indexing import library_limits
@@ -46,24 +47,24 @@ def main() -> None:
     release_id = sys.argv[1]
     wanted = read_assets(sys.stdin)
     bundle = ReleaseStore(settings.release_folder).load_bundle(release_id)
-    live = open_patiently(settings, release_id, bundle)
+    release = open_patiently(settings, release_id, bundle)
     limits = WorkerLimits(memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after)
-    watch_encoder(live.batcher, settings.release_stall_seconds)
+    watch_encoder(release.batcher, settings.release_stall_seconds)
     try:
         with Decoder(num_workers=settings.decode_workers, limits=limits) as decoder:
             report = mirror(
                 wanted,
-                snapshot=live.snapshot(priority="bulk"),
+                snapshot=release.snapshot(priority="bulk"),
                 decoder=decoder,
                 limits=library_limits(settings),
                 on_progress=_Printer(),
             )
         # Graphs of the index are built here, where nobody waits for them.
         if not report.is_interrupted and not report.did_nothing:
-            build_graphs(live.index)
-        num_segments = live.index.count_segments()
+            build_graphs(release.index)
+        num_segments = release.index.count_segments()
     finally:
-        live.close()
+        release.close()
     write_line({"report": {**report.to_json(), "num_segments": num_segments}})
 
 

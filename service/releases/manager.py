@@ -169,9 +169,15 @@ class ReleaseManager:
             self._building = bundle.bundle_id
             self._adopt_current()
         try:
-            with self.store.building(), self._releases.lease() as live:
+            with self.store.building(), self._releases.lease() as opened:
                 return build_release(
-                    self._settings, self.store, live, bundle, token=token, on_progress=on_progress, stop=stop
+                    self._settings,
+                    self.store,
+                    opened,
+                    bundle,
+                    token=token,
+                    on_progress=on_progress,
+                    stop=stop,
                 )
         finally:
             self._building = None
@@ -202,9 +208,9 @@ class ReleaseManager:
                     raise ReleaseRefused(_explain(release))
                 release = self.store.force(release_id, who=who, why=why)
             self._adopt_current()
-            with self._opened(release_id) as live:
-                self._catch_up(live, given_up=release.missing)
-                return self._switch(live, given_up=release.missing, began=began)
+            with self._opened(release_id) as opened:
+                self._catch_up(opened, given_up=release.missing)
+                return self._switch(opened, given_up=release.missing, began=began)
 
     def rollback(self) -> Switched:
         """Let the release before answer again, at once: what was indexed meanwhile is embedded afterwards.
@@ -221,8 +227,8 @@ class ReleaseManager:
             if active is None or active.previous is None:
                 raise ReleaseError("there is no release before the active one")
             release = self.store.get(active.previous)
-            with self._opened(release.release_id) as live:
-                return self._switch(live, given_up=release.missing, began=began)
+            with self._opened(release.release_id) as opened:
+                return self._switch(opened, given_up=release.missing, began=began)
 
     def delete(self, release_id: str, *, gives_up_rollback: bool = False) -> None:
         """Remove a release with its generation of the index.
@@ -247,12 +253,12 @@ class ReleaseManager:
         Returns:
             The calibration, which further requests get.
         """
-        with self._releases.lease() as live:
-            queries = choose_queries(live.index, num_queries=self._settings.release_sample, seed=0)
-            pairs = {target: sample_pairs(live.index, queries, target=target) for target in DIRECTIONS}
-            num_assets = live.index.info().num_assets
-            calibration = learn_calibration(self.store, live.release_id, pairs, num_assets=num_assets)
-            self._releases.recalibrate(live.release_id, calibration)
+        with self._releases.lease() as opened:
+            queries = choose_queries(opened.index, num_queries=self._settings.release_sample, seed=0)
+            pairs = {target: sample_pairs(opened.index, queries, target=target) for target in DIRECTIONS}
+            num_assets = opened.index.info().num_assets
+            calibration = learn_calibration(self.store, opened.release_id, pairs, num_assets=num_assets)
+            self._releases.recalibrate(opened.release_id, calibration)
         return calibration
 
     def calibrate_if_stale(self) -> bool:
@@ -261,9 +267,9 @@ class ReleaseManager:
         Returns:
             Whether it was learned.
         """
-        live = self._releases.current
-        known = 0 if live.calibration is None else live.calibration.num_assets
-        num_assets = live.index.info().num_assets
+        opened = self._releases.current
+        known = 0 if opened.calibration is None else opened.calibration.num_assets
+        num_assets = opened.index.info().num_assets
         if num_assets < MIN_ASSETS or abs(num_assets - known) < STALE_SHARE * max(known, 1):
             return False
         try:
@@ -288,12 +294,12 @@ class ReleaseManager:
     def _opened(self, release_id: str) -> Iterator[OpenRelease]:
         """A release to switch to: open already where somebody still uses it; closed again if the switch fails."""
         with self._releases.lease_old(release_id) as used:
-            live = used or open_release(self._settings, release_id, self.store.load_bundle(release_id))
+            opened = used or open_release(self._settings, release_id, self.store.load_bundle(release_id))
             try:
-                yield live
+                yield opened
             except BaseException:
                 if used is None:
-                    live.close()
+                    opened.close()
                 raise
 
     def _drop(self, release_id: str) -> None:
@@ -307,12 +313,12 @@ class ReleaseManager:
         if not (self.store.path(current.release_id) / "release.json").exists():
             self.store.create(current.bundle, outcome="ready", is_new_generation=False)
 
-    def _catch_up(self, live: OpenRelease, *, given_up: Sequence[str]) -> None:
+    def _catch_up(self, opened: OpenRelease, *, given_up: Sequence[str]) -> None:
         """Embed what was indexed since the release was built, until nothing is left to embed."""
         for _ in range(MAX_ROUNDS):
             report = mirror(
                 list(iter_assets(self._releases.current.index)),
-                snapshot=live.snapshot(priority="bulk"),
+                snapshot=opened.snapshot(priority="bulk"),
                 decoder=self._decoder,
                 limits=library_limits(self._settings),
                 given_up=given_up,
@@ -320,27 +326,27 @@ class ReleaseManager:
             if report.num_embedded == 0:
                 return
 
-    def _switch(self, live: OpenRelease, *, given_up: Sequence[str], began: float) -> Switched:
+    def _switch(self, opened: OpenRelease, *, given_up: Sequence[str], began: float) -> Switched:
         """Bring paths, metadata and deletions up to date while nobody writes, and make the release active."""
         current = self._releases.current
         with self._releases.gate.closed(), self._writers():
             wanted = list(iter_assets(current.index))
             report = mirror(
                 wanted,
-                snapshot=live.snapshot(priority="bulk"),
+                snapshot=opened.snapshot(priority="bulk"),
                 decoder=self._decoder,
                 embeds=False,
             )
             switched_at = time.monotonic()
-            activate_index(self._settings, live.release_id)
-            active = self.store.activate(live.release_id, previous=current.release_id)
-            self._releases.switch(live)
+            activate_index(self._settings, opened.release_id)
+            active = self.store.activate(opened.release_id, previous=current.release_id)
+            self._releases.switch(opened)
             switch_seconds = time.monotonic() - switched_at
         missing = set(report.missing) - set(given_up)
         behind = [Path(asset.path) for asset in wanted if asset.asset_id in missing]
         submit_behind(self._submit, behind)
         seconds = time.monotonic() - began
-        logger.info("release %s is active after %.3f s", live.release_id, seconds)
+        logger.info("release %s is active after %.3f s", opened.release_id, seconds)
         return Switched(active=active, switch_seconds=switch_seconds, seconds=seconds, num_behind=len(behind))
 
 

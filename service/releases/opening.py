@@ -93,7 +93,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
         encoder = open_encoder(settings, bundle)
         index = opening.result()
         batcher = Batcher(encoder, batch_limits(settings, encoder.engine.max_batch))
-        live = OpenRelease(
+        release = OpenRelease(
             release_id=release_id,
             bundle=bundle,
             encoder=encoder,
@@ -103,7 +103,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
             spool=open_spool(settings, release_id, bundle),
         )
         stack.pop_all()
-        return live
+        return release
 
 
 def open_spool(settings: Settings, release_id: str, bundle: Bundle) -> Spool:

@@ -114,23 +114,23 @@ class Follower:
 
     def _find_other(self) -> str | None:
         """The release that the alias names, where it is another than the one that answers here."""
-        with self._releases.lease() as live:
-            release_id = active_index(self._settings, live.index)
-            return None if release_id == live.release_id else release_id
+        with self._releases.lease() as release:
+            release_id = active_index(self._settings, release.index)
+            return None if release_id == release.release_id else release_id
 
     def _follow(self, current: OpenRelease, release_id: str) -> list[Path]:
         """Switch; give what was written here to the old release and is not in the new one."""
-        live = open_release(self._settings, release_id, self._store.load_bundle(release_id))
+        release = open_release(self._settings, release_id, self._store.load_bundle(release_id))
         try:
             with self._releases.gate.closed(), self._writers():
                 wanted = list(iter_assets(current.index))
-                self._releases.switch(live)
+                self._releases.switch(release)
         except BaseException:
-            live.close()
+            release.close()
             raise
         if self._made_at(release_id) < self._made_at(current.release_id):
             return []  # a rollback: whoever asked for it embeds what is missing
-        known = {asset.asset_id for asset in iter_assets(live.index)} | set(
+        known = {asset.asset_id for asset in iter_assets(release.index)} | set(
             self._store.get(release_id).missing
         )
         return [Path(asset.path) for asset in wanted if asset.asset_id not in known]

@@ -1,6 +1,6 @@
 """The release that answers, and those before it that still answer somebody.
 
-    with releases.lease() as live:       # one release from the beginning of a request to its end
+    with releases.lease() as release:       # one release from the beginning of a request to its end
         ...
     releases.switch(other)               # further requests get the other; the old one closes after its last
 
@@ -90,7 +90,7 @@ class OpenRelease:
 class _Held:
     """A release and how many use it."""
 
-    live: OpenRelease
+    release: OpenRelease
     num_users: int = 0
     is_retired: bool = False
 
@@ -135,17 +135,17 @@ class ReleaseSwitch:
     """Hands out the active release and closes those that are done. Any thread may call it.
 
     Args:
-        live: The first one. It belongs to this object from now on.
+        release: The first one. It belongs to this object from now on.
 
     Attributes:
         gate: What a writer outside a job passes, so that a switch misses nothing.
         look: Called before a writer outside a job passes: on a server, another replica may have switched just now.
     """
 
-    def __init__(self, live: OpenRelease) -> None:
+    def __init__(self, release: OpenRelease) -> None:
         self.gate = WriteGate()
         self.look: Callable[[], object] = lambda: None
-        self._held = _Held(live)
+        self._held = _Held(release)
         self._old: list[_Held] = []
         self._lock = threading.Lock()
         self._closer = ThreadPoolExecutor(1, thread_name_prefix="release-closer")
@@ -153,7 +153,7 @@ class ReleaseSwitch:
     @property
     def current(self) -> OpenRelease:
         """The active release, for a look; what works with it for longer takes a lease."""
-        return self._held.live
+        return self._held.release
 
     @property
     def num_open(self) -> int:
@@ -171,9 +171,9 @@ class ReleaseSwitch:
         with self._lock:
             held = self._held
             held.num_users += 1
-            live = held.live
+            release = held.release
         try:
-            yield live
+            yield release
         finally:
             with self._lock:
                 held.num_users -= 1
@@ -192,7 +192,7 @@ class ReleaseSwitch:
             The release; None where it is closed. One on its way to be closed is waited for.
         """
         with self._lock:
-            held = next((one for one in self._old if one.live.release_id == release_id), None)
+            held = next((one for one in self._old if one.release.release_id == release_id), None)
             if held is not None:
                 held.num_users += 1
         if held is None:
@@ -200,24 +200,24 @@ class ReleaseSwitch:
             yield None
             return
         try:
-            yield held.live
+            yield held.release
         finally:
             with self._lock:
                 held.num_users -= 1
                 self._close_if_done(held)
 
-    def switch(self, live: OpenRelease) -> None:
+    def switch(self, release: OpenRelease) -> None:
         """Give every further request another release. The one before closes when its last request ends.
 
         Args:
-            live: The new one, or one from `lease_old`. It belongs to this object from now on.
+            release: The new one, or one from `lease_old`. It belongs to this object from now on.
         """
         with self._lock:
-            known = next((one for one in self._old if one.live is live), None)
+            known = next((one for one in self._old if one.release is release), None)
             if known is not None:
                 known.is_retired = False
                 self._old.remove(known)
-            old, self._held = self._held, known or _Held(live)
+            old, self._held = self._held, known or _Held(release)
             old.is_retired = True
             self._old.append(old)
             self._close_if_done(old)
@@ -233,9 +233,9 @@ class ReleaseSwitch:
             False where another release is active by now; then nothing happens.
         """
         with self._lock:
-            if self._held.live.release_id != release_id:
+            if self._held.release.release_id != release_id:
                 return False
-            self._held.live = replace(self._held.live, calibration=calibration)
+            self._held.release = replace(self._held.release, calibration=calibration)
             return True
 
     def close(self) -> None:
@@ -245,28 +245,28 @@ class ReleaseSwitch:
             held = [*self._old, self._held]
             self._old = []
         for one in held:
-            one.live.close()
+            one.release.close()
 
     def _close_if_done(self, held: _Held) -> None:
         """The caller holds the lock."""
         if held.is_retired and held.num_users == 0 and held in self._old:
             self._old.remove(held)
-            self._closer.submit(_close, [held.live])
+            self._closer.submit(_close, [held.release])
 
 
 def _close(box: list[OpenRelease]) -> None:
     """Close a release in a thread of its own, and give its memory back to the system.
 
-    It comes in a box, which is emptied: the arguments of a call in another thread live as long as the call.
+    It comes in a box, which is emptied: the arguments of a call in another thread release as long as the call.
     """
-    live = box.pop()
-    encoder = weakref.ref(live.encoder)
+    release = box.pop()
+    encoder = weakref.ref(release.encoder)
     try:
-        live.close()
+        release.close()
     except Exception:
-        logger.exception("release %s could not be closed", live.release_id)
-    logger.info("release %s is closed", live.release_id)
-    del live
+        logger.exception("release %s could not be closed", release.release_id)
+    logger.info("release %s is closed", release.release_id)
+    del release
     _wait_until_gone(encoder)
     trim_memory()
 

@@ -26,8 +26,9 @@ import numpy as np
 import onnxruntime
 
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
-from service.encode.encoder import CPU, Encoder, EncoderFailure
-from service.encode.engines.onnx_cpu import open_session
+from service.encode.encoder import Encoder
+from service.encode.engines.contract import EncoderFailure
+from service.encode.engines.onnx_cpu import CPU, open_session
 from service.releases.gates import Trial
 from service.releases.opening import open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused

@@ -8,7 +8,7 @@ from models.media.clip import (
     ClipSpec,
     DecodeLimits,
 )
-from service.decode.decoder import DecodeTimedOut
+from service.decode.lane import DecodeTimedOut
 from service.encode.batching import SegmentEncoder
 from service.encode.spool import Spool
 from service.index.contract import Index

@@ -1,8 +1,8 @@
 """Search without a file: by what is stored of an asset, or by a track that the caller brings.
 
-    search_asset(asset_id, target="audio", start_seconds=20.0, choice=SearchOptions(), snapshot=snapshot)
+    search_asset(asset_id, SearchOptions(target="audio"), start_seconds=20.0, snapshot=snapshot)
 
-Nothing is decoded and nothing is embedded: a query costs what the index takes for it.
+Nothing is decoded and nothing is embedded: a query costs only what the index takes for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from service.encode.embedding import EmbeddedSegment
 from service.index.contract import Asset, Index, Segment
 from service.index.iteration import iter_segments
-from service.search.matching import SearchAnswer, SearchOptions, find_matches
+from service.search.matching import SearchAnswer, find_matches
+from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
 from service.system.failure import Failure
 from service.system.modality import OPPOSITE, Modality, Track
@@ -21,12 +22,7 @@ MAX_QUERY_SEGMENTS = 60  # 10 min, as of a query file
 class UnusableQuery(Failure):
     """What a query names is not in the index. Subclasses say what.
 
-    Args:
-        message: What is missing.
-
-    Attributes:
-        parameter: The parameter at fault.
-        errors: That and the message, as an answer tells them.
+    An answer tells `errors`: the parameter at fault and the message.
     """
 
     code = "invalid_parameter"
@@ -39,7 +35,7 @@ class UnusableQuery(Failure):
 
 
 class UnknownAsset(UnusableQuery):
-    """The index holds no asset of this id."""
+    """No asset of this id is indexed."""
 
     code = "unknown_asset"
 
@@ -61,29 +57,11 @@ class MissingModality(UnusableQuery):
 
 
 def search_asset(
-    asset_id: str,
-    *,
-    target: Modality,
-    source: Modality | None = None,
-    start_seconds: float | None = None,
-    choice: SearchOptions,
-    snapshot: Snapshot,
+    asset_id: str, options: SearchOptions, *, start_seconds: float | None = None, snapshot: Snapshot
 ) -> SearchAnswer:
-    """Search with segments of an asset that is indexed.
+    """Search with all segments of an indexed asset, or with the one that holds a time.
 
-    Args:
-        asset_id: The asset.
-        target: Modality to find.
-        source: Modality of the segments to search by. Default: the opposite of the target where they have it.
-        start_seconds: Search with the segment that holds this time alone. Default: with all of them.
-        choice: Which results are wanted.
-        snapshot: The index.
-
-    Returns:
-        The answer, the asset itself among the results.
-
-    Raises:
-        UnknownAsset: If there is no such asset.
+    Returns the answer with the asset itself among the results; raises `UnknownAsset` if it is not indexed.
     """
     asset = snapshot.index.get_asset(asset_id)
     if asset is None:
@@ -93,67 +71,26 @@ def search_asset(
     else:
         segments = [_find_segment(snapshot.index, asset, start_seconds)]
     queries = [_to_query(segment) for segment in segments]
-    return _search(queries, target=target, source=source, choice=choice, snapshot=snapshot)
-
-
-def search_track(
-    track: Track,
-    *,
-    target: Modality,
-    source: Modality | None = None,
-    choice: SearchOptions,
-    snapshot: Snapshot,
-) -> SearchAnswer:
-    """Search with one track.
-
-    Args:
-        track: float32, shape (T, D), unit rows.
-        target: Modality to find.
-        source: Modality it was embedded from, for the answer alone. Default: the opposite of the target.
-        choice: Which results are wanted.
-        snapshot: The index.
-
-    Returns:
-        The answer; the query's span is that of one segment.
-    """
-    modality = source or OPPOSITE[target]
-    query = EmbeddedSegment(
-        start_seconds=0.0, end_seconds=snapshot.spec.segment_seconds, tracks={modality: track}
-    )
-    return _search([query], target=target, source=modality, choice=choice, snapshot=snapshot)
-
-
-def _search(
-    queries: list[EmbeddedSegment],
-    *,
-    target: Modality,
-    source: Modality | None,
-    choice: SearchOptions,
-    snapshot: Snapshot,
-) -> SearchAnswer:
     present = {modality for query in queries for modality in query.tracks}
-    chosen = source or (OPPOSITE[target] if OPPOSITE[target] in present else target)
-    usable = [query for query in queries if chosen in query.tracks]
+    opposite = OPPOSITE[options.target]
+    source = options.source or (opposite if opposite in present else options.target)
+    usable = [query for query in queries if source in query.tracks]
     if not usable:
-        raise MissingModality(f"nothing with {chosen} is stored there to search from")
-    matches = find_matches(
-        usable,
-        source=chosen,
-        index=snapshot.index,
-        target=target,
-        choice=choice,
-        calibration=snapshot.calibration,
+        raise MissingModality(f"nothing with {source} is stored there to search from")
+    return find_matches(usable, options, source=source, snapshot=snapshot)
+
+
+def search_track(track: Track, options: SearchOptions, *, snapshot: Snapshot) -> SearchAnswer:
+    """Search with one track, float32, shape (T, D), unit rows.
+
+    The answer names `options.source`, or the opposite of the target, as what the track was embedded from; the span of
+    the query is that of one segment.
+    """
+    source = options.source or OPPOSITE[options.target]
+    query = EmbeddedSegment(
+        start_seconds=0.0, end_seconds=snapshot.spec.segment_seconds, tracks={source: track}
     )
-    return SearchAnswer(
-        results=matches.results,
-        target=target,
-        source=chosen,
-        bundle_id=snapshot.bundle_id,
-        release_id=snapshot.release_id,
-        num_query_segments=len(usable),
-        next_offset=matches.next_offset,
-        reason=matches.reason,
-    )
+    return find_matches([query], options, source=source, snapshot=snapshot)
 
 
 def _read_all(index: Index, asset: Asset) -> list[Segment]:

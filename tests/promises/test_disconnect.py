@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.encode.batching import BatchLimits
+from service.encode.queue import BatchLimits
 from service.http.admission import Admission, Overloaded
 from service.releases.opening import batch_limits
 from service.system.caller import Caller, CallerGone, DeadlinePassed

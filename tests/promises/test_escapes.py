@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from models.media.clip import ClipSpec, UnreadableClip
-from service.decode.decoder import Decoder, WorkerLimits
+from service.decode.decoder import Decoder
 from service.decode.landlock import FIRST_WITH_TCP, landlock_version
+from service.decode.sandbox import WorkerLimits
 from tests.support.hostile.escapes import ESCAPES, Canaries, decode_without_allow_list
 from tests.support.paths import REPOSITORY
 

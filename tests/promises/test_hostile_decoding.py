@@ -21,7 +21,8 @@ from models.media.clip import (
     UnreadableClip,
 )
 from models.media.sound import MAX_AMPLITUDE
-from service.decode.decoder import DecodeFailure, Decoder, DecoderCrashed, DecodeTimedOut
+from service.decode.decoder import Decoder
+from service.decode.lane import DecodeFailure, DecoderCrashed, DecodeTimedOut
 from tests.support.hostile.cases import CASES, MAX_SECONDS, Case
 from tests.support.hostile.mutants import mutants
 

@@ -91,15 +91,15 @@ def test_an_answer_of_two_releases_would_be_seen(two_releases: TwoReleases) -> N
         live = open_release(settings, second, store.load_bundle(second))
         old = foley.releases.current
         mixed = replace(live, encoder=old.encoder, batcher=old.batcher)
-        foley.releases._held.live = mixed
+        foley.releases._held.release = mixed
         assert "does not score" in (ask_foley(foley, two_releases, path) or "")
-        foley.releases._held.live = replace(old, index=live.index)
+        foley.releases._held.release = replace(old, index=live.index)
         assert "does not score" in (ask_foley(foley, two_releases, path) or "")
-        foley.releases._held.live = replace(live, release_id=old.release_id)
+        foley.releases._held.release = replace(live, release_id=old.release_id)
         assert "answered with bundle" in (ask_foley(foley, two_releases, path) or "")
-        foley.releases._held.live = live
+        foley.releases._held.release = live
         assert ask_foley(foley, two_releases, path) is None
-        foley.releases._held.live = old
+        foley.releases._held.release = old
         live.close()
 
 

@@ -23,6 +23,7 @@ from service.foley import Foley, open_foley
 from service.library.indexing import index_paths
 from service.releases.opening import open_release
 from service.releases.store import ReleaseStore
+from service.search.options import SearchOptions
 from service.system.modality import Modality
 from service.system.settings import Settings
 from tests.support.pressure import percentile
@@ -120,7 +121,9 @@ def prepare_releases(
                 report = index_paths([library], snapshot=snapshot, decoder=foley.decoder)
                 assert not report.failed
                 expected[release.release_id] = {
-                    path: scores_of(foley.search_file(path, target=TARGET, snapshot=snapshot).to_json())
+                    path: scores_of(
+                        foley.search_file(path, SearchOptions(target=TARGET), snapshot=snapshot).to_json()
+                    )
                     for path in queries
                 }
         finally:
@@ -218,5 +221,5 @@ class Clients:
 def ask_foley(foley: Foley, releases: TwoReleases, path: Path) -> str | None:
     """Ask an engine in this process; what is wrong with its answer."""
     with foley.lease() as snapshot:
-        answer = foley.search_file(path, target=TARGET, snapshot=snapshot)
+        answer = foley.search_file(path, SearchOptions(target=TARGET), snapshot=snapshot)
     return releases.explain(path, answer.to_json())

@@ -14,8 +14,8 @@ from contextlib import nullcontext
 from typing import Any, cast
 
 from service.releases import manager, opening
-from service.releases import switch as live
 from service.releases.store import ReleaseStore
+from service.releases.switch import OpenRelease, ReleaseSwitch
 from service.system.caller import Caller
 
 
@@ -26,9 +26,9 @@ class NoEncoder:
         """Nothing to close."""
 
 
-def open_release(settings: Any, release_id: str, bundle: Any) -> live.OpenRelease:
+def open_release(settings: Any, release_id: str, bundle: Any) -> OpenRelease:
     """Open a release with everything but its encoder."""
-    return live.OpenRelease(
+    return OpenRelease(
         release_id=release_id,
         bundle=bundle,
         encoder=cast(Any, NoEncoder()),
@@ -41,9 +41,9 @@ def main() -> None:
     settings = opening.read_settings(sys.argv[1])
     names, is_broken = sys.argv[2:4], "broken" in sys.argv
     manager.open_release = open_release  # type: ignore[assignment]
-    live.OpenRelease.snapshot = lambda self, *_, **__: cast(Any, Snapshot(self))  # type: ignore[assignment]
+    OpenRelease.snapshot = lambda self, *_, **__: cast(Any, Snapshot(self))  # type: ignore[assignment]
     active, bundle = opening.active_release(settings)
-    releases = live.ReleaseSwitch(open_release(settings, active, bundle))
+    releases = ReleaseSwitch(open_release(settings, active, bundle))
     own = manager.ReleaseManager(settings, releases, cast(Any, None), writers=nullcontext)
     assert ReleaseStore(settings.release_folder).active() is not None
     say("ready")
@@ -64,7 +64,7 @@ def main() -> None:
 class Snapshot:
     """As much of a snapshot as `mirror` looks at where nothing is embedded."""
 
-    def __init__(self, found: live.OpenRelease) -> None:
+    def __init__(self, found: OpenRelease) -> None:
         self.index = found.index
         self.caller = Caller()
 

@@ -54,8 +54,8 @@ async def _stream(pieces: Generator[bytes]) -> AsyncIterator[bytes]:
 
 def _pieces(state: State) -> Generator[bytes]:
     """The tar, whose release stays open until it is closed."""
-    with state.foley.releases.lease() as live:
+    with state.foley.releases.lease() as release:
         members = copy_members(
-            state.foley.settings, live.index, release_id=live.release_id, bundle=live.bundle
+            state.foley.settings, release.index, release_id=release.release_id, bundle=release.bundle
         )
         yield from write_tar(members)

@@ -53,30 +53,25 @@ async def search(request: Request, state: StateOf) -> Response:
         return await _search_stored(request, state, client)
     async with receive_upload(request, state.uploads) as upload:
         parameters = read_parameters(request, upload.fields, SearchParameters)
-        choice = parameters.to_choice(state.foley)
+        options = parameters.to_options(state.foley.settings)
         if upload.num_bytes == 0:
             raise EmptyFile("the file has 0 bytes")
 
         with state.foley.lease(client.caller) as snapshot:
 
             def work() -> bytes:
-                answer = state.foley.search_file(
-                    upload.path,
-                    target=parameters.target,
-                    source=parameters.source,
-                    choice=choice,
-                    snapshot=snapshot,
-                )
+                answer = state.foley.search_file(upload.path, options, snapshot=snapshot)
                 return pydantic_core.to_json(answer.to_json())
 
             return await _answer(state, client, work)
 
 
 async def _search_stored(request: Request, state: State, client: Client) -> Response:
-    query = await read_query(request, max_bytes=state.foley.settings.max_json_bytes)
+    settings = state.foley.settings
+    query = await read_query(request, max_bytes=settings.max_json_bytes)
     with state.foley.lease(client.caller) as snapshot:
         return await _answer(
-            state, client, lambda: pydantic_core.to_json(query.answer(state.foley, snapshot).to_json())
+            state, client, lambda: pydantic_core.to_json(query.answer(settings, snapshot).to_json())
         )
 
 
@@ -105,7 +100,7 @@ async def search_batch(request: Request, state: StateOf) -> Response:
             for number, query in enumerate(queries):
                 client.caller.check()
                 with _naming(number):
-                    answers.append(query.answer(state.foley, snapshot).to_json())
+                    answers.append(query.answer(settings, snapshot).to_json())
             return pydantic_core.to_json({"answers": answers})
 
         return await _answer(state, client, work)

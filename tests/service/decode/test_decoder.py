@@ -19,15 +19,9 @@ import numpy as np
 import pytest
 
 from models.media.clip import ClipSpec, DecodeLimits, EmptyFile
-from service.decode.decoder import (
-    DecodeFailure,
-    Decoder,
-    DecoderClosed,
-    DecoderCrashed,
-    DecodeTimedOut,
-    WorkerLimits,
-)
-from service.decode.sandbox import WorkerContext
+from service.decode.decoder import Decoder
+from service.decode.lane import DecodeFailure, DecoderClosed, DecoderCrashed, DecodeTimedOut
+from service.decode.sandbox import WorkerContext, WorkerLimits
 from tests.support import hostile_tasks
 from tests.support.paths import REPOSITORY
 

@@ -15,8 +15,10 @@ import pytest
 from models.media.clip import NotARegularFile, hash_media
 from service.decode import decoder as decoding
 from service.decode import landlock
-from service.decode.decoder import Decoder, DecoderCrashed, WorkerLimits
+from service.decode.decoder import Decoder
 from service.decode.landlock import describe_landlock, landlock_version
+from service.decode.lane import DecoderCrashed
+from service.decode.sandbox import WorkerLimits
 from tests.support import hostile_tasks
 from tests.support.paths import REPOSITORY
 

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle.bundle import Bundle, load_bundle
-from service.encode.batching import Batcher, BatchLimits
+from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
+from service.encode.queue import BatchLimits
 from service.system.caller import Caller
 
 

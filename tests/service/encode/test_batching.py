@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.encode.batching import Batcher, BatcherClosed, BatchLimits, QueueFull
-from service.encode.encoder import EncoderFailure
+from service.encode.batching import Batcher, BatcherClosed, QueueFull
+from service.encode.engines.contract import EncoderFailure
+from service.encode.queue import BatchLimits
 from service.system.caller import Caller, CallerGone, DeadlinePassed
 
 POISON = -1.0

@@ -11,9 +11,11 @@ import pytest
 from models.bundle.bundle import MANIFEST, Manifest, describe_file, load_bundle
 from service.encode import choice as precision
 from service.encode import encoder as encoder_module
-from service.encode.encoder import CPU, Encoder, EncoderFailure, GoldenMismatch
+from service.encode.encoder import Encoder
 from service.encode.engines import candidates as choice
 from service.encode.engines.candidates import Candidate
+from service.encode.engines.contract import EncoderFailure, GoldenMismatch
+from service.encode.engines.onnx_cpu import CPU
 
 
 @pytest.fixture(scope="module")

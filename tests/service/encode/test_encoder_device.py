@@ -8,10 +8,13 @@ import onnxruntime
 import pytest
 
 from models.bundle.bundle import load_bundle
-from service.encode.encoder import CPU, CUDA, DeviceMissing, Encoder, EngineMissing
+from service.encode.encoder import Encoder
 from service.encode.engines import candidates as choice
 from service.encode.engines.candidates import Candidate
+from service.encode.engines.contract import DeviceMissing, EngineMissing
 from service.encode.engines.hardware import has_cuda_driver
+from service.encode.engines.onnx_cpu import CPU
+from service.encode.engines.onnx_cuda import CUDA
 
 ON_CUDA = Candidate(engine="onnxruntime-cuda", precision="fp32")
 ON_CPU = Candidate(engine="onnxruntime", precision="fp32")

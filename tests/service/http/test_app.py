@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from service.foley import open_foley
+from service.search.options import SearchOptions
 from service.system.settings import Settings
 
 
@@ -92,7 +93,7 @@ def test_answers_over_http_and_in_python_are_the_same(
     over_http = post_search(client, pair, target="audio").json()
     # The index is open in the server: a second engine on an empty one gives the same form and the same names.
     with open_foley(indexed_settings.replace(data=tmp_path)) as foley:
-        in_python = foley.search_file(pair, target="audio").to_json()
+        in_python = foley.search_file(pair, SearchOptions(target="audio")).to_json()
     assert in_python == {**over_http, "results": [], "reason": "nothing_to_search"}
 
 

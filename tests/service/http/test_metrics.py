@@ -13,7 +13,8 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.decode.decoder import Decoder, DecoderCrashed, DecodeTimedOut
+from service.decode.decoder import Decoder
+from service.decode.lane import DecoderCrashed, DecodeTimedOut
 from service.http.gauges import child_processes
 from service.http.metrics import Metrics
 from service.system.settings import Settings

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from models.bundle.bundle import Bundle, load_bundle
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, decode_segments
 from service.decode.decoder import Decoder
-from service.encode.encoder import Encoder, EncoderFailure
+from service.encode.encoder import Encoder
+from service.encode.engines.contract import EncoderFailure
 from service.index.contract import Asset, IndexFull
 from service.index.embedded.index import EmbeddedIndex
 from service.library.indexing import Counts, IndexReport, Progress, index_paths, library_limits

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from models.bundle.bundle import load_bundle
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits
-from service.decode.decoder import Decoder, DecoderClosed, DecoderCrashed
-from service.encode.batching import Batcher, BatchLimits
+from service.decode.decoder import Decoder
+from service.decode.lane import DecoderClosed, DecoderCrashed
+from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
+from service.encode.queue import BatchLimits
 from service.encode.spool import CHUNK_SEGMENTS, Spool
 from service.index.embedded.index import EmbeddedIndex
 from service.library.indexing import index_paths

@@ -44,17 +44,17 @@ def foley(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Iterat
 
 
 @pytest.fixture
-def live(foley: Foley, second_bundle: Bundle, tmp_path: Path) -> Iterator[OpenRelease]:
+def release(foley: Foley, second_bundle: Bundle, tmp_path: Path) -> Iterator[OpenRelease]:
     """An empty generation of the second bundle."""
-    live = open_release(
+    release = open_release(
         foley.settings.replace(data=tmp_path / "new"), "second", load_bundle(second_bundle.path)
     )
-    yield live
-    live.close()
+    yield release
+    release.close()
 
 
-def copy(foley: Foley, live: OpenRelease, wanted: list[Asset], **options: object) -> MirrorReport:
-    snapshot = live.snapshot(priority="bulk")
+def copy(foley: Foley, release: OpenRelease, wanted: list[Asset], **options: object) -> MirrorReport:
+    snapshot = release.snapshot(priority="bulk")
     return mirror(wanted, snapshot=snapshot, decoder=foley.decoder, **options)  # type: ignore[arg-type]
 
 
@@ -62,64 +62,64 @@ def counts(report: MirrorReport) -> tuple[int, int, int]:
     return report.num_embedded, report.num_relabelled, report.num_deleted
 
 
-def test_what_is_new_gone_or_relabelled(foley: Foley, live: OpenRelease, tmp_path: Path) -> None:
+def test_what_is_new_gone_or_relabelled(foley: Foley, release: OpenRelease, tmp_path: Path) -> None:
     wanted = list(iter_assets(foley.index))
-    report = copy(foley, live, wanted)
+    report = copy(foley, release, wanted)
     assert (counts(report), report.num_assets, report.missing) == ((NUM_FILES, 0, 0), NUM_FILES, ())
-    assert list(iter_assets(live.index)) == wanted
-    assert copy(foley, live, wanted).did_nothing, "what is there is not embedded again"
+    assert list(iter_assets(release.index)) == wanted
+    assert copy(foley, release, wanted).did_nothing, "what is there is not embedded again"
 
     moved = replace(wanted[0], path="/elsewhere.wav", paths=("/elsewhere.wav", "/copy.wav"))
     annotated = replace(wanted[1], metadata={"mood": "calm", "take": 3})
     changed = [moved, annotated, *wanted[3:]]
-    report = copy(foley, live, changed)
+    report = copy(foley, release, changed)
     assert counts(report) == (0, 2, 1)
-    assert sorted(iter_assets(live.index), key=lambda a: a.asset_id) == sorted(
+    assert sorted(iter_assets(release.index), key=lambda a: a.asset_id) == sorted(
         changed, key=lambda a: a.asset_id
     )
-    assert live.index.get_track(wanted[2].asset_id, index=0, modality="audio") is None
-    assert counts(copy(foley, live, wanted)) == (1, 2, 0)
-    assert sorted(a.asset_id for a in iter_assets(live.index)) == sorted(a.asset_id for a in wanted)
+    assert release.index.get_track(wanted[2].asset_id, index=0, modality="audio") is None
+    assert counts(copy(foley, release, wanted)) == (1, 2, 0)
+    assert sorted(a.asset_id for a in iter_assets(release.index)) == sorted(a.asset_id for a in wanted)
 
 
-def test_deletions_and_embedding_may_wait(foley: Foley, live: OpenRelease) -> None:
+def test_deletions_and_embedding_may_wait(foley: Foley, release: OpenRelease) -> None:
     wanted = list(iter_assets(foley.index))
-    report = copy(foley, live, wanted[:2], embeds=False)
+    report = copy(foley, release, wanted[:2], embeds=False)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), 2)
-    copy(foley, live, wanted[:2])
-    report = copy(foley, live, wanted[2:], embeds=False, deletes=False)
+    copy(foley, release, wanted[:2])
+    report = copy(foley, release, wanted[2:], embeds=False, deletes=False)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), NUM_FILES - 2)
-    assert len(list(iter_assets(live.index))) == 2
+    assert len(list(iter_assets(release.index))) == 2
 
 
 def test_files_that_are_gone_are_missing_and_not_made_up(
-    foley: Foley, live: OpenRelease, tmp_path: Path
+    foley: Foley, release: OpenRelease, tmp_path: Path
 ) -> None:
     wanted = list(iter_assets(foley.index))
     gone = replace(wanted[0], path=str(tmp_path / "gone.wav"), paths=(str(tmp_path / "gone.wav"),))
     other = write_tone(tmp_path / "other.wav", 77)
     replaced = replace(wanted[1], path=str(other), paths=(str(other),))
     elsewhere = replace(wanted[2], paths=(str(tmp_path / "gone too.wav"), wanted[2].path))
-    report = copy(foley, live, [gone, replaced, elsewhere])
+    report = copy(foley, release, [gone, replaced, elsewhere])
     assert set(report.missing) == {gone.asset_id, replaced.asset_id}
     assert [failed.path for failed in report.failed] == [gone.path]
-    assert [asset.asset_id for asset in iter_assets(live.index)] == [elsewhere.asset_id], (
+    assert [asset.asset_id for asset in iter_assets(release.index)] == [elsewhere.asset_id], (
         "a file with another content is another asset, which nobody wants"
     )
-    again = copy(foley, live, [gone, replaced, elsewhere], given_up=report.missing)
+    again = copy(foley, release, [gone, replaced, elsewhere], given_up=report.missing)
     assert again.failed == ()
     assert set(again.missing) == set(report.missing)
 
 
-def test_an_interrupted_run_goes_on(foley: Foley, live: OpenRelease) -> None:
+def test_an_interrupted_run_goes_on(foley: Foley, release: OpenRelease) -> None:
     wanted = list(iter_assets(foley.index))
-    copy(foley, live, wanted[:2])
+    copy(foley, release, wanted[:2])
     left = Caller()
     left.leave()
-    report = copy(foley, live, wanted, stop=left)
+    report = copy(foley, release, wanted, stop=left)
     assert report.is_interrupted
-    assert len(list(iter_assets(live.index))) == 2, "what is embedded stays"
-    report = copy(foley, live, wanted)
+    assert len(list(iter_assets(release.index))) == 2, "what is embedded stays"
+    report = copy(foley, release, wanted)
     assert (report.num_embedded, report.is_interrupted, report.missing) == (NUM_FILES - 2, False, ())
 
 
@@ -135,9 +135,9 @@ def test_assets_travel_as_lines(foley: Foley) -> None:
     assert read_assets(write_asset(asset) for asset in wanted) == wanted
 
 
-def test_a_report_is_json(foley: Foley, live: OpenRelease) -> None:
+def test_a_report_is_json(foley: Foley, release: OpenRelease) -> None:
     wanted = list(iter_assets(foley.index))
     gone = replace(wanted[0], path="/gone.wav", paths=("/gone.wav",))
-    found = copy(foley, live, [gone]).to_json()
+    found = copy(foley, release, [gone]).to_json()
     assert found["missing"] == [gone.asset_id]
     assert found["failed"][0]["path"] == "/gone.wav"

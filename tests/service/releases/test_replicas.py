@@ -21,6 +21,7 @@ from service.library.indexing import index_paths
 from service.releases.manager import ReleaseManager
 from service.releases.opening import open_release
 from service.releases.store import ReleaseError, ReleaseInUse, ReleaseStore
+from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
 from service.system.settings import Settings
 from tests.service.releases.test_store import CALIBRATION
@@ -55,7 +56,9 @@ class Replicas:
 
     def check(self, replica: Replica, release_id: str, *, snapshot: Snapshot | None = None) -> None:
         """An answer is that of one release, embedded and searched."""
-        answer = replica.foley.search_file(self.query, target=TARGET, snapshot=snapshot).to_json()
+        answer = replica.foley.search_file(
+            self.query, SearchOptions(target=TARGET), snapshot=snapshot
+        ).to_json()
         assert answer["release_id"] == release_id
         assert scores_of(answer) == pytest.approx(self.expected[release_id], abs=1e-4)
 
@@ -96,7 +99,7 @@ def replicas(
             live = open_release(settings[0], release_id, bundle)
             snapshot = live.snapshot(priority="bulk")
             assert not index_paths([library_files], snapshot=snapshot, decoder=foley.decoder).failed
-            answer = foley.search_file(query, target=TARGET, snapshot=snapshot)
+            answer = foley.search_file(query, SearchOptions(target=TARGET), snapshot=snapshot)
             names.append(release_id)
             expected[release_id] = scores_of(answer.to_json())
             live.close()

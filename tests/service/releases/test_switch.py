@@ -40,14 +40,14 @@ class Closed:
 
 def make_live(name: str, *, fails: bool = False) -> tuple[OpenRelease, Closed]:
     closed = Closed(fails=fails)
-    live = OpenRelease(
+    release = OpenRelease(
         release_id=name,
         bundle=cast(Any, None),
         encoder=cast(Any, Closed()),
         batcher=cast(Any, Closed()),
         index=cast(Any, closed),
     )
-    return live, closed
+    return release, closed
 
 
 def test_an_unused_release_closes_at_once() -> None:
@@ -70,8 +70,8 @@ def test_the_old_one_closes_after_its_last_user() -> None:
     one, two = releases.lease(), releases.lease()
     assert one.__enter__() is two.__enter__() is first
     releases.switch(second)
-    with releases.lease() as live:
-        assert live is second
+    with releases.lease() as release:
+        assert release is second
     assert releases.num_open == 2
     one.__exit__(None, None, None)
     assert not was_first.was_closed.wait(0.05)
@@ -169,24 +169,24 @@ def test_a_lease_keeps_its_calibration() -> None:
 def test_leases_and_switches_of_many_threads() -> None:
     """Whoever has a lease never finds its release closed; in the end all but one are, each once."""
     made = [make_live(f"{n}") for n in range(12)]
-    closed = {live.release_id: was for live, was in made}
+    closed = {release.release_id: was for release, was in made}
     releases = ReleaseSwitch(made[0][0])
     wrong: list[str] = []
     stop = threading.Event()
 
     def use() -> None:
         while not stop.is_set():
-            with releases.lease() as live:
+            with releases.lease() as release:
                 time.sleep(0.0005)
-                if closed[live.release_id].num_closed:
-                    wrong.append(live.release_id)
+                if closed[release.release_id].num_closed:
+                    wrong.append(release.release_id)
 
     users = [threading.Thread(target=use) for _ in range(6)]
     for user in users:
         user.start()
-    for live, _ in made[1:]:
+    for release, _ in made[1:]:
         time.sleep(0.005)
-        releases.switch(live)
+        releases.switch(release)
     stop.set()
     for user in users:
         user.join()
@@ -199,8 +199,8 @@ def test_leases_and_switches_of_many_threads() -> None:
 
 def test_memory_is_given_back_when_the_encoder_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, there would be nothing to give back: even the thread that closes must not hold the last reference."""
-    live = make_live("first")[0]
-    encoder = weakref.ref(live.encoder)
+    release = make_live("first")[0]
+    encoder = weakref.ref(release.encoder)
     is_gone: list[bool] = []
     trimmed = threading.Event()
 
@@ -214,10 +214,10 @@ def test_memory_is_given_back_when_the_encoder_is_gone(monkeypatch: pytest.Monke
     monkeypatch.setattr("service.releases.switch.LET_GO_SECONDS", 5.0)
     monkeypatch.setattr("service.releases.switch.trim_memory", trim)
     monkeypatch.setattr("service.releases.switch.gc.collect", collect)
-    releases = ReleaseSwitch(live)
+    releases = ReleaseSwitch(release)
     with releases.lease():
         releases.switch(make_live("second")[0])
-        del live
+        del release
     assert trimmed.wait(5)
     assert is_gone == [True]
     releases.close()
@@ -226,9 +226,9 @@ def test_memory_is_given_back_when_the_encoder_is_gone(monkeypatch: pytest.Monke
 class Eager(ReleaseSwitch):
     """The control: closes the old release where it stands."""
 
-    def switch(self, live: OpenRelease) -> None:
+    def switch(self, release: OpenRelease) -> None:
         old = self.current
-        super().switch(live)
+        super().switch(release)
         old.close()
 
 

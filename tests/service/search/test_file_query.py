@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.media.clip import Clip, MediaInfo, NoStream
+from models.media.clip import Clip, ClipSpec, MediaInfo, NoStream
 from service.encode.embedding import EmbeddedSegment, embed_clips
 from service.foley import Foley, open_foley
 from service.index.contract import Filter, Segment, SegmentMatch
 from service.index.embedded.index import EmbeddedIndex
 from service.search.calibration import Calibration, Curve, Direction
 from service.search.file_query import choose_source
-from service.search.matching import (
-    Matches,
-    NotCalibrated,
-    SearchAnswer,
-    SearchOptions,
-    SearchResult,
-    find_matches,
-)
+from service.search.matching import NotCalibrated, SearchAnswer, SearchResult, find_matches
+from service.search.options import SearchOptions
 from service.search.prefetch import choose_prefetch, measure_alikeness
+from service.search.snapshot import Snapshot
+from service.system.modality import Modality
 from service.system.settings import Settings
 
 WIDTH = 8
@@ -76,6 +72,13 @@ def query(track: NDArray[np.float32], start: float = 0.0) -> EmbeddedSegment:
     return EmbeddedSegment(start_seconds=start, end_seconds=start + 10, tracks={"video": track})
 
 
+def snapshot_of(index: EmbeddedIndex, calibration: Calibration | None = None) -> Snapshot:
+    """A snapshot with no encoder: nothing is embedded here."""
+    return Snapshot(
+        encoder=cast(Any, None), index=index, bundle_id="any", spec=ClipSpec(), calibration=calibration
+    )
+
+
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
     """An index with one asset of 300 segments that are all alike, and 12 assets of one."""
@@ -110,8 +113,8 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]
 @pytest.mark.parametrize("limit", [1, 5, 13, 20])
 def test_long_asset_leaves_room_for_others(crowded: EmbeddedIndex, limit: int) -> None:
     base = unit_tracks(0, 1)[0]
-    choice = SearchOptions(limit=limit)
-    found = find_matches([query(base)], source="video", index=crowded, target="audio", choice=choice).results
+    options = SearchOptions(target="audio", limit=limit)
+    found = find_matches([query(base)], options, source="video", snapshot=snapshot_of(crowded)).results
     assert len(found) == min(limit, 13)
     assert len({result.match.asset_id for result in found}) == len(found)
     assert found[0].match.path == "/long"
@@ -123,8 +126,8 @@ def test_long_asset_leaves_room_for_others(crowded: EmbeddedIndex, limit: int) -
 def test_each_asset_is_matched_by_its_best_query_segment(crowded: EmbeddedIndex) -> None:
     tracks = unit_tracks(1, 12)
     queries = [query(tracks[3], start=0), query(tracks[7], start=10), query(tracks[3], start=20)]
-    choice = SearchOptions(limit=2)
-    found = find_matches(queries, source="video", index=crowded, target="audio", choice=choice).results
+    options = SearchOptions(target="audio", limit=2)
+    found = find_matches(queries, options, source="video", snapshot=snapshot_of(crowded)).results
     assert [(r.match.path, r.query_start_seconds, r.query_end_seconds) for r in found] == [
         ("/3", 0, 10),  # of equal query segments the first
         ("/7", 10, 20),
@@ -184,9 +187,11 @@ def test_pages_are_cut_from_one_ranking(crowded: EmbeddedIndex) -> None:
     base = unit_tracks(0, 1)[0]
     queries = [query(base), query(unit_tracks(1, 12)[3], start=10)]
 
-    def page(offset: int | None, limit: int, *, prefetch: int = 5, min_score: float | None = None) -> Matches:
-        choice = SearchOptions(limit=limit, offset=offset, window=13, prefetch=prefetch, min_score=min_score)
-        return find_matches(queries, source="video", index=crowded, target="audio", choice=choice)
+    def page(offset: int | None, limit: int, *, min_score: float | None = None) -> SearchAnswer:
+        options = SearchOptions(
+            target="audio", limit=limit, offset=offset, window=13, prefetch=5, min_score=min_score
+        )
+        return find_matches(queries, options, source="video", snapshot=snapshot_of(crowded))
 
     whole = page(0, 13)
     assert (len(whole.results), whole.next_offset) == (13, None)
@@ -203,7 +208,8 @@ def test_pages_are_cut_from_one_ranking(crowded: EmbeddedIndex) -> None:
     assert page(None, 4).next_offset is None
     least = whole.results[3].match.score
     assert page(0, 13, min_score=least).results == whole.results[:4]
-    assert page(2, 2, min_score=least) == Matches(results=whole.results[2:4])
+    last = page(2, 2, min_score=least)
+    assert (last.results, last.next_offset, last.reason) == (whole.results[2:4], None, None)
     assert page(None, 13, min_score=1.1).results == ()
     with pytest.raises(ValueError, match=r"offset \+ limit 13 at most, got 4 and 10"):
         page(10, 4)
@@ -211,8 +217,8 @@ def test_pages_are_cut_from_one_ranking(crowded: EmbeddedIndex) -> None:
 
 def test_a_filter_reaches_every_segment_of_a_query(crowded: EmbeddedIndex) -> None:
     tracks = unit_tracks(1, 12)
-    choice = SearchOptions(limit=13, filter=Filter(folder="/nowhere"))
-    found = find_matches([query(tracks[0])], source="video", index=crowded, target="audio", choice=choice)
+    options = SearchOptions(target="audio", limit=13, filter=Filter(folder="/nowhere"))
+    found = find_matches([query(tracks[0])], options, source="video", snapshot=snapshot_of(crowded))
     assert found.results == ()
 
 
@@ -223,13 +229,19 @@ def test_like_compared_with_like_has_no_probability(crowded: EmbeddedIndex) -> N
     calibration = Calibration(directions={"audio": learned}, num_assets=40)
     track = unit_tracks(1, 12)[0]
     both = EmbeddedSegment(start_seconds=0, end_seconds=10, tracks={"audio": track, "video": track})
-    ask = partial(find_matches, [both], index=crowded, target="audio", calibration=calibration)
-    across = ask(source="video", choice=SearchOptions(limit=1, min_probability=0.5)).results
+
+    def ask(source: Modality, min_probability: float | None = None) -> tuple[SearchResult, ...]:
+        options = SearchOptions(target="audio", limit=1, min_probability=min_probability)
+        return find_matches(
+            [both], options, source=source, snapshot=snapshot_of(crowded, calibration)
+        ).results
+
+    across = ask("video", 0.5)
     assert [result.match_probability for result in across] == [pytest.approx(0.9, abs=1e-3)]
-    alike = ask(source="audio", choice=SearchOptions(limit=1)).results
+    alike = ask("audio")
     assert [result.match_probability for result in alike] == [None]
     with pytest.raises(NotCalibrated, match="for the other modality: audio was compared with audio"):
-        ask(source="audio", choice=SearchOptions(limit=1, min_probability=0.5))
+        ask("audio", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +271,7 @@ def test_batches_do_not_change_embeddings(foley: Foley, library_files: Path) -> 
 
 
 def test_search_of_an_empty_library(foley: Foley, library_files: Path) -> None:
-    answer = foley.search_file(library_files / "long.mp4", target="audio")
+    answer = foley.search_file(library_files / "long.mp4", SearchOptions(target="audio"))
     assert answer.results == ()
     assert (answer.source, answer.num_query_segments) == ("video", 3)
 
