@@ -1,10 +1,7 @@
 """Running the application: uvicorn, with the deadlines and the manners it leaves out.
 
-uvicorn has no deadline for the head of a request, no limit on its size, and answers a request it cannot
-parse in plain text. `HttpProtocol` adds the first two and turns the third into a problem like every other
-error. It serves a request that offers another protocol (`Upgrade: h2c`, as `curl --http2` and Java send it) as if it
-had not: uvicorn's parser takes its body for the other protocol. And of requests that came together it tells the one
-that is answered, not the last one, that its client is gone.
+uvicorn has no deadline for the head of a request, and answers a request it cannot parse in plain text. `HttpProtocol`
+adds the first and turns the second into a problem like every other error.
 """
 
 from __future__ import annotations
@@ -17,15 +14,16 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import httptools
+import h11
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.foley import Foley, open_foley
 from service.http.access import open_rules
@@ -40,118 +38,55 @@ GIVE_UP_SECONDS = 2.0  # before requests are cut off, for the answers to those w
 
 
 class AddressTaken(OSError):
-    """Nobody can listen where the service should, most of all since another does."""
+    """The service cannot listen on its address, usually because another program does."""
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """One connection to a client.
+class _Connection(h11.Connection):
+    """Refuses tunnels, which the application would take for a path."""
 
-    Attributes:
-        head_seconds: Time to receive the head of a request once the connection is open or its first byte is
-        there.
-    """
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """The next part of a request."""
+        event = super().next_event()
+        if isinstance(event, h11.Request) and event.method == b"CONNECT":
+            raise h11.RemoteProtocolError("tunnels are for proxies")
+        return event
+
+
+class HttpProtocol(H11Protocol):
+    """One connection to a client. `head_seconds` is the time for a head, from the connection or its first byte."""
 
     head_seconds = 10.0
+    _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._num_head_bytes = 0
-        self._has_begun = False
-        self._answered: RequestResponseCycle | None = None
         super().connection_made(transport)
-        self._expect_head()
+        self.conn = _Connection(h11.SERVER, MAX_HEAD_BYTES)
+        self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
-        self._leave()
         super().connection_lost(exc)
 
-    def on_message_begin(self) -> None:
-        """A request begins: its head is due."""
-        super().on_message_begin()
-        self._has_begun = True
-        self._expect_head()
-
-    def on_headers_complete(self) -> None:
-        """The head is there; the body has a deadline of its own."""
-        self._stop_waiting()
-        if not self.parser.should_upgrade():  # else its head is read again
-            super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """A request is there."""
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse what came, and give up on a head without end."""
-        self._unset_keepalive_if_required()
-        self._has_begun = False
-        try:
-            self._parse(data)
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
-            return
-        if self._head_timer is not None:
-            self._num_head_bytes += (
-                0 if self._has_begun else len(data)
-            )  # what came before it is not of this head
-            if self._num_head_bytes > MAX_HEAD_BYTES:
-                self._refuse(
-                    431, "head_too_large", f"the request's head is larger than {MAX_HEAD_BYTES} bytes"
-                )
+    def handle_events(self) -> None:
+        """Parse what has arrived; the head of the next request is due once its first byte is here."""
+        super().handle_events()
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._head_timer is None and self.conn.trailing_data[0]:
+            self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that is not HTTP."""
-        self._refuse(400, "malformed_request", msg)
+        """Answer a request that is not HTTP, or whose head is too large; uvicorn calls this as it catches the error."""
+        error = sys.exception()
+        if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
+            self._refuse(431, "head_too_large", f"the request's head is larger than {MAX_HEAD_BYTES} bytes")
+        else:
+            self._refuse(400, "malformed_request", msg)
 
-    def _parse(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while True:
-            try:
-                self.parser.feed_data(rest)
-                return
-            except httptools.HttpParserUpgrade as exc:  # the parser stops behind the head
-                rest = rest[exc.args[0] :]
-            self.parser.feed_data(self._head_without_upgrade())
-
-    def _head_without_upgrade(self) -> bytes:
-        """The head of a request without what offers another protocol (RFC 9110, section 7.8).
-
-        Returns:
-            What the parser takes for a request like any other.
-
-        Raises:
-            httptools.HttpParserError: If it asks for a tunnel: without one, nothing is left of it.
-        """
-        method = self.parser.get_method()
-        if method == b"CONNECT":
-            raise httptools.HttpParserError("tunnels are for proxies")
-        options = b", ".join(value for name, value in self.headers if name == b"connection").split(b",")
-        kept = [option for option in options if option.strip().lower() not in (b"upgrade", b"http2-settings")]
-        headers = [header for header in self.headers if header[0] not in (b"upgrade", b"connection")]
-        if kept:
-            headers.append((b"connection", b",".join(kept)))
-        lines = [b"%b %b HTTP/%b" % (method, self.url, self.parser.get_http_version().encode())]
-        return b"\r\n".join([*lines, *(b"%b: %b" % header for header in headers), b"", b""])
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._answered = cycle
-        super()._start_asgi_task(cycle, app)
-
-    def _leave(self) -> None:
-        """Tell the application that the client it answers is gone."""
-        cycle = self._answered
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-
-    def _expect_head(self) -> None:
-        self._stop_waiting()
-        self._num_head_bytes = 0
-        self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: `curl --http2` and Java's client offer another protocol with every first request."""
 
     def _stop_waiting(self) -> None:
         if self._head_timer is not None:
@@ -165,11 +100,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if self.transport.is_closing():
             return
-        cycle = self._answered
-        is_in_answer = cycle is not None and cycle.response_started and not cycle.response_complete
-        if not is_in_answer:  # else we would write into the middle of it
-            self.transport.write(_write_problem(status, code, detail))
-        self._leave()
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_write_problem(status, code, detail))  # else it would stand inside the answer
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         self.transport.close()
 
 
@@ -177,7 +112,7 @@ def _write_problem(status: int, code: str, detail: str) -> bytes:
     """A whole HTTP answer; the application never sees the request it is for."""
     title = HTTPStatus(status).phrase
     request_id = uuid.uuid4().hex
-    document: dict[str, Any] = {
+    document = {
         "type": f"urn:foley:problem:{code}",
         "title": title,
         "status": status,
@@ -195,14 +130,9 @@ def _write_problem(status: int, code: str, detail: str) -> bytes:
 
 
 def configure_server(settings: Settings, foley: Foley | None = None) -> uvicorn.Config:
-    """Configure uvicorn for the application.
+    """Configure uvicorn for the application, which opens a `Foley` of its own if none is given.
 
-    Args:
-        settings: Address, deadlines and everything the application needs.
-        foley: What to answer with. Default: the application opens one when it starts.
-
-    Returns:
-        What `uvicorn.Server` takes. Logging is left as the caller set it up.
+    Logging is left as the caller set it up.
     """
     protocol = type("HttpProtocol", (HttpProtocol,), {"head_seconds": settings.header_timeout_seconds})
     return uvicorn.Config(
@@ -221,16 +151,11 @@ def configure_server(settings: Settings, foley: Foley | None = None) -> uvicorn.
 
 
 class Server(uvicorn.Server):
-    """uvicorn that is gone in time: jobs stop first, what still runs late is given up, nothing waits for ever.
+    """uvicorn that ends in time, `stop_seconds` after the signal, whatever still runs.
 
-    Of the seconds there are, `CLOSE_SECONDS` are kept to close the engine. Shortly before requests are cut off, the
-    decoder and the encoder's queue are closed: what waits for them is answered with 503 and not broken off. Should
-    something hang even so, the process ends: whatever was acknowledged is on the disk.
-
-    Args:
-        config: Of uvicorn.
-        foley: What works for the requests.
-        stop_seconds: From the signal to the end of the process.
+    Jobs stop first. Shortly before requests are cut off, the decoder and the encoder's queue are closed: what waits
+    for them is answered with 503. `CLOSE_SECONDS` are kept to close everything. If something hangs even then, the
+    process ends: whatever was acknowledged is on the disk.
     """
 
     def __init__(self, config: uvicorn.Config, *, foley: Foley, stop_seconds: float) -> None:
@@ -269,14 +194,7 @@ def _start_timer(seconds: float, call: Callable[[], None]) -> threading.Timer:
 
 
 def check_address(settings: Settings) -> None:
-    """See whether the address can be listened on, before anything is loaded.
-
-    Args:
-        settings: Host and port.
-
-    Raises:
-        AddressTaken: If it cannot.
-    """
+    """Raise `AddressTaken` if the service could not listen, before anything is loaded."""
     place = f"{settings.host}:{settings.port}"
     try:
         found = socket.getaddrinfo(
@@ -291,27 +209,18 @@ def check_address(settings: Settings) -> None:
             raise AddressTaken(
                 f"{place} is in use: choose another port with --port or FOLEY_PORT, 0 for any that is free"
             ) from exc
-        raise AddressTaken(
-            f"nobody can listen on {place}: {exc.strerror}; see FOLEY_HOST and FOLEY_PORT"
-        ) from exc
+        raise AddressTaken(f"cannot listen on {place}: {exc.strerror}; see FOLEY_HOST and FOLEY_PORT") from exc
 
 
 def run_server(settings: Settings) -> None:
     """Serve until SIGTERM or Ctrl-C; requests that run are answered first.
 
-    The engine is opened here and not by the application, so that an index in use or a damaged bundle reaches the
-    caller as the error it is: uvicorn would log it and exit.
-
-    Args:
-        settings: Address, deadlines and everything the application needs.
-
-    Raises:
-        KeysFailure: If requests need API keys and there are none.
-        AddressTaken: If nobody can listen there.
-    """  # noqa: DOC502 - raised where the keys are read
-    open_rules(settings)  # says so before a model is loaded
+    Everything is opened here and not by the application, so that an index in use, missing keys (`KeysFailure`) or a
+    damaged bundle reach the caller as the error they are: uvicorn would log it and exit.
+    """
+    open_rules(settings)  # fails before a model is loaded
     check_address(settings)
-    # When it has stopped, uvicorn sends itself the signal again; the engine is still to be closed then.
+    # Once stopped, uvicorn sends itself the signal again; `foley` is still to be closed then.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     server: Server | None = None
     try:
