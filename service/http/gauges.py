@@ -1,15 +1,14 @@
-"""What `/metrics` reads when it is asked: queues, index, disk, child processes, and what is being served."""
+"""What `/metrics` reads when it is asked: queues, index, disk, child processes, and the active release."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import mmap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
-from pathlib import Path
 
+import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -23,25 +22,21 @@ from service.jobs.ledger import Ledger, LedgerFailure
 logger = logging.getLogger(__name__)
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32)
-INDEX_CACHE_SECONDS = 10.0  # to measure a large folder takes the engine some milliseconds
+INDEX_CACHE_SECONDS = 10.0  # to measure a large folder takes the index some milliseconds
 
 
 class JobsCollector(Collector):
-    """Reads how many jobs there are.
-
-    Args:
-        ledger: Where jobs are remembered.
-    """
+    """Reads how many jobs there are."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def collect(self) -> Iterator[Metric]:
-        """Jobs by state, those of the past that the ledger still has included."""
+        """Jobs by state, past jobs included as long as the ledger keeps them."""
         try:
             counts = self._ledger.count_jobs()
         except LedgerFailure as exc:
-            logger.warning("the ledger does not answer the metrics: %s", exc)
+            logger.warning("metrics: the ledger does not answer: %s", exc)
             return
         found = GaugeMetricFamily("foley_jobs", "Jobs that the ledger remembers, by state.", labels=["state"])
         for state, count in counts.items():
@@ -50,12 +45,7 @@ class JobsCollector(Collector):
 
 
 class FoleyCollector(Collector):
-    """Reads the open parts of an application.
-
-    Args:
-        foley: Encoder, queue, index and decoder.
-        admission: Who may compute now.
-    """
+    """Reads the queues, the index, the disk and the child processes of an application."""
 
     def __init__(self, foley: Foley, admission: Admission) -> None:
         self._foley = foley
@@ -63,7 +53,7 @@ class FoleyCollector(Collector):
         self._index: tuple[float, IndexInfo | None] = (float("-inf"), None)
 
     def collect(self) -> Iterator[Metric]:
-        """Everything there is to read, now."""
+        """Everything, as it is now."""
         yield self._release()
         yield from _queues(self._admission, self._foley.batcher.stats())
         yield self._deaths()
@@ -107,7 +97,7 @@ class FoleyCollector(Collector):
             try:
                 info = self._foley.index.info()
             except IndexFailure as exc:
-                logger.warning("the index does not answer the metrics: %s", exc)
+                logger.warning("metrics: the index does not answer: %s", exc)
                 info = None
             self._index = (time.monotonic(), info)
         return info
@@ -132,7 +122,9 @@ def _queues(admission: Admission, stats: BatchStats) -> Iterator[Metric]:
         depth.add_metric([f"encode_{priority}"], count)
     yield depth
     yield CounterMetricFamily(
-        "foley_refused_requests", "Requests answered with 429 for want of a worker.", admission.num_refused
+        "foley_refused_requests",
+        "Requests answered with 429 because all workers were busy.",
+        admission.num_refused,
     )
     yield _batch_sizes(stats)
 
@@ -152,13 +144,13 @@ def _batch_sizes(stats: BatchStats) -> Metric:
 
 
 def child_processes() -> Iterator[Metric]:
-    """Memory and number of the processes below this one: the index's engine and the decode workers."""
+    """Memory and number of the processes below this one: shard processes of the index, decode workers, others."""
     num_bytes = {"index": 0, "decode": 0, "other": 0}
     counts = dict.fromkeys(num_bytes, 0)
-    for process in _descendants(Path("/proc/self")):
-        with contextlib.suppress(OSError, ValueError, IndexError):  # it ended just now
-            kind = _kind(process)
-            num_bytes[kind] += int((process / "statm").read_text().split()[1]) * mmap.PAGESIZE
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended just now
+            kind = _kind(process.cmdline())
+            num_bytes[kind] += process.memory_info().rss
             counts[kind] += 1
     memory = GaugeMetricFamily(
         "foley_child_resident_memory_bytes", "Resident memory of child processes.", labels=["kind"]
@@ -171,17 +163,7 @@ def child_processes() -> Iterator[Metric]:
     yield number
 
 
-def _descendants(process: Path) -> Iterator[Path]:
-    with contextlib.suppress(OSError):
-        for task in (process / "task").iterdir():
-            for pid in (task / "children").read_text().split():
-                child = Path("/proc", pid)
-                yield child
-                yield from _descendants(child)
-
-
-def _kind(process: Path) -> str:
-    command = (process / "cmdline").read_bytes()
-    if b"service.index.embedded.shard_process" in command:
+def _kind(command: Sequence[str]) -> str:
+    if "service.index.embedded.shard_process" in command:
         return "index"
-    return "decode" if b"spawn_main" in command else "other"
+    return "decode" if any("spawn_main" in argument for argument in command) else "other"

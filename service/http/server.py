@@ -101,7 +101,9 @@ class HttpProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_write_problem(status, code, detail))  # else it would stand inside the answer
+            self.transport.write(
+                _write_problem(status, code, detail)
+            )  # else it would stand inside the answer
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -209,7 +211,9 @@ def check_address(settings: Settings) -> None:
             raise AddressTaken(
                 f"{place} is in use: choose another port with --port or FOLEY_PORT, 0 for any that is free"
             ) from exc
-        raise AddressTaken(f"cannot listen on {place}: {exc.strerror}; see FOLEY_HOST and FOLEY_PORT") from exc
+        raise AddressTaken(
+            f"cannot listen on {place}: {exc.strerror}; see FOLEY_HOST and FOLEY_PORT"
+        ) from exc
 
 
 def run_server(settings: Settings) -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import AsyncIterator, Mapping
-from email.utils import formatdate
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import anyio.to_thread
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
-from service.http.ended_stream import EndedStream
 from service.index.contract import Asset
 from service.system.failure import Failure
 
@@ -45,7 +44,7 @@ HEAD_BYTES = 64
 
 
 class MediaMissing(Failure):
-    """The asset is indexed and its file is not where it was."""
+    """The asset's file is not where it was when it was indexed."""
 
     code = "media_missing"
 
@@ -57,14 +56,7 @@ class MediaChanged(Failure):
 
 
 class RangeNotSatisfiable(Failure):
-    """The range asked for starts after the end of the file.
-
-    Args:
-        num_bytes: Length of the file.
-
-    Attributes:
-        headers: How long the file is.
-    """
+    """The range asked for starts after the end of a file of `num_bytes`."""
 
     code = "range_not_satisfiable"
 
@@ -73,62 +65,46 @@ class RangeNotSatisfiable(Failure):
         self.headers = {"Content-Range": f"bytes */{num_bytes}"}
 
 
+class _OpenFileResponse(FileResponse):
+    """Sends the file that was opened and checked, whatever its path leads to by now, and closes it."""
+
+    chunk_size = CHUNK_BYTES
+
+    def __init__(self, file: BinaryIO, facts: os.stat_result, headers: Mapping[str, str]) -> None:
+        super().__init__(f"/proc/self/fd/{file.fileno()}", headers=headers, stat_result=facts)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        span = parse_range(http_range, file_size)  # starlette's answers what may be ignored with 400
+        return [] if span is None else [span]
+
+
 async def respond_with_media(request: Request, asset: Asset) -> Response:
-    """Answer a GET or HEAD request for an asset's file.
+    """Answer a GET or HEAD request for an asset's file: all of it, one range, or 304.
 
-    Args:
-        request: The request, for its method and its range headers.
-        asset: The asset.
-
-    Returns:
-        200 with the whole file, 206 with one range, or 304.
-
-    Raises:
-        MediaMissing: If the file is gone.
-        MediaChanged: If it is another one now.
-        RangeNotSatisfiable: If the range lies outside the file.
-    """  # noqa: DOC502 - all come out of the calls below
+    Raises `MediaMissing`, `MediaChanged`, or as it is sent `RangeNotSatisfiable`.
+    """
     file, facts = await anyio.to_thread.run_sync(open_media, asset)
-    is_streaming = False
-    try:
-        etag = f'"{asset.asset_id}"'  # the id is the hash of the content: as strong as a validator can be
-        headers = _headers(asset, facts, etag, os.pread(file.fileno(), HEAD_BYTES, 0))
-        if _matches(request.headers.get("if-none-match"), etag):
-            return Response(
-                status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")}
-            )
-        span = None
-        if_range = request.headers.get("if-range")
-        if if_range in (None, etag, headers["Last-Modified"]):
-            span = parse_range(request.headers.get("range"), facts.st_size)
-        start, end = span or (0, facts.st_size)
-        headers["Content-Length"] = str(end - start)
-        if span:
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{facts.st_size}"
-        status = 206 if span else 200
-        if request.method == "HEAD":
-            return Response(status_code=status, headers=headers)
-        is_streaming = True
-        pieces = _stream(file, start, end)
-        return EndedStream(pieces, on_end=file.close, status_code=status, headers=headers)
-    finally:
-        if not is_streaming:
-            file.close()
+    etag = f'"{asset.asset_id}"'  # the id is the hash of the content: as strong as a validator can be
+    headers = _headers(asset, etag, os.pread(file.fileno(), HEAD_BYTES, 0))
+    if _matches(request.headers.get("if-none-match"), etag):
+        file.close()
+        return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
+    return _OpenFileResponse(file, facts, headers)
 
 
 def open_media(asset: Asset) -> tuple[BinaryIO, os.stat_result]:
     """Open one of an asset's files, once, and make sure it can be the one that was indexed.
 
-    Args:
-        asset: The asset.
-
-    Returns:
-        The open file and its facts.
-
-    Raises:
-        MediaMissing: If there is no such file any more, or we may not read it.
-        MediaChanged: If its size or time of change differs from the indexed one; of a copy only the size is known.
-    """  # noqa: DOC502, DOC503 - the reason of the first file is raised
+    Raises what is wrong with the first: `MediaMissing` if it is gone or cannot be read, `MediaChanged` if its size or
+    time of change differs from the indexed one. Of a copy only the size is known.
+    """
     reasons = []
     for path in asset.paths:
         try:
@@ -158,18 +134,10 @@ def _open_file(path: str, media: Mapping[str, Any], *, is_copy: bool) -> tuple[B
 
 
 def parse_range(header: str | None, num_bytes: int) -> tuple[int, int] | None:
-    """Read a Range header.
+    """The half-open range of bytes that a Range header asks for.
 
-    Args:
-        header: Its value, if the request has one.
-        num_bytes: Length of the file.
-
-    Returns:
-        The half-open range of bytes to send. None where the whole file is to be sent: no header, one we need
-        not understand (RFC 9110 lets a server ignore it), or several ranges, which no player asks for.
-
-    Raises:
-        RangeNotSatisfiable: If the range starts after the end.
+    None if the whole file is to be sent: no header, one we need not understand (RFC 9110 lets a server ignore it), or
+    several ranges, which no player asks for. Raises `RangeNotSatisfiable` if the range starts after the end.
     """
     found = re.fullmatch(
         r"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", header or "", re.ASCII | re.IGNORECASE
@@ -189,14 +157,9 @@ def parse_range(header: str | None, num_bytes: int) -> tuple[int, int] | None:
 
 
 def media_type(media: Mapping[str, Any], head: bytes = b"") -> str:
-    """The type of a file by the container found inside it; its name has no say.
+    """The type of sound or picture by the container found in the file, never one that a browser would run.
 
-    Args:
-        media: Facts about the file, as they were indexed.
-        head: Its first bytes; they tell WebM from other Matroska.
-
-    Returns:
-        A media type of sound or picture, or `application/octet-stream`: never one that a browser would run.
+    `media` is what was indexed about the file; `head`, its first bytes, tells WebM from other Matroska.
     """
     names = str(media.get("container") or "").lower().split(",")
     if "matroska" in names:
@@ -217,13 +180,11 @@ def content_disposition(path: str) -> str:
     return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def _headers(asset: Asset, facts: os.stat_result, etag: str, head: bytes) -> dict[str, str]:
+def _headers(asset: Asset, etag: str, head: bytes) -> dict[str, str]:
     return {
         "Content-Type": media_type(asset.media, head),
         "Content-Disposition": content_disposition(asset.path),
-        "Accept-Ranges": "bytes",
         "ETag": etag,
-        "Last-Modified": formatdate(facts.st_mtime, usegmt=True),
         "Cache-Control": "private, max-age=0, must-revalidate",
         "X-Content-Type-Options": "nosniff",
     }
@@ -232,13 +193,3 @@ def _headers(asset: Asset, facts: os.stat_result, etag: str, head: bytes) -> dic
 def _matches(if_none_match: str | None, etag: str) -> bool:
     tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
     return etag in tags or "*" in tags
-
-
-async def _stream(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
-    file.seek(start)
-    while start < end:
-        chunk = await anyio.to_thread.run_sync(file.read, min(CHUNK_BYTES, end - start))
-        if not chunk:
-            raise MediaChanged(f"the file became shorter while it was sent: {end - start} bytes are missing")
-        start += len(chunk)
-        yield chunk
