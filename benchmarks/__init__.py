@@ -1,1 +1,1 @@
-"""Speed and memory as ratios against named baselines; `python -m benchmarks` runs them all."""
+"""Speed and memory as ratios to named baselines; `python -m benchmarks` runs most of them with their defaults."""

@@ -1,4 +1,4 @@
-"""Every benchmark with its defaults, one after another: `make bench`."""
+"""Runs these benchmarks with their defaults, one after another: `make bench`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BENCHMARKS = (
 
 
 def main() -> None:
-    """Run each in a process of its own."""
+    """Run each benchmark in a process of its own."""
     for name in BENCHMARKS:
         print(f"\n{name}", flush=True)
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=True)

@@ -1,12 +1,12 @@
-"""Which part of the method earns what: the ablation runs on the synthetic corpus, several seeds of each, as one table.
+"""How much each part of the method contributes: the ablation on the synthetic corpus, several seeds of each, as a table.
 
     foley-train synthesize corpus/train --scenes 10000 --seed 1 --split train --workers 2
     foley-train synthesize corpus/heldout --scenes 500 --seed 1 --split heldout --workers 2
     python -m benchmarks.ablation --data corpus/train --validation corpus/heldout --output runs/ablation
 
 Every run has the same network, budget, data, seeds and contrastive loss (both directions, all negatives of the batch).
-They differ in who chooses the visible patches and in whether the teacher's embedding is followed. A run that is there
-is not done again. The interval of a mean over seeds is Student's t at 95 %.
+They differ in how the visible patches are chosen and in whether the teacher's embedding is distilled. Finished runs are
+not repeated. The interval of a mean over seeds is Student's t at 95 %.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ WORDS = {
     "ablation_cls_to_patch": ("dual path, guided the other way, distilled", "CLS → patch, best half", "yes"),
     "ablation_sampled": ("dual path, guidance drawn, distilled", "patch → CLS, drawn half", "yes"),
 }
-"""Name, view of the alignment pass, distillation, in the table."""
+"""Columns of the table: name, what alignment sees, whether it is distilled."""
 STUDENT_T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""97.5th percentile of Student's t for so many seeds."""
+"""97.5th percentile of Student's t by number of seeds."""
 
 
 def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train every variant with every seed and collect what each found on the held-out clips."""
+    """Train every variant with every seed and return their results on the held-out clips."""
     training = prepare(options.data, options.output / "decoded-training", ClipSpec())
     held_out = prepare(options.validation, options.output / "decoded-validation", ClipSpec())
     wanted = [make() for make in ABLATIONS if not options.only or make.__name__ in options.only]
@@ -58,7 +58,7 @@ def run_all(options: argparse.Namespace) -> list[dict[str, Any]]:
 def run_one(
     config: PretrainConfig, training: PairedSegments, held_out: PairedSegments, output: Path
 ) -> dict[str, Any]:
-    """Train one variant with one seed, or read what it found before."""
+    """Train one variant with one seed, or read the result of an earlier run."""
     folder = output / f"{config.name}-{config.seed}"
     checkpoint = pretrain(config, training, folder, validation=held_out, evaluate_every=config.num_steps)
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
@@ -72,7 +72,7 @@ def run_one(
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and half the width of its 95 % interval."""
+    """Return the mean and half the width of its 95 % interval as text."""
     if len(values) < 2:
         return f"{values[0]:.1f}"
     half = STUDENT_T[len(values)] * statistics.stdev(values) / len(values) ** 0.5
@@ -80,7 +80,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def tabulate(found: list[dict[str, Any]]) -> str:
-    """One line a variant, mean over seeds with interval, as Markdown."""
+    """Return a Markdown table: one line a variant, mean over seeds with interval."""
     lines = [
         "| variant | alignment sees | distilled | A→V R@1 | R@10 | V→A R@1 | R@10 | median ranks | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -103,17 +103,17 @@ def tabulate(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Run what is missing and write the table."""
+    """Run what is missing and print or write the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--validation", type=Path, nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--table", type=Path, help="write the table here; default: print it")
+    parser.add_argument("--table", type=Path, help="also write the table to this file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="*", help="names of runs; default: all")
-    parser.add_argument("--finished", action="store_true", help="train nothing, tabulate what is there")
+    parser.add_argument("--finished", action="store_true", help="train nothing; tabulate the finished runs")
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

@@ -1,13 +1,13 @@
-"""Segments a second of every engine in batches of 1 to 16, the share of the device's matrix peak, and the agreement.
+"""Segments a second of every engine in batches of 1 to 16, its share of the device's matrix peak, and its agreement.
 
     foley-train convert /tmp/base --precision fp16 --media ~/Videos   float16 needs graphs of its own
-    python -m benchmarks.batch_speed --published /tmp/base            on the GPU; random weights, made there if missing
+    python -m benchmarks.batch_speed --published /tmp/base            on the GPU; random weights, made if missing
     python -m benchmarks.batch_speed --device cpu                     the same on the processor, with the starter
 
-All engines, batch sizes and the baseline take turns; medians of wall seconds, since a GPU's work is not processor
-time. The baseline is the plain way on the same device: torch eager in float32, 16 windows and 16 frames one after
-another, the log-mel computed for each window. The peak is the best product of two large matrices by torch in bfloat16
-during the run. 1 - cosine is to the tracks that torch recorded in the bundle.
+All engines, batch sizes and the baseline take turns. Figures are medians of wall seconds, because a GPU's work is not
+processor time. The baseline is the plain way on the same device: torch eager in float32, 16 windows and 16 frames one
+after another, the log-mel computed for each window. The peak is the fastest product of two large matrices by torch in
+bfloat16 during the run. 1 - cosine compares with the tracks that torch recorded in the bundle.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
     print(
         f"bfloat16 products: {peak / 1e3:.2f} TFLOP/s; the plain way: {1 / median(seconds['plain']):.2f} segments/s"
     )
-    print(f"{'':24} batch  segments/s  speed-up  share of peak  1 - cosine mean / most")
+    print(f"{'':24} batch  segments/s  speed-up  share of peak  1 - cosine mean / maximum")
     work = clip_gflop(TgdpConfig(**bundle.manifest.network))
     for name, engine in engines.items():
         turned = turned_by(engine, golden)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def open_engines(bundle: Bundle, device: str, *, uses_cuda_graphs: bool) -> dict[str, Engine]:
-    """Every engine that runs on a device, slowest first, its agreement unasked."""
+    """Open every engine that runs on a device, slowest first, without checking its agreement."""
     options = EngineOptions(num_threads=num_cores(), cuda_graphs=uses_cuda_graphs)
     return {
         str(candidate): open_candidate(candidate, load_graphs(bundle, candidate), options)
@@ -80,7 +80,7 @@ def open_engines(bundle: Bundle, device: str, *, uses_cuda_graphs: bool) -> dict
 
 
 def matrix_product(device: str) -> tuple[Call, float]:
-    """A product of two large matrices in bfloat16, done when the call returns, and its GFLOP."""
+    """Return a call that multiplies two large bfloat16 matrices and waits for the result, and its GFLOP."""
     side = SIDES[device]
     matrix = torch.randn(side, side, dtype=torch.bfloat16, device=device)
 
@@ -92,7 +92,7 @@ def matrix_product(device: str) -> tuple[Call, float]:
 
 
 def plain_call(bundle: Bundle, golden: Golden, device: str) -> Call:
-    """The plain way for the golden clip, on the device."""
+    """Return a call that encodes the golden clip the plain way on the device."""
     network = plain_network(bundle).to(device)
     clip = golden_clip(golden)
 
@@ -104,7 +104,7 @@ def plain_call(bundle: Bundle, golden: Golden, device: str) -> Call:
 
 
 def batch_call(engine: Engine, golden: Golden, size: int) -> Call:
-    """Sound and picture of so many segments."""
+    """Return a call that encodes sound and picture of `size` segments in one batch."""
     samples = np.repeat(golden.samples[None], size, axis=0)
     lengths = np.full(size, len(golden.samples), np.int64)
     frames = np.repeat(golden.frames[None], size, axis=0)
@@ -117,7 +117,7 @@ def batch_call(engine: Engine, golden: Golden, size: int) -> Call:
 
 
 def turned_by(engine: Engine, golden: Golden) -> np.ndarray:
-    """1 - cosine of every embedding of the golden clip to the recorded one, two in a batch."""
+    """Return 1 - cosine of every embedding of the golden clip to the recorded one; the batch has two segments."""
     found = {
         "audio": engine.run_audio(
             np.stack([golden.samples] * 2), np.array([len(golden.samples)] * 2, np.int64)
@@ -129,7 +129,7 @@ def turned_by(engine: Engine, golden: Golden) -> np.ndarray:
 
 
 def take_turns(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each call, the first of each left out."""
+    """Return wall seconds of each call by round; one call of each warms up before."""
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -142,13 +142,13 @@ def take_turns(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def describe(device: str) -> str:
-    """Name of the device."""
+    """Return the name of the device."""
     return gpu_name() or "?" if device == "cuda" else f"{processor_name()}, {num_cores()} cores"
 
 

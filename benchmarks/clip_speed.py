@@ -1,8 +1,8 @@
-"""Cost of one 10 s clip with sound, from file to embeddings, against the plain way of doing each stage.
+"""Cost of one 10 s clip with sound, from file to embeddings, compared with the plain way of each stage.
 
     python -m benchmarks.clip_speed [--media FILE] [--bundle FOLDER] [--rounds 7]
 
-Each stage and its baseline take turns in one process; a line gives the median processor seconds (all threads), the
+Each stage and its baseline take turns in one process. A line gives the median processor seconds (all threads), the
 median wall seconds, and the ratio of the processor seconds. Baselines:
 
 decode    every frame decoded, converted and resized whole, sound resampled: nothing skipped, nothing cropped first
@@ -53,14 +53,14 @@ def decode_plainly(path: Path, spec: ClipSpec) -> None:
 
 
 def plain_network(bundle: Bundle) -> Tgdp:
-    """A torch network of the bundle's geometry; its weights are random, which costs the same."""
+    """Return a torch network of the bundle's geometry with random weights, which cost the same time."""
     torch.manual_seed(0)
     return Tgdp(TgdpConfig(**bundle.manifest.network)).eval()
 
 
 @torch.no_grad()
 def encode_plainly(network: Tgdp, clip: Clip) -> None:
-    """16 windows and 16 frames one after another, the log-mel computed for each window as the released loader does."""
+    """Encode 16 windows and 16 frames one by one; compute the log-mel for each window, as the released loader does."""
     device = next(network.parameters()).device
     samples = torch.from_numpy(clip.samples)[None].to(device)
     lengths = torch.tensor([samples.shape[1]], device=device)
@@ -74,7 +74,7 @@ def encode_plainly(network: Tgdp, clip: Clip) -> None:
 
 
 def measure(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median processor and wall seconds of each call; the calls take turns."""
+    """Return median processor and wall seconds of each call; the calls take turns."""
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for call in calls.values():
         call()  # warm up

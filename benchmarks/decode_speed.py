@@ -3,12 +3,12 @@
     python -m benchmarks.decode_speed [--heights 360 720 1080] [--rounds 7]
 
 ours          `models.media.clip.decode_clip`
-plain         PyAV: every frame decoded, the 16 converted and resized whole, then cropped; the baseline
-ffmpeg        the command, where it is installed: one process, filters `select`, `scale` and `crop`, one thread
-torchcodec    where it is installed: the 16 frames by their times, without any resizing, and the sound; one thread
+plain         the baseline, PyAV: every frame decoded, 16 of them converted and resized whole, then cropped
+ffmpeg        the command, if installed: one process, filters `select`, `scale` and `crop`, one thread
+torchcodec    if installed: the 16 frames by their times, not resized, and the sound; one thread
 
-All take turns in one process; medians of processor seconds, those of child processes included. Before anything is
-timed the frames of ours and plain are compared.
+All take turns in one process. Figures are medians of processor seconds, child processes included. The frames of ours
+and plain are compared before anything is timed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from models.bundle.bundle import load_bundle, starter_path
 from models.media.clip import ClipSpec, decode_clip
 
 MAX_GREY_LEVELS = 3.0
-"""Mean difference of a picture resized whole and one cropped first; another frame differs by 20 and more."""
+"""Limit of the mean difference between resizing whole and cropping first; another frame differs by 20 or more."""
 
 
 def spent_seconds() -> float:
-    """Processor seconds of this process and of its children that have ended."""
+    """Return processor seconds of this process and of its children that have ended."""
     parts = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
     return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
 def run_ffmpeg(path: Path, spec: ClipSpec) -> None:
-    """Frames and sound by one call of the command."""
+    """Decode frames and sound with one call of the command."""
     side, step = spec.frame_size, spec.segment_seconds / spec.num_moments
     chosen = f"select='isnan(prev_selected_t)+gte(t-prev_selected_t,{step:.6f}-0.001)'"
     resize = f"scale={side}:{side}:force_original_aspect_ratio=increase:flags=bilinear,crop={side}:{side}"
@@ -58,8 +58,8 @@ def run_ffmpeg(path: Path, spec: ClipSpec) -> None:
 
 
 def run_torchcodec(path: Path, spec: ClipSpec) -> None:
-    """The frames by their times, as they are, and the sound resampled."""
-    from torchcodec.decoders import AudioDecoder, VideoDecoder  # noqa: PLC0415 - it may not be installed
+    """Decode the frames at their times, not resized, and resample the sound."""
+    from torchcodec.decoders import AudioDecoder, VideoDecoder  # noqa: PLC0415 - optional
 
     times = (np.arange(spec.num_moments) * spec.segment_seconds / spec.num_moments).tolist()
     VideoDecoder(str(path), num_ffmpeg_threads=1).get_frames_played_at(times)
@@ -67,7 +67,7 @@ def run_torchcodec(path: Path, spec: ClipSpec) -> None:
 
 
 def find_peers() -> dict[str, Callable[[Path, ClipSpec], object]]:
-    """The ways that can run here, ours and the baseline first."""
+    """Return the ways that can run here, ours and the baseline first."""
     found: dict[str, Callable[[Path, ClipSpec], object]] = {"ours": decode_clip, "plain": decode_as_published}
     if shutil.which("ffmpeg"):
         found["ffmpeg"] = run_ffmpeg
@@ -77,7 +77,7 @@ def find_peers() -> dict[str, Callable[[Path, ClipSpec], object]]:
 
 
 def compare_frames(path: Path, spec: ClipSpec) -> float:
-    """Mean difference in grey levels between ours and the baseline, of the worst frame."""
+    """Return the mean difference in grey levels between ours and the baseline, for the worst frame."""
     ours = decode_clip(path, spec).frames
     assert ours is not None
     plain: NDArray[np.uint8] = np.stack(decode_as_published(path, spec))
@@ -85,7 +85,7 @@ def compare_frames(path: Path, spec: ClipSpec) -> float:
 
 
 def main() -> None:
-    """Time every way on a file of each height."""
+    """Time every way on one file of each height."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,7 +95,7 @@ def main() -> None:
     bundle = load_bundle(starter_path())
     spec, peers = bundle.manifest.clip_spec, find_peers()
     print(
-        "core-ms a clip, and share of plain; the largest difference of a frame from plain in mean grey levels"
+        "core-ms a clip (share of plain); largest mean difference of a frame from plain, in grey levels"
     )
     with tempfile.TemporaryDirectory() as folder:
         for height in options.heights:

@@ -1,4 +1,4 @@
-"""What the forms of an answer with embeddings cost, beside FastAPI's own: a part of `benchmarks.request_speed`."""
+"""Cost of each form of an embeddings answer, compared with FastAPI's own: a part of `benchmarks.request_speed`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from service.search.file_query import EmbeddedFile
 
 
 def make_embeddings(width: int = 768) -> EmbeddedFile:
-    """Random unit vectors of one segment with both streams."""
+    """Return random unit vectors for one segment with both streams."""
     rng = np.random.default_rng(0)
     tracks: dict[Any, Any] = {}
     for modality in ("audio", "video"):
@@ -34,7 +34,7 @@ def make_embeddings(width: int = 768) -> EmbeddedFile:
 
 
 def describe_plainly(embedded: EmbeddedFile) -> dict[str, Any]:
-    """The answer as a handler written without a thought returns it."""
+    """Return the answer as a simple handler would: lists of numbers."""
     segments = []
     for segment in embedded.segments:
         described: dict[str, Any] = {
@@ -54,10 +54,10 @@ def describe_plainly(embedded: EmbeddedFile) -> dict[str, Any]:
 
 
 def make_forms(embedded: EmbeddedFile) -> FastAPI:
-    """An application with one route for each form, so that each pays for the same framework."""
+    """Return an application with one route for each form, so that all have the same framework cost."""
     app = FastAPI()
 
-    @app.get("/plain", response_model=None)  # what a handler gets that declares no type of its answer
+    @app.get("/plain", response_model=None)  # the handler declares no type of its answer
     async def plain() -> Any:
         return describe_plainly(embedded)
 
@@ -78,7 +78,7 @@ def make_forms(embedded: EmbeddedFile) -> FastAPI:
 
 
 async def call(app: FastAPI, path: str) -> int:
-    """One request, without a network; returns the size of the answer."""
+    """Send one request without a network and return the size of the answer."""
     size = 0
 
     async def receive() -> dict[str, Any]:
@@ -95,7 +95,7 @@ async def call(app: FastAPI, path: str) -> int:
 
 
 async def measure_forms(rounds: int) -> None:
-    """Print processor milliseconds of each form; they take turns."""
+    """Print processor milliseconds of each form; the forms take turns."""
     app = make_forms(make_embeddings())
     names = ("plain", "model", "json", "base64", "safetensors")
     costs: dict[str, list[float]] = {name: [] for name in names}
@@ -109,6 +109,6 @@ async def measure_forms(rounds: int) -> None:
     for name in names:
         print(
             f"{labels.get(name, name):32} {middle[name]:7.3f} core-ms {sizes[name] / 1000:6.0f} kB   "
-            f"FastAPI's lists take {middle['plain'] / middle[name]:.1f} x, with response_model "
+            f"FastAPI's lists take {middle['plain'] / middle[name]:.1f} x as long, with response_model "
             f"{middle['model'] / middle[name]:.1f} x"
         )

@@ -2,8 +2,8 @@
 
     python -m benchmarks.encode_memory [--bundle FOLDER] [--clips 20]
 
-Each engine has a process of its own, without torch, as a service has it. The slope is that of the resident memory over
-the last half of the clips.
+Each engine runs in a process of its own, without torch, as in the service. The slope is that of resident memory over the
+last half of the clips.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def measure(path: Path, candidate: Candidate, num_clips: int) -> str:
-    """Load, encode, and say how much memory that took."""
+    """Load an engine, encode clips, and return the memory this took as text."""
     bundle = load_bundle(path)
     golden = bundle.golden()
     clip = ProbeClips(samples=[golden.samples], frames=[golden.frames], description="the golden clip")
@@ -59,13 +59,13 @@ def measure(path: Path, candidate: Candidate, num_clips: int) -> str:
     half = held[len(held) // 2 :]
     slope = np.polyfit(np.arange(len(half)), half, 1)[0]
     return (
-        f"before {began:5.0f}, loaded {loaded:5.0f}, at most while loading {loading:5.0f}, "
-        f"at most {resident('VmHWM'):5.0f}, slope {slope:+.2f} a clip"
+        f"before {began:5.0f}, loaded {loaded:5.0f}, peak while loading {loading:5.0f}, "
+        f"peak {resident('VmHWM'):5.0f}, slope {slope:+.2f} a clip"
     )
 
 
 def resident(name: str) -> float:
-    """A line of /proc/self/status in MiB: `VmRSS` now, `VmHWM` at most."""
+    """Return a line of /proc/self/status in MiB: `VmRSS` is the present memory, `VmHWM` the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 

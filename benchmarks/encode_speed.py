@@ -1,16 +1,17 @@
-"""Processor time of one 10 s clip with sound in every engine and precision, against the plain way.
+"""Processor time of one 10 s clip with sound in every engine and precision, compared with the plain way.
 
     python -m benchmarks.encode_speed                          the starter
-    python -m benchmarks.encode_speed --published /tmp/base    the published size with random weights, made there once
+    python -m benchmarks.encode_speed --published /tmp/base    the published size with random weights, made once
     python -m benchmarks.encode_speed --parts speed media runs --rounds 5
 
-speed   core-seconds of a clip, torch eager in float32 with 16 windows and 16 frames (the log-mel computed for each
-        window, as the released loader does) against every engine that runs here. All of them and the products of
-        matrices that say what the machine can do take turns in one process; medians. 1 - cosine is to the tracks
-        that torch recorded in the bundle; the share is of the best product of the run, per core-second
-media   the same with decoding, from H.264 files of 360 and 1080 lines at 30 frames a second (plain: every frame
-        decoded, the 16 converted and resized whole, then cropped)
-runs    segments a second by one run on all cores, and by one run for each core
+speed   core-seconds of a clip: every engine that runs here compared with the plain way, which is torch eager in float32
+        with 16 windows and 16 frames (the log-mel computed for each window, as the released loader does). All of them
+        and products of large matrices, which show the machine's peak, take turns in one process; figures are medians.
+        1 - cosine compares with the tracks that torch recorded in the bundle. The share is of the fastest product of
+        the run, per core-second
+media   the same with decoding, from H.264 files of 360 and 1080 lines at 30 frames a second (plain: every frame is
+        decoded, 16 of them are converted and resized whole, then cropped)
+runs    segments a second with one run on all cores, and with one run on each core
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
     parser = bundle_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["speed"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="threads of one run, in the part speed")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one run, for the part `speed`")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     bundle = open_bundle(options)
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def bundle_parser(description: str) -> argparse.ArgumentParser:
-    """Options that say which bundle to measure."""
+    """Return a parser with the options that choose the bundle."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,12 +81,12 @@ def bundle_parser(description: str) -> argparse.ArgumentParser:
 
 
 def open_bundle(options: argparse.Namespace) -> Bundle:
-    """The bundle that the options name."""
+    """Load the bundle that the options name."""
     return load_bundle(options.bundle if options.published is None else published_bundle(options.published))
 
 
 def golden_clip(golden: Golden) -> Clip:
-    """The golden clip as the decoder would give it."""
+    """Return the golden clip as the decoder would return it."""
     return Clip(
         start_seconds=0.0,
         end_seconds=10.0,
@@ -96,11 +97,11 @@ def golden_clip(golden: Golden) -> Clip:
 
 
 def published_bundle(folder: Path) -> Path:
-    """A bundle of the published size with random weights, made once; it takes a minute and 690 MB."""
+    """Make a bundle of the published size with random weights, unless it exists; takes a minute and 690 MB."""
     if not folder.exists():
         torch.manual_seed(0)
         network = Tgdp(TgdpConfig.published())
-        with torch.no_grad():  # all norms alike would be one array in the graph, as no trained network has it
+        with torch.no_grad():  # equal norms would be one array in the graph, unlike in a trained network
             for parameter in network.parameters():
                 if parameter.ndim <= 1:
                     parameter.add_(0.1 * torch.randn_like(parameter))
@@ -117,7 +118,7 @@ def export_random(network: Tgdp, folder: Path) -> None:
 
 
 def runnable(bundle: Bundle) -> list[Candidate]:
-    """Every candidate that can run here, slowest first."""
+    """Return every candidate that can run here, slowest first."""
     found = []
     for candidate in reversed(RANKING):
         try:
@@ -148,7 +149,7 @@ def print_speed(
     rates = ", ".join(f"{precision} {peak.best(precision):.0f}" for precision in ("fp32", "bf16"))
     print(f"one core multiplies GFLOP/s: {rates}; one clip: {gflop:.0f} GFLOP; {num_threads} threads")
     plain = seconds["plain"]
-    print(f"{'':24} core-s  speed-up   1 - cosine mean / most   share of peak")
+    print(f"{'':24} core-s  speed-up   1 - cosine mean / maximum   share of peak")
     print(f"{'plain':24} {plain:6.2f}     1.00")
     for candidate in candidates:
         name, cost = str(candidate), seconds[str(candidate)]
@@ -162,7 +163,7 @@ def print_speed(
 
 
 def print_media(seconds: dict[str, float], names: list[str], with_media: bool) -> None:
-    """File to tracks: decoding and encoding of the same run together."""
+    """Print the cost from file to tracks: decoding plus encoding of the same run."""
     for height in HEIGHTS if with_media else ():
         ours, plain = seconds[f"decode {height}"], seconds[f"decode {height} plain"]
         print(f"{height} lines: decoding {ours:.3f} core-s, {ours / plain:.2f} of plain; file to tracks:")
@@ -172,7 +173,7 @@ def print_media(seconds: dict[str, float], names: list[str], with_media: bool) -
 
 
 def open_engine(bundle: Bundle, candidate: Candidate, num_threads: int, num_runs: int = 1) -> Engine:
-    """Load an engine, its agreement unasked."""
+    """Load an engine without checking its agreement."""
     options = EngineOptions(num_threads=num_threads, num_runs=num_runs)
     return open_candidate(candidate, load_graphs(bundle, candidate), options)
 
@@ -180,7 +181,7 @@ def open_engine(bundle: Bundle, candidate: Candidate, num_threads: int, num_runs
 def take_turns(
     calls: dict[str, Callable[[], object]], rounds: int, peak: MatrixPeak
 ) -> tuple[dict[str, float], MatrixPeak]:
-    """Median processor seconds of each call, all threads together."""
+    """Return median processor seconds of each call, all threads together."""
     costs: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -194,7 +195,7 @@ def take_turns(
 
 
 def clip_gflop(config: TgdpConfig) -> float:
-    """Operations in the matrix products of one clip: 11 windows and 16 frames, the last block for CLS only."""
+    """Return the GFLOP of one clip's matrix products: 11 windows and 16 frames, the last block for CLS only."""
 
     def picture(num_patches: int, patch_values: int) -> float:
         width, registers = config.width, config.num_registers
@@ -211,7 +212,7 @@ def clip_gflop(config: TgdpConfig) -> float:
 
 @contextmanager
 def media_calls(bundle: Bundle, with_media: bool) -> Iterator[dict[str, Callable[[], object]]]:
-    """Decoding of one file of each height, ours and the plain way."""
+    """Yield calls that decode one file of each height, our way and the plain way."""
     spec = bundle.manifest.clip_spec
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +225,7 @@ def media_calls(bundle: Bundle, with_media: bool) -> Iterator[dict[str, Callable
 
 
 def decode_as_published(path: Path, spec: ClipSpec) -> list[np.ndarray]:
-    """Decode every frame, convert and resize whole the 16 on screen at the moments, crop them; resample all sound."""
+    """Decode every frame; convert, resize and crop the 16 on screen at the moments; resample all sound."""
     wanted = iter(np.arange(spec.num_moments) * spec.segment_seconds / spec.num_moments)
     frames, shown, target = [], None, next(wanted)
     with av.open(str(path)) as container:
@@ -243,7 +244,7 @@ def decode_as_published(path: Path, spec: ClipSpec) -> list[np.ndarray]:
 
 
 def resize_whole(frame: av.VideoFrame, side: int) -> np.ndarray:
-    """A frame with its shorter side at `side`, then its middle."""
+    """Resize a frame so that its shorter side is `side`, and return its centre square."""
     image = Image.fromarray(frame.to_ndarray(format="rgb24"))
     scale = side / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
@@ -252,7 +253,7 @@ def resize_whole(frame: av.VideoFrame, side: int) -> np.ndarray:
 
 
 def write_clip(bundle: Bundle, path: Path, height: int) -> None:
-    """10 s of H.264 and AAC: the golden frames enlarged, sliding to the left so that every frame differs."""
+    """Write 10 s of H.264 and AAC: the golden frames enlarged and sliding to the left, so that every frame differs."""
     golden, size = bundle.golden(), (WIDTHS[height], height)
     pictures = [np.asarray(Image.fromarray(frame).resize(size)) for frame in golden.frames]
     with av.open(str(path), "w") as container:
@@ -273,7 +274,7 @@ def write_clip(bundle: Bundle, path: Path, height: int) -> None:
 
 
 def print_runs(bundle: Bundle, candidates: list[Candidate], rounds: int) -> None:
-    """Throughput of one wide run and of a narrow run for each core, in turns."""
+    """Print the throughput of one run on all cores and of one run on each core, in turns."""
     golden, cores = bundle.golden(), num_cores()
     clip = ProbeClips(samples=[golden.samples], frames=[golden.frames], description="the golden clip")
     for candidate in candidates:

@@ -1,8 +1,8 @@
-"""Speed of the embedded index, its process and socket included: writing, searching, opening.
+"""Speed of the embedded index, including its process and socket: writing, searching, opening.
 
-    python benchmarks/index_speed.py --segments 30000 --width 128
+    python -m benchmarks.index_speed --segments 30000 --width 128
 
-Tracks are random around 300 centres, so neighbours are real neighbours. Prints one line per measurement.
+Tracks are random around 300 centres, so neighbours are real neighbours. Prints one line a measurement.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.index.embedded.index import EmbeddedIndex
 
 
 def make_tracks(rng: np.random.Generator, count: int, centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Unit tracks (count, 16, D)."""
+    """Return random unit tracks, shape (count, 16, D)."""
     width = centres.shape[1]
     rows = centres[rng.integers(0, len(centres), count), None]
     rows = rows + 0.6 * rng.standard_normal((count, 1, width), dtype=np.float32)
@@ -32,7 +32,7 @@ def make_tracks(rng: np.random.Generator, count: int, centres: NDArray[np.float3
 
 
 def make_asset(number: int, tracks: NDArray[np.float32]) -> list[Segment]:
-    """One asset with sound and picture."""
+    """Return the segments of one asset with sound and picture."""
     return [
         Segment(
             asset_id=hashlib.sha256(str(number).encode()).hexdigest(),
@@ -49,7 +49,7 @@ def make_asset(number: int, tracks: NDArray[np.float32]) -> list[Segment]:
 
 
 def time_writes(index: EmbeddedIndex, assets: list[list[Segment]], *, num_threads: int) -> None:
-    """Write assets, each acknowledged as durable, and print how fast."""
+    """Write assets, each acknowledged as durable, and print the speed."""
     waiting = iter(assets)
     lock = threading.Lock()
 
@@ -75,7 +75,7 @@ def time_writes(index: EmbeddedIndex, assets: list[list[Segment]], *, num_thread
 def time_calls(
     name: str, call: Callable[[NDArray[np.float32]], object], queries: NDArray[np.float32]
 ) -> None:
-    """Call with every query and print p50 and p95."""
+    """Call with every query and print the median and the 95th percentile."""
     for query in queries[:20]:
         call(query)
     seconds = []
@@ -140,7 +140,7 @@ def main() -> None:
                     exact, (index.search(q, target="audio", limit=10) for q in queries), strict=True
                 )
             ]
-            print(f"top 10 of 2,000 exact candidates kept: {np.mean(kept) / 10:.4f}")
+            print(f"share of the exact top 10 (2,000 candidates) found: {np.mean(kept) / 10:.4f}")
         started = time.perf_counter()
         with EmbeddedIndex.open(Path(folder), width=options.width) as index:
             print(f"open: {time.perf_counter() - started:.2f} s, {index.count_segments()} segments")

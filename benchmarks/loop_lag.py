@@ -1,10 +1,10 @@
-"""How late the event loop of a service wakes up while it indexes, beside the same idle.
+"""How late the event loop of a service wakes up while it indexes, compared with an idle service.
 
     python -m benchmarks.loop_lag [--files 200]
 
-A `foley serve` of its own indexes synthetic clips by a job. It looks at its loop 20 times a second
-(`foley_event_loop_lag_seconds`); the goal is 20 ms. A loop that sleeps is late too when other processes have the
-cores, so a process that does nothing but sleep stands beside it.
+A `foley serve`, started for this, indexes synthetic clips as a job. It checks its loop 20 times a second
+(`foley_event_loop_lag_seconds`); the goal is 20 ms. A sleeping loop is late too if other processes use the cores, so a
+process that only sleeps is measured at the same time.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def main() -> None:
     late = sorted(beside.seen)
     above = sum(lag > GOAL_SECONDS for lag in late)
     print(
-        f"a process beside it that only sleeps: {len(late)} looks, {above} later than 20 ms, "
-        f"p99 {1e3 * late[int(0.99 * len(late))]:.1f} ms, worst {1e3 * late[-1]:.1f} ms"
+        f"a process that only sleeps: {len(late)} checks, {above} later than 20 ms, "
+        f"p99 {1e3 * late[int(0.99 * len(late))]:.1f} ms, maximum {1e3 * late[-1]:.1f} ms"
     )
 
 
 def index(server: Server, library: Path) -> dict[str, Any]:
-    """Index a folder by a job; its end."""
+    """Index a folder as a job and return the finished job."""
     job = server.post("/v1/jobs", {"kind": "index", "paths": [str(library)]})
     while job["state"] in ("queued", "running"):
         time.sleep(0.5)
@@ -72,7 +72,7 @@ def index(server: Server, library: Path) -> dict[str, Any]:
 
 
 def read_buckets(server: Server) -> dict[float, float]:
-    """How many looks found the loop at most so late, by bound."""
+    """Return how many checks found the loop at most this late, by bound in seconds."""
     found = {}
     for line in server.client.get("/metrics").text.splitlines():
         if line.startswith(NAME):
@@ -82,7 +82,7 @@ def read_buckets(server: Server) -> dict[float, float]:
 
 
 def describe(before: Mapping[float, float], after: Mapping[float, float]) -> str:
-    """What happened between two looks at the buckets."""
+    """Describe the checks between two readings of the buckets."""
     counts = {bound: after[bound] - before[bound] for bound in after}
     total = counts[float("inf")]
     p50, p99, worst = (
@@ -90,13 +90,13 @@ def describe(before: Mapping[float, float], after: Mapping[float, float]) -> str
     )
     above = total - counts[GOAL_SECONDS]
     return (
-        f"{total:.0f} looks, {above:.0f} later than 20 ms; p50 up to {1e3 * p50:g} ms, p99 up to {1e3 * p99:g} ms, "
-        f"worst up to {1e3 * worst:g} ms"
+        f"{total:.0f} checks, {above:.0f} later than 20 ms; p50 up to {1e3 * p50:g} ms, p99 up to {1e3 * p99:g} ms, "
+        f"maximum up to {1e3 * worst:g} ms"
     )
 
 
 class Beside:
-    """A loop in this process, which does nothing else but ask about the job."""
+    """An event loop in this process, which otherwise only asks about the job."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []

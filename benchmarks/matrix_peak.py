@@ -1,6 +1,6 @@
-"""What the machine multiplies in a second at most: one large product of matrices, by every library that is here.
+"""The machine's peak in matrix products: one large product by every installed library.
 
-The share of it that an encoder reaches says how much is left to gain, whatever the machine.
+The share of the peak that an encoder reaches says how much is left to gain on any machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Call = Callable[[], object]
 
 
 class MatrixPeak:
-    """Products of two 2048 × 2048 matrices in float32 and bfloat16; call `measure` between the things to compare with.
+    """Products of two 2048 × 2048 matrices in float32 and bfloat16; call `measure` between the calls to compare with.
 
     Args:
         num_threads: Threads of each product.
@@ -64,7 +64,7 @@ class MatrixPeak:
         self._calls["fp32"].append(lambda: session.run(None, {"a": values}))
 
     def _add_openvino(self, values: np.ndarray, num_threads: int) -> None:
-        import openvino  # noqa: PLC0415 - an extra
+        import openvino  # noqa: PLC0415 - optional
 
         opset = openvino.opset13
         core = openvino.Core()
@@ -80,7 +80,7 @@ class MatrixPeak:
             self._calls[precision].append(lambda request=request: request.infer([values]))  # type: ignore[misc]
 
     def measure(self) -> None:
-        """Multiply once by every library, and remember the best rate of each precision."""
+        """Multiply once with every library and record the rates."""
         for precision, calls in self._calls.items():
             for call in calls:
                 began = time.process_time()
@@ -88,5 +88,5 @@ class MatrixPeak:
                 self._rates[precision].append(GFLOP / (time.process_time() - began))
 
     def best(self, precision: str) -> float:
-        """The best rate so far, GFLOP for each second of one core."""
+        """Return the best rate so far, in GFLOP a core-second."""
         return max(self._rates[precision])
