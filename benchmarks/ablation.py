@@ -1,4 +1,4 @@
-"""How much each part of the method contributes: the ablation on the synthetic corpus, several seeds of each, as a table.
+"""How much each part of the method contributes: the ablation on the synthetic corpus, as a table.
 
     foley-train synthesize corpus/train --scenes 10000 --seed 1 --split train --workers 2
     foley-train synthesize corpus/heldout --scenes 500 --seed 1 --split heldout --workers 2

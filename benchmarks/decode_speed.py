@@ -94,9 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     bundle = load_bundle(starter_path())
     spec, peers = bundle.manifest.clip_spec, find_peers()
-    print(
-        "core-ms a clip (share of plain); largest mean difference of a frame from plain, in grey levels"
-    )
+    print("core-ms a clip (share of plain); largest mean difference of a frame from plain, in grey levels")
     with tempfile.TemporaryDirectory() as folder:
         for height in options.heights:
             path = Path(folder) / f"{height}.mp4"

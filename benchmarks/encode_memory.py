@@ -2,8 +2,8 @@
 
     python -m benchmarks.encode_memory [--bundle FOLDER] [--clips 20]
 
-Each engine runs in a process of its own, without torch, as in the service. The slope is that of resident memory over the
-last half of the clips.
+Each engine runs in a process of its own, without torch, as in the service. The slope is that of resident memory over
+the last half of the clips.
 """
 
 from __future__ import annotations

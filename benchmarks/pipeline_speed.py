@@ -1,12 +1,12 @@
-"""Speed of indexing: how long each stage was at work, the slowest stage alone, and memory over many files.
+"""Speed of indexing: how long each stage worked, the slowest stage alone, and memory over many files.
 
     python -m benchmarks.pipeline_speed                  stages of one run, and decoder and encoder alone
-    python -m benchmarks.pipeline_speed --memory 5000    resident memory over so many files, and its slope
+    python -m benchmarks.pipeline_speed --memory 5000    resident memory over 5,000 files, and its slope
 
-A stage is at work while one of its workers has something to do. The pipeline is as fast as it can be where its
-slowest stage never waits: the share of the run in which it was at work is the figure (target: 90 % or more). On a
-machine whose stages share the same cores they slow each other down; what each takes alone on the same files, with the
-whole machine to itself, stands beside it.
+A stage is at work while at least one of its workers has something to do. The pipeline is as fast as possible if its
+slowest stage never waits: the figure is the share of the run in which that stage was at work (target: 90 % or more).
+Stages that share cores slow each other down, so each stage is also timed alone on the same files, with the whole
+machine to itself.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ MIB = 1024 * 1024
 def open_runner(
     folder: Path, *, bundle: Path, device: str, precision: str
 ) -> Iterator[tuple[Foley, LibraryJobs]]:
-    """An engine on an empty index, and what runs jobs on it."""
+    """Open the service on an empty index, with its job runner."""
     settings = Settings(data=folder, bundle=bundle, device=device, precision=precision, min_free_bytes=0)  # type: ignore[arg-type]
     with open_foley(settings) as foley, open_jobs(foley) as runner:
         yield foley, runner
 
 
 def run(runner: LibraryJobs, library: Path, on_progress: object = None) -> IndexReport:
-    """Index a folder as a job, with its ledger."""
+    """Index a folder as a job with a ledger."""
     job = runner.submit("index", JobRequest(paths=(str(library),))).job
     return runner.run(job.job_id, on_progress=on_progress)  # type: ignore[arg-type]
 
 
 def decode_alone(foley: Foley, files: list[Path]) -> tuple[float, list[Clip]]:
-    """Seconds to decode all files with all workers and nothing else, and what came out of it."""
+    """Return the seconds to decode all files with all workers and nothing else, and the clips."""
     spec = foley.snapshot().spec
     foley.decoder.decode(files[0], spec)  # the workers start
     started = time.perf_counter()
@@ -61,7 +61,7 @@ def decode_alone(foley: Foley, files: list[Path]) -> tuple[float, list[Clip]]:
 
 
 def encode_alone(foley: Foley, clips: list[Clip]) -> float:
-    """Seconds to encode the clips and nothing else."""
+    """Return the seconds to encode the clips and nothing else."""
     encoder = foley.snapshot(priority="bulk").encoder
     started = time.perf_counter()
     for clip in clips:
@@ -74,7 +74,7 @@ def encode_alone(foley: Foley, clips: list[Clip]) -> float:
 
 def measure_stages(options: argparse.Namespace) -> None:
     """Print the stage times of one run over a synthetic library, and the slowest stage alone."""
-    from training.corpus.synthesis import write_corpus  # noqa: PLC0415 - it takes seconds to import, and is needed here only
+    from training.corpus.synthesis import write_corpus  # noqa: PLC0415 - slow to import, needed only here
 
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "library"
@@ -100,17 +100,17 @@ def measure_stages(options: argparse.Namespace) -> None:
     slowest_alone = max(decode_seconds, encode_seconds)
     shared = decode_seconds + encode_seconds
     print(
-        f"  {len(clips) / stages.elapsed_seconds:.1f} clips/s, {cpu / len(clips) * 1e3:.0f} core-ms each here"
+        f"  {len(clips) / stages.elapsed_seconds:.1f} clips/s, {cpu / len(clips) * 1e3:.0f} core-ms a clip here"
     )
     print(f"slowest stage ({stages.slowest}) at work: {stages.slowest_share:.1%} of the run")
     print(
-        f"speed: {slowest_alone / stages.elapsed_seconds:.1%} of the slowest stage with the machine to itself, "
+        f"speed: {slowest_alone / stages.elapsed_seconds:.1%} of the slowest stage alone, with the machine to itself,"
     )
     print(f"       {shared / stages.elapsed_seconds:.1%} of both one after the other on the same cores")
 
 
 def write_sound(path: Path, number: int, *, seconds: float) -> None:
-    """A sound of its own for each number."""
+    """Write a wav file of noise; each number gives another sound."""
     rng = np.random.default_rng(number)
     with wave.open(str(path), "wb") as file:
         count = round(16_000 * seconds)
@@ -119,7 +119,7 @@ def write_sound(path: Path, number: int, *, seconds: float) -> None:
 
 
 def resident_bytes(pid: int | str = "self") -> int:
-    """Resident memory of a process that is not a file mapped from the disk."""
+    """Return the resident memory of a process without mapped files."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -127,7 +127,7 @@ def resident_bytes(pid: int | str = "self") -> int:
 
 
 def measure_memory(options: argparse.Namespace) -> None:
-    """Print memory of the process over a run, and its slope after the first fifth."""
+    """Print the memory of this process over a run, and its slope after the first fifth."""
     samples: list[tuple[int, int]] = []
 
     def on_progress(progress: Progress) -> None:
@@ -149,9 +149,9 @@ def measure_memory(options: argparse.Namespace) -> None:
     rate = report.files.indexed / report.stages.elapsed_seconds
     print(f"memory over {report.files.indexed} files of {options.seconds:g} s, {rate:.0f} files/s")
     print(
-        f"  after a fifth {first:.0f} MiB, at the end {last:.0f} MiB, at most {max(m for _, m in samples) / MIB:.0f}"
+        f"  after a fifth {first:.0f} MiB, at the end {last:.0f} MiB, peak {max(m for _, m in samples) / MIB:.0f}"
     )
-    print(f"slope: {slope:.0f} bytes a file, {slope * 1000 / MIB:.2f} MiB over 1,000 files")
+    print(f"slope: {slope:.0f} bytes a file, {slope * 1000 / MIB:.2f} MiB for 1,000 files")
 
 
 def main() -> None:
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--files", type=int, default=80, help="clips of the run that is timed by stage")
     parser.add_argument(
-        "--memory", type=int, default=600, help="files of the run whose memory is watched; 0: none"
+        "--memory", type=int, default=600, help="files of the run whose memory is watched; 0 skips it"
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="length of these files")
     parser.add_argument("--bundle", type=Path, default=starter_path())

@@ -1,9 +1,9 @@
-"""One training step written as plainly as it can be: the baseline of `benchmarks.train_speed`.
+"""One training step written in the simplest way: the baseline of `benchmarks.train_speed`.
 
-Each sample decodes its whole clip again, every frame converted and resized, and computes the log-mel of the whole sound
-anew for each of its windows, as the released loader does for its 16 windows. The network runs eagerly in float32: all
-tokens go through the joint block although CLS alone is asked for, and once more for the teacher's attention. Loss and
-masks are those of the real step, from the same random numbers.
+Each sample decodes its whole clip again and converts and resizes every frame. It computes the log-mel of the whole
+sound again for each of its windows, as the released loader does for its 16 windows. The network runs eagerly in
+float32: all tokens go through the joint block although only CLS is needed, and once more for the teacher's attention.
+Loss and masks are those of the real step, from the same random numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Clock:
     """Processor and wall seconds by part.
 
     Args:
-        device: Where the work is done; a GPU is waited for.
+        device: Device of the work; on a GPU the clock waits until the work is finished.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class Clock:
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Add what happens inside to a part."""
+        """Add the time of the block to a part."""
         self._wait()
         processor, wall = time.process_time(), time.perf_counter()
         yield
@@ -118,12 +118,12 @@ def one_thread() -> Iterator[None]:
 
 
 class PlainTraining:
-    """A run whose every step starts from files.
+    """A training run in which every step starts from files.
 
     Args:
         config: The run.
         device: Where the network computes.
-        num_windows: Windows of which the log-mel is computed for each sample, one of which is used.
+        num_windows: Number of windows for which the log-mel is computed in each sample; one of them is used.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class PlainTraining:
         return torch.stack(windows), torch.stack(frames)
 
     def step(self, step: int, windows: Tensor, frames: Tensor, clock: Clock) -> dict[str, float]:
-        """Do one step on a batch and return its losses."""
+        """Take one step on a batch and return its losses."""
         with clock.measure("front end"):
             windows, pixels = windows.to(self.device), self.student.pixels(frames.to(self.device))
             windows, pixels = augment(
@@ -188,7 +188,7 @@ class PlainTraining:
         return Draws(generator=generator, num_rows=num_rows, rows=slice(0, num_rows))
 
     def losses(self, windows: Tensor, pixels: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """Two passes of the student, one of the teacher."""
+        """Return the losses of two passes of the student and one of the teacher."""
         config, student, teacher = self.config, self.student, self.teacher
         pictures = {"audio": student.audio_pictures(windows), "video": pixels}
         targets, attention, embeddings, visible = {}, {}, {}, {}

@@ -1,11 +1,11 @@
-"""How long a switch and a rollback take, what requests feel of them, and whether memory comes back.
+"""Duration of a switch and a rollback, their effect on requests, and whether memory is freed.
 
     python -m benchmarks.release_speed [--segments 10000] [--swaps 50] [--clips 200] [--folder FOLDER]
 
-Two releases, the starter and a copy of it under another name, whose indexes are filled with made-up tracks. A `foley
-serve` of its own is switched between them over HTTP, while one client asks by vector on one connection, without a
-pause. Its p99 while a switch runs is compared with that between two switches. Then clips are indexed, and a release of
-a third bundle is built at the lowest priority: its p99 meanwhile is compared with that before and after.
+There are two releases, the starter and a copy of it under another name; their indexes are filled with random tracks. A
+`foley serve` is switched between them over HTTP, while one client searches by vector on one connection without a pause.
+Its p99 during a switch is compared with its p99 between two switches. Then clips are indexed, and a release of a third
+bundle is built at the lowest priority: the client's p99 during the build is compared with its p99 before and after.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def main() -> None:
     )
     parser.add_argument("--segments", type=int, default=10_000)
     parser.add_argument("--swaps", type=int, default=50)
-    parser.add_argument("--clips", type=int, default=200, help="media that a third release embeds")
-    parser.add_argument("--folder", type=Path, help="where things are made; default: a temporary folder")
+    parser.add_argument("--clips", type=int, default=200, help="number of clips that a third release embeds")
+    parser.add_argument("--folder", type=Path, help="folder for all files; default: a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         run(Path(folder), num_segments=args.segments, num_swaps=args.swaps, num_clips=args.clips)
@@ -77,7 +77,7 @@ def run(folder: Path, *, num_segments: int, num_swaps: int, num_clips: int) -> N
 
 
 def copy_starter(target: Path, name: str) -> Bundle:
-    """The starter under another name is another bundle."""
+    """Copy the starter under another name, which makes it another bundle."""
     shutil.copytree(starter_path(), target, ignore=shutil.ignore_patterns("__pycache__"))
     manifest = json.loads((target / "manifest.json").read_text())
     (target / "manifest.json").write_text(json.dumps(manifest | {"name": name}, indent=2, sort_keys=True))
@@ -85,7 +85,7 @@ def copy_starter(target: Path, name: str) -> Bundle:
 
 
 def fill(settings: Settings, bundle: Bundle, release_id: str, num_segments: int) -> None:
-    """Write made-up tracks; those of both releases differ, their assets do not."""
+    """Write random tracks; both releases have the same assets with different tracks."""
     rng = np.random.default_rng(len(release_id))
     index = open_index(settings, bundle, release_id=release_id)
     try:
@@ -114,7 +114,7 @@ def fill(settings: Settings, bundle: Bundle, release_id: str, num_segments: int)
 
 
 class Server:
-    """A `foley serve` until the block ends."""
+    """A `foley serve` that runs until the block ends."""
 
     def __init__(self, settings: Settings) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -152,12 +152,12 @@ class Server:
         self._process.wait(60)
 
     def resident_mib(self) -> float:
-        """Memory of the process that answers; its index engines are others."""
+        """Return the memory of the server process without its children."""
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask for something; the answer's JSON."""
+        """Send a POST request and return the JSON of the answer."""
         answer = self.client.post(path, json=body) if body is not None else self.client.post(path)
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
@@ -165,7 +165,7 @@ class Server:
 
 
 class Asker:
-    """A client that asks by vector without a pause, and notes when each answer came and how long it took."""
+    """A client that searches by vector without a pause and records the time and duration of each answer."""
 
     def __init__(self, address: str) -> None:
         rng = np.random.default_rng(1)
@@ -201,7 +201,7 @@ class Asker:
                 number += 1
 
     def p99_ms(self, spans: list[tuple[float, float]]) -> float:
-        """p99 of the answers during some spans of time."""
+        """Return the p99 of the answers during the given spans of time."""
         took = sorted(
             seconds for at, seconds in self.answers if any(a <= at and at - seconds <= b for a, b in spans)
         )
@@ -209,7 +209,7 @@ class Asker:
 
 
 def switch_many(server: Server, asker: Asker, names: list[str], num_swaps: int) -> None:
-    """Activate and roll back in turns."""
+    """Activate and roll back in turns, and print the times."""
     switches: dict[str, list[dict[str, Any]]] = {"activate": [], "rollback": []}
     busy: list[tuple[float, float]] = []
     quiet: list[tuple[float, float]] = []
@@ -229,8 +229,8 @@ def switch_many(server: Server, asker: Asker, names: list[str], num_swaps: int) 
         if found:
             steps, whole = ([one[key] for one in found] for key in ("switch_seconds", "seconds"))
             print(
-                f"{kind}: the switch itself {1e3 * statistics.median(steps):.1f} ms (most {1e3 * max(steps):.1f}), "
-                f"all of it {statistics.median(whole):.2f} s (most {max(whole):.2f})"
+                f"{kind}: the switch itself {1e3 * statistics.median(steps):.1f} ms (maximum {1e3 * max(steps):.1f}), "
+                f"the whole call {statistics.median(whole):.2f} s (maximum {max(whole):.2f})"
             )
     calm, pressed = asker.p99_ms(quiet), asker.p99_ms(busy)
     print(
@@ -240,7 +240,7 @@ def switch_many(server: Server, asker: Asker, names: list[str], num_swaps: int) 
 
 
 def build_third(server: Server, asker: Asker, bundle: Bundle, library: Path, num_clips: int) -> None:
-    """Have a release built of a third bundle: it is tried, embeds the clips there are, and is measured."""
+    """Build a release of a third bundle (try it, embed the clips, measure it) and print the client's p99."""
     write_corpus(library, num_scenes=num_clips, seed=5, split="heldout", separate_fraction=0.0)
     job = server.post("/v1/jobs", {"kind": "index", "paths": [str(library)]})
     while job["state"] in ("queued", "running"):

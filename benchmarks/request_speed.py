@@ -2,15 +2,15 @@
 
     python -m benchmarks.request_speed [--bundle FOLDER] [--clients 8] [--seconds 6] [--rounds 3] [--requests 400]
 
-forms     processor time to turn the embeddings of one 10 s clip (sound and picture, width 768) into an answer, against
-          FastAPI's own ways with a handler that returns lists of numbers: its default (`jsonable_encoder`, then `json`)
-          and with a declared `response_model` (pydantic-core); the forms take turns in one process
-runs      processor time of a segment of picture in runs of 1, 2 and 4 segments, which take turns: whether joining
-          segments can pay on this machine at all
-batching  closed-loop clients send `POST /v1/search`; servers take turns. `on` has the settings of this machine,
-          `off` no queue: one segment in a run, as many runs at a time as there are requests
-memory    resident memory of one server over `--requests` requests: its peak, and the slope of what is not file
-          cache after the first fifth
+forms     processor time to turn the embeddings of one 10 s clip (sound and picture, width 768) into an answer, compared
+          with FastAPI's own ways for a handler that returns lists of numbers: its default (`jsonable_encoder`, then
+          `json`) and a declared `response_model` (pydantic-core); the forms take turns in one process
+runs      processor time of a segment of picture in runs of 1, 2 and 4 segments, which take turns: shows whether joining
+          segments gains anything on this machine
+batching  closed-loop clients send `POST /v1/search`; servers take turns. `on` has the default settings of this machine;
+          `off` has no queue: one segment a run, and as many runs at a time as requests
+memory    resident memory of one server over `--requests` requests: its peak, and the slope without file cache after the
+          first fifth
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BOUNDARY = "frontier"
 PARTS = ("forms", "runs", "batching", "memory")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
-# Settings of the queue: environment variables of the server.
+# Environment variables of the server that set its queue.
 VARIANTS: dict[str, dict[str, str]] = {
     "off": {
         "FOLEY_ENCODE_MAX_BATCH": "1",
@@ -63,7 +63,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 
 
 def measure_runs(bundle: Bundle, rounds: int) -> None:
-    """Print processor and wall milliseconds of a segment by the number of segments in one run."""
+    """Print processor and wall milliseconds a segment, by the number of segments in one run."""
     settings = Settings()
     encoder = Encoder(bundle, device=settings.device, num_threads=settings.num_threads)
     frames = bundle.golden().frames
@@ -73,12 +73,12 @@ def measure_runs(bundle: Bundle, rounds: int) -> None:
         rows = np.stack([frames] * size)
         used, began = time.process_time(), time.perf_counter()
         for _ in range(4 // size):
-            encoder.foley.run_video(rows)
+            encoder.engine.run_video(rows)
         if round_number >= 0:
             costs[size].append(((time.process_time() - used) / 4, (time.perf_counter() - began) / 4))
     for size in sizes:
         core, wall = np.median(costs[size], axis=0) * 1000
-        print(f"{size} a run   {core:7.1f} core-ms a segment   {wall:7.1f} ms")
+        print(f"{size} segments a run   {core:7.1f} core-ms a segment   {wall:7.1f} ms")
 
 
 # Servers and clients
@@ -86,7 +86,7 @@ def measure_runs(bundle: Bundle, rounds: int) -> None:
 
 @dataclass(eq=False)
 class Server:
-    """A server process of its own."""
+    """A server process and the measurements of it."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -97,7 +97,7 @@ class Server:
     rates: list[float] = field(default_factory=list)
 
     def tree(self) -> list[int]:
-        """The process and all below it."""
+        """Return the ids of the process and all its descendants."""
         found = [self.process.pid]
         for pid in found:
             for task in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -105,7 +105,7 @@ class Server:
         return found
 
     def used_seconds(self) -> float:
-        """Processor time of the tree."""
+        """Return the processor time of the process and its descendants."""
         total = 0
         for pid in self.tree():
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
@@ -114,7 +114,7 @@ class Server:
 
 
 def read_memory(pid: int, name: str) -> int:
-    """A line of /proc/PID/status in bytes: `RssAnon`, without file cache, or the peak `VmHWM`."""
+    """Return a line of /proc/PID/status in bytes: `RssAnon` is memory without file cache, `VmHWM` the peak."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -148,13 +148,13 @@ def serve(data: Path, bundle: Path, environment: dict[str, str], workers: int) -
 
 
 def find_free_port() -> int:
-    """A port nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until a server answers."""
+    """Wait until a server is ready."""
     deadline = time.monotonic() + 120
     while True:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -172,11 +172,11 @@ def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 class Crowd:
-    """Clients that send their next request when they have the answer to the last.
+    """Clients that send their next request as soon as they have the answer to the last one.
 
     Args:
-        files: Query files; pictures look for sound and sound looks for pictures.
-        num_clients: How many.
+        files: Query files; pictures search for sound and sounds for pictures.
+        num_clients: Number of clients.
     """
 
     def __init__(self, files: list[Path], num_clients: int) -> None:
@@ -184,7 +184,7 @@ class Crowd:
         self._num_clients = num_clients
 
     def run(self, server: Server, is_enough: Callable[[int], bool]) -> None:
-        """Send requests until it is enough, and add what was measured to the server."""
+        """Send requests until `is_enough(number of requests)`, and add the measurements to the server."""
         counter = itertools.count()
         lock = threading.Lock()
         began, used = time.perf_counter(), server.used_seconds()
@@ -233,7 +233,7 @@ def _send(connection: http.client.HTTPConnection, request: tuple[str, bytes]) ->
 
 
 def index_library(library: Path, data: Path, bundle: Path) -> None:
-    """Index the library of a server."""
+    """Index a library into the data folder of a server."""
     settings = Settings(data=data, bundle=bundle, min_free_bytes=0)
     with open_foley(settings) as foley:
         report = index_paths([library], snapshot=foley.snapshot(priority="bulk"), decoder=foley.decoder)
@@ -269,16 +269,16 @@ def measure_batching(options: argparse.Namespace, library: Path, folder: Path) -
             f"{name:24} {rate:6.2f} requests/s ({min(server.rates):.2f} to {max(server.rates):.2f} by round)   "
             f"p50 {middle:6.0f} ms  p95 {late:6.0f} ms   "
             f"{1000 * server.core_seconds / server.num_requests:6.1f} core-ms a request   "
-            f"{statistics.median(ratios):.2f} x the rate of `off` (median of turns)"
+            f"{statistics.median(ratios):.2f} x the rate of `off` (median of the turns)"
         )
 
 
 def measure_memory(options: argparse.Namespace, library: Path, folder: Path) -> None:
-    """Print the peak of the resident memory of one server and its slope."""
+    """Print the peak and the slope of one server's resident memory."""
     crowd = Crowd(_choose_queries(options, library, folder), options.clients)
     data = folder / "memory"
     index_library(library, data, options.bundle)
-    samples: list[tuple[int, int, int]] = []  # requests done, bytes of the server, bytes of all below it
+    samples: list[tuple[int, int, int]] = []  # requests so far, bytes of the server, bytes of its descendants
     step = max(1, options.requests // 40)
     with serve(data, options.bundle, {}, options.workers) as server:
         for start in range(0, options.requests, step):
@@ -296,13 +296,13 @@ def measure_memory(options: argparse.Namespace, library: Path, folder: Path) -> 
         print(
             f"{name:25} {first:7.1f} MiB (median up to request {settled[part - 1, 0]:.0f}), "
             f"{last:7.1f} MiB (from request {settled[-part, 0]:.0f}); "
-            f"slope {1000 * slope / MIB:+.2f} MiB a 1,000 requests"
+            f"slope {1000 * slope / MIB:+.2f} MiB for 1,000 requests"
         )
     print(f"{'peak of the server process':25} {peak / MIB:7.1f} MiB")
 
 
 def _choose_queries(options: argparse.Namespace, library: Path, folder: Path) -> list[Path]:
-    """The clips of the library; where short sounds are asked for, one of them for 24 sounds."""
+    """Return the clips of the library, or with --sound-seconds 24 short sounds and one clip."""
     clips = sorted(library.glob("*.m*"))
     if options.sound_seconds is None:
         return clips
@@ -319,14 +319,14 @@ def main() -> None:
     )
     parser.add_argument("--bundle", type=Path, default=starter_path())
     parser.add_argument("--clients", type=int, default=8, help="closed-loop clients")
-    parser.add_argument("--workers", type=int, default=8, help="requests the server works on at a time")
-    parser.add_argument("--seconds", type=float, default=6, help="length of one turn of one server")
+    parser.add_argument("--workers", type=int, default=8, help="requests that the server handles at a time")
+    parser.add_argument("--seconds", type=float, default=6, help="seconds of one turn of one server")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server")
     parser.add_argument("--requests", type=int, default=400, help="requests of the memory measurement")
     parser.add_argument(
         "--sound-seconds",
         type=float,
-        help="memory: 24 of 25 queries are sounds so long, for encoders that take seconds for a clip",
+        help="memory: 24 of 25 queries are sounds of this length, for encoders that take seconds for a clip",
     )
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     options = parser.parse_args()

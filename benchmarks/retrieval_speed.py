@@ -1,10 +1,10 @@
-"""Time of one similarity matrix of all clips, for the four ways of combining moments, against plain loops.
+"""Time of one similarity matrix of all clips, for the four ways of combining moments, compared with plain loops.
 
     python -m benchmarks.retrieval_speed [--clips 1545] [--width 768] [--pairs 2000] [--rounds 3]
 
 The baseline is the nested loop of the published evaluation scripts before they were vectorised: for each pair of clips
-the cosines of its moments one by one (16, or all 256), then their mean or maximum. It runs on a sample of the pairs,
-takes turns with ours in one process, and its time is scaled to all pairs. Both must give the same numbers there.
+the cosines of its moments one by one (16, or all 256), then their mean or maximum. It runs on a sample of the pairs and
+takes turns with ours in one process; its time is scaled to all pairs. Both must give the same numbers on the sample.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TOLERANCE = 1e-5
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Cosine of two vectors, as the scripts write it."""
+    """Return the cosine of two vectors, written as in the scripts."""
     return float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def score_plainly(query: NDArray[np.float32], item: NDArray[np.float32], combine: Combination) -> float:
-    """Score one pair of clips."""
+    """Return the score of one pair of clips."""
     if combine.startswith("diagonal"):
         cosines = [cosine(a, b) for a, b in zip(query, item, strict=True)]
     else:
@@ -44,7 +44,7 @@ def measure(
     num_pairs: int,
     rounds: int,
 ) -> tuple[float, float, float, float]:
-    """Median seconds of a matrix and of a pair done plainly, slowest matrix, largest difference."""
+    """Return median seconds of a matrix and of a plain pair, seconds of the slowest matrix, largest difference."""
     rng = np.random.default_rng(0)
     matrix_seconds, pair_seconds, difference = [], [], 0.0
     for _ in range(rounds):
@@ -65,7 +65,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clips", type=int, default=1545, help="as many as VGGSound's test set")
+    parser.add_argument(
+        "--clips", type=int, default=1545, help="the default is the size of VGGSound's test set"
+    )
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument(
         "--pairs", type=int, default=2000, help="pairs that the plain loop scores in each round"

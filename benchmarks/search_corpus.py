@@ -1,9 +1,10 @@
-"""Tracks like those of a large library, on disk: what `benchmarks.search_speed` searches.
+"""A corpus of tracks on disk, like those of a large library, for `benchmarks.search_speed`.
 
-Each segment lies around one of 300 centres: centre, plus .6 of noise that its moments share, plus some of each
-moment's own (.8), in all D directions, then to unit length, as in `benchmarks.index_speed`. A query is a stored
-segment as its other modality would give it: the same centre and .8 of the shared noise, the moments' own noise new.
-So the nearest is certain and the next nine are close to each other, which is what makes a search inexact.
+Each segment lies around one of 300 centres. Its tracks are the centre, plus .6 of noise that all moments share, plus
+.8 of noise of each moment, in all D directions, scaled to unit length, as in `benchmarks.index_speed`. A query is a
+stored segment as its other modality would give it: the same centre, .8 of the shared noise, and new noise for each
+moment. So the nearest segment is certain and the next nine are close to each other, which is what makes a search
+inexact.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Corpus:
         tracks: float16, shape (N, T, D), a memory map.
         pooled: Their pooled vectors, float32, shape (N, D).
         queries: float32, shape (Q, T, D).
-        own_noise: How unlike the moments of a segment are.
+        own_noise: Noise of each moment; more makes the moments of a segment less alike.
     """
 
     tracks: NDArray[np.float16]
@@ -40,11 +41,11 @@ class Corpus:
     own_noise: float
 
     def pooled_queries(self) -> NDArray[np.float32]:
-        """Pooled vectors of the queries, float32, shape (Q, D)."""
+        """Return the pooled vectors of the queries, float32, shape (Q, D)."""
         return unit(self.queries.mean(axis=1))
 
     def exact_segments(self, limit: int) -> NDArray[np.int64]:
-        """The best segments of each query by diagonal mean over all, shape (Q, limit)."""
+        """Return the best segments of each query by diagonal mean, shape (Q, limit)."""
         flat = self.queries.reshape(len(self.queries), -1)
         scores = np.empty((len(self.tracks), len(flat)), dtype=np.float32)
         for first in range(0, len(self.tracks), CHUNK):
@@ -53,22 +54,22 @@ class Corpus:
         return np.argsort(-scores, axis=0, kind="stable")[:limit].T
 
     def exact_pooled(self, limit: int) -> NDArray[np.int64]:
-        """The nearest segments of each query by pooled vector, shape (Q, limit)."""
+        """Return the nearest segments of each query by pooled vector, shape (Q, limit)."""
         return np.argsort(-(self.pooled @ self.pooled_queries().T), axis=0, kind="stable")[:limit].T
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows at unit length."""
+    """Scale rows to unit length."""
     return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
 
 
 def asset_id(number: int) -> str:
-    """Id of the asset that holds a segment."""
+    """Return the id of the asset that holds a segment."""
     return hashlib.sha256(str(number // ASSET_SEGMENTS).encode()).hexdigest()
 
 
 def open_corpus(folder: Path, *, num_segments: int, width: int, num_queries: int, own_noise: float) -> Corpus:
-    """Make a corpus in a folder, or take the one there."""
+    """Make a corpus in a folder, or open the one that is there if it has this shape."""
     shape = {"num_segments": num_segments, "width": width, "num_queries": num_queries, "own_noise": own_noise}
     note = folder / "corpus.json"
     if not note.exists() or json.loads(note.read_text()) != shape:

@@ -1,4 +1,4 @@
-"""Search by vector over HTTP: `foley serve` in a process of its own, asked by one client on one connection."""
+"""Time of searches by vector over HTTP: a `foley serve` and one client on one connection."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def time_http(index: Path, corpus: Corpus, *, folder: Path, rounds: int) -> None
     """Print the time of an answer with ten results, for each prefetch.
 
     Args:
-        index: The index's folder, which no process has open.
-        corpus: What is in it.
-        folder: Where a bundle of that width is made, and the service's data folder.
-        rounds: How often each query is sent, after once to warm up.
+        index: The index's folder; no process may have it open.
+        corpus: The content of the index.
+        folder: Folder for a bundle of that width and for the service's data.
+        rounds: How often each query is sent, after one round to warm up.
     """
     bundle = make_bundle(folder / f"bundle-{corpus.tracks.shape[2]}", width=corpus.tracks.shape[2])
     data = folder / "data"
@@ -73,7 +73,7 @@ def _time_service(
             process.terminate()
     p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1e3
     print(
-        f"http, prefetch {prefetch or 'by itself'}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms; "
+        f"http, prefetch {prefetch or 'not set'}: p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms; "
         f"{cpu * 1e3:.2f} core-ms; an answer has {num_bytes} bytes"
     )
 
@@ -81,7 +81,7 @@ def _time_service(
 def _ask(
     port: int, bodies: list[bytes], rounds: int, process: subprocess.Popen[bytes]
 ) -> tuple[list[float], float, int]:
-    """Ask with the standard library's client, which takes less of the time than others do."""
+    """Send all queries with the standard library's client, which costs less time than other clients."""
     seconds = []
     began = 0.0
     _wait(port, process)
@@ -103,7 +103,7 @@ def _ask(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time that a process and its children have taken so far."""
+    """Return the processor time of a process and its descendants so far."""
     fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     children = Path("/proc", str(pid), "task").glob("*/children")
@@ -123,7 +123,7 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def make_bundle(folder: Path, *, width: int) -> Path:
-    """A bundle of one block with random weights, so that the service takes tracks of that width; made once."""
+    """Make a bundle of one block with random weights, once, so that the service accepts tracks of that width."""
     if not folder.exists():
         torch.manual_seed(0)
         network = Tgdp(TgdpConfig(width=width, depth=1, decoder_width=64, decoder_heads=4, decoder_depth=1))

@@ -1,4 +1,4 @@
-"""The pooled stage beside other libraries, in turns, on one thread."""
+"""Speed of the pooled stage compared with other libraries, in turns, on one thread."""
 
 from __future__ import annotations
 
@@ -30,14 +30,12 @@ Search = Callable[[Any], Any]
 
 @dataclass(kw_only=True)
 class Contender:
-    """A library with one setting.
+    """One library with one setting.
 
     Attributes:
-        library: Its name.
-        setting: What is set.
-        queries: The queries as it takes them, made before the clock runs.
-        search: From one query to whatever it answers.
-        numbers: From that answer to the numbers of the segments.
+        queries: The queries in the library's own form, made before the clock starts.
+        search: Answers one query.
+        numbers: Returns the numbers of the segments in an answer.
     """
 
     library: str
@@ -49,7 +47,7 @@ class Contender:
     recall: float = 0.0
 
     def take_turn(self, expected: NDArray[np.int64]) -> None:
-        """Answer all queries, one by one."""
+        """Answer all queries one by one, and record times and recall."""
         answers, seconds = [], []
         for query in self.queries:
             started = time.perf_counter()
@@ -62,11 +60,11 @@ class Contender:
 
     @property
     def rate(self) -> float:
-        """Queries a second: the median of the turns, the first left out."""
+        """Queries a second: the median of the turns without the first."""
         return float(np.median([len(turn) / sum(turn) for turn in self.seconds[1:]]))
 
     def describe(self) -> str:
-        """One line."""
+        """Return the result as one line."""
         p50, p95 = np.percentile(np.concatenate(self.seconds[1:]), [50, 95]) * 1e3
         return (
             f"{self.library:12} {self.setting:8} recall@10 {self.recall:.4f}, p50 {p50:.3f} ms, p95 {p95:.3f} ms, "
@@ -75,13 +73,13 @@ class Contender:
 
 
 def time_pooled(shard: Path, corpus: Corpus, *, peers: Path, rounds: int) -> None:
-    """Let all take turns and print the fastest setting of each that reaches the goal.
+    """Measure all libraries in turns and print the fastest setting of each that reaches the goal.
 
     Args:
-        shard: The index's own shard, which no process has open.
-        corpus: What is in it.
-        peers: Folder in which the indexes of the others are kept.
-        rounds: Turns of each, after one to warm up.
+        shard: The index's own shard; no process may have it open.
+        corpus: The content of the shard.
+        peers: Folder for the indexes of the other libraries.
+        rounds: Turns of each library, after one to warm up.
     """
     peers.mkdir(exist_ok=True)
     expected = corpus.exact_pooled(LIMIT)
@@ -139,7 +137,7 @@ def _edge(shard: edge.EdgeShard, corpus: Corpus) -> list[Contender]:
 
 def _hnswlib(corpus: Corpus, folder: Path) -> list[Contender]:
     try:
-        import hnswlib  # noqa: PLC0415 - of the extra `bench`, which may not be there
+        import hnswlib  # noqa: PLC0415 - the extra `bench` is optional
     except ImportError:
         print("hnswlib is not installed: pip install -e '.[bench]'")
         return []
@@ -206,7 +204,7 @@ def _faiss(corpus: Corpus, folder: Path) -> list[Contender]:
 def _local_mode(corpus: Corpus) -> list[Contender]:
     client = QdrantClient(":memory:")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is not meant for so many points
+        warnings.simplefilter("ignore")  # it warns about this many points
         params = models.VectorParams(size=corpus.pooled.shape[1], distance=models.Distance.DOT)
         client.create_collection("pooled", vectors_config=params)
         client.upload_collection(

@@ -1,9 +1,9 @@
-"""How many candidates the pooled vectors have to give, by how alike the moments of the query and of the library are.
+"""How many candidates the pooled vectors must return, by how alike the moments of query and library are.
 
     python -m benchmarks.search_prefetch              20,000 segments, two minutes
 
-Nothing is timed and no index is asked: NumPy compares the exact ten best by diagonal mean with the order by pooled
-vector. 60 centres, 333 segments to each, as 100,000 have around 300.
+Nothing is timed and no index is used: NumPy compares the exact ten best by diagonal mean with the order by pooled
+vector. There are 60 centres with 333 segments each, as 100,000 segments have around 300 centres.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument("--limit", type=int, default=10, help="how many of the best are wanted")
+    parser.add_argument("--limit", type=int, default=10, help="number of best segments")
     options = parser.parse_args()
     limit = options.limit
     rng = np.random.default_rng(0)
@@ -41,9 +41,7 @@ def main() -> None:
     chosen = rng.choice(options.segments, options.queries, replace=False)
     fresh = rng.standard_normal((options.queries, options.width), dtype=np.float32)
     changed = KEPT * shared[chosen] + (1 - KEPT**2) ** 0.5 * fresh
-    print(
-        "cosine of two moments: of the library, of the query; share of the exact best among so many candidates"
-    )
+    print("cosine of two moments in library and query; share of the exact best that is among the candidates")
     print("library  query   " + "  ".join(f"{prefetch:5}" for prefetch in PREFETCHES) + "   chosen")
     for library_noise in OWN_NOISES:
         tracks = _make(rng, centres[own] + SHARED * shared, library_noise)

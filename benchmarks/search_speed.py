@@ -1,19 +1,19 @@
-"""Search of a large embedded index: its pooled stage beside other libraries, both stages against the exact order, HTTP.
+"""Search of a large embedded index: the pooled stage beside other libraries, both stages beside the exact order, HTTP.
 
     python -m benchmarks.search_speed                                          20,000 segments, two minutes
-    python -m benchmarks.search_speed --segments 100000 --folder /var/tmp/s    7 GB there, kept for the next run
+    python -m benchmarks.search_speed --segments 100000 --folder /var/tmp/s    7 GB, kept for the next run
     pip install -e '.[bench]'                                                  for hnswlib and faiss
 
-pooled   the nearest 10 by pooled vector: Qdrant Edge on the very shard of the index, hnswlib, faiss (HNSW, M 16,
-         ef_construction 128 each) and qdrant-client's local mode take turns in this process on one thread; for each the
-         fastest setting that finds .99 of the nearest 10
-stages   `EmbeddedIndex.search`, process and socket included: how much of the exact diagonal-mean 10 each prefetch
-         finds, and its time
-http     `POST /v1/search` with a base64 track, on a server process of its own
-open     opening the index, and the memory of its process
-aside    searches while the graphs are built aside and the new shard takes over, beside the same before
+pooled   the nearest 10 by pooled vector: Qdrant Edge on the shard of the index, hnswlib, faiss (HNSW, M 16,
+         ef_construction 128 each) and qdrant-client's local mode take turns in this process on one thread; the fastest
+         setting of each that finds .99 of the nearest 10 is printed
+stages   `EmbeddedIndex.search`, including its process and socket: the share of the exact 10 by diagonal mean that each
+         prefetch finds, and its time
+http     `POST /v1/search` with a base64 track to a server process
+open     time to open the index, and the memory of its process
+aside    searches before, during and after a rebuild of the graphs beside the index
 
-The corpus is made once (`benchmarks.search_corpus`); sound only, in assets of 250 segments.
+The corpus is made once (`benchmarks.search_corpus`): only sound, in assets of 250 segments.
 """
 
 from __future__ import annotations
@@ -51,10 +51,15 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument(
-        "--own-noise", type=float, default=0.8, help="how unlike the moments of a segment are"
+        "--own-noise",
+        type=float,
+        default=0.8,
+        help="noise of each moment; more makes the moments of a segment less alike",
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where corpus and index are kept; default: nowhere")
+    parser.add_argument(
+        "--folder", type=Path, help="keep corpus and index in this folder; default: a temporary one"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -85,7 +90,7 @@ def main() -> None:
 
 
 def build_index(folder: Path, corpus: Corpus) -> None:
-    """Write the corpus into an embedded index and optimize it, unless that was done before."""
+    """Write the corpus into an embedded index and optimize it, unless it exists."""
     if (folder / "built").exists():
         return
     started = time.perf_counter()
@@ -122,7 +127,7 @@ def _asset(corpus: Corpus, first: int) -> list[Segment]:
 
 
 def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
-    """Print for each prefetch how much of the exact order it finds, and its time."""
+    """Print for each prefetch the share of the exact results it finds, and its time."""
     exact = corpus.exact_segments(LIMIT)
     numbers = {asset_id(n): n for n in range(0, len(corpus.tracks), ASSET_SEGMENTS)}
     seconds: dict[int, list[float]] = {prefetch: [] for prefetch in PREFETCHES}
@@ -149,7 +154,7 @@ def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
 
 
 def time_aside(folder: Path, corpus: Corpus) -> None:
-    """Print what searches feel of `optimize_aside`."""
+    """Print the effect of `optimize_aside` on the latency of searches."""
     with open_index(folder, corpus) as index:
         before = _search_for(index, corpus, lambda taken: taken >= ASIDE_QUERIES)
         build = threading.Thread(target=index.optimize_aside)
@@ -163,7 +168,7 @@ def time_aside(folder: Path, corpus: Corpus) -> None:
         p50, p95, p99 = np.percentile(times, [50, 95, 99]) * 1e3
         print(
             f"  {name}: {len(times)} searches, p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms, "
-            f"worst {max(times) * 1e3:.0f} ms"
+            f"maximum {max(times) * 1e3:.0f} ms"
         )
 
 
@@ -177,7 +182,7 @@ def _search_for(index: EmbeddedIndex, corpus: Corpus, is_enough: Callable[[int],
 
 
 def time_opening(folder: Path, corpus: Corpus) -> None:
-    """Print how long opening takes, and the memory of the engine's process after some searches."""
+    """Print how long opening takes, and the memory of the shard process after some searches."""
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
@@ -194,7 +199,7 @@ def time_opening(folder: Path, corpus: Corpus) -> None:
 
 
 def read_memory(pid: int) -> str:
-    """What a process has in memory: its own, and what the kernel may take back."""
+    """Return as text the memory of a process: its own, and mapped files, which the kernel may reclaim."""
     lines = Path("/proc", str(pid), "status").read_text().splitlines()
     kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.startswith("Rss")}
     return f"{kib['RssAnon'] // 1024} MiB of its own and {kib['RssFile'] // 1024} MiB of mapped files"

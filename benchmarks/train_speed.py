@@ -1,11 +1,12 @@
-"""Samples a second of one training step, where its time goes and what a sample costs in memory.
+"""Samples a second of one training step, the time of its parts, and the memory a sample takes.
 
     python -m benchmarks.train_speed [--run starter] [--batch 32] [--rounds 3] [--compile]
 
-Ours is `training.pretraining.pretrain.take_step` on prepared segments. The baseline is the same step written plainly
-(`benchmarks.plain_training`): the clip decoded again for each sample, 16 log-mels of it, float32 without fusion. Both
-take turns in one process on the same samples, and their losses must agree before anything is timed. Core-seconds count
-all threads. Memory is the growth of the peak from one batch size to another, each in a process of its own.
+Ours is `training.pretraining.pretrain.take_step` on prepared segments. The baseline is the same step written in the
+simplest way (`benchmarks.plain_training`): it decodes the clip again for each sample, computes 16 log-mels of it, and
+runs in float32 without fusion. Both take turns in one process on the same samples, and their losses must agree before
+anything is timed. Core-seconds count all threads. Memory is the growth of the peak from one batch size to another,
+each in a process of its own.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ MAX_LOSS_DIFFERENCE = 0.02
 
 
 def make_batches(segments: PairedSegments, config: PretrainConfig) -> MomentBatches:
-    """Batches of the run over all segments."""
+    """Return the batches of the run over all segments."""
     return MomentBatches(segments, config.network, batch_size=config.batch_size, seed=config.seed)
 
 
@@ -64,7 +65,7 @@ def compare_losses(config: PretrainConfig, batches: MomentBatches) -> float:
 
 @contextlib.contextmanager
 def timed(clock: Clock, owner: Any, name: str, part: str) -> Iterator[None]:
-    """Count the calls of a function towards a part."""
+    """Add the time of every call of a function to a part."""
     function = getattr(owner, name)
 
     @functools.wraps(function)
@@ -81,7 +82,7 @@ def timed(clock: Clock, owner: Any, name: str, part: str) -> Iterator[None]:
 
 
 def split_our_step(run: Run, step: int, batches: MomentBatches) -> dict[str, float]:
-    """Core-seconds of one step by part."""
+    """Return core-seconds of one step of ours by part."""
     clock = Clock(run.processes.device)
     with contextlib.ExitStack() as stack:
         for owner, name, part in (
@@ -106,7 +107,7 @@ def split_our_step(run: Run, step: int, batches: MomentBatches) -> dict[str, flo
 
 
 def split_plain_step(plain: PlainTraining, step: int, batches: MomentBatches) -> dict[str, float]:
-    """Core-seconds of one step by part; the samples are loaded one by one."""
+    """Return core-seconds of one plain step by part; the samples are loaded one by one."""
     clock = Clock(plain.device)
     rows, moments = batches.draw(step)
     with one_thread():
@@ -120,7 +121,7 @@ def split_plain_step(plain: PlainTraining, step: int, batches: MomentBatches) ->
 
 
 def time_preparation(files: list[Path]) -> float:
-    """Core-seconds to decode a segment and to compute its log-mel, once for the whole run."""
+    """Return core-seconds to decode a segment and compute its log-mel, which is done once for the whole run."""
     processor = time.process_time()
     for file in files:
         clip = decode_clip(file, ClipSpec())
@@ -130,7 +131,7 @@ def time_preparation(files: list[Path]) -> float:
 
 
 def measure(calls: dict[str, Callable[[int], object]], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median core-seconds and wall seconds of each call; the calls take turns."""
+    """Return median core-seconds and wall seconds of each call; the calls take turns."""
     costs: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for step in range(rounds + 1):
         for name, call in calls.items():
@@ -144,7 +145,7 @@ def measure(calls: dict[str, Callable[[int], object]], rounds: int) -> dict[str,
 
 
 def random_batch(config: PretrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of noise of the right shapes."""
+    """Return a batch of noise in the right shapes."""
     network = config.network
     windows = torch.randn(config.batch_size, network.window_frames, network.num_mel_bins)
     side = network.frame_size
@@ -152,7 +153,7 @@ def random_batch(config: PretrainConfig) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def print_peak(config: PretrainConfig, which: str) -> None:
-    """Do two steps on noise and print the peak memory in bytes; run in a process of its own."""
+    """Take two steps on noise and print the peak memory in bytes; for a process of its own."""
     processes, batch = alone(), random_batch(config)
     if which == "ours":
         run = Run.start(config, processes)
@@ -165,13 +166,13 @@ def print_peak(config: PretrainConfig, which: str) -> None:
     if processes.device.type == "cuda":
         print(torch.cuda.max_memory_allocated())
         return
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the peak of the parent
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would start at the parent's peak
     (kilobytes,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
     print(int(kilobytes) * 1024)
 
 
 def bytes_a_sample(options: argparse.Namespace, which: str) -> float:
-    """Growth of the peak memory between two batch sizes, by sample."""
+    """Return the growth of the peak memory between two batch sizes, in bytes a sample."""
     peaks = []
     for batch in (options.batch, 2 * options.batch):
         command = [sys.executable, "-m", "benchmarks.train_speed", "--run", options.run]
@@ -181,7 +182,7 @@ def bytes_a_sample(options: argparse.Namespace, which: str) -> float:
 
 
 def count_flops(config: PretrainConfig) -> int:
-    """Floating-point operations of the matrix products of one step, teacher included."""
+    """Return the floating-point operations of one step's matrix products, teacher included."""
     run = Run.start(dataclasses.replace(config, compile=False), alone())
     with FlopCounterMode(display=False) as counter:
         take_step(run, 0, [random_batch(config)])
@@ -189,7 +190,7 @@ def count_flops(config: PretrainConfig) -> int:
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Best FLOP/s of a large matrix product."""
+    """Return the best FLOP/s of a large matrix product."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = []
@@ -202,12 +203,12 @@ def matrix_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def describe(parts: dict[str, float], batch_size: int) -> str:
-    """Parts of a step in core-milliseconds a sample."""
+    """Return the parts of a step in core-milliseconds a sample as text."""
     return " · ".join(f"{part} {parts[part] / batch_size * 1e3:.2f}" for part in PARTS if part in parts)
 
 
 def report(config: PretrainConfig, options: argparse.Namespace, segments: PairedSegments) -> None:
-    """Measure and print everything that needs segments."""
+    """Measure and print all figures that need segments."""
     batches = make_batches(segments, config)
     difference = compare_losses(config, batches)
     run = Run.start(config, alone())
@@ -228,7 +229,7 @@ def report(config: PretrainConfig, options: argparse.Namespace, segments: Paired
     print(
         f"{config.name}, batch {batch}, {device}, {torch.get_num_threads()} threads, {how}, {options.rounds} rounds"
     )
-    print(f"losses of both agree within {difference:.1e}")
+    print(f"both losses agree within {difference:.1e}")
     for name, cost, wall in (("ours", ours, our_wall), ("plainly", theirs, their_wall)):
         print(f"{name:8} {batch / wall:.2f} samples/s, {cost / batch * 1e3:.1f} core-ms a sample")
     print(
@@ -237,11 +238,11 @@ def report(config: PretrainConfig, options: argparse.Namespace, segments: Paired
     once = time_preparation([Path(path) for path in segments.paths[:8]])
     split = split_plain_step(plain, 1, batches)
     with_one = theirs - split["front end"] * (1 - 1 / NUM_MOMENTS)
-    print(
-        f"         {with_one / ours:.1f} x with one log-mel a sample, which is what that loader trains with"
-    )
+    print(f"         {with_one / ours:.1f} x if the plain step computes one log-mel a sample")
     print(f"ours     core-ms a sample: {describe(split_our_step(run, 1, batches), batch)}")
-    print(f"         and once for each segment, whatever the epochs: decode and log-mel {once * 1e3:.1f}")
+    print(
+        f"         plus once for each segment, for any number of epochs: decode and log-mel {once * 1e3:.1f}"
+    )
     print(f"plainly  core-ms a sample: {describe(split, batch)}")
     dtype = torch.bfloat16 if config.bf16 else torch.float32
     reached, peak = count_flops(config) / our_wall, matrix_peak(device, dtype)
@@ -261,7 +262,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--compile", action="store_true", help="as `foley-train pretrain --compile`; takes minutes"
+        "--compile", action="store_true", help="as in `foley-train pretrain --compile`; takes minutes"
     )
     parser.add_argument("--peak", choices=("ours", "plainly"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -275,7 +276,7 @@ def main() -> None:
         segments = prepare(list_items([folder / "corpus"]), folder / "prepared", ClipSpec())
         report(config, options, segments)
     ours, theirs = (bytes_a_sample(options, which) / 1e6 for which in ("ours", "plainly"))
-    print(f"memory   {ours:.1f} MB a sample, plainly {theirs:.1f} MB, network and optimiser aside")
+    print(f"memory   {ours:.1f} MB a sample, plainly {theirs:.1f} MB, without network and optimiser")
 
 
 if __name__ == "__main__":
