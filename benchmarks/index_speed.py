@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Segment
+from service.index.contract import Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 
 
@@ -92,12 +92,12 @@ def time_searches(index: EmbeddedIndex, queries: NDArray[np.float32]) -> None:
     for limit in (1, 10, 100):
         time_calls(
             f"  search, limit {limit}",
-            lambda query, limit=limit: index.search(query, target="audio", limit=limit),  # type: ignore[misc]
+            lambda query, limit=limit: index.search(VectorQuery(track=query, target="audio", limit=limit)),  # type: ignore[misc]
             queries,
         )
     time_calls(
         "  search by asset, limit 10",
-        lambda query: index.search_assets(query, target="audio", limit=10),
+        lambda query: index.search_assets(VectorQuery(track=query, target="audio", limit=10)),
         queries,
     )
     time_calls("  count (an empty call)", lambda _: index.get_asset("0" * 64), queries)
@@ -126,7 +126,10 @@ def main() -> None:
                 index.write_asset(make_asset(number, make_tracks(rng, 250, centres)), is_last=True)
             print("before optimize")
             time_searches(index, queries)
-            exact = [index.search(query, target="audio", limit=10, prefetch=2000) for query in queries]
+            exact = [
+                index.search(VectorQuery(track=query, target="audio", limit=10, prefetch=2000))
+                for query in queries
+            ]
             started = time.perf_counter()
             index.optimize()
             print(f"optimize: {time.perf_counter() - started:.1f} s, {index.info()}")
@@ -137,7 +140,9 @@ def main() -> None:
                     & {(m.asset_id, m.start_seconds) for m in now}
                 )
                 for was, now in zip(
-                    exact, (index.search(q, target="audio", limit=10) for q in queries), strict=True
+                    exact,
+                    (index.search(VectorQuery(track=q, target="audio", limit=10)) for q in queries),
+                    strict=True,
                 )
             ]
             print(f"share of the exact top 10 (2,000 candidates) found: {np.mean(kept) / 10:.4f}")

@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.search_corpus import ASSET_SEGMENTS, Corpus, asset_id, open_corpus
 from benchmarks.search_http import cpu_seconds, time_http
 from benchmarks.search_peers import time_pooled
-from service.index.contract import Segment
+from service.index.contract import Segment, VectorQuery
 from service.index.embedded.generation import current_shard
 from service.index.embedded.index import EmbeddedIndex
 
@@ -139,7 +139,9 @@ def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
                 cpu[prefetch] -= cpu_seconds(index.engine_pid) if turn else 0.0
                 for query, best in zip(corpus.queries, exact, strict=True):
                     started = time.perf_counter()
-                    matches = index.search(query, target="audio", limit=LIMIT, prefetch=prefetch)
+                    matches = index.search(
+                        VectorQuery(track=query, target="audio", limit=LIMIT, prefetch=prefetch)
+                    )
                     if turn:
                         seconds[prefetch].append(time.perf_counter() - started)
                         places = {numbers[m.asset_id] + round(m.start_seconds / 10) for m in matches}
@@ -176,7 +178,9 @@ def _search_for(index: EmbeddedIndex, corpus: Corpus, is_enough: Callable[[int],
     times: list[float] = []
     while not is_enough(len(times)):
         began = time.perf_counter()
-        index.search(corpus.queries[len(times) % len(corpus.queries)], target="audio", limit=LIMIT)
+        index.search(
+            VectorQuery(track=corpus.queries[len(times) % len(corpus.queries)], target="audio", limit=LIMIT)
+        )
         times.append(time.perf_counter() - began)
     return times
 
@@ -190,7 +194,7 @@ def time_opening(folder: Path, corpus: Corpus) -> None:
         num_segments = index.count_segments()
         seconds.append(time.perf_counter() - started)
         for query in corpus.queries[:100]:
-            index.search(query, target="audio", limit=LIMIT)
+            index.search(VectorQuery(track=query, target="audio", limit=LIMIT))
         memory = read_memory(index.engine_pid)
         index.close()
     print(

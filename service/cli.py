@@ -150,7 +150,7 @@ def _search(
     """Search here, or ask the server that has the index open; None where nothing of the kind is indexed."""
     from service.client.following import find_server
     from service.client.served_search import search_served
-    from service.index.contract import IndexInUse
+    from service.index.failure import IndexInUse
     from service.search.options import SearchOptions
 
     try:

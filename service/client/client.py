@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from models.media.clip import open_regular
-from service.index.contract import IndexInUse
+from service.index.failure import IndexInUse
 from service.index.opening import index_folder
 from service.releases.opening import active_release
 from service.system.failure import Failure

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from service.client.refusal import explain_refusal
-from service.index.contract import Filter, IndexFailure, IndexInUse
+from service.index.contract import Filter
+from service.index.failure import IndexFailure, IndexInUse
 from service.system.settings import MAX_LIMIT
 
 TIMEOUT_SECONDS = 30.0

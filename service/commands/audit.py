@@ -56,7 +56,7 @@ def _audit(settings: Any, *, limit: int, max_offset: float) -> dict[str, Any]:
     """Read the index here, or ask the server that has it open."""
     from service.client.following import JobClient, find_server
     from service.foley import open_foley
-    from service.index.contract import IndexInUse
+    from service.index.failure import IndexInUse
     from service.search.audit import audit_release
 
     try:

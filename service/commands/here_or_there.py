@@ -14,7 +14,7 @@ from typing import Any
 from service.client.client import find_server as find_client
 from service.client.following import JobClient, find_server
 from service.foley import open_foley
-from service.index.contract import IndexInUse
+from service.index.failure import IndexInUse
 from service.jobs.documents import LEDGER_NAME
 from service.jobs.job_request import JobRequest
 from service.jobs.ledger import Kind, Ledger, LedgerInUse

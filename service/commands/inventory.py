@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from service.client.served_inventory import ServedInventory, listens
-from service.index.contract import Filter, Index, IndexInUse
+from service.index.contract import Filter, Index
+from service.index.failure import IndexInUse
 from service.index.opening import find_index, index_folder
 from service.library.assets import AssetDocument, describe_asset
 from service.library.metadata import merge_metadata

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from service.client.following import JobClient, ServerRefused, find_server, keeping
 from service.foley import open_foley
-from service.index.contract import IndexInUse
+from service.index.failure import IndexInUse
 from service.jobs.documents import describe_job
 from service.jobs.library_jobs import open_jobs
 from service.jobs.release_jobs import ReleaseJobs, ReleaseRequest, open_release_jobs

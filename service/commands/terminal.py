@@ -93,7 +93,7 @@ def report_errors() -> Iterator[None]:
     from service.commands.demo import BadCorpus
     from service.decode.lane import DecodeFailure
     from service.encode.engines.contract import EncoderFailure
-    from service.index.contract import IndexFailure, IndexInUse
+    from service.index.failure import IndexFailure, IndexInUse
     from service.library.metadata import InvalidMetadata
     from service.operations.backup import BackupFailed
     from service.operations.keys import KeysFailure

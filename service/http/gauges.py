@@ -16,7 +16,8 @@ from prometheus_client.registry import Collector
 from service.encode.batching import BatchStats
 from service.foley import Foley
 from service.http.admission import Admission
-from service.index.contract import IndexFailure, IndexInfo
+from service.index.contract import IndexInfo
+from service.index.failure import IndexFailure
 from service.jobs.ledger import Ledger, LedgerFailure
 
 logger = logging.getLogger(__name__)

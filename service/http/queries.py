@@ -14,7 +14,7 @@ from starlette.requests import Request
 from service.http.body import BodyTooLarge
 from service.http.parameters import SearchFields
 from service.http.problems import InvalidParameter
-from service.index.contract import InvalidVector
+from service.index.failure import InvalidVector
 from service.index.points import check_track
 from service.search.matching import SearchAnswer
 from service.search.snapshot import Snapshot

@@ -1,8 +1,7 @@
-"""What every index can do, and the records that travel in and out of it.
+"""What every index can do, and the records that go into it and come out of it.
 
-An index holds one point per segment: a pooled vector and a track for each modality the segment has, and a
-payload that says where the segment is. `service.index.embedded.index` implements the contract on Qdrant Edge; the
-suite in `tests/support/index_contract.py` says what every implementation must do.
+An index holds one point per segment: for each modality of the segment a pooled vector and a track, and a payload that
+says where the segment is. `tests/support/index_contract.py` is the suite that every implementation passes.
 """
 
 from __future__ import annotations
@@ -16,39 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.failure import (
-    IndexFailure,
-    IndexFull,
-    IndexInUse,
-    IndexUnavailable,
-    InvalidCursor,
-    InvalidFilter,
-    InvalidSegment,
-    InvalidVector,
-)
-from service.system.modality import Modality, Track
-
-__all__ = [
-    "Asset",
-    "AssetPage",
-    "Filter",
-    "Index",
-    "IndexFailure",
-    "IndexFull",
-    "IndexInUse",
-    "IndexInfo",
-    "IndexUnavailable",
-    "InvalidCursor",
-    "InvalidFilter",
-    "InvalidSegment",
-    "InvalidVector",
-    "MetadataValue",
-    "Modality",
-    "Segment",
-    "SegmentMatch",
-    "Track",
-    "values_of",
-]
+from service.index.failure import InvalidFilter, InvalidSegment, InvalidVector
+from service.system.modality import MODALITIES, Modality, Track
 
 MetadataValue = str | int | bool
 _ASSET_ID = re.compile(r"[0-9a-f]{64}")
@@ -56,17 +24,17 @@ _ASSET_ID = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which assets count. Every condition that is given must hold; an empty filter holds for all.
+    """Which assets count. Every given condition must hold; an empty filter lets all assets pass.
 
     Attributes:
         folder: Only assets with a path in this folder or below it; absolute.
         modality: Only assets that have it in at least one segment.
-        min_duration_seconds: Only files that last so long or longer (`media["duration_seconds"]`).
-        max_duration_seconds: Only files that last so long or shorter.
+        min_duration_seconds: Compared with `media["duration_seconds"]`, inclusive.
+        max_duration_seconds: The same, inclusive.
         modified_after: Only files last changed then or later, seconds since 1970 (`media["modified_ns"]`).
         modified_before: Only files last changed before then.
-        metadata: For each key the value an asset must have there, or several of which it must have one. Where
-            an asset has a list, one of its elements has to fit. `1`, `"1"` and `True` are three values.
+        metadata: For each key the value an asset must have there, or several values of which it must have one. If
+            an asset has a list, one of its elements must fit. `1`, `"1"` and `True` are three values.
     """
 
     folder: str | None = None
@@ -78,14 +46,14 @@ class Filter:
     metadata: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what people may have written.
+        """Check the conditions.
 
         Raises:
             InvalidFilter: If a condition makes no sense.
         """
         if self.folder is not None and (not self.folder.startswith("/") or "\0" in self.folder):
             raise InvalidFilter(f"folder must be an absolute path, got {self.folder[:80]!r}")
-        if self.modality not in ("audio", "video", None):
+        if self.modality not in (*MODALITIES, None):
             raise InvalidFilter(f"modality must be audio or video, got {self.modality!r}")
         for least, most in (
             (self.min_duration_seconds, self.max_duration_seconds),
@@ -107,13 +75,60 @@ class Filter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds for every asset."""
+        """Whether every asset passes."""
         return self == Filter()
 
 
 def values_of(values: MetadataValue | Sequence[MetadataValue]) -> Sequence[MetadataValue]:
-    """The values as a sequence, where one stands for itself."""
+    """The values as a sequence; a single value becomes a sequence of one."""
     return (values,) if isinstance(values, str) or not isinstance(values, Sequence) else values
+
+
+def check_modality(modality: str) -> None:
+    """Raise ValueError if it is neither audio nor video."""
+    if modality not in MODALITIES:
+        raise ValueError(f"a modality is audio or video, got {modality!r}")
+
+
+def check_limit(limit: int) -> None:
+    """Raise ValueError if it is below 1."""
+    if limit < 1:
+        raise ValueError(f"limit must be 1 or more, got {limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorQuery:
+    """What to search an index for.
+
+    Attributes:
+        track: float32, shape (T, D), unit rows. The index checks it.
+        target: Modality of the segments to compare with.
+        limit: Maximum number of matches.
+        prefetch: How many candidates the pooled vectors give.
+        filter: Candidates come from the segments of these assets alone; None for all assets.
+    """
+
+    track: Track
+    target: Modality
+    limit: int
+    prefetch: int = 200
+    filter: Filter | None = None
+
+    def __post_init__(self) -> None:
+        """Check everything but the track.
+
+        Raises:
+            ValueError: If a value makes no sense.
+        """
+        check_modality(self.target)
+        check_limit(self.limit)
+        if self.prefetch < 1:
+            raise ValueError(f"prefetch must be 1 or more, got {self.prefetch}")
+
+    @property
+    def num_candidates(self) -> int:
+        """`prefetch`, but never less than `limit`."""
+        return max(self.prefetch, self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +141,12 @@ class Segment:
         index: Position of the segment in its asset, from 0.
         start_seconds: Start on the asset's own timeline.
         end_seconds: End, exclusive.
-        media: Facts about the file for people and filters (container, codecs, duration, size), JSON values
-            only.
-        audio_track: Unit embeddings of the sound, float32, shape (T, D), or None where the segment has no
-            sound.
-        video_track: The same of the picture.
-        paths: Where further files with the same content are.
-        metadata: What people say about the asset, by key: text, whole numbers, true and false, or lists of
-            them. The same in every segment of an asset.
+        media: Facts about the file for people and filters (container, codecs, duration, size), JSON values only.
+        audio_track: Unit embeddings of the sound, float32, shape (T, D), or None if the segment has no sound.
+        video_track: The same for the picture.
+        paths: Paths of further files with the same content.
+        metadata: What people say about the asset, by key: text, whole numbers, true and false, or lists of them.
+            The same in every segment of an asset.
     """
 
     asset_id: str
@@ -148,7 +161,7 @@ class Segment:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what a segment can check of itself; the index checks shapes and values of the tracks.
+        """Check what a segment can check by itself; the index checks shapes and values of the tracks.
 
         Raises:
             InvalidSegment: If the id, the position or the span makes no sense.
@@ -169,17 +182,11 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentMatch:
-    """One segment found by a search.
+    """One segment found by a search; fields of the same name as in `Segment` mean the same.
 
     Attributes:
-        asset_id: sha256 of the file's content.
-        path: Path of the media file.
-        start_seconds: Start of the segment on the asset's timeline.
-        end_seconds: End, exclusive.
         score: Diagonal mean: the mean of `moments`, in [-1, 1].
         moments: Cosine similarity of each of the T moments of the query with the same moment of the segment.
-        media: Facts about the file.
-        metadata: What people said about the asset.
     """
 
     asset_id: str
@@ -197,13 +204,10 @@ class Asset:
     """One media file as the index knows it.
 
     Attributes:
-        asset_id: sha256 of the file's content.
-        path: Path of the media file when it was indexed, the first of `paths`.
+        path: The first of `paths`.
         paths: Every path with this content.
         num_segments: How many of its segments are stored.
-        modalities: Which modalities at least one of its segments has, in the order audio, video.
-        media: Facts about the file.
-        metadata: What people said about the asset.
+        modalities: Those that at least one of its segments has, in the order audio, video.
     """
 
     asset_id: str
@@ -230,9 +234,9 @@ class IndexInfo:
     Attributes:
         num_segments: Stored segments, those of unfinished assets included.
         num_assets: Complete assets.
-        num_indexed_vectors: Vectors the engine counts as indexed, tracks included (four for a segment with
-            both modalities); 0 while every search compares with all of them.
-        num_bytes: Bytes the index takes on its disk; None where a server has it and does not say.
+        num_indexed_vectors: Vectors that are counted as indexed, tracks included (four for a segment with both
+            modalities); 0 while every search compares with all of them.
+        num_bytes: Bytes the index takes on its disk; None if a server has it and does not say.
     """
 
     num_segments: int
@@ -242,94 +246,68 @@ class IndexInfo:
 
 
 class Index(Protocol):
-    """A store of segments that is searched by track. Calls block, and may come from any thread."""
+    """A store of segments that is searched by track. Calls block, and may come from any thread.
+
+    Any call may fail with IndexFailure or IndexUnavailable; calls that write also with IndexFull.
+    """
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset: all its segments in one call, or in several calls in the order of their indexes.
 
-        The first call starts at index 0, each next one after the last, and the final one says `is_last`. Only
-        then does the asset exist, whole: before, no method shows any of it, and a crash leaves nothing behind
-        that looks complete. When the final call returns, the asset survives a kill and a power cut. Writing
-        an asset that exists replaces it, and it stays searchable meanwhile. A call at index 0 starts anew,
-        whatever came before.
+        The first call starts at index 0, each next one after the last, and the final one says `is_last`. Only then
+        does the asset exist, whole: before, no method shows any of it, and a crash leaves nothing behind that looks
+        complete. When the final call returns, the asset survives a kill and a power cut. Writing an asset that
+        exists replaces it, and it stays searchable meanwhile. A call at index 0 starts over, whatever came before.
 
-        Args:
-            segments: Segments of one asset, indexes and starts rising; an index may be left out, but not 0.
-            is_last: Whether the asset ends here.
-
-        Fails with InvalidVector, InvalidSegment (none, of several assets, out of order), IndexFull or
-        IndexUnavailable; then nothing of the call counts, and it may be repeated.
+        Indexes and starts rise; an index may be left out, but not 0. The call fails with InvalidVector or
+        InvalidSegment (no segments, segments of several assets, out of order). After a failure nothing of the call
+        counts, and it may be repeated.
         """
         ...
 
-    def search(
-        self,
-        track: Track,
-        *,
-        target: Modality,
-        limit: int,
-        prefetch: int = 200,
-        filter: Filter | None = None,
-    ) -> list[SegmentMatch]:
-        """Find the best segments by diagonal mean among the `prefetch` nearest by pooled vector.
+    def search(self, query: VectorQuery) -> list[SegmentMatch]:
+        """Find the best segments by diagonal mean among the nearest by pooled vector.
 
-        Args:
-            track: The query, float32, shape (T, D), unit rows.
-            target: Modality of the segments to compare with.
-            limit: How many to return at most; `prefetch` rises to it where it is smaller.
-            prefetch: How many candidates the pooled vectors give.
-            filter: Which assets count. Candidates are taken among their segments alone.
-
-        Returns:
-            Segments of complete assets, best first; equal scores in the order of asset id and start.
-
-        Fails with InvalidVector where the query's track is not (T, D), finite and of unit rows.
+        Returns segments of complete assets, best first; equal scores in the order of asset id and start. Fails with
+        InvalidVector if the query's track is not (T, D), finite and of unit rows.
         """
         ...
 
-    def search_assets(
-        self,
-        track: Track,
-        *,
-        target: Modality,
-        limit: int,
-        prefetch: int = 200,
-        filter: Filter | None = None,
-    ) -> list[SegmentMatch]:
+    def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets: like `search`, one match per asset.
 
-        Where long assets fill all candidates it looks further, until it has `limit` assets or none is left.
+        If long assets fill all candidates it looks further, until it has `limit` assets or none is left.
         """
         ...
 
     def get_asset(self, asset_id: str) -> Asset | None:
-        """The asset, or None where no complete asset of this id is stored."""
+        """The asset, or None if no complete asset of this id is stored."""
         ...
 
     def find_path(self, path: str) -> Asset | None:
-        """The asset with this path; where a file was replaced and both are stored, the one written last."""
+        """The asset with this path; if a file was replaced and both are stored, the one written last."""
         ...
 
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
-        """Say durably where the asset's files are, the first one first, and other facts about it.
+        """Replace durably the asset's paths and the facts about its file.
 
-        Returns False where no complete asset of this id is stored. Fails with InvalidSegment where no path is
-        given or the facts are not JSON, and with IndexFull.
+        Returns False if no complete asset of this id is stored. Fails with InvalidSegment if no path is given or the
+        facts are not JSON.
         """
         ...
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
-        """Replace durably what people said about the asset; False where no such asset is stored.
+        """Replace durably what people said about the asset; False if no such asset is stored.
 
-        Fails with InvalidSegment where a value is none that metadata can have, and with IndexFull.
+        Fails with InvalidSegment if metadata cannot have one of the values.
         """
         ...
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
-        """The track of a segment as it is stored, or None where a complete asset has none there.
+        """The track of a segment as it is stored, or None if a complete asset has none there.
 
         Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D), rows of
-        unit length within 1e-3: it can be searched by.
+        unit length within 1e-3: it can be searched with.
         """
         ...
 
@@ -338,36 +316,20 @@ class Index(Protocol):
         ...
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
-        """Read segments of a complete asset with their tracks, in the order of their indexes.
+        """Read up to `limit` segments with their tracks, from an index on, in the order of their indexes.
 
-        Args:
-            asset_id: The asset.
-            first_index: Only segments of this index or a later one.
-            limit: How many at most: each holds up to two tracks.
-
-        Returns:
-            The segments as they could be written again; none where no complete asset of this id is stored.
+        They could be written again as they are. Fewer than `limit` means that there are no more; an unknown or
+        incomplete asset has none.
         """
         ...
 
     def list_assets(
-        self,
-        *,
-        limit: int,
-        cursor: str | None = None,
-        filter: Filter | None = None,
+        self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
     ) -> AssetPage:
         """List complete assets, page by page, in an order that writes and deletions do not disturb.
 
-        Args:
-            limit: Assets on a page at most.
-            cursor: `next_cursor` of the page before, or None for the first.
-            filter: Which assets count.
-
-        Returns:
-            The page.
-
-        Fails with InvalidCursor where no page of this index gave the cursor.
+        `cursor` is the `next_cursor` of the page before, None for the first page. Fails with InvalidCursor if no page
+        of this index gave it.
         """
         ...
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from service.index.contract import InvalidSegment, Segment
-from service.index.payload import MODALITIES
+from service.index.contract import Segment
+from service.index.failure import InvalidSegment
 from service.index.points import StoredPoint
-from service.system.modality import Modality
+from service.system.modality import MODALITIES, Modality
 
 
 @dataclass(frozen=True, kw_only=True)

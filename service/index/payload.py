@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from service.index.contract import Asset, Filter, InvalidSegment, SegmentMatch, values_of
-from service.system.modality import Modality
+from service.index.contract import Asset, Filter, SegmentMatch, values_of
+from service.index.failure import InvalidSegment
 
-MODALITIES: tuple[Modality, ...] = ("audio", "video")
 _RAW_PATH = "\0raw:"  # no path holds a NUL
 
 

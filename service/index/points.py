@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import InvalidSegment, InvalidVector, Segment
-from service.index.payload import MODALITIES, describe_files, describe_metadata, load_path
+from service.index.contract import Segment
+from service.index.failure import InvalidSegment, InvalidVector
+from service.index.payload import describe_files, describe_metadata, load_path
 from service.system.modality import Modality, Track
 
 TRACK_SUFFIX = "_track"
@@ -78,23 +79,6 @@ def check_track(track: Track, *, num_moments: int, width: int, name: str = "trac
             f"{name} has rows that cancel out: their mean must be longer than {NORM_TOLERANCE}"
         )
     return rows
-
-
-def check_choice(*, target: str | None, limit: int = 1, prefetch: int = 1) -> None:
-    """Check arguments that come from people.
-
-    Args:
-        target: A modality, or None for both.
-        limit: How many to return.
-        prefetch: How many candidates to take.
-
-    Raises:
-        ValueError: If one makes no sense.
-    """
-    if target not in (*MODALITIES, None):
-        raise ValueError(f"a modality is audio or video, got {target!r}")
-    if limit < 1 or prefetch < 1:
-        raise ValueError(f"limit and prefetch must be 1 or more, got {limit} and {prefetch}")
 
 
 def pool_track(track: Track) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Protocol
 
 from service.foley import Foley
-from service.index.contract import IndexFull, IndexUnavailable
+from service.index.failure import IndexFull, IndexUnavailable
 from service.jobs.documents import LEDGER_NAME, LiveProgress
 from service.jobs.files import lift_quarantine, read_files, retry_failed
 from service.jobs.job_request import JobRequest

@@ -53,7 +53,7 @@ def index_paths(
     """Index every media file under some paths; see `service.library.scanning.find_files` for which these are.
 
     Ctrl-C, or `stop` leaving, ends the run early and cleanly: what is stored stays, and the report says so. Errors
-    of the index itself (`service.index.contract.IndexFailure`) and of the encoder end it too, and are raised.
+    of the index itself (`service.index.failure.IndexFailure`) and of the encoder end it too, and are raised.
 
     Args:
         paths: Files and folders.

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.index.contract import Asset, Index, InvalidSegment, MetadataValue
+from service.index.contract import Asset, Index, MetadataValue
+from service.index.failure import InvalidSegment
 from service.index.payload import describe_metadata
 from service.system.failure import Failure
 

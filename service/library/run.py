@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.index.contract import Index, IndexFailure
+from service.index.contract import Index
+from service.index.failure import IndexFailure
 from service.library.catalogue import Catalogue, Known, Placement, identify_all, read_catalogue
 from service.library.journal import NEVER_KEPT, TRANSIENT, Fault, FileRow, Journal
 from service.library.pipeline import FilePipeline

@@ -20,7 +20,7 @@ from service.encode.batching import SegmentEncoder
 from service.encode.embedding import EmbeddedSegment, embed_clips
 from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import Spool, SpooledChunk
-from service.index.contract import IndexFailure
+from service.index.failure import IndexFailure
 from service.library.occupancy import Occupancy
 from service.library.scanning import FoundFile, UnusableFile
 from service.system.modality import Modality

@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.index.contract import Index, IndexUnavailable, InvalidSegment, InvalidVector, Segment
+from service.index.contract import Index, Segment
+from service.index.failure import IndexUnavailable, InvalidSegment, InvalidVector
 from service.library.occupancy import Occupancy
 from service.library.stages import Broken, Drop, Dropped, Event, IncomingFile, Refused, Tracks, Written
 

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.index.contract import Asset, Index, Segment
-from service.index.payload import MODALITIES
-from service.system.modality import Modality, Track
+from service.system.modality import MODALITIES, Modality, Track
 
 FILE_SEGMENTS = 512
 PAGE_ASSETS = 256

@@ -18,7 +18,7 @@ from models.media.clip import Clip, decode_segments
 from service.decode.decoder import Decoder
 from service.encode.encoder import Encoder
 from service.encode.engines.openvino_cpu import OpenVinoEngine
-from service.index.contract import Index
+from service.index.contract import Index, VectorQuery
 from service.operations.stopwatch import DecodedOnce, Stage, time_call, time_decoding
 from service.system.modality import Modality
 
@@ -72,7 +72,9 @@ def _time_search(encoder: Encoder, clip: Clip, index: Index) -> list[Stage]:
     if index.count_segments(modality=target) == 0:
         return []
     track = _track(encoder, clip)
-    return [time_call("search", lambda: index.search_assets(track, target=target, limit=10))]
+    return [
+        time_call("search", lambda: index.search_assets(VectorQuery(track=track, target=target, limit=10)))
+    ]
 
 
 def _track(encoder: Encoder, clip: Clip) -> NDArray[np.float32]:

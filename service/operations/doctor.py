@@ -42,9 +42,10 @@ from service.encode.engines.hardware import (
     processor_name,
 )
 from service.encode.engines.openvino_cpu import INSTALL
-from service.index.contract import Index, IndexFailure
+from service.index.contract import Index
 from service.index.embedded.generation import check_shard, current_shard, read_seal
 from service.index.embedded.index import EmbeddedIndex
+from service.index.failure import IndexFailure
 from service.index.opening import find_index, index_folder, index_place
 from service.operations.clip_timing import time_clip, write_golden_clip
 from service.operations.stopwatch import DecodedOnce

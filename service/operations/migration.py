@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from service.index.contract import Asset, Index, IndexFailure
+from service.index.contract import Asset, Index
+from service.index.failure import IndexFailure
 from service.index.opening import find_index, index_place, open_index
-from service.index.payload import MODALITIES
 from service.releases.opening import active_release
-from service.system.modality import Modality
+from service.system.modality import MODALITIES, Modality
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from models.bundle.bundle import Bundle
 from service.decode.decoder import Decoder
 from service.decode.sandbox import WorkerLimits
 from service.encode.batching import Batcher
-from service.index.contract import Asset, Index, IndexInUse, IndexUnavailable
+from service.index.contract import Asset, Index
+from service.index.failure import IndexInUse, IndexUnavailable
 from service.library.indexing import library_limits
 from service.library.report import Progress
 from service.releases.mirroring import mirror

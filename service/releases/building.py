@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from models.bundle.bundle import Bundle
-from service.index.contract import Asset, Index, IndexFull
+from service.index.contract import Asset, Index
+from service.index.failure import IndexFull
 from service.index.iteration import iter_assets
 from service.index.opening import open_index
 from service.releases.builder import write_asset

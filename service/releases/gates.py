@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from service.index.contract import Asset, Index
+from service.index.contract import Asset, Index, VectorQuery
 from service.search.calibration import DIRECTIONS, Pairs
 from service.search.prefetch import choose_prefetch
 from service.system.modality import Modality
@@ -169,10 +169,12 @@ def measure_overlap(
             track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
             if track is not None:
                 matches = index.search_assets(
-                    track,
-                    target=target,
-                    limit=OVERLAP_RESULTS,
-                    prefetch=choose_prefetch(track, limit=OVERLAP_RESULTS),
+                    VectorQuery(
+                        track=track,
+                        target=target,
+                        limit=OVERLAP_RESULTS,
+                        prefetch=choose_prefetch(track, limit=OVERLAP_RESULTS),
+                    )
                 )
                 found.append({match.asset_id for match in matches})
         if len(found) == 2 and found[1]:

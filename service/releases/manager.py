@@ -25,7 +25,7 @@ from typing import Any
 
 from models.bundle.bundle import load_bundle
 from service.decode.decoder import Decoder
-from service.index.contract import IndexFailure
+from service.index.failure import IndexFailure
 from service.index.iteration import iter_assets
 from service.index.opening import activate_index, drop_index
 from service.library.indexing import library_limits

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
-from service.index.contract import IndexFailure
+from service.index.failure import IndexFailure
 from service.releases.adoption import adopt_bundle
 from service.search.calibration import Calibration
 from service.system.failure import Failure

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Asset, Index, Segment
+from service.index.contract import Asset, Index, Segment, VectorQuery
 from service.index.iteration import iter_segments
 from service.search.calibration import MIN_ASSETS, TooFewPairs, iter_pairs
 from service.search.prefetch import choose_prefetch
@@ -311,7 +311,9 @@ def _lay_out(segments: Sequence[Segment], modality: Modality, step: float) -> ND
 
 def _rank(index: Index, track: Track, *, target: Modality, asset_id: str) -> int:
     matches = index.search_assets(
-        track, target=target, limit=RANK_LIMIT, prefetch=choose_prefetch(track, limit=RANK_LIMIT)
+        VectorQuery(
+            track=track, target=target, limit=RANK_LIMIT, prefetch=choose_prefetch(track, limit=RANK_LIMIT)
+        )
     )
     ids = [match.asset_id for match in matches]
     return ids.index(asset_id) + 1 if asset_id in ids else RANK_LIMIT + 1

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Asset, Filter, Index
+from service.index.contract import Asset, Filter, Index, VectorQuery
 from service.index.iteration import iter_assets
 from service.search.prefetch import choose_prefetch
 from service.system.failure import Failure
@@ -246,10 +246,12 @@ def sample_pairs(index: Index, queries: Sequence[tuple[Asset, int]], *, target: 
         if track is None:
             continue
         matches = index.search_assets(
-            track,
-            target=target,
-            limit=NUM_RESULTS + 1,
-            prefetch=choose_prefetch(track, limit=NUM_RESULTS),
+            VectorQuery(
+                track=track,
+                target=target,
+                limit=NUM_RESULTS + 1,
+                prefetch=choose_prefetch(track, limit=NUM_RESULTS),
+            )
         )
         own = [match.asset_id == asset.asset_id for match in matches]
         ranks.append(own.index(True) + 1 if any(own) else 0)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from service.encode.embedding import EmbeddedSegment
-from service.index.contract import Index, SegmentMatch
+from service.index.contract import Index, SegmentMatch, VectorQuery
 from service.search.calibration import Calibration
 from service.search.options import SearchOptions
 from service.search.prefetch import choose_prefetch
@@ -192,11 +192,13 @@ def _rank_assets(
     for query in queries:
         track = query.tracks[source]
         found = index.search_assets(
-            track,
-            target=options.target,
-            limit=num_ranked,
-            prefetch=options.prefetch or choose_prefetch(track, limit=num_ranked),
-            filter=options.filter,
+            VectorQuery(
+                track=track,
+                target=options.target,
+                limit=num_ranked,
+                prefetch=options.prefetch or choose_prefetch(track, limit=num_ranked),
+                filter=options.filter,
+            )
         )
         for match in found:
             held = best.get(match.asset_id)

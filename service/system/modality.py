@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Modality = Literal["audio", "video"]
+MODALITIES: tuple[Modality, ...] = ("audio", "video")
 
 
 Track = NDArray[np.float32]  # (T, D): one unit embedding per moment

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from models.bundle.bundle import load_bundle
-from service.index.contract import IndexFailure, IndexFull
+from service.index.contract import VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig
+from service.index.failure import IndexFailure, IndexFull
 from service.index.opening import index_folder
 from service.system.settings import Settings
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, make_asset, make_id, make_tracks
@@ -62,7 +63,9 @@ def test_a_full_disk_is_refused_and_not_fatal(disk: Path) -> None:
                 index.set_paths(make_id("first"), paths=["/x"], media={})
             assert index.count_segments() == 3 + 200 * num_written
             assert index.get_asset(make_id("refused")) is None
-            assert len(index.search(query, target="audio", limit=500)) == min(500, 3 + 200 * num_written)
+            assert len(index.search(VectorQuery(track=query, target="audio", limit=500))) == min(
+                500, 3 + 200 * num_written
+            )
         ballast.unlink()
         index.write_asset(make_asset("refused", make_tracks(1, seed=4)), is_last=True)
         assert index.set_metadata(make_id("first"), {"take": 1})

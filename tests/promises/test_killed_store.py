@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from service.index.contract import IndexUnavailable, Segment
+from service.index.contract import Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
+from service.index.failure import IndexUnavailable
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import make_asset, make_id, make_tracks
 
@@ -70,7 +71,7 @@ class Traffic:
         while not self._stop.is_set():
             known = list(self.acknowledged.items())
             with contextlib.suppress(IndexUnavailable):
-                self.index.search_assets(TRACKS[0], target="audio", limit=5)
+                self.index.search_assets(VectorQuery(track=TRACKS[0], target="audio", limit=5))
                 if known:
                     asset_id, num_segments = rng.choice(known)
                     asset = self.index.get_asset(asset_id)

@@ -16,7 +16,8 @@ from collections import Counter
 import pytest
 
 from service.foley import open_foley
-from service.index.contract import Index, IndexInUse
+from service.index.contract import Index
+from service.index.failure import IndexInUse
 from service.index.iteration import iter_assets
 from service.index.opening import open_index
 from service.releases.opening import active_release, write_settings

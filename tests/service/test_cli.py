@@ -23,7 +23,7 @@ import pytest
 from models.bundle.bundle import load_bundle
 from models.media.clip import decode_segments
 from service.encode.encoder import Encoder
-from service.index.contract import Asset
+from service.index.contract import Asset, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from tests.support.paths import REPOSITORY
 
@@ -315,7 +315,7 @@ def test_kill_9_in_the_middle_and_again_equals_one_run(
             for clip in decode_segments(path, bundle.manifest.clip_spec).clips:
                 if clip.samples is not None:
                     (track,) = encoder.encode_audio([clip.samples])
-                    matches = index.search(track, target="audio", limit=20)
+                    matches = index.search(VectorQuery(track=track, target="audio", limit=20))
                     same = [
                         m
                         for m in matches

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from service.index.contract import VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, all_assets, make_tracks
@@ -31,5 +32,5 @@ def check_whole(index: EmbeddedIndex, acknowledged: dict[str, int]) -> None:
     )
     assert index.info().num_segments == sum(stored.values()), "segments that nobody sees are left over"
     query = make_tracks(1, seed=0)[0]
-    found = index.search(query, target="audio", limit=10_000)
+    found = index.search(VectorQuery(track=query, target="audio", limit=10_000))
     assert len(found) == sum(stored.values()), "a stored segment is not found"

@@ -22,16 +22,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.index.contract import (
-    Filter,
-    Index,
-    IndexFailure,
-    InvalidCursor,
-    InvalidFilter,
-    InvalidSegment,
-    InvalidVector,
-    Segment,
-)
+from service.index.contract import Filter, Index, Segment, VectorQuery
+from service.index.failure import IndexFailure, InvalidCursor, InvalidFilter, InvalidSegment, InvalidVector
 from service.system.modality import Track
 
 WIDTH = 32
@@ -195,7 +187,7 @@ class IndexContract:
         assert asset.media == make_segment("a", audio_track=tracks[0]).media
         assert index.list_assets(limit=10).assets == (asset,)
         assert index.get_asset(make_id("other")) is None
-        (best,) = index.search(tracks[1], target="audio", limit=1)
+        (best,) = index.search(VectorQuery(track=tracks[1], target="audio", limit=1))
         assert (best.asset_id, best.path, best.media) == (asset.asset_id, asset.path, asset.media)
         assert (best.start_seconds, best.end_seconds) == (10.0, 20.0)
         assert best.score == pytest.approx(1.0, abs=TOLERANCE)
@@ -209,7 +201,7 @@ class IndexContract:
             make_segment("both", 1, audio_track=sound, video_track=picture),
         ]
         index.write_asset(both, is_last=True)
-        found = {m: index.search(sound, target=m, limit=9) for m in ("audio", "video")}  # type: ignore[arg-type]
+        found = {m: index.search(VectorQuery(track=sound, target=m, limit=9)) for m in ("audio", "video")}  # type: ignore[arg-type]
         assert sorted(m.asset_id for m in found["audio"]) == sorted(
             [make_id("sound")] + [make_id("both")] * 2
         )
@@ -227,7 +219,7 @@ class IndexContract:
         tracks, queries = make_tracks(40, seed=3), make_tracks(5, seed=4)
         index.write_asset(make_asset("a", tracks), is_last=True)
         for query in queries:
-            matches = index.search(query, target="audio", limit=40)
+            matches = index.search(VectorQuery(track=query, target="audio", limit=40))
             assert len(matches) == 40
             for match in matches:
                 track = tracks[int(match.start_seconds // 10)].astype(np.float64)
@@ -244,7 +236,7 @@ class IndexContract:
         place = {(make_id(n // 200 * 200), 10.0 * (n % 200)): n for n in range(800)}
         recalls = []
         for query in queries:
-            matches = index.search(query, target="audio", limit=10, prefetch=100)
+            matches = index.search(VectorQuery(track=query, target="audio", limit=10, prefetch=100))
             candidates = np.argsort(-(pool(tracks) @ pool(query)), kind="stable")[:100]
             exact = diagonal_means(query, tracks)
             expected = np.sort(exact[candidates])[::-1][:10]
@@ -257,19 +249,19 @@ class IndexContract:
         (track,) = make_tracks(1, seed=6)
         for name in range(4):
             index.write_asset(make_asset(name, np.stack([track, track])), is_last=True)
-        matches = index.search(track, target="audio", limit=8)
+        matches = index.search(VectorQuery(track=track, target="audio", limit=8))
         assert [(m.asset_id, m.start_seconds) for m in matches] == sorted(
             (make_id(name), start) for name in range(4) for start in (0.0, 10.0)
         )
-        first = index.search(track, target="audio", limit=5)
-        assert all(index.search(track, target="audio", limit=5) == first for _ in range(5))
+        first = index.search(VectorQuery(track=track, target="audio", limit=5))
+        assert all(index.search(VectorQuery(track=track, target="audio", limit=5)) == first for _ in range(5))
 
     def test_a_limit_above_the_prefetch_widens_it(self, index: Index) -> None:
         tracks = make_tracks(30, seed=7)
         index.write_asset(make_asset("a", tracks), is_last=True)
-        assert len(index.search(tracks[0], target="audio", limit=25, prefetch=5)) == 25
-        assert len(index.search(tracks[0], target="audio", limit=500)) == 30
-        assert index.search(tracks[0], target="video", limit=5) == []
+        assert len(index.search(VectorQuery(track=tracks[0], target="audio", limit=25, prefetch=5))) == 25
+        assert len(index.search(VectorQuery(track=tracks[0], target="audio", limit=500))) == 30
+        assert index.search(VectorQuery(track=tracks[0], target="video", limit=5)) == []
 
     def test_search_of_assets_keeps_the_best_segment_of_each(self, index: Index) -> None:
         """One asset fills the first candidates; the others are still found."""
@@ -279,15 +271,15 @@ class IndexContract:
         index.write_asset(make_asset("near", near), is_last=True)
         for name, track in enumerate(far):
             index.write_asset(make_asset(name, np.stack([track, far[(name + 1) % 12]])), is_last=True)
-        matches = index.search_assets(query, target="audio", limit=8, prefetch=20)
+        matches = index.search_assets(VectorQuery(track=query, target="audio", limit=8, prefetch=20))
         scores = {make_id("near"): diagonal_means(query, near).max()}
         for name in range(12):
             scores[make_id(name)] = diagonal_means(query, np.stack([far[name], far[(name + 1) % 12]])).max()
         expected = sorted(scores.values(), reverse=True)[:8]
         assert len({m.asset_id for m in matches}) == 8
         np.testing.assert_allclose([m.score for m in matches], expected, atol=TOLERANCE)
-        assert len(index.search_assets(query, target="audio", limit=100, prefetch=5)) == 13
-        assert index.search_assets(query, target="video", limit=100) == []
+        assert len(index.search_assets(VectorQuery(track=query, target="audio", limit=100, prefetch=5))) == 13
+        assert index.search_assets(VectorQuery(track=query, target="video", limit=100)) == []
 
     def test_an_asset_in_several_calls_appears_with_the_last(self, index: Index) -> None:
         tracks = make_tracks(7, seed=10)
@@ -298,13 +290,13 @@ class IndexContract:
             assert index.find_path("/library/a.mp4") is None
             assert index.list_assets(limit=5).assets == ()
             assert index.count_segments() == 0
-            assert index.search(tracks[4], target="audio", limit=5) == []
-            assert index.search_assets(tracks[4], target="audio", limit=5) == []
+            assert index.search(VectorQuery(track=tracks[4], target="audio", limit=5)) == []
+            assert index.search_assets(VectorQuery(track=tracks[4], target="audio", limit=5)) == []
         index.write_asset(segments[6:], is_last=True)
         asset = index.get_asset(make_id("a"))
         assert asset is not None
         assert asset.num_segments == 7
-        assert len(index.search(tracks[4], target="audio", limit=50)) == 7
+        assert len(index.search(VectorQuery(track=tracks[4], target="audio", limit=50))) == 7
 
     def test_a_call_that_failed_can_be_repeated(self, index: Index) -> None:
         tracks = make_tracks(4, seed=11)
@@ -330,7 +322,9 @@ class IndexContract:
         assert asset is not None
         assert (asset.num_segments, asset.path, asset.modalities) == (4, "/moved.mp4", ("audio", "video"))
         assert (index.count_segments(), index.count_segments(modality="audio")) == (4, 3)
-        starts = {m.start_seconds for m in index.search(tracks[4], target="audio", limit=9)}
+        starts = {
+            m.start_seconds for m in index.search(VectorQuery(track=tracks[4], target="audio", limit=9))
+        }
         assert starts == {0.0, 10.0, 20.0}, (
             "the segment that is gone and the modality that is gone are not found"
         )
@@ -359,7 +353,7 @@ class IndexContract:
         assert index.count_segments() == 0
         assert index.info().num_segments == 0
         with pytest.raises(InvalidVector, match=message):
-            index.search(bad, target="audio", limit=1)
+            index.search(VectorQuery(track=bad, target="audio", limit=1))
 
     def test_segments_that_contradict_themselves_are_refused(self, index: Index) -> None:
         track = make_tracks(1, seed=15)[0]
@@ -393,9 +387,9 @@ class IndexContract:
     def test_choices_that_make_no_sense_are_refused(self, index: Index) -> None:
         track = make_tracks(1, seed=16)[0]
         with pytest.raises(ValueError, match="audio or video, got 'smell'"):
-            index.search(track, target="smell", limit=1)  # type: ignore[arg-type]
+            index.search(VectorQuery(track=track, target="smell", limit=1))  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="1 or more, got 0"):
-            index.search(track, target="audio", limit=0)
+            index.search(VectorQuery(track=track, target="audio", limit=0))
 
     def test_delete_leaves_nothing(self, index: Index) -> None:
         tracks = make_tracks(4, seed=17)
@@ -404,7 +398,9 @@ class IndexContract:
         assert index.delete_asset(make_id("a")) == 4
         assert index.delete_asset(make_id("a")) == 0
         assert index.get_asset(make_id("a")) is None
-        assert {m.asset_id for m in index.search(tracks[0], target="audio", limit=9)} == {make_id("b")}
+        assert {m.asset_id for m in index.search(VectorQuery(track=tracks[0], target="audio", limit=9))} == {
+            make_id("b")
+        }
 
     def test_an_unfinished_asset_can_be_deleted(self, index: Index) -> None:
         segments = make_asset("a", make_tracks(4, seed=18))
@@ -443,7 +439,7 @@ class IndexContract:
         moved = index.find_path("/archive/take.mp4")
         assert moved is not None
         assert (moved.asset_id, moved.num_segments, moved.media) == (make_id("old"), 2, {"size_bytes": 7})
-        for match in index.search(tracks[0], target="audio", limit=9):
+        for match in index.search(VectorQuery(track=tracks[0], target="audio", limit=9)):
             if match.asset_id == make_id("old"):
                 assert (match.path, match.media) == ("/archive/take.mp4", {"size_bytes": 7})
         assert index.find_path("/nowhere.mp4") is None
@@ -463,7 +459,7 @@ class IndexContract:
         assert (asset.path, asset.paths) == ("/z.mp4", ("/z.mp4", "/b/copy.mp4"))
         assert index.find_path("/z.mp4") == index.find_path("/b/copy.mp4") == asset
         assert index.find_path("/a/first.mp4") is None
-        assert index.search(tracks[0], target="audio", limit=1)[0].path == "/z.mp4"
+        assert index.search(VectorQuery(track=tracks[0], target="audio", limit=1))[0].path == "/z.mp4"
         with pytest.raises(InvalidSegment, match="at least one path, got none"):
             index.set_paths(make_id("a"), paths=[], media={})
 
@@ -480,7 +476,10 @@ class IndexContract:
         asset = index.get_asset(make_id("a"))
         assert asset is not None
         assert (asset.metadata, asset.num_segments, asset.paths) == (said, 2, ("/library/a.mp4",))
-        assert [m.metadata for m in index.search(tracks[0], target="audio", limit=9)] == [said, said]
+        assert [m.metadata for m in index.search(VectorQuery(track=tracks[0], target="audio", limit=9))] == [
+            said,
+            said,
+        ]
         assert all_assets(index, filter=Filter(metadata={"take": 3})) == []
         assert not index.set_metadata(make_id("none"), {})
         for refused in ({"x": 0.5}, {"x": None}, {"x": {"y": 1}}, {"x": [[1]]}, {"x": 2**63}, {1: "x"}):
@@ -509,7 +508,9 @@ class IndexContract:
             pooled = index.get_pooled(make_id("a"), index=n, modality="audio")
             assert pooled is not None
             np.testing.assert_allclose(pooled, pool(track), atol=1e-6)
-            assert index.search(track, target="audio", limit=1)[0].start_seconds == 10.0 * n
+            assert (
+                index.search(VectorQuery(track=track, target="audio", limit=1))[0].start_seconds == 10.0 * n
+            )
         assert index.get_track(make_id("a"), index=0, modality="video") is None
         assert index.get_pooled(make_id("a"), index=0, modality="video") is None
         assert index.get_pooled(make_id("a"), index=1, modality="audio") is None
@@ -552,9 +553,13 @@ class IndexContract:
             assert sorted(all_assets(index, limit=2, filter=chosen)) == wanted, chosen
             # the best of all 200 candidates are not meant: with as few as wanted, each has to fulfil the filter
             few = max(1, 2 * len(names))
-            found = index.search(tracks[0], target="audio", limit=few, prefetch=few, filter=chosen)
+            found = index.search(
+                VectorQuery(track=tracks[0], target="audio", limit=few, prefetch=few, filter=chosen)
+            )
             assert sorted(m.asset_id for m in found) == sorted(wanted * 2), chosen
-            best = index.search_assets(tracks[0], target="audio", limit=9, prefetch=1, filter=chosen)
+            best = index.search_assets(
+                VectorQuery(track=tracks[0], target="audio", limit=9, prefetch=1, filter=chosen)
+            )
             assert sorted(m.asset_id for m in best) == wanted, chosen
 
     def test_filters_that_make_no_sense_are_refused(self) -> None:
@@ -596,7 +601,7 @@ class IndexContract:
                     asset = index.get_asset(make_id(name))
                     assert asset is not None
                     assert asset.num_segments == 2
-                    matches = index.search(tracks[worker], target="audio", limit=100)
+                    matches = index.search(VectorQuery(track=tracks[worker], target="audio", limit=100))
                     assert {make_id(name)} <= {m.asset_id for m in matches}
             except BaseException as exc:  # a thread's failure must reach the test
                 failures.append(exc)

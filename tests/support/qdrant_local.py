@@ -18,7 +18,7 @@ import pytest
 from qdrant_client import QdrantClient
 
 from service.index import opening
-from service.index.contract import IndexUnavailable
+from service.index.failure import IndexUnavailable
 from service.index.qdrant import index as server
 
 

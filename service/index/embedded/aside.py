@@ -21,11 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from service.index.contract import IndexFailure, IndexUnavailable
 from service.index.embedded.folder import count_bytes
 from service.index.embedded.generation import next_shard
 from service.index.embedded.messages import ShardConfig
 from service.index.embedded.process import EngineProcess
+from service.index.failure import IndexFailure, IndexUnavailable
 
 logger = logging.getLogger(__name__)
 

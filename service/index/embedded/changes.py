@@ -24,8 +24,8 @@ import qdrant_edge as edge
 
 from service.index.embedded.ranking import to_floats
 from service.index.embedded.tracks import ROWS, TrackCopies
-from service.index.payload import MODALITIES
 from service.index.points import TRACK_SUFFIX, StoredPoint
+from service.system.modality import MODALITIES
 
 UPSERT_POINTS = 64
 _TRACKS = tuple(modality + TRACK_SUFFIX for modality in MODALITIES)

@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from service.index.contract import IndexFailure, IndexFull, IndexInUse
 from service.index.embedded.generation import (
     BUILDING,
     POINTER,
@@ -26,6 +25,7 @@ from service.index.embedded.generation import (
     sweep_others,
 )
 from service.index.embedded.messages import ShardConfig
+from service.index.failure import IndexFailure, IndexFull, IndexInUse
 from service.system.files import FileLocked, locked_file, read_disk_space, replace_file, sync_folder
 
 FORMAT_VERSION = 2

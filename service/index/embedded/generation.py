@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from service.index.contract import IndexFailure
+from service.index.failure import IndexFailure
 
 FIRST = "shard"
 BUILDING = "building"

@@ -2,7 +2,7 @@
 
     with EmbeddedIndex.open(folder, width=768) as index:
         index.write_asset(segments, is_last=True)
-        matches = index.search(track, target="audio", limit=10)
+        matches = index.search(VectorQuery(track=track, target="audio", limit=10))
 
 The engine runs in a process of its own (`service.index.embedded.shard_process` says why). When it dies, the call that
 waited is repeated once on a new one; nothing acknowledged is lost. A folder is open in one process at a time.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,23 +20,31 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Asset, AssetPage, Filter, IndexInfo, Segment, SegmentMatch
+from service.index.contract import (
+    Asset,
+    AssetPage,
+    Filter,
+    IndexInfo,
+    Segment,
+    SegmentMatch,
+    VectorQuery,
+    check_limit,
+    check_modality,
+)
 from service.index.draft import Draft, follow
 from service.index.embedded.aside import OptimizerWatch
 from service.index.embedded.generation import current_shard, read_seal
-from service.index.embedded.messages import Search, ShardConfig, Write
+from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.supervision import SupervisedEngine
-from service.index.payload import MODALITIES, describe_files, describe_metadata, to_conditions
+from service.index.payload import describe_files, describe_metadata, to_conditions
 from service.index.points import (
     TRACK_SUFFIX,
     StoredPoint,
-    check_choice,
     check_track,
-    pool_track,
     to_points,
     to_segment,
 )
-from service.system.modality import Modality, Track
+from service.system.modality import MODALITIES, Modality, Track
 from service.system.timing import timed
 
 CALL_SECONDS = 30.0
@@ -143,53 +152,20 @@ class EmbeddedIndex:
                 self._drafts[asset_id] = draft
                 self._unfinished.add(asset_id)
 
-    def search(
-        self,
-        track: Track,
-        *,
-        target: Modality,
-        limit: int,
-        prefetch: int = 200,
-        filter: Filter | None = None,
-    ) -> list[SegmentMatch]:
+    def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segments; see `Index.search`."""
-        return self._search("search", track, target, limit, prefetch, filter)
+        return self._search("search", query)
 
-    def search_assets(
-        self,
-        track: Track,
-        *,
-        target: Modality,
-        limit: int,
-        prefetch: int = 200,
-        filter: Filter | None = None,
-    ) -> list[SegmentMatch]:
+    def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `Index.search_assets`."""
-        return self._search("search_assets", track, target, limit, prefetch, filter)
+        return self._search("search_assets", query)
 
-    def _search(
-        self,
-        method: str,
-        track: Track,
-        target: Modality,
-        limit: int,
-        prefetch: int,
-        chosen: Filter | None,
-    ) -> list[SegmentMatch]:
+    def _search(self, method: str, query: VectorQuery) -> list[SegmentMatch]:
         rows = check_track(
-            track, num_moments=self._config.num_moments, width=self._config.width, name="query"
-        )
-        check_choice(target=target, limit=limit, prefetch=prefetch)
-        request = Search(
-            track=rows,
-            pooled=pool_track(rows),
-            target=target,
-            limit=limit,
-            prefetch=prefetch,
-            conditions=to_conditions(chosen),
+            query.track, num_moments=self._config.num_moments, width=self._config.width, name="query"
         )
         with timed("search"):
-            matches: list[SegmentMatch] = self._engine.call(method, request)
+            matches: list[SegmentMatch] = self._engine.call(method, replace(query, track=rows))
         return matches
 
     def get_asset(self, asset_id: str) -> Asset | None:
@@ -214,7 +190,7 @@ class EmbeddedIndex:
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment, float32, shape (T, D), or None where the asset has none there."""
-        check_choice(target=modality)
+        check_modality(modality)
         points = self._read(asset_id, first_index=index, limit=1, names=[modality + TRACK_SUFFIX])
         if not points or points[0].payload["index"] != index:
             return None
@@ -222,7 +198,7 @@ class EmbeddedIndex:
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """The pooled vector of a segment, float32, shape (D,), or None where the asset has none there."""
-        check_choice(target=modality)
+        check_modality(modality)
         points = self._read(asset_id, first_index=index, limit=1, names=[modality])
         if not points or points[0].payload["index"] != index:
             return None
@@ -230,7 +206,7 @@ class EmbeddedIndex:
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments with their tracks, in order; see `Index.read_segments`."""
-        check_choice(target=None, limit=limit)
+        check_limit(limit)
         names = [modality + TRACK_SUFFIX for modality in MODALITIES]
         points = self._read(asset_id, first_index=first_index, limit=limit, names=names)
         return [to_segment(point.payload, self._tracks(point)) for point in points]
@@ -250,7 +226,7 @@ class EmbeddedIndex:
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
-        check_choice(target=None, limit=limit)
+        check_limit(limit)
         page: AssetPage = self._engine.call("list_assets", limit, cursor, to_conditions(filter))
         return page
 
@@ -262,7 +238,8 @@ class EmbeddedIndex:
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
-        check_choice(target=modality)
+        if modality is not None:
+            check_modality(modality)
         num_segments: int = self._engine.call("count_segments", modality)
         return num_segments
 

@@ -6,13 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.index.contract import IndexUnavailable
-from service.index.payload import Condition
+from service.index.failure import IndexUnavailable
 from service.index.points import StoredPoint
-from service.system.modality import Modality, Track
 
 
 class ShardFrozen(IndexUnavailable):
@@ -43,27 +38,6 @@ class ShardConfig:
     unfinished: frozenset[str] = frozenset()
     shard: str | None = None
     is_background: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """What to look for.
-
-    Attributes:
-        track: float32, shape (T, D), checked.
-        pooled: Its pooled vector, float32, shape (D,).
-        target: Modality to compare with.
-        limit: Matches at most.
-        prefetch: Candidates by pooled vector, `limit` at least.
-        conditions: What every candidate must fulfil.
-    """
-
-    track: Track
-    pooled: NDArray[np.float32]
-    target: Modality
-    limit: int
-    prefetch: int
-    conditions: Sequence[Condition] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from contextvars import Context, copy_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-from service.index.contract import IndexFailure, IndexUnavailable
 from service.index.embedded.messages import ShardConfig
+from service.index.failure import IndexFailure, IndexUnavailable
 from service.system.child import start_child
 from service.system.logs import child_options
 from service.system.timing import report

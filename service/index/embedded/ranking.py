@@ -20,11 +20,10 @@ import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
-from service.index.contract import SegmentMatch
+from service.index.contract import SegmentMatch, VectorQuery
 from service.index.embedded.tracks import ROWS, TrackCopies
-from service.index.payload import AnyOf, Condition, to_match
-from service.index.points import TRACK_SUFFIX
-from service.system.modality import Modality
+from service.index.payload import AnyOf, Condition, to_conditions, to_match
+from service.index.points import TRACK_SUFFIX, pool_track
 from service.system.timing import timed
 
 # 200 candidates of 100,000: .9995 of the nearest in .6 ms; with twice the ef or the oversampling .9996
@@ -34,29 +33,6 @@ COMPARED_AT_ONCE = 64  # tracks of 16 × 768 are 3 MB
 SCORE_TOLERANCE = 1e-3  # of a moment: how far a copy of a track may be from the score of the track
 
 Payload = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VectorQuery:
-    """What to search for, and where.
-
-    Attributes:
-        track: float32, shape (T, D), unit rows.
-        pooled: Its pooled vector, float32, shape (D,).
-        target: Modality to compare with.
-        prefetch: How many candidates the pooled vectors give.
-        is_exact: Whether to find them by comparing with every point.
-        hidden: Ids of assets that must not be found.
-        conditions: What every candidate must fulfil.
-    """
-
-    track: NDArray[np.float32]
-    pooled: NDArray[np.float32]
-    target: Modality
-    prefetch: int
-    is_exact: bool
-    hidden: frozenset[str] = frozenset()
-    conditions: Sequence[Condition] = ()
 
 
 @dataclass(frozen=True)
@@ -74,52 +50,61 @@ class Searcher:
     Args:
         shard: The open shard.
         copies: Its copies of the tracks.
+        exact_below: Up to this many points, candidates come from comparing with all of them.
     """
 
-    def __init__(self, shard: edge.EdgeShard, copies: TrackCopies) -> None:
+    def __init__(self, shard: edge.EdgeShard, copies: TrackCopies, *, exact_below: int) -> None:
         self._shard = shard
         self._copies = copies
+        self._exact_below = exact_below
 
-    def search_segments(self, query: VectorQuery, limit: int) -> list[SegmentMatch]:
-        """Find the best segments.
-
-        Args:
-            query: What to search for.
-            limit: Matches at most.
-
-        Returns:
-            Matches, best first.
-        """
-        points = rank(self._shard, query, hidden=query.hidden)
-        best = dict(islice(_in_order(points), limit))
+    def search(self, query: VectorQuery, *, hidden: frozenset[str]) -> list[SegmentMatch]:
+        """Find the best segments, best first; those of hidden assets are left out."""
+        points = self._rank(query, hidden=hidden, num_candidates=query.num_candidates)
+        best = dict(islice(_in_order(points), query.limit))
         return self._compare(query, [_Found(id, best[id], payload) for id, payload in self._payloads(best)])
 
-    def search_assets(self, query: VectorQuery, limit: int) -> list[SegmentMatch]:
-        """Find the best segment of each of the best assets.
+    def search_assets(self, query: VectorQuery, *, hidden: frozenset[str]) -> list[SegmentMatch]:
+        """Find the best segment of each of the best assets, best first.
 
         A long asset may fill all candidates. Then the next round asks for those of other assets, twice as many.
-
-        Args:
-            query: What to search for.
-            limit: Assets at most.
-
-        Returns:
-            One match per asset, best first.
         """
         best: dict[str, _Found] = {}
-        num_candidates = query.prefetch
+        num_candidates = query.num_candidates
         while True:
-            hidden = query.hidden | best.keys()
-            points = rank(self._shard, query, hidden=hidden, num_candidates=num_candidates)
+            points = self._rank(query, hidden=hidden | best.keys(), num_candidates=num_candidates)
             ranked = _in_order(points)
-            while len(best) < limit and (some := dict(islice(ranked, limit))):
+            while len(best) < query.limit and (some := dict(islice(ranked, query.limit))):
                 payloads = dict(self._payloads(some))
                 for id, score in some.items():
-                    if len(best) < limit:
+                    if len(best) < query.limit:
                         best.setdefault(payloads[id]["asset_id"], _Found(id, score, payloads[id]))
-            if len(best) >= limit or len(points) < num_candidates:
+            if len(best) >= query.limit or len(points) < num_candidates:
                 return self._compare(query, list(best.values()))
             num_candidates *= 2
+
+    def _rank(
+        self, query: VectorQuery, *, hidden: frozenset[str], num_candidates: int
+    ) -> list[edge.ScoredPoint]:
+        """Take candidates by pooled vector and order them by diagonal mean; without payload."""
+        candidates = edge.Prefetch(
+            limit=num_candidates,
+            query=edge.Query.Nearest(to_floats(pool_track(query.track)), using=query.target),
+            params=edge.SearchParams(
+                exact=self._shard.info().points_count <= self._exact_below,
+                hnsw_ef=max(MIN_EF, num_candidates),
+                quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
+            ),
+            filter=select(to_conditions(query.filter), hidden=hidden),
+        )
+        ranking = edge.QueryRequest(
+            limit=num_candidates,
+            query=edge.Query.Nearest(to_floats(query.track), using=query.target + TRACK_SUFFIX),
+            prefetches=[candidates],
+            with_payload=False,
+            with_vector=False,
+        )
+        return self._shard.query(ranking)  # the dot of two tracks of unit rows is T × their diagonal mean
 
     def _payloads(self, ids: Iterable[edge.PointId]) -> Iterator[tuple[edge.PointId, Payload]]:
         for record in self._shard.retrieve(list(ids), with_payload=True, with_vector=False):
@@ -180,41 +165,6 @@ def read_tracks(
         packed = struct.pack(f"{len(numbers)}f", *numbers)  # three times as fast as NumPy reads a list
         found[record.id] = np.frombuffer(packed, dtype=np.float32)
     return found
-
-
-def rank(
-    shard: edge.EdgeShard, query: VectorQuery, *, hidden: Iterable[str], num_candidates: int | None = None
-) -> list[edge.ScoredPoint]:
-    """Take candidates by pooled vector and order them by diagonal mean.
-
-    Args:
-        shard: The open shard.
-        query: What to search for.
-        hidden: Ids of assets that must not be found.
-        num_candidates: How many candidates, None for those of the query.
-
-    Returns:
-        The candidates, best first, without payload.
-    """
-    limit = num_candidates or query.prefetch
-    candidates = edge.Prefetch(
-        limit=limit,
-        query=edge.Query.Nearest(to_floats(query.pooled), using=query.target),
-        params=edge.SearchParams(
-            exact=query.is_exact,
-            hnsw_ef=max(MIN_EF, limit),
-            quantization=edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING),
-        ),
-        filter=select(query.conditions, hidden=hidden),
-    )
-    ranking = edge.QueryRequest(
-        limit=limit,
-        query=edge.Query.Nearest(to_floats(query.track), using=query.target + TRACK_SUFFIX),
-        prefetches=[candidates],
-        with_payload=False,
-        with_vector=False,
-    )
-    return shard.query(ranking)  # the dot of two tracks of unit rows is T × their diagonal mean
 
 
 def _in_order(points: Iterable[edge.ScoredPoint]) -> Iterator[tuple[edge.PointId, float]]:

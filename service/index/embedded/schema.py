@@ -9,8 +9,9 @@ from typing import Any
 import qdrant_edge as edge
 
 from service.index.embedded.messages import ShardConfig
-from service.index.payload import MODALITIES, describe_files, describe_metadata, load_path
+from service.index.payload import describe_files, describe_metadata, load_path
 from service.index.points import TRACK_SUFFIX
+from service.system.modality import MODALITIES
 
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 SEGMENT_POINTS = 100_000  # the engine's own segments are not merged beyond: a merge rebuilds the whole graph

@@ -16,7 +16,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from service.index.contract import Asset, AssetPage, IndexFailure, IndexInfo, InvalidCursor, SegmentMatch
+from service.index.contract import Asset, AssetPage, IndexInfo, SegmentMatch, VectorQuery
 from service.index.embedded.changes import (
     Change,
     ChangeLog,
@@ -31,13 +31,14 @@ from service.index.embedded.changes import (
 )
 from service.index.embedded.folder import Folder, count_bytes
 from service.index.embedded.generation import Seal, SealedFile, seal_files
-from service.index.embedded.messages import Search, ShardConfig, ShardFrozen, Write
-from service.index.embedded.ranking import Searcher, VectorQuery, select, to_edge
+from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
+from service.index.embedded.ranking import Searcher, select, to_edge
 from service.index.embedded.schema import create_shard, edge_config, migrate_shard
 from service.index.embedded.tracks import TrackCopies
-from service.index.payload import MODALITIES, Condition, store_path, to_asset
+from service.index.failure import IndexFailure, InvalidCursor
+from service.index.payload import Condition, store_path, to_asset
 from service.index.points import StoredPoint
-from service.system.modality import Modality
+from service.system.modality import MODALITIES, Modality
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +51,13 @@ class Shard:
 
     def __init__(self, config: ShardConfig) -> None:
         self._folder = Folder(config)
-        self._exact_below = config.exact_below
         self._unfinished: set[str] = set()  # assets with segments but no head
         self._log: ChangeLog | None = None
         self._is_frozen = False
         self._sealed: Mapping[str, SealedFile] = {}
         self._edge = self._load_or_create(config)
         self._copies = TrackCopies(self._folder.shard, num_values=config.num_moments * config.width)
-        self._searcher = Searcher(self._edge, self._copies)
+        self._searcher = Searcher(self._edge, self._copies, exact_below=config.exact_below)
         if config.shard is None:
             self._migrate()
             self._sweep(config.unfinished)
@@ -193,24 +193,13 @@ class Shard:
             self._drop_log()  # the copy would not be one any more
             raise
 
-    def search(self, request: Search) -> list[SegmentMatch]:
+    def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segments of complete assets; see `service.index.embedded.ranking`."""
-        return self._searcher.search_segments(self._query(request), request.limit)
+        return self._searcher.search(query, hidden=frozenset(self._unfinished))
 
-    def search_assets(self, request: Search) -> list[SegmentMatch]:
+    def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `service.index.embedded.ranking`."""
-        return self._searcher.search_assets(self._query(request), request.limit)
-
-    def _query(self, request: Search) -> VectorQuery:
-        return VectorQuery(
-            track=request.track,
-            pooled=request.pooled,
-            target=request.target,
-            prefetch=max(request.prefetch, request.limit),
-            is_exact=self._edge.info().points_count <= self._exact_below,
-            hidden=frozenset(self._unfinished),
-            conditions=request.conditions,
-        )
+        return self._searcher.search_assets(query, hidden=frozenset(self._unfinished))
 
     def _head(self, asset_id: str) -> Payload | None:
         return next(iter(self._heads([_is("asset_id", asset_id)], limit=1)[0]), None)

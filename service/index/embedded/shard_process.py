@@ -23,9 +23,9 @@ from multiprocessing.connection import Connection
 from select import select
 from typing import Any
 
-from service.index.contract import IndexFailure
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.shard import Shard
+from service.index.failure import IndexFailure
 from service.system.logs import configure_child_logs
 from service.system.timing import Stage, collecting
 

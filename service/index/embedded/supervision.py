@@ -17,12 +17,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
-from service.index.contract import IndexFailure, IndexUnavailable
 from service.index.embedded.aside import AsideBuild
 from service.index.embedded.folder import FolderLock
 from service.index.embedded.generation import current_shard, sweep_others
 from service.index.embedded.messages import ShardConfig, ShardFrozen
 from service.index.embedded.process import EngineProcess, ShardProcessDied
+from service.index.failure import IndexFailure, IndexUnavailable
 
 
 class SupervisedEngine:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import IndexFull
+from service.index.failure import IndexFull
 
 FILE_NAME = "tracks.f16"
 ROWS = "rows"

@@ -14,11 +14,11 @@ import re
 
 from qdrant_client import models
 
-from service.index.contract import IndexFailure
-from service.index.payload import MODALITIES
+from service.index.failure import IndexFailure
 from service.index.points import TRACK_SUFFIX
 from service.index.qdrant.link import Link, ServerConfig, status_of
 from service.index.qdrant.points import UNFINISHED
+from service.system.modality import MODALITIES
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
     with ServerIndex.open(config, name="foley-starter-0123456789ab", width=768) as index:
         index.write_asset(segments, is_last=True)
-        matches = index.search(track, target="audio", limit=10)
+        matches = index.search(VectorQuery(track=track, target="audio", limit=10))
 
 The client is the blocking one. Callers of an `Index` are threads that wait anyway; an asynchronous client would need
 an event loop in one more thread, which would read all answers for all callers one after another (a track is 12,288
@@ -21,6 +21,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,27 +33,29 @@ from service.index.contract import (
     Asset,
     AssetPage,
     Filter,
-    IndexFailure,
     IndexInfo,
-    InvalidCursor,
     Segment,
     SegmentMatch,
+    VectorQuery,
+    check_limit,
+    check_modality,
 )
-from service.index.payload import (
-    MODALITIES,
-    describe_files,
-    describe_metadata,
-    store_path,
-    to_asset,
-    to_conditions,
-)
-from service.index.points import TRACK_SUFFIX, check_choice, check_track, pool_track, to_segment
+from service.index.failure import IndexFailure, InvalidCursor
+from service.index.payload import describe_files, describe_metadata, store_path, to_asset
+from service.index.points import TRACK_SUFFIX, check_track, to_segment
 from service.index.qdrant.collection import open_collection
 from service.index.qdrant.link import Link, ServerConfig, open_client
-from service.index.qdrant.points import UNFINISHED, Points, is_any, is_value, read_vector, to_field_condition
-from service.index.qdrant.search import VectorQuery, search_assets, search_segments, without_head
+from service.index.qdrant.points import (
+    UNFINISHED,
+    Points,
+    is_any,
+    is_value,
+    read_vector,
+    to_filter_conditions,
+)
+from service.index.qdrant.search import search_assets, search_segments, without_head
 from service.index.qdrant.writer import SWEEP_AFTER_SECONDS, Writer, read_head
-from service.system.modality import Modality, Track
+from service.system.modality import MODALITIES, Modality, Track
 
 POLL_SECONDS = 1.0
 
@@ -135,42 +138,17 @@ class ServerIndex:
         """
         self._writer.write(segments, is_last=is_last)
 
-    def search(
-        self,
-        track: Track,
-        *,
-        target: Modality,
-        limit: int,
-        prefetch: int = 200,
-        filter: Filter | None = None,
-    ) -> list[SegmentMatch]:
+    def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segments; see `Index.search`."""
-        return search_segments(self._points, self._query(track, target, limit, prefetch, filter), limit)
+        return search_segments(self._points, self._check(query))
 
-    def search_assets(
-        self,
-        track: Track,
-        *,
-        target: Modality,
-        limit: int,
-        prefetch: int = 200,
-        filter: Filter | None = None,
-    ) -> list[SegmentMatch]:
+    def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `Index.search_assets`."""
-        return search_assets(self._points, self._query(track, target, limit, prefetch, filter), limit)
+        return search_assets(self._points, self._check(query))
 
-    def _query(
-        self, track: Track, target: Modality, limit: int, prefetch: int, chosen: Filter | None
-    ) -> VectorQuery:
-        rows = check_track(track, num_moments=self._num_moments, width=self._width, name="query")
-        check_choice(target=target, limit=limit, prefetch=prefetch)
-        return VectorQuery(
-            track=rows,
-            pooled=pool_track(rows),
-            target=target,
-            prefetch=max(prefetch, limit),
-            conditions=_conditions(chosen),
-        )
+    def _check(self, query: VectorQuery) -> VectorQuery:
+        rows = check_track(query.track, num_moments=self._num_moments, width=self._width, name="query")
+        return replace(query, track=rows)
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None where no complete asset of this id is stored."""
@@ -201,14 +179,14 @@ class ServerIndex:
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment as it is stored; see `Index.get_track`."""
-        check_choice(target=modality)
+        check_modality(modality)
         return self._read_vector(
             asset_id, index, modality + TRACK_SUFFIX, shape=(self._num_moments, self._width)
         )
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """The pooled vector of a segment; see `Index.get_pooled`."""
-        check_choice(target=modality)
+        check_modality(modality)
         return self._read_vector(asset_id, index, modality, shape=(self._width,))
 
     def _read_vector(
@@ -222,7 +200,7 @@ class ServerIndex:
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments of a complete asset with their tracks; see `Index.read_segments`."""
-        check_choice(target=None, limit=limit)
+        check_limit(limit)
         if read_head(self._points, asset_id) is None:
             return []
         from_first = models.FieldCondition(key="index", range=models.Range(gte=first_index))
@@ -249,8 +227,8 @@ class ServerIndex:
         filter: Filter | None = None,
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
-        check_choice(target=None, limit=limit)
-        conditions = [is_value("index", 0), *_conditions(filter)]
+        check_limit(limit)
+        conditions = [is_value("index", 0), *to_filter_conditions(filter)]
         heads, following = self._points.scroll_page(conditions, limit=limit, offset=_check_cursor(cursor))
         return AssetPage(
             assets=tuple(to_asset(head.payload or {}) for head in heads),
@@ -268,7 +246,8 @@ class ServerIndex:
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
-        check_choice(target=modality)
+        if modality is not None:
+            check_modality(modality)
         has_vector: list[models.Condition] = (
             [models.HasVectorCondition(has_vector=modality)] if modality else []
         )
@@ -312,10 +291,6 @@ class ServerIndex:
     def close(self) -> None:
         """Close the connections. Safe to call twice."""
         self._link.close()
-
-
-def _conditions(chosen: Filter | None) -> list[models.FieldCondition]:
-    return [to_field_condition(condition) for condition in to_conditions(chosen)]
 
 
 def _check_cursor(cursor: str | None) -> str | None:

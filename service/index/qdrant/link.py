@@ -28,7 +28,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from service.index.contract import IndexFailure, IndexFull, IndexUnavailable
+from service.index.failure import IndexFailure, IndexFull, IndexUnavailable
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")

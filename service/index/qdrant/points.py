@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import models
 
-from service.index.contract import IndexFailure
-from service.index.payload import AnyOf, Condition
+from service.index.contract import Filter
+from service.index.failure import IndexFailure
+from service.index.payload import AnyOf, Condition, to_conditions
 from service.index.points import TRACK_SUFFIX, StoredPoint
 from service.index.qdrant.link import Link
 
@@ -172,8 +173,12 @@ def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> 
     return numbers.reshape(shape)
 
 
-def to_field_condition(condition: Condition) -> models.FieldCondition:
-    """A condition of a filter in the server's words."""
+def to_filter_conditions(chosen: Filter | None) -> list[models.Condition]:
+    """What a filter asks, as the client takes it."""
+    return [_to_field_condition(condition) for condition in to_conditions(chosen)]
+
+
+def _to_field_condition(condition: Condition) -> models.FieldCondition:
     if isinstance(condition, AnyOf):
         return is_any(condition.key, condition.words)
     bounds = models.Range(gte=condition.at_least, lte=condition.at_most, lt=condition.below)

@@ -13,35 +13,21 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from qdrant_client import models
 
-from service.index.contract import SegmentMatch
+from service.index.contract import SegmentMatch, VectorQuery
 from service.index.payload import to_match
-from service.index.points import TRACK_SUFFIX
-from service.index.qdrant.points import UNFINISHED, Points, is_any, is_value, read_vector
-from service.system.modality import Modality
+from service.index.points import TRACK_SUFFIX, pool_track
+from service.index.qdrant.points import (
+    UNFINISHED,
+    Points,
+    is_any,
+    is_value,
+    read_vector,
+    to_filter_conditions,
+)
 
 OVERSAMPLING = 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class VectorQuery:
-    """What to search for.
-
-    Attributes:
-        track: float32, shape (T, D), unit rows.
-        pooled: Its pooled vector, float32, shape (D,).
-        target: Modality to compare with.
-        prefetch: How many candidates the pooled vectors give.
-        conditions: What a filter asks.
-    """
-
-    track: NDArray[np.float32]
-    pooled: NDArray[np.float32]
-    target: Modality
-    prefetch: int
-    conditions: Sequence[models.Condition] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,43 +39,26 @@ class _Candidate:
     is_unfinished: bool
 
 
-def search_segments(points: Points, query: VectorQuery, limit: int) -> list[SegmentMatch]:
-    """Find the best segments.
-
-    Args:
-        points: The collection.
-        query: What to search for.
-        limit: Matches at most.
-
-    Returns:
-        Matches, best first.
-    """
-    ranked, _ = _rank(points, query, set(), query.prefetch)
-    return _compare(points, query, [candidate.point_id for candidate in ranked[:limit]])
+def search_segments(points: Points, query: VectorQuery) -> list[SegmentMatch]:
+    """Find the best segments, best first."""
+    ranked, _ = _rank(points, query, set(), query.num_candidates)
+    return _compare(points, query, [candidate.point_id for candidate in ranked[: query.limit]])
 
 
-def search_assets(points: Points, query: VectorQuery, limit: int) -> list[SegmentMatch]:
-    """Find the best segment of each of the best assets.
+def search_assets(points: Points, query: VectorQuery) -> list[SegmentMatch]:
+    """Find the best segment of each of the best assets, best first.
 
     A long asset may fill all candidates. Then the next round asks for those of other assets, twice as many.
-
-    Args:
-        points: The collection.
-        query: What to search for.
-        limit: Assets at most.
-
-    Returns:
-        One match per asset, best first.
     """
     best: dict[str, str] = {}
-    num_candidates = query.prefetch
+    num_candidates = query.num_candidates
     while True:
         ranked, is_all = _rank(points, query, set(best), num_candidates)
         for candidate in ranked:
             best.setdefault(candidate.asset_id, candidate.point_id)
-            if len(best) == limit:
+            if len(best) == query.limit:
                 break
-        if len(best) == limit or is_all:
+        if len(best) == query.limit or is_all:
             return _compare(points, query, list(best.values()))
         num_candidates *= 2
 
@@ -117,11 +86,11 @@ def _rank(
 
 def _find(points: Points, query: VectorQuery, hidden: Collection[str], limit: int) -> list[_Candidate]:
     prefetch = models.Prefetch(
-        query=query.pooled.tolist(),
+        query=pool_track(query.track).tolist(),
         using=query.target,
         limit=limit,
         filter=models.Filter(
-            must=list(query.conditions), must_not=[is_any("asset_id", hidden)] if hidden else None
+            must=to_filter_conditions(query.filter), must_not=[is_any("asset_id", hidden)] if hidden else None
         ),
         params=models.SearchParams(
             hnsw_ef=2 * limit,

@@ -10,8 +10,9 @@ from typing import Any
 
 from qdrant_client import models
 
-from service.index.contract import IndexFailure, Segment
+from service.index.contract import Segment
 from service.index.draft import Draft, follow
+from service.index.failure import IndexFailure
 from service.index.points import to_points
 from service.index.qdrant.points import UNFINISHED, Points, is_value
 

@@ -17,8 +17,8 @@ from models.bundle.bundle import load_bundle
 from service.client import served_inventory
 from service.commands import inventory
 from service.commands.inventory import list_inventory
-from service.index.contract import IndexInUse
 from service.index.embedded.index import EmbeddedIndex
+from service.index.failure import IndexInUse
 from service.index.opening import index_folder
 from service.system.settings import Settings
 from tests.support.paths import REPOSITORY

@@ -18,7 +18,8 @@ import pytest
 from models.media.clip import ClipSpec, DecodedMedia
 from service.decode.decoder import Decoder
 from service.foley import Foley, open_foley
-from service.index.contract import Asset, Filter, IndexFull, IndexUnavailable, Segment
+from service.index.contract import Asset, Filter, Segment
+from service.index.failure import IndexFull, IndexUnavailable
 from service.jobs import library_jobs as jobs_module
 from service.jobs.documents import describe_job
 from service.jobs.files import count_outcomes, read_files

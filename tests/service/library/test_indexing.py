@@ -23,8 +23,9 @@ from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, decode_segme
 from service.decode.decoder import Decoder
 from service.encode.encoder import Encoder
 from service.encode.engines.contract import EncoderFailure
-from service.index.contract import Asset, IndexFull
+from service.index.contract import Asset, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
+from service.index.failure import IndexFull
 from service.library.indexing import Counts, IndexReport, Progress, index_paths, library_limits
 from service.search.snapshot import Snapshot
 from service.system.settings import Settings
@@ -162,7 +163,7 @@ def test_a_long_file_in_chunks_is_the_same_as_in_one_piece(
             else:
                 assert clip.frames is not None
                 (track,) = encoder.encode_video([clip.frames])
-            (match,) = index.search(track, target=modality, limit=1)
+            (match,) = index.search(VectorQuery(track=track, target=modality, limit=1))
             assert (match.start_seconds, match.end_seconds) == pytest.approx(
                 (clip.start_seconds, clip.end_seconds), abs=0.05
             )

@@ -25,7 +25,8 @@ from service.cli import app
 from service.client.client import ServerRefused
 from service.commands.here_or_there import make_backup
 from service.http.routes.backup import create_backup
-from service.index.contract import Index, IndexInUse, Segment
+from service.index.contract import Index, Segment
+from service.index.failure import IndexInUse
 from service.index.opening import open_index
 from service.jobs.ledger import Ledger
 from service.operations.backup import (

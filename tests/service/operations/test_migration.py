@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from models.bundle.bundle import load_bundle
 from service import cli
 from service.index import opening
-from service.index.contract import Index, IndexFailure, Segment
+from service.index.contract import Index, Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
+from service.index.failure import IndexFailure
 from service.index.opening import find_index, open_index
 from service.index.points import point_id
 from service.index.qdrant import index as server
@@ -111,7 +112,10 @@ def test_a_copy_is_like_its_source_both_ways(
         assert contents(back) == contents(folder)
         query = make_tracks(1, seed=1, width=WIDTH)[0]
         found = [
-            [(m.asset_id, m.start_seconds) for m in index.search(query, target="audio", limit=5)]
+            [
+                (m.asset_id, m.start_seconds)
+                for m in index.search(VectorQuery(track=query, target="audio", limit=5))
+            ]
             for index in (folder, remote, back)
         ]
         assert found[0] == found[1] == found[2]

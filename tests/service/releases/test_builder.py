@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle.bundle import load_bundle
-from service.index.contract import IndexInUse
+from service.index.failure import IndexInUse
 from service.index.opening import open_index
 from service.releases import builder
 from service.releases.builder import open_patiently

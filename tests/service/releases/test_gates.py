@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from service.index.contract import Index, SegmentMatch
+from service.index.contract import Index, SegmentMatch, VectorQuery
 from service.releases.gates import Gate, GateLimits, Trial, describe_gates, judge, measure_overlap
 from service.search.calibration import Pairs
 from service.system.modality import Modality
@@ -153,12 +153,12 @@ class FoundIndex:
     def get_track(self, asset_id: str, *, index: int, modality: str) -> Any:
         return np.zeros((16, 4)) if self.has_track else None
 
-    def search_assets(self, track: Any, *, target: str, limit: int, prefetch: int) -> list[SegmentMatch]:
+    def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         return [
             SegmentMatch(
                 asset_id=str(n), path="", start_seconds=0, end_seconds=1, score=0, moments=(), media={}
             )
-            for n in self.found[:limit]
+            for n in self.found[: query.limit]
         ]
 
 

@@ -24,7 +24,7 @@ from models.bundle.bundle import (
     load_bundle,
     variant_path,
 )
-from service.index.contract import IndexUnavailable
+from service.index.failure import IndexUnavailable
 from service.releases.store import (
     Active,
     Release,

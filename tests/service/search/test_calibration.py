@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
-from service.index.contract import Asset, AssetPage, Filter, Index, SegmentMatch
+from service.index.contract import Asset, AssetPage, Filter, Index, SegmentMatch, VectorQuery
 from service.search.calibration import (
     MIN_ASSETS,
     Calibration,
@@ -228,7 +228,7 @@ class PlainIndex:
     def get_track(self, asset_id: str, *, index: int, modality: str) -> Any:
         return None if asset_id == f"{99:064x}" else np.zeros((16, 4), np.float32)
 
-    def search_assets(self, track: Any, *, target: str, limit: int, prefetch: int) -> list[SegmentMatch]:
+    def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         return [
             SegmentMatch(
                 asset_id=f"{number:064x}",
@@ -240,7 +240,7 @@ class PlainIndex:
                 media={},
             )
             for number, score in self.found
-        ][:limit]
+        ][: query.limit]
 
 
 def as_index(index: PlainIndex) -> Index:

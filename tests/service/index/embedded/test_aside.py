@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 
-from service.index.contract import Filter, IndexFailure, IndexUnavailable
+from service.index.contract import Filter, VectorQuery
 from service.index.embedded import aside
 from service.index.embedded.aside import PAGE_NUMBERS, AsideBuild
 from service.index.embedded.changes import (
@@ -41,6 +41,7 @@ from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.process import EngineProcess
 from service.index.embedded.shard import Shard
 from service.index.embedded.tracks import FILE_NAME, ROWS
+from service.index.failure import IndexFailure, IndexUnavailable
 from service.index.points import StoredPoint, to_points
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, make_asset, make_id, make_segment, make_tracks
@@ -75,13 +76,13 @@ def test_the_shard_built_aside_holds_the_same(index: EmbeddedIndex, folder: Path
     index.set_metadata(make_id(1), {"take": 1})
     index.write_asset(make_asset("half", TRACKS[:2]), is_last=False)
     before = index.list_assets(limit=10).assets
-    found = [index.search(track, target="video", limit=5) for track in TRACKS[::30]]
+    found = [index.search(VectorQuery(track=track, target="video", limit=5)) for track in TRACKS[::30]]
     engine = index.engine_pid
     index.optimize_aside()
     assert index.engine_pid != engine
     assert index.info().num_indexed_vectors >= 4 * 300
     assert index.list_assets(limit=10).assets == before
-    again = [index.search(track, target="video", limit=5) for track in TRACKS[::30]]
+    again = [index.search(VectorQuery(track=track, target="video", limit=5)) for track in TRACKS[::30]]
     kept = [
         len({m.start_seconds for m in b} & {m.start_seconds for m in a})
         for b, a in zip(found, again, strict=True)
@@ -113,7 +114,7 @@ def test_it_answers_and_is_written_to_meanwhile(index: EmbeddedIndex, folder: Pa
 
     def search() -> None:
         nonlocal num_searches
-        assert index.search(TRACKS[3], target="audio", limit=1)[0].score > 0.99
+        assert index.search(VectorQuery(track=TRACKS[3], target="audio", limit=1))[0].score > 0.99
         num_searches += 1
 
     def write() -> None:

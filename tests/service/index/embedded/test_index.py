@@ -20,22 +20,15 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 
-from service.index.contract import (
-    Filter,
-    Index,
-    IndexFailure,
-    IndexFull,
-    IndexInUse,
-    IndexUnavailable,
-    Segment,
-)
+from service.index.contract import Filter, Index, Segment, VectorQuery
 from service.index.embedded import ranking
 from service.index.embedded.index import EmbeddedIndex
-from service.index.embedded.messages import Search, ShardConfig, Write
+from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.schema import _migrate_asset, create_field_indexes
 from service.index.embedded.shard import Shard
 from service.index.embedded.tracks import FILE_NAME
-from service.index.points import pool_track, to_points
+from service.index.failure import IndexFailure, IndexFull, IndexInUse, IndexUnavailable
+from service.index.points import to_points
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import (
     NUM_MOMENTS,
@@ -75,7 +68,7 @@ def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
         assert index.get_asset(make_id("b")) is None
         assert index.info().num_segments == 3, "what was not finished is swept away"
         check_whole(index, {make_id("a"): 3})
-        assert index.search(tracks[2], target="audio", limit=1)[0].start_seconds == 20.0
+        assert index.search(VectorQuery(track=tracks[2], target="audio", limit=1))[0].start_seconds == 20.0
 
 
 def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
@@ -136,7 +129,9 @@ def test_a_folder_of_version_1_opens_and_filters(tmp_path: Path, num_done: int) 
             assert all_assets(index, filter=Filter(folder="/lib")) == [make_id("a")]
             assert all_assets(index, filter=Filter(folder="/x/caf\udce9")) == [make_id("b")]
             assert index.find_path("/lib/a.wav") == expected[0]
-            both = index.search(tracks[0], target="audio", limit=9, filter=Filter(modality="video"))
+            both = index.search(
+                VectorQuery(track=tracks[0], target="audio", limit=9, filter=Filter(modality="video"))
+            )
             assert [m.asset_id for m in both] == [make_id("b")] * 2
             check_whole(index, {make_id("a"): 3, make_id("b"): 2})
             index.set_metadata(make_id("a"), {"take": 1})
@@ -211,7 +206,7 @@ def test_a_dead_engine_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
             index.write_asset(segments[2 * part : 2 * part + 2], is_last=part == 2)
             dead = index.engine_pid
             os.kill(dead, signal.SIGKILL)
-            assert index.search(other, target="audio", limit=1)[0].asset_id == make_id("a")
+            assert index.search(VectorQuery(track=other, target="audio", limit=1))[0].asset_id == make_id("a")
             assert index.engine_pid != dead
         check_whole(index, {make_id("a"): 2, make_id("long"): 6})
 
@@ -375,12 +370,12 @@ def test_optimize_builds_graphs_that_find_the_same(tmp_path: Path) -> None:
             ]
             index.write_asset(segments, is_last=True)
         assert index.info().num_indexed_vectors == 0
-        before = [index.search(query, target="video", limit=10) for query in queries]
+        before = [index.search(VectorQuery(track=query, target="video", limit=10)) for query in queries]
         index.optimize()
         assert index.info().num_indexed_vectors == 4 * len(tracks)
         graphs = list((tmp_path / "shard" / "segments").glob("*/vector_index-video/links*.bin"))
         assert sum(path.stat().st_size for path in graphs) > 10 * len(tracks), "no graph was built"
-        after = [index.search(query, target="video", limit=10) for query in queries]
+        after = [index.search(VectorQuery(track=query, target="video", limit=10)) for query in queries]
         kept = [
             len({(m.asset_id, m.start_seconds) for m in b} & {(m.asset_id, m.start_seconds) for m in a})
             for b, a in zip(before, after, strict=True)
@@ -390,13 +385,13 @@ def test_optimize_builds_graphs_that_find_the_same(tmp_path: Path) -> None:
             best = np.sort(diagonal_means(query, tracks))[::-1][:10]
             np.testing.assert_allclose([m.score for m in matches][:3], best[:3], atol=TOLERANCE)
             by_asset = diagonal_means(query, tracks).reshape(num_assets, per_asset).max(axis=1)
-            assets = index.search_assets(query, target="video", limit=num_assets)
+            assets = index.search_assets(VectorQuery(track=query, target="video", limit=num_assets))
             found = {m.asset_id: m.score for m in assets}
             expected = {make_id(name): by_asset[name] for name in np.argsort(-by_asset)[:3]}
             assert {name: found[name] for name in expected} == pytest.approx(expected, abs=TOLERANCE)
         late = make_tracks(1, seed=10)[0]
         index.write_asset([make_segment("late", audio_track=late)], is_last=True)
-        assert index.search(late, target="audio", limit=1)[0].asset_id == make_id("late")
+        assert index.search(VectorQuery(track=late, target="audio", limit=1))[0].asset_id == make_id("late")
         assert index.delete_asset(make_id(0)) == per_asset
         assert index.count_segments() == len(tracks) + 1 - per_asset
     with open_index(tmp_path, exact_below=200) as index:
@@ -441,7 +436,7 @@ def test_moments_are_right_whatever_became_of_the_copies_of_tracks(tmp_path: Pat
         copies.ravel()[: copies.size // 2 - 5].tofile(path)
     with open_index(tmp_path) as index:
         index.write_asset(make_asset("b", make_tracks(1, seed=32)), is_last=True)
-        found = index.search(tracks[0], target="audio", limit=30)
+        found = index.search(VectorQuery(track=tracks[0], target="audio", limit=30))
     assert len(found) == len(tracks) + 1
     for match in found:
         if match.asset_id == make_id("a"):
@@ -460,9 +455,7 @@ def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.Monkey
     shard.write([Write(asset_id=make_id("a"), bodies=points[1:], head=points[0], body_ids=ids)])
     read: list[edge.PointId] = []
     monkeypatch.setattr(ranking, "read_tracks", lambda shard, ids, name: read.extend(ids) or {})
-    request = Search(
-        track=tracks[0], pooled=pool_track(tracks[0]), target="audio", limit=len(tracks), prefetch=200
-    )
-    assert len(shard.search(request)) == len(tracks)
+    query = VectorQuery(track=tracks[0], target="audio", limit=len(tracks))
+    assert len(shard.search(query)) == len(tracks)
     assert read == []
     shard.close()

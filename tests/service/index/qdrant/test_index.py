@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from service.index.contract import Filter, Index, IndexFailure, Segment
+from service.index.contract import Filter, Index, Segment, VectorQuery
+from service.index.failure import IndexFailure
 from service.index.qdrant import search as server_search
 from service.index.qdrant.collection import activate, active_collection, collection_name, vector_params
 from service.index.qdrant.index import ServerIndex
@@ -121,11 +122,11 @@ def test_a_writer_may_die_at_every_step(client: QdrantClient, num_writes: int, w
     with contextlib.suppress(Dies):
         write_in_parts(writer, long_asset(tracks[:4], version=1))
     asset = other.get_asset(make_id("a"))
-    found = other.search(query, target="audio", limit=20)
+    found = other.search(VectorQuery(track=query, target="audio", limit=20))
     if asset is None:
         assert not was_there
         assert found == []
-        assert other.search_assets(query, target="audio", limit=5) == []
+        assert other.search_assets(VectorQuery(track=query, target="audio", limit=5)) == []
         assert other.count_segments() == 0
         assert other.find_path("/1.mp4") is None
     else:
@@ -145,7 +146,9 @@ def test_a_writer_may_die_at_every_step(client: QdrantClient, num_writes: int, w
         assert swept is not None
         assert (swept.num_segments, swept.path, swept.modalities) == (4, "/1.mp4", ("audio", "video"))
         chosen = Filter(modality="video")
-        assert len(other.search(query, target="audio", limit=9, filter=chosen)) == 3, "all segments know both"
+        assert len(other.search(VectorQuery(track=query, target="audio", limit=9, filter=chosen))) == 3, (
+            "all segments know both"
+        )
 
 
 def test_without_asking_for_heads_half_an_asset_would_be_found(
@@ -155,9 +158,9 @@ def test_without_asking_for_heads_half_an_asset_would_be_found(
     index = open_index(client)
     tracks = make_tracks(4, seed=1)
     index.write_asset(make_asset("a", tracks), is_last=False)
-    assert index.search(tracks[1], target="audio", limit=9) == []
+    assert index.search(VectorQuery(track=tracks[1], target="audio", limit=9)) == []
     monkeypatch.setattr(server_search, "without_head", lambda *_: set())
-    assert len(index.search(tracks[1], target="audio", limit=9)) == 3
+    assert len(index.search(VectorQuery(track=tracks[1], target="audio", limit=9))) == 3
 
 
 def unfinished_points(client: QdrantClient) -> list[models.Record]:
@@ -181,7 +184,9 @@ def test_many_unfinished_segments_do_not_crowd_out_finished_ones(client: QdrantC
     query, far = make_tracks(2, seed=3)
     index.write_asset(make_asset("far", far[None]), is_last=True)
     index.write_asset(make_asset("near", np.stack([query] * 30)), is_last=False)
-    assert [m.asset_id for m in index.search(query, target="audio", limit=1, prefetch=10)] == [make_id("far")]
+    assert [
+        m.asset_id for m in index.search(VectorQuery(track=query, target="audio", limit=1, prefetch=10))
+    ] == [make_id("far")]
 
 
 def test_replicas_see_what_others_write(client: QdrantClient) -> None:
@@ -189,7 +194,9 @@ def test_replicas_see_what_others_write(client: QdrantClient) -> None:
     tracks = make_tracks(3, seed=4)
     one.write_asset(make_asset("a", tracks), is_last=True)
     assert two.set_metadata(make_id("a"), {"take": 3})
-    assert [m.metadata for m in one.search(tracks[0], target="audio", limit=9)] == [{"take": 3}] * 3
+    assert [m.metadata for m in one.search(VectorQuery(track=tracks[0], target="audio", limit=9))] == [
+        {"take": 3}
+    ] * 3
     assert two.delete_asset(make_id("a")) == 3
     assert one.count_segments() == 0
 

@@ -17,7 +17,7 @@ import grpc
 import pytest
 from qdrant_client import grpc as qdrant_grpc
 
-from service.index.contract import IndexFailure, IndexFull, IndexUnavailable
+from service.index.failure import IndexFailure, IndexFull, IndexUnavailable
 from service.index.qdrant import link as server_link
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import Link, ServerConfig, open_client
