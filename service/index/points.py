@@ -47,6 +47,14 @@ def point_id(asset_id: str, start_seconds: float) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{asset_id}:{round(start_seconds * 1000)}"))
 
 
+def is_point_id(text: str) -> bool:
+    """Whether a text is a UUID in its usual form."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
+
+
 def check_track(track: Track, *, num_moments: int, width: int, name: str = "track") -> Track:
     """Check that a track can be stored or searched by.
 

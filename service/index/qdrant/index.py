@@ -19,7 +19,6 @@ until a write is applied (`wait=True`) on `ServerConfig.write_consistency` repli
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -42,7 +41,7 @@ from service.index.contract import (
 )
 from service.index.failure import IndexFailure, InvalidCursor
 from service.index.payload import describe_files, describe_metadata, store_path, to_asset
-from service.index.points import TRACK_SUFFIX, check_track, to_segment
+from service.index.points import TRACK_SUFFIX, check_track, is_point_id, to_segment
 from service.index.qdrant.collection import open_collection
 from service.index.qdrant.link import Link, ServerConfig, open_client
 from service.index.qdrant.points import (
@@ -228,8 +227,10 @@ class ServerIndex:
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
         check_limit(limit)
+        if cursor is not None and not is_point_id(cursor):
+            raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}")
         conditions = [is_value("index", 0), *to_filter_conditions(filter)]
-        heads, following = self._points.scroll_page(conditions, limit=limit, offset=_check_cursor(cursor))
+        heads, following = self._points.scroll_page(conditions, limit=limit, offset=cursor)
         return AssetPage(
             assets=tuple(to_asset(head.payload or {}) for head in heads),
             next_cursor=None if following is None else str(following),
@@ -291,13 +292,3 @@ class ServerIndex:
     def close(self) -> None:
         """Close the connections. Safe to call twice."""
         self._link.close()
-
-
-def _check_cursor(cursor: str | None) -> str | None:
-    """The cursor, where it is the id of a point."""
-    try:
-        if cursor is None or str(uuid.UUID(cursor)) == cursor:
-            return cursor
-    except ValueError:
-        pass
-    raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}")
