@@ -19,6 +19,7 @@ from service.index.failure import IndexInUse
 from service.jobs.documents import describe_job
 from service.jobs.library_jobs import open_jobs
 from service.jobs.release_jobs import ReleaseJobs, ReleaseRequest, open_release_jobs
+from service.releases.documents import ReleaseList
 from service.releases.manager import name_of_user
 from service.releases.opening import active_release
 from service.releases.store import ReleaseStore
@@ -34,7 +35,7 @@ LOOK_SECONDS = 0.5
 OnStep = Callable[[Mapping[str, Any]], None]
 
 
-def list_releases(settings: Settings) -> dict[str, Any]:
+def list_releases(settings: Settings) -> ReleaseList:
     """Every release of the library, from its files alone.
 
     Args:
@@ -45,24 +46,15 @@ def list_releases(settings: Settings) -> dict[str, Any]:
     """
     store = ReleaseStore(settings.release_folder)
     release_id, _ = active_release(settings)
-    active = store.active()
     return {
-        "releases": [
-            {
-                **release.to_json(),
-                "state": "active" if release.release_id == release_id else release.outcome,
-                "is_previous": active is not None and active.previous == release.release_id,
-                "has_calibration": store.load_calibration(release.release_id) is not None,
-            }
-            for release in store.list()
-        ],
+        "releases": [store.describe(release, current=release_id) for release in store.list()],
         "active": release_id,
     }
 
 
 def create_release(
     settings: Settings, bundle: Path, *, activate: bool, force: str, on_step: OnStep
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Build a release, and activate it where that is wanted.
 
     Args:
@@ -109,7 +101,7 @@ def create_release(
     return job
 
 
-def activate_release(settings: Settings, release_id: str, *, force: str) -> dict[str, Any]:
+def activate_release(settings: Settings, release_id: str, *, force: str) -> Mapping[str, Any]:
     """Let a release answer; see `service.releases.manager.ReleaseManager.activate`.
 
     Args:
@@ -129,7 +121,7 @@ def activate_release(settings: Settings, release_id: str, *, force: str) -> dict
     )
 
 
-def rollback_release(settings: Settings) -> dict[str, Any]:
+def rollback_release(settings: Settings) -> Mapping[str, Any]:
     """Let the release before answer again.
 
     Args:
@@ -162,7 +154,7 @@ def delete_release(settings: Settings, release_id: str, *, force: bool = False) 
     _here_or_there(settings, here, lambda client: client.ask("DELETE", path))
 
 
-def calibrate_release(settings: Settings) -> dict[str, Any]:
+def calibrate_release(settings: Settings) -> Mapping[str, Any]:
     """Learn anew what the scores of the active release mean.
 
     Args:
@@ -190,9 +182,9 @@ def _wait(client: JobClient, job_id: str, on_step: OnStep) -> dict[str, Any]:
 
 def _here_or_there(
     settings: Settings,
-    here: Callable[[ReleaseJobs], dict[str, Any]],
-    there: Callable[[JobClient], dict[str, Any]],
-) -> dict[str, Any]:
+    here: Callable[[ReleaseJobs], Mapping[str, Any]],
+    there: Callable[[JobClient], Mapping[str, Any]],
+) -> Mapping[str, Any]:
     """Work in this process, or where another one has the index open, on the server that it is."""
     try:
         with _open_runner(settings) as runner:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -142,7 +142,7 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
-def print_json(value: dict[str, Any]) -> None:
+def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object on stdout."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Asset, Index
@@ -25,9 +25,10 @@ from service.index.failure import IndexFull
 from service.index.iteration import iter_assets
 from service.index.opening import open_index
 from service.releases.builder import write_asset
-from service.releases.gates import GateLimits, Trial, describe_gates, judge, measure_overlap
+from service.releases.documents import Estimate, Gates, LibraryCounts, Outcome, Side, Trial
+from service.releases.gates import GateLimits, describe_gates, judge, measure_overlap
 from service.releases.opening import write_settings
-from service.releases.store import Outcome, Release, ReleaseError, ReleaseRefused, ReleaseStore
+from service.releases.store import Release, ReleaseError, ReleaseRefused, ReleaseStore
 from service.releases.switch import OpenRelease
 from service.releases.trial import try_bundle
 from service.search.calibration import (
@@ -116,13 +117,12 @@ def build_release(
         trial = try_bundle(settings, folder, active=active.bundle.path)
         estimate = estimate_build(settings, active, bundle, trial)
         stop.check()
-        report = _embed(settings, release, active, estimate, tell, stop)
+        library, missing = _embed(settings, release, active, estimate, tell, stop)
     except ReleaseRefused as exc:
-        gates = {"passed": False, "reasons": [str(exc)]}
+        gates: Gates = {"passed": False, "reasons": [str(exc)]}
         return _save(store, replace(release, outcome="refused", gates=gates))
     tell(BuildProgress(step="measuring", detail={}))
-    missing = tuple(report.pop("missing"))
-    release = replace(release, library={**report, "estimate": estimate}, missing=missing)
+    release = replace(release, library=library, missing=missing)
     index = open_index(settings, store.load_bundle(release.release_id), release_id=release.release_id)
     try:
         release = _measure(settings, store, release, trial, new=index, active=active.index)
@@ -132,7 +132,7 @@ def build_release(
     return _save(store, release)
 
 
-def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, trial: Trial) -> dict[str, float]:
+def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, trial: Trial) -> Estimate:
     """Estimate what a build takes, and refuse it where the disk has no room for it.
 
     Args:
@@ -162,7 +162,7 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
     return {
         "num_segments": num_segments,
         "num_bytes": num_bytes,
-        "encoder_seconds": round(num_segments * trial.segment_seconds, 1),
+        "encoder_seconds": round(num_segments * trial["segment_seconds"], 1),
     }
 
 
@@ -170,11 +170,14 @@ def _embed(
     settings: Settings,
     release: Release,
     active: OpenRelease,
-    estimate: Mapping[str, float],
+    estimate: Estimate,
     tell: OnBuild,
     stop: Caller,
-) -> dict[str, Any]:
-    """Embed the library in a child process, again until nobody has written to it meanwhile."""
+) -> tuple[LibraryCounts, tuple[str, ...]]:
+    """Embed the library in a child process, again until nobody has written to it meanwhile.
+
+    Returns the counts, and the assets that could not be embedded.
+    """
     began = time.monotonic()
     report: dict[str, Any] = {}
     num_embedded = 0
@@ -188,7 +191,10 @@ def _embed(
         num_embedded += report["num_embedded"]
         if list(iter_assets(active.index)) == wanted:
             break
-    return {**report, "num_embedded": num_embedded, "seconds": round(time.monotonic() - began, 3)}
+    missing = tuple(report.pop("missing"))
+    seconds = round(time.monotonic() - began, 3)
+    counts = {**report, "num_embedded": num_embedded, "seconds": seconds, "estimate": estimate}
+    return cast(LibraryCounts, counts), missing
 
 
 def _run_builder(
@@ -244,13 +250,14 @@ def _measure(
     settings: Settings, store: ReleaseStore, release: Release, trial: Trial, *, new: Index, active: Index
 ) -> Release:
     """Search both releases with the same segments; the gates and the calibration come of it."""
-    samples: dict[str, dict[Modality, Pairs]] = {"new": {}, "active": {}}
+    samples: dict[Side, dict[Modality, Pairs]] = {"new": {}, "active": {}}
     overlap: float | None = None
     try:
         queries = choose_queries(active, num_queries=settings.release_sample, seed=0)
         queries = [query for query in queries if query[0].asset_id not in release.missing]
-        for name, index in (("new", new), ("active", active)):
-            samples[name] = {target: sample_pairs(index, queries, target=target) for target in DIRECTIONS}
+        sides: dict[Side, Index] = {"new": new, "active": active}
+        for side, index in sides.items():
+            samples[side] = {target: sample_pairs(index, queries, target=target) for target in DIRECTIONS}
         shares = [measure_overlap(new, active, queries, target=target) for target in DIRECTIONS]
         found = [share for share in shares if share is not None]
         overlap = sum(found) / len(found) if found else None
@@ -267,7 +274,7 @@ def _measure(
         active=samples["active"],
         overlap=overlap,
     )
-    outcome: Outcome = "ready" if all(gate.passed for gate in gates) else "refused"
+    outcome: Outcome = "ready" if all(gate["passed"] for gate in gates) else "refused"
     return replace(release, outcome=outcome, gates=describe_gates(gates, trial, samples))
 
 

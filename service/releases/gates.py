@@ -1,6 +1,6 @@
-"""Whether a new release may answer: measured beside the active one, on the library's own pairs.
+"""Whether a new release may be activated: measured beside the active one, on the library's own pairs.
 
-A gate that fails says why in words. All are measured, passed or not, so that two releases can be compared.
+A failed gate says why in words. All gates are measured, passed or not, so that two releases can be compared.
 
     golden      tracks of the bundle's own clip are those of its export, in the precision that will serve
     coverage    share of the active release's assets that the new one has embedded
@@ -13,12 +13,12 @@ A gate that fails says why in words. All are measured, passed or not, so that tw
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from service.index.contract import Asset, Index, VectorQuery
+from service.releases.documents import Gate, Gates, Recall, Side, Trial
 from service.search.calibration import DIRECTIONS, Pairs
 from service.search.prefetch import choose_prefetch
 from service.system.modality import Modality
@@ -28,63 +28,13 @@ OVERLAP_RESULTS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class GateLimits:
-    """What a release must keep.
-
-    Attributes:
-        max_recall_drop: How far R@1 may fall below that of the active release, in each direction.
-        min_overlap: Least mean overlap of the ten best.
-        min_coverage: Least share of assets embedded.
-        max_latency_ratio: Most time of a segment, as a multiple of that of the active release.
-        max_memory_ratio: Most memory, as a multiple of that of the active release.
-    """
+    """What a release must keep: shares in [0, 1], and multiples of what the active release takes."""
 
     max_recall_drop: float = 0.02
     min_overlap: float = 0.1
     min_coverage: float = 0.99
     max_latency_ratio: float = 2.0
     max_memory_ratio: float = 2.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """One thing measured.
-
-    Attributes:
-        gate: Its name.
-        value: What was measured of the new release.
-        active: The same of the active release, where it has one.
-        limit: The bound of the value.
-        passed: Whether it keeps the bound.
-        reason: In words.
-    """
-
-    gate: str
-    value: float
-    active: float | None
-    limit: float
-    passed: bool
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """How a bundle did in a process of its own (`service.releases.trial`).
-
-    Attributes:
-        golden_difference: Largest difference of any number from the golden tracks.
-        engine: What it ran on, and in which precision.
-        segment_seconds: Time to encode one segment with sound and picture.
-        active_segment_seconds: The same of the active bundle, measured in turns with it.
-        peak_bytes: Most memory of the process after it had encoded.
-        active_peak_bytes: The same of the active bundle, in a process of its own.
-    """
-
-    golden_difference: float
-    engine: str
-    segment_seconds: float
-    active_segment_seconds: float
-    peak_bytes: int
-    active_peak_bytes: int
 
 
 def judge(
@@ -97,29 +47,20 @@ def judge(
     active: Mapping[Modality, Pairs],
     overlap: float | None,
 ) -> list[Gate]:
-    """Compare what was measured with the limits.
+    """Compare what was measured with the limits, and return every gate.
 
-    Args:
-        limits: What must be kept.
-        trial: How the bundle ran.
-        num_assets: Assets of the active release.
-        num_embedded: Those that the new one has too.
-        new: Sampled queries to the new release, by target; empty for a library that is too small.
-        active: The same queries to the active release.
-        overlap: Mean overlap of the ten best, None where there were no queries.
-
-    Returns:
-        Every gate.
+    `num_embedded` of the `num_assets` of the active release are in the new one. `new` and `active` hold the same
+    sampled queries to both releases by target, and are empty if the library is too small; `overlap` is then None.
     """
     coverage = num_embedded / num_assets if num_assets else 1.0
     gates = [
         Gate(
             gate="golden",
-            value=trial.golden_difference,
+            value=trial["golden_difference"],
             active=None,
-            limit=float("inf"),
+            limit=None,
             passed=True,  # a trial that does not reproduce them ends with an error
-            reason=f"the golden tracks are reproduced on {trial.engine}",
+            reason=f"the golden tracks are reproduced on {trial['engine']}",
         ),
         _at_least(
             "coverage", coverage, limits.min_coverage, f"{num_embedded} of {num_assets} assets are embedded"
@@ -136,14 +77,14 @@ def judge(
     gates.append(
         _ratio(
             "latency",
-            trial.segment_seconds,
-            trial.active_segment_seconds,
+            trial["segment_seconds"],
+            trial["active_segment_seconds"],
             limits.max_latency_ratio,
             "s a segment",
         )
     )
     gates.append(
-        _ratio("memory", trial.peak_bytes, trial.active_peak_bytes, limits.max_memory_ratio, "bytes")
+        _ratio("memory", trial["peak_bytes"], trial["active_peak_bytes"], limits.max_memory_ratio, "bytes")
     )
     return gates
 
@@ -153,14 +94,7 @@ def measure_overlap(
 ) -> float | None:
     """Search both releases with the same segments, each embedded by its own encoder.
 
-    Args:
-        new: Generation of the new release.
-        active: Generation of the active release.
-        queries: Assets and segments.
-        target: What to search.
-
-    Returns:
-        Mean share of the best ten that both find, in [0, 1]; None without a query that both can answer.
+    Returns the mean share of the ten best that both find, in [0, 1]; None without a query that both can answer.
     """
     shares = []
     for asset, number in queries:
@@ -183,33 +117,26 @@ def measure_overlap(
 
 
 def describe_gates(
-    gates: Sequence[Gate], trial: Trial, samples: Mapping[str, Mapping[Modality, Pairs]]
-) -> dict[str, Any]:
-    """What a release keeps of its gates, as JSON values.
-
-    Args:
-        gates: From `judge`.
-        trial: How the bundle ran.
-        samples: Sampled queries by whose they are (`new`, `active`) and target.
-
-    Returns:
-        The gates, the reasons of those that failed, and the recalls.
-    """
-    recalls = {
-        who: {
-            target: {f"at_{k}": round(pairs.recall(k), 4) for k in (1, 5, 10)}
-            for target, pairs in found.items()
-        }
-        for who, found in samples.items()
-    }
+    gates: list[Gate], trial: Trial, samples: Mapping[Side, Mapping[Modality, Pairs]]
+) -> Gates:
+    """What a release keeps of its gates; the samples are queries to both releases, by target."""
     return {
-        "passed": all(gate.passed for gate in gates),
-        "reasons": [gate.reason for gate in gates if not gate.passed],
-        "gates": [
-            {**asdict(gate), "limit": None if gate.limit == float("inf") else gate.limit} for gate in gates
-        ],
-        "recall": recalls,
-        "trial": asdict(trial),
+        "passed": all(gate["passed"] for gate in gates),
+        "reasons": [gate["reason"] for gate in gates if not gate["passed"]],
+        "gates": gates,
+        "recall": {
+            side: {target: _describe_recall(pairs) for target, pairs in found.items()}
+            for side, found in samples.items()
+        },
+        "trial": trial,
+    }
+
+
+def _describe_recall(pairs: Pairs) -> Recall:
+    return {
+        "at_1": round(pairs.recall(1), 4),
+        "at_5": round(pairs.recall(5), 4),
+        "at_10": round(pairs.recall(10), 4),
     }
 
 

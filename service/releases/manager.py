@@ -30,6 +30,7 @@ from service.index.iteration import iter_assets
 from service.index.opening import activate_index, drop_index
 from service.library.indexing import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
+from service.releases.documents import ReleaseDocument, SwitchDocument
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release
 from service.releases.replicas import Follower, submit_behind
@@ -75,7 +76,7 @@ class Switched:
     seconds: float
     num_behind: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> SwitchDocument:
         """The switch as JSON values."""
         return {
             "release_id": self.active.release_id,
@@ -124,19 +125,9 @@ class ReleaseManager:
         )
         self.store.sweep(self._drop)
 
-    # Looking
-
-    def describe(self, release: Release) -> dict[str, Any]:
+    def describe(self, release: Release) -> ReleaseDocument:
         """A release as the HTTP API shows it."""
-        active = self.store.active()
-        current = self._releases.current.release_id
-        state = "active" if release.release_id == current else release.outcome
-        return {
-            **release.to_json(),
-            "state": state,
-            "is_previous": active is not None and active.previous == release.release_id,
-            "has_calibration": self.store.load_calibration(release.release_id) is not None,
-        }
+        return self.store.describe(release, current=self._releases.current.release_id)
 
     # Changing
 

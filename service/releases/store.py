@@ -23,18 +23,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
 from service.index.failure import IndexFailure
 from service.releases.adoption import adopt_bundle
+from service.releases.documents import (
+    Forced,
+    Gates,
+    LibraryCounts,
+    Outcome,
+    ReleaseDocument,
+    ReleaseRecord,
+)
 from service.search.calibration import Calibration
 from service.system.failure import Failure
 from service.system.files import FileLocked, locked_file, replace_file, sync_folder
 
 logger = logging.getLogger(__name__)
 
-Outcome = Literal["building", "ready", "refused"]
 _NEW, _OLD = ".new-", ".old-"
 RELEASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
@@ -84,20 +91,20 @@ class Release:
     bundle_id: str
     outcome: Outcome
     created_at: float
-    library: Mapping[str, Any] = field(default_factory=dict)
+    library: LibraryCounts = field(default_factory=LibraryCounts)
     missing: Sequence[str] = ()
-    gates: Mapping[str, Any] = field(default_factory=dict)
+    gates: Gates = field(default_factory=Gates)
     token: str = ""
-    forced: Mapping[str, str] | None = None
+    forced: Forced | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether its library was embedded and its gates were measured: only then it may be forced."""
         return bool(self.gates.get("gates"))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ReleaseRecord:
         """The release as JSON values."""
-        return asdict(self)
+        return cast(ReleaseRecord, asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +207,16 @@ class ReleaseStore:
             raise ReleaseNotFound(f"there is no release {release_id}") from exc
         except (OSError, KeyError, ValueError, TypeError) as exc:
             raise ReleaseError(f"{path} cannot be read: {exc}") from exc
+
+    def describe(self, release: Release, *, current: str) -> ReleaseDocument:
+        """A release for people and programs; `current` is the active one."""
+        active = self.active()
+        return {
+            **release.to_json(),
+            "state": "active" if release.release_id == current else release.outcome,
+            "is_previous": active is not None and active.previous == release.release_id,
+            "has_calibration": self.load_calibration(release.release_id) is not None,
+        }
 
     def load_bundle(self, release_id: str) -> Bundle:
         """Open the bundle of a release and verify every file.

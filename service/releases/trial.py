@@ -29,7 +29,7 @@ from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
 from service.encode.encoder import Encoder
 from service.encode.engines.contract import EncoderFailure
 from service.encode.engines.onnx_cpu import CPU, open_session
-from service.releases.gates import Trial
+from service.releases.documents import Trial
 from service.releases.opening import open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused
 from service.system.child import limit_memory, lower_limit, start_child

@@ -12,11 +12,12 @@ moved against the picture: a file that fits better so is shifted, by about that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, with_config
 
 from service.index.contract import Asset, Index, Segment, VectorQuery
 from service.index.iteration import iter_segments
@@ -48,36 +49,30 @@ NUM_FALSE_PAIRS = 4
 """Other files that each file is compared with to learn what does not fit."""
 
 
+@with_config(ConfigDict(use_attribute_docstrings=True))
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What the index says about one file.
-
-    Attributes:
-        asset_id: The asset.
-        path: Its path, printable.
-        verdict: `shifted` and `silent` say why it does not fit, `mismatch` and `doubtful` how much.
-        match_probability: How likely the sound is its own and not that of another file, at even odds, in [0, 1].
-        score: Diagonal mean of its own sound and picture, in [-1, 1].
-        rank: Mean rank of its picture among all for its sound, and the other way; above 10 counts as 11.
-        offset_seconds: How much later the sound is than the picture, where it fits better so; else 0.
-        score_at_offset: Mean cosine there.
-    """
+    """What the index says about one file."""
 
     asset_id: str
     path: str
+    """Its path, printable."""
     verdict: Verdict
+    """`shifted` and `silent` say why it does not fit, `mismatch` and `doubtful` how much."""
     match_probability: float
+    """How likely the sound is the file's own and not that of another file, at even odds, in [0, 1]."""
     score: float
+    """Mean cosine of its own sound and picture, in [-1, 1]."""
     rank: float
+    """Mean rank of its picture among all for its sound, and the other way; 11 stands for all above 10."""
     offset_seconds: float
+    """How much later the sound is than the picture, if it fits better so; else 0."""
     score_at_offset: float
+    """Mean cosine there."""
 
     def to_json(self) -> dict[str, Any]:
-        """The finding as JSON values."""
-        return {
-            "asset_id": self.asset_id,
-            "path": self.path,
-            "verdict": self.verdict,
+        """The finding as JSON values, rounded."""
+        return asdict(self) | {
             "match_probability": round(self.match_probability, 4),
             "score": round(self.score, 4),
             "rank": round(self.rank, 2),

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.http.schemas import ASSET_ID, describe_problems
 from service.http.state import StateOf
-from service.search.audit import Verdict, audit_release
+from service.search.audit import Finding, audit_release
 from service.system.settings import MAX_LIMIT
 
 router = APIRouter(tags=["assets"])
@@ -29,25 +29,6 @@ FINDING: dict[str, Any] = {
 }
 
 
-class FindingBody(BaseModel):
-    """What the index says about one file."""
-
-    asset_id: str
-    path: str
-    verdict: Verdict
-    match_probability: float = Field(
-        description="How likely the sound is the file's own and not that of another file, at even odds."
-    )
-    score: float = Field(description="Mean cosine of its sound and its picture, in [-1, 1].")
-    rank: float = Field(
-        description="Mean rank of the one among all for the other; 11 stands for all above 10."
-    )
-    offset_seconds: float = Field(
-        description="How much later the sound is than the picture; 0 where unmoved fits best."
-    )
-    score_at_offset: float = Field(description="Mean cosine there.")
-
-
 class AuditBody(BaseModel):
     """Files with sound and picture, the least likely first."""
 
@@ -57,7 +38,7 @@ class AuditBody(BaseModel):
         }
     )
 
-    findings: list[FindingBody]
+    findings: list[Finding]
     num_files: int = Field(description="Files that were looked at.")
     release_id: str = Field(description="The release whose index was read.")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio.to_thread
 import pydantic_core
@@ -21,7 +22,9 @@ from service.http.state import StateOf
 from service.jobs.documents import describe_job
 from service.jobs.release_jobs import ReleaseRequest
 from service.releases.comparison import compare_releases
+from service.releases.documents import ReleaseDocument, ReleaseList, SwitchDocument
 from service.releases.store import Release
+from service.search.calibration import Calibration
 
 PREFIX = "/v1/releases"
 RELEASE_ID = "starter-0123456789ab"
@@ -73,50 +76,16 @@ class ActivateBody(BaseModel):
     )
 
 
-class ReleaseBody(BaseModel):
-    """A release: one encoder pair, one generation of the index, one calibration."""
-
-    model_config = ConfigDict(extra="allow")
-
-    release_id: str
-    bundle_id: str
-    state: str = Field(description="`active`, `ready`, `refused` or `building`.")
-    is_previous: bool = Field(description="Whether a rollback activates it.")
-    has_calibration: bool = Field(description="Whether its answers say how likely a result is.")
-    created_at: float = Field(description="Seconds since 1970.")
-    library: dict[str, Any] = Field(description="What was embedded when it was built, and what that took.")
-    gates: dict[str, Any] = Field(description="What was measured, and the reasons of what failed.")
-    forced: dict[str, str] | None = Field(description="Who activated it against its gates, and why.")
-
-
-class ReleaseListBody(BaseModel):
-    """All releases, the oldest first."""
-
-    releases: list[ReleaseBody]
-    active: str = Field(description="The release that answers.")
-
-
-class SwitchBody(BaseModel):
-    """What a switch did."""
-
-    release_id: str = Field(description="The release that answers now.")
-    previous: str | None = Field(description="The one a rollback returns to.")
-    switched_at: float = Field(description="Seconds since 1970.")
-    switch_seconds: float = Field(ge=0, description="The switch itself.")
-    seconds: float = Field(ge=0, description="All of it: opening the release, catching up, switching.")
-    num_behind: int = Field(ge=0, description="Assets it does not hold yet; a job embeds them.")
-
-
 @router.get(
     "",
     summary="List the releases",
-    responses={200: {"model": ReleaseListBody}, **describe_problems(500, 503)},
+    responses={200: {"model": ReleaseList}, **describe_problems(500, 503)},
 )
 async def list_releases(state: StateOf) -> Response:
     """Answer with every release."""
     manager = state.releases
 
-    def work() -> dict[str, Any]:
+    def work() -> ReleaseList:
         return {
             "releases": [manager.describe(release) for release in manager.store.list()],
             "active": state.foley.releases.current.release_id,
@@ -162,13 +131,13 @@ async def create_release(
 @router.get(
     "/{release_id:release_id}",
     summary="Describe a release",
-    responses={200: {"model": ReleaseBody}, **describe_problems(404, 500, 503)},
+    responses={200: {"model": ReleaseDocument}, **describe_problems(404, 500, 503)},
 )
 async def get_release(release_id: ReleaseId, state: StateOf) -> Response:
     """Answer with one release."""
     manager = state.releases
 
-    def work() -> dict[str, Any]:
+    def work() -> ReleaseDocument:
         return manager.describe(manager.store.get(release_id))
 
     return _answer(await anyio.to_thread.run_sync(work))
@@ -201,7 +170,7 @@ async def compare(release_id: ReleaseId, other: ReleaseId, state: StateOf) -> Re
     "/{release_id:release_id}:activate",
     summary="Let a release answer",
     description="Further requests get the release; those that run end with the one they began with.",
-    responses={200: {"model": SwitchBody}, **describe_problems(404, 409, 422, 500, 503, 507)},
+    responses={200: {"model": SwitchDocument}, **describe_problems(404, 409, 422, 500, 503, 507)},
 )
 async def activate_release(
     release_id: ReleaseId, request: Request, state: StateOf, body: ActivateBody | None = None
@@ -217,7 +186,7 @@ async def activate_release(
     ":rollback",
     summary="Go back to the release before",
     description="At once and without embedding anything; what was indexed meanwhile is embedded by a job.",
-    responses={200: {"model": SwitchBody}, **describe_problems(409, 500, 503, 507)},
+    responses={200: {"model": SwitchDocument}, **describe_problems(409, 500, 503, 507)},
 )
 async def rollback_release(state: StateOf) -> Response:
     """Switch to the release before the active one."""
@@ -229,7 +198,7 @@ async def rollback_release(state: StateOf) -> Response:
     ":calibrate",
     summary="Learn anew what scores mean",
     description="From the library as it is now, for the active release.",
-    responses={200: {"model": dict[str, Any]}, **describe_problems(409, 500, 503, 507)},
+    responses={200: {"model": Calibration}, **describe_problems(409, 500, 503, 507)},
 )
 async def calibrate_release(state: StateOf) -> Response:
     """Calibrate the active release."""
@@ -265,7 +234,7 @@ def _name_of(request: Request) -> str:
 
 
 def _answer(
-    document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+    document: Mapping[str, object], *, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     return Response(
         pydantic_core.to_json(document, inf_nan_mode="null"),

@@ -1,0 +1,182 @@
+"""What is known of a release as it stands on disk, leaves over HTTP and is printed by commands: each document once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict  # pydantic takes the one of `typing` from Python 3.12 on
+
+from service.system.modality import Modality
+
+Outcome = Literal["building", "ready", "refused"]
+Side = Literal["new", "active"]
+_DESCRIBED = with_config(ConfigDict(use_attribute_docstrings=True))
+
+
+@_DESCRIBED
+class Gate(TypedDict):
+    """One thing that was measured of a release."""
+
+    gate: str
+    """Name of the gate."""
+    value: float
+    """What was measured of the new release."""
+    active: float | None
+    """The same of the active release, if it has one."""
+    limit: float | None
+    """The bound of the value; null if there is none."""
+    passed: bool
+    """Whether the value keeps the bound."""
+    reason: str
+    """The result in words."""
+
+
+@_DESCRIBED
+class Trial(TypedDict):
+    """How a bundle did in a process of its own (`service.releases.trial`)."""
+
+    golden_difference: float
+    """Largest difference of any number from the golden tracks."""
+    engine: str
+    """Inference engine and precision."""
+    segment_seconds: float
+    """Time to encode one segment with sound and picture."""
+    active_segment_seconds: float
+    """The same of the active bundle, measured in turns with it."""
+    peak_bytes: int
+    """Maximum memory of the process after it had encoded."""
+    active_peak_bytes: int
+    """The same of the active bundle, in a process of its own."""
+
+
+class Recall(TypedDict):
+    """Share of sampled queries whose own asset is among the best 1, 5 and 10 results, in [0, 1]."""
+
+    at_1: float
+    at_5: float
+    at_10: float
+
+
+@_DESCRIBED
+class Gates(TypedDict, total=False):
+    """What was measured of a release; empty before that, and without figures if its trial failed."""
+
+    passed: bool
+    """Whether every gate passed."""
+    reasons: list[str]
+    """Why the release was refused."""
+    gates: list[Gate]
+    """Every gate, passed or not."""
+    recall: dict[Side, dict[Modality, Recall]]
+    """Recall of the new and of the active release, by what was searched for."""
+    trial: Trial
+    """How its bundle ran."""
+
+
+@_DESCRIBED
+class Estimate(TypedDict):
+    """What a build was expected to take."""
+
+    num_segments: int
+    """Segments to embed."""
+    num_bytes: int
+    """Disk space of its index."""
+    encoder_seconds: float
+    """Time of the encoder."""
+
+
+class FailedAsset(TypedDict):
+    """A file of the library that could not be embedded, and why."""
+
+    path: str
+    code: str
+    reason: str
+
+
+@_DESCRIBED
+class LibraryCounts(TypedDict, total=False):
+    """What was embedded when a release was built, and what that took; empty before."""
+
+    num_assets: int
+    """Assets of the library."""
+    num_embedded: int
+    """Assets that the build embedded."""
+    num_relabelled: int
+    """Assets whose paths or metadata were brought up to date."""
+    num_deleted: int
+    """Assets that were removed because the library no longer has them."""
+    failed: list[FailedAsset]
+    """The first 100 files that could not be embedded."""
+    is_interrupted: bool
+    """Whether it was stopped before its end."""
+    num_segments: int
+    """Segments of the index afterwards."""
+    seconds: float
+    """How long it took."""
+    estimate: Estimate
+
+
+@_DESCRIBED
+class Forced(TypedDict):
+    """Who activated a release against its gates."""
+
+    who: str
+    why: str
+    at: str
+    """When: seconds since 1970."""
+
+
+class ReleaseRecord(TypedDict):
+    """A release as the store keeps it: one encoder pair, one generation of the index, one calibration."""
+
+    # Descriptions that a class which inherits these fields keeps.
+    release_id: str
+    bundle_id: str
+    outcome: Annotated[Outcome, Field(description="`building` until its gates are measured.")]
+    created_at: Annotated[float, Field(description="Seconds since 1970.")]
+    library: LibraryCounts
+    missing: Annotated[Sequence[str], Field(description="Ids of assets that could not be embedded.")]
+    gates: Gates
+    token: Annotated[str, Field(description="The job that built it.")]
+    forced: Annotated[Forced | None, Field(description="Who activated it against its gates, and why.")]
+
+
+@_DESCRIBED
+class ReleaseDocument(ReleaseRecord):
+    """A release: one encoder pair, one generation of the index, one calibration."""
+
+    state: Literal["active", "building", "ready", "refused"]
+    """`active`, or its outcome."""
+    is_previous: bool
+    """Whether a rollback activates it."""
+    has_calibration: bool
+    """Whether its answers say how likely a result is."""
+
+
+@_DESCRIBED
+class ReleaseList(TypedDict):
+    """All releases, the oldest first."""
+
+    releases: list[ReleaseDocument]
+    active: str
+    """The active release."""
+
+
+@_DESCRIBED
+class SwitchDocument(TypedDict):
+    """What a switch did."""
+
+    release_id: str
+    """The release that is active now."""
+    previous: str | None
+    """The release that a rollback activates."""
+    switched_at: float
+    """Seconds since 1970."""
+    switch_seconds: float
+    """Time of the switch itself, until the first request gets the new release."""
+    seconds: float
+    """Time of all of it: opening the release, catching up, switching."""
+    num_behind: int
+    """Assets of the library that the release does not hold yet; a job embeds them."""
