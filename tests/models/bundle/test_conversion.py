@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from models.bundle import conversion
 from models.bundle.bundle import (
@@ -95,6 +95,21 @@ def test_integers_bear_outliers_because_channels_are_levelled(
     assert sorted(path.name for path in bundle.path.parent.iterdir()) == [
         "starter"
     ]  # nothing half made is left
+
+
+def test_integers_are_the_same_on_processors_without_vnni(bundle: Bundle, tmp_path: Path) -> None:
+    """Those add two products of a byte and a weight in 16 bits, and what does not fit is cut off in silence."""
+    for graph in (bundle.audio_graph, bundle.video_graph):
+        conversion.to_int8(graph, tmp_path / "int8.onnx")
+        weights = [
+            numpy_helper.to_array(tensor).astype(int)
+            for tensor in onnx.load(tmp_path / "int8.onnx").graph.initializer
+            if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 2
+        ]
+        assert len(weights) > 10
+        largest = max(int(np.abs(weight).max()) for weight in weights)
+        assert 2 * 255 * largest <= np.iinfo(np.int16).max < 2 * 255 * 127
+        assert largest > 60, "no more is given up than that"
 
 
 def test_what_cannot_be_converted(bundle: Bundle, clips: list[Clip]) -> None:
