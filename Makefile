@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo serve test check bench soak lock clean
+.PHONY: help demo serve quick test check bench soak lock clean
 
 help:
 	@echo "make demo   install, make a small library, index it, search it (no torch)"
 	@echo "make serve  serve the library of the demo on http://127.0.0.1:8000"
+	@echo "make quick  install everything and run the tests that start no process"
 	@echo "make test   install everything and run the whole suite"
 	@echo "make check  formatting, lint, types, docstrings, imports"
 	@echo "make bench  speed and memory as ratios against named baselines"
@@ -34,8 +35,11 @@ demo: $(VENV)/.base
 serve: $(VENV)/.base
 	FOLEY_DATA=.demo/data $(BIN)/foley serve
 
+quick: $(VENV)/.all
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not process"
+
 test: $(VENV)/.all
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30
 
 check: $(VENV)/.all
 	$(BIN)/ruff format --check .
@@ -47,17 +51,19 @@ check: $(VENV)/.all
 bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks
 
+# A long run of one test is no hanging one: no limit of time.
 soak: $(VENV)/.all
-	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/promises/test_killed_store.py tests/service/index/embedded/test_aside.py -k killed -s
-	FOLEY_KILLS=100 $(BIN)/python -m pytest tests/promises/test_kills.py -s
-	FOLEY_SOAK=1 $(BIN)/python -m pytest tests/promises/test_pressure.py -s
-	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest tests/promises/test_swap.py -s
-	FOLEY_KILLS=200 $(BIN)/python -m pytest tests/promises/test_switch_kills.py -s
-	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest tests/promises/test_bad_bundles.py -s
-	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest tests/promises/test_hostile_decoding.py -k mutants -s
+	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_killed_store.py tests/service/index/embedded/test_aside.py -k killed -s
+	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_kills.py -s
+	FOLEY_SOAK=1 $(BIN)/python -m pytest --timeout 0 tests/promises/test_pressure.py -s
+	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest --timeout 0 tests/promises/test_swap.py -s
+	FOLEY_KILLS=200 $(BIN)/python -m pytest --timeout 0 tests/promises/test_switch_kills.py -s
+	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest --timeout 0 tests/promises/test_bad_bundles.py -s
+	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest --timeout 0 tests/promises/test_hostile_decoding.py -k mutants -s
 
-# Pin every package to what is installed now; run it in a venv made by `make test`.
+# Pin every package, those of the benchmarks too, to what is installed now; run it in a venv made by `make test`.
 lock:
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pip freeze --exclude-editable --exclude foley-av > constraints.txt
 
 clean:

@@ -18,12 +18,19 @@ from service.system.settings import Settings
 from tests.support.bundles import make_second
 from tests.support.libraries import write_tones
 from tests.support.paths import REPOSITORY
+from tests.support.quick import mark_processes, refuse_processes
 from tests.support.serving import run_server
 from tests.support.swapping import TwoReleases, prepare_releases
 
 # `auto` would take what the machine is fastest at, after measuring it for every fresh data folder; tests compare
 # numbers, and do so with float32.
 os.environ.setdefault("FOLEY_PRECISION", "fp32")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    mark_processes(items)
+    if config.option.markexpr == "not process":
+        refuse_processes()
 
 
 @pytest.fixture(scope="session")

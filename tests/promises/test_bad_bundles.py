@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from service.releases import trial
 from tests.support.bad_bundles import BAD, SHORT, make_bad
 from tests.support.serving import serve_in_thread
 from tests.support.swapping import Clients, TwoReleases
+from tests.support.waiting import wait_until
 
 NAMES = tuple(BAD) if os.environ.get("FOLEY_BAD_BUNDLES") == "all" else SHORT
 STEP_SECONDS = {"loaded": 60.0, "golden": 6.0, "precision": 60.0, "timed": 60.0}
 """The second one ends the endless loop; what is merely wrong takes a fraction of it."""
-MOST_SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +55,12 @@ def build(server: serve_in_thread, bundle: Path) -> dict[str, Any]:
     """Have a release built and activated, by a job; its end."""
     answer = server.client.post("/v1/releases", json={"bundle": str(bundle), "activate": True})
     assert answer.status_code == 202, answer.text
-    deadline = time.monotonic() + MOST_SECONDS
-    while True:
+
+    def ended() -> dict[str, Any] | None:
         job: dict[str, Any] = server.client.get(answer.headers["location"]).json()
-        if job["state"] not in ("queued", "running"):
-            return job
-        assert time.monotonic() < deadline, job
-        time.sleep(0.05)
+        return None if job["state"] in ("queued", "running") else job
+
+    return wait_until(ended)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,9 +83,10 @@ def test_a_bad_bundle_is_refused(
             forced = server.client.post(f"/v1/releases/{release}:activate", json={"force": "I want it"})
             assert forced.status_code == 409
             server.client.delete(f"/v1/releases/{release}").raise_for_status()
-    while clients.report.answers.total() == before:  # somebody was answered since
-        assert not clients.report.failed
-        time.sleep(0.01)
+    wait_until(
+        lambda: clients.report.failed or clients.report.answers.total() > before
+    )  # somebody was answered since
+    assert not clients.report.failed
 
 
 def test_there_are_forty_and_the_short_form_is_of_them() -> None:

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,10 @@ from service.releases.opening import batch_limits
 from service.system.caller import Caller, CallerGone, DeadlinePassed
 from service.system.settings import Settings
 from tests.support.serving import serve_in_thread
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
-SECONDS = 20
+SECONDS = GENEROUS_SECONDS
 BOUNDARY = "frontier"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 class Held:

@@ -19,6 +19,7 @@ from service.encode.spool import CHUNK_SEGMENTS
 from service.library.stages import BATCH_CLIPS
 from tests.support.killing import TARGETS, Victim
 from tests.support.libraries import write_bad, write_tone, write_tones
+from tests.support.waiting import wait_until
 
 NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "4"))
 KILLS_A_JOB = 4
@@ -46,13 +47,11 @@ def _ask_for_job(victim: Victim, folder: Path) -> str:
 
 
 def _wait(victim: Victim, location: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while True:
+    def ended() -> dict[str, Any] | None:
         job: dict[str, Any] = victim.client.get(location).json()
-        if job["state"] not in ("queued", "running"):
-            return job
-        assert time.monotonic() < deadline, job
-        time.sleep(0.1)
+        return None if job["state"] in ("queued", "running") else job
+
+    return wait_until(ended)
 
 
 def _stored(victim: Victim, folder: Path) -> dict[str, int]:
@@ -104,9 +103,8 @@ def test_a_long_file_goes_on_where_it_was_killed(victim: Victim, tmp_path: Path)
     location = _ask_for_job(victim, path.parent)
     targets = ("server", "decode worker", "index engine", "server")
     for place, target in enumerate(targets, start=1):
-        deadline = time.monotonic() + 60
-        while victim.count_embedded() < LONG_SEGMENTS * place / 5 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        num_wanted = LONG_SEGMENTS * place / 5
+        wait_until(lambda: victim.count_embedded() >= num_wanted)  # noqa: B023 - looked at before the next turn
         victim.kill(target)
     job = _wait(victim, location)
     assert job["state"] == "done", job["error"]
@@ -126,8 +124,7 @@ def test_control_a_ledger_that_says_done_first_loses_files(
     broken = Victim(settings, tmp_path / "broken.log", is_broken=True)
     try:
         location = _ask_for_job(broken, folder)
-        while broken.client.get(location).json()["progress"]["num_done"] < 4:
-            time.sleep(0.02)
+        wait_until(lambda: broken.client.get(location).json()["progress"]["num_done"] >= 4)
         broken.kill("server")
         _wait(broken, location)
         lost = set(map(str, good)) - set(_stored(broken, folder))

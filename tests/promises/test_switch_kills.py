@@ -24,10 +24,10 @@ from service.releases.opening import active_release, write_settings
 from service.releases.store import ReleaseStore
 from tests.support.paths import REPOSITORY, SUPPORT
 from tests.support.swapping import TwoReleases, ask_foley
+from tests.support.waiting import wait_until
 
 NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "10"))
 MOST_SECONDS = 0.8  # some switches, each with an index to open
-LOCK_SECONDS = 10.0
 
 
 class Switcher:
@@ -71,14 +71,15 @@ class Switcher:
 
 def open_when_free(releases: TwoReleases, name: str) -> Index:
     """The engine of a killed process takes a moment to notice."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
+
+    def opened() -> Index | None:
         try:
             store = ReleaseStore(releases.settings.release_folder)
             return open_index(releases.settings, store.load_bundle(name), release_id=name)
         except IndexInUse:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+            return None
+
+    return wait_until(opened)
 
 
 def look(releases: TwoReleases) -> dict[str, dict[str, int]]:

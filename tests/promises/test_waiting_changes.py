@@ -12,6 +12,7 @@ import pytest
 
 from service.system.settings import Settings
 from tests.support.serving import serve_in_thread
+from tests.support.waiting import GENEROUS_SECONDS
 
 NUM_WAITING = 50  # more than the 40 threads that all requests share
 
@@ -73,14 +74,14 @@ def assert_reads_go_on(
     running: serve_in_thread, method: str, path: str, has_begun: threading.Event, goes_on: threading.Event
 ) -> None:
     def ask(_: int) -> int:
-        return httpx.request(method, f"{running.address}{path}", timeout=60).status_code
+        return httpx.request(method, f"{running.address}{path}", timeout=GENEROUS_SECONDS).status_code
 
     with ThreadPoolExecutor(NUM_WAITING) as threads:
         answers = [threads.submit(ask, number) for number in range(NUM_WAITING)]
         try:
-            assert has_begun.wait(30)
+            assert has_begun.wait(GENEROUS_SECONDS)
             time.sleep(0.5)  # until all of them are there
-            assert running.client.get("/v1/assets", timeout=5).status_code == 200
+            assert running.client.get("/v1/assets", timeout=60).status_code == 200
             assert not any(answer.done() for answer in answers)
         finally:
             goes_on.set()

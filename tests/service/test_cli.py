@@ -26,6 +26,7 @@ from service.encode.encoder import Encoder
 from service.index.contract import Asset, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 COMMAND = [sys.executable, "-m", "service.cli"]
 
@@ -57,7 +58,7 @@ class Foley:
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=GENEROUS_SECONDS,
         )
 
     def start(self, *args: object) -> subprocess.Popen[str]:
@@ -255,7 +256,7 @@ def test_serve_answers_and_stops(indexed: Foley) -> None:
         )
         assert httpx.get(f"{address}/livez", timeout=10).status_code == 200
         server.terminate()
-        server.communicate(timeout=20)
+        server.communicate(timeout=GENEROUS_SECONDS)
     finally:
         server.kill()
     assert server.returncode in (0, -signal.SIGTERM)
@@ -278,7 +279,7 @@ def test_stopping_by_signal_is_clean(
     process = foley.start("index", many, "--json")
     _wait_for_work(process)
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=GENEROUS_SECONDS)
     assert process.returncode == 130, errors
     assert errors == "foley: stopped; what was indexed stays, and the same command goes on from there\n"
     answer = json.loads(output)
@@ -336,13 +337,13 @@ def _many_files(folder: Path, library_files: Path, *, copies: int) -> Path:
 
 def _wait_for_work(process: subprocess.Popen[str]) -> None:
     """Wait until files are being decoded: the process has decode workers, which start with the first files."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+
+    def decodes() -> bool:
+        assert process.poll() is None, "it ended before"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a child ended while we looked
             threads = Path(f"/proc/{process.pid}/task").glob("*/children")
             children = [child for thread in threads for child in thread.read_text().split()]
-            if any(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children):
-                time.sleep(0.3)
-                return
-        time.sleep(0.05)
-    raise AssertionError("no decode worker was ever started")
+            return any(b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+        return False
+
+    wait_until(decodes)

@@ -12,7 +12,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,9 +25,9 @@ from service.library.scanning import FoundFile
 from service.library.stages import Chunk, EncodeThread, Tracks
 from tests.support.paths import REPOSITORY
 from tests.support.serving import find_free_port
+from tests.support.waiting import wait_until
 
 TARGETS = ("server", "decode worker", "index engine")
-READY_SECONDS = 60.0
 
 
 class Victim:
@@ -56,14 +55,13 @@ class Victim:
         """Start it and wait until it answers."""
         command = [sys.executable, __file__, *(["broken"] if self._is_broken else [])]
         self.process = subprocess.Popen(command, env=self._environment, stdout=self._log, stderr=self._log)
-        deadline = time.monotonic() + READY_SECONDS
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if self.client.get("/livez").status_code == 200:
-                    return
-            assert self.process.poll() is None, Path(self._log.name).read_text()[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(self._is_ready, every=0.02)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, Path(self._log.name).read_text()[-3000:]
+        with contextlib.suppress(httpx.HTTPError):
+            return self.client.get("/livez").status_code == 200
+        return False
 
     def kill(self, target: str) -> bool:
         """Kill -9 the server, one of its decode workers or its index engine; False where there is none."""

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from service.http.server import configure_server
 from service.system.settings import Settings
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 
 class run_server:  # noqa: N801 - a context manager that reads as a call
@@ -38,20 +39,24 @@ class run_server:  # noqa: N801 - a context manager that reads as a call
                 [sys.executable, "-m", "service.cli", "serve"], env=self.environment, stdout=log, stderr=log
             )
         address = f"http://127.0.0.1:{self.port}"
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                httpx.get(f"{address}/livez").raise_for_status()
-                return address
-            except httpx.HTTPError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    self.process.kill()
-                    raise AssertionError(f"the server did not start:\n{self.log.read_text()}") from None
-                time.sleep(0.1)
+        try:
+            wait_until(lambda: self._answers(address) or self.process.poll() is not None, every=0.02)
+            assert self.process.poll() is None
+        except AssertionError:
+            self.process.kill()
+            raise AssertionError(f"the server did not start:\n{self.log.read_text()}") from None
+        return address
+
+    @staticmethod
+    def _answers(address: str) -> bool:
+        try:
+            return httpx.get(f"{address}/livez").is_success
+        except httpx.HTTPError:
+            return False
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
-        assert self.process.wait(timeout=40) == 0, self.log.read_text()
+        assert self.process.wait(timeout=GENEROUS_SECONDS) == 0, self.log.read_text()
 
 
 def find_free_port() -> int:

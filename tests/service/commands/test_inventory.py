@@ -23,6 +23,7 @@ from service.index.opening import index_folder
 from service.system.settings import Settings
 from tests.support.paths import REPOSITORY
 from tests.support.serving import find_free_port
+from tests.support.waiting import GENEROUS_SECONDS
 
 
 def foley_assets(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +36,7 @@ def foley_assets(settings: Settings, *arguments: str) -> subprocess.CompletedPro
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=GENEROUS_SECONDS,
     )
 
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tone, write_tones
 from tests.support.paths import REPOSITORY
 from tests.support.serving import find_free_port, run_server
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 
 class Foley:
@@ -154,22 +154,20 @@ def test_a_server_that_has_the_index_does_the_job(foley: Foley, served: httpx.Cl
 def test_ctrl_c_cancels_the_job_on_the_server(foley: Foley, served: httpx.Client, tmp_path: Path) -> None:
     write_tones(tmp_path / "many", 150, seconds=3.0)
     process = foley.start("index", tmp_path / "many", "--json")
-    while not (jobs := served.get("/v1/jobs").json()["jobs"]) or jobs[0]["progress"]["num_done"] < 2:
-        time.sleep(0.05)
+    (job,) = wait_until(
+        lambda: [one for one in served.get("/v1/jobs").json()["jobs"] if one["progress"]["num_done"] >= 2]
+    )
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=GENEROUS_SECONDS)
     assert process.returncode == 130, errors
     assert json.loads(output)["files"]["indexed"] < 150
-    assert served.get(f"/v1/jobs/{jobs[0]['job_id']}").json()["state"] == "cancelled"
+    assert served.get(f"/v1/jobs/{job['job_id']}").json()["state"] == "cancelled"
 
 
 def test_a_killed_command_is_gone_on_with(foley: Foley, tmp_path: Path) -> None:
     write_tones(tmp_path / "many", 150)
     process = foley.start("index", tmp_path / "many")
-    deadline = time.monotonic() + 30
-    while _count_done(tmp_path / "data") < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: _count_done(tmp_path / "data") >= 2)
     process.kill()
     process.communicate()
     (job,) = list_jobs(Settings(data=tmp_path / "data"), limit=9)
@@ -205,7 +203,7 @@ def test_watching_sees_what_happens(foley: Foley, tmp_path: Path) -> None:
         (library / "other.wav").unlink()
         assert _next_with(process, "deleted") == 1
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=GENEROUS_SECONDS)
         assert process.returncode == 0, errors
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -222,14 +220,15 @@ def _next_report(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def _next_with(process: subprocess.Popen[str], *names: str) -> int:
-    """The next report in which something was done, and how much."""
-    for _ in range(5):
+    """How much was done, of the next report in which something was."""
+
+    def done() -> int:
         value: Any = _next_report(process)
         for name in names:
             value = value[name]
-        if value:
-            return int(value)
-    raise AssertionError(f"no report with {names}")
+        return int(value)
+
+    return wait_until(done)
 
 
 def test_ctrl_c_ends_a_watch_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

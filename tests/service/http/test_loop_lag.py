@@ -10,6 +10,7 @@ from pathlib import Path
 from service.http.loop_lag import watch_loop
 from service.system.settings import Settings
 from tests.support.serving import serve_in_thread
+from tests.support.waiting import wait_until
 
 
 def test_a_call_that_blocks_is_seen() -> None:
@@ -27,20 +28,19 @@ def test_a_call_that_blocks_is_seen() -> None:
     asyncio.run(main())
     assert len(seen) > 5
     assert min(seen) >= 0
-    assert 0.28 < max(seen) < 3
-    assert sorted(seen)[len(seen) // 2] < 0.1
+    assert max(seen) > 0.28
+    assert sorted(seen)[len(seen) // 2] < 0.28, "the others were not held up"
 
 
 def test_a_service_tells_it(bundle_path: Path, tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, bundle=bundle_path, device="cpu", min_free_bytes=0)
     with serve_in_thread(settings) as service:
-        deadline = time.monotonic() + 10
-        count = 0.0
-        while count < 3 and time.monotonic() < deadline:
+
+        def count() -> float:
             text = service.client.get("/metrics").text
             line = next(
                 line for line in text.splitlines() if line.startswith("foley_event_loop_lag_seconds_count")
             )
-            count = float(line.split()[1])
-            time.sleep(0.05)
-    assert count >= 3
+            return float(line.split()[1])
+
+        wait_until(lambda: count() >= 3)

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from service.http.server import Server
 from service.system.settings import Settings
 from tests.support.serving import find_free_port, run_server
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 
 def test_index_in_use_is_said_in_one_line(
@@ -49,15 +50,15 @@ def test_stop_answers_what_runs_and_leaves_nothing(
 
     def embed(address: str) -> None:
         statuses.append(
-            httpx.post(f"{address}/v1/embeddings", files={"file": content}, timeout=60).status_code
+            httpx.post(
+                f"{address}/v1/embeddings", files={"file": content}, timeout=GENEROUS_SECONDS
+            ).status_code
         )
 
     with run_server(settings, tmp_path / "log") as address:
         running = threading.Thread(target=embed, args=(address,))
         running.start()
-        deadline = time.monotonic() + 20
-        while not list(tmp_path.glob("uploads/*/*")) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_until(lambda: list(tmp_path.glob("uploads/*/*")), every=0.002)
     running.join()
     assert statuses == [200]
     assert list(tmp_path.glob("uploads/*")) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -31,6 +30,7 @@ from service.library.indexing import Counts
 from service.library.report import Progress
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tones
+from tests.support.waiting import wait_until
 
 
 class FaultyDecoder(Decoder):
@@ -100,11 +100,11 @@ def _assets(foley: Foley, folder: Path) -> tuple[Asset, ...]:
 
 
 def _wait(runner: LibraryJobs, job_id: str, *states: str) -> JobRecord:
-    deadline = time.monotonic() + 30
-    while (job := runner.ledger.get_job(job_id)).state not in states:
-        assert time.monotonic() < deadline, job
-        time.sleep(0.02)
-    return job
+    def reached() -> JobRecord | None:
+        job = runner.ledger.get_job(job_id)
+        return job if job.state in states else None
+
+    return wait_until(reached)
 
 
 def test_a_job_that_is_cancelled_as_it_starts(
@@ -271,8 +271,9 @@ def test_a_job_goes_on_in_the_next_process(foley: Foley, tmp_path: Path, tones: 
     with open_jobs(ours) as first:
         job_id = _submit(first, tmp_path / "library")
         first.start()
-        while (live := first.live(job_id)) is None or live.progress.num_done < 6:
-            time.sleep(0.005)
+        wait_until(
+            lambda: (live := first.live(job_id)) is not None and live.progress.num_done >= 6, every=0.002
+        )
     # `stop` was called on leaving, as at SIGTERM.
     num_stored = len(_paths(foley, tmp_path))
     assert 0 < num_stored < 24
@@ -306,8 +307,9 @@ def test_cancelled_while_it_waits_and_while_it_runs(
     running = _submit(runner, tmp_path / "library")
     waiting = _submit(runner, tmp_path / "library")
     runner.start()
-    while (live := runner.live(running)) is None or live.progress.num_done < 3:
-        time.sleep(0.005)
+    wait_until(
+        lambda: (live := runner.live(running)) is not None and live.progress.num_done >= 3, every=0.002
+    )
     with pytest.raises(JobNotEnded, match="is running"):
         runner.retry(running)
     assert runner.cancel(waiting).state == "cancelled"

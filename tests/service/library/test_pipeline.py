@@ -30,6 +30,7 @@ from service.library.scanning import FoundFile, UnusableFile, find_files, identi
 from service.library.stages import BATCH_CLIPS, IncomingFile
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 NUM_SEGMENTS = 90
 
@@ -89,7 +90,7 @@ class GatedEncoder(Encoder):
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         self.num_begun += 1
-        assert self.lets.acquire(timeout=30)
+        assert self.lets.acquire(timeout=GENEROUS_SECONDS)
         return super().encode_video(frames)
 
 
@@ -111,8 +112,7 @@ def test_closing_waits_for_one_run_of_the_encoder_and_drops_the_rest(
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
             pipeline.add(IncomingFile(asset_id=identify(long_file), found=long_file))
             pipeline.wait()
-            while batcher.stats().num_queued["bulk"] == 0:
-                time.sleep(0.01)
+            wait_until(lambda: batcher.stats().num_queued["bulk"] > 0)
         # The run is still held: closing waited for no segment, neither for that one nor for those behind it.
         assert encoder.num_begun == 1
         assert batcher.stats().num_queued["bulk"] == 0

@@ -10,12 +10,12 @@ import sqlite3
 import tarfile
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -48,6 +48,7 @@ from service.releases.opening import active_release
 from service.releases.store import ReleaseStore
 from service.system.settings import Settings
 from tests.support.serving import serve_in_thread
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 NUM_ASSETS = 30
 
@@ -316,9 +317,12 @@ def test_one_backup_at_a_time_and_its_lock_is_given_back(running: serve_in_threa
     with running.client.stream("POST", "/v1/backup") as answer:
         assert answer.status_code == 200
         next(answer.iter_bytes())  # and hang up
-    deadline = time.monotonic() + 10  # until the server notices
-    while (answer := running.client.post("/v1/backup", timeout=30)).status_code == 429:
-        assert time.monotonic() < deadline
+
+    def taken() -> httpx.Response | None:
+        answer = running.client.post("/v1/backup", timeout=GENEROUS_SECONDS)
+        return None if answer.status_code == 429 else answer
+
+    answer = wait_until(taken)  # when the server has noticed
     with tarfile.open(fileobj=io.BytesIO(answer.content)) as tar:
         names = tar.getnames()
     assert names[-1] == "backup.json"

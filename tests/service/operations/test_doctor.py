@@ -27,6 +27,7 @@ from service.operations.doctor import advise, examine
 from service.system.settings import Settings
 from tests.support.index_contract import make_asset, make_tracks
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import GENEROUS_SECONDS
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def run_doctor(settings: Settings, *arguments: str | Path) -> subprocess.Complet
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=GENEROUS_SECONDS,
     )
 
 

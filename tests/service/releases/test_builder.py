@@ -28,11 +28,11 @@ def settings(tmp_path: Path, bundle_path: Path) -> Settings:
 def test_it_waits_for_the_builder_of_a_service_that_was_killed(settings: Settings) -> None:
     bundle = load_bundle(settings.bundle)
     held = open_index(settings, bundle, release_id="r")
-    closing = threading.Timer(2.0, held.close)
+    closing = threading.Timer(1.0, held.close)
     closing.start()
     began = time.monotonic()
     open_patiently(settings, "r", bundle).close()
-    assert time.monotonic() - began > 1.5
+    assert time.monotonic() - began > 0.75
     closing.join()
 
 
@@ -62,8 +62,8 @@ def test_a_run_that_takes_too_long_ends_the_process(run_seconds: float, code: in
             encode_video = encode_audio
 
         with Batcher(Slow(), BatchLimits()) as batcher:
-            watch_encoder(batcher, 0.5)
-            time.sleep(1.5)
+            watch_encoder(batcher, 0.2)
+            time.sleep(0.6)
             batcher.encoder_of(Caller()).encode_audio([np.zeros(16, np.float32)])
     """
     began = time.monotonic()
@@ -71,6 +71,6 @@ def test_a_run_that_takes_too_long_ends_the_process(run_seconds: float, code: in
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False
     )
     assert done.returncode == code, done.stderr
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60, "it did not wait for the run"
     if code:
-        assert json.loads(done.stdout)["stalled_seconds"] >= 0.5
+        assert json.loads(done.stdout)["stalled_seconds"] >= 0.2

@@ -18,6 +18,7 @@ from service.jobs.job_request import JobRequest
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tones
 from tests.support.serving import serve_in_thread
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +57,11 @@ def done(running: serve_in_thread, root: Path) -> dict[str, Any]:
 
 
 def _wait(http: httpx.Client, location: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 30
-    while True:
+    def ended() -> dict[str, Any] | None:
         job: dict[str, Any] = http.get(location).json()
-        if job["state"] in ("done", "failed", "cancelled"):
-            return job
-        assert time.monotonic() < deadline, job
-        time.sleep(0.05)
+        return job if job["state"] in ("done", "failed", "cancelled") else None
+
+    return wait_until(ended)
 
 
 def _read_events(http: httpx.Client, location: str, **headers: str) -> list[dict[str, str]]:
@@ -223,8 +222,7 @@ def test_cancel_and_retry(http: httpx.Client, root: Path, done: dict[str, Any]) 
     location = http.post("/v1/jobs", json={"kind": "index", "paths": [str(root / "cancel")]}).headers[
         "location"
     ]
-    while http.get(location).json()["progress"]["num_done"] < 2:
-        time.sleep(0.02)
+    wait_until(lambda: http.get(location).json()["progress"]["num_done"] >= 2)
     early = http.post(f"{location}:retry")
     assert (early.status_code, early.json()["code"]) == (409, "job_not_ended")
     assert http.post(f"{location}:cancel").status_code == 200
@@ -284,8 +282,7 @@ def test_a_stopping_server_ends_its_streams_and_the_next_goes_on(
     with serve_in_thread(settings) as first:
         body = {"kind": "index", "paths": [str(root / "stop")]}
         location = first.client.post("/v1/jobs", json=body).headers["location"]
-        while first.client.get(location).json()["progress"]["num_done"] < 2:
-            time.sleep(0.02)
+        wait_until(lambda: first.client.get(location).json()["progress"]["num_done"] >= 2)
         for stop in first.app.state.on_stop:
             stop()
         assert all(event["event"] == "progress" for event in _read_events(first.client, location))

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from models.bundle.bundle import Bundle
 from tests.support.killing import Victim
 from tests.support.libraries import write_tones
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 NUM_FILES = 48
-MOST_SECONDS = 150.0
 
 
 @pytest.fixture
@@ -46,28 +45,26 @@ def victim(tmp_path: Path, bundle_path: Path) -> Iterator[Victim]:
 
 def wait(victim: Victim, location: str) -> dict[str, Any]:
     """The end of a job."""
-    deadline = time.monotonic() + MOST_SECONDS
-    while True:
+
+    def ended() -> dict[str, Any] | None:
         answer = victim.client.get(location)
         assert answer.status_code == 200, answer.text
         job: dict[str, Any] = answer.json()
-        if job["state"] not in ("queued", "running"):
-            return job
-        assert time.monotonic() < deadline, job
-        time.sleep(0.05)
+        return None if job["state"] in ("queued", "running") else job
+
+    return wait_until(ended)
 
 
 def wait_until_embedding(victim: Victim, location: str, *, num_done: int) -> None:
     """Wait until a build has embedded so many files."""
-    deadline = time.monotonic() + MOST_SECONDS
-    while True:
+
+    def embeds() -> bool:
         job = victim.client.get(location).json()
         assert job["state"] in ("queued", "running"), job
         progress = job["progress"]
-        if progress.get("step") == "embedding" and progress.get("num_done", 0) >= num_done:
-            return
-        assert time.monotonic() < deadline, job
-        time.sleep(0.02)
+        return progress.get("step") == "embedding" and progress.get("num_done", 0) >= num_done
+
+    wait_until(embeds)
 
 
 def run_command(victim: Victim, *args: object) -> subprocess.CompletedProcess[str]:
@@ -82,7 +79,7 @@ def run_command(victim: Victim, *args: object) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         check=False,
-        timeout=MOST_SECONDS,
+        timeout=GENEROUS_SECONDS,
     )
 
 

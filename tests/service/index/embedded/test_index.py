@@ -43,6 +43,7 @@ from tests.support.index_contract import (
     make_tracks,
 )
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import wait_until
 
 
 # `FOLEY_KILLS=100 pytest tests/service/index -k killed` is the long version of the durability tests.
@@ -311,10 +312,7 @@ def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_engine(tmp_pa
             assert process.stdout is not None
             lines = read_lines(process, seconds=rng.uniform(0.05, 0.6))
             process.kill()
-            deadline = time.monotonic() + 5.0
-            while is_running(engine) and time.monotonic() < deadline:
-                time.sleep(0.005)
-            assert not is_running(engine), "the engine outlived its service by 5 s"
+            wait_until(lambda: not is_running(engine))  # noqa: B023 - the engine does not outlive its service
             lines += process.stdout.readlines()
         stored = [int(line.split()[1]) for line in lines if line.endswith("\n")]
         acknowledged |= {make_id(number): 1 + number % 4 for number in stored}
@@ -404,8 +402,7 @@ def test_no_other_call_goes_through_while_it_optimizes(tmp_path: Path) -> None:
         os.kill(index.engine_pid, signal.SIGSTOP)
         thread = threading.Thread(target=index.optimize)
         thread.start()
-        while not index._engine.is_optimizing:
-            time.sleep(0.001)
+        wait_until(lambda: index._engine.is_optimizing, every=0.001)
         with pytest.raises(IndexUnavailable, match="is being optimized"):
             index.count_segments()
         with pytest.raises(IndexUnavailable, match="optimized already"):
