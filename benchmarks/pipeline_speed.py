@@ -26,8 +26,8 @@ import numpy as np
 from models.bundle.bundle import starter_path
 from models.media.clip import Clip, DecodedMedia
 from service.foley import Foley, open_foley
-from service.jobs.job_request import JobRequest
-from service.jobs.library_jobs import LibraryJobs, open_jobs
+from service.jobs.opening import Jobs, open_jobs
+from service.jobs.records import JobRequest
 from service.library.report import IndexReport, Progress
 from service.system.settings import Settings
 
@@ -35,19 +35,17 @@ MIB = 1024 * 1024
 
 
 @contextmanager
-def open_runner(
-    folder: Path, *, bundle: Path, device: str, precision: str
-) -> Iterator[tuple[Foley, LibraryJobs]]:
-    """Open the service on an empty index, with its job runner."""
+def open_library(folder: Path, *, bundle: Path, device: str, precision: str) -> Iterator[tuple[Foley, Jobs]]:
+    """Open the service on an empty index, with its jobs."""
     settings = Settings(data=folder, bundle=bundle, device=device, precision=precision, min_free_bytes=0)  # type: ignore[arg-type]
-    with open_foley(settings) as foley, open_jobs(foley) as runner:
-        yield foley, runner
+    with open_foley(settings) as foley, open_jobs(foley) as jobs:
+        yield foley, jobs
 
 
-def run(runner: LibraryJobs, library: Path, on_progress: object = None) -> IndexReport:
+def run(jobs: Jobs, library: Path, on_progress: object = None) -> IndexReport:
     """Index a folder as a job with a ledger."""
-    job = runner.submit("index", JobRequest(paths=(str(library),))).job
-    return runner.run(job.job_id, on_progress=on_progress)  # type: ignore[arg-type]
+    job = jobs.library.submit("index", JobRequest(paths=(str(library),))).job
+    return jobs.library.run(job.job_id, on_progress=on_progress)  # type: ignore[arg-type]
 
 
 def decode_alone(foley: Foley, files: list[Path]) -> tuple[float, list[Clip]]:
@@ -80,9 +78,9 @@ def measure_stages(options: argparse.Namespace) -> None:
         library = Path(folder) / "library"
         write_corpus(library, num_scenes=options.files, seed=11, split="heldout", separate_fraction=0.0)
         files = sorted(library.glob("*.mp4"))
-        with open_runner(
+        with open_library(
             Path(folder) / "data", bundle=options.bundle, device=options.device, precision=options.precision
-        ) as (foley, runner):
+        ) as (foley, jobs):
             encoder = foley.encoder
             print(
                 f"{len(files)} clips of 10 s, {foley.decoder.num_workers} decode workers, {encoder.provider}"
@@ -90,7 +88,7 @@ def measure_stages(options: argparse.Namespace) -> None:
             decode_seconds, clips = decode_alone(foley, files)
             encode_seconds = encode_alone(foley, clips)
             cpu = time.process_time()
-            report = run(runner, library)
+            report = run(jobs, library)
             cpu = time.process_time() - cpu
     stages = report.stages
     for name in ("decode", "encode", "write"):
@@ -139,10 +137,10 @@ def measure_memory(options: argparse.Namespace) -> None:
         library.mkdir()
         for number in range(options.memory):
             write_sound(library / f"{number:06}.wav", number, seconds=options.seconds)
-        with open_runner(
+        with open_library(
             Path(folder) / "data", bundle=options.bundle, device=options.device, precision=options.precision
-        ) as (_, runner):
-            report = run(runner, library, on_progress)
+        ) as (_, jobs):
+            report = run(jobs, library, on_progress)
     settled = [(done, memory) for done, memory in samples if done >= options.memory / 5]
     slope = np.polyfit([done for done, _ in settled], [memory for _, memory in settled], 1)[0]
     first, last = settled[0][1] / MIB, settled[-1][1] / MIB

@@ -69,13 +69,6 @@ class Foley:
         with self.releases.lease() as release:
             yield release.snapshot(caller, priority=priority)
 
-    @contextmanager
-    def lease_to_write(self) -> Iterator[Index]:
-        """The index of the active release for a short write; a switch waits until the block ends."""
-        self.releases.look()
-        with self.releases.gate.passing(), self.releases.lease() as release:
-            yield release.index
-
     def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
         """The active release without a lease: for a program that activates no other release while it runs."""
         return self.releases.current.snapshot(caller, priority=priority)

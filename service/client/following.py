@@ -21,8 +21,7 @@ from urllib.parse import quote, urlencode
 from service.client.refusal import explain_refusal
 from service.client.served_inventory import listens
 from service.index.opening import index_folder
-from service.jobs.job_request import JobRequest
-from service.jobs.ledger import Kind
+from service.jobs.records import JobRequest, Kind
 from service.library.report import IndexReport, OnProgress, Progress
 from service.releases.opening import active_release
 from service.system.failure import Failure

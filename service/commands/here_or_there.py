@@ -15,11 +15,12 @@ from service.client.client import find_server as find_client
 from service.client.following import JobClient, find_server
 from service.foley import open_foley
 from service.index.failure import IndexInUse
+from service.jobs.database import LedgerInUse
 from service.jobs.documents import LEDGER_NAME
-from service.jobs.job_request import JobRequest
-from service.jobs.ledger import Kind, Ledger, LedgerInUse
-from service.jobs.library_jobs import JobEnded, LibraryJobs, open_jobs
-from service.jobs.release_jobs import open_release_jobs
+from service.jobs.lane import JobEnded
+from service.jobs.ledger import Ledger
+from service.jobs.opening import Jobs, open_jobs
+from service.jobs.records import JobRequest, Kind
 from service.library.report import IndexReport, OnProgress
 from service.library.scanning import FoundFile, find_files
 from service.operations.backup import ROUTE, Manifest, read_library, read_tar, save_backup
@@ -63,12 +64,12 @@ def run_job(
 
     """
 
-    def work(runner: LibraryJobs) -> IndexReport:
-        same = runner.find_same(kind, request)
+    def work(jobs: Jobs) -> IndexReport:
+        same = jobs.library.find_same(kind, request)
         if same is not None and same.started_at is not None:
             say(f"going on with job {same.job_id}, which was interrupted")
-        job = same or runner.submit(kind, request).job
-        return runner.run(job.job_id, on_progress=on_progress)
+        job = same or jobs.library.submit(kind, request).job
+        return jobs.library.run(job.job_id, on_progress=on_progress)
 
     def ask(client: JobClient) -> IndexReport:
         created = client.submit(kind, request)
@@ -91,8 +92,8 @@ def retry_job(settings: Settings, job_id: str, *, on_progress: OnProgress, say: 
         What the job did, over all its runs.
     """
 
-    def work(runner: LibraryJobs) -> IndexReport:
-        return runner.run(runner.retry(job_id).job_id, on_progress=on_progress)
+    def work(jobs: Jobs) -> IndexReport:
+        return jobs.library.run(jobs.retry(job_id).job_id, on_progress=on_progress)
 
     def ask(client: JobClient) -> IndexReport:
         client.retry(job_id)
@@ -152,7 +153,7 @@ def make_backup(settings: Settings, folder: Path) -> Manifest:
 
 
 def _here_or_there(
-    settings: Settings, work: Callable[[LibraryJobs], IndexReport], ask: Callable[[JobClient], IndexReport]
+    settings: Settings, work: Callable[[Jobs], IndexReport], ask: Callable[[JobClient], IndexReport]
 ) -> IndexReport:
     """Work in this process, or ask the server that has the index open.
 
@@ -169,8 +170,8 @@ def _here_or_there(
     """
     settings.data.mkdir(parents=True, exist_ok=True)
     try:
-        with open_foley(settings) as foley, open_jobs(foley) as runner, open_release_jobs(foley, runner):
-            return work(runner)
+        with open_foley(settings) as foley, open_jobs(foley) as jobs:
+            return work(jobs)
     except IndexInUse:
         server = find_server(settings)
         if server is None:

@@ -201,8 +201,8 @@ def _working() -> Iterator[OnProgress]:
 @contextmanager
 def _errors() -> Iterator[None]:
     from service.client.following import ServerRefused
-    from service.jobs.ledger import LedgerFailure
-    from service.jobs.library_jobs import JobEnded, JobNotEnded
+    from service.jobs.database import LedgerFailure
+    from service.jobs.lane import JobEnded, JobNotEnded
     from service.library.sync import SyncRefused
 
     with report_errors():

@@ -192,7 +192,7 @@ def calibrate(as_json: Json = False) -> None:
 @contextmanager
 def _errors() -> Iterator[None]:
     from service.client.following import ServerRefused
-    from service.jobs.ledger import LedgerFailure
+    from service.jobs.database import LedgerFailure
     from service.releases.store import ReleaseError
     from service.search.calibration import TooFewPairs
 

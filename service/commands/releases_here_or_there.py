@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,8 +16,9 @@ from service.client.following import JobClient, ServerRefused, find_server, keep
 from service.foley import open_foley
 from service.index.failure import IndexInUse
 from service.jobs.documents import describe_job
-from service.jobs.library_jobs import open_jobs
-from service.jobs.release_jobs import ReleaseJobs, ReleaseRequest, open_release_jobs
+from service.jobs.lane import JobEnded
+from service.jobs.opening import Jobs, open_jobs
+from service.jobs.records import ReleaseRequest
 from service.releases.documents import ReleaseList
 from service.releases.manager import name_of_user
 from service.releases.opening import active_release
@@ -74,17 +74,13 @@ def create_release(
         bundle=str(bundle.absolute()), activate=activate, force=force, who=name_of_user()
     )
 
-    def here(runner: ReleaseJobs) -> dict[str, Any]:
-        job = runner.submit(request).job
-        runner.on_step = on_step
+    def here(jobs: Jobs) -> dict[str, Any]:
+        job = jobs.releases.submit(request).job
         try:
-            runner.run(job.job_id)
-        except KeyboardInterrupt:
-            runner.ledger.requeue_job(job.job_id)
-            raise
-        except CallerGone:
+            jobs.releases.run(job.job_id, on_step=on_step)
+        except (CallerGone, JobEnded):
             logger.info("the build was stopped")
-        return describe_job(runner.ledger.get_job(job.job_id))
+        return describe_job(jobs.ledger.get_job(job.job_id))
 
     def there(client: JobClient) -> dict[str, Any]:
         body = {"bundle": request.bundle, "activate": activate, "force": force}
@@ -114,7 +110,7 @@ def activate_release(settings: Settings, release_id: str, *, force: str) -> Mapp
     """
     return _here_or_there(
         settings,
-        lambda runner: runner.manager.activate(release_id, who=name_of_user(), why=force).to_json(),
+        lambda jobs: jobs.releases.manager.activate(release_id, who=name_of_user(), why=force).to_json(),
         lambda client: client.ask(
             "POST", f"/v1/releases/{quote(release_id)}:activate", body={"force": force}
         ),
@@ -132,7 +128,7 @@ def rollback_release(settings: Settings) -> Mapping[str, Any]:
     """
     return _here_or_there(
         settings,
-        lambda runner: runner.manager.rollback().to_json(),
+        lambda jobs: jobs.releases.manager.rollback().to_json(),
         lambda client: client.ask("POST", "/v1/releases:rollback"),
     )
 
@@ -146,8 +142,8 @@ def delete_release(settings: Settings, release_id: str, *, force: bool = False) 
         force: Whether it may be the one to roll back to.
     """
 
-    def here(runner: ReleaseJobs) -> dict[str, Any]:
-        runner.manager.delete(release_id, gives_up_rollback=force)
+    def here(jobs: Jobs) -> dict[str, Any]:
+        jobs.releases.manager.delete(release_id, gives_up_rollback=force)
         return {}
 
     path = f"/v1/releases/{quote(release_id)}" + ("?force=true" if force else "")
@@ -165,7 +161,7 @@ def calibrate_release(settings: Settings) -> Mapping[str, Any]:
     """
     return _here_or_there(
         settings,
-        lambda runner: runner.manager.calibrate().to_json(),
+        lambda jobs: jobs.releases.manager.calibrate().to_json(),
         lambda client: client.ask("POST", "/v1/releases:calibrate"),
     )
 
@@ -182,27 +178,17 @@ def _wait(client: JobClient, job_id: str, on_step: OnStep) -> dict[str, Any]:
 
 def _here_or_there(
     settings: Settings,
-    here: Callable[[ReleaseJobs], Mapping[str, Any]],
+    here: Callable[[Jobs], Mapping[str, Any]],
     there: Callable[[JobClient], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
     """Work in this process, or where another one has the index open, on the server that it is."""
     try:
-        with _open_runner(settings) as runner:
-            return here(runner)
+        settings.data.mkdir(parents=True, exist_ok=True)
+        with open_foley(settings) as foley, open_jobs(foley) as jobs:
+            return here(jobs)
     except IndexInUse:
         server = find_server(settings)
         if server is None:
             raise
     with JobClient(*server, headers=settings.client_headers(), timeout_seconds=ANSWER_SECONDS) as client:
         return there(client)
-
-
-@contextmanager
-def _open_runner(settings: Settings) -> Iterator[ReleaseJobs]:
-    settings.data.mkdir(parents=True, exist_ok=True)
-    with (
-        open_foley(settings) as foley,
-        open_jobs(foley) as jobs,
-        open_release_jobs(foley, jobs) as runner,
-    ):
-        yield runner

@@ -39,8 +39,7 @@ from service.http.routes import (
 from service.http.schemas import ProblemBody
 from service.http.state import State
 from service.http.upload import UploadFolder
-from service.jobs.library_jobs import LibraryJobs, open_jobs
-from service.jobs.release_jobs import ReleaseJobs, open_release_jobs
+from service.jobs.opening import Jobs, open_jobs
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -88,8 +87,6 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         separate_input_output_schemas=False,
     )
     app.state.metrics = Metrics()
-    # Called when the service is told to stop, before its requests end: whatever never ends by itself stops here.
-    app.state.on_stop = []
     for module in (search, embeddings, assets, audit, jobs, releases, health, metrics, backup, pages):
         app.include_router(module.router)
     add_error_handlers(app)
@@ -113,16 +110,10 @@ def _lifespan(settings: Settings, foley: Foley | None) -> Any:
             uploads = UploadFolder(settings.data / "uploads", reserve_bytes=settings.upload_reserve_bytes)
             stack.callback(uploads.close)
             opening_jobs = open_jobs(opened)
-            runner = await anyio.to_thread.run_sync(opening_jobs.__enter__)
+            opened_jobs = await anyio.to_thread.run_sync(opening_jobs.__enter__)
             stack.push_async_callback(anyio.to_thread.run_sync, opening_jobs.__exit__, None, None, None)
-            app.state.on_stop.append(runner.stop_soon)
-            opening_releases = open_release_jobs(opened, runner)
-            release_jobs = await anyio.to_thread.run_sync(opening_releases.__enter__)
-            stack.push_async_callback(anyio.to_thread.run_sync, opening_releases.__exit__, None, None, None)
-            app.state.on_stop.append(release_jobs.stop_soon)
-            app.state.shared = _state(settings, opened, uploads, app.state.metrics, runner, release_jobs)
-            runner.start()
-            release_jobs.start()
+            app.state.shared = _state(settings, opened, uploads, app.state.metrics, opened_jobs)
+            opened_jobs.start()
             watch = asyncio.create_task(watch_loop(app.state.metrics.observe_lag))
             stack.callback(watch.cancel)
             logger.info("serving bundle %s on %s", opened.bundle.bundle_id, opened.encoder.provider)
@@ -136,8 +127,7 @@ def _state(
     foley: Foley,
     uploads: UploadFolder,
     metrics: Metrics,
-    runner: LibraryJobs,
-    release_jobs: ReleaseJobs,
+    opened_jobs: Jobs,
 ) -> State:
     admission = Admission(
         num_workers=settings.search_workers,
@@ -147,16 +137,15 @@ def _state(
     )
     readiness = Readiness(cache_seconds=settings.readiness_cache_seconds)
     metrics.add_collector(FoleyCollector(foley, admission))
-    metrics.add_collector(JobsCollector(runner.ledger))
+    metrics.add_collector(JobsCollector(opened_jobs.ledger))
     return State(
         foley=foley,
         admission=admission,
         uploads=uploads,
         readiness=readiness,
         metrics=metrics,
-        jobs=runner,
-        releases=release_jobs.manager,
-        release_jobs=release_jobs,
+        jobs=opened_jobs,
+        releases=opened_jobs.releases.manager,
     )
 
 

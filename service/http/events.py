@@ -21,8 +21,8 @@ import anyio.to_thread
 import pydantic_core
 
 from service.jobs.documents import LiveProgress
-from service.jobs.ledger import JobRecord
-from service.jobs.library_jobs import LibraryJobs
+from service.jobs.opening import Jobs
+from service.jobs.records import JobRecord
 
 LOOK_SECONDS = 0.25
 HEARTBEAT_SECONDS = 15.0
@@ -39,12 +39,12 @@ def event_id(job: JobRecord, live: LiveProgress | None) -> str:
 
 
 async def stream_events(
-    runner: LibraryJobs, job_id: str, *, last_event_id: str | None, describe: Describe
+    jobs: Jobs, job_id: str, *, last_event_id: str | None, describe: Describe
 ) -> AsyncIterator[bytes]:
     """Tell what happens to a job until it has ended, or the service stops.
 
     Args:
-        runner: Whose job.
+        jobs: Whose job.
         job_id: Which.
         last_event_id: What the client has seen already.
         describe: Writes a job as JSON values.
@@ -55,8 +55,8 @@ async def stream_events(
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     told, told_at = last_event_id, time.monotonic()
     while True:
-        live = runner.live(job_id)  # before the job: a job that ended in between has its report
-        job = await anyio.to_thread.run_sync(runner.ledger.get_job, job_id)
+        live = jobs.live(job_id)  # before the job: a job that ended in between has its report
+        job = await anyio.to_thread.run_sync(jobs.ledger.get_job, job_id)
         name = event_id(job, live)
         if name != told:
             yield _write_event("end" if job.has_ended else "progress", name, describe(job, live))
@@ -64,7 +64,7 @@ async def stream_events(
         elif time.monotonic() - told_at >= HEARTBEAT_SECONDS:
             yield b": heartbeat\n\n"
             told_at = time.monotonic()
-        if job.has_ended or runner.is_stopping:
+        if job.has_ended or jobs.is_stopping:
             return
         await anyio.sleep(LOOK_SECONDS)
 

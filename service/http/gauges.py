@@ -18,7 +18,8 @@ from service.foley import Foley
 from service.http.admission import Admission
 from service.index.contract import IndexInfo
 from service.index.failure import IndexFailure
-from service.jobs.ledger import Ledger, LedgerFailure
+from service.jobs.database import LedgerFailure
+from service.jobs.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 

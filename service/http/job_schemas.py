@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.http.schemas import ASSET_ID
-from service.jobs.ledger import Kind, State
+from service.jobs.records import Kind, State
 from service.library.report import Outcome
 
 MAX_PATHS = 1000

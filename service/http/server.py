@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.foley import Foley, open_foley
 from service.http.access import open_rules
 from service.http.app import create_app
+from service.http.state import State
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -170,8 +171,10 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop taking requests and end those that run; see above."""
         self.watchdog = _start_timer(self._stop_seconds, self._end)
-        for stop in self.config.app.state.on_stop:  # type: ignore[union-attr]  # the application, not its name
-            stop()
+        # They never end by themselves. There are none yet if the application did not start.
+        state: State | None = getattr(self.config.app.state, "shared", None)  # type: ignore[union-attr]
+        if state is not None:
+            state.jobs.stop_soon()
         give_up = _start_timer(max(0.0, self._cutoff_seconds - GIVE_UP_SECONDS), self._give_up)
         try:
             await super().shutdown(sockets)

@@ -14,8 +14,7 @@ from service.http.admission import Admission
 from service.http.metrics import Metrics
 from service.http.readiness import Readiness
 from service.http.upload import UploadFolder
-from service.jobs.library_jobs import LibraryJobs
-from service.jobs.release_jobs import ReleaseJobs
+from service.jobs.opening import Jobs
 from service.releases.manager import ReleaseManager
 
 NUM_WRITERS = 8  # writes that wait together share a flush
@@ -32,14 +31,13 @@ class State:
         readiness: Whether the answers are right.
         metrics: What is counted and timed.
         releases: What builds, switches and measures releases.
-        release_jobs: Jobs that build them.
         backing_up: Held while a backup is made.
         auditing: Held while the library is audited.
         changing: The thread that switches or deletes releases, which wait for each other and may take minutes: those
             that wait for it take no thread of other requests.
         calibrating: The thread that learns what scores mean, likewise.
         writing: The threads that write to the index, which wait while releases are switched.
-        jobs: Work over the library in the background.
+        jobs: Work in the background.
     """
 
     foley: Foley
@@ -48,8 +46,7 @@ class State:
     readiness: Readiness
     metrics: Metrics
     releases: ReleaseManager
-    release_jobs: ReleaseJobs
-    jobs: LibraryJobs
+    jobs: Jobs
     backing_up: threading.Lock = field(default_factory=threading.Lock)
     auditing: anyio.Lock = field(default_factory=anyio.Lock)
     changing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))

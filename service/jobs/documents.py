@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from service.jobs.files import count_outcomes
-from service.jobs.ledger import JobRecord, Ledger
+from service.jobs.ledger import Ledger
+from service.jobs.records import JobRecord
 from service.library.report import NOTHING_YET, IndexReport, Progress
 from service.system.paths import show_path
 from service.system.settings import Settings

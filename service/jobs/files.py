@@ -24,17 +24,9 @@ def read_files(
     limit: int = -1,
     after: str | None = None,
 ) -> list[FileRow]:
-    """The files of a job, in the order of their paths' bytes.
+    """At most `limit` files of a job (-1: all), in the order of their paths' bytes, from the one after `after` on.
 
-    Args:
-        ledger: Where.
-        job_id: Which job.
-        outcomes: Only files with one of these outcomes; none means all.
-        limit: How many at most; -1 for all.
-        after: Only those that come after this path.
-
-    Returns:
-        The files.
+    Without `outcomes` they are files of all outcomes.
     """
     chosen = f"AND outcome IN ({', '.join('?' * len(outcomes))}) " if outcomes else ""
     rows = ledger.read(
@@ -59,20 +51,12 @@ def count_outcomes(ledger: Ledger, job_id: str) -> dict[str, int]:
 
 
 def retry_failed(ledger: Ledger, job_id: str) -> int:
-    """Put the failed files of a job back to be tried anew, and queue the job for them and what it never reached.
-
-    Args:
-        ledger: Where.
-        job_id: A job that has ended.
-
-    Returns:
-        How many files had failed.
-    """
+    """Queue an ended job again for its failed files and those it never reached; returns how many failed."""
     with ledger.write() as connection:
         connection.execute(
-            "DELETE FROM faults WHERE bundle_id = ? AND path IN "
+            "DELETE FROM faults WHERE bundle_id = 'library' AND path IN "
             "(SELECT path FROM files WHERE job_id = ? AND outcome IN ('failed', 'quarantined'))",
-            (ledger.owner, job_id),
+            (job_id,),
         )
         num_files = connection.execute(
             "UPDATE files SET outcome = 'pending', code = NULL, reason = NULL, attempts = 0 "
@@ -87,22 +71,14 @@ def retry_failed(ledger: Ledger, job_id: str) -> int:
 
 
 def lift_quarantine(ledger: Ledger, paths: Sequence[Path]) -> int:
-    """Let the quarantined files under some paths be tried again by the next run.
-
-    Args:
-        ledger: Where.
-        paths: Absolute files and folders.
-
-    Returns:
-        How many files were in quarantine.
-    """
+    """Have the next run try quarantined files under absolute paths again; returns how many there were."""
     num_files = 0
     with ledger.write() as connection:
         for path in map(os.fsencode, paths):
             folder = path.rstrip(b"/") + b"/"
             # "/" is followed by "0": every path below the folder lies between the two.
             num_files += connection.execute(
-                "DELETE FROM faults WHERE bundle_id = ? AND (path = ? OR (path > ? AND path < ?))",
-                (ledger.owner, path, folder, folder[:-1] + b"0"),
+                "DELETE FROM faults WHERE bundle_id = 'library' AND (path = ? OR (path > ? AND path < ?))",
+                (path, folder, folder[:-1] + b"0"),
             ).rowcount
     return num_files

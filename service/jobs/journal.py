@@ -1,7 +1,7 @@
 """What one run writes into the ledger about its files, and what earlier runs wrote there.
 
     pending ──▶ indexed | unchanged | moved | copied | deleted      the file is done
-            ──▶ failed          tried in vain; the next run tries again
+            ──▶ failed          the next run tries again
             ──▶ quarantined     not tried again until the file changes, or somebody lifts it
 
 Outcomes are gathered and committed a few at a time, each commit durable. They come after the index has the
@@ -34,11 +34,13 @@ class LedgerJournal(Journal):
         ledger: Where.
         job_id: Which job.
         basis: What files are decoded with: limits and versions. A fault on another basis does not count.
+        is_rehearsal: Whether the run only reports what it would do: earlier runs are read, nothing is written.
     """
 
     max_attempts = MAX_ATTEMPTS
 
-    def __init__(self, ledger: Ledger, job_id: str, *, basis: str) -> None:
+    def __init__(self, ledger: Ledger, job_id: str, *, basis: str, is_rehearsal: bool = False) -> None:
+        self.is_rehearsal = is_rehearsal
         self._ledger = ledger
         self._job_id = job_id
         self._basis = basis
@@ -46,7 +48,9 @@ class LedgerJournal(Journal):
         self._committed_at = time.monotonic()
 
     def begin(self, found: Iterable[FoundFile]) -> None:
-        """Give every file a row; one that changed since an earlier life of the job starts anew."""
+        """Give every file a row; one that changed since an earlier run of the job starts anew."""
+        if self.is_rehearsal:
+            return
         values = [(self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns) for f in found]
         with self._ledger.write() as connection:
             connection.executemany(
@@ -59,15 +63,16 @@ class LedgerJournal(Journal):
             connection.execute("UPDATE jobs SET is_scanned = 1 WHERE job_id = ?", (self._job_id,))
 
     def rows(self) -> dict[str, FileRow]:
-        """What became of files in an earlier life of this job, by path."""
+        """What became of files in an earlier run of this job, by path."""
+        if self.is_rehearsal:
+            return {}
         return {row.path: row for row in read_files(self._ledger, self._job_id)}
 
     def fault_of(self, found: FoundFile) -> Fault | None:
         """Why the file failed before, if neither it nor what it is decoded with has changed."""
         rows = self._ledger.read(
-            "SELECT code, reason, attempts, is_quarantined FROM faults WHERE bundle_id = ? AND path = ? "
+            "SELECT code, reason, attempts, is_quarantined FROM faults WHERE bundle_id = 'library' AND path = ? "
             "AND size_bytes = ? AND modified_ns = ? AND basis = ?",
-            self._ledger.owner,
             os.fsencode(found.path),
             found.size_bytes,
             found.modified_ns,
@@ -88,7 +93,9 @@ class LedgerJournal(Journal):
         return rows[0]["asset_id"] if rows else None
 
     def start(self, found: FoundFile, asset_id: str) -> None:
-        """Note that a file goes on its way: after a kill, one that is in the index then is this job's work."""
+        """Note that work on a file begins: if it is in the index after a kill, this job put it there."""
+        if self.is_rehearsal:
+            return
         with self._ledger.write(is_durable=False) as connection:
             connection.execute(
                 "UPDATE files SET asset_id = ?, started_at = ? WHERE job_id = ? AND path = ?",
@@ -97,6 +104,8 @@ class LedgerJournal(Journal):
 
     def attempt(self, found: FoundFile, fault: Fault) -> None:
         """Note that a file failed and is tried again."""
+        if self.is_rehearsal:
+            return
         with self._ledger.write(is_durable=False) as connection:
             self._keep_fault(connection, str(found.path), found.size_bytes, found.modified_ns, fault)
             connection.execute(
@@ -106,6 +115,8 @@ class LedgerJournal(Journal):
 
     def end(self, row: FileRow) -> None:
         """Note what became of a file; it is durable after the next `flush`, which may be this one."""
+        if self.is_rehearsal:
+            return
         self._ended.append(replace(row, ended_at=time.time()))
         is_due = time.monotonic() - self._committed_at > COMMIT_SECONDS
         if is_due or len(self._ended) >= COMMIT_FILES:
@@ -135,6 +146,8 @@ class LedgerJournal(Journal):
 
     def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
         """Note where disks are mounted at, above and below the roots now."""
+        if self.is_rehearsal:
+            return
         before = {mount for mount in self.mounts() if touches(mount, roots)}
         if before != mounts:
             with self._ledger.write() as connection:
@@ -160,7 +173,7 @@ class LedgerJournal(Journal):
         )
 
     def _learn(self, connection: sqlite3.Connection, row: FileRow) -> None:
-        """What later runs should know of a file."""
+        """Keep what later runs should know of a file."""
         path = os.fsencode(row.path)
         if row.outcome == "deleted":
             connection.execute("DELETE FROM identities WHERE path = ?", (path,))
@@ -170,9 +183,7 @@ class LedgerJournal(Journal):
                 (path, row.size_bytes, row.modified_ns, row.asset_id),
             )
         if row.outcome not in ("failed", "quarantined"):
-            connection.execute(
-                "DELETE FROM faults WHERE bundle_id = ? AND path = ?", (self._ledger.owner, path)
-            )
+            connection.execute("DELETE FROM faults WHERE bundle_id = 'library' AND path = ?", (path,))
         elif row.code not in NEVER_KEPT and row.size_bytes is not None and row.modified_ns is not None:
             fault = Fault(
                 code=row.code or "",
@@ -186,9 +197,8 @@ class LedgerJournal(Journal):
         self, connection: sqlite3.Connection, path: str, size_bytes: int, modified_ns: int, fault: Fault
     ) -> None:
         connection.execute(
-            "INSERT OR REPLACE INTO faults VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO faults VALUES ('library', ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                self._ledger.owner,
                 os.fsencode(path),
                 size_bytes,
                 modified_ns,
@@ -199,28 +209,3 @@ class LedgerJournal(Journal):
                 fault.is_quarantined,
             ),
         )
-
-
-class Rehearsal(LedgerJournal):
-    """The journal of a run that only says what it would do: it reads what is known, and writes nothing."""
-
-    is_rehearsal = True
-
-    def rows(self) -> dict[str, FileRow]:
-        """None."""
-        return {}
-
-    def begin(self, found: Iterable[FoundFile]) -> None:
-        """Nothing."""
-
-    def start(self, found: FoundFile, asset_id: str) -> None:
-        """Nothing."""
-
-    def attempt(self, found: FoundFile, fault: Fault) -> None:
-        """Nothing."""
-
-    def end(self, row: FileRow) -> None:
-        """Nothing."""
-
-    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
-        """Nothing."""

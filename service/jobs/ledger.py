@@ -3,9 +3,10 @@
     with Ledger.open(settings.data / "ledger.sqlite") as ledger:
         job = ledger.create_job("index", {"paths": ["/videos"]}).job
 
-The index says what is stored; the ledger says what was asked for, what could not be done and why. A write follows
+The index says what is stored; the ledger says what was asked for, what could not be done and why. A row follows
 the index: upsert, flush, and only then "done" here, so a row never promises more than the index holds. Commits are
-durable (WAL, `synchronous=FULL`) before anybody is told. One process at a time works on the jobs of a library.
+durable (WAL, `synchronous=FULL`) before they are acknowledged. One process at a time works on the jobs of a library.
+Its SQL names one owner of all rows, `library`: the column is left of a time when each bundle had its own.
 
     LedgerFailure        the ledger cannot be read or written
     ├── LedgerInUse      another process works on the jobs of this library, or holds the file for too long
@@ -26,40 +27,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from service.jobs.database import (
-    LedgerFailure,
-    LedgerFull,
-    LedgerInUse,
-    open_database,
-    translate_errors,
-)
-from service.jobs.records import ENDED, KINDS, STATES, CreatedJob, JobRecord, Kind, State
+from service.jobs.database import LedgerFailure, LedgerInUse, open_database, translate_errors
+from service.jobs.records import CreatedJob, JobRecord, Kind, State
 from service.system.files import FileLocked, locked_file
 
-__all__ = [
-    "ENDED",
-    "KINDS",
-    "LIBRARY",
-    "STATES",
-    "CreatedJob",
-    "JobNotFound",
-    "JobRecord",
-    "KeyReused",
-    "Kind",
-    "Ledger",
-    "LedgerFailure",
-    "LedgerFull",
-    "LedgerInUse",
-    "State",
-]
-
-
-LIBRARY = "library"  # whose jobs they are: of a data folder, whichever release answers
 KEPT_JOBS = 500  # ended jobs whose files are remembered
 LOCK_SECONDS = 1.0  # a process that was killed just now may still be dying
 
 JOB_COLUMNS = (
-    "number, job_id, bundle_id, kind, state, request, created_at, started_at, ended_at, is_scanned, is_retry, "
+    "number, job_id, kind, state, request, created_at, started_at, ended_at, is_scanned, is_retry, "
     "wants_cancel, report, error_code, error"
 )
 
@@ -83,24 +59,21 @@ class Ledger:
 
     Args:
         connection: To the database.
-        owner: Whose jobs these are.
-        lock: Closed with the ledger: the right to work on the jobs; empty where jobs are only read.
+        lock: Closed with the ledger: the right to work on the jobs; empty if jobs are only read.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, owner: str, lock: contextlib.ExitStack) -> None:
-        self.owner = owner
+    def __init__(self, connection: sqlite3.Connection, *, lock: contextlib.ExitStack) -> None:
         self._connection = connection
         self._work_lock = lock
         self._lock = threading.RLock()
         self._is_closed = False
 
     @classmethod
-    def open(cls, path: Path, *, owner: str = LIBRARY, is_worker: bool = True) -> Self:
+    def open(cls, path: Path, *, is_worker: bool = True) -> Self:
         """Open the ledger, or create it.
 
         Args:
             path: The SQLite file.
-            owner: Whose jobs are meant.
             is_worker: Whether this process will work on the jobs: only one may at a time.
 
         Returns:
@@ -109,13 +82,13 @@ class Ledger:
         Raises:
             LedgerInUse: If another process works on them.
             LedgerFailure: If it cannot be opened, or is of a later version.
-        """  # noqa: DOC502, DOC503 - raised where it waits for the lock, or translated
+        """  # noqa: DOC502, DOC503 - raised while it waits for the lock, or translated
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if is_worker:
-                _take_lock(stack, path.with_name(f"ledger-{owner}.lock"))
+                _take_lock(stack, path.with_name("ledger-library.lock"))
             connection = open_database(path)
-            return cls(connection, owner=owner, lock=stack.pop_all())
+            return cls(connection, lock=stack.pop_all())
 
     def __enter__(self) -> Self:
         return self
@@ -132,21 +105,9 @@ class Ledger:
             self._connection.close()
             self._work_lock.close()
 
-    # Used by what is built on it
-
     @contextlib.contextmanager
     def write(self, *, is_durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it, or nothing.
-
-        Args:
-            is_durable: Whether it must outlive a power cut. One that need not does still outlive the process.
-
-        Yields:
-            sqlite3.Connection: To write with.
-
-        Raises:
-            LedgerFailure: If it cannot be written.
-        """  # noqa: DOC503 - translated
+        """One transaction: all of it, or nothing. One that is not durable outlives the process, but not a power cut."""
         with self._lock, translate_errors():
             self._check_open()
             self._connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
@@ -154,21 +115,13 @@ class Ledger:
             try:
                 yield self._connection
             except BaseException:
-                if self._connection.in_transaction:  # SQLite ends some itself: when the disk is full
+                if self._connection.in_transaction:  # SQLite ends some itself, if the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
 
     def read(self, query: str, *values: object) -> list[sqlite3.Row]:
-        """Rows of a query.
-
-        Args:
-            query: SQL with `?`.
-            *values: What they stand for.
-
-        Returns:
-            All of them.
-        """
+        """All rows of a query, SQL with `?` for the values."""
         with self._lock, translate_errors():
             self._check_open()
             return self._connection.execute(query, values).fetchall()
@@ -190,7 +143,7 @@ class Ledger:
             idempotency_key: The client's name for this request.
 
         Returns:
-            The job.
+            The job, queued if it is new.
 
         Raises:
             KeyReused: If the key belongs to another request.
@@ -199,8 +152,8 @@ class Ledger:
         with self.write() as connection:
             if idempotency_key is not None:
                 found = connection.execute(
-                    f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = ? AND idempotency_key = ?",  # noqa: S608
-                    (self.owner, idempotency_key),
+                    f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND idempotency_key = ?",  # noqa: S608
+                    (idempotency_key,),
                 ).fetchone()
                 if found is not None:
                     if (found["kind"], found["request"]) != (kind, text):
@@ -209,27 +162,16 @@ class Ledger:
             job_id = uuid.uuid4().hex
             connection.execute(
                 "INSERT INTO jobs (job_id, bundle_id, kind, state, request, idempotency_key, created_at) "
-                "VALUES (?, ?, ?, 'queued', ?, ?, ?)",
-                (job_id, self.owner, kind, text, idempotency_key, time.time()),
+                "VALUES (?, 'library', ?, 'queued', ?, ?, ?)",
+                (job_id, kind, text, idempotency_key, time.time()),
             )
             self._forget_old(connection)
         return CreatedJob(job=self.get_job(job_id), is_new=True)
 
     def get_job(self, job_id: str) -> JobRecord:
-        """One job.
-
-        Args:
-            job_id: Its name.
-
-        Returns:
-            The job.
-
-        Raises:
-            JobNotFound: If there is none.
-        """
+        """One job; raises `JobNotFound` if there is none."""
         rows = self.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = ? AND job_id = ?",  # noqa: S608
-            self.owner,
+            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND job_id = ?",  # noqa: S608
             job_id,
         )
         if not rows:
@@ -239,20 +181,10 @@ class Ledger:
     def list_jobs(
         self, *, limit: int, before: int | None = None, state: State | None = None
     ) -> list[JobRecord]:
-        """Jobs, the newest first.
-
-        Args:
-            limit: How many at most.
-            before: Only those whose number is smaller.
-            state: Only those in this state.
-
-        Returns:
-            The jobs.
-        """
+        """At most `limit` jobs, the newest first: those whose number is below `before`, in this state."""
         rows = self.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = ? AND number < ? AND state LIKE ? "  # noqa: S608
+            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND number < ? AND state LIKE ? "  # noqa: S608
             "ORDER BY number DESC LIMIT ?",
-            self.owner,
             2**62 if before is None else before,
             state or "%",
             limit,
@@ -261,27 +193,26 @@ class Ledger:
 
     def count_jobs(self) -> dict[State, int]:
         """How many jobs there are in each state."""
-        rows = self.read("SELECT state, COUNT(*) FROM jobs WHERE bundle_id = ? GROUP BY state", self.owner)
+        rows = self.read("SELECT state, COUNT(*) FROM jobs WHERE bundle_id = 'library' GROUP BY state")
         counts: dict[State, int] = dict.fromkeys(get_args(State), 0)
         counts.update({row[0]: row[1] for row in rows})
         return counts
 
     def check(self) -> None:
-        """Find out whether it can be written: an empty transaction."""
+        """Raise if it cannot be written, by an empty transaction."""
         with self.write(is_durable=False):
             pass
 
     def unfinished_jobs(self) -> list[JobRecord]:
         """Jobs that are queued or were running when their process ended, the oldest first."""
         rows = self.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = ? AND state IN ('queued', 'running') "  # noqa: S608
+            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND state IN ('queued', 'running') "  # noqa: S608
             "ORDER BY number",
-            self.owner,
         )
         return [_to_job(row) for row in rows]
 
     def start_job(self, job_id: str) -> JobRecord:
-        """Note that a job runs now; one that was cancelled a moment ago has ended and stays so."""
+        """Note that a job runs now. One that was cancelled a moment ago stays cancelled."""
         with self.write() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, ?), ended_at = NULL, "
@@ -291,7 +222,7 @@ class Ledger:
         return self.get_job(job_id)
 
     def requeue_job(self, job_id: str) -> None:
-        """Note that a job waits again: its process stops and the next one goes on with it."""
+        """Note that a job waits again: it stopped early and is resumed later."""
         with self.write() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,)
@@ -306,18 +237,7 @@ class Ledger:
         error_code: str | None = None,
         error: str | None = None,
     ) -> JobRecord:
-        """Note how a job ended.
-
-        Args:
-            job_id: Which.
-            state: How.
-            report: What it did, JSON values.
-            error_code: Stable name of why it failed.
-            error: Why it failed.
-
-        Returns:
-            The job as it is now.
-        """
+        """Note how a job ended, with what it did (JSON values) or why it failed; returns the job as it is now."""
         with self.write() as connection:
             connection.execute(
                 "UPDATE jobs SET state = ?, ended_at = ?, report = ?, error_code = ?, error = ?, wants_cancel = 0 "
@@ -325,7 +245,7 @@ class Ledger:
                 (
                     state,
                     time.time(),
-                    None if report is None else json.dumps(report),
+                    report if report is None else json.dumps(report),
                     error_code,
                     error,
                     job_id,
@@ -334,7 +254,7 @@ class Ledger:
         return self.get_job(job_id)
 
     def want_cancel(self, job_id: str) -> JobRecord:
-        """Note that a job is to end: at once where it waits, else soon."""
+        """Note that a job is to end: at once if it waits, else soon."""
         with self.write() as connection:
             connection.execute(
                 "UPDATE jobs SET state = 'cancelled', ended_at = ? WHERE job_id = ? AND state = 'queued'",
@@ -347,9 +267,9 @@ class Ledger:
 
     def _forget_old(self, connection: sqlite3.Connection) -> None:
         old = connection.execute(
-            "SELECT job_id FROM jobs WHERE bundle_id = ? AND state IN ('done', 'failed', 'cancelled') "
+            "SELECT job_id FROM jobs WHERE bundle_id = 'library' AND state IN ('done', 'failed', 'cancelled') "
             "ORDER BY number DESC LIMIT -1 OFFSET ?",
-            (self.owner, KEPT_JOBS),
+            (KEPT_JOBS,),
         ).fetchall()
         for row in old:
             connection.execute("DELETE FROM files WHERE job_id = ?", (row["job_id"],))

@@ -1,6 +1,6 @@
 """What is done with releases while a service answers: create, activate, roll back, delete, calibrate.
 
-    manager = ReleaseManager(settings, releases, decoder, writers=runner.paused)
+    manager = ReleaseManager(settings, releases, decoder, writers=lane.paused)
     release = manager.create(Path("runs/mine/bundle"))
     manager.activate(release.release_id)
     manager.rollback()
@@ -25,6 +25,7 @@ from typing import Any
 
 from models.bundle.bundle import load_bundle
 from service.decode.decoder import Decoder
+from service.index.contract import Index
 from service.index.failure import IndexFailure
 from service.index.iteration import iter_assets
 from service.index.opening import activate_index, drop_index
@@ -128,6 +129,13 @@ class ReleaseManager:
     def describe(self, release: Release) -> ReleaseDocument:
         """A release as the HTTP API shows it."""
         return self.store.describe(release, current=self._releases.current.release_id)
+
+    @contextmanager
+    def lease_to_write(self) -> Iterator[Index]:
+        """The index of the active release for a short write outside a job, which a switch waits for."""
+        self.follower.follow_once()  # another replica may have switched just now
+        with self._releases.gate.passing(), self._releases.lease() as live:
+            yield live.index
 
     # Changing
 

@@ -57,8 +57,6 @@ class Follower:
         self._submit = submit
         self._is_stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        if settings.qdrant_url is not None:
-            releases.look = self.follow_once
 
     def start(self) -> None:
         """Look again and again, in a thread."""

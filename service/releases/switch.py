@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -139,12 +139,10 @@ class ReleaseSwitch:
 
     Attributes:
         gate: What a writer outside a job passes, so that a switch misses nothing.
-        look: Called before a writer outside a job passes: on a server, another replica may have switched just now.
     """
 
     def __init__(self, release: OpenRelease) -> None:
         self.gate = WriteGate()
-        self.look: Callable[[], object] = lambda: None
         self._held = _Held(release)
         self._old: list[_Held] = []
         self._lock = threading.Lock()

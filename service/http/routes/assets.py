@@ -115,7 +115,7 @@ async def patch_asset(asset_id: AssetId, changes: AssetChanges, state: StateOf) 
     await find_asset(state.foley, asset_id)
 
     def work() -> Asset | None:
-        with state.foley.lease_to_write() as index:
+        with state.releases.lease_to_write() as index:
             return merge_metadata(index, asset_id, changes.metadata)
 
     asset = await anyio.to_thread.run_sync(work, limiter=state.writing)
@@ -137,7 +137,7 @@ async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
     await find_asset(state.foley, asset_id)
 
     def work() -> int:
-        with state.foley.lease_to_write() as index:
+        with state.releases.lease_to_write() as index:
             return index.delete_asset(asset_id)
 
     if await anyio.to_thread.run_sync(work, limiter=state.writing) == 0:  # another request was faster

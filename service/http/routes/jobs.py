@@ -25,9 +25,8 @@ from service.http.schemas import describe_problems
 from service.http.state import StateOf
 from service.jobs.documents import LiveProgress, describe_job
 from service.jobs.files import count_outcomes, read_files
-from service.jobs.job_request import JobRequest
-from service.jobs.ledger import JobRecord, State
-from service.jobs.library_jobs import LibraryJobs
+from service.jobs.opening import Jobs
+from service.jobs.records import JobRecord, JobRequest, State
 from service.library.journal import FileRow
 from service.library.report import Outcome
 from service.system.failure import Failure
@@ -97,7 +96,7 @@ async def create_job(
     """Queue a job."""
     request = _read_request(body, state.foley.settings)
     created = await _run(
-        functools.partial(state.jobs.submit, body.kind, request, idempotency_key=idempotency_key)
+        functools.partial(state.jobs.library.submit, body.kind, request, idempotency_key=idempotency_key)
     )
     # As it was when it was made: whoever repeats a request gets the same answer, however far the job is by then.
     job = replace(
@@ -296,9 +295,9 @@ def _describe(job: JobRecord, live: LiveProgress | None) -> dict[str, Any]:
     return document
 
 
-async def _describe_now(runner: LibraryJobs, job_id: str) -> dict[str, Any]:
-    live = runner.live(job_id)  # before the job: a job that ended in between has its report
-    return _describe(await _run(functools.partial(runner.ledger.get_job, job_id)), live)
+async def _describe_now(jobs: Jobs, job_id: str) -> dict[str, Any]:
+    live = jobs.live(job_id)  # before the job: a job that ended in between has its report
+    return _describe(await _run(functools.partial(jobs.ledger.get_job, job_id)), live)
 
 
 def _describe_file(file: FileRow) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from service.http.problems import InvalidParameter
 from service.http.schemas import describe_problems
 from service.http.state import StateOf
 from service.jobs.documents import describe_job
-from service.jobs.release_jobs import ReleaseRequest
+from service.jobs.records import ReleaseRequest
 from service.releases.comparison import compare_releases
 from service.releases.documents import ReleaseDocument, ReleaseList, SwitchDocument
 from service.releases.store import Release
@@ -122,7 +122,7 @@ async def create_release(
     wanted = ReleaseRequest(
         bundle=str(Path(body.bundle)), activate=body.activate, force=body.force, who=_name_of(request)
     )
-    submit = functools.partial(state.release_jobs.submit, wanted, idempotency_key=idempotency_key)
+    submit = functools.partial(state.jobs.releases.submit, wanted, idempotency_key=idempotency_key)
     created = await anyio.to_thread.run_sync(submit)
     job = replace(created.job, state="queued", started_at=None, ended_at=None, report=None)
     return _answer(describe_job(job), status=202, headers={"Location": f"/v1/jobs/{job.job_id}"})

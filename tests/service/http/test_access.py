@@ -12,7 +12,8 @@ from starlette.datastructures import Headers
 from service.http.access import read_key, scope_of
 from service.http.app import create_app
 from service.http.origin import CrossOrigin, HostNotAllowed, check_host, check_origin
-from service.jobs.release_jobs import ReleaseJobs, ReleaseRequest
+from service.jobs.records import ReleaseRequest
+from service.jobs.release_jobs import ReleaseJobs
 from service.operations.keys import KeysFailure, Scope, create_key, revoke_key
 from service.releases.store import ReleaseError
 from service.system.settings import Settings

@@ -106,7 +106,7 @@ def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
 
     app = FastAPI()
     app.add_api_route("/", hang)
-    app.state.on_stop = [lambda: called.append("jobs")]
+    app.state.shared = SimpleNamespace(jobs=SimpleNamespace(stop_soon=lambda: called.append("jobs")))
     hanging = Hanging()
     monkeypatch.setattr(hanging, "close", lambda **_: called.append("work"), raising=False)
     monkeypatch.setattr(

@@ -13,9 +13,10 @@ import pytest
 
 from service.jobs import database as ledger_file
 from service.jobs import ledger as ledger_module
+from service.jobs.database import LedgerFailure, LedgerFull, LedgerInUse
 from service.jobs.files import count_outcomes, lift_quarantine, read_files, retry_failed
-from service.jobs.journal import LedgerJournal, Rehearsal
-from service.jobs.ledger import JobNotFound, KeyReused, Ledger, LedgerFailure, LedgerFull, LedgerInUse
+from service.jobs.journal import LedgerJournal
+from service.jobs.ledger import JobNotFound, KeyReused, Ledger
 from service.library.journal import Fault, FileRow
 from service.library.scanning import FoundFile
 
@@ -38,11 +39,11 @@ def _write_two(connection: sqlite3.Connection, *tables: str) -> None:
 
 
 def test_jobs_outlive_the_process(path: Path) -> None:
-    with Ledger.open(path, owner="library") as ledger:
+    with Ledger.open(path) as ledger:
         first = ledger.create_job("index", {"paths": ["/b", "/a"]}).job
         second = ledger.create_job("sync", {"paths": ["/c"]}).job
         ledger.start_job(first.job_id)
-    with Ledger.open(path, owner="library") as ledger:
+    with Ledger.open(path) as ledger:
         assert [job.job_id for job in ledger.unfinished_jobs()] == [first.job_id, second.job_id]
         assert ledger.get_job(first.job_id).request == {"paths": ["/b", "/a"]}
         ended = ledger.end_job(first.job_id, "failed", report={"x": 1}, error_code="c", error="why")
@@ -55,14 +56,14 @@ def test_jobs_outlive_the_process(path: Path) -> None:
 
 def test_a_job_that_was_cancelled_does_not_start(path: Path) -> None:
     """Between the moment it is chosen and the one in which it starts."""
-    with Ledger.open(path, owner="library") as ledger:
+    with Ledger.open(path) as ledger:
         chosen = ledger.create_job("index", {}).job
         assert ledger.want_cancel(chosen.job_id).state == "cancelled"
         assert ledger.start_job(chosen.job_id).state == "cancelled"
 
 
 def test_commits_are_written_through(path: Path) -> None:
-    with Ledger.open(path, owner="library") as ledger:
+    with Ledger.open(path) as ledger:
         assert ledger.read("PRAGMA journal_mode")[0][0] == "wal"
         with ledger.write() as connection:
             assert (
@@ -72,28 +73,27 @@ def test_commits_are_written_through(path: Path) -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
-    with Ledger.open(path, owner="library") as ledger:
+    with Ledger.open(path) as ledger:
         with pytest.raises(LedgerFailure, match="no such table"), ledger.write() as connection:
             _write_two(connection, "mounts", "none")
         assert ledger.read("SELECT * FROM mounts") == []
 
 
-def test_one_process_works_on_the_jobs_of_a_bundle(path: Path) -> None:
-    with Ledger.open(path, owner="library"):
+def test_one_process_works_on_the_jobs_of_a_library(path: Path) -> None:
+    with Ledger.open(path):
         with pytest.raises(LedgerInUse, match=rf"another process \(number {os.getpid()}\)"):
-            Ledger.open(path, owner="library")
-        Ledger.open(path, owner="library", is_worker=False).close()
-        Ledger.open(path, owner="another").close()
+            Ledger.open(path)
+        Ledger.open(path, is_worker=False).close()
         program = "import sys; from pathlib import Path; from service.jobs.ledger import *; "
-        program += "Ledger.open(Path(sys.argv[1]), owner='library')"
+        program += "Ledger.open(Path(sys.argv[1]))"
         other = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
         assert "LedgerInUse" in other.stderr
-    Ledger.open(path, owner="library").close()
+    Ledger.open(path).close()
 
 
 def test_a_writer_waits_for_another_and_then_says_so(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_file, "BUSY_SECONDS", 0.2)
-    with Ledger.open(path, owner="a") as first, Ledger.open(path, owner="b") as second:
+    with Ledger.open(path) as first, Ledger.open(path, is_worker=False) as second:
         held, release = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -112,20 +112,20 @@ def test_a_writer_waits_for_another_and_then_says_so(path: Path, monkeypatch: py
 
 
 def test_a_later_version_is_refused(path: Path) -> None:
-    Ledger.open(path, owner="b").close()
+    Ledger.open(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=99")
     connection.close()
     with pytest.raises(LedgerFailure, match="schema version 99; this Foley knows 1"):
-        Ledger.open(path, owner="b")
+        Ledger.open(path)
 
 
 def test_damage_and_a_full_disk_have_names(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_bytes(b"not a database, " * 100)
     with pytest.raises(LedgerFailure, match="cannot be used"):
-        Ledger.open(path, owner="b")
+        Ledger.open(path)
     path.unlink()
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         ledger.read("PRAGMA max_page_count=20")
         with pytest.raises(LedgerFull, match="full"):
             ledger.create_job("index", {"paths": ["x" * 200_000]})
@@ -136,7 +136,7 @@ def test_damage_and_a_full_disk_have_names(path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_key_makes_one_job(path: Path) -> None:
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         first = ledger.create_job("index", {"paths": ["/a"]}, idempotency_key="k")
         again = ledger.create_job("index", {"paths": ["/a"]}, idempotency_key="k")
         assert (first.is_new, again.is_new) == (True, False)
@@ -150,7 +150,7 @@ def test_a_key_makes_one_job(path: Path) -> None:
 
 def test_old_jobs_are_forgotten_with_their_files(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "KEPT_JOBS", 2)
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         for _ in range(4):
             journal = _journal(ledger)
             journal.begin([FOUND])
@@ -161,7 +161,7 @@ def test_old_jobs_are_forgotten_with_their_files(path: Path, monkeypatch: pytest
 
 
 def test_rows_of_files(path: Path) -> None:
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         journal = _journal(ledger)
         job_id = ledger.list_jobs(limit=1)[0].job_id
         journal.begin([FOUND, LATIN])
@@ -203,7 +203,7 @@ def test_rows_of_files(path: Path) -> None:
 
 
 def test_a_file_that_changed_since_the_scan_starts_anew(path: Path) -> None:
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         journal = _journal(ledger)
         for found in (FOUND, LATIN):
             journal.begin([found])
@@ -221,7 +221,7 @@ def test_a_file_that_changed_since_the_scan_starts_anew(path: Path) -> None:
 
 
 def test_quarantine_is_lifted_below_a_path_and_not_beside_it(path: Path) -> None:
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         journal = _journal(ledger)
         fault = Fault(code="not_media", reason="r", attempts=1, is_quarantined=True)
         names = ("/v/a.mp4", "/v/sub/b.mp4", "/v-other/c.mp4", "/v")
@@ -234,11 +234,12 @@ def test_quarantine_is_lifted_below_a_path_and_not_beside_it(path: Path) -> None
 
 
 def test_a_rehearsal_writes_nothing(path: Path) -> None:
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         job_id = ledger.create_job("sync", {}).job.job_id
-        rehearsal = Rehearsal(ledger, job_id, basis="b")
+        rehearsal = LedgerJournal(ledger, job_id, basis="b", is_rehearsal=True)
         rehearsal.begin([FOUND])
         rehearsal.start(FOUND, "f" * 64)
+        rehearsal.attempt(FOUND, Fault(code="c", reason="r", attempts=1, is_quarantined=False))
         rehearsal.end(FileRow(path="/x").ended("indexed", num_segments=1))
         rehearsal.flush()
         rehearsal.remember_mounts([Path("/x")], {"/x"})
@@ -247,7 +248,7 @@ def test_a_rehearsal_writes_nothing(path: Path) -> None:
 
 
 def test_mounts_are_remembered_where_they_concern_a_folder(path: Path) -> None:
-    with Ledger.open(path, owner="b") as ledger:
+    with Ledger.open(path) as ledger:
         journal = _journal(ledger)
         journal.remember_mounts([Path("/a")], {"/a/disk"})
         journal.remember_mounts([Path("/b")], {"/b"})

@@ -20,12 +20,13 @@ from service.foley import Foley, open_foley
 from service.index.contract import Asset, Filter, Segment
 from service.index.failure import IndexFull, IndexUnavailable
 from service.jobs import library_jobs as jobs_module
+from service.jobs.database import LedgerFailure
 from service.jobs.documents import describe_job
 from service.jobs.files import count_outcomes, read_files
-from service.jobs.job_request import JobRequest
 from service.jobs.journal import LedgerJournal
-from service.jobs.ledger import JobRecord, LedgerFailure
-from service.jobs.library_jobs import JobEnded, JobNotEnded, LibraryJobs, open_jobs
+from service.jobs.lane import JobEnded, JobNotEnded
+from service.jobs.opening import Jobs, open_jobs
+from service.jobs.records import JobRecord, JobRequest
 from service.library.indexing import Counts
 from service.library.report import Progress
 from service.system.settings import Settings
@@ -77,7 +78,7 @@ def foley(opened: Foley) -> Foley:
 
 
 @pytest.fixture
-def runner(foley: Foley, tmp_path: Path) -> Iterator[LibraryJobs]:
+def runner(foley: Foley, tmp_path: Path) -> Iterator[Jobs]:
     with open_jobs(_with_data(foley, tmp_path)) as runner:
         yield runner
 
@@ -86,9 +87,9 @@ def _with_data(foley: Foley, folder: Path) -> Foley:
     return replace(foley, settings=foley.settings.replace(data=folder))
 
 
-def _submit(runner: LibraryJobs, *paths: Path, **options: Any) -> str:
+def _submit(runner: Jobs, *paths: Path, **options: Any) -> str:
     request = JobRequest(paths=tuple(map(str, paths)), **options)
-    return runner.submit("index", request).job.job_id
+    return runner.library.submit("index", request).job.job_id
 
 
 def _paths(foley: Foley, folder: Path) -> set[str]:
@@ -99,7 +100,7 @@ def _assets(foley: Foley, folder: Path) -> tuple[Asset, ...]:
     return foley.index.list_assets(limit=1000, filter=Filter(folder=str(folder))).assets
 
 
-def _wait(runner: LibraryJobs, job_id: str, *states: str) -> JobRecord:
+def _wait(runner: Jobs, job_id: str, *states: str) -> JobRecord:
     def reached() -> JobRecord | None:
         job = runner.ledger.get_job(job_id)
         return job if job.state in states else None
@@ -108,7 +109,7 @@ def _wait(runner: LibraryJobs, job_id: str, *states: str) -> JobRecord:
 
 
 def test_a_job_that_is_cancelled_as_it_starts(
-    runner: LibraryJobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
+    runner: Jobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to the client says that it has ended, and so it stays."""
     tones(1)
@@ -121,18 +122,18 @@ def test_a_job_that_is_cancelled_as_it_starts(
     monkeypatch.setattr(runner.ledger, "start_job", start_late)
     job_id = _submit(runner, tmp_path / "library")
     with pytest.raises(JobEnded, match="cancelled"):
-        runner.run(job_id)
+        runner.library.run(job_id)
     assert runner.ledger.get_job(job_id).state == "cancelled"
     assert runner.live(job_id) is None
 
 
 def test_a_library_with_a_fifth_of_bad_files(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones
 ) -> None:
     good = tones(12)
     codes = write_bad(tmp_path / "library", 3)
     job_id = _submit(runner, tmp_path / "library")
-    report = runner.run(job_id)
+    report = runner.library.run(job_id)
     assert report.files == Counts(indexed=12, failed=3)
     assert {file.path: file.code for file in report.quarantined} == codes
     assert _paths(foley, tmp_path) == set(map(str, good))
@@ -146,17 +147,17 @@ def test_a_library_with_a_fifth_of_bad_files(
     decoder = foley.decoder
     assert isinstance(decoder, FaultyDecoder)
     decoder.num_decoded = 0
-    again = runner.run(_submit(runner, tmp_path / "library"))
+    again = runner.library.run(_submit(runner, tmp_path / "library"))
     assert (again.files, decoder.num_decoded) == (Counts(unchanged=12, failed=3), 0)
     assert {file.path: file.code for file in again.quarantined} == codes
     mended = Path(next(iter(codes)))
     tones(1, first=900)[0].replace(mended)
-    assert runner.run(_submit(runner, tmp_path / "library")).files == Counts(
+    assert runner.library.run(_submit(runner, tmp_path / "library")).files == Counts(
         indexed=1, unchanged=12, failed=2
     )
     # Or until somebody asks for it.
     decoder.num_decoded = 0
-    asked = runner.run(_submit(runner, tmp_path / "library", retry_quarantined=True))
+    asked = runner.library.run(_submit(runner, tmp_path / "library", retry_quarantined=True))
     assert asked.files.failed == 2
     assert decoder.num_decoded == sum(
         code != "empty" for code in codes.values()
@@ -164,14 +165,14 @@ def test_a_library_with_a_fifth_of_bad_files(
 
 
 def test_a_worker_that_dies_is_not_the_end_of_its_file(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones
 ) -> None:
     names = [path.name for path in tones(4)]
     decoder = foley.decoder
     assert isinstance(decoder, FaultyDecoder)
     decoder.fates = {names[1]: 2, names[2]: 3}
     job_id = _submit(runner, tmp_path / "library")
-    report = runner.run(job_id)
+    report = runner.library.run(job_id)
     assert report.files == Counts(indexed=3, failed=1)
     (failed,) = report.failed
     assert (Path(failed.path).name, failed.code, failed.attempts, failed.is_quarantined) == (
@@ -180,16 +181,16 @@ def test_a_worker_that_dies_is_not_the_end_of_its_file(
         3,
         True,
     )
-    assert runner.run(_submit(runner, tmp_path / "library")).files == Counts(unchanged=3, failed=1)
+    assert runner.library.run(_submit(runner, tmp_path / "library")).files == Counts(unchanged=3, failed=1)
     # A retry of the first job does this file alone.
     decoder.num_decoded = 0
     runner.retry(job_id)
-    assert runner.run(job_id).files == Counts(indexed=4)
+    assert runner.library.run(job_id).files == Counts(indexed=4)
     assert decoder.num_decoded == 1
     assert count_outcomes(runner.ledger, job_id) == {"indexed": 4}
 
 
-def test_attempts_count_over_runs(foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones) -> None:
+def test_attempts_count_over_runs(foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones) -> None:
     (path,) = tones(1)
     decoder = foley.decoder
     assert isinstance(decoder, FaultyDecoder)
@@ -205,9 +206,9 @@ def test_attempts_count_over_runs(foley: Foley, runner: LibraryJobs, tmp_path: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LedgerJournal, "attempt", stop_after)
         for _ in range(2):
-            assert runner.run(_submit(runner, tmp_path / "library")).is_interrupted
+            assert runner.library.run(_submit(runner, tmp_path / "library")).is_interrupted
     assert attempts == [1, 2]
-    assert runner.run(_submit(runner, tmp_path / "library")).quarantined[0].attempts == 3
+    assert runner.library.run(_submit(runner, tmp_path / "library")).quarantined[0].attempts == 3
 
 
 class _Order:
@@ -243,13 +244,13 @@ class _Order:
 
 
 def test_the_ledger_says_done_after_the_index_has_it(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tones(6)
     order = _Order(monkeypatch, foley)
     told: list[Progress] = []
     job_id = _submit(runner, tmp_path / "library")
-    runner.run(job_id, on_progress=told.append)
+    runner.library.run(job_id, on_progress=told.append)
     assert len(order.events) == 12
     assert order.broken() == []
     assert told[-1].num_done == 6
@@ -260,7 +261,7 @@ def test_the_ledger_says_done_after_the_index_has_it(
 
     monkeypatch.setattr(LedgerJournal, "start", claim)
     tones(3, first=100)
-    runner.run(_submit(runner, tmp_path / "library"))
+    runner.library.run(_submit(runner, tmp_path / "library"))
     assert len(order.broken()) == 3
 
 
@@ -289,19 +290,19 @@ def test_a_job_goes_on_in_the_next_process(foley: Foley, tmp_path: Path, tones: 
 
 
 def test_an_index_that_was_emptied_is_filled_again(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones
 ) -> None:
     """The ledger never stands in for the index: what it calls done and the index lacks is done again."""
     files = tones(3)
-    runner.run(_submit(runner, tmp_path / "library"))
+    runner.library.run(_submit(runner, tmp_path / "library"))
     (asset, *_) = _assets(foley, tmp_path)
     foley.index.delete_asset(asset.asset_id)
-    assert runner.run(_submit(runner, tmp_path / "library")).files == Counts(indexed=1, unchanged=2)
+    assert runner.library.run(_submit(runner, tmp_path / "library")).files == Counts(indexed=1, unchanged=2)
     assert _paths(foley, tmp_path) == set(map(str, files))
 
 
 def test_cancelled_while_it_waits_and_while_it_runs(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones
 ) -> None:
     tones(30)
     running = _submit(runner, tmp_path / "library")
@@ -346,9 +347,9 @@ def _fail_writes(
 
 
 def test_a_full_disk_is_waited_for(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs_module, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(runner.library.lane, "_wait_seconds", 0.1)
     tones(3)
     _fail_writes(monkeypatch, foley, IndexFull("12 bytes free"), times=5)
     runner.start()
@@ -358,9 +359,9 @@ def test_a_full_disk_is_waited_for(
 
 
 def test_an_index_that_stays_away_fails_the_job_with_its_name(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs_module, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(runner.library.lane, "_wait_seconds", 0.05)
     monkeypatch.setattr("service.library.writing.RETRY_SECONDS", 0.01)
     tones(1)
     count = _fail_writes(monkeypatch, foley, IndexUnavailable("the engine is away"), times=12)
@@ -376,7 +377,7 @@ def test_an_index_that_stays_away_fails_the_job_with_its_name(
 
 
 def test_a_fault_of_our_own_fails_the_job_and_not_the_thread(
-    foley: Foley, runner: LibraryJobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
+    foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tones(1)
     with monkeypatch.context() as patch:
@@ -387,6 +388,6 @@ def test_a_fault_of_our_own_fails_the_job_and_not_the_thread(
     assert _wait(runner, _submit(runner, tmp_path / "library"), "done").report is not None
 
 
-def test_one_runner_for_a_library(foley: Foley, runner: LibraryJobs, tmp_path: Path) -> None:
+def test_one_runner_for_a_library(foley: Foley, runner: Jobs, tmp_path: Path) -> None:
     with pytest.raises(LedgerFailure, match="works on the jobs in"), open_jobs(_with_data(foley, tmp_path)):
         pass

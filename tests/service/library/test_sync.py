@@ -15,8 +15,8 @@ import pytest
 from service.foley import Foley, open_foley
 from service.index.contract import Asset, Filter
 from service.jobs.files import count_outcomes
-from service.jobs.job_request import JobRequest
-from service.jobs.library_jobs import LibraryJobs, open_jobs
+from service.jobs.opening import Jobs, open_jobs
+from service.jobs.records import JobRequest
 from service.library import sync as sync_module
 from service.library.indexing import Counts
 from service.library.report import IndexReport
@@ -38,10 +38,10 @@ def opened(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Itera
 
 
 @pytest.fixture
-def runner(opened: Foley, tmp_path: Path) -> Iterator[LibraryJobs]:
+def jobs(opened: Foley, tmp_path: Path) -> Iterator[Jobs]:
     foley = replace(opened, settings=opened.settings.replace(data=tmp_path / "data"))
-    with open_jobs(foley) as runner:
-        yield runner
+    with open_jobs(foley) as jobs:
+        yield jobs
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def library(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sync(runner: LibraryJobs) -> Sync:
+def sync(jobs: Jobs) -> Sync:
     def sync(*paths: Path, **options: object) -> IndexReport:
         request = JobRequest(paths=tuple(map(str, paths)), **options)  # type: ignore[arg-type]
-        return runner.run(runner.submit("sync", request).job.job_id)
+        return jobs.library.run(jobs.library.submit("sync", request).job.job_id)
 
     return sync
 
@@ -81,7 +81,7 @@ def _assets(foley: Foley, folder: Path) -> tuple[Asset, ...]:
 
 
 def test_new_changed_moved_copied_and_deleted_files_at_once(
-    sync: Sync, runner: LibraryJobs, library: Path, paths_of: Paths
+    sync: Sync, jobs: Jobs, library: Path, paths_of: Paths
 ) -> None:
     assert sync(library).files == Counts(indexed=4)
     before = {path: asset_id for asset_id, paths in paths_of().items() for path in paths}
@@ -114,8 +114,8 @@ def test_new_changed_moved_copied_and_deleted_files_at_once(
         == after[str(library / "sub" / "c.wav")]
         == before[str(library / "sub" / "c.wav")]
     )
-    job = runner.ledger.list_jobs(limit=1)[0]
-    assert count_outcomes(runner.ledger, job.job_id) == {
+    job = jobs.ledger.list_jobs(limit=1)[0]
+    assert count_outcomes(jobs.ledger, job.job_id) == {
         "indexed": 2,
         "unchanged": 1,
         "moved": 1,

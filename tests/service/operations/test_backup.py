@@ -110,7 +110,7 @@ def source(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Setti
     for number in range(NUM_ASSETS):
         index.write_asset(make_asset(number, bundle.manifest.embedding_width), is_last=True)
     index.close()
-    with Ledger.open(data / "ledger.sqlite", owner=bundle.bundle_id) as ledger:
+    with Ledger.open(data / "ledger.sqlite") as ledger:
         ledger.create_job("index", {"paths": ["/media"]})
     create_key(settings.keys_path, name="x", scope="admin")
     (data / "agreement").mkdir(exist_ok=True)
@@ -149,8 +149,7 @@ def test_everything_comes_back(
     assert_same(read_index(target), wanted)
     assert (target.data / "api-keys.json").read_bytes() == (source.data / "api-keys.json").read_bytes()
     assert (target.data / "agreement" / "x.json").read_text() == "{}"
-    _, bundle = active_release(target)
-    with Ledger.open(target.data / "ledger.sqlite", owner=bundle.bundle_id) as ledger:
+    with Ledger.open(target.data / "ledger.sqlite") as ledger:
         assert [job.request for job in ledger.list_jobs(limit=10)] == [{"paths": ["/media"]}]
     assert not list(target.data.glob("restore-*"))
     assert not list(source.data.glob("backup-*"))

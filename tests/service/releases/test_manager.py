@@ -11,7 +11,7 @@ import pytest
 
 from service.foley import open_foley
 from service.index.contract import Segment
-from service.jobs.ledger import LedgerFull
+from service.jobs.database import LedgerFull
 from service.releases.manager import ReleaseManager
 from tests.support.swapping import TwoReleases
 

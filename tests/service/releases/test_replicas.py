@@ -230,7 +230,7 @@ def test_a_change_looks_first_who_answers(replicas: Replicas) -> None:
     one, two = replicas.both
     _, second = replicas.names
     one.manager.activate(second)
-    with two.foley.lease_to_write() as index:
+    with two.manager.lease_to_write() as index:
         asset = index.list_assets(limit=1).assets[0]
         assert index.set_metadata(asset.asset_id, {"take": 3})
     with one.foley.lease() as snapshot:
@@ -277,6 +277,6 @@ def test_a_look_uses_the_connection_that_is_open(replicas: Replicas, monkeypatch
         raise AssertionError("another connection was opened")
 
     monkeypatch.setattr(opening, "open_client", refuse)
-    with two.foley.lease_to_write() as index:
+    with two.manager.lease_to_write() as index:
         assert index.info().num_assets > 0
     assert not two.manager.follower.follow_once()

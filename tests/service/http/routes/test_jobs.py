@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from service.http import events as events_module
-from service.jobs.job_request import JobRequest
+from service.jobs.records import JobRequest
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tones
 from tests.support.serving import serve_in_thread
@@ -98,7 +98,7 @@ def test_a_job_over_a_name_that_is_not_utf8(running: serve_in_thread, root: Path
     """Such a one comes from the command line, or from a switch of releases."""
     path = root / b"\xff\xfe.mp4".decode("utf-8", "surrogateescape")
     runner = running.app.state.shared.jobs
-    location = f"/v1/jobs/{runner.submit('index', JobRequest(paths=(str(path),))).job.job_id}"
+    location = f"/v1/jobs/{runner.library.submit('index', JobRequest(paths=(str(path),))).job.job_id}"
     shown = _wait(running.client, location)
     assert shown["request"]["paths"] == [f"{root}/\\xff\\xfe.mp4"]
     listed = running.client.get("/v1/jobs", params={"limit": 1})
@@ -135,8 +135,8 @@ def test_a_quiet_job_has_a_heartbeat(
     http: httpx.Client, running: serve_in_thread, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events_module, "HEARTBEAT_SECONDS", 0.3)
-    runner = running.app.state.shared.jobs
-    monkeypatch.setattr(runner, "_next", lambda: time.sleep(0.05))  # jobs wait
+    lane = running.app.state.shared.jobs.library.lane
+    monkeypatch.setattr(lane, "_next", lambda: time.sleep(0.05))  # jobs wait
     time.sleep(0.2)
     location = http.post("/v1/jobs", json={"kind": "index", "paths": [str(root)]}).headers["location"]
     with http.stream("GET", f"{location}/events") as answer:
@@ -283,8 +283,7 @@ def test_a_stopping_server_ends_its_streams_and_the_next_goes_on(
         body = {"kind": "index", "paths": [str(root / "stop")]}
         location = first.client.post("/v1/jobs", json=body).headers["location"]
         wait_until(lambda: first.client.get(location).json()["progress"]["num_done"] >= 2)
-        for stop in first.app.state.on_stop:
-            stop()
+        first.app.state.shared.jobs.stop_soon()
         assert all(event["event"] == "progress" for event in _read_events(first.client, location))
     with serve_in_thread(settings) as second:
         job = _wait(second.client, location)
