@@ -1,4 +1,4 @@
-"""The command `foley-train`: make a synthetic corpus, train on media, make a bundle, measure it.
+"""The command `foley-train`: make a synthetic corpus, train on media, make a bundle, evaluate it.
 
 foley-train synthesize corpus/train --scenes 4000 --seed 1 --split train --workers 2
 foley-train pretrain --data corpus/train --validation corpus/heldout --output runs/starter
@@ -82,17 +82,19 @@ def _torch_pins() -> str:
 
 @app.command()
 def synthesize(
-    output: Annotated[Path, typer.Argument(help="Folder to write the clips and labels.csv into.")],
-    scenes: Annotated[int, typer.Option(min=1, help="How many scenes to make.")] = 100,
+    output: Annotated[Path, typer.Argument(help="Folder for the clips and labels.csv.")],
+    scenes: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 100,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the corpus.")] = 0,
-    split: Annotated[Split, typer.Option(help="Scenes of two splits never meet.")] = "train",
+    split: Annotated[
+        Split, typer.Option(help="Split of the scenes; two splits never share a scene.")
+    ] = "train",
     separate: Annotated[
         float,
         typer.Option(min=0.0, max=1.0, help="Share of scenes written as two files."),
     ] = 0.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that render.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Number of rendering processes.")] = 1,
 ) -> None:
-    """Make a corpus of synthetic clips with sound; scenes that are there already are kept."""
+    """Make a corpus of synthetic clips with sound. Existing scenes are kept."""
     console = Console(stderr=True)
     columns = (
         TextColumn("scenes"),
@@ -124,32 +126,35 @@ def pretrain(
     output: Annotated[Path, typer.Option(help="Folder of the run: metrics, checkpoint, decoded media.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="What to learn from: folders, media files, CSV or JSON manifests, shards."),
+        typer.Option(help="Training media: folders, media files, CSV or JSON manifests, shards."),
     ] = None,
     library: Annotated[
-        bool, typer.Option("--library", help="Learn from the media that `foley` has indexed.")
+        bool, typer.Option("--library", help="Train on the media that `foley` has indexed.")
     ] = False,
     run: Annotated[str, typer.Option(help="Named run: starter, base, ablation…")] = "starter",
-    validation: Annotated[list[Path] | None, typer.Option(help="Held-out media to measure on.")] = None,
+    validation: Annotated[list[Path] | None, typer.Option(help="Held-out media for evaluation.")] = None,
     initialise: Annotated[
         Path | None,
         typer.Option(help="Start from these weights: plain MAE ViT, TG-DP, CAV-MAE (Sync), or a checkpoint."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps, instead of the run's own.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Segments a batch, over all processes.")
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps. Default: that of the run.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the run's own.")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=2, help="Segments in a batch, all processes together. Default: that of the run."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed. Default: that of the run.")] = None,
     evaluate_every: Annotated[int, typer.Option(min=1, help="Steps between two checkpoints.")] = 200,
     compile_passes: Annotated[
         bool, typer.Option("--compile", help="Fuse the passes with torch.compile; needs a C++ compiler.")
     ] = False,
     board: Annotated[bool, typer.Option(help="Write TensorBoard files with pictures.")] = True,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of decoding processes.")] = 2,
 ) -> None:
-    """Train the encoders on paired media; under torchrun in several processes."""
+    """Train the encoders on paired media. Run the same command again to resume; torchrun starts several processes."""
     if not data and not library:
-        raise typer.BadParameter("say what to learn from: --data or --library")
+        raise typer.BadParameter("give training media with --data or --library")
     commands = _commands("pretrain")
     options = commands.PretrainOptions(
         run_name=run,
@@ -174,14 +179,14 @@ def pretrain(
 def shard(
     data: Annotated[list[Path], typer.Argument(help="Folders, media files, CSV or JSON manifests.")],
     output: Annotated[Path, typer.Option(help="Folder of the shards.")],
-    quality: Annotated[int, typer.Option(min=1, max=95, help="Of the JPEG frames.")] = 95,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="JPEG quality of the frames.")] = 95,
     sample_bits: Annotated[
-        Literal["16", "24"], typer.Option(help="Of the FLAC sound; 16 save a quarter of the bytes.")
+        Literal["16", "24"], typer.Option(help="Bits of a FLAC sample; 16 bits save a quarter of the bytes.")
     ] = "24",
-    megabytes: Annotated[int, typer.Option(min=1, help="The most megabytes of a shard.")] = 1000,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
+    megabytes: Annotated[int, typer.Option(min=1, help="Maximum megabytes of a shard.")] = 1000,
+    workers: Annotated[int, typer.Option(min=1, help="Number of decoding processes.")] = 2,
 ) -> None:
-    """Decode media once into WebDataset shards to train from; a killed command goes on when it is typed again."""
+    """Decode media once into WebDataset shards for training. Run the same command again to resume."""
     commands = _commands("shard")
     commands.make_shards(
         data,
@@ -197,13 +202,13 @@ def shard(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
     output: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
-    media: Annotated[list[Path], typer.Option(help="Real clips to compare ONNX with torch on.")],
+    media: Annotated[list[Path], typer.Option(help="Real clips on which ONNX is compared with torch.")],
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "trained",
     weights: Annotated[
-        Literal["student", "teacher"], typer.Option(help="Whose weights of the checkpoint.")
+        Literal["student", "teacher"], typer.Option(help="Weights of the checkpoint to export.")
     ] = "student",
 ) -> None:
-    """Make a bundle that the service can load; refused when ONNX and torch disagree."""
+    """Make a bundle that the service can load. Refused if ONNX and torch disagree."""
     commands = _commands("export")
     commands.export(
         checkpoint=checkpoint,
@@ -218,31 +223,35 @@ def export(
 @app.command("import")
 def import_weights(
     file: Annotated[Path, typer.Argument(help="Released weights: .pth or .safetensors.")],
-    kind: Annotated[PublishedKind, typer.Option(help="Whose weights they are.")],
+    kind: Annotated[PublishedKind, typer.Option(help="Network of the weights.")],
     output: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
     media: Annotated[
         list[Path] | None,
-        typer.Option(help="Real clips to compare ONNX with torch on; synthetic ones without."),
+        typer.Option(help="Real clips on which ONNX is compared with torch. Default: synthetic clips."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the bundle; else the kind.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle. Default: the kind.")] = None,
     heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads, at widths other than 768.")
+        int | None, typer.Option(min=1, help="Number of attention heads; needed if the width is not 768.")
     ] = None,
     decoder_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads of the decoder, at widths other than 512.")
+        int | None,
+        typer.Option(min=1, help="Number of attention heads of the decoder; needed if its width is not 512."),
     ] = None,
     without_decoder: Annotated[
-        bool, typer.Option("--without-decoder", help="Leave the decoder out, there or not.")
+        bool, typer.Option("--without-decoder", help="Do not import the decoder, even if the file has one.")
     ] = False,
     without_contrastive_heads: Annotated[
         bool,
-        typer.Option("--without-contrastive-heads", help="Embed right after the joint block all the same."),
+        typer.Option(
+            "--without-contrastive-heads",
+            help="Do not import the contrastive heads, even if the file has them; embed right after the joint block.",
+        ),
     ] = False,
     license_note: Annotated[
-        str | None, typer.Option("--license", help="What the bundle says of the weights' license.")
+        str | None, typer.Option("--license", help="License of the weights, stated in the bundle.")
     ] = None,
 ) -> None:
-    """Make a bundle of released weights: TG-DP, CAV-MAE Sync or CAV-MAE."""
+    """Make a bundle from released weights: TG-DP, CAV-MAE Sync or CAV-MAE."""
     commands = _commands("imports")
     request = commands.ImportRequest(
         file=file,
@@ -264,29 +273,31 @@ def import_weights(
 
 @app.command()
 def convert(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle; the result goes beside it.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle; the result is written beside it.")],
     precision: Annotated[
-        Literal["fp16", "int8"], typer.Option(help="fp16 for a GPU, int8 for a CPU that asks for it.")
+        Literal["fp16", "int8"],
+        typer.Option(help="fp16 for GPUs; int8 for CPUs that serve with FOLEY_PRECISION=int8."),
     ],
     media: Annotated[
-        list[Path], typer.Option(help="Real clips with picture and sound to compare with float32 on.")
+        list[Path],
+        typer.Option(help="Real clips with picture and sound, on which the result is compared with float32."),
     ],
-    max_clips: Annotated[int, typer.Option(min=8, help="Most clips to compare on.")] = 32,
+    max_clips: Annotated[int, typer.Option(min=8, help="Maximum number of clips to compare on.")] = 32,
 ) -> None:
-    """Make the graphs of a bundle in another precision; refused when they are too far from float32."""
+    """Convert the graphs of a bundle to another precision. Refused if they are too far from float32."""
     commands = _commands("convert")
     commands.convert(bundle, precision, media=media, max_clips=max_clips, console=Console(stderr=True))
 
 
 Model = Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")]
 Weights = Annotated[
-    Literal["student", "teacher"] | None, typer.Option(help="Of a checkpoint; the student's if not said.")
+    Literal["student", "teacher"] | None, typer.Option(help="Weights of a checkpoint. Default: student.")
 ]
 Segments = Annotated[
     Literal["first", "all"],
-    typer.Option(help="Of each file with picture and sound: the first one, as published, or all."),
+    typer.Option(help="Segments of each file with picture and sound: only the first, as published, or all."),
 ]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that decode.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of decoding processes.")]
 
 
 @app.command()
@@ -297,7 +308,7 @@ def evaluate(
     segments: Segments = "first",
     workers: Workers = 2,
 ) -> None:
-    """Measure zero-shot retrieval on media, both ways: a table, and JSON on stdout."""
+    """Measure zero-shot retrieval on media in both directions. Prints a table, and JSON on stdout."""
     commands = _commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
     typer.echo(json.dumps(commands.run_evaluation(options, data, Console(stderr=True)), indent=2))
@@ -306,26 +317,24 @@ def evaluate(
 @app.command()
 def probe(
     model: Model,
-    data: Annotated[
-        list[Path], typer.Option(help="Labelled media to learn from: folders, manifests, shards.")
-    ],
-    validation: Annotated[list[Path], typer.Option(help="Labelled media to measure on.")],
+    data: Annotated[list[Path], typer.Option(help="Labelled training media: folders, manifests, shards.")],
+    validation: Annotated[list[Path], typer.Option(help="Labelled media for evaluation.")],
     classes: Annotated[
         Literal["one", "many"] | None,
-        typer.Option(help="Classes that are true of a file: top-1, or mAP; the labels tell if not said."),
+        typer.Option(help="Classes of a file: one (top-1) or many (mAP). Default: decided by the labels."),
     ] = None,
     modality: Annotated[
-        Literal["both", "audio", "video"], typer.Option(help="Embeddings that the head sees.")
+        Literal["both", "audio", "video"], typer.Option(help="Embeddings given to the head.")
     ] = "both",
-    epochs: Annotated[int, typer.Option(min=1, help="Times the head sees every file.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a step of the head.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=1e-9, help="Highest rate of the head.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the head's weights and order.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs of the head.")] = 40,
+    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch of the head.")] = 64,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, help="Maximum learning rate of the head.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the head's weights and of the order.")] = 0,
     weights: Weights = None,
     segments: Segments = "first",
     workers: Workers = 2,
 ) -> None:
-    """Measure what a small head can tell from the frozen embeddings: a table, and JSON on stdout."""
+    """Train a small head on the frozen embeddings and measure it. Prints a table, and JSON on stdout."""
     commands = _commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
     config = commands.ProbeConfig(

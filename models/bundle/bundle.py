@@ -267,7 +267,9 @@ def _read_manifest(folder: Path) -> str:
             if not stat.S_ISREG(status.st_mode):
                 raise BrokenBundle(f"{path} must be a regular file")
             if status.st_size > MAX_MANIFEST_BYTES:
-                raise BrokenBundle(f"{path} has {status.st_size} bytes, {MAX_MANIFEST_BYTES} are allowed")
+                raise BrokenBundle(
+                    f"{path} has {status.st_size} bytes, at most {MAX_MANIFEST_BYTES} are allowed"
+                )
             return file.read(MAX_MANIFEST_BYTES).decode("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise BrokenBundle(f"{folder} is not a bundle: {exc}") from exc

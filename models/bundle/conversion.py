@@ -63,11 +63,11 @@ def convert_bundle(bundle: Bundle, precision: str, clips: Sequence[Clip]) -> Var
         raise ValueError(f"precision must be {' or '.join(CONVERTERS)}, got {precision!r}")
     output = variant_path(bundle.path, precision)
     if output.exists():
-        raise FileExistsError(f"{output} exists; remove it to make it anew")
+        raise FileExistsError(f"{output} exists; remove it to convert again")
     pairs = [clip for clip in clips if clip.frames is not None and clip.samples is not None]
     if len(pairs) < MIN_CLIPS:
         raise ValueError(
-            f"agreement needs {MIN_CLIPS} clips with picture and sound at least, got {len(pairs)}"
+            f"agreement needs at least {MIN_CLIPS} clips with picture and sound, got {len(pairs)}"
         )
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         folder = Path(scratch)

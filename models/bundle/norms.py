@@ -209,7 +209,7 @@ def _fields(data: NDArray[np.uint8], at: int, end: int) -> Iterator[Field]:
         elif kind in (FIXED_64, FIXED_32):
             size = 8 if kind == FIXED_64 else 4
         else:
-            raise NoScalableNorm(f"the file is no ONNX model: field of kind {kind} at byte {at}")
+            raise NoScalableNorm(f"the file is not an ONNX model: field of kind {kind} at byte {at}")
         yield number, value, at, at + size
         at += size
 

@@ -238,7 +238,7 @@ def _build_clip(
 def _explain_nothing(info: MediaInfo, limits: DecodeLimits) -> str:
     reason = "the file opens, but nothing in it decodes"
     if info.has_video and not info.width:  # FFmpeg forgets the size of what is far above its limit of pixels
-        reason += f"; a picture may have {limits.max_frame_width} x {limits.max_frame_height} pixels at most"
+        reason += f"; a picture may have at most {limits.max_frame_width} x {limits.max_frame_height} pixels"
     return reason
 
 

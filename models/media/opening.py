@@ -88,7 +88,7 @@ class DecodeLimits:
         """
         if seconds > self.max_duration_seconds:
             raise ClipTooLong(
-                f"a file may last {self.max_duration_seconds:g} s, this one has {seconds:.1f} s"
+                f"a file may last at most {self.max_duration_seconds:g} s, this one has {seconds:.1f} s"
             )
 
     def check_frame_size(self, width: int, height: int) -> None:
@@ -103,7 +103,7 @@ class DecodeLimits:
         """
         if max(width, height) > self.max_frame_width or min(width, height) > self.max_frame_height:
             limit = f"{self.max_frame_width} x {self.max_frame_height}"
-            raise TooComplex(f"a picture may have {limit} pixels, this one has {width} x {height}")
+            raise TooComplex(f"a picture may have at most {limit} pixels, this one has {width} x {height}")
 
     def check_sound(self, num_channels: int, sample_rate_hz: int) -> None:
         """Refuse sound of too many channels or too high a rate.
@@ -116,9 +116,13 @@ class DecodeLimits:
             TooComplex: If either is more than the limit.
         """
         if num_channels > self.max_channels:
-            raise TooComplex(f"sound may have {self.max_channels} channels, this one has {num_channels}")
+            raise TooComplex(
+                f"sound may have at most {self.max_channels} channels, this one has {num_channels}"
+            )
         if sample_rate_hz > self.max_sample_rate_hz:
-            raise TooComplex(f"sound may have {self.max_sample_rate_hz} Hz, this one has {sample_rate_hz}")
+            raise TooComplex(
+                f"sound may have at most {self.max_sample_rate_hz} Hz, this one has {sample_rate_hz}"
+            )
 
     def check_streams(self, num_streams: int) -> None:
         """Refuse a file of too many streams.
@@ -130,7 +134,9 @@ class DecodeLimits:
             TooComplex: If there are more than the limit.
         """
         if num_streams > self.max_streams:
-            raise TooComplex(f"a file may have {self.max_streams} streams, this one has {num_streams}")
+            raise TooComplex(
+                f"a file may have at most {self.max_streams} streams, this one has {num_streams}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +277,9 @@ def _open_container(descriptor: int, limits: DecodeLimits) -> InputContainer:
         return av.open("fd:", "r", options=options, metadata_errors="replace")
     except MemoryError as error:
         limit = limits.max_streams
-        raise TooComplex(f"the file has more than {limit} streams, or asks for too much memory") from error
+        raise TooComplex(f"the file has more than {limit} streams, or needs too much memory") from error
     except (av.error.FFmpegError, ValueError, RuntimeError) as error:
-        raise NotMedia("this is not a media file that is read here, or its header is damaged") from error
+        raise NotMedia("this is not a supported media file, or its header is damaged") from error
 
 
 def _choose_streams(container: InputContainer, status: os.stat_result, limits: DecodeLimits) -> Media:
@@ -306,7 +312,7 @@ def _explain_none_usable(container: InputContainer) -> NoReturn:
         if context is not None and not (context.sample_rate and context.layout.nb_channels):
             # FFmpeg takes more channels than it can count, 512, for none.
             found = f"{context.layout.nb_channels} channels at {context.sample_rate} Hz"
-            raise BrokenMedia(f"the file says it has sound, but its header makes no sense: {found}")
+            raise BrokenMedia(f"the file declares sound, but its header is invalid: {found}")
     raise NoStream(f"no sound and no moving picture with a decoder in {len(container.streams)} streams")
 
 

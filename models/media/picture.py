@@ -205,7 +205,7 @@ class PictureReader:
         try:
             frames = self._context.decode(packet)
         except MemoryError as error:
-            raise TooComplex("the picture asks for too much memory") from error
+            raise TooComplex("the picture needs too much memory") from error
         except av.error.FFmpegError as error:
             if self._skipper is not None:
                 raise SkippingInexact("a packet is damaged") from error

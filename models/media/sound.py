@@ -110,7 +110,7 @@ class SoundReader:
                 if frame.samples and frame.sample_rate:
                     self._add(self._average(frame), frame)
         except MemoryError as error:
-            raise TooComplex("the sound asks for too much memory") from error
+            raise TooComplex("the sound needs too much memory") from error
         except av.error.FFmpegError:
             return  # what is damaged leaves a gap
 

@@ -190,7 +190,7 @@ def check_lengths(tracks: Sequence[Tracks]) -> None:
         lengths = np.linalg.norm(track, axis=1)
         if not np.allclose(lengths, 1, atol=1e-3):
             raise ValueError(
-                f"the network gives embeddings of length {lengths.min():.3g}, not 1: is it trained at all?"
+                f"the network gives embeddings of length {lengths.min():.3g}, not 1; is it trained?"
             )
 
 

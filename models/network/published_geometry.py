@@ -115,7 +115,7 @@ def _find_heads(heads: Heads, width: int, decoder_width: int) -> tuple[int, int]
             f"in a decoder of width {decoder_width} (--decoder-heads)" if decoder_heads is None else ""
         )
         raise UnknownGeometry(
-            "attention heads are in no shape and must be given "
+            "the weights do not tell the number of attention heads; give it "
             + " and ".join(filter(None, (unknown, in_decoder)))
         )
     return num_heads, decoder_heads

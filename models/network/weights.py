@@ -84,7 +84,7 @@ def _read_pickle(path: Path) -> Any:
     except Exception as exc:  # a file that is no checkpoint raises whatever its bytes lead to
         raise UnreadableWeights(f"{path} cannot be read as a file of torch.save: {exc}") from exc
     begins = f"begins with {head!r}" if head else "is empty"
-    raise UnreadableWeights(f"{path} {begins}: it is no file of torch.save, nor named .safetensors")
+    raise UnreadableWeights(f"{path} {begins}: it is not a torch.save file and is not named .safetensors")
 
 
 def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:

@@ -54,7 +54,7 @@ FILE: dict[str, Any] = {
     "path": "/media/rain/broken.mp4",
     "outcome": "quarantined",
     "code": "not_media",
-    "reason": "this is not a media file that is read here, or its header is damaged",
+    "reason": "this is not a supported media file, or its header is damaged",
     "attempts": 1,
     "asset_id": ASSET_ID,
     "size_bytes": 90_210,

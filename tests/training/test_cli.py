@@ -79,7 +79,7 @@ def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> Non
     [
         (
             ["pretrain", "--run", "nothing", "--data", "{corpus}", "--output", "{tmp}/run"],
-            "there is no run 'nothing'",
+            "no run is called 'nothing'",
         ),
         (["pretrain", "--data", "{tmp}/empty", "--output", "{tmp}/run"], "none of 0 files has a segment"),
         (
@@ -92,7 +92,7 @@ def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> Non
                 "--output",
                 "{tmp}/run",
             ],
-            "it is no file of torch.save, nor named .safetensors",
+            "it is not a torch.save file and is not named .safetensors",
         ),
         (["export", "{tmp}", "--media", "{corpus}", "--output", "{tmp}/bundle"], "is not a checkpoint"),
         (["export", "{tmp}/[/red]", "--media", "{corpus}", "--output", "{tmp}/bundle"], "/[/red] is not a"),
@@ -130,7 +130,7 @@ def test_a_checkpoint_is_named_by_its_folder_and_a_run_has_one_process(corpus: P
     checkpoint = load_checkpoint(tmp_path / "second/checkpoint")
     assert checkpoint.run["initialised_from"] == ["student.safetensors", digest]
     with only_one(tmp_path / "second"):
-        assert "another process works in" in " ".join(run(*again, *taken, code=2).output.split())
+        assert "another process is working in" in " ".join(run(*again, *taken, code=2).output.split())
 
 
 def test_ctrl_c_says_from_where_the_next_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_ctrl_c_says_from_where_the_next_run_goes_on(tmp_path: Path, monkeypatch
     assert "stopped; there is no checkpoint yet" in run(*arguments, code=130).output
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     (tmp_path / "run" / "checkpoint" / "run.json").write_text('{"step": 400}')
-    assert "stopped; the same command goes on after step 400\n" in run(*arguments, code=130).output
+    assert "stopped; run the same command to continue after step 400\n" in run(*arguments, code=130).output
 
 
 def test_weights_that_no_checkpoint_has_are_refused(tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def _decode_clips(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:
         try:
             clip = decode_clip(file, spec)
         except UnreadableClip as exc:
-            logger.warning("left out %s: %s", file, exc)
+            logger.warning("skipped %s: %s", file, exc)
             continue
         if clip.frames is None or clip.samples is None:
-            logger.warning("left out %s: its first segment lacks picture or sound", file)
+            logger.warning("skipped %s: its first segment lacks picture or sound", file)
             continue
         yield clip

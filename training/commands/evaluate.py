@@ -120,8 +120,8 @@ def run_probe(
     _log_to(console)
     try:
         embedder = open_embedder(options.model, weights=options.weights)
-        training = _embed(embedder, data, options, console, title="embed what to learn from")
-        held_out = _embed(embedder, validation, options, console, title="embed what to measure on")
+        training = _embed(embedder, data, options, console, title="embed the training media")
+        held_out = _embed(embedder, validation, options, console, title="embed the held-out media")
         with _progress(console) as progress:
             bar = progress.add_task("train the head", total=config.num_epochs)
             found = probe(
@@ -171,7 +171,7 @@ def _embed(
             on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
         )
     for failure in media.failed:
-        console.print(f"left out {failure.path}: {failure.reason}", markup=False, highlight=False)
+        console.print(f"skipped {failure.path}: {failure.reason}", markup=False, highlight=False)
     return media
 
 
@@ -212,7 +212,7 @@ def probe_table(found: ProbeResult) -> Table:
     """
     seen = {"both": "sound and picture", "audio": "sound", "video": "picture"}[found.modality]
     table = Table(
-        title=f"probe on {seen}, {found.num_training} segments to learn from, {found.num_validation} held out"
+        title=f"probe on {seen}, {found.num_training} training segments, {found.num_validation} held out"
     )
     for heading in ("class", f"{found.metric} (95 % interval)", "chance"):
         table.add_column(heading)

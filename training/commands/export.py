@@ -63,7 +63,7 @@ def compared_clips(media: Sequence[Path], spec: ClipSpec) -> list[Clip]:
 
     Args:
         media: Folders, manifests and files.
-        spec: How the network wants them.
+        spec: How the network needs them.
 
     Returns:
         At most 8 first segments with picture and sound; files without are left out and logged.
@@ -98,9 +98,9 @@ def _pairs(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:
         try:
             clip = decode_clip(file, spec)
         except UnreadableClip as exc:
-            logger.warning("left out %s: %s", file, exc)
+            logger.warning("skipped %s: %s", file, exc)
             continue
         if clip.frames is None or clip.samples is None:
-            logger.warning("left out %s: its first segment lacks picture or sound", file)
+            logger.warning("skipped %s: its first segment lacks picture or sound", file)
             continue
         yield clip

@@ -119,7 +119,7 @@ def run_pretraining(options: PretrainOptions, console: Console) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     if options.run_name not in RUNS:
         console.print(
-            f"there is no run {options.run_name!r}; there are {', '.join(RUNS)}",
+            f"no run is called {options.run_name!r}; choose one of {', '.join(RUNS)}",
             style="red",
             markup=False,
             highlight=False,
@@ -150,8 +150,8 @@ def say_what_is_kept(output: Path) -> str:
     try:
         step = json.loads((output / "checkpoint" / "run.json").read_text())["step"]
     except (OSError, ValueError, KeyError):
-        return "there is no checkpoint yet: the same command begins anew, with what is decoded already"
-    return f"the same command goes on after step {step}"
+        return "there is no checkpoint yet: the same command starts again and reuses the decoded media"
+    return f"run the same command to continue after step {step}"
 
 
 def train(options: PretrainOptions, processes: Processes, console: Console) -> None:
@@ -235,11 +235,9 @@ def show_segments(paths: Sequence[Path], folder: Path, num_workers: int, progres
     )
     progress.update(bar, completed=len(segments), total=len(segments))
     for failure in segments.failed:
-        progress.console.print(f"left out {failure['path']}: {failure['reason']}", markup=False)
+        progress.console.print(f"skipped {failure['path']}: {failure['reason']}", markup=False)
     if segments.failed:
-        progress.console.print(
-            f"{len(segments.failed)} files left out, {len(segments)} segments to learn from"
-        )
+        progress.console.print(f"{len(segments.failed)} files skipped, {len(segments)} segments for training")
     return segments
 
 

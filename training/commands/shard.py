@@ -69,10 +69,10 @@ def make_shards(
         console.print(str(exc), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from exc
     for failure in index.failed:
-        console.print(f"left out {failure['path']}: {failure['reason']}", markup=False, highlight=False)
+        console.print(f"skipped {failure['path']}: {failure['reason']}", markup=False, highlight=False)
     num_bytes = sum(shard["bytes"] for shard in index.shards)
     console.print(
         f"{index.num_segments} segments in {len(index.shards)} shards, {num_bytes / 1e6:.1f} MB, in {output}; "
-        f"{len(index.failed)} files left out",
+        f"{len(index.failed)} files skipped",
         markup=False,
     )

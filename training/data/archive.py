@@ -75,7 +75,7 @@ def read_index(folder: Path) -> ShardIndex:
         raise BrokenShard(f"{folder} has no index.json: it is not a folder of shards")
     index = json.loads(path.read_text())
     if not index["is_complete"]:
-        raise BrokenShard(f"the shards in {folder} are not complete; let foley-train shard go on")
+        raise BrokenShard(f"the shards in {folder} are not complete; run foley-train shard again")
     return ShardIndex(
         num_segments=index["num_segments"], shards=tuple(index["shards"]), failed=tuple(index["failed"])
     )

@@ -53,7 +53,7 @@ class MomentBatches:
         rows: Which rows of every batch to read, for one of several processes; None for all.
 
     Raises:
-        ValueError: If the network wants another number of mel bins than is stored.
+        ValueError: If the network needs another number of mel bins than is stored.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MomentBatches:
     ) -> None:
         if config.num_mel_bins != NUM_MEL_BINS:
             raise ValueError(
-                f"stored log-mels have {NUM_MEL_BINS} bins, the network wants {config.num_mel_bins}"
+                f"stored log-mels have {NUM_MEL_BINS} bins, the network needs {config.num_mel_bins}"
             )
         self.segments = segments
         self.config = config

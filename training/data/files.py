@@ -33,7 +33,7 @@ def only_one(folder: Path, *, waits: bool = True) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except BlockingIOError as exc:
             raise FolderInUse(
-                f"another process works in {folder}; wait for it or choose another folder"
+                f"another process is working in {folder}; wait for it or choose another folder"
             ) from exc
         yield
 

@@ -47,7 +47,7 @@ def indexed_paths(*, command: Sequence[str] = COMMAND) -> list[Path]:
     there = [path for path in paths if path.is_file()]
     for path in paths:
         if not path.is_file():
-            logger.warning("left out %s: it is indexed, but not there any more", path)
+            logger.warning("skipped %s: it is indexed but no longer exists", path)
     counts = f"of {len(assets)} indexed files {len(paths)} have sound and picture, and {len(there)} of these are there"
     if not there:
         raise LibraryUnavailable(counts)

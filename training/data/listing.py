@@ -156,12 +156,12 @@ def _list_csv(manifest: Path) -> list[Item]:
     if _is_of_corpus(columns):
         return _list_corpus(manifest)
     if "path" not in columns:
-        raise BadListing(f"{manifest} must have a column path, it has {', '.join(columns) or 'none'}")
+        raise BadListing(f"{manifest} must have a column `path`, got {', '.join(columns) or 'none'}")
     items = []
     for number, cells in lines:
         if len(cells) > len(columns):
             raise BadListing(
-                f"{manifest}, line {number}: {len(cells)} cells under {len(columns)} columns; quote what has a comma"
+                f"{manifest}, line {number}: {len(cells)} cells under {len(columns)} columns; quote cells with commas"
             )
         row = dict(zip(columns, cells, strict=False))
         if not row.get("path"):
@@ -229,7 +229,7 @@ def _parse_entry(folder: Path, entry: Any, count_frames: Callable[[Path], int]) 
     if "path" in entry:
         return Item(path=folder / _text(entry, "path"), labels=_labels(entry, ";"))
     if "wav" not in entry:
-        raise BadListing(f"there is neither path nor wav, only {', '.join(entry) or 'nothing'}")
+        raise BadListing(f"an entry needs path or wav, got only {', '.join(entry) or 'nothing'}")
     pictures = folder / _text(entry, "video_path")
     return Item(
         wav=folder / _text(entry, "wav"),

@@ -278,7 +278,7 @@ def work_on_pairs(
             reason = chunk.failure or ("" if num_found else f"no_pair: {nothing}")
             if reason:
                 name, part = items[task.number].name, "the rest of " if num_found else ""
-                logger.info("left out %s%s: %s", part, name, reason)
+                logger.info("skipped %s%s: %s", part, name, reason)
                 yield Failure(path=name, reason=reason)
             num_found = 0
             if on_progress:

@@ -109,7 +109,7 @@ class ShardedSegments:
         tables = [read_listing(shard) or scan_shard(shard, spec.num_moments) for shard in shards]
         rows = [row for table in tables for row in table["segments"]]
         if not rows:
-            raise NoTrainingData(f"there is no segment in {', '.join(map(str, paths))}")
+            raise NoTrainingData(f"no segment in {', '.join(map(str, paths))}")
         return cls(
             shards=tuple(shards),
             checksums=tuple(table["sha256"] for table in tables),
@@ -173,7 +173,7 @@ class ShardedSegments:
         file = _open_shard(self.shards[self.shard_of[row]])
         data = file.read(int(self.offsets[row, member]), int(self.sizes[row, member]))
         if zlib.crc32(data) != self.crc32[row, member]:
-            raise BrokenShard(f"{self._describe(row)}: {name} is not what was written")
+            raise BrokenShard(f"{self._describe(row)}: {name} differs from what was written")
         try:
             return decode(data)
         except BrokenSample as exc:

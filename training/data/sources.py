@@ -41,5 +41,7 @@ def open_segments(
     if sharded and len(sharded) == len(paths):
         return ShardedSegments.open(paths, spec)
     if sharded:
-        raise BadListing(f"{sharded[0]} is a shard, other data is not: make shards of all of it, or of none")
+        raise BadListing(
+            f"{sharded[0]} is a shard, but other data is not: make shards of all data or of none"
+        )
     return prepare(list_items(paths), folder, spec, num_workers=num_workers, on_progress=on_progress)

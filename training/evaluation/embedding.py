@@ -96,7 +96,7 @@ def embed_data(
     """  # noqa: DOC502, DOC503 - raised by what it calls, too
     sharded = [path for path in paths if is_sharded(path)]
     if sharded and len(sharded) < len(paths):
-        raise BadListing(f"{sharded[0]} is a shard, other data is not: embed one after the other")
+        raise BadListing(f"{sharded[0]} is a shard, but other data is not: embed them one after the other")
     if sharded:
         return embed_prepared(
             embedder,

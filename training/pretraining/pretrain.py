@@ -315,7 +315,12 @@ def fit_batch(wanted: int, num_segments: int, processes: Processes) -> int:
     if size == 0:
         raise BadShare(f"{num_segments} segments are too few for {processes.count} processes")
     if processes.is_first:
-        logger.warning("batches of %d segments instead of %d: there are only %d", size, wanted, num_segments)
+        logger.warning(
+            "batches have %d segments instead of %d, because there are only %d segments",
+            size,
+            wanted,
+            num_segments,
+        )
     return size
 
 

@@ -115,7 +115,7 @@ def test_integers_are_the_same_on_processors_without_vnni(bundle: Bundle, tmp_pa
 def test_what_cannot_be_converted(bundle: Bundle, clips: list[Clip]) -> None:
     with pytest.raises(ValueError, match="precision must be fp16 or int8, got 'bf16'"):
         convert_bundle(bundle, "bf16", clips)
-    with pytest.raises(ValueError, match="8 clips with picture and sound at least, got 7"):
+    with pytest.raises(ValueError, match="at least 8 clips with picture and sound, got 7"):
         convert_bundle(bundle, "fp16", clips[:7])
 
 

@@ -160,7 +160,9 @@ def test_the_picture_may_change_its_size(tmp_path: Path) -> None:
     numbers = [read_number(frame) for frame in clip.frames]
     wanted = [clip.end_seconds * i / 16 for i in range(16)]
     assert numbers == [number % 50 for number in shown_at(every(4, 25), wanted)]
-    with pytest.raises(TooComplex, match="a picture may have 100 x 100 pixels, this one has 128 x 128"):
+    with pytest.raises(
+        TooComplex, match="a picture may have at most 100 x 100 pixels, this one has 128 x 128"
+    ):
         decode_segments(path, SPEC, limits=DecodeLimits(max_frame_width=100, max_frame_height=100))
 
 

@@ -146,8 +146,8 @@ def test_one_error_lists_everything_that_is_wrong(golden_weights: dict[str, Tens
     with pytest.raises(WrongStateDict) as caught:
         import_network(wrong, kind="tgdp")
     assert str(caught.value).split("\n") == [
-        "attention heads are in no shape and must be given at width 48 (--heads) and in a decoder of width 32"
-        " (--decoder-heads)",
+        "the weights do not tell the number of attention heads; give it at width 48 (--heads) and in a decoder of "
+        "width 32 (--decoder-heads)",
         "missing (2): cls_token_a, norm.bias",
         "unexpected (2): blocks_u.1.attn.qkv.bias, surprise",
         "wrong shape or type (4): blocks_a.3.mlp.fc1.bias is torch.int64, must be a floating-point type; "

@@ -44,4 +44,4 @@ def test_reasons_are_one_line(tmp_path: Path, media: Path) -> None:
     (tmp_path / "few").mkdir()
     shutil.copy(next(media.glob("0*.mp4")), tmp_path / "few")
     said = run(starter_path(), "--precision", "int8", "--media", tmp_path / "few", code=2)
-    assert "8 clips with picture and sound at least, got 1" in said
+    assert "at least 8 clips with picture and sound, got 1" in said

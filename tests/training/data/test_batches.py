@@ -87,7 +87,7 @@ def test_processes_read_their_rows_of_the_same_batch(segments: PairedSegments) -
 
 
 def test_a_network_of_other_mel_bins_is_refused(segments: PairedSegments) -> None:
-    with pytest.raises(ValueError, match="stored log-mels have 128 bins, the network wants 64"):
+    with pytest.raises(ValueError, match="stored log-mels have 128 bins, the network needs 64"):
         MomentBatches(segments, TgdpConfig(num_mel_bins=64), batch_size=2, seed=0)
 
 

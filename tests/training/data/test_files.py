@@ -25,7 +25,10 @@ with only_one(Path({str(tmp_path)!r})):
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "mine\n"
-        with pytest.raises(FolderInUse, match="another process works in"), only_one(tmp_path, waits=False):
+        with (
+            pytest.raises(FolderInUse, match="another process is working in"),
+            only_one(tmp_path, waits=False),
+        ):
             pass
         other.kill()
         other.wait()

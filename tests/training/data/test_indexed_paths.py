@@ -31,7 +31,7 @@ def test_files_of_the_index_come_in_its_order_and_those_that_are_gone_are_named(
         path.touch()
     with caplog.at_level(logging.INFO):
         assert indexed_paths(command=printing(paths)) == [paths[0], paths[2]]
-    assert f"left out {paths[1]}: it is indexed, but not there any more" in caplog.messages
+    assert f"skipped {paths[1]}: it is indexed but no longer exists" in caplog.messages
     assert "of 4 indexed files 3 have sound and picture, and 2 of these are there" in caplog.messages
 
 

@@ -42,8 +42,8 @@ def test_a_csv_manifest_names_files_beside_it_and_their_labels(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\na.mp4,rain\n", r"set\.csv must have a column path, it has file, label"),
-        ("", r"set\.csv must have a column path, it has none"),
+        ("file,label\na.mp4,rain\n", r"set\.csv must have a column `path`, got file, label"),
+        ("", r"set\.csv must have a column `path`, got none"),
         ("path,labels\na.mp4,x\n,y\n", r"set\.csv, line 3: the path is empty"),
         ("path,labels\na.mp4,x\n\nb.mp4,y,z\n", r"set\.csv, line 4: 3 cells under 2 columns"),
         ('path\n"a.mp4" b\n', r"set\.csv, line 2: "),
@@ -105,7 +105,7 @@ def test_the_json_of_cav_mae_gives_sound_and_the_pictures_of_its_frame_folders(
         ('{"files": []}', r"set\.json must be a list of entries, or an object with one under data"),
         ('["a.mp4"]', r'set\.json, entry 1: an entry is an object, got "a\.mp4"'),
         ('[{"path": "a.mp4"}, {"path": 3}]', r"set\.json, entry 2: path must be text, got 3"),
-        ('[{"file": "a.mp4"}]', r"entry 1: there is neither path nor wav, only file"),
+        ('[{"file": "a.mp4"}]', r"entry 1: an entry needs path or wav, got only file"),
         ('[{"wav": "a.wav", "video_id": "a"}]', r"entry 1: video_path must be text, got null"),
         ('[{"path": "a.mp4", "labels": [1]}]', r"entry 1: labels must be text or a list of texts, got \[1\]"),
     ],

@@ -88,9 +88,11 @@ def test_a_bit_that_flipped_is_an_error(copy: Path) -> None:
     content[damaged.offsets[1, 16] + 5000] ^= 1  # in the sound of row 1
     content[damaged.offsets[0, 7] + 300] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BrokenShard, match=r"shard-000000\.tar, segment of .*: flac is not what was written"):
+    with pytest.raises(
+        BrokenShard, match=r"shard-000000\.tar, segment of .*: flac differs from what was written"
+    ):
         damaged.windows_at([0, 1], [0, 0], 416)
-    with pytest.raises(BrokenShard, match=r"segment of .*: 07\.jpg is not what was written"):
+    with pytest.raises(BrokenShard, match=r"segment of .*: 07\.jpg differs from what was written"):
         damaged.frames_at([1, 0], [7, 7])
     assert damaged.frames_at([1, 0], [7, 6]).any()
 
@@ -131,7 +133,7 @@ def test_shards_are_told_from_media(folder: Path, corpus: Path, tmp_path: Path) 
     assert not is_sharded(corpus)
     assert isinstance(open_segments([folder], tmp_path / "none", ClipSpec()), ShardedSegments)
     assert not (tmp_path / "none").exists()
-    with pytest.raises(BadListing, match="is a shard, other data is not"):
+    with pytest.raises(BadListing, match="is a shard, but other data is not"):
         open_segments([folder, corpus], tmp_path / "none", ClipSpec())
 
 
@@ -143,5 +145,5 @@ def test_media_are_decoded_into_the_folder(segments: PairedSegments, tmp_path: P
 
 def test_no_segment_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.tar").write_bytes(bytes(10_240))
-    with pytest.raises(NoTrainingData, match=r"there is no segment in .*empty\.tar"):
+    with pytest.raises(NoTrainingData, match=r"no segment in .*empty\.tar"):
         ShardedSegments.open([tmp_path / "empty.tar"])

@@ -125,7 +125,7 @@ if __name__ == "__main__":  # the decoding process imports this file, too
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    with pytest.raises(BrokenShard, match="are not complete; let foley-train shard go on"):
+    with pytest.raises(BrokenShard, match="are not complete; run foley-train shard again"):
         read_index(tmp_path / "set")
     whole = sorted((tmp_path / "set").glob("shard-*.json"))
     assert len(whole) == (killed_after - 1) // 2

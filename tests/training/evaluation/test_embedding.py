@@ -78,7 +78,7 @@ def test_shards_become_the_tracks_of_their_files(
     assert (found.names, found.labels, found.num_files) == (segments.paths, segments.labels, 7)
     assert (found.audio * expected.audio).sum(axis=2).min() > 0.9999
     assert (found.video * expected.video).sum(axis=2).min() > 0.99  # JPEG
-    with pytest.raises(BadListing, match="is a shard, other data is not"):
+    with pytest.raises(BadListing, match="is a shard, but other data is not"):
         embed_data(embedder, [tmp_path, corpus])
 
 

@@ -401,6 +401,6 @@ def test_a_batch_fits_the_media_and_the_processes(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         assert [fit_batch(96, n, alone()) for n in (1, 7, 96, 500)] == [1, 7, 96, 96]
         assert [fit_batch(96, n, two) for n in (7, 95, 97)] == [6, 94, 96]
-    assert "batches of 6 segments instead of 96: there are only 7" in caplog.text
+    assert "batches have 6 segments instead of 96, because there are only 7" in caplog.text
     with pytest.raises(BadShare, match="1 segments are too few for 2 processes"):
         fit_batch(96, 1, two)
