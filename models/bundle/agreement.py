@@ -1,4 +1,4 @@
-"""How far the tracks of a lower precision are from those of float32, and whether that is near enough to serve.
+"""Distance of a lower precision's tracks from float32, and whether it is small enough to serve.
 
 Three questions, asked of the same clips: how much does an embedding turn (cosine), does its nearest neighbour stay the
 same, and does it still hold where a few channels are thirty times larger than the rest, as in trained networks they
@@ -29,7 +29,7 @@ Tracks = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """What a precision gave beside float32.
+    """Figures of a precision compared with float32.
 
     Attributes:
         cosine_mean: Mean cosine of an embedding and its float32 counterpart.
@@ -57,7 +57,7 @@ class Agreement:
                 raise ValueError(f"{name} must be a {'text' if name == 'clips' else 'number'}, got {value!r}")
 
     def shortfalls(self) -> list[str]:
-        """Say what lies below its limit.
+        """Return a description of every figure below its limit.
 
         Returns:
             One text for each figure that is too low, with the figure and the limit; empty when all are well.

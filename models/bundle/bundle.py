@@ -61,7 +61,7 @@ MAX_MANIFEST_BYTES = 1 << 20
 
 
 class BrokenBundle(ValueError):
-    """A bundle's folder does not hold what its manifest says."""
+    """A bundle's folder does not match its manifest."""
 
     code: str = "broken_bundle"
 
@@ -81,7 +81,7 @@ def check_name(name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a bundle says of itself.
+    """The manifest of a bundle.
 
     Attributes:
         name: Letters, digits, dots, dashes and underscores; for people.
@@ -141,7 +141,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """One clip and what the network made of it when the bundle was exported.
+    """One clip and its tracks, recorded when the bundle was exported.
 
     Attributes:
         samples: float32, shape (S,).
@@ -238,7 +238,7 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def read_bundle_id(path: Path) -> str:
-    """Tell which bundle a folder says it is, by its manifest alone.
+    """Return the id of the bundle that a folder claims to be, from its manifest alone.
 
     Args:
         path: Its folder.
@@ -258,7 +258,7 @@ def _name_bundle(manifest: Manifest, text: str) -> str:
 
 
 def _read_manifest(folder: Path) -> str:
-    """Read what nothing vouches for yet: no link or pipe is followed, and no file of any size."""
+    """Read an unverified file: refuses links, pipes and files that are too large."""
     path = folder / MANIFEST
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -315,7 +315,7 @@ class Variant:
 
 
 def variant_path(bundle_path: Path, precision: str) -> Path:
-    """Where the variant of a bundle lies.
+    """Return the folder of a variant of a bundle.
 
     Args:
         bundle_path: Folder of the bundle.
@@ -328,7 +328,7 @@ def variant_path(bundle_path: Path, precision: str) -> Path:
 
 
 def load_variant(bundle: Bundle, precision: str) -> Variant | None:
-    """Open the variant of a bundle and compare its files with what it says of them.
+    """Open a variant of a bundle and compare its files with its own manifest.
 
     Args:
         bundle: Verified bundle.

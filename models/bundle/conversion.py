@@ -214,7 +214,7 @@ def _upstream(graph: onnx.GraphProto, name: str) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Cut:
-    """Where float32 and float16 meet in a graph.
+    """The places at which float32 and float16 meet in a graph.
 
     Attributes:
         is_float: Names of everything that is float32.

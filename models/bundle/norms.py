@@ -46,7 +46,7 @@ class NoScalableNorm(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class _Node:
-    """One operation of a graph and the names of what it reads and writes."""
+    """One operation of a graph with the names of its inputs and outputs."""
 
     op_type: str
     inputs: tuple[str, ...]
@@ -180,7 +180,7 @@ def _read_node(data: NDArray[np.uint8], first: int, end: int) -> _Node:
 
 
 def _read_tensor(data: NDArray[np.uint8], first: int, end: int) -> tuple[str, NDArray[np.floating]] | None:
-    """Name and numbers of a tensor; None where they are integers, or not in the field for raw bytes."""
+    """Return name and numbers of a tensor, or None if they are integers or not stored as raw bytes."""
     dims: list[int] = []
     name, dtype, raw = "", 0, None
     for number, value, begin, stop in _fields(data, first, end):
@@ -221,7 +221,7 @@ def _varints(data: NDArray[np.uint8], at: int, end: int) -> Iterator[tuple[int, 
 
 
 def _varint(data: NDArray[np.uint8], at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and where it ends."""
+    """Read a varint (seven bits a byte, lowest first); return it and its end."""
     value = shift = 0
     while True:
         byte = int(data[at])

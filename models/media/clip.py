@@ -93,7 +93,7 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedMedia:
-    """What a file, or a stretch of it, decoded to.
+    """The result of decoding a file or a part of it.
 
     Attributes:
         info: Facts about the file.
@@ -215,7 +215,7 @@ def decode_segments(
 def _build_clip(
     request: ReadRequest, reading: Reading, segment: int, start: float, end: float
 ) -> Clip | None:
-    """Put a segment together. Where the header told its end wrong, its frames lie elsewhere: read it again."""
+    """Put a segment together. If the header gave a wrong end, its frames are at other times: read it again."""
     picture = reading.picture
     if picture is not None and not picture.has_right_frames(segment, start, end):
         again = replace(request, first=segment, stop=segment + 1, end_seconds=reading.end_seconds)
@@ -243,7 +243,7 @@ def _explain_nothing(info: MediaInfo, limits: DecodeLimits) -> str:
 
 
 def _describe(info: MediaInfo, picture: PictureReader | None, end_seconds: float | None) -> MediaInfo:
-    """The header's facts, corrected by what was decoded."""
+    """Return the header's facts, corrected by the decoded content."""
     if picture is not None and picture.size is not None:
         width, height = picture.size
         info = replace(info, width=width, height=height, rotation_degrees=picture.rotation_degrees)

@@ -13,7 +13,7 @@ Pixels = NDArray[np.uint8]
 
 
 def read_display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    """The numbers a, b, c, d that turn and mirror a decoded frame, or None where it is stored upright."""
+    """Return the numbers a, b, c, d that turn and mirror a decoded frame, or None if it is stored upright."""
     try:
         matrix = np.frombuffer(frame.side_data["DISPLAYMATRIX"], np.int32)
     except (KeyError, ValueError):  # ValueError: the frame carries data of a kind that PyAV cannot name

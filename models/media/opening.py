@@ -52,7 +52,7 @@ MediaSource = Path | str | int
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What a file may ask of the decoder. What decodes is held to the limits, not only what the header says."""
+    """Limits for a file. They apply to the decoded content, not only to the header."""
 
     max_duration_seconds: float = 4 * 3600.0
     """Longest file, declared or decoded, in seconds."""
@@ -306,7 +306,7 @@ def _choose_streams(container: InputContainer, status: os.stat_result, limits: D
 
 
 def _explain_none_usable(container: InputContainer) -> NoReturn:
-    """Tell a file without sound and picture from one whose header is wrong about them."""
+    """Raise for a file without sound and picture, or for one whose header is wrong about them."""
     for stream in container.streams.audio:
         context = stream.codec_context
         if context is not None and not (context.sample_rate and context.layout.nb_channels):
@@ -317,7 +317,7 @@ def _explain_none_usable(container: InputContainer) -> NoReturn:
 
 
 def _best_stream(container: InputContainer, kind: Any) -> Any:
-    """FFmpeg's best stream of the kind; where that is cover art or has no decoder, the best of the others."""
+    """Return FFmpeg's best stream of the kind; if that is cover art or has no decoder, the best of the others."""
 
     def is_usable(stream: Any) -> bool:
         return stream.codec_context is not None and not stream.disposition & stream.disposition.attached_pic

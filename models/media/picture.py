@@ -41,7 +41,7 @@ class SkippingInexact(Exception):
 
 
 class LandedLate(Exception):
-    """A seek came down behind what is wanted."""
+    """A seek landed after the wanted position."""
 
 
 class PictureReader:
@@ -273,7 +273,7 @@ class PictureReader:
 
 
 class _Skipper:
-    """Holds packets back until it is known which frame follows each on screen, and remembers what was left out.
+    """Holds packets until the frame that follows each on screen is known, and remembers the skipped frames.
 
     A packet's frame is on screen from its timestamp to the next higher one. No packet to come has a timestamp below
     the decoding time of the newest, so up to there all are known.
@@ -295,7 +295,7 @@ class _Skipper:
         self._waiting.append(packet)
 
     def take(self, *, is_last: bool) -> list[tuple[Any, int | None]]:
-        """Packets in file order, each with the timestamp that follows on screen, or None where that is unknown."""
+        """Yield packets in file order, each with the timestamp that follows on screen, or None if it is unknown."""
         taken: list[tuple[Any, int | None]] = []
         while self._waiting:
             position = bisect_right(self._recent_pts, self._waiting[0].pts)
@@ -316,7 +316,7 @@ class _Skipper:
             raise SkippingInexact("what is missing of a frame is made up from those before it")
 
     def forget(self, pts: int) -> None:
-        """Forget what was left out up to a frame: all times before it are decided."""
+        """Forget the frames skipped before a frame: all times before it are decided."""
         self.skipped_pts = [skipped for skipped in self.skipped_pts if skipped > pts]
 
     def has_between(self, pts: int, seconds: Any, until: float) -> bool:

@@ -81,13 +81,13 @@ class Reading:
     """Whether the file was read to its end."""
 
     def bounds(self) -> list[tuple[float, float]]:
-        """Start and end of the file's segments in seconds, up to the last one that was asked for."""
+        """Start and end of the file's segments in seconds, up to the last requested one."""
         end_seconds = self.end_seconds if self.is_whole else self.plan.stop_seconds
         return segment_bounds(end_seconds, self.plan.spec)[: self.plan.stop]
 
     @property
     def is_last(self) -> bool:
-        """Whether the file has no segment after the asked ones."""
+        """Whether the file has no segment after the requested ones."""
         num_segments = len(segment_bounds(self.end_seconds, self.plan.spec))
         return self.is_whole and (self.plan.stop is None or num_segments <= self.plan.stop)
 
@@ -99,7 +99,7 @@ class Reading:
 
 
 def read_media(request: ReadRequest) -> Reading:
-    """Read with every shortcut, and with fewer where one turns out not to be exact.
+    """Read with every shortcut, and again with fewer if one is not exact.
 
     Args:
         request: What to read; `can_skip` and `margin_seconds` are chosen here.
@@ -123,7 +123,7 @@ def read_media(request: ReadRequest) -> Reading:
 
 
 def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
-    """Read on to the end of the file, or to where it cannot be read any further.
+    """Read to the end of the file, or until it cannot be read any further.
 
     Args:
         media: The open file.
@@ -157,7 +157,7 @@ _joined: dict[tuple[int, int, int, int], bool] = {}
 
 
 def _is_joined(request: ReadRequest) -> bool:
-    """Whether the clock of a file starts anew in it, so that no seek can be trusted; remembered for some files."""
+    """Return whether the clock of a file restarts, so that no seek can be trusted; cached for some files."""
     with open_regular(request.source) as (descriptor, status):
         file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if file not in _joined:
@@ -175,7 +175,7 @@ def _has_joint(media: Media) -> bool:
 
 
 class _JoinedClock:
-    """Lets each part of a joined file begin where the one before ends."""
+    """Puts each part of a joined file after the end of the part before it."""
 
     def __init__(self) -> None:
         self.has_joint = False
@@ -242,7 +242,7 @@ def _check_request(media: Media, request: ReadRequest) -> None:
 
 
 def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
-    """Go to before the first segment. False where reading starts at the beginning of the file."""
+    """Seek to before the first segment. Return False if reading starts at the beginning of the file."""
     if margin_seconds is None or media.info.container in COUNTED_CONTAINERS:
         return False
     seconds = plan.start_seconds - margin_seconds
@@ -279,7 +279,7 @@ def _make_sound_reader(media: Media, plan: MomentPlan, request: ReadRequest) -> 
 
 
 class _Feed:
-    """Passes the packets of one stream on, and notes how far they reach where nobody decodes them."""
+    """Passes on the packets of one stream, or records how far they reach if they are not decoded."""
 
     def __init__(
         self, stream: Any, reader: PictureReader | SoundReader | None, origin_seconds: float
@@ -329,7 +329,7 @@ def _feed_all(media: Media, feeds: list[_Feed], plan: MomentPlan, limits: Decode
 
 
 def _check_landing(media: Media, sound: SoundReader, plan: MomentPlan) -> None:
-    """The first sound after a seek must lie well before what is wanted, unless the stream starts later anyway."""
+    """Check that the first sound after a seek is well before the wanted time, unless the stream starts later."""
     stream_start = float((media.audio.start_time or 0) * media.audio.time_base) - media.origin_seconds
     latest = max(plan.start_seconds, stream_start + WARM_UP_SECONDS) - WARM_UP_SECONDS / 2
     if latest < sound.start_seconds < plan.stop_seconds:

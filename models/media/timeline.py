@@ -85,7 +85,7 @@ class MomentPlan:
 
     @property
     def stop_seconds(self) -> float:
-        """End of the last wanted segment, were it full; infinite where all are wanted."""
+        """End of the last wanted segment if it were full; infinite if all are wanted."""
         return math.inf if self.stop is None else self.stop * self.spec.segment_seconds
 
     def has(self, segment: int) -> bool:

@@ -40,7 +40,7 @@ class NotMedia(UnreadableClip):
 
 
 class NoStream(UnreadableClip):
-    """The file has no sound or picture of the kind that is asked for."""
+    """The file has no stream of the requested kind."""
 
     code = "no_stream"
 

@@ -120,7 +120,7 @@ class LogMel(nn.Module):
         return (log_mel - LOG_MEL_MEAN) / LOG_MEL_STD
 
     def unnormalised(self, samples: Tensor, lengths: Tensor) -> Tensor:
-        """Compute the log-mel before normalisation, zero where there are no samples.
+        """Compute the log-mel before normalisation; it is zero in frames without samples.
 
         Args:
             samples: Mono sound at 16 kHz, float32, shape (B, S), in [-1, 1].

@@ -71,7 +71,7 @@ class _Source:
 
 
 def find_weights(path: Path) -> Path:
-    """Tell which file a person means.
+    """Return the file of weights at a path.
 
     Args:
         path: A file, or the folder of a checkpoint of ours.
@@ -119,7 +119,7 @@ def initialise(network: Tgdp, path: Path) -> Initialised:
 
 
 def _read_source(tensors: Mapping[str, Tensor]) -> _Source:
-    """Tell by the names what a file is, and give its tensors our names."""
+    """Recognise the kind of file by its tensor names, and give the tensors our names."""
     if any(name.startswith("streams.") for name in tensors):
         return _Source(origin="foley", tensors={n: t.float() for n, t in tensors.items()}, leftover={})
     if any(name.startswith("blocks_a.") for name in tensors):
@@ -165,7 +165,7 @@ def _compare_sizes(source: _Source, network: Tgdp, path: Path) -> list[str]:
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """Return the sizes that must be equal on both sides, as far as tensors by our names tell them."""
+    """Return the sizes that must be equal on both sides, if tensors with our names show them."""
     sizes = {}
     for size, name, axis in (
         ("width", "norms.joint.weight", 0),
@@ -183,7 +183,7 @@ def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
 
 
 def _read_heads(source: _Source, path: Path) -> dict[str, int]:
-    """Return the attention heads where they are known: of a checkpoint of ours, or as released at released widths."""
+    """Return the attention heads if known: from a checkpoint of ours, or the released number at released widths."""
     run = path.parent / "run.json"
     found: dict[str, int | None] = {}
     if source.origin != "foley":

@@ -85,7 +85,7 @@ def import_network(
 def _read_config(
     tensors: Mapping[str, Tensor], counts: Counts, heads: Heads
 ) -> tuple[TgdpConfig | None, list[str]]:
-    """Read the geometry, or say why not. Heads change no shape: where only they lack, the shapes are compared still."""
+    """Read the geometry, or return why not. If only the heads are unknown, shapes are compared all the same."""
     problems: dict[str, None] = {}
     for given in (heads, Heads(encoder=1, decoder=1)):
         try:
@@ -121,7 +121,7 @@ def load_tgdp(published: Mapping[str, Tensor], config: TgdpConfig) -> Tgdp:
 def _fill(
     tensors: Mapping[str, Tensor], counts: Counts, config: TgdpConfig | None, problems: list[str]
 ) -> Tgdp:
-    """Compare names and shapes with what the network needs; build and fill it when nothing is wrong."""
+    """Compare names and shapes with those of the network; build and fill it if all fit."""
     names = published_names(counts)
     problems = [*problems, *_compare_names(tensors, set(names.values()))]
     if config is not None:

@@ -30,7 +30,7 @@ class UnknownGeometry(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """Attention heads, where they are known.
+    """Numbers of attention heads; None if unknown.
 
     Attributes:
         encoder: Of the encoder; None for the released number at the released width.
@@ -97,7 +97,7 @@ def read_geometry(tensors: Mapping[str, Tensor], counts: Counts, heads: Heads) -
 
 
 def _vote(tensors: Mapping[str, Tensor], pattern: str, default: int, *, axis: int = -1) -> int:
-    """Return the size that most of the tensors of these names have along one axis."""
+    """Return the size that most tensors of these names have along one axis."""
     named = (tensor for name, tensor in tensors.items() if re.fullmatch(pattern, name))
     sizes = Counter(
         tensor.shape[axis] for tensor in named if tensor.ndim >= (axis + 1 if axis >= 0 else -axis)

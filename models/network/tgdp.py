@@ -34,7 +34,7 @@ from models.network.layers import Block, PatchEmbedding, sincos_positions
 
 
 class FullView(NamedTuple):
-    """What the network sees of one modality with every patch visible.
+    """The network's output for one modality with every patch visible.
 
     Attributes:
         embedding: CLS after the final norm, shape (B, D), not normalised to unit length.
@@ -194,7 +194,7 @@ class Tgdp(nn.Module):
         return cls.squeeze(1)
 
     def full_view(self, tokens: Tensor, modality: Modality) -> FullView:
-        """Global path with the joint block's attention: what a teacher gives to its student.
+        """Run the global path and return the joint block's attention too, as a teacher needs.
 
         Args:
             tokens: Every patch in its own order, shape (B, L, D).

@@ -88,7 +88,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:
-    """Find the tensors: the whole content, or what lies under exactly one of the known keys."""
+    """Find the tensors: the whole content, or the value of exactly one of the known keys."""
     if _are_tensors(loaded):
         return loaded  # type: ignore[no-any-return]
     inside = loaded if isinstance(loaded, Mapping) else {}

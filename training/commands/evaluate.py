@@ -149,7 +149,7 @@ def run_probe(
 
 
 def _log_to(console: Console) -> None:
-    """Let warnings appear above the bar."""
+    """Show warnings above the progress bar."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
 
 
@@ -202,7 +202,7 @@ def retrieval_table(measured: dict[Combination, Retrieval]) -> Table:
 
 
 def probe_table(found: ProbeResult) -> Table:
-    """Lay out what a probe found.
+    """Return the result of a probe as a table.
 
     Args:
         found: The result.

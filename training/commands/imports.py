@@ -122,7 +122,7 @@ def _read_network(request: ImportRequest) -> Tgdp:
 
 
 def _describe(request: ImportRequest, network: Tgdp) -> dict[str, Any]:
-    """Say in JSON values where the weights come from and what was made of them."""
+    """Return the origin of the weights and what was imported, as JSON values."""
     heads = "part of the embedding" if network.config.head_depth else "none"
     return {
         "imported": {

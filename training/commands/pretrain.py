@@ -63,7 +63,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions:
-    """What was asked for on the command line.
+    """The options of the command line.
 
     Attributes:
         run_name: Name of the run in `training.pretraining.config.RUNS`.
@@ -98,7 +98,7 @@ class PretrainOptions:
     command: str
 
     def configure(self) -> PretrainConfig:
-        """Return the named run with what the command line changes."""
+        """Return the named run with the changes of the command line."""
         config = RUNS[self.run_name]()
         changes = {"num_steps": self.num_steps, "batch_size": self.batch_size, "seed": self.seed}
         given = {name: value for name, value in changes.items() if value is not None}
@@ -106,7 +106,7 @@ class PretrainOptions:
 
 
 def run_pretraining(options: PretrainOptions, console: Console) -> None:
-    """Decode the media, train or go on where it stopped, and leave metrics and `checkpoint/` in the folder.
+    """Decode the media, train or resume, and leave metrics and `checkpoint/` in the folder.
 
     Args:
         options: What was asked for.
@@ -139,7 +139,7 @@ def run_pretraining(options: PretrainOptions, console: Console) -> None:
 
 
 def say_what_is_kept(output: Path) -> str:
-    """Say from where the same command goes on.
+    """Return from where the same command resumes.
 
     Args:
         output: Folder of the run.
@@ -214,7 +214,7 @@ def show_progress(console: Console, *, is_shown: bool) -> Progress:
 
 
 def show_segments(paths: Sequence[Path], folder: Path, num_workers: int, progress: Progress) -> Segments:
-    """Open what was named, and name in turn the files that cannot be used.
+    """Open the segments and print the files that cannot be used.
 
     Args:
         paths: Shards, or folders, files and manifests.

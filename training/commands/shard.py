@@ -33,7 +33,7 @@ def make_shards(
     num_workers: int,
     console: Console,
 ) -> None:
-    """Decode media into shards; called again with the same arguments it goes on after the last whole shard.
+    """Decode media into shards; a second call with the same arguments resumes after the last whole shard.
 
     Args:
         data: Folders, media files and manifests.

@@ -1,4 +1,4 @@
-"""The labels of a synthetic corpus: what is true of every file, in `labels.csv`.
+"""The labels of a synthetic corpus: facts about every file, in `labels.csv`.
 
     rows = read_labels(Path("corpus/train/labels.csv"))
 
@@ -26,7 +26,7 @@ class CorpusMismatch(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceLabel:
-    """What is true of one sounding object, for ear and eye.
+    """Facts about one sounding object: its sound and its look.
 
     Attributes:
         timbre: Kind of sound.
@@ -55,7 +55,7 @@ class SourceLabel:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRow:
-    """What is known about one file of a corpus.
+    """The labels of one file of a corpus.
 
     Attributes:
         file: File name inside the corpus folder.
@@ -90,7 +90,7 @@ FILE_FIELDS = ("file", "scene", "split", "seed", "streams", "duration_seconds")
 
 
 def label_scene(scene: Scene, *, separate_fraction: float) -> list[LabelRow]:
-    """Name the files of a scene and say what is true of them.
+    """Return the file names of a scene with their labels.
 
     Args:
         scene: The scene.

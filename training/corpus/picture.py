@@ -71,7 +71,7 @@ def _draw_source(frame: NDArray[np.uint8], source: Source, envelope: float, brig
 def _draw_distractor(
     frame: NDArray[np.uint8], distractor: Distractor, time: float, brightness: float
 ) -> None:
-    """Draw a grey shape where its orbit has taken it."""
+    """Draw a grey shape at its place on its orbit."""
     angle = 2 * math.pi * (distractor.orbit_hz * time + distractor.orbit_phase)
     place = (
         distractor.x + distractor.orbit * math.cos(angle),

@@ -47,7 +47,7 @@ MAX_SEED = 2**32
 
 
 class BadScene(ValueError):
-    """A scene was asked for, or built, with values outside their limits."""
+    """A scene has values outside their limits."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def write_scene(output: Path, scene: Scene, *, separate_fraction: float) -> None
 
 
 def _find_conflict(path: Path, rows: list[LabelRow]) -> str | None:
-    """Say why the corpus that is there is another one, or None where there is none or the same."""
+    """Return how the existing corpus differs, or None if there is none or it is the same."""
     if not path.exists():
         return None
     for there, wanted in zip(read_labels(path), rows, strict=False):

@@ -1,4 +1,4 @@
-"""A shard's table of contents: where each file of each sample lies, and checksums of what was written there.
+"""A shard's table of contents: the position and checksum of each file of each sample.
 
 `foley-train shard` leaves the table beside the shard as JSON; where it is missing, the shard is read once to make it.
 """
@@ -33,7 +33,7 @@ FACTS: dict[str, Callable[[Any], Any]] = {
 
 
 class Member(NamedTuple):
-    """A file in an archive: where its bytes start, and what they are."""
+    """The position, size and checksum of a file in an archive."""
 
     offset: int
     data: bytes
@@ -45,7 +45,7 @@ class BrokenShard(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardIndex:
-    """What a set of shards holds.
+    """The index of a set of shards.
 
     Attributes:
         num_segments: Segments in all shards.
@@ -59,7 +59,7 @@ class ShardIndex:
 
 
 def read_index(folder: Path) -> ShardIndex:
-    """Read what a complete set of shards holds.
+    """Read the index of a complete set of shards.
 
     Args:
         folder: Of the shards.

@@ -91,7 +91,7 @@ def blank_stretch(windows: Tensor, axis: int, max_length: int, draws: Draws) -> 
 
 
 def random_boxes(how: Augmentation, draws: Draws) -> Tensor:
-    """Draw crops: area uniform in [min_crop_area, 1], log of the aspect uniform, place uniform where it fits.
+    """Draw crops: area uniform in [min_crop_area, 1], log of the aspect uniform, position uniform inside the frame.
 
     Args:
         how: Limits.

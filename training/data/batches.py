@@ -97,7 +97,7 @@ class MomentBatches:
         return torch.from_numpy(windows), torch.from_numpy(frames)
 
     def draw(self, step: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Choose what a batch is made of, without reading it.
+        """Choose the rows and moments of a batch without reading them.
 
         Args:
             step: Number of the step, from 0.

@@ -23,11 +23,11 @@ COMMAND = (sys.executable, "-m", "service.cli", "assets", "--json")
 
 
 class LibraryUnavailable(RuntimeError):
-    """The service cannot say what is indexed, or nothing is."""
+    """The list of indexed files cannot be read, or it is empty."""
 
 
 def indexed_paths(*, command: Sequence[str] = COMMAND) -> list[Path]:
-    """Ask the service for the indexed files with sound and picture; those that are gone are named in the log.
+    """Return the indexed files with sound and picture; files that no longer exist are logged.
 
     Args:
         command: What to run instead of `foley assets --json`.
@@ -56,7 +56,7 @@ def indexed_paths(*, command: Sequence[str] = COMMAND) -> list[Path]:
 
 
 def _list_assets(command: Sequence[str]) -> list[tuple[Path, set[str]]]:
-    """Paths and modalities of what is indexed."""
+    """Return paths and modalities of the indexed files."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     except OSError as exc:

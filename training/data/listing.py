@@ -1,4 +1,4 @@
-"""What there is to learn from: folders, media files and manifests become a list of items.
+"""Training data from folders, media files and manifests as a list of items.
 
     for item in list_items([Path("~/Videos").expanduser(), Path("vggsound/train.json")]):
         print(item.name, item.labels)
@@ -31,7 +31,7 @@ MEDIA_SUFFIXES = frozenset(
 
 
 class BadListing(ValueError):
-    """What was named as data is not there, or its manifest cannot be read."""
+    """The given data does not exist, or its manifest cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +127,7 @@ def list_items(paths: Sequence[Path]) -> list[Item]:
 
 
 def find_media(paths: Sequence[Path]) -> list[Path]:
-    """List the media files of folders and manifests, without what is in two files.
+    """List the media files of folders and manifests, without pairs that are split over two files.
 
     Args:
         paths: Folders, walked to the bottom, manifests and media files.

@@ -184,7 +184,7 @@ class _Task(Generic[Work]):
 
 
 class _Schedule(Generic[Work]):
-    """What is to be done, in the order in which it is wanted, with a few tasks on their way.
+    """Tasks in the order in which their results are needed, a few of them submitted ahead.
 
     Args:
         num_items: Items there are; of each the first segments are wanted.
@@ -223,7 +223,7 @@ class _Schedule(Generic[Work]):
             self._waiting.extendleft(_Task(task.number, part) for part in reversed(parts))
 
     def end(self, task: _Task[Work]) -> None:
-        """Forget what was to follow a task.
+        """Drop the waiting tasks of the same item.
 
         Args:
             task: The last of its item.

@@ -1,4 +1,4 @@
-"""Rows of one size in a file: read at random, exactly what is asked for.
+"""Rows of one size in a file, read at random without reading anything else.
 
 Through a memory map the kernel reads far around every touched page, up to its read-ahead (8 MB on some machines): 16
 times the bytes of a 150 KB frame, and a set larger than memory drives everything else out of the page cache.
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 
 class ShortRead(OSError):
-    """A file ends before the row that is asked for."""
+    """A file ends before the requested row."""
 
 
 class RandomFile:
-    """A file that is read at random; it closes when nobody uses it any more. Any thread may read.
+    """A file for random reads by any thread; it closes when it is no longer referenced.
 
     Args:
         path: An existing file.

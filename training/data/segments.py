@@ -56,7 +56,7 @@ class Segments(Protocol):
 
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
-        """What is true of each row, in the words of its manifest; an empty tuple where nothing is said."""
+        """The labels of each row from its manifest; an empty tuple if it has none."""
 
     @property
     def failed(self) -> tuple[dict[str, str], ...]:
@@ -279,7 +279,7 @@ def prepare(
     num_workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PairedSegments:
-    """Decode every segment with picture and sound into arrays in files. A complete folder is used as it is.
+    """Decode every segment with picture and sound into arrays in files. A complete folder is used without change.
 
     The folder holds `frames.raw` uint8 (N, T, H, W, 3), `samples.raw` float32 (N, S), `log_mel.raw` float16
     (N, 1024, M) and, written last and at once, `segments.json` with the file, labels, start and length of every row,

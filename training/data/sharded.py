@@ -1,4 +1,4 @@
-"""Segments in WebDataset shards, read at random: a batch stays a function of its step, wherever its rows lie.
+"""Segments in WebDataset shards, read at random, so that a batch stays a function of its step.
 
     segments = ShardedSegments.open([Path("shards")])
     segments.frames_at([3, 7], [0, 15])            # uint8 (2, 224, 224, 3)
@@ -54,7 +54,7 @@ def is_sharded(path: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedSegments:
-    """Segments in shards; see `training.data.segments.Segments` for what they give.
+    """Segments in shards; see `training.data.segments.Segments` for the interface.
 
     Attributes:
         shards: The archives.
@@ -184,7 +184,7 @@ class ShardedSegments:
 
 
 def _find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
-    """List shards, and what the sets they are of could not read."""
+    """List shards, and the files that could not be read when they were made."""
     shards: list[Path] = []
     failed: list[dict[str, Any]] = []
     for path in paths:

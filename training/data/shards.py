@@ -1,4 +1,4 @@
-"""Media to WebDataset shards: every segment decoded once, 16 JPEG frames and FLAC sound, six times smaller than arrays.
+"""Media to WebDataset shards: every segment decoded once to 16 JPEG frames and FLAC sound, a sixth of the arrays.
 
     write_shards(list_items([Path("vggsound.csv")]), Path("shards"), ClipSpec(), Packing())
 
@@ -53,7 +53,7 @@ def write_shards(
     num_workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ShardIndex:
-    """Decode every segment with picture and sound into shards. A complete folder is left as it is.
+    """Decode every segment with picture and sound into shards. A complete folder is not changed.
 
     Args:
         items: What to decode.
@@ -99,7 +99,7 @@ def write_shards(
 
 
 def _start_or_check(output: Path, wanted: dict[str, Any]) -> bool:
-    """Return whether the folder has the wanted set whole; a folder without shards becomes one that is begun."""
+    """Return whether the folder holds the complete set; an empty folder gets the index of a new set."""
     path = output / "index.json"
     if path.exists():
         index = json.loads(path.read_text())
@@ -116,7 +116,7 @@ def _start_or_check(output: Path, wanted: dict[str, Any]) -> bool:
 
 
 class _Pile:
-    """Shards that are written one after the other, from where an earlier process came to.
+    """Writes shards one after the other, starting after those of an earlier process.
 
     Args:
         folder: Where they go.
@@ -150,7 +150,7 @@ class _Pile:
         self.shards.append({**entry, "num_segments": len(shard["segments"])})
 
     def describe(self) -> dict[str, Any]:
-        """Return what the index says of all shards."""
+        """Return the index of all shards."""
         failed = [
             {"path": path, "reason": reason} for path, reason in (self.failed | self.newly_failed).items()
         ]
@@ -159,7 +159,7 @@ class _Pile:
     def fill(
         self, pack: Callable[[Sequence[Item], int], Iterator[tuple[int, PackedSegment] | Failure]]
     ) -> None:
-        """Write the shards that are not there yet.
+        """Write the missing shards.
 
         Args:
             pack: Packs the segments of the last items, of which so many come before.

@@ -1,4 +1,4 @@
-"""What `--data` names becomes segments: shards are read as they are, anything else is decoded into a folder first.
+"""Opens the data of `--data`: shards are read directly, anything else is decoded into a folder first.
 
 segments = open_segments([Path("shards")], Path("run/decoded"), ClipSpec())
 """
@@ -22,7 +22,7 @@ def open_segments(
     num_workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Segments:
-    """Open shards, or decode media; a folder in which that is done already is used as it is.
+    """Open shards, or decode media; a folder that is already complete is used without change.
 
     Args:
         paths: Shards and folders of shards, or folders of media, media files and manifests.

@@ -1,4 +1,4 @@
-"""How good class scores are: average precision where several classes may be true of a clip, top-1 where one is.
+"""Quality of class scores: average precision if a clip may have several classes, top-1 if it has one.
 
     AP of a class = Σ over its clips of the precision at that clip's rank / number of its clips
                   = Σ_n (recall_n − recall_{n−1}) · precision_n over the distinct scores, highest first
@@ -93,7 +93,7 @@ def mean_average_precision(scores: NDArray[Any], is_true: Truth) -> float:
 
 
 def map_interval(scores: NDArray[Any], is_true: Truth, *, seed: int = 0) -> tuple[float, float]:
-    """Find how far mAP may be from the truth because only so many clips were asked.
+    """Return the confidence interval of mAP for this number of clips.
 
     Args:
         scores: Higher is likelier, shape (N, C).

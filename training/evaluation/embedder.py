@@ -24,7 +24,7 @@ SEGMENTS_ON_A_CPU, SEGMENTS_ON_A_GPU = 4, 32
 
 
 class NoSuchWeights(ValueError):
-    """A bundle was asked for one of two sets of weights; it has one."""
+    """A choice of weights was given for a bundle, which has only one set."""
 
 
 class Embedder(Protocol):
@@ -32,7 +32,7 @@ class Embedder(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in reports."""
+        """Name in reports."""
 
     @property
     def num_heads(self) -> int:
@@ -128,7 +128,7 @@ class GraphEmbedder:
 
 
 def open_embedder(model: Path, *, weights: str | None = None) -> Embedder:
-    """Open a bundle on ONNX Runtime or a checkpoint on torch, on the GPU where there is one.
+    """Open a bundle on ONNX Runtime or a checkpoint on torch, on the GPU if there is one.
 
     Args:
         model: Folder of a bundle or of a checkpoint.

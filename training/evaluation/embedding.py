@@ -77,7 +77,7 @@ def embed_data(
     num_workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddedMedia:
-    """Embed what a command line names.
+    """Embed the media given on a command line.
 
     Args:
         embedder: The frozen model.

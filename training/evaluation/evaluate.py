@@ -183,7 +183,7 @@ def recall(scores: Scores) -> Recall:
 
 
 def bootstrap_interval(is_hit: NDArray[np.bool_], *, seed: int = 0) -> tuple[float, float]:
-    """Find how far a share of hits may be from the truth because only so many queries were asked.
+    """Return the confidence interval of a share of hits for this number of queries.
 
     Args:
         is_hit: One answer per query, shape (N,).

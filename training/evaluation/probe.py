@@ -1,4 +1,4 @@
-"""What a small head can tell from frozen embeddings: TG-DP's probe.
+"""TG-DP's probe: a small head trained on frozen embeddings.
 
 mAP where several classes may be true of a clip (AudioSet), top-1 where one is (VGGSound). The encoder never learns
 here: its embeddings are computed once. The head of the last epoch is measured; held-out clips choose nothing.
@@ -25,7 +25,7 @@ class BadLabels(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """What the head learnt, measured on held-out clips.
+    """The result of a probe on held-out clips.
 
     Attributes:
         classes: Whether one class is true of a clip, or several may be.
@@ -69,7 +69,7 @@ def list_classes(*media: EmbeddedMedia) -> tuple[str, ...]:
 
 
 def count_classes(*media: EmbeddedMedia) -> Classes:
-    """Tell whether one class is true of every clip that has labels.
+    """Return whether every labelled clip has exactly one class.
 
     Args:
         *media: Clips.

@@ -152,7 +152,7 @@ def train_head(
 
 
 def classification_loss(scores: Tensor, is_true: Tensor, classes: Classes) -> Tensor:
-    """Cross-entropy where one class is true, the mean of C binary ones where several may be.
+    """Cross-entropy if a clip has one class, otherwise the mean of C binary cross-entropies.
 
     Args:
         scores: Logits, shape (B, C).

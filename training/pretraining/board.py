@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: its numbers, and what a few clips look like to the student and to its teacher.
+"""The TensorBoard files of a run: its metrics, and a few clips as student and teacher see them.
 
     tensorboard --logdir runs/starter/board
 
@@ -69,7 +69,7 @@ class Board:
         frames: Tensor,
         config: PretrainConfig,
     ) -> None:
-        """Show what is hidden, rebuilt and attended.
+        """Write pictures of the hidden, rebuilt and attended patches.
 
         Args:
             step: Steps done.
@@ -85,7 +85,7 @@ class Board:
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Flush and close the file."""
         self._writer.close()
 
 
@@ -162,7 +162,7 @@ def _draw_view(
     draws: Draws,
     patch_size: int,
 ) -> list[Tensor]:
-    """Where the teacher looks, and what alignment sees: with `single_pass` the same as reconstruction."""
+    """Return the teacher's attention and the mask of the alignment pass (with `single_pass` that of reconstruction)."""
     attention = view.cls_to_patch if config.guidance == "cls_to_patch" else view.patch_to_cls
     if config.guidance != "single_pass":
         visible = visible_to_alignment(view, config, attention.shape[1], draws).to(images.device)

@@ -1,4 +1,4 @@
-"""What a training run is: its network, its objective, its schedule. A named run is a function that returns one."""
+"""The configuration of a training run: network, objective, schedule. A named run is a function that returns one."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def base() -> PretrainConfig:
 
 
 def ablation() -> PretrainConfig:
-    """Return what every ablation run shares, a smaller network and budget; by itself it is the whole method."""
+    """Return the base of every ablation run: a smaller network and budget, with the whole method."""
     return replace(
         starter(),
         name="ablation",
@@ -175,7 +175,7 @@ def ablation_sampled() -> PretrainConfig:
 
 
 def ablation_random() -> PretrainConfig:
-    """Return the ablation with two passes, a teacher to follow, and nobody's guidance."""
+    """Return the ablation with two passes and distillation, without guidance."""
     return replace(ablation(), name="ablation_random", guidance="random")
 
 

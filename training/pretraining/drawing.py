@@ -1,4 +1,4 @@
-"""What a network sees, rebuilds and looks at, as pictures for people: pure functions of tensors.
+"""Pictures of what a network sees, rebuilds and attends to: pure functions of tensors.
 
 Pictures are (B, C, H, W) in the network's own units, with the patches where the network has them; images are RGB in
 [0, 1], (B, 3, H, W). `lay_out` puts images into one big one, a row for each clip.

@@ -1,4 +1,4 @@
-"""What a run leaves for people: `metrics.jsonl`, one line a step, and TensorBoard files in `board/`."""
+"""The records of a run: `metrics.jsonl`, one line a step, and TensorBoard files in `board/`."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Journal:
     def show(
         self, step: int, student: Tgdp, teacher: Tgdp, batch: tuple[Tensor, Tensor], config: PretrainConfig
     ) -> None:
-        """Show what is hidden, reconstructed and attended in a few clips.
+        """Write pictures of the hidden, rebuilt and attended patches of a few clips.
 
         Args:
             step: Steps done.

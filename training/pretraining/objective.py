@@ -1,4 +1,4 @@
-"""What one step asks of the student: two passes, each with its own view, and the losses of both.
+"""One step of the student: two passes, each with its own view, and the losses of both.
 
     teacher sees everything             → a target embedding, and which patches tell most
     alignment: half of the patches      → embeddings; contrastive loss, distillation loss
@@ -69,7 +69,7 @@ def visible_to_alignment(
 
 
 def loss_of_hidden(predicted: Tensor, pictures: Tensor, visible: Tensor, patch_size: int) -> Tensor:
-    """Compare predicted patches with the pictures, each normalised by itself, where they were hidden.
+    """Return the reconstruction loss on the hidden patches; every patch is normalised by itself.
 
     Args:
         predicted: Predicted values of every patch, shape (B, L, V).
@@ -144,7 +144,7 @@ class Objective(nn.Module):
     def _align(
         self, tokens: Pictures, views: dict[Modality, FullView], draws: Draws
     ) -> dict[Modality, Tensor]:
-        """Alignment: each modality alone, the half that the teacher finds telling."""
+        """Alignment pass: each modality alone, the half of the patches that the teacher ranks highest."""
         embeddings: dict[Modality, Tensor] = {}
         for m in MODALITIES:
             visible = visible_to_alignment(views.get(m), self.config, tokens[m].shape[1], draws)

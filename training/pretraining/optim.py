@@ -1,4 +1,4 @@
-"""How the weights move: AdamW, its schedule, and the gradient's limit."""
+"""The optimiser: AdamW, its schedule, and the limit of the gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data parallel training with torchrun: which process does what, and what they tell each other.
+"""Data parallel training with torchrun: the rows of each process, and what they exchange.
 
     torchrun --nproc-per-node 8 -m training.cli pretrain --run base --data shards/train --output runs/base
 
@@ -95,7 +95,7 @@ class Processes:
         return total / self.count
 
     def hear(self, say: Callable[[], Value]) -> Value:
-        """Let the first process find something out and tell all.
+        """Call a function in the first process and send its result to all.
 
         Args:
             say: Called in the first process only.
@@ -111,13 +111,13 @@ class Processes:
         return value
 
     def wait(self) -> None:
-        """Go on when every process has come this far."""
+        """Wait until every process has reached this call."""
         if self.count > 1:
             dist.barrier()
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather whose gradient is what every process asks of my rows, summed."""
+    """all_gather whose gradient is the sum of all processes' gradients for my rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, processes: Processes) -> Tensor:
@@ -134,7 +134,7 @@ class _Gather(torch.autograd.Function):
 
 
 def alone() -> Processes:
-    """Return the only process, on the GPU where there is one."""
+    """Return the only process, on the GPU if there is one."""
     return Processes(rank=0, count=1, device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is not a finite number any more."""
+    """The loss is no longer finite."""
 
 
 class AnotherRun(ValueError):
@@ -47,7 +47,7 @@ class AnotherRun(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything that moves while a run goes on.
+    """The state of a run that changes while it trains.
 
     Attributes:
         config: The run.
@@ -105,7 +105,7 @@ class Run:
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to where a checkpoint was written.
+        """Restore the state from a checkpoint.
 
         Args:
             checkpoint: Of the same run.
@@ -173,7 +173,7 @@ def take_step(run: Run, step: int, batches: Iterable[Batch]) -> dict[str, float]
 
 
 def compute_losses(run: Run, batch_number: int, batch: Batch) -> dict[str, Tensor]:
-    """Bring one batch to the device, change it at random, and ask for its losses.
+    """Move one batch to the device, augment it, and return its losses.
 
     Args:
         run: Not changed.
@@ -228,7 +228,7 @@ def pretrain(
     with_board: bool = False,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Checkpoint:
-    """Train a network on paired segments; called again with the same arguments it goes on where it was.
+    """Train a network on paired segments; a second call with the same arguments resumes.
 
     Every random number is a function of seed and step, so on a CPU a run that was killed and continued gives the
     numbers of one that was not, bit for bit.
@@ -366,7 +366,7 @@ def continue_run(run: Run, output: Path, identity: dict[str, Any]) -> tuple[int,
 
 
 def _describe_change(name: str, there: Any, asked: Any) -> str:
-    """Name what differs in one part of the identity: `config: batch_size 32 there, 64 asked for`."""
+    """Return the differences in one part of the identity: `config: batch_size 32 there, 64 asked for`."""
     if not (isinstance(there, dict) and isinstance(asked, dict)):
         return name
     changes = _changes(there, asked)

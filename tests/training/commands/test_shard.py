@@ -25,7 +25,7 @@ def test_media_become_shards_and_what_is_left_out_is_named(
     assert code == 0
     assert re.search(r"1 segments in 1 shards, 0\.[1-4] MB, in", said)
     assert "1 files skipped" in said
-    assert "broken.mp4: not_media: this is not a media file" in said
+    assert "broken.mp4: not_media: this is not a supported media file" in said
     assert ShardedSegments.open([output]).paths == segments.paths[:1]
     size = read_index(output).shards[0]["bytes"]
     code, said = run(*data, "--output", output, "--workers", 1)

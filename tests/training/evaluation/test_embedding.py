@@ -194,7 +194,7 @@ def test_a_bundle_gives_the_tracks_that_it_recorded() -> None:
 def test_media_without_a_pair_are_refused_with_the_reason(
     network: Tgdp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failure = Failure(path="broken.mp4", reason="not_media: this is not a media file")
+    failure = Failure(path="broken.mp4", reason="not_media: this is not a supported media file")
     monkeypatch.setattr("training.evaluation.embedding.work_on_pairs", lambda *_, **__: iter([failure]))
     with pytest.raises(NoTrainingData, match=r"none of 1 files has .*broken.mp4: not_media"):
         embed_media(NetworkEmbedder("tiny", network), [Item(path=Path("broken.mp4"))])
