@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -22,7 +21,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http import origin
 from service.http.problems import answer_own_error
-from service.http.schemas import describe_problems
 from service.operations import keys
 from service.system.settings import Settings, is_loopback
 
@@ -146,33 +144,6 @@ def open_rules(settings: Settings) -> AccessRules:
     if is_loopback(settings.host):
         return AccessRules(store=None, hosts=names | {settings.host}, own_origins=names)
     return AccessRules(store=None, hosts=names or None, own_origins=names)
-
-
-def describe_access(document: dict[str, Any]) -> None:
-    """Add to an OpenAPI description which operation needs a key of which scope, and what refuses it.
-
-    Args:
-        document: The description, changed in place.
-    """
-    document["components"]["securitySchemes"] = {
-        "bearer": {
-            "type": "http",
-            "scheme": "bearer",
-            "description": "An API key of `foley keys create`. On loopback none is needed.",
-        },
-        "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key."},
-    }
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            answers = {str(status): text for status, text in describe_problems(401, 403, 421, 503).items()}
-            needed = scope_of(method.upper(), path)
-            if needed is None:
-                operation["security"] = []
-                answers = {"421": answers["421"]}
-            else:
-                operation["security"] = [{"bearer": [needed]}, {"api_key": [needed]}, {}]
-            for status, answer in answers.items():
-                operation["responses"].setdefault(status, answer)
 
 
 def read_key(headers: Headers, *, takes_cookie: bool) -> str | None:

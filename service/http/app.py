@@ -11,16 +11,16 @@ from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from service.foley import Foley, open_foley
-from service.http.access import AccessGuard, describe_access, open_rules
+from service.http.access import AccessGuard, open_rules
 from service.http.admission import Admission
 from service.http.body import BodyGuard, BodyLimits
 from service.http.gauges import FoleyCollector, JobsCollector
 from service.http.loop_lag import watch_loop
 from service.http.metrics import Metrics
+from service.http.openapi import describe_app
 from service.http.problems import add_error_handlers, answer_own_error
 from service.http.readiness import Readiness
 from service.http.request_log import RequestLog
@@ -36,7 +36,6 @@ from service.http.routes import (
     releases,
     search,
 )
-from service.http.schemas import ProblemBody
 from service.http.state import State
 from service.http.upload import UploadFolder
 from service.jobs.opening import Jobs, open_jobs
@@ -84,7 +83,6 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         generate_unique_id_function=_operation_id,
         lifespan=_lifespan(settings, foley),
-        separate_input_output_schemas=False,
     )
     app.state.metrics = Metrics()
     for module in (search, embeddings, assets, audit, jobs, releases, health, metrics, backup, pages):
@@ -94,7 +92,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
     app.add_middleware(AccessGuard, rules=open_rules(settings))
     app.add_middleware(BodyGuard, limits=_body_limits(settings), refuse=answer_own_error)
     app.add_middleware(RequestLog, metrics=app.state.metrics)
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
     return app
 
 
@@ -158,36 +156,6 @@ def _body_limits(settings: Settings) -> BodyLimits:
     )
 
 
-def _drop_default_errors(document: dict[str, Any]) -> None:
-    """Take out the 422 in FastAPI's own form that it adds where a route says nothing of one and has none."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            default = operation["responses"].get("422", {}).get("content", {}).get("application/json")
-            if default is not None:
-                del operation["responses"]["422"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(name, None)
-
-
 def _operation_id(route: APIRoute) -> str:
     """Name an operation by its function: a generated client has `search`, not `search_v1_search_post`."""
     return route.name
-
-
-def _describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description, with the schema of problems that every route refers to."""
-    if not app.openapi_schema:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-            tags=app.openapi_tags,
-            license_info=app.license_info,
-            separate_input_output_schemas=app.separate_input_output_schemas,
-        )
-        document["components"]["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
-        _drop_default_errors(document)
-        describe_access(document)
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -1,48 +1,43 @@
-"""Bodies of requests and answers about jobs, for OpenAPI; answers are described, not run."""
+"""Bodies of requests and answers about jobs, for OpenAPI; see `service.http.schemas`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
-from service.http.schemas import ASSET_ID
-from service.jobs.records import Kind, State
-from service.library.report import Outcome
+from service.http.schemas import ASSET_ID, IS_PARTIAL, NEXT_CURSOR, Document, example
+from service.jobs.records import JobRequest, Kind, ReleaseRequest, State
+from service.library.report import Counts, Outcome, Progress, StageTimes
+from service.releases.documents import Estimate, ReleaseRecord, SwitchDocument
+from service.releases.documents import Outcome as ReleaseOutcome
 
 MAX_PATHS = 1000
 MAX_PATH_LENGTH = 4096
 JOB_ID = "8f14e45fceea467a9c1d2b3a4f5e6d7c"
-STAGES: dict[str, Any] = {
-    "decode_seconds": 31.4,
-    "encode_seconds": 38.9,
-    "write_seconds": 2.2,
-    "elapsed_seconds": 40.1,
-    "slowest": "encode",
-    "slowest_share": 0.9701,
-}
-PROGRESS: dict[str, Any] = {
-    "num_files": 1200,
-    "num_done": 480,
-    "num_failed": 3,
-    "num_segments": 2113,
-    "segments_per_second": 52.7,
-    "left_seconds": 61.0,
-    "stages": STAGES,
-}
-REQUEST: dict[str, Any] = {
-    "paths": ["/media/rain"],
-    "allow_empty": False,
-    "dry_run": False,
-    "settle_seconds": 0.0,
-    "retry_quarantined": False,
-}
 JOB: dict[str, Any] = {
     "job_id": JOB_ID,
     "kind": "sync",
     "state": "running",
-    "request": REQUEST,
-    "progress": PROGRESS,
+    "request": {**asdict(JobRequest(paths=())), "paths": ["/media/rain"]},
+    "progress": {
+        "num_files": 1200,
+        "num_done": 480,
+        "num_failed": 3,
+        "num_segments": 2113,
+        "segments_per_second": 52.7,
+        "left_seconds": 61.0,
+        "stages": {
+            "decode_seconds": 31.4,
+            "encode_seconds": 38.9,
+            "write_seconds": 2.2,
+            "elapsed_seconds": 40.1,
+            "slowest": "encode",
+            "slowest_share": 0.9701,
+        },
+    },
     "report": None,
     "error": None,
     "is_cancelling": False,
@@ -84,29 +79,32 @@ class JobRequestBody(BaseModel):
     )
 
     kind: Literal["index", "sync"] = Field(
-        description="`index`: what is new or changed goes into the index. `sync`: and what is gone leaves it."
+        description="`index`: index what is new or changed. `sync`: also remove what is gone."
     )
     paths: list[LibraryPath] = Field(
         min_length=1, max_length=MAX_PATHS, description="Files, and folders with everything below them."
     )
     allow_empty: bool = Field(
         False,
-        description="`sync` only: believe it when a path is gone, or all of its files are, or its disk. Else the job "
-        "fails with `sync_refused` and changes nothing.",
+        description="`sync` only: accept that a path, all of its files or its disk are gone. Otherwise the job fails "
+        "with `sync_refused` and changes nothing.",
     )
-    dry_run: bool = Field(False, description="`sync` only: say what would be done, and do nothing.")
+    dry_run: bool = Field(False, description="`sync` only: report what would be done, and change nothing.")
     settle_seconds: float = Field(
         0.0,
         ge=0,
         le=3600,
-        description="`sync` only: leave files that were written to within this time for the next job.",
+        description="`sync` only: leave files changed within this time to the next job.",
     )
-    retry_quarantined: bool = Field(
-        False, description="Try the files under the paths again that earlier jobs gave up."
-    )
+    retry_quarantined: bool = Field(False, description="Try quarantined files under the paths again.")
 
 
-class StageTimesBody(BaseModel):
+# These become JSON as they are: a field with a default is there as well.
+for _kind in (JobRequest, ReleaseRequest, Counts, StageTimes):
+    with_config(json_schema_serialization_defaults_required=True)(_kind)
+
+
+class StageTimesBody(Document):
     """How long each stage was at work: wall seconds, of its workers on average."""
 
     decode_seconds: float = Field(ge=0)
@@ -117,7 +115,7 @@ class StageTimesBody(BaseModel):
     slowest_share: float = Field(ge=0, description="Share of the time in which it was at work.")
 
 
-class ProgressBody(BaseModel):
+class ProgressBody(Document):
     """How far a job is."""
 
     num_files: int = Field(ge=0, description="Media files found.")
@@ -129,55 +127,117 @@ class ProgressBody(BaseModel):
     stages: StageTimesBody
 
 
-class BuildProgressBody(BaseModel):
-    """How far the building of a release is."""
+class BuildStepBody(Document):
+    """How far the building of a release is, in a step without counts."""
 
-    model_config = ConfigDict(extra="allow")
-
-    step: str = Field(
-        description="`trial`, `embedding`, `measuring` or `done`; `embedding` counts as indexing does."
-    )
+    step: Literal["trial", "measuring"]
 
 
-class JobErrorBody(BaseModel):
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingProgressBody(Progress):
+    """How far a release has embedded the library: counts as for indexing."""
+
+    step: Literal["embedding"]
+    estimate: Estimate
+    stages: StageTimes
+
+
+class BuiltBody(Document):
+    """A release is built."""
+
+    step: Literal["done"]
+    outcome: ReleaseOutcome
+
+
+class FileErrorBody(Document):
+    """A file that could not be indexed."""
+
+    path: str
+    code: str = Field(description="Stable name of the reason.")
+    reason: str = Field(description="The reason for people.")
+
+
+class QuarantinedBody(FileErrorBody):
+    """A file that is not tried again until it changes, or the job is retried."""
+
+    attempts: int = Field(ge=1)
+
+
+Does = Literal["new", "changed", "moved", "copied", "deleted", "failed", "quarantined"]
+PlannedBody = TypedDict("PlannedBody", {"does": Does, "path": str, "from": NotRequired[str]})
+
+
+class ReportBody(TypedDict):
+    """What a job did."""
+
+    files: Counts
+    """Moved files and copies count as unchanged: their content was there."""
+    segments: Counts
+    failed: list[FileErrorBody]
+    """The first 1,000; `/files` has all. So do `quarantined` and `partial`."""
+    quarantined: list[QuarantinedBody]
+    partial: list[str]
+    """Files that are indexed and end before 95 % of the length they declare."""
+    moved: int
+    copied: int
+    deleted: int
+    removed_assets: int
+    """Assets removed because no file has their content any more."""
+    ignored: int
+    """Files that are not media."""
+    unsettled: int
+    """Files that were changed just now, left to the next job."""
+    seconds: float
+    stages: StageTimesBody
+    plan: NotRequired[list[PlannedBody]]
+    """What would be done, and where a moved file was before; in a rehearsal only."""
+
+
+class ReleaseJobReportBody(Document):
+    """What a job that builds a release did."""
+
+    release: ReleaseRecord
+    switched: SwitchDocument | None = Field(description="Null if it was not activated.")
+    is_interrupted: bool
+
+
+class JobErrorBody(Document):
     """Why a job failed."""
 
     code: str = Field(description="Stable name of the reason.")
     detail: str = Field(description="The reason for people.")
 
 
-class JobBody(BaseModel):
+class JobBody(Document):
     """A job."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [JOB]})
+    model_config = example(JOB)
 
     job_id: str
     kind: Kind
     state: State
-    request: dict[str, Any] = Field(description="What was asked for.")
-    progress: ProgressBody | BuildProgressBody
-    report: dict[str, Any] | None = Field(
-        None,
-        description="What it did: counts, stage times, the first 1,000 failed and quarantined files (`/files` has "
-        "all), in a rehearsal the plan. Null until the job has ended, and in lists.",
+    request: JobRequest | ReleaseRequest = Field(description="What was asked for.")
+    progress: ProgressBody | BuildStepBody | EmbeddingProgressBody | BuiltBody
+    report: ReportBody | ReleaseJobReportBody | None = Field(
+        description="What it did. Null until the job has ended, and in lists."
     )
-    error: JobErrorBody | None = Field(None, description="Why it failed, or what it waits for; else null.")
+    error: JobErrorBody | None = Field(description="Why it failed, or what it waits for; else null.")
     is_cancelling: bool = Field(description="Whether it was cancelled and is about to end.")
     created_at: float = Field(description="Seconds since 1970, as all times here.")
-    started_at: float | None = None
-    ended_at: float | None = None
+    started_at: float | None
+    ended_at: float | None
 
 
-class JobPageBody(BaseModel):
+class JobPageBody(Document):
     """One page of jobs, the newest first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"jobs": [JOB], "next_cursor": "17"}]})
+    model_config = example({"jobs": [JOB], "next_cursor": "17"})
 
     jobs: list[JobBody]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null after the last.")
+    next_cursor: str | None = Field(description=NEXT_CURSOR)
 
 
-class JobFileBody(BaseModel):
+class JobFileBody(Document):
     """What became of one file of a job."""
 
     path: str = Field(description="Printable: bytes that are not UTF-8 are written as \\xNN.")
@@ -191,27 +251,23 @@ class JobFileBody(BaseModel):
     asset_id: str | None = Field(description="sha256 of its content, once that is known.")
     size_bytes: int | None
     num_segments: int = Field(ge=0, description="Segments of its asset.")
-    is_partial: bool = Field(description="True when less than 95 % of the file could be decoded.")
+    is_partial: bool = Field(description=IS_PARTIAL)
     ended_at: float | None = Field(description="Seconds since 1970.")
 
 
-class JobFilePageBody(BaseModel):
+class JobFilePageBody(Document):
     """One page of the files of a job, in the order of their paths."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "files": [FILE],
-                    "counts": {"indexed": 479, "quarantined": 1},
-                    "next_cursor": "L21lZGlhL3JhaW4vYnJva2VuLm1wNA",
-                }
-            ]
+    model_config = example(
+        {
+            "files": [FILE],
+            "counts": {"indexed": 479, "quarantined": 1},
+            "next_cursor": "L21lZGlhL3JhaW4vYnJva2VuLm1wNA",
         }
     )
 
     files: list[JobFileBody]
-    counts: dict[str, int] = Field(
-        description="Files of the whole job by outcome; those with none are left out."
+    counts: dict[Outcome, int] = Field(
+        description="Files of the whole job by outcome; outcomes without files are left out."
     )
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null after the last.")
+    next_cursor: str | None = Field(description=NEXT_CURSOR)

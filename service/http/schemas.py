@@ -1,70 +1,128 @@
-"""The bodies of answers as the OpenAPI description shows them, and what every route says of its errors.
+"""The bodies of answers as the OpenAPI description shows them.
 
 These classes describe and are not run on an answer: its values come from checked dataclasses, and checking
-ten thousand floats again costs more than the search that found them. Tests hold the answers to the
-description.
+ten thousand floats again costs more than the search that found them. Where a dataclass becomes JSON as it is, the
+dataclass is the description. Tests hold the answers of every route to the description.
 """
 
 from __future__ import annotations
 
-from http import HTTPStatus
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from models.media.clip import MediaInfo
 from service.search.matching import EmptyReason
 from service.system.modality import Modality
 
 ASSET_ID = "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
-MOMENTS: list[Any] = [
-    0.41,
-    0.47,
-    0.52,
-    0.55,
-    0.61,
-    0.66,
-    0.7,
-    0.72,
-    0.69,
-    0.64,
-    0.6,
-    0.58,
-    0.53,
-    0.49,
-    0.46,
-    0.45,
-]
+RELEASE_ID = "starter-0123456789ab"
+MOMENTS = [0.41, 0.47, 0.52, 0.55, 0.61, 0.66, 0.7, 0.72, 0.69, 0.64, 0.6, 0.58, 0.53, 0.49, 0.46, 0.45]
 VECTOR = "zThmOg=="  # [0.6, 0.8] as float16
 TRACK = "zThmOs04ZjrNOGY6" * 5 + VECTOR  # 16 times the same
-CURSOR = "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10"
+MEDIA: dict[str, Any] = asdict(
+    MediaInfo(
+        container="mov,mp4,m4a,3gp,3g2,mj2",
+        size_bytes=904_210,
+        modified_ns=1_767_225_600_000_000_000,
+        duration_seconds=8.0,
+        is_duration_measured=True,
+        has_audio=True,
+        has_video=True,
+        video_codec="h264",
+        width=640,
+        height=360,
+        frame_rate=25.0,
+        audio_codec="aac",
+        num_channels=2,
+        sample_rate_hz=48_000,
+    )
+)
+UPLOADED_MEDIA = {name: value for name, value in MEDIA.items() if name != "modified_ns"}
 ASSET: dict[str, Any] = {
     "asset_id": ASSET_ID,
     "path": "/media/rain/window.mp4",
     "paths": ["/media/rain/window.mp4", "/backup/window.mp4"],
-    "num_segments": 3,
+    "num_segments": 1,
     "modalities": ["audio", "video"],
-    "media": {"container": "mp4", "duration_seconds": 27.5, "video_codec": "h264"},
+    "media": {**MEDIA, "is_partial": False},
     "metadata": {"take": 3, "mood": ["calm", "cold"]},
 }
+EMPTY_ANSWER: dict[str, Any] = {
+    "results": [],
+    "target": "audio",
+    "from": "video",
+    "bundle_id": RELEASE_ID,
+    "release_id": RELEASE_ID,
+    "query": {"num_segments": 1, "is_partial": False},
+    "next_offset": None,
+    "reason": "nothing_passes_filter",
+}
+IS_PARTIAL = "True if less than 95 % of the file could be decoded."
+NEXT_CURSOR = "Give it as `cursor` for the next page; null after the last."
 UPLOAD_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 503, 507)
 
 
-class ProblemBody(BaseModel):
+class Document(BaseModel):
+    """A JSON object of an answer."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """Leaves a field out of the schema of a dataclass, or adds one."""
+
+    without: str | None = None
+    more: dict[str, JsonSchemaValue] = field(default_factory=dict)
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """The changed schema, for pydantic."""
+        described = handler.resolve_ref_schema(handler(core_schema))
+        kept = {name: value for name, value in described["properties"].items() if name != self.without}
+        return {**described, "properties": {**kept, **self.more}, "required": [*kept, *self.more]}
+
+
+StoredMedia = Annotated[
+    MediaInfo, _Changed(more={"is_partial": {"type": "boolean", "description": IS_PARTIAL}})
+]
+UploadedMedia = Annotated[
+    MediaInfo, _Changed(without="modified_ns")
+]  # it is of our copy, not of the client's
+Metadata = Annotated[
+    dict[str, bool | int | str | list[bool | int | str]],
+    Field(description="What was said about the asset, by key."),
+]
+
+
+def example(document: dict[str, Any]) -> ConfigDict:
+    """Give the schema of a model an example."""
+    return ConfigDict(json_schema_extra={"examples": [document]})
+
+
+def _embeddings_example(track: dict[str, Any], **facts: Any) -> ConfigDict:
+    segment = {"start_seconds": 0.0, "end_seconds": 8.0, "audio": track, "video": track}
+    document = {"bundle_id": RELEASE_ID, "media": UPLOADED_MEDIA, "is_partial": False, "segments": [segment]}
+    return example({**document, **facts})
+
+
+class ProblemBody(Document):
     """An error (RFC 9457)."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:foley:problem:no_stream",
-                    "title": "The file has no stream of the kind asked for",
-                    "status": 422,
-                    "code": "no_stream",
-                    "detail": "the file has no video stream to search from",
-                    "instance": "/v1/search",
-                    "request_id": "4b1c6a0f2f6e4a7c9a39c3a1f0f1d2e3",
-                }
-            ]
+    model_config = example(
+        {
+            "type": "urn:foley:problem:no_stream",
+            "title": "The file has no stream of the kind asked for",
+            "status": 422,
+            "code": "no_stream",
+            "detail": "the file has no video stream to search from",
+            "instance": "/v1/search",
+            "request_id": "4b1c6a0f2f6e4a7c9a39c3a1f0f1d2e3",
         }
     )
 
@@ -82,7 +140,7 @@ class ProblemBody(BaseModel):
     )
 
 
-class BestMoment(BaseModel):
+class BestMoment(Document):
     """The moment at which query and result are most alike."""
 
     index: int = Field(ge=0, description="Which of the moments, from 0.")
@@ -90,7 +148,7 @@ class BestMoment(BaseModel):
     similarity: float = Field(description="Cosine similarity there.")
 
 
-class SearchResultBody(BaseModel):
+class SearchResultBody(Document):
     """The best segment of one asset."""
 
     asset_id: str = Field(description="sha256 of the file's content.")
@@ -100,54 +158,46 @@ class SearchResultBody(BaseModel):
     score: float = Field(description="Mean of `moments`, in [-1, 1].")
     match_probability: float | None = Field(
         description="How likely the result belongs to the query, in [0, 1], learned from the library's own pairs at "
-        "even odds that there is anything to find. Null while the library is too small to learn from, and where sound "
-        "is compared with sound or picture with picture."
+        "even odds that there is anything to find. Null if the library is too small to learn from, and if sound is "
+        "compared with sound or picture with picture."
     )
     best_moment: BestMoment
     moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")
     query_start_seconds: float = Field(ge=0, description="Start of the segment of the query that fits best.")
     query_end_seconds: float = Field(ge=0, description="Its end, exclusive.")
-    metadata: dict[str, Any] = Field(description="What was said about the asset.")
+    metadata: Metadata
 
 
-class QueryBody(BaseModel):
+class QueryBody(Document):
     """What the search was made with."""
 
     num_segments: int = Field(ge=1, description="Segments of the query file that were searched with.")
-    is_partial: bool = Field(description="True when less than 95 % of the file could be decoded.")
+    is_partial: bool = Field(description=IS_PARTIAL)
 
 
-class SearchAnswerBody(BaseModel):
+class SearchAnswerBody(Document):
     """What a search found, best first."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
+    model_config = example(
+        {
+            **EMPTY_ANSWER,
+            "results": [
                 {
-                    "results": [
-                        {
-                            "asset_id": ASSET_ID,
-                            "path": "/media/rain/window.wav",
-                            "start_seconds": 20.0,
-                            "end_seconds": 30.0,
-                            "score": 0.5675,
-                            "match_probability": 0.83,
-                            "best_moment": {"index": 7, "time_seconds": 24.375, "similarity": 0.72},
-                            "moments": MOMENTS,
-                            "query_start_seconds": 0.0,
-                            "query_end_seconds": 8.0,
-                            "metadata": {"take": 3, "mood": "calm"},
-                        }
-                    ],
-                    "target": "audio",
-                    "from": "video",
-                    "bundle_id": "starter-0123456789ab",
-                    "release_id": "starter-0123456789ab",
-                    "query": {"num_segments": 1, "is_partial": False},
-                    "next_offset": 10,
-                    "reason": None,
+                    "asset_id": ASSET_ID,
+                    "path": "/media/rain/window.wav",
+                    "start_seconds": 20.0,
+                    "end_seconds": 30.0,
+                    "score": 0.5675,
+                    "match_probability": 0.83,
+                    "best_moment": {"index": 7, "time_seconds": 24.375, "similarity": 0.72},
+                    "moments": MOMENTS,
+                    "query_start_seconds": 0.0,
+                    "query_end_seconds": 8.0,
+                    "metadata": {"take": 3, "mood": "calm"},
                 }
-            ]
+            ],
+            "next_offset": 10,
+            "reason": None,
         }
     )
 
@@ -160,85 +210,123 @@ class SearchAnswerBody(BaseModel):
     next_offset: int | None = Field(
         description="Give it as `offset` for the next page. Null after the last page, and without an `offset`."
     )
-    reason: EmptyReason | None = Field(
-        None, description="Why there are no results. Null where there are some."
-    )
+    reason: EmptyReason | None = Field(description="Why there are no results; null if there are some.")
 
 
-class BatchAnswerBody(BaseModel):
+class BatchAnswerBody(Document):
     """Answers to several searches."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "answers": [
-                        {
-                            "results": [],
-                            "target": "audio",
-                            "from": "video",
-                            "bundle_id": "starter-0123456789ab",
-                            "release_id": "starter-0123456789ab",
-                            "query": {"num_segments": 1, "is_partial": False},
-                            "next_offset": 10,
-                            "reason": None,
-                        }
-                    ]
-                }
-            ]
-        }
-    )
+    model_config = example({"answers": [EMPTY_ANSWER]})
 
     answers: list[SearchAnswerBody] = Field(description="One for each search, in their order.")
 
 
-class AssetBody(BaseModel):
+class EmbeddedTrack(Document):
+    """Embeddings of one segment in one modality."""
+
+    pooled: list[float] = Field(description="Normalised mean of the track, unit length.")
+    track: list[list[float]] = Field(description="16 unit vectors, one for each moment.")
+
+
+class _Segment(Document):
+    start_seconds: float = Field(ge=0)
+    end_seconds: float = Field(ge=0, description="Exclusive.")
+
+
+class EmbeddedSegmentBody(_Segment):
+    """Embeddings of one segment."""
+
+    audio: EmbeddedTrack | None = Field(description="Null if it has no sound, or that was not asked for.")
+    video: EmbeddedTrack | None = Field(description="Null if it has no picture, or that was not asked for.")
+
+
+class _Embeddings(Document):
+    bundle_id: str = Field(description="The encoder bundle. Vectors of two bundles cannot be compared.")
+    media: UploadedMedia
+    is_partial: bool = Field(description=IS_PARTIAL)
+
+
+class EmbeddingsBody(_Embeddings):
+    """Embeddings of a file, segment by segment."""
+
+    model_config = _embeddings_example({"pooled": [0.6, 0.8], "track": [[0.6, 0.8]] * 16})
+
+    segments: list[EmbeddedSegmentBody]
+
+
+class EncodedTrack(Document):
+    """Embeddings of one segment in one modality, each number a little-endian float16."""
+
+    pooled: str = Field(
+        description="Normalised mean of the track, unit length: base64 of `width` numbers.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+    track: str = Field(
+        description="16 unit vectors, one for each moment, one after another: base64 of 16 × `width` numbers.",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
+
+
+class EncodedSegmentBody(_Segment):
+    """Embeddings of one segment, written as base64."""
+
+    audio: EncodedTrack | None = Field(description="Null if it has no sound, or that was not asked for.")
+    video: EncodedTrack | None = Field(description="Null if it has no picture, or that was not asked for.")
+
+
+class EncodedEmbeddingsBody(_Embeddings):
+    """Embeddings of a file with `encoding=base64`, segment by segment."""
+
+    model_config = _embeddings_example({"pooled": VECTOR, "track": TRACK}, dtype="float16", width=2)
+
+    dtype: Literal["float16"] = Field(description="What the bytes are: little-endian half precision.")
+    width: int = Field(ge=1, description="Numbers of one vector.")
+    segments: list[EncodedSegmentBody]
+
+
+class AssetBody(Document):
     """A media file as the index knows it."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [ASSET]})
+    model_config = example(ASSET)
 
     asset_id: str = Field(description="sha256 of the file's content.")
     path: str = Field(description="Path of the file when it was indexed.")
     paths: list[str] = Field(description="Every path with this content, that one first.")
     num_segments: int = Field(ge=1)
     modalities: list[Modality] = Field(description="What at least one of its segments has.")
-    media: dict[str, Any] = Field(description="Facts about the file.")
-    metadata: dict[str, Any] = Field(description="What was said about the asset.")
+    media: StoredMedia
+    metadata: Metadata
 
 
-class AssetPageBody(BaseModel):
+class AssetPageBody(Document):
     """One page of assets."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"assets": [ASSET], "next_cursor": CURSOR}]})
+    model_config = example({"assets": [ASSET], "next_cursor": "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10"})
 
     assets: list[AssetBody]
-    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null after the last.")
+    next_cursor: str | None = Field(description=NEXT_CURSOR)
 
 
-class LiveBody(BaseModel):
+class LiveBody(Document):
     """The process answers."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive"}]})
+    model_config = example({"status": "alive"})
 
     status: Literal["alive"]
 
 
-class ReadyBody(BaseModel):
+class ReadyBody(Document):
     """The service answers correctly."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "status": "ready",
-                    "bundle_id": "starter-0123456789ab",
-                    "provider": "CPUExecutionProvider",
-                    "num_segments": 1234,
-                    "free_bytes": 84_123_456_789,
-                    "is_writable": True,
-                    "landlock_version": 7,
-                }
-            ]
+    model_config = example(
+        {
+            "status": "ready",
+            "bundle_id": RELEASE_ID,
+            "provider": "CPUExecutionProvider",
+            "num_segments": 1234,
+            "free_bytes": 84_123_456_789,
+            "is_writable": True,
+            "landlock_version": 7,
         }
     )
 
@@ -250,73 +338,5 @@ class ReadyBody(BaseModel):
     is_writable: bool = Field(description="Whether that is above the floor: else nothing new is indexed.")
     landlock_version: int = Field(
         ge=0,
-        description="What keeps decode workers from files and, from 4 on, the network; 0 where this kernel cannot.",
+        description="What keeps decode workers from files and, from 4 on, the network; 0 if this kernel cannot.",
     )
-
-
-def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Say in the OpenAPI description that a route may answer with these errors.
-
-    Args:
-        *statuses: Their HTTP statuses.
-
-    Returns:
-        FastAPI's `responses`.
-    """
-    reference = {"$ref": "#/components/schemas/ProblemBody"}
-    return {
-        status: {
-            "description": HTTPStatus(status).phrase,
-            "content": {"application/problem+json": {"schema": reference}},
-        }
-        for status in statuses
-    }
-
-
-def describe_media() -> dict[int | str, dict[str, Any]]:
-    """Say in the OpenAPI description that a route sends a file, whole or in part."""
-    # Generators of clients know the first; browsers get the others.
-    kinds = ("application/octet-stream", "audio/*", "video/*")
-    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
-    return {
-        200: {"description": "The whole file.", "content": content},
-        206: {"description": "The range of bytes asked for.", "content": content},
-        304: {"description": "The client has this file already."},
-    }
-
-
-def describe_form(parameters: type[BaseModel], *, json: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Say in the OpenAPI description that a route takes a form with a file and these fields.
-
-    Args:
-        parameters: The fields beside `file`.
-        json: Schema of the JSON that the route takes instead of a form, if it takes any.
-
-    Returns:
-        FastAPI's `openapi_extra`.
-    """
-    schema = parameters.model_json_schema(by_alias=True)
-    file = {
-        "type": "string",
-        "contentMediaType": "application/octet-stream",
-        "format": "binary",
-        "description": "A media file.",
-    }
-    fields = {name: _drop_null(field) for name, field in schema["properties"].items()}
-    form = {
-        "type": "object",
-        "properties": {"file": file, **fields},
-        "required": ["file", *schema.get("required", [])],
-        "additionalProperties": False,
-    }
-    content = {"multipart/form-data": {"schema": form}}
-    if json is not None:
-        content["application/json"] = {"schema": json}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _drop_null(field: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a field that may be left out: a form cannot say null."""
-    kinds = [kind for kind in field.get("anyOf", ()) if kind != {"type": "null"}]
-    merged = {**field, **(kinds[0] if len(kinds) == 1 else {})}
-    return {name: value for name, value in merged.items() if name not in ("anyOf", "default")}

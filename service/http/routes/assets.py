@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.foley import Foley
 from service.http.filters import FilterFields, MetadataText, Value
+from service.http.openapi import describe_media, describe_problems
 from service.http.routes.media import respond_with_media
-from service.http.schemas import AssetBody, AssetPageBody, describe_media, describe_problems
+from service.http.schemas import AssetBody, AssetPageBody
 from service.http.state import StateOf
 from service.index.contract import Asset
 from service.library.assets import describe_asset

@@ -8,9 +8,10 @@ import anyio
 import anyio.to_thread
 import pydantic_core
 from fastapi import APIRouter, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from service.http.schemas import ASSET_ID, describe_problems
+from service.http.openapi import describe_problems
+from service.http.schemas import ASSET_ID, RELEASE_ID, Document, example
 from service.http.state import StateOf
 from service.search.audit import Finding, audit_release
 from service.system.settings import MAX_LIMIT
@@ -29,14 +30,10 @@ FINDING: dict[str, Any] = {
 }
 
 
-class AuditBody(BaseModel):
+class AuditBody(Document):
     """Files with sound and picture, the least likely first."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"findings": [FINDING], "num_files": 272, "release_id": "starter-0123456789ab"}]
-        }
-    )
+    model_config = example({"findings": [FINDING], "num_files": 272, "release_id": RELEASE_ID})
 
     findings: list[Finding]
     num_files: int = Field(description="Files that were looked at.")
@@ -47,16 +44,16 @@ class AuditBody(BaseModel):
     "/v1/audit",
     summary="Find files whose sound does not fit their picture",
     description=(
-        "Looks at every file with sound and picture by what is stored of it: about 10 ms a file. Mis-muxed, dubbed, "
-        "silent and shifted files come first, shifted ones with the offset."
+        "Compares the stored sound and picture of every file that has both, about 10 ms a file. Mis-muxed, dubbed, "
+        "silent and shifted files come first; shifted ones with their offset."
     ),
     responses={200: {"model": AuditBody}, **describe_problems(409, 422, 500, 503)},
 )
 async def audit(
     state: StateOf,
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most findings.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of findings.")] = 50,
     max_offset_seconds: Annotated[
-        float, Query(ge=0, le=600, description="How far a shifted sound is looked for.")
+        float, Query(ge=0, le=600, description="Largest offset that is looked for.")
     ] = 30.0,
 ) -> Response:
     """Answer with the files that fit least."""

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.http.admission import Overloaded
-from service.http.schemas import describe_problems
+from service.http.openapi import describe_problems
 from service.http.state import State, StateOf
 from service.operations.backup import ROUTE, copy_members, write_tar
 

@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 
 from models.media.clip import EmptyFile
 from service.http.admission import Client
-from service.http.embedding_schemas import EmbeddingsBody, EncodedEmbeddingsBody
 from service.http.encodings import write_embeddings
+from service.http.openapi import describe_form, describe_problems
 from service.http.parameters import EmbeddingParameters, read_parameters
-from service.http.schemas import UPLOAD_PROBLEMS, describe_form, describe_problems
+from service.http.schemas import UPLOAD_PROBLEMS, EmbeddingsBody, EncodedEmbeddingsBody
 from service.http.state import StateOf
 from service.http.upload import receive_upload
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from service.http.schemas import LiveBody, ReadyBody, describe_problems
+from service.http.openapi import describe_problems
+from service.http.schemas import LiveBody, ReadyBody
 from service.http.state import StateOf
 
 router = APIRouter(tags=["health"])

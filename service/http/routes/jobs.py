@@ -20,8 +20,8 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.http.events import event_id, stream_events
 from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
+from service.http.openapi import describe_problems
 from service.http.problems import InvalidParameter
-from service.http.schemas import describe_problems
 from service.http.state import StateOf
 from service.jobs.documents import LiveProgress, describe_job
 from service.jobs.files import count_outcomes, read_files

@@ -6,7 +6,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Response
 
 from service.http.metrics import CONTENT_TYPE
-from service.http.schemas import describe_problems
+from service.http.openapi import describe_problems
 from service.http.state import StateOf
 
 router = APIRouter(tags=["health"])

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.http.job_schemas import JobBody
+from service.http.openapi import describe_problems
 from service.http.problems import InvalidParameter
-from service.http.schemas import describe_problems
+from service.http.schemas import RELEASE_ID
 from service.http.state import StateOf
 from service.jobs.documents import describe_job
 from service.jobs.records import ReleaseRequest
@@ -27,7 +28,6 @@ from service.releases.store import Release
 from service.search.calibration import Calibration
 
 PREFIX = "/v1/releases"
-RELEASE_ID = "starter-0123456789ab"
 MAX_REASON = 500
 
 router = APIRouter(prefix=PREFIX, tags=["releases"])

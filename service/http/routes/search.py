@@ -10,16 +10,11 @@ from fastapi import APIRouter, Request, Response
 
 from models.media.clip import EmptyFile
 from service.http.admission import Client
+from service.http.openapi import describe_form, describe_problems
 from service.http.parameters import SearchParameters, read_parameters
 from service.http.problems import InvalidParameter
 from service.http.queries import describe_batch, describe_query, read_batch, read_query
-from service.http.schemas import (
-    UPLOAD_PROBLEMS,
-    BatchAnswerBody,
-    SearchAnswerBody,
-    describe_form,
-    describe_problems,
-)
+from service.http.schemas import UPLOAD_PROBLEMS, BatchAnswerBody, SearchAnswerBody
 from service.http.state import State, StateOf
 from service.http.upload import receive_upload
 from service.search.stored_query import UnusableQuery
