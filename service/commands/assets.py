@@ -1,10 +1,8 @@
-"""`foley assets`: what is indexed, and what is said about it.
+"""`foley assets`: what is indexed, and its metadata.
 
-    foley assets --folder ~/Videos/rain        list, as `foley assets list` does
-    foley assets show clip.mp4
-    foley assets annotate takes.csv
-
-Where a `foley serve` has the index open, it is asked.
+foley assets --folder ~/Videos/rain        list, as `foley assets list` does
+foley assets show clip.mp4
+foley assets annotate takes.csv
 """
 
 # The commands import what they need themselves: `foley --help` must not wait for it.
@@ -20,6 +18,7 @@ import typer
 from service.commands.options import (
     Folder,
     HasModality,
+    Json,
     MaxDuration,
     Metadata,
     MinDuration,
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
     from service.index.contract import Filter
 
 assets_app = typer.Typer(help="What is indexed: list, show, annotate, delete, export.")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
-Name = Annotated[str, typer.Argument(help="Id of an asset, or a path of its file.", metavar="ASSET")]
+Name = Annotated[str, typer.Argument(help="Id of an asset, or path of one of its files.", metavar="ASSET")]
 Names = Annotated[
     list[str], typer.Argument(help="Ids of assets, or paths of their files.", metavar="ASSET...")
 ]
@@ -53,25 +51,19 @@ def assets(
     metadata: Metadata = None,
     as_json: Json = False,
 ) -> None:
-    """List what is indexed, where no other command is named."""
+    """List what is indexed, if no subcommand is given."""
     with report_errors():
-        chosen = read_filter(
-            folder=folder,
-            modality=modality,
-            min_duration=min_duration,
-            max_duration=max_duration,
-            modified_after=modified_after,
-            modified_before=modified_before,
-            metadata=metadata,
-        )
+        chosen = read_filter(context)
     if context.invoked_subcommand is None:
         _list(chosen, as_json=as_json)
     elif chosen is not None or as_json:
-        fail(f"options go after `{context.invoked_subcommand}`", code=WRONG_USAGE)
+        hint = f"foley assets {context.invoked_subcommand} …"
+        fail(f"put options after the subcommand: {hint}", code=WRONG_USAGE)
 
 
 @assets_app.command("list")
 def list_assets(
+    context: typer.Context,
     folder: Folder = None,
     modality: HasModality = None,
     min_duration: MinDuration = None,
@@ -83,21 +75,13 @@ def list_assets(
 ) -> None:
     """List what is indexed."""
     with report_errors():
-        chosen = read_filter(
-            folder=folder,
-            modality=modality,
-            min_duration=min_duration,
-            max_duration=max_duration,
-            modified_after=modified_after,
-            modified_before=modified_before,
-            metadata=metadata,
-        )
+        chosen = read_filter(context)
     _list(chosen, as_json=as_json)
 
 
 @assets_app.command()
 def show(name: Name, as_json: Json = False) -> None:
-    """Show all that is known of one asset."""
+    """Show everything known about one asset."""
     from service.commands.inventory import find_asset, open_inventory
     from service.commands.printing import print_asset
 
@@ -113,7 +97,7 @@ def show(name: Name, as_json: Json = False) -> None:
 
 @assets_app.command()
 def delete(names: Names, as_json: Json = False) -> None:
-    """Take assets out of the index. Their files stay where they are."""
+    """Delete assets from the index. Their files are not touched."""
     from service.commands.inventory import find_asset, open_inventory
 
     deleted, missing = [], []
@@ -127,7 +111,7 @@ def delete(names: Names, as_json: Json = False) -> None:
     if as_json:
         print_json({"deleted": deleted, "missing": missing})
     else:
-        say(f"{count(len(deleted), 'asset')} taken out of the index")
+        say(f"{count(len(deleted), 'asset')} deleted from the index")
     if missing:
         fail(f"nothing is indexed as {', '.join(missing)}")
 
@@ -137,8 +121,8 @@ def annotate(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV with a column `path`, or JSON: a list of objects with `path`, or an object by path. Paths are "
-            "relative to the file.",
+            help="CSV with a column `path`, or JSON: a list of objects with `path`, or an object whose keys are "
+            "paths. Paths are relative to this file.",
             exists=True,
             dir_okay=False,
             metavar="FILE",
@@ -146,7 +130,7 @@ def annotate(
     ],
     as_json: Json = False,
 ) -> None:
-    """Say things about assets, by which searches and lists are filtered; rows that match nothing are named."""
+    """Add metadata to assets, to filter searches and lists by. Rows that match no asset are reported."""
     from service.commands.annotation import annotate as annotate_file
     from service.commands.inventory import open_inventory
 
@@ -157,12 +141,17 @@ def annotate(
         return
     for path in report.unmatched:
         say(f"nothing is indexed at {path}")
-    say(f"{count(report.num_changed, 'row')} changed an asset, {report.num_unchanged} said what was known")
+    say(
+        f"{count(report.num_changed, 'row')} changed an asset, {report.num_unchanged} were already up to date"
+    )
 
 
 @assets_app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="Ends in .json or .csv.", dir_okay=False, metavar="FILE")],
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(help="File to write, .json or .csv.", dir_okay=False, metavar="FILE")
+    ],
     folder: Folder = None,
     modality: HasModality = None,
     min_duration: MinDuration = None,
@@ -171,23 +160,15 @@ def export(
     modified_before: ModifiedBefore = None,
     metadata: Metadata = None,
 ) -> None:
-    """Write paths and metadata of assets to a file that `annotate` reads."""
+    """Write paths and metadata of assets to a file that `annotate` can read."""
     from service.commands.annotation import export as export_file
     from service.commands.inventory import open_inventory
 
     with report_errors():
-        chosen = read_filter(
-            folder=folder,
-            modality=modality,
-            min_duration=min_duration,
-            max_duration=max_duration,
-            modified_after=modified_after,
-            modified_before=modified_before,
-            metadata=metadata,
-        )
+        chosen = read_filter(context)
         with open_inventory(read_settings()) as inventory:
             num_assets = export_file(file, inventory.list_assets(chosen))
-    say(f"{count(num_assets, 'asset')} in {file}")
+    say(f"{count(num_assets, 'asset')} written to {file}")
 
 
 def _list(chosen: Filter | None, *, as_json: bool) -> None:
@@ -202,6 +183,6 @@ def _list(chosen: Filter | None, *, as_json: bool) -> None:
     elif found:
         print_assets(stdout(), found)
     elif chosen is not None:
-        say("no asset is like that")
+        say("no asset matches")
     else:
         say(f"nothing is indexed in {settings.data}: start with `foley index PATH...`")

@@ -1,65 +1,55 @@
-"""The command `foley audit`."""
+"""`foley audit`: find files whose sound does not belong to their picture."""
 
-# Like the other commands, this one imports what it needs itself.
+# The commands import what they need themselves: `foley --help` must not wait for it.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.commands.terminal import (
-    fail,
-    log_to_stderr,
-    print_json,
-    read_settings,
-    report_errors,
-    say,
-    stdout,
-)
+from service.commands.options import Json
+from service.commands.terminal import log_to_stderr, print_json, read_settings, report_errors, say, stdout
 from service.system.text import count
+
+if TYPE_CHECKING:
+    from service.system.settings import Settings
+
+AUDIT_SECONDS = 3600.0
 
 
 def audit(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most files to show.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Maximum number of files.")] = 50,
     max_offset: Annotated[
-        float, typer.Option(min=0, max=600, help="How far to look for a shifted sound, seconds.")
+        float, typer.Option(min=0, max=600, help="Maximum shift of the sound to look for, in seconds.")
     ] = 30.0,
-    show_all: Annotated[bool, typer.Option("--all", help="Show files that fit, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Also show files that fit.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Find files whose sound does not fit their picture: mis-muxed, dubbed, silent, or shifted by how much."""
-    from service.client.following import ServerRefused
-    from service.search.calibration import TooFewPairs
-
+    """Find files whose sound does not belong to their picture, is out of sync, or is silent."""
     settings = read_settings()
     log_to_stderr()
     with report_errors():
-        try:
-            found = _audit(settings, limit=limit, max_offset=max_offset)
-        except (ServerRefused, TooFewPairs) as exc:
-            fail(str(exc))
+        found = _audit(settings, limit=limit, max_offset=max_offset)
     if as_json:
         print_json(found)
         return
     shown = [one for one in found["findings"] if show_all or one["verdict"] != "fits"]
+    num_files = count(found["num_files"], "file")
     if not shown:
-        say(f"nothing is wrong with {count(found['num_files'], 'file')} with sound and picture")
+        say(f"nothing is wrong with {num_files} with sound and picture")
         return
     _print(shown)
-    say(f"looked at {count(found['num_files'], 'file')} with sound and picture")
+    say(f"checked {num_files} with sound and picture")
 
 
-def _audit(settings: Any, *, limit: int, max_offset: float) -> dict[str, Any]:
-    """Read the index here, or ask the server that has it open."""
-    from service.client.following import JobClient, find_server
+def _audit(settings: Settings, *, limit: int, max_offset: float) -> dict[str, Any]:
+    from service.commands.here_or_there import here_or_there
     from service.foley import open_foley
-    from service.index.failure import IndexInUse
     from service.search.audit import audit_release
 
-    try:
+    def here() -> dict[str, Any]:
         with open_foley(settings) as foley:
             snapshot = foley.snapshot(priority="bulk")
             findings = audit_release(snapshot, max_offset_seconds=max_offset)
@@ -68,13 +58,13 @@ def _audit(settings: Any, *, limit: int, max_offset: float) -> dict[str, Any]:
                 "num_files": len(findings),
                 "release_id": snapshot.release_id,
             }
-    except IndexInUse:
-        server = find_server(settings)
-        if server is None:
-            raise
-    query = urlencode({"limit": limit, "max_offset_seconds": max_offset})
-    with JobClient(*server, headers=settings.client_headers(), timeout_seconds=3600) as client:
-        return client.ask("GET", f"/v1/audit?{query}")
+
+    query = {"limit": limit, "max_offset_seconds": max_offset}
+    return here_or_there(
+        settings,
+        here,
+        lambda client: client.ask("GET", "/v1/audit", query=query, timeout_seconds=AUDIT_SECONDS),
+    )
 
 
 def _print(findings: list[dict[str, Any]]) -> None:

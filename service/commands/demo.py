@@ -30,6 +30,7 @@ from service.index.contract import Filter, Index
 from service.library.indexing import index_paths, library_limits
 from service.releases.manager import ReleaseManager
 from service.search.options import SearchOptions
+from service.system.failure import Failure
 from service.system.modality import OPPOSITE, Modality
 from service.system.paths import make_absolute
 
@@ -40,7 +41,7 @@ PAGE_SIZE = 1000
 NAMES: Mapping[Modality, str] = {"audio": "sound", "video": "picture"}
 
 
-class BadCorpus(ValueError):
+class BadCorpus(Failure):
     """The folder is not a corpus that `foley-train synthesize` wrote."""
 
 

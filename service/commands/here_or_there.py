@@ -1,183 +1,149 @@
-"""Running a job for a command: in this process, or on the `foley serve` that has the index open.
+"""Work on a library for a command: in this process, or by the running `foley serve` that has the library open.
 
-report = run_job(settings, "index", [Path("Videos")], on_progress=..., ...)
+    found = here_or_there(settings, lambda: read_index(), lambda client: client.ask("GET", "/v1/audit"))
+
+Both ways give the same values.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
-from service.client.client import find_server as find_client
-from service.client.following import JobClient, find_server
+from service.client.client import Client, find_server
 from service.foley import open_foley
 from service.index.failure import IndexInUse
 from service.jobs.database import LedgerInUse
-from service.jobs.documents import LEDGER_NAME
+from service.jobs.documents import LEDGER_NAME, describe_job
 from service.jobs.lane import JobEnded
 from service.jobs.ledger import Ledger
 from service.jobs.opening import Jobs, open_jobs
-from service.jobs.records import JobRequest, Kind
-from service.library.report import IndexReport, OnProgress
+from service.jobs.records import JobRequest, Kind, ReleaseRequest
+from service.jobs.release_jobs import OnStep
+from service.library.report import IndexReport, OnProgress, Progress
 from service.library.scanning import FoundFile, find_files
 from service.operations.backup import ROUTE, Manifest, read_library, read_tar, save_backup
-from service.system.paths import make_absolute
+from service.releases.documents import ReleaseList
+from service.releases.manager import ReleaseManager, name_of_user
+from service.releases.opening import active_release
+from service.releases.store import ReleaseStore
+from service.system.caller import CallerGone
+from service.system.failure import Failure
 from service.system.settings import Settings
 
-Say = Callable[[str], None]
-WATCH_SETTLE_SECONDS = 5.0
+logger = logging.getLogger(__name__)
+
 BACKUP_SECONDS = 120.0  # for the next piece of a running server's answer
+SWITCH_SECONDS = 3600.0  # a switch first embeds what was indexed since the release was built
+
+T = TypeVar("T")
+Say = Callable[[str], None]
 
 
-def make_request(paths: Sequence[Path], **options: Any) -> JobRequest:
-    """A request for paths as a person gave them.
+class JobFailed(Failure):
+    """The job failed, here or on the server; the message says why."""
 
-    Args:
-        paths: Files and folders.
-        **options: The other fields of a request.
 
-    Returns:
-        The request, its paths absolute.
-    """
-    return JobRequest(paths=tuple(str(make_absolute(path)) for path in paths), **options)
+def here_or_there(settings: Settings, here: Callable[[], T], there: Callable[[Client], T]) -> T:
+    """Work in this process; if another one has the library open, ask it instead.
+
+    Raises:
+        IndexInUse: If the other process is not a server, or listens elsewhere.
+    """  # noqa: DOC502 - raised where the server is looked for
+    try:
+        return here()
+    except (IndexInUse, LedgerInUse) as exc:
+        held = exc
+    with find_server(settings, held) as client:
+        return there(client)
 
 
 def run_job(
     settings: Settings, kind: Kind, request: JobRequest, *, on_progress: OnProgress, say: Say
 ) -> IndexReport:
-    """Do a job and wait for its end: in this process, or on the `foley serve` that has the index open.
+    """Do a job and wait for its end. An interrupted one is resumed; Ctrl-C ends it, and the report says so."""
 
-    Ctrl-C ends it early; the report says so. A job that was killed is gone on with.
+    def here() -> IndexReport:
+        with _open_jobs(settings) as jobs:
+            same = jobs.library.find_same(kind, request)
+            if same is not None and same.started_at is not None:
+                say(f"resuming job {same.job_id}, which was interrupted")
+            job = same or jobs.library.submit(kind, request).job
+            return jobs.library.run(job.job_id, on_progress=on_progress)
 
-    Args:
-        settings: Whose library.
-        kind: What to do.
-        request: With what.
-        on_progress: Called with the state of things.
-        say: Tells a person where the job runs.
+    def there(client: Client) -> IndexReport:
+        job = client.ask("POST", "/v1/jobs", body={"kind": kind, **request.to_json()}, is_keyed=True)
+        say(f"the server on {client.address} has the index open and runs job {job['job_id']}")
+        return _follow(client, job["job_id"], on_progress)
 
-    Returns:
-        What was done.
-
-    """
-
-    def work(jobs: Jobs) -> IndexReport:
-        same = jobs.library.find_same(kind, request)
-        if same is not None and same.started_at is not None:
-            say(f"going on with job {same.job_id}, which was interrupted")
-        job = same or jobs.library.submit(kind, request).job
-        return jobs.library.run(job.job_id, on_progress=on_progress)
-
-    def ask(client: JobClient) -> IndexReport:
-        created = client.submit(kind, request)
-        say(f"the server on {client.address} has the index open and does it: job {created['job_id']}")
-        return client.follow(created["job_id"], on_progress)
-
-    return _here_or_there(settings, work, ask)
+    return here_or_there(settings, here, there)
 
 
 def retry_job(settings: Settings, job_id: str, *, on_progress: OnProgress, say: Say) -> IndexReport:
-    """Do the failed files of a job again, and what it never reached; see `run_job`.
+    """Try the failed files of a job again, and those it never reached; the report covers all its runs."""
 
-    Args:
-        settings: Whose library.
-        job_id: A job that has ended.
-        on_progress: Called with the state of things.
-        say: Tells a person where the job runs.
+    def here() -> IndexReport:
+        with _open_jobs(settings) as jobs:
+            return jobs.library.run(jobs.retry(job_id).job_id, on_progress=on_progress)
 
-    Returns:
-        What the job did, over all its runs.
-    """
+    def there(client: Client) -> IndexReport:
+        client.ask("POST", f"/v1/jobs/{quote(job_id)}:retry")
+        say(f"the server on {client.address} has the index open and runs the job")
+        return _follow(client, job_id, on_progress)
 
-    def work(jobs: Jobs) -> IndexReport:
-        return jobs.library.run(jobs.retry(job_id).job_id, on_progress=on_progress)
+    return here_or_there(settings, here, there)
 
-    def ask(client: JobClient) -> IndexReport:
-        client.retry(job_id)
-        say(f"the server on {client.address} has the index open and does it")
-        return client.follow(job_id, on_progress)
 
-    return _here_or_there(settings, work, ask)
+def _follow(client: Client, job_id: str, on_progress: OnProgress) -> IndexReport:
+    job = client.follow(job_id, lambda progress: on_progress(Progress.from_json(progress)))
+    _check_job(job)
+    report = IndexReport() if job["report"] is None else _read_report(client, job_id, job["report"])
+    report.is_interrupted = job["state"] != "done"
+    return report
+
+
+def _read_report(client: Client, job_id: str, document: Mapping[str, Any]) -> IndexReport:
+    """The report with all failed files: the server's document names only the first of them."""
+    if len(document["failed"]) == document["files"]["failed"]:
+        return IndexReport.from_json(document)
+    query = {"outcome": ("failed", "quarantined")}
+    files = list(client.list_pages(f"/v1/jobs/{quote(job_id)}/files", "files", query=query))
+    return IndexReport.from_json(
+        {
+            **document,
+            "failed": [_pick(file, "path", "code", "reason") for file in files],
+            "quarantined": [
+                _pick(file, "path", "code", "reason", "attempts")
+                for file in files
+                if file["outcome"] == "quarantined"
+            ],
+        }
+    )
+
+
+def _pick(document: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: document[name] for name in names}
 
 
 def cancel_job(settings: Settings, job_id: str) -> str:
-    """End a job, here or on the server; see `run_job`.
+    """Cancel a job that waits or runs, and return its state."""
 
-    Args:
-        settings: Whose library.
-        job_id: A job that waits or runs.
-
-    Returns:
-        Its state.
-
-    Raises:
-        JobEnded: If it has ended.
-        LedgerInUse: If a process works on the jobs that is no server, or none that answers where it should.
-    """
-    try:
-        with Ledger.open(settings.data / LEDGER_NAME) as ledger:
+    def here() -> str:
+        with Ledger.open(settings.data / LEDGER_NAME) as ledger:  # nobody runs it: the ledger is ours
             job = ledger.get_job(job_id)
             if job.has_ended:
                 raise JobEnded(f"job {job_id} has ended: {job.state}")
-            return ledger.end_job(
-                job_id, "cancelled", report=None
-            ).state  # nobody runs it: the ledger is ours
-    except LedgerInUse:
-        server = find_server(settings)
-        if server is None:
-            raise
-    with JobClient(*server, headers=settings.client_headers()) as client:
-        return str(client.cancel(job_id)["state"])
+            return ledger.end_job(job_id, "cancelled", report=None).state
 
+    def there(client: Client) -> str:
+        return str(client.ask("POST", f"/v1/jobs/{quote(job_id)}:cancel")["state"])
 
-def make_backup(settings: Settings, folder: Path) -> Manifest:
-    """Write a backup into a new folder; a server that has the index open sends it.
-
-    Returns:
-        What the backup holds.
-    """
-    try:
-        with contextlib.closing(read_library(settings)) as files:
-            return save_backup(folder, files)
-    except IndexInUse as exc:
-        held = exc
-    with (
-        find_client(settings, held) as client,
-        client.stream("POST", ROUTE, timeout_seconds=BACKUP_SECONDS) as pieces,
-        contextlib.closing(read_tar(pieces)) as files,
-    ):
-        return save_backup(folder, files)
-
-
-def _here_or_there(
-    settings: Settings, work: Callable[[Jobs], IndexReport], ask: Callable[[JobClient], IndexReport]
-) -> IndexReport:
-    """Work in this process, or ask the server that has the index open.
-
-    Args:
-        settings: Whose library.
-        work: What to do here.
-        ask: What to ask there.
-
-    Returns:
-        What was done.
-
-    Raises:
-        IndexInUse: If a process has the index open that is no server, or none that answers where it should.
-    """
-    settings.data.mkdir(parents=True, exist_ok=True)
-    try:
-        with open_foley(settings) as foley, open_jobs(foley) as jobs:
-            return work(jobs)
-    except IndexInUse:
-        server = find_server(settings)
-        if server is None:
-            raise
-    with JobClient(*server, headers=settings.client_headers()) as client:
-        return ask(client)
+    return here_or_there(settings, here, there)
 
 
 def watch_library(
@@ -189,22 +155,14 @@ def watch_library(
     on_report: Callable[[IndexReport], None],
     say: Say,
 ) -> None:
-    """Synchronise again and again, whenever something has changed, until Ctrl-C.
+    """Synchronise whenever something has changed, until Ctrl-C.
 
-    The folders are looked through every so often: names, sizes and times only, 100,000 files in about a second. The
-    kernel could tell of changes, but not of those on network disks, only through a further dependency, and not of what
-    happened before somebody listened, so that a look is needed anyway.
-
-    Args:
-        settings: Whose library.
-        request: What to synchronise, and how long a file must be left alone before it counts.
-        interval_seconds: Time between two looks.
-        on_progress: Called with the state of things.
-        on_report: Called after each synchronisation.
-        say: Tells a person what goes on.
+    Every `interval_seconds` the folders are looked through: names, sizes and times only, 100,000 files in about a
+    second. Events of the kernel would need one more dependency, tell nothing of network disks and nothing of what
+    happened before, so that a look is needed anyway.
     """
     done: int | None = None
-    with contextlib.suppress(KeyboardInterrupt):  # it is how a watch ends, wherever it is just now
+    with suppress(KeyboardInterrupt):  # the way to end a watch, whatever it does at this moment
         while True:
             state = _fingerprint(request)
             if state != done:
@@ -218,7 +176,7 @@ def watch_library(
 
 
 def _fingerprint(request: JobRequest) -> int:
-    """What the folders look like; the same number means that nothing has changed."""
+    """A number for the names, sizes and times of all files: it changes when they do."""
     state = 0
     for finding in find_files(map(Path, request.paths), settle_seconds=request.settle_seconds):
         facts: tuple[object, ...] = (str(finding.path), type(finding).__name__)
@@ -226,3 +184,134 @@ def _fingerprint(request: JobRequest) -> int:
             facts = (*facts, finding.size_bytes, finding.modified_ns)
         state ^= hash(facts)
     return state
+
+
+def make_backup(settings: Settings, folder: Path) -> Manifest:
+    """Write a backup into a new folder, and return what it holds."""
+
+    def here() -> Manifest:
+        with closing(read_library(settings)) as files:
+            return save_backup(folder, files)
+
+    def there(client: Client) -> Manifest:
+        with (
+            client.stream("POST", ROUTE, timeout_seconds=BACKUP_SECONDS) as pieces,
+            closing(read_tar(pieces)) as files,
+        ):
+            return save_backup(folder, files)
+
+    return here_or_there(settings, here, there)
+
+
+def list_releases(settings: Settings) -> ReleaseList:
+    """Every release of the library, the oldest first, and the name of the active one; read from files alone."""
+    store = ReleaseStore(settings.release_folder)
+    release_id, _ = active_release(settings)
+    return {
+        "releases": [store.describe(release, current=release_id) for release in store.list()],
+        "active": release_id,
+    }
+
+
+def create_release(
+    settings: Settings, bundle: Path, *, activate: bool, force: str, on_step: OnStep
+) -> Mapping[str, Any]:
+    """Build a release of a bundle, and return the job; its report holds `release` and `switched`.
+
+    Args:
+        settings: Whose library.
+        bundle: Folder of the bundle.
+        activate: Whether to activate the release if it passes its gates.
+        force: Why to activate it even if it does not; empty for never.
+        on_step: Called with the progress.
+
+    Raises:
+        JobFailed: If the job failed on the server.
+    """  # noqa: DOC502, DOC503 - raised by those it calls; interrupts go on
+    request = ReleaseRequest(
+        bundle=str(bundle.absolute()), activate=activate, force=force, who=name_of_user()
+    )
+
+    def here() -> Mapping[str, Any]:
+        with _open_jobs(settings) as jobs:
+            job = jobs.releases.submit(request).job
+            try:
+                jobs.releases.run(job.job_id, on_step=on_step)
+            except (CallerGone, JobEnded):
+                logger.info("the build was stopped")
+            return describe_job(jobs.ledger.get_job(job.job_id))
+
+    def there(client: Client) -> Mapping[str, Any]:
+        body = _pick(request.to_json(), "bundle", "activate", "force")
+        return client.follow(client.ask("POST", "/v1/releases", body=body)["job_id"], on_step)
+
+    job = here_or_there(settings, here, there)
+    _check_job(job)
+    return job
+
+
+def _check_job(job: Mapping[str, Any]) -> None:
+    if job["state"] == "failed":
+        raise JobFailed(f"{job['error']['detail']} ({job['error']['code']})")
+
+
+def activate_release(settings: Settings, release_id: str, *, force: str) -> Mapping[str, Any]:
+    """Activate a release, and return what the switch did; `force` says why, if it failed its gates."""
+    return _with_releases(
+        settings,
+        lambda manager: manager.activate(release_id, who=name_of_user(), why=force).to_json(),
+        "POST",
+        f"/v1/releases/{quote(release_id)}:activate",
+        body={"force": force},
+    )
+
+
+def rollback_release(settings: Settings) -> Mapping[str, Any]:
+    """Switch back to the previous release, and return what the switch did."""
+    return _with_releases(
+        settings, lambda manager: manager.rollback().to_json(), "POST", "/v1/releases:rollback"
+    )
+
+
+def delete_release(settings: Settings, release_id: str, *, force: bool = False) -> None:
+    """Delete a release and its index; with `force` also the one that a rollback returns to."""
+
+    def here(manager: ReleaseManager) -> Mapping[str, Any]:
+        manager.delete(release_id, gives_up_rollback=force)
+        return {}
+
+    path = f"/v1/releases/{quote(release_id)}" + ("?force=true" if force else "")
+    _with_releases(settings, here, "DELETE", path)
+
+
+def calibrate_release(settings: Settings) -> Mapping[str, Any]:
+    """Calibrate the scores of the active release on the current library, and return the calibration."""
+    return _with_releases(
+        settings, lambda manager: manager.calibrate().to_json(), "POST", "/v1/releases:calibrate"
+    )
+
+
+def _with_releases(
+    settings: Settings,
+    here: Callable[[ReleaseManager], Mapping[str, Any]],
+    method: str,
+    path: str,
+    *,
+    body: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any]:
+    """Work with the releases here, or send a request to the server."""
+
+    def work() -> Mapping[str, Any]:
+        with _open_jobs(settings) as jobs:
+            return here(jobs.releases.manager)
+
+    return here_or_there(
+        settings, work, lambda client: client.ask(method, path, body=body, timeout_seconds=SWITCH_SECONDS)
+    )
+
+
+@contextmanager
+def _open_jobs(settings: Settings) -> Iterator[Jobs]:
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with open_foley(settings) as foley, open_jobs(foley) as jobs:
+        yield jobs

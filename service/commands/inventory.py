@@ -7,30 +7,32 @@ with open_inventory(Settings()) as inventory:
 
 from __future__ import annotations
 
-import contextlib
+import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from service.client.served_inventory import ServedInventory, listens
+import httpx
+
+from service.client.client import Client, Query, ServerRefused, find_server
 from service.index.contract import Filter, Index
 from service.index.failure import IndexInUse
-from service.index.opening import find_index, index_folder
+from service.index.iteration import iter_assets
+from service.index.opening import find_index
 from service.library.assets import AssetDocument, describe_asset
 from service.library.metadata import merge_metadata
 from service.releases.opening import active_release
 from service.system.paths import show_path
-from service.system.settings import MAX_LIMIT, Settings
-
-"""An asset as the HTTP API describes it."""
+from service.system.settings import Settings
 
 
 class Inventory(Protocol):
-    """The assets of a library, whoever has its index open."""
+    """The assets of a library, whoever has its index open; as the HTTP API describes them."""
 
     def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
-        """Every asset that the filter holds for, in the order of the index."""
+        """Every asset that passes the filter, in the order of the index."""
         ...
 
     def get_asset(self, asset_id: str) -> AssetDocument | None:
@@ -38,125 +40,99 @@ class Inventory(Protocol):
         ...
 
     def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
-        """Change what is said about an asset; None where there is none."""
+        """Change the metadata of an asset and return it; None if there is no such asset."""
         ...
 
     def delete_asset(self, asset_id: str) -> bool:
-        """Take an asset out of the index; False where there is none."""
+        """Delete an asset from the index; False if there is no such asset."""
         ...
 
 
 class OpenInventory:
-    """The assets of an index that this process has open.
+    """The assets of an index that this process has open; None is the index of a library in which nothing is indexed."""
 
-    Args:
-        index: The index.
-    """
-
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index | None) -> None:
         self._index = index
 
     def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
-        """Every asset that the filter holds for; see `Inventory.list_assets`."""
-        cursor: str | None = None
-        while True:
-            page = self._index.list_assets(limit=MAX_LIMIT, cursor=cursor, filter=filter)
-            yield from map(describe_asset, page.assets)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        """See `Inventory.list_assets`."""
+        return map(describe_asset, iter_assets(self._index, filter=filter)) if self._index else iter(())
 
     def get_asset(self, asset_id: str) -> AssetDocument | None:
-        """The asset of this id, if there is one."""
-        asset = self._index.get_asset(asset_id)
+        """See `Inventory.get_asset`."""
+        asset = self._index.get_asset(asset_id) if self._index else None
         return describe_asset(asset) if asset else None
 
     def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
-        """Change what is said about an asset; None where there is none."""
-        asset = merge_metadata(self._index, asset_id, changes)
+        """See `Inventory.merge_metadata`."""
+        asset = merge_metadata(self._index, asset_id, changes) if self._index else None
         return describe_asset(asset) if asset else None
 
     def delete_asset(self, asset_id: str) -> bool:
-        """Take an asset out of the index; False where there is none."""
-        return self._index.delete_asset(asset_id) > 0
+        """See `Inventory.delete_asset`."""
+        return self._index is not None and self._index.delete_asset(asset_id) > 0
 
 
-class EmptyInventory:
-    """The inventory of a library in which nothing was ever indexed: to open an index would make one."""
+class ServedInventory:
+    """The assets behind a running server."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
-        """No asset."""
-        return iter(())
+        """See `Inventory.list_assets`."""
+        return self._client.list_pages("/v1/assets", "assets", query=to_query(filter))
 
     def get_asset(self, asset_id: str) -> AssetDocument | None:
-        """None."""
-        return None
+        """See `Inventory.get_asset`."""
+        return self._ask("GET", asset_id)
 
     def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
-        """None: there is no asset to change."""
-        return None
+        """See `Inventory.merge_metadata`."""
+        return self._ask("PATCH", asset_id, {"metadata": dict(changes)})
 
     def delete_asset(self, asset_id: str) -> bool:
-        """False: there is no asset to delete."""
-        return False
+        """See `Inventory.delete_asset`."""
+        return self._ask("DELETE", asset_id) is not None
+
+    def _ask(self, method: str, asset_id: str, body: Mapping[str, Any] | None = None) -> AssetDocument | None:
+        if not (asset_id.isalnum() and asset_id.isascii()):
+            return None  # a path: not every text can be part of a URL
+        try:
+            return self._client.ask(method, f"/v1/assets/{asset_id}", body=body)
+        except ServerRefused as exc:
+            if exc.status == httpx.codes.NOT_FOUND:
+                return None
+            raise
 
 
 @contextmanager
 def open_inventory(settings: Settings) -> Iterator[Inventory]:
     """Open a library's index, or find the server that has it open.
 
-    Args:
-        settings: Whose library; host and port are where its server is asked, if one has the index open.
-
-    Yields:
-        The inventory.
-
     Raises:
-        IndexInUse: If another process has the index open and cannot be asked.
-    """
+        IndexInUse: If another process has the index open and is not the server of the settings.
+    """  # noqa: DOC502 - raised where the server is looked for
     release_id, bundle = active_release(settings)
-    try:
-        index = find_index(settings, bundle, release_id=release_id)
-    except IndexInUse as exc:
-        held: IndexInUse | None = exc
-    else:
-        held = None
-    if held is None:
-        with contextlib.closing(index) if index else contextlib.nullcontext():
-            yield OpenInventory(index) if index else EmptyInventory()
-        return
-    host, port = _reachable(settings.host), settings.port
-    if not listens(_holder(index_folder(settings, release_id)), port):
-        raise IndexInUse(f"{held}, which does not listen on port {port}") from held
-    served = ServedInventory(host, port, headers=settings.client_headers(), holder=str(held))
-    with contextlib.closing(served):
-        yield served
+    with ExitStack() as stack:
+        inventory: Inventory
+        try:
+            index = find_index(settings, bundle, release_id=release_id)
+        except IndexInUse as exc:
+            inventory = ServedInventory(stack.enter_context(find_server(settings, exc)))
+        else:
+            inventory = OpenInventory(index and stack.enter_context(closing(index)))
+        yield inventory
 
 
 def list_inventory(settings: Settings, filter: Filter | None = None) -> list[AssetDocument]:
-    """List every asset of the library that a filter holds for.
-
-    Args:
-        settings: Whose library.
-        filter: Which assets count; None for all.
-
-    Returns:
-        Assets as the HTTP API describes them, in the order of the index.
-    """
+    """Every asset of the library that passes a filter, in the order of the index."""
     with open_inventory(settings) as inventory:
         return list(inventory.list_assets(filter))
 
 
 def find_asset(inventory: Inventory, name: str) -> AssetDocument | None:
-    """Find an asset by what people call it.
-
-    Args:
-        inventory: Where.
-        name: Its id, or a path of one of its files.
-
-    Returns:
-        The asset, None where there is none.
-    """
+    """Find an asset by its id or by a path of one of its files."""
     asset = inventory.get_asset(name)
     if asset is not None:
         return asset
@@ -166,11 +142,10 @@ def find_asset(inventory: Inventory, name: str) -> AssetDocument | None:
     return next((asset for asset in beside if shown in asset["paths"]), None)
 
 
-def _reachable(host: str) -> str:
-    """Where a server that listens on all addresses is asked."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound to it here
-
-
-def _holder(folder: Path) -> str:
-    """Number of the process that has the index open, as it wrote into the lock."""
-    return (folder / "lock").read_text("ascii", "replace").strip()
+def to_query(filter: Filter | None) -> Query:
+    """A filter as the fields of a query string."""
+    if filter is None:
+        return {}
+    fields = asdict(filter)
+    metadata = fields.pop("metadata")
+    return {**fields, "metadata": json.dumps(metadata) if metadata else None}

@@ -1,10 +1,8 @@
-"""`foley index`, `foley sync` and `foley jobs`: put media into the index, keep it as they are, see what was done.
+"""`foley index`, `foley sync` and `foley jobs`: index media files, keep the index in step with them, see what was done.
 
-    foley index ~/Videos
-    foley sync ~/Videos --watch
-    foley jobs show 8f14e45fceea467a9c1d2b3a4f5e6d7c
-
-Where a `foley serve` has the index open, the job is sent to it and followed.
+foley index ~/Videos
+foley sync ~/Videos --watch
+foley jobs show 8f14e45fceea467a9c1d2b3a4f5e6d7c
 """
 
 # The commands import what they need themselves: `foley --help` must not wait for it.
@@ -13,13 +11,14 @@ Where a `foley serve` has the index open, the job is sent to it and followed.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.commands.options import Json
 from service.commands.terminal import (
     INTERRUPTED,
     WRONG_USAGE,
@@ -37,66 +36,70 @@ from service.commands.terminal import (
 if TYPE_CHECKING:
     from service.library.report import IndexReport, OnProgress
 
-jobs_app = typer.Typer(help="Jobs over the library: list, show, retry, cancel.")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+jobs_app = typer.Typer(help="Jobs: list, show, retry, cancel.")
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")]
-Retry = Annotated[bool, typer.Option("--retry", help="Try files again that earlier runs gave up.")]
-JobName = Annotated[str, typer.Argument(help="Name of the job.", metavar="JOB")]
+Retry = Annotated[bool, typer.Option("--retry", help="Try quarantined files again.")]
+WATCH_SETTLE_SECONDS = 5.0
+JobName = Annotated[str, typer.Argument(help="Id of the job.", metavar="JOB")]
 
 
 def index(paths: Paths, retry: Retry = False, as_json: Json = False) -> None:
-    """Index media files; folders are walked. What is indexed already and has not changed is passed over."""
-    from service.commands.here_or_there import make_request, run_job
+    """Index media files and folders. Files that are already indexed and have not changed are skipped."""
+    from service.commands.here_or_there import run_job
+    from service.jobs.records import JobRequest
 
     settings = read_settings()
     with _working() as on_progress:
-        request = make_request(paths, retry_quarantined=retry)
+        request = JobRequest(paths=_absolute(paths), retry_quarantined=retry)
         report = run_job(settings, "index", request, on_progress=on_progress, say=say)
     _show_report(report, as_json=as_json)
     if report.is_interrupted:
-        fail("stopped; what was indexed stays, and the same command goes on from there", code=INTERRUPTED)
+        fail("stopped; run the same command to continue", code=INTERRUPTED)
     if report.files.indexed + report.files.unchanged == 0:
-        fail("no file was indexed" if report.files.failed else "no media files there")
+        fail("no file was indexed" if report.files.failed else "no media files found")
 
 
 def sync(
     paths: Paths,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on until Ctrl-C: synchronise whenever something has changed.")
+        bool,
+        typer.Option(
+            "--watch", help="Keep running until Ctrl-C: synchronise whenever something has changed."
+        ),
     ] = False,
     interval: Annotated[
-        float, typer.Option(min=0.1, help="With --watch: seconds between two looks at the folders.")
+        float, typer.Option(min=0.1, help="With --watch: seconds between two checks of the folders.")
     ] = 10.0,
     settle: Annotated[
         float | None,
         typer.Option(
             min=0,
             max=3600,
-            help="Leave files that were written to within so many seconds for the next time. Default: 5 with --watch, "
-            "else 0.",
+            help="Skip files that were written to within this many seconds; the next run takes them. Default: 5 with "
+            "--watch, else 0.",
         ),
     ] = None,
     allow_empty: Annotated[
         bool,
         typer.Option(
-            "--allow-empty", help="Believe it when a path is gone, or all of its files are, or its disk."
+            "--allow-empty",
+            help="Accept that a path, all of its files or its disk is gone, and delete them from the index.",
         ),
     ] = False,
     retry: Retry = False,
     as_json: Json = False,
 ) -> None:
-    """Make the index hold the files as they are: new, changed, moved and deleted ones."""
-    from service.commands.here_or_there import WATCH_SETTLE_SECONDS, make_request, run_job, watch_library
+    """Bring the index in step with the files: new, changed, moved and deleted ones."""
+    from service.commands.here_or_there import run_job, watch_library
+    from service.jobs.records import JobRequest
 
     if dry_run and watch:
-        fail("--dry-run and --watch exclude each other", code=WRONG_USAGE)
+        fail("--dry-run and --watch cannot be used together", code=WRONG_USAGE)
     settings = read_settings()
     settle_seconds = (WATCH_SETTLE_SECONDS if watch else 0.0) if settle is None else settle
-    request = make_request(
-        paths,
+    request = JobRequest(
+        paths=_absolute(paths),
         allow_empty=allow_empty,
         dry_run=dry_run,
         settle_seconds=settle_seconds,
@@ -117,16 +120,16 @@ def sync(
         report = run_job(settings, "sync", request, on_progress=on_progress, say=say)
     _show_report(report, as_json=as_json)
     if report.is_interrupted:
-        fail("stopped; what was done stays, and the same command goes on from there", code=INTERRUPTED)
+        fail("stopped; run the same command to continue", code=INTERRUPTED)
 
 
 @jobs_app.callback(invoke_without_command=True)
 def jobs(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="Most jobs.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of jobs.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List the newest jobs, where no other command is named."""
+    """List the newest jobs, if no subcommand is given."""
     if context.invoked_subcommand is not None:
         return
     from service.commands.printing import print_jobs
@@ -140,17 +143,17 @@ def jobs(
     elif found:
         print_jobs(stdout(), found)
     else:
-        say(f"no job was ever asked for in {settings.data}: start with `foley index PATH...`")
+        say(f"there are no jobs in {settings.data}: start with `foley index PATH...`")
 
 
 @jobs_app.command()
 def show(job: JobName, as_json: Json = False) -> None:
-    """Show what a job did, and which files it could not index."""
+    """Show what a job did, and which files failed."""
     from service.commands.printing import format_path, job_paths
     from service.jobs.documents import show_job
 
     settings = read_settings()
-    with _errors():
+    with report_errors():
         document, report = show_job(settings, job)
     if as_json:
         print_json(document)
@@ -165,7 +168,7 @@ def show(job: JobName, as_json: Json = False) -> None:
 
 @jobs_app.command()
 def retry(job: JobName, as_json: Json = False) -> None:
-    """Try the failed files of a job again, and those it never reached."""
+    """Try the failed files of a job again, and those it did not reach."""
     from service.commands.here_or_there import retry_job
 
     settings = read_settings()
@@ -173,43 +176,35 @@ def retry(job: JobName, as_json: Json = False) -> None:
         report = retry_job(settings, job, on_progress=on_progress, say=say)
     _show_report(report, as_json=as_json)
     if report.is_interrupted:
-        fail("stopped; what was done stays", code=INTERRUPTED)
+        fail("stopped; files that are done stay indexed", code=INTERRUPTED)
 
 
 @jobs_app.command()
 def cancel(job: JobName) -> None:
-    """End a job that waits or runs; what is done stays."""
+    """Cancel a job that waits or runs. Files that are done stay indexed."""
     from service.commands.here_or_there import cancel_job
 
     settings = read_settings()
-    with _errors():
+    with report_errors():
         state = cancel_job(settings, job)
     say(f"job {job} is {state}")
 
 
 @contextmanager
 def _working() -> Iterator[OnProgress]:
-    """A bar for people, errors in one line, and SIGTERM like Ctrl-C."""
+    """Show progress, report errors in one line, and treat SIGTERM like Ctrl-C."""
     from service.commands.printing import show_progress
 
     signal.signal(signal.SIGTERM, interrupt)
     log_to_stderr()
-    with _errors(), show_progress(stderr()) as on_progress:
+    with report_errors(), show_progress(stderr()) as on_progress:
         yield on_progress
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    from service.client.following import ServerRefused
-    from service.jobs.database import LedgerFailure
-    from service.jobs.lane import JobEnded, JobNotEnded
-    from service.library.sync import SyncRefused
+def _absolute(paths: list[Path]) -> tuple[str, ...]:
+    from service.system.paths import make_absolute
 
-    with report_errors():
-        try:
-            yield
-        except (JobEnded, JobNotEnded, LedgerFailure, ServerRefused, SyncRefused) as exc:
-            fail(str(exc))
+    return tuple(str(make_absolute(path)) for path in paths)
 
 
 def _show_report(report: IndexReport, *, as_json: bool) -> None:
@@ -221,6 +216,3 @@ def _show_report(report: IndexReport, *, as_json: bool) -> None:
     if report.plan:
         print_plan(stdout(), report)
     print_report(stdout(), report)
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (index, sync)

@@ -1,23 +1,105 @@
-"""The commands of those who run a service: `foley keys`, `foley backup`, `foley restore`."""
+"""The commands of whoever runs the service: `foley serve`, `doctor`, `keys`, `backup`, `restore`, `migrate`."""
 
-# Like the other commands these import what they need themselves: `foley --help` must not wait for it.
+# The commands import what they need themselves: `foley --help` must not wait for it.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from service.commands.terminal import log_to_stderr, print_json, read_settings, report_errors, say, stdout
+from service.commands.options import Json
+from service.commands.terminal import (
+    FAILED,
+    WRONG_USAGE,
+    fail,
+    log_to_stderr,
+    print_json,
+    read_settings,
+    report_errors,
+    say,
+    stderr,
+    stdout,
+)
 from service.system.text import count
 
-keys_app = typer.Typer(help="API keys, for a service that other machines reach.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from service.operations.backup import Manifest
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
+keys_app = typer.Typer(help="API keys, for a service that other machines can reach.", no_args_is_help=True)
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. Default: this machine only.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = None,
+    allow_remote: Annotated[
+        bool,
+        typer.Option(
+            "--allow-remote",
+            help="Accept requests from other machines without API keys: anyone who reaches the port can read and "
+            "delete.",
+        ),
+    ] = False,
+) -> None:
+    """Start the HTTP server: search, embeddings, indexed media."""
+    from service.http.server import run_server
+    from service.system.logs import configure_logs
+
+    changes: dict[str, Any] = {"host": host, "port": port, "allow_remote": allow_remote or None}
+    settings = read_settings(**{name: value for name, value in changes.items() if value is not None})
+    if settings.allow_remote and not settings.needs_keys:
+        say(f"WARNING: anyone who can reach {settings.host}:{settings.port} can read and delete the library")
+    configure_logs(settings.log_format, level=settings.log_level)
+    with report_errors():
+        try:
+            run_server(settings)
+        except SystemExit as exc:  # uvicorn has logged why
+            raise typer.Exit(FAILED if exc.code else 0) from exc
+
+
+def doctor(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Media files; the first is timed. Default: the bundle's own clip.", exists=True),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Measure on the files how much each precision differs from float32, and keep the results.",
+        ),
+    ] = False,
+    read_index: Annotated[
+        bool,
+        typer.Option(
+            "--read-index", help="Check the sealed files of the embedded index against their hashes."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the encoder, the index and the speed, and say what would make the encoder faster."""
+    from service.commands.printing import print_diagnosis
+    from service.operations.doctor import examine
+
+    settings = read_settings()
+    with report_errors():
+        log_to_stderr()
+        diagnosis = examine(settings, files=files or [], measures=measure, reads_index=read_index)
+    if as_json:
+        print_json(diagnosis.to_json())
+    else:
+        print_diagnosis(stdout(), diagnosis.to_json())
+    if diagnosis.problems:
+        fail("; ".join(diagnosis.problems))
+    for path, reason in diagnosis.left_out.items():
+        say(f"skipped {path}: {reason}")
 
 
 @keys_app.command("create")
@@ -26,12 +108,12 @@ def create_key(
     scope: Annotated[
         Literal["read", "write", "admin"],
         typer.Option(
-            help="`read` searches and lists; `write` changes the library too; `admin` may do everything."
+            help="`read` can search and list; `write` can also change the library; `admin` can do everything."
         ),
     ] = "read",
     as_json: Json = False,
 ) -> None:
-    """Make an API key. It is shown once: the service keeps a digest of it only."""
+    """Create an API key. It is shown only once: the service keeps only a digest of it."""
     from service.operations import keys
 
     settings = read_settings()
@@ -40,7 +122,9 @@ def create_key(
     if as_json:
         print_json({"key": created.key, **created.stored.describe()})
         return
-    say(f"key {created.stored.key_id} with scope {scope} is in {settings.keys_path}; it is shown this once:")
+    say(
+        f"key {created.stored.key_id} with scope {scope} is in {settings.keys_path}; it is shown only this once:"
+    )
     sys.stdout.write(f"{created.key}\n")
 
 
@@ -65,7 +149,7 @@ def list_keys(as_json: Json = False) -> None:
 def revoke_key(
     key_id: Annotated[str, typer.Argument(help="As `foley keys list` shows it.", metavar="ID")],
 ) -> None:
-    """Take an API key away; a running service refuses it from its next request on."""
+    """Revoke an API key; a running service refuses it from the next request on."""
     from service.operations import keys
 
     settings = read_settings()
@@ -75,46 +159,75 @@ def revoke_key(
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(help="Where it goes; must not exist.", metavar="FOLDER")],
+    folder: Annotated[Path, typer.Argument(help="The new backup; must not exist.", metavar="FOLDER")],
     as_json: Json = False,
 ) -> None:
-    """Copy the index, the ledger of jobs, the API keys and the active release; also while `foley serve` runs."""
+    """Copy the index, the job ledger, the API keys and the active release; also while `foley serve` runs."""
     from service.commands.here_or_there import make_backup
 
     settings = read_settings()
     with report_errors():
         log_to_stderr()
         manifest = make_backup(settings, folder.absolute())
-    _tell(manifest, f"backed up to {folder}", as_json=as_json)
+    _print_manifest(manifest, f"backed up to {folder}", as_json=as_json)
 
 
 def restore(
     folder: Annotated[Path, typer.Argument(help="A backup.", exists=True, file_okay=False, metavar="FOLDER")],
-    is_forced: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    is_forced: Annotated[bool, typer.Option("--force", help="Replace existing data.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a backup back, after every file of it was checked. No `foley serve` may run on the data meanwhile."""
+    """Check every file of a backup, then restore it. Stop `foley serve` first."""
     from service.operations.restore import restore_backup
 
     settings = read_settings()
     with report_errors():
         log_to_stderr()
         manifest = restore_backup(settings, folder.absolute(), is_forced=is_forced)
-    _tell(manifest, f"restored to {settings.data}", as_json=as_json)
+    _print_manifest(manifest, f"restored to {settings.data}", as_json=as_json)
 
 
-def _tell(manifest: Any, done: str, *, as_json: bool) -> None:
-    facts = {
-        name: getattr(manifest, name) for name in ("release_id", "bundle_id", "num_assets", "num_segments")
-    }
-    facts["num_bytes"] = sum(file["num_bytes"] for file in manifest.files.values())
+def _print_manifest(manifest: Manifest, done: str, *, as_json: bool) -> None:
+    num_bytes = sum(file["num_bytes"] for file in manifest.files.values())
     if as_json:
-        print_json(facts)
+        names = ("release_id", "bundle_id", "num_assets", "num_segments")
+        print_json({**{name: getattr(manifest, name) for name in names}, "num_bytes": num_bytes})
+    else:
+        assets, segments = count(manifest.num_assets, "asset"), count(manifest.num_segments, "segment")
+        say(f"{assets}, {segments}, {count(num_bytes, 'byte')} {done}")
+
+
+def migrate(
+    target: Annotated[
+        str | None,
+        typer.Option("--to", help="Copy to this Qdrant server or data folder.", metavar="URL|PATH"),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Copy from this Qdrant server or data folder. Default: the one in the settings.",
+            metavar="URL|PATH",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Copy the index from a folder to a Qdrant server or back. Run the same command again to resume."""
+    from dataclasses import asdict
+
+    from service.commands.printing import show_copying
+    from service.operations.migration import migrate_places
+
+    if source is None and target is None:
+        fail("give a target with --to or a source with --from", code=WRONG_USAGE)
+    settings = read_settings()
+    with report_errors(), show_copying(stderr()) as on_copied:
+        log_to_stderr()
+        done = migrate_places(settings, source=source, target=target, on_copied=on_copied)
+    if as_json:
+        print_json(asdict(done))
     else:
         say(
-            f"{count(facts['num_assets'], 'asset')}, {count(facts['num_segments'], 'segment')}, "
-            f"{facts['num_bytes']} bytes {done}"
+            f"{count(done.num_copied, 'asset')} copied, {done.num_present} already there; both sides have "
+            f"{count(done.num_segments, 'segment')}; {count(done.num_compared, 'vector')} compared and equal"
         )
-
-
-COMMANDS: tuple[Callable[..., None], ...] = (backup, restore)

@@ -1,6 +1,6 @@
-"""The options of commands that say which assets count."""
+"""Options that several commands have: `--json`, and which assets to include."""
 
-# The options import nothing that takes long: `foley --help` must not wait for it.
+# The functions import what they need themselves: `foley --help` must not wait for it.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -14,72 +14,57 @@ import typer
 if TYPE_CHECKING:
     from service.index.contract import Filter, MetadataValue
 
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
+
 PANEL = "Which assets"
 Folder = Annotated[
     Path | None,
-    typer.Option(help="Only assets with a file in this folder or below it.", rich_help_panel=PANEL),
+    typer.Option(help="Only assets with a file in or below this folder.", rich_help_panel=PANEL),
 ]
 HasModality = Annotated[
     Literal["audio", "video"] | None,
     typer.Option("--modality", help="Only assets that have this modality.", rich_help_panel=PANEL),
 ]
 MinDuration = Annotated[
-    float | None, typer.Option(min=0, help="Only files of so many seconds or more.", rich_help_panel=PANEL)
+    float | None,
+    typer.Option(min=0, help="Only files at least this long, in seconds.", rich_help_panel=PANEL),
 ]
 MaxDuration = Annotated[
-    float | None, typer.Option(min=0, help="Only files of so many seconds or less.", rich_help_panel=PANEL)
+    float | None, typer.Option(min=0, help="Only files at most this long, in seconds.", rich_help_panel=PANEL)
 ]
 ModifiedAfter = Annotated[
-    datetime | None, typer.Option(help="Only files last changed then or later.", rich_help_panel=PANEL)
+    datetime | None,
+    typer.Option(help="Only files last changed at or after this time.", rich_help_panel=PANEL),
 ]
 ModifiedBefore = Annotated[
-    datetime | None, typer.Option(help="Only files last changed before then.", rich_help_panel=PANEL)
+    datetime | None, typer.Option(help="Only files last changed before this time.", rich_help_panel=PANEL)
 ]
 Metadata = Annotated[
     list[str] | None,
     typer.Option(
-        help="Only assets with this value: `take=3`, `ok=true`, `mood=calm`. One key several times: any of its "
-        "values. Several keys: all of them.",
+        help="Only assets with this metadata: `take=3`, `ok=true`, `mood=calm`. The same key several times: any of "
+        "the values matches. Several keys: all must match.",
         metavar="KEY=VALUE",
         rich_help_panel=PANEL,
     ),
 ]
 
 
-def read_filter(
-    *,
-    folder: Path | None,
-    modality: Literal["audio", "video"] | None,
-    min_duration: float | None,
-    max_duration: float | None,
-    modified_after: datetime | None,
-    modified_before: datetime | None,
-    metadata: list[str] | None,
-) -> Filter | None:
-    """Turn options into a filter.
-
-    Args:
-        folder: A folder, absolute or not.
-        modality: A modality.
-        min_duration: Seconds.
-        max_duration: Seconds.
-        modified_after: A time of this machine's zone.
-        modified_before: A time of this machine's zone.
-        metadata: Each `KEY=VALUE`.
-
-    Returns:
-        The filter, None where no option is given.
-    """
+def read_filter(context: typer.Context) -> Filter | None:
+    """The filter that the options above ask for, as the command of this context was given them; None without any."""
     from service.index.contract import Filter
 
+    given = context.params
+    folder: str | None = given["folder"]
+    after, before = given["modified_after"], given["modified_before"]  # in the time zone of this machine
     chosen = Filter(
-        folder=None if folder is None else str(folder.expanduser().absolute()),
-        modality=modality,
-        min_duration_seconds=min_duration,
-        max_duration_seconds=max_duration,
-        modified_after=None if modified_after is None else modified_after.timestamp(),
-        modified_before=None if modified_before is None else modified_before.timestamp(),
-        metadata=_read_pairs(metadata or []),
+        folder=None if folder is None else str(Path(folder).expanduser().absolute()),
+        modality=given["modality"],
+        min_duration_seconds=given["min_duration"],
+        max_duration_seconds=given["max_duration"],
+        modified_after=None if after is None else after.timestamp(),
+        modified_before=None if before is None else before.timestamp(),
+        metadata=_read_pairs(given["metadata"] or []),
     )
     return None if chosen.is_empty else chosen
 

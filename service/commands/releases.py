@@ -1,6 +1,6 @@
-"""The commands `foley releases`: swap the encoders of a library, while a service answers or without one."""
+"""`foley releases`: replace the encoders of a library, also while `foley serve` runs."""
 
-# Like the other commands, these import what they need themselves.
+# The commands import what they need themselves: `foley --help` must not wait for it.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
+from service.commands.options import Json
 from service.commands.terminal import (
+    INTERRUPTED,
+    WRONG_USAGE,
     fail,
     log_to_stderr,
     print_json,
@@ -26,18 +29,18 @@ from service.commands.terminal import (
 )
 from service.system.text import count
 
-releases_app = typer.Typer(help="Swap the encoders, and go back.", invoke_without_command=True)
+releases_app = typer.Typer(help="Replace the encoders, and switch back.", invoke_without_command=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]
 ReleaseName = Annotated[str, typer.Argument(help="Name of a release.", metavar="RELEASE")]
 Force = Annotated[
-    str, typer.Option(help="Why to activate it although it failed its gates; recorded.", metavar="REASON")
+    str,
+    typer.Option(help="Activate it even if it fails its gates; the reason is recorded.", metavar="REASON"),
 ]
 
 
 @releases_app.callback()
 def releases(context: typer.Context, as_json: Json = False) -> None:
-    """List the releases, where no other command is named."""
+    """List the releases, if no subcommand is given."""
     if context.invoked_subcommand is None:
         list_all(as_json=as_json)
 
@@ -45,30 +48,29 @@ def releases(context: typer.Context, as_json: Json = False) -> None:
 @releases_app.command("list")
 def list_all(as_json: Json = False) -> None:
     """List the releases, the oldest first."""
-    from service.commands.releases_here_or_there import list_releases
+    from service.commands.here_or_there import list_releases
     from service.commands.tables import print_columns
 
     settings = read_settings()
-    with _errors():
+    with report_errors():
         found = list_releases(settings)
     if as_json:
         print_json(found)
         return
     if not found["releases"]:
-        say(
-            f"no release was ever made: {found['active']} answers. Make one with `foley releases create BUNDLE`"
-        )
+        hint = "create one with `foley releases create BUNDLE`"
+        say(f"there are no releases yet, and bundle {found['active']} is active: {hint}")
         return
     rows, refusals = [], []
     for release in found["releases"]:
         made = datetime.datetime.fromtimestamp(release["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
-        state = release["state"] + (" (before)" if release["is_previous"] else "")
+        state = release["state"] + (" (previous)" if release["is_previous"] else "")
         recall = release["gates"].get("recall", {}).get("new", {})
         shown = " / ".join(f"{recall[name]['at_1']:.1%}" for name in ("audio", "video") if name in recall)
         rows.append((release["release_id"], state, made, shown))
         if reasons := release["gates"].get("reasons"):
             refusals.append(f"{release['release_id']} was refused: {'; '.join(reasons)}")
-    print_columns(stdout(), ("release", "state", "made", "R@1 sound / picture"), rows, folding=())
+    print_columns(stdout(), ("release", "state", "created", "R@1 sound / picture"), rows, folding=())
     for refusal in refusals:  # a line each: a column of them would be a few letters wide
         stdout().print(refusal, markup=False, highlight=False, soft_wrap=True)
 
@@ -76,108 +78,108 @@ def list_all(as_json: Json = False) -> None:
 @releases_app.command()
 def create(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", exists=True, file_okay=False)],
-    activate: Annotated[
-        bool, typer.Option("--activate", help="Activate it when it has passed its gates.")
-    ] = False,
+    activate: Annotated[bool, typer.Option("--activate", help="Activate it if it passes its gates.")] = False,
     force: Force = "",
     as_json: Json = False,
 ) -> None:
-    """Build a release of a bundle: try it, embed the library with it, compare it with the active one."""
-    from service.commands.releases_here_or_there import create_release
+    """Build a release from a bundle: test it, embed the library with it, compare it with the active one."""
+    from service.commands.here_or_there import create_release
 
     if force and not activate:
-        fail("--force belongs to --activate", code=2)
+        fail("--force needs --activate", code=WRONG_USAGE)
     settings = read_settings()
     log_to_stderr()
-    with _errors(), _show_steps() as on_step:
+    with report_errors(), _show_steps() as on_step:
         job = create_release(settings, bundle, activate=activate, force=force, on_step=on_step)
     if as_json:
         print_json(job)
     if job["state"] != "done":
-        fail("stopped; the same command goes on from there", code=130)
+        fail("stopped; run the same command to continue", code=INTERRUPTED)
     release, switched = job["report"]["release"], job["report"]["switched"]
     if not as_json:
         _print_gates(release)
     if switched is not None:
-        _tell_switch(switched)
+        _print_switch(switched)
     elif release["outcome"] != "ready":
         fail(f"release {release['release_id']} was refused")
     else:
         name = release["release_id"]
-        say(f"release {name} is ready: `foley releases activate {name}` lets it answer")
+        say(f"release {name} is ready: activate it with `foley releases activate {name}`")
 
 
 @releases_app.command("activate")
 def activate_one(release: ReleaseName, force: Force = "", as_json: Json = False) -> None:
-    """Let a release answer; requests that run end with the one they began with."""
-    from service.commands.releases_here_or_there import activate_release
+    """Activate a release. Running requests finish on the old one."""
+    from service.commands.here_or_there import activate_release
 
     settings = read_settings()
     log_to_stderr()
-    with _errors():
+    with report_errors():
         switched = activate_release(settings, release, force=force)
     if as_json:
         print_json(switched)
     else:
-        _tell_switch(switched)
+        _print_switch(switched)
 
 
 @releases_app.command()
 def rollback(as_json: Json = False) -> None:
-    """Let the release before answer again, at once."""
-    from service.commands.releases_here_or_there import rollback_release
+    """Switch back to the previous release immediately."""
+    from service.commands.here_or_there import rollback_release
 
     settings = read_settings()
     log_to_stderr()
-    with _errors():
+    with report_errors():
         switched = rollback_release(settings)
     if as_json:
         print_json(switched)
     else:
-        _tell_switch(switched)
+        _print_switch(switched)
 
 
 @releases_app.command()
 def delete(
     release: ReleaseName,
-    force: Annotated[bool, typer.Option("--force", help="The one a rollback returns to as well.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it even if a rollback would return to it.")
+    ] = False,
 ) -> None:
-    """Remove a release with its generation of the index."""
-    from service.commands.releases_here_or_there import delete_release
+    """Delete a release and its index."""
+    from service.commands.here_or_there import delete_release
 
     settings = read_settings()
-    with _errors():
+    with report_errors():
         delete_release(settings, release, force=force)
-    say(f"release {release} is gone")
+    say(f"release {release} is deleted")
 
 
 @releases_app.command()
 def compare(
     first: ReleaseName,
     second: Annotated[str, typer.Argument(help="Another release.", metavar="RELEASE")],
-    output: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("releases.html"),
-    open_it: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    output: Annotated[Path, typer.Option(help="File to write the page to.")] = Path("releases.html"),
+    open_it: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Show two releases side by side, as a page: recall, overlap, latency, memory, gates."""
+    """Compare two releases on an HTML page: recall, overlap, latency, memory, gates."""
     from service.releases.comparison import compare_releases
     from service.releases.store import ReleaseStore
 
     store = ReleaseStore(read_settings().release_folder)
-    with _errors():
+    with report_errors():
         output.write_text(compare_releases(store.get(first), store.get(second)), encoding="utf-8")
-    say(f"the page is {output}")
+    say(f"the page is in {output}")
     if open_it:
         webbrowser.open(output.absolute().as_uri())
 
 
 @releases_app.command()
 def calibrate(as_json: Json = False) -> None:
-    """Learn anew, from the library as it is now, what the scores of the active release mean."""
-    from service.commands.releases_here_or_there import calibrate_release
+    """Recalibrate scores on the current library."""
+    from service.commands.here_or_there import calibrate_release
 
     settings = read_settings()
     log_to_stderr()
-    with _errors():
+    with report_errors():
         calibration = calibrate_release(settings)
     if as_json:
         print_json(calibration)
@@ -185,27 +187,13 @@ def calibrate(as_json: Json = False) -> None:
     for target, direction in calibration["directions"].items():
         say(
             f"{target}: {direction['num_queries']} queries; expected calibration error {direction['error']:.3f} on "
-            f"held-out pairs, of best results alone {direction['best']['error']:.3f}"
+            f"held-out pairs, {direction['best']['error']:.3f} on the best results alone"
         )
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    from service.client.following import ServerRefused
-    from service.jobs.database import LedgerFailure
-    from service.releases.store import ReleaseError
-    from service.search.calibration import TooFewPairs
-
-    with report_errors():
-        try:
-            yield
-        except (LedgerFailure, ReleaseError, ServerRefused, TooFewPairs) as exc:
-            fail(str(exc))
-
-
-@contextmanager
 def _show_steps() -> Iterator[Any]:
-    """A line that says how far a build is; nothing where no person watches."""
+    """Show how far a build is, if stderr is a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
@@ -242,9 +230,9 @@ def _print_gates(release: Mapping[str, Any]) -> None:
         stdout().print("; ".join(release["gates"].get("reasons", ())), markup=False, highlight=False)
 
 
-def _tell_switch(switched: Mapping[str, Any]) -> None:
+def _print_switch(switched: Mapping[str, Any]) -> None:
     behind = f"; a job adds {count(switched['num_behind'], 'file')}" if switched["num_behind"] else ""
     say(
-        f"release {switched['release_id']} answers, switched in {1000 * switched['switch_seconds']:.0f} ms "
+        f"release {switched['release_id']} is active: switched in {1000 * switched['switch_seconds']:.0f} ms "
         f"after {switched['seconds']:.1f} s of preparation{behind}"
     )

@@ -1,8 +1,6 @@
-"""What every command of `foley` does alike: read the settings, report errors in one line, print.
+"""What every command of `foley` does alike: read the settings, report errors in one line, print."""
 
-Like the commands, these import what they need themselves: `foley --help` must not wait for it.
-"""
-
+# The commands import what they need themselves: `foley --help` must not wait for NumPy, FFmpeg and the rest.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
 def read_settings(**changes: Any) -> Settings:
-    """Settings from the environment, some of them replaced; a wrong one ends the command."""
+    """Read the settings from the environment, some of them replaced; a wrong one ends the command."""
     from pydantic import ValidationError
 
     from service.system.settings import Settings
@@ -47,17 +45,18 @@ def read_settings(**changes: Any) -> Settings:
 
 
 def _warn_of_unknown(fields: Collection[str]) -> None:
-    """Name variables that look like a setting and are none: the setting would silently have its default."""
+    """Warn of variables that look like a misspelled setting: the setting would silently have its default."""
     for name in sorted(os.environ):
         field = name.removeprefix(PREFIX).lower()
         if not name.startswith(PREFIX) or field in fields or field.startswith("test_"):
             continue
         if near := difflib.get_close_matches(field, fields, n=1):
-            say(f"WARNING: {name} is no setting and changes nothing: is {PREFIX}{near[0].upper()} meant?")
+            meant = f"{PREFIX}{near[0].upper()}"
+            say(f"WARNING: {name} is not a setting and is ignored; did you mean {meant}?")
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and end, where that is wanted."""
+    """Print the version and end, if it is wanted."""
     from importlib.metadata import version
 
     if wanted:
@@ -67,7 +66,7 @@ def print_version(wanted: bool) -> None:
 
 @contextmanager
 def open_foley_of(settings: Settings) -> Iterator[Foley]:
-    """Open what a command works with, for as long as the block lasts."""
+    """Open everything a command works with, until the end of the block."""
     from service.foley import open_foley
 
     log_to_stderr()
@@ -77,7 +76,7 @@ def open_foley_of(settings: Settings) -> Iterator[Foley]:
 
 
 def log_to_stderr() -> None:
-    """Show warnings of the parts, beside a progress bar where there is one."""
+    """Print logged warnings on stderr, above a progress bar if there is one."""
     from rich.logging import RichHandler
 
     handler = RichHandler(console=stderr(), show_time=False, show_path=False)
@@ -86,57 +85,40 @@ def log_to_stderr() -> None:
 
 @contextmanager
 def report_errors() -> Iterator[None]:
-    """Turn our own errors into one line and exit code 1."""
+    """End the command with one line and exit code 1 if one of our own errors is raised."""
     from models.bundle.bundle import BrokenBundle
     from models.media.clip import UnreadableClip
-    from service.client.following import ServerRefused
-    from service.commands.demo import BadCorpus
     from service.decode.lane import DecodeFailure
-    from service.encode.engines.contract import EncoderFailure
-    from service.index.failure import IndexFailure, IndexInUse
-    from service.library.metadata import InvalidMetadata
-    from service.operations.backup import BackupFailed
-    from service.operations.keys import KeysFailure
-    from service.releases.store import ReleaseError
+    from service.index.failure import IndexInUse
+    from service.system.failure import Failure
 
     try:
         yield
     except IndexInUse as exc:
-        hint = "stop the `foley` that has it open; a `foley serve` is asked where FOLEY_HOST and FOLEY_PORT are its own"
-        fail(f"{exc}: {hint}")
+        hint = "to use a running `foley serve`, set the same FOLEY_HOST and FOLEY_PORT"
+        fail(f"{exc}: stop the `foley` that has it open; {hint}")
     except (UnreadableClip, DecodeFailure) as exc:
         fail(f"{exc} ({exc.code})")
-    except (
-        BackupFailed,
-        BadCorpus,
-        BrokenBundle,
-        EncoderFailure,
-        IndexFailure,
-        InvalidMetadata,
-        KeysFailure,
-        OSError,
-        ReleaseError,
-        ServerRefused,
-    ) as exc:
+    except (Failure, BrokenBundle, OSError) as exc:
         fail(str(exc))
     except KeyboardInterrupt:
         fail("stopped", code=INTERRUPTED)
 
 
 def interrupt(_signal: int, _frame: object) -> NoReturn:
-    """Let a signal end a command like Ctrl-C."""
+    """A signal handler: end the command as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
 def stdout() -> Console:
-    """What answers are shown on."""
+    """The console for answers."""
     from rich.console import Console
 
     return Console()
 
 
 def stderr() -> Console:
-    """What progress is shown on."""
+    """The console for progress."""
     from rich.console import Console
 
     return Console(stderr=True)

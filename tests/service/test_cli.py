@@ -91,7 +91,8 @@ def indexed(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path, library
 
 
 def test_help_is_quick() -> None:
-    program = "import sys, service.cli; sys.exit(bool({'numpy', 'av', 'onnxruntime', 'fastapi'} & set(sys.modules)))"
+    slow = {"numpy", "av", "onnxruntime", "fastapi", "httpx", "psutil"}
+    program = f"import sys, service.cli; sys.exit(bool({slow} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
     result = subprocess.run([*COMMAND, "--help"], cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 0
@@ -130,7 +131,7 @@ def test_index_of_nothing_useful_fails(foley: Foley, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes.txt").write_text("hello")
     empty = foley("index", tmp_path / "folder", "--json")
-    assert (empty.returncode, empty.stderr) == (1, "foley: no media files there\n")
+    assert (empty.returncode, empty.stderr) == (1, "foley: no media files found\n")
     assert json.loads(empty.stdout)["files"] == {"indexed": 0, "unchanged": 0, "failed": 0}
     missing = foley("index", tmp_path / "none", "--json")
     assert (missing.returncode, missing.stderr) == (1, "foley: no file was indexed\n")
@@ -224,7 +225,7 @@ def test_wrong_settings_are_named(indexed: Foley, library_files: Path) -> None:
 def test_a_variable_that_is_no_setting_is_named(indexed: Foley) -> None:
     result = indexed("jobs", PRT="9000", TEST_QDRANT_URL="http://x", MEDIA="/media")
     assert result.stderr.splitlines()[0] == (
-        "foley: WARNING: FOLEY_PRT is no setting and changes nothing: is FOLEY_PORT meant?"
+        "foley: WARNING: FOLEY_PRT is not a setting and is ignored; did you mean FOLEY_PORT?"
     )
     assert result.stderr.count("WARNING") == 1
 
@@ -281,7 +282,7 @@ def test_stopping_by_signal_is_clean(
     process.send_signal(number)
     output, errors = process.communicate(timeout=GENEROUS_SECONDS)
     assert process.returncode == 130, errors
-    assert errors == "foley: stopped; what was indexed stays, and the same command goes on from there\n"
+    assert errors == "foley: stopped; run the same command to continue\n"
     answer = json.loads(output)
     num_files = len(list(many.iterdir()))
     assert answer["files"]["indexed"] < num_files

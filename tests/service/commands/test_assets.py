@@ -68,7 +68,7 @@ def test_assets_are_annotated_found_and_exported(run: Run, library_files: Path, 
     assert report == {"changed": 2, "unchanged": 0, "unmatched": [str(tmp_path / "nothing.wav")]}
     again = run("annotate", sheet)
     assert f"nothing is indexed at {tmp_path / 'nothing.wav'}" in again.stderr
-    assert "0 rows changed an asset, 2 said what was known" in again.stderr
+    assert "0 rows changed an asset, 2 were already up to date" in again.stderr
 
     def listed(*arguments: object) -> list[str]:
         return sorted(asset["path"] for asset in run("list", *arguments, "--json")["assets"])
@@ -81,7 +81,7 @@ def test_assets_are_annotated_found_and_exported(run: Run, library_files: Path, 
     assert listed("--folder", library_files, "--modified-after", "2001-01-01") == listed()
     assert listed("--modified-before", "2001-01-01") == []
     assert run("--metadata", "take=4", "--json") == run("list", "--metadata", "take=4", "--json")
-    assert "no asset is like that" in run("--folder", "/nowhere").stderr
+    assert "no asset matches" in run("--folder", "/nowhere").stderr
 
     shown = run("show", files[0], "--json")
     assert (shown["path"], shown["metadata"]) == (str(files[0]), {"take": 3, "tags": ["a", 1]})
@@ -97,7 +97,10 @@ def test_assets_are_annotated_found_and_exported(run: Run, library_files: Path, 
     ]
     assert "must end in .csv or .json" in run("export", tmp_path / "out.txt", code=1).stderr
     assert "must be KEY=VALUE" in run("--metadata", "take", code=2).stderr
-    assert "after `show`" in run("--metadata", "take=3", "show", files[0], code=2).stderr
+    assert (
+        "put options after the subcommand: foley assets show"
+        in run("--metadata", "take=3", "show", files[0], code=2).stderr
+    )
     sheet.write_text("path,take\nx.wav,1,2\n")
     assert "more cells" in run("annotate", sheet, code=1).stderr
 
@@ -110,4 +113,4 @@ def test_assets_are_deleted(run: Run, library_files: Path) -> None:
     assert result == {"deleted": [by_path["asset_id"], by_id["asset_id"]], "missing": ["no.wav"]}
     assert run("--json")["assets"] == rest
     assert Path(by_path["path"]).exists()
-    assert "1 asset taken" in run("delete", rest[0]["path"]).stderr
+    assert "1 asset deleted" in run("delete", rest[0]["path"]).stderr

@@ -14,9 +14,10 @@ import httpx
 import pytest
 
 from models.bundle.bundle import load_bundle
-from service.client import served_inventory
-from service.commands import inventory
+from service.client import client
+from service.client.client import ServerGone
 from service.commands.inventory import list_inventory
+from service.index import iteration
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexInUse
 from service.index.opening import index_folder
@@ -51,7 +52,7 @@ def copied_settings(indexed_settings: Settings, tmp_path_factory: pytest.TempPat
 def test_every_asset_is_listed_page_by_page(
     copied_settings: Settings, library_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inventory, "MAX_LIMIT", 2)
+    monkeypatch.setattr(iteration, "ASSETS_PER_PAGE", 2)
     files = sorted(str(path) for path in library_files.glob("*.m*"))
     assets = list_inventory(copied_settings)
     assert sorted(asset["path"] for asset in assets) == files
@@ -64,7 +65,7 @@ def test_every_asset_is_listed_page_by_page(
 def test_an_open_index_is_asked_of_its_server(
     server: str, indexed_settings: Settings, copied_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_inventory, "MAX_LIMIT", 2)
+    monkeypatch.setattr(client, "MAX_LIMIT", 2)
     settings = indexed_settings.replace(port=httpx.URL(server).port)
     assert list_inventory(settings) == list_inventory(copied_settings)
 
@@ -87,13 +88,14 @@ def test_another_server_on_the_port_is_not_asked(server: str, copied_settings: S
 def test_a_holder_that_listens_but_is_no_server_is_an_error(
     copied_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_inventory, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(client, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(client, "LOOK_SECONDS", 0.01)
     bundle = load_bundle(copied_settings.bundle)
     folder = index_folder(copied_settings, bundle.bundle_id)
     with (
         EmbeddedIndex.open(folder, width=bundle.manifest.embedding_width, min_free_bytes=0),
         socket.create_server(("127.0.0.1", copied_settings.port)),
-        pytest.raises(IndexInUse, match=r"does not answer on 127\.0\.0\.1:\d+: timed out"),
+        pytest.raises(ServerGone, match=r"the server on 127\.0\.0\.1:\d+ does not answer: timed out"),
     ):
         list_inventory(copied_settings)
 

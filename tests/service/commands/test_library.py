@@ -19,6 +19,7 @@ import pytest
 from service.commands import here_or_there as running
 from service.jobs.documents import list_jobs, show_job
 from service.jobs.ledger import Ledger
+from service.jobs.records import JobRequest
 from service.library.report import IndexReport
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tone, write_tones
@@ -130,7 +131,7 @@ def test_what_cannot_be_is_one_line(foley: Foley, library: Path) -> None:
     assert result.stderr.startswith(f"foley: {library.with_name('none')} is not there: mount its disk")
     assert result.stderr.count("\n") == 1
     both = foley("sync", library, "--watch", "--dry-run")
-    assert (both.returncode, both.stderr) == (2, "foley: --dry-run and --watch exclude each other\n")
+    assert (both.returncode, both.stderr) == (2, "foley: --dry-run and --watch cannot be used together\n")
 
 
 def test_a_server_that_has_the_index_does_the_job(foley: Foley, served: httpx.Client, library: Path) -> None:
@@ -139,8 +140,7 @@ def test_a_server_that_has_the_index_does_the_job(foley: Foley, served: httpx.Cl
     (job,) = served.get("/v1/jobs").json()["jobs"]
     address = f"127.0.0.1:{foley.port}"
     assert (
-        result.stderr
-        == f"foley: the server on {address} has the index open and does it: job {job['job_id']}\n"
+        result.stderr == f"foley: the server on {address} has the index open and runs job {job['job_id']}\n"
     )
     answer = json.loads(result.stdout)
     assert answer["files"] == {"indexed": 4, "unchanged": 0, "failed": 1}
@@ -164,7 +164,7 @@ def test_ctrl_c_cancels_the_job_on_the_server(foley: Foley, served: httpx.Client
     assert served.get(f"/v1/jobs/{job['job_id']}").json()["state"] == "cancelled"
 
 
-def test_a_killed_command_is_gone_on_with(foley: Foley, tmp_path: Path) -> None:
+def test_a_killed_command_is_resumed(foley: Foley, tmp_path: Path) -> None:
     write_tones(tmp_path / "many", 150)
     process = foley.start("index", tmp_path / "many")
     wait_until(lambda: _count_done(tmp_path / "data") >= 2)
@@ -173,7 +173,7 @@ def test_a_killed_command_is_gone_on_with(foley: Foley, tmp_path: Path) -> None:
     (job,) = list_jobs(Settings(data=tmp_path / "data"), limit=9)
     assert job["state"] == "running"
     again = foley("index", tmp_path / "many", "--json")
-    assert again.stderr.startswith(f"foley: going on with job {job['job_id']}, which was interrupted\n")
+    assert again.stderr.startswith(f"foley: resuming job {job['job_id']}, which was interrupted\n")
     assert json.loads(again.stdout)["files"] == {"indexed": 150, "unchanged": 0, "failed": 0}
     (job,) = list_jobs(Settings(data=tmp_path / "data"), limit=9)
     assert job["state"] == "done"
@@ -242,7 +242,7 @@ def test_ctrl_c_ends_a_watch_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp
         shown.append(report)
         raise KeyboardInterrupt
 
-    request = running.make_request([tmp_path])
+    request = JobRequest(paths=(str(tmp_path),))
     watch = partial(
         running.watch_library,
         Settings(data=tmp_path),

@@ -53,7 +53,7 @@ def test_a_release_can_be_named_and_says_in_a_line_why_it_was_refused(
         "gates": {"reasons": reasons},
     }
     found = {"active": "starter", "releases": [release]}
-    monkeypatch.setattr("service.commands.releases_here_or_there.list_releases", lambda _: found)
+    monkeypatch.setattr("service.commands.here_or_there.list_releases", lambda _: found)
     result = CliRunner().invoke(app, ["releases"], env={"FOLEY_DATA": str(tmp_path), "COLUMNS": "80"})
     assert result.exit_code == 0
     lines = result.stdout.splitlines()

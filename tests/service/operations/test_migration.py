@@ -13,7 +13,8 @@ from qdrant_client import QdrantClient, models
 from typer.testing import CliRunner
 
 from models.bundle.bundle import load_bundle
-from service import cli
+from service.cli import app
+from service.commands.terminal import FAILED, WRONG_USAGE
 from service.index import opening
 from service.index.contract import Index, Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
@@ -283,14 +284,14 @@ def test_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     fill_starter(settings)
     monkeypatch.setenv("FOLEY_DATA", str(settings.data))
     monkeypatch.setenv("FOLEY_MIN_FREE_BYTES", "0")
-    result = CliRunner().invoke(cli.app, ["migrate", "--to", URL, "--json"])
+    result = CliRunner().invoke(app, ["migrate", "--to", URL, "--json"])
     assert result.exit_code == 0, result.output
     assert '"num_copied": 1' in result.stdout
-    result = CliRunner().invoke(cli.app, ["migrate", "--from", URL])
+    result = CliRunner().invoke(app, ["migrate", "--from", URL])
     assert (
-        "0 assets copied, 1 were there; 1 segment on both sides, 2 vectors compared and alike"
+        "0 assets copied, 1 already there; both sides have 1 segment; 2 vectors compared and equal"
         in result.stderr
     )
-    assert CliRunner().invoke(cli.app, ["migrate"]).exit_code == cli.WRONG_USAGE
-    result = CliRunner().invoke(cli.app, ["migrate", "--to", str(settings.data)])
-    assert (result.exit_code, "are the same" in result.stderr) == (cli.FAILED, True)
+    assert CliRunner().invoke(app, ["migrate"]).exit_code == WRONG_USAGE
+    result = CliRunner().invoke(app, ["migrate", "--to", str(settings.data)])
+    assert (result.exit_code, "are the same" in result.stderr) == (FAILED, True)

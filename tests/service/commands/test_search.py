@@ -1,4 +1,4 @@
-"""`foley search` beside the server that has the index open."""
+"""`foley search`, alone and while a server has the index open."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.client.following import ServerRefused
-from service.client.served_search import search_served
-from service.index.contract import Filter
 from service.operations.keys import create_key
 from service.system.settings import Settings
 from tests.support.serving import find_free_port, serve_in_thread
@@ -133,24 +130,5 @@ def test_an_empty_library_says_how_to_begin(alone: Settings, library_files: Path
 
 
 def test_what_cannot_be_sent(served: Settings, library_files: Path) -> None:
-    folder = Filter(folder="/\udcff")
-    with pytest.raises(ServerRefused, match="not UTF-8"):
-        search_served(
-            served,
-            ("127.0.0.1", served.port),
-            library_files / "long.mp4",
-            parameters={"target": "audio"},
-            filter=folder,
-        )
-
-
-def test_nobody_answers(served: Settings, library_files: Path) -> None:
-    port = find_free_port()
-    with pytest.raises(ServerRefused, match=rf"the server on 127\.0\.0\.1:{port} does not answer"):
-        search_served(
-            served,
-            ("127.0.0.1", port),
-            library_files / "long.mp4",
-            parameters={"target": "audio"},
-            filter=None,
-        )
+    code, _, errors = search(served, library_files / "long.mp4", "--target", "audio", "--folder", "/\udcff")
+    assert (code, errors) == (1, "foley: a path that is not UTF-8 cannot be sent to the server\n")
