@@ -136,7 +136,7 @@ def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
     with open_index(folder, corpus) as index:
         for turn in range(rounds + 1):  # the first one warms up
             for prefetch in PREFETCHES:
-                cpu[prefetch] -= cpu_seconds(index.engine_pid) if turn else 0.0
+                cpu[prefetch] -= cpu_seconds(index.shard_pid) if turn else 0.0
                 for query, best in zip(corpus.queries, exact, strict=True):
                     started = time.perf_counter()
                     matches = index.search(
@@ -146,7 +146,7 @@ def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
                         seconds[prefetch].append(time.perf_counter() - started)
                         places = {numbers[m.asset_id] + round(m.start_seconds / 10) for m in matches}
                         found[prefetch].append(len(places & set(best.tolist())) / LIMIT)
-                cpu[prefetch] += cpu_seconds(index.engine_pid) if turn else 0.0
+                cpu[prefetch] += cpu_seconds(index.shard_pid) if turn else 0.0
     for prefetch in PREFETCHES:
         p50, p95 = np.percentile(seconds[prefetch], [50, 95]) * 1e3
         print(
@@ -195,7 +195,7 @@ def time_opening(folder: Path, corpus: Corpus) -> None:
         seconds.append(time.perf_counter() - started)
         for query in corpus.queries[:100]:
             index.search(VectorQuery(track=query, target="audio", limit=LIMIT))
-        memory = read_memory(index.engine_pid)
+        memory = read_memory(index.shard_pid)
         index.close()
     print(
         f"open, {num_segments} segments: {min(seconds):.2f} to {max(seconds):.2f} s; its process holds {memory}"

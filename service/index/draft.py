@@ -1,4 +1,4 @@
-"""An asset on its way in, for every index: its first point waits here until all the rest is stored."""
+"""An asset that is being written: its first point waits here until all the others are stored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from service.system.modality import MODALITIES, Modality
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """An asset up to some call.
+    """What the calls so far have written of an asset.
 
     Attributes:
         head: The point of its first segment.
-        points: Id, index and start of every point so far.
-        known: Modalities that a point so far has.
+        points: Id, index and start of every point.
+        known: Modalities that at least one point has.
         outdated_ids: Points that were stored while fewer modalities were known.
     """
 
@@ -40,29 +40,20 @@ class Draft:
         return replace(self, points=(*self.points, *places), known=known, outdated_ids=outdated)
 
     def label(self, point: StoredPoint) -> StoredPoint:
-        """A point that tells the modalities of its asset, as far as they are known."""
+        """The point with the modalities of its asset, as far as they are known."""
         modalities = [name for name in MODALITIES if name in self.known]
         return replace(point, payload={**point.payload, "modalities": modalities})
 
     def finish(self) -> StoredPoint:
-        """The head with what it says about the whole asset."""
+        """The head with facts about the whole asset."""
         facts = {"num_segments": len(self.points), "last_index": self.points[-1][1]}
         return self.label(replace(self.head, payload={**self.head.payload, **facts}))
 
 
 def follow(draft: Draft | None, first: Segment, point: StoredPoint) -> Draft:
-    """Take the draft that a call goes on with, or begin one at segment 0.
+    """The draft before a call, given the call's first segment and its point; segment 0 starts a new one.
 
-    Args:
-        draft: The asset's draft, if there is one.
-        first: The call's first segment.
-        point: Its point.
-
-    Returns:
-        The draft before the call.
-
-    Raises:
-        InvalidSegment: If nothing was written before, or what was lies behind the segment.
+    Raises `InvalidSegment` if nothing was written before, or not everything lies before the segment.
     """
     if first.index == 0:
         return Draft(head=point)

@@ -1,13 +1,13 @@
-"""What an index says when it cannot do what was asked.
+"""Why an index could not do what was asked.
 
-IndexFailure          the index could not do what was asked
-├── IndexInUse        another process has it open
-├── IndexUnavailable  the engine died or did not answer; the call may be tried again
-├── IndexFull         the disk has too little free space to write
-├── InvalidVector     a track has a wrong shape, NaN, infinity or a row that is not of unit length
-├── InvalidSegment    a segment contradicts itself, or segments of an asset came out of order
-├── InvalidFilter     a filter that can hold for nothing, or compares with what is no metadata value
-└── InvalidCursor     a cursor that no page of this index gave
+IndexFailure
+├── IndexInUse        another process has the index open
+├── IndexUnavailable  it may work when the call is tried again
+├── IndexFull         too little free disk space to write
+├── InvalidVector     a track that cannot be stored or searched with
+├── InvalidSegment    a segment, or segments of an asset, that cannot be stored
+├── InvalidFilter     a filter that makes no sense
+└── InvalidCursor     a cursor of no page
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class IndexInUse(IndexFailure):
 
 
 class IndexUnavailable(IndexFailure):
-    """The engine's process died or did not answer; the call may be tried again."""
+    """The shard process died, or the index did not answer; the call may be tried again."""
 
     code = "index_unavailable"
     is_public = True
 
 
 class IndexFull(IndexFailure):
-    """The disk that holds the index has less free space than the floor; nothing was written."""
+    """The disk of the index has less free space than the floor; nothing was written."""
 
     code = "disk_full"
     is_public = True
@@ -61,7 +61,7 @@ class InvalidFilter(IndexFailure):
 
 
 class InvalidCursor(IndexFailure):
-    """The cursor is none that a page of this index gave."""
+    """No page of this index gave the cursor."""
 
     code = "invalid_parameter"
     is_public = True

@@ -2,15 +2,16 @@
 
     with open_index(settings, bundle, release_id=release_id) as index: ...
 
-Without `FOLEY_QDRANT_URL` the index lies in the data folder, and one process at a time has it open. With it, any
-number of replicas read and write one collection. Each bundle has an index of its own, so vectors of two models never
-meet.
+Without `FOLEY_QDRANT_URL` the index lies in the data folder, and one process at a time has it open. With it, any number
+of replicas read and write one collection. Each release has an index of its own, so vectors of two models never meet.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from models.bundle.bundle import Bundle
@@ -25,25 +26,19 @@ logger = logging.getLogger(__name__)
 
 
 def open_index(settings: Settings, bundle: Bundle, *, release_id: str) -> Index:
-    """Open the index of a release, or create it.
-
-    Args:
-        settings: Where it is.
-        bundle: Whose vectors it holds.
-        release_id: Names the generation of the index; the first of a bundle has the bundle's name.
-
-    Returns:
-        The open index, which wants to be closed.
-    """  # noqa: DOC501, DOC503 - whatever is raised on the way goes on
+    """Open the index of a release of a bundle, or create it; the caller closes it."""
+    width, num_moments = bundle.manifest.embedding_width, bundle.manifest.clip_spec.num_moments
     if settings.qdrant_url is None:
-        return _open_folder(settings, bundle, release_id)
+        return EmbeddedIndex.open(
+            index_folder(settings, release_id),
+            width=width,
+            num_moments=num_moments,
+            min_free_bytes=settings.min_free_bytes,
+            optimize_share=settings.optimize_share if settings.optimize_share < 1 else None,
+        )
     config = server_config(settings, url=settings.qdrant_url)
-    index = ServerIndex.open(
-        config,
-        name=collection_name(settings.qdrant_prefix, release_id),
-        width=bundle.manifest.embedding_width,
-        num_moments=bundle.manifest.clip_spec.num_moments,
-    )
+    name = collection_name(settings.qdrant_prefix, release_id)
+    index = ServerIndex.open(config, name=name, width=width, num_moments=num_moments)
     try:
         _name_first(index, settings.qdrant_prefix)
     except BaseException:
@@ -53,26 +48,18 @@ def open_index(settings: Settings, bundle: Bundle, *, release_id: str) -> Index:
 
 
 def find_index(settings: Settings, bundle: Bundle, *, release_id: str) -> Index | None:
-    """Open the index of a release where there is one: nothing is created.
-
-    Args:
-        settings: Where it is.
-        bundle: Whose vectors it holds.
-        release_id: Names the generation of the index.
-
-    Returns:
-        The open index, which wants to be closed, or None.
-    """
+    """Open the index of a release if it exists, else return None; nothing is created."""
     if settings.qdrant_url is None:
         exists = (index_folder(settings, release_id) / "index.json").exists()
     else:
-        config = server_config(settings, url=settings.qdrant_url)
-        exists = _has_collection(config, settings, release_id)
+        name = collection_name(settings.qdrant_prefix, release_id)
+        with _connect(settings, settings.qdrant_url) as link:
+            exists = link.run(lambda client: client.collection_exists(name))
     return open_index(settings, bundle, release_id=release_id) if exists else None
 
 
 def index_folder(settings: Settings, release_id: str) -> Path:
-    """Where the embedded index of a release lives."""
+    """The folder of the embedded index of a release."""
     return settings.data / "index" / release_id
 
 
@@ -84,74 +71,49 @@ def index_place(settings: Settings, release_id: str) -> str:
 
 
 def active_index(settings: Settings, index: Index | None = None) -> str | None:
-    """The release whose index the library's alias names on a Qdrant server.
+    """The release whose index the library's alias names on a Qdrant server; None without a server or an alias.
 
-    Args:
-        settings: Where the server is.
-        index: An open index of the library, whose connection is used; default: one for this look alone.
-
-    Returns:
-        The release, None where there is no server or no alias yet.
+    An open index of the library may be given, to use its connection.
     """
     if settings.qdrant_url is None:
         return None
     if isinstance(index, ServerIndex):
         name = active_collection(index.link, settings.qdrant_prefix)
     else:
-        config = server_config(settings, url=settings.qdrant_url)
-        link = Link(config, open_client(config))
-        try:
+        with _connect(settings, settings.qdrant_url) as link:
             name = active_collection(link, settings.qdrant_prefix)
-        finally:
-            link.close()
     return None if name is None else name.removeprefix(f"{settings.qdrant_prefix}-")
 
 
 def activate_index(settings: Settings, release_id: str) -> None:
-    """Let the alias of a Qdrant server name the index of a release; an embedded index has none.
-
-    Args:
-        settings: Where the server is.
-        release_id: The release.
-    """
+    """Point the library's alias on a Qdrant server to the index of a release; an embedded index has no alias."""
     if settings.qdrant_url is not None:
-        config = server_config(settings, url=settings.qdrant_url)
-        link = Link(config, open_client(config))
-        try:
+        with _connect(settings, settings.qdrant_url) as link:
             activate(link, settings.qdrant_prefix, collection_name(settings.qdrant_prefix, release_id))
-        finally:
-            link.close()
 
 
 def drop_index(settings: Settings, release_id: str) -> None:
-    """Remove the index of a release, if there is one.
-
-    Args:
-        settings: Where it is.
-        release_id: The release.
-    """
+    """Remove the index of a release, if there is one."""
     if settings.qdrant_url is None:
         shutil.rmtree(index_folder(settings, release_id), ignore_errors=True)
         return
-    config = server_config(settings, url=settings.qdrant_url)
+    name = collection_name(settings.qdrant_prefix, release_id)
+    with _connect(settings, settings.qdrant_url) as link:
+        link.run(lambda client: client.delete_collection(name))
+
+
+@contextmanager
+def _connect(settings: Settings, url: str) -> Iterator[Link]:
+    config = server_config(settings, url=url)
     link = Link(config, open_client(config))
     try:
-        name = collection_name(settings.qdrant_prefix, release_id)
-        link.run(lambda client: client.delete_collection(name))
+        yield link
     finally:
         link.close()
 
 
 def server_config(settings: Settings, *, url: str) -> ServerConfig:
-    """What the settings say about a Qdrant server.
-
-    Args:
-        settings: Key, replicas and the rest.
-        url: Where it is.
-
-    Returns:
-        The configuration.
-    """
+    """What the settings say about the Qdrant server at a URL."""
     key = settings.qdrant_api_key
     return ServerConfig(
         url=url,
@@ -165,31 +127,12 @@ def server_config(settings: Settings, *, url: str) -> ServerConfig:
     )
 
 
-def _open_folder(settings: Settings, bundle: Bundle, release_id: str) -> EmbeddedIndex:
-    return EmbeddedIndex.open(
-        index_folder(settings, release_id),
-        width=bundle.manifest.embedding_width,
-        num_moments=bundle.manifest.clip_spec.num_moments,
-        min_free_bytes=settings.min_free_bytes,
-        optimize_share=settings.optimize_share if settings.optimize_share < 1 else None,
-    )
-
-
 def _name_first(index: ServerIndex, prefix: str) -> None:
-    """Let the library's alias name its first collection; which one it names later is for a release to say."""
+    """Point the library's alias to its first collection; later ones are named when a release is activated."""
     active = active_collection(index.link, prefix)
     if active is None:
         activate(index.link, prefix, index.collection)
     elif active != index.collection:
-        logger.info(  # a release that is being built or made ready
+        logger.info(  # a release that is being built or prepared
             "the library's alias %s names %s; this bundle uses %s", prefix, active, index.collection
         )
-
-
-def _has_collection(config: ServerConfig, settings: Settings, release_id: str) -> bool:
-    link = Link(config, open_client(config))
-    try:
-        name = collection_name(settings.qdrant_prefix, release_id)
-        return link.run(lambda client: client.collection_exists(name))
-    finally:
-        link.close()

@@ -1,13 +1,12 @@
-"""What a point says besides its vectors: where the asset's files are, what is known of them, how it is filtered.
+"""The payload of a point: where the asset's files are, what is known about them, what filters look at.
 
     {"asset_id", "index", "start_seconds", "end_seconds",                      where the segment is
      "paths", "folders", "media", "metadata", "labels", "written_at_seconds",  the asset, the same in each segment
      "modalities",                                                             of the whole asset
      "num_segments", "last_index"}                                             in the first segment alone
 
-A filter becomes conditions on these keys: `folders` holds every folder that a path lies in, at any depth, and
-`labels` one word for each key and value of the metadata, so that one payload index serves all keys there can be
-and `1`, `"1"` and `true` stay apart.
+A filter becomes conditions on these keys: `folders` holds every folder above a path, and `labels` one word for each key
+and value of the metadata, so that one payload index serves all possible keys and `1`, `"1"` and `true` stay apart.
 """
 
 from __future__ import annotations
@@ -24,12 +23,14 @@ from typing import Any
 from service.index.contract import Asset, Filter, SegmentMatch, values_of
 from service.index.failure import InvalidSegment
 
+WORDS = ("asset_id", "paths", "folders", "labels", "modalities")  # keys with a payload index
+NUMBERS = ("media.duration_seconds", "media.modified_ns")  # the same
 _RAW_PATH = "\0raw:"  # no path holds a NUL
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnyOf:
-    """The condition that a key holds one of some words, itself or in a list."""
+    """The condition that the value of a key, or an element of its list, is one of some words."""
 
     key: str
     words: tuple[str, ...]
@@ -37,7 +38,7 @@ class AnyOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Within:
-    """The condition that a number lies within bounds, each of which may be missing."""
+    """The condition that a number lies within bounds; None for no bound."""
 
     key: str
     at_least: float | None = None
@@ -49,14 +50,7 @@ Condition = AnyOf | Within
 
 
 def to_conditions(filter: Filter | None) -> list[Condition]:
-    """Say what a filter asks of a payload, in the words of no engine.
-
-    Args:
-        filter: Which assets count; None for all.
-
-    Returns:
-        Conditions of which every one must hold.
-    """
+    """The conditions of a filter on a payload, all of which must hold."""
     if filter is None:
         return []
     conditions: list[Condition] = []
@@ -80,17 +74,9 @@ def to_conditions(filter: Filter | None) -> list[Condition]:
 
 
 def describe_files(paths: Sequence[str], media: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the payload that says where an asset's files are and what is known of them.
+    """The part of the payload about an asset's files; a path that is repeated counts once.
 
-    Args:
-        paths: Absolute paths, the first one first; a repeated one counts once.
-        media: Facts about the file.
-
-    Returns:
-        Payload values.
-
-    Raises:
-        InvalidSegment: If there is no path.
+    Raises `InvalidSegment` if there is no path or the facts are not JSON.
     """
     if not paths:
         raise InvalidSegment("an asset needs at least one path, got none")
@@ -107,15 +93,7 @@ def describe_files(paths: Sequence[str], media: Mapping[str, Any]) -> dict[str, 
 def describe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the payload that holds what people said about an asset.
 
-    Args:
-        metadata: Values by key.
-
-    Returns:
-        Payload values.
-
-    Raises:
-        InvalidSegment: If a key is not text or a value is not text, a whole number, true, false or a list of
-            these.
+    Raises `InvalidSegment` if a key is not text or a value is not text, a whole number, true, false or a list of these.
     """
     held: dict[str, Any] = {}
     labels: dict[str, None] = {}
@@ -141,17 +119,9 @@ def _label(key: str, value: str | int) -> str:
 
 
 def check_media(media: Mapping[str, Any], *, name: str = "media") -> dict[str, Any]:
-    """Check that the facts about a file are JSON, and give back what JSON makes of them.
+    """The facts as JSON gives them back, tuples as lists; `name` is what the message calls them.
 
-    Args:
-        media: Facts by name.
-        name: What the message calls them.
-
-    Returns:
-        The same with tuples as lists.
-
-    Raises:
-        InvalidSegment: If a value is not JSON: NaN, a lone surrogate, bytes, an object.
+    Raises `InvalidSegment` if a value is not JSON: NaN, a lone surrogate, bytes, an object.
     """
     try:
         text = json.dumps(dict(media), allow_nan=False, ensure_ascii=False)
@@ -163,7 +133,7 @@ def check_media(media: Mapping[str, Any], *, name: str = "media") -> dict[str, A
 
 
 def store_path(path: str) -> str:
-    """Write a path so that an engine can hold it: names that are not UTF-8 go in as hex of their bytes."""
+    """A path as a payload can hold it: names that are not UTF-8 become the hex of their bytes."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -172,12 +142,12 @@ def store_path(path: str) -> str:
 
 
 def load_path(stored: str) -> str:
-    """Read a path that `store_path` wrote."""
+    """The path of which `store_path` made this."""
     return os.fsdecode(bytes.fromhex(stored[len(_RAW_PATH) :])) if stored.startswith(_RAW_PATH) else stored
 
 
 def to_asset(payload: Mapping[str, Any]) -> Asset:
-    """Read the asset from the payload of its first segment."""
+    """The asset, from the payload of its first segment."""
     paths = tuple(load_path(path) for path in payload["paths"])
     return Asset(
         asset_id=payload["asset_id"],
@@ -191,7 +161,7 @@ def to_asset(payload: Mapping[str, Any]) -> Asset:
 
 
 def to_match(payload: Mapping[str, Any], moments: Sequence[float]) -> SegmentMatch:
-    """Join a segment's payload and its cosines, shape (T,), to a match whose score is exactly their mean."""
+    """A match of a segment, from its payload and its cosines, shape (T,); their mean is the score."""
     return SegmentMatch(
         asset_id=payload["asset_id"],
         path=load_path(payload["paths"][0]),

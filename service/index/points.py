@@ -1,8 +1,7 @@
-"""A segment as a point: its id, its vectors, its payload, and the checks before an engine sees any of it.
+"""A segment as a point: its id, its vectors and its payload, checked before they are stored.
 
-An engine stores NaN, infinite and zero vectors silently and never finds them again, and of a batch with one
-vector of the wrong width it stores the rest. So everything is checked here, before, for all segments of a
-call.
+Qdrant stores NaN, infinite and zero vectors silently and never finds them again, and of a batch with one vector of the
+wrong width it stores the rest. So all segments of a call are checked here before any is stored.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ from numpy.typing import NDArray
 from service.index.contract import Segment
 from service.index.failure import InvalidSegment, InvalidVector
 from service.index.payload import describe_files, describe_metadata, load_path
-from service.system.modality import Modality, Track
+from service.system.modality import MODALITIES, Track
 
 TRACK_SUFFIX = "_track"
+TRACK_NAMES = tuple(modality + TRACK_SUFFIX for modality in MODALITIES)
 NORM_TOLERANCE = 1e-3  # a unit row in float16 is off by 1e-4 at most
 _NAMESPACE = uuid.UUID("5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPoint:
-    """What an engine stores for one segment.
+    """What is stored for one segment.
 
     Attributes:
         point_id: UUIDv5 of asset and start, as text: writing a segment twice stores it once.
@@ -43,7 +43,7 @@ class StoredPoint:
 
 
 def point_id(asset_id: str, start_seconds: float) -> str:
-    """Name the point of a segment, the same in every run: UUIDv5 of asset and start in milliseconds."""
+    """The id of a segment's point, the same in every run: UUIDv5 of asset and start in milliseconds."""
     return str(uuid.uuid5(_NAMESPACE, f"{asset_id}:{round(start_seconds * 1000)}"))
 
 
@@ -56,20 +56,9 @@ def is_point_id(text: str) -> bool:
 
 
 def check_track(track: Track, *, num_moments: int, width: int, name: str = "track") -> Track:
-    """Check that a track can be stored or searched by.
+    """The track as C-contiguous float32, checked: (T, D), finite, unit rows that do not cancel out.
 
-    Args:
-        track: Any array.
-        num_moments: T, rows it must have.
-        width: D, columns it must have.
-        name: What the message calls it.
-
-    Returns:
-        The track, float32, C-contiguous, shape (T, D).
-
-    Raises:
-        InvalidVector: If its shape is another, a value is not finite, a row is not of unit length, or the
-            rows cancel out, so that their mean has no direction.
+    `name` is what the message of `InvalidVector` calls it.
     """
     if not isinstance(track, np.ndarray) or track.dtype.kind != "f":
         raise InvalidVector(f"{name} must be an array of floats, got {getattr(track, 'dtype', type(track))}")
@@ -90,32 +79,16 @@ def check_track(track: Track, *, num_moments: int, width: int, name: str = "trac
 
 
 def pool_track(track: Track) -> NDArray[np.float32]:
-    """Average the moments and normalise.
-
-    Args:
-        track: float32, shape (T, D), unit rows that do not cancel out.
-
-    Returns:
-        The pooled vector, float32, shape (D,), unit length.
-    """
+    """The normalised mean of the moments, float32, shape (D,)."""
     mean = track.mean(axis=0, dtype=np.float64)
     return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
 
 
 def to_points(segments: Sequence[Segment], *, num_moments: int, width: int) -> list[StoredPoint]:
-    """Turn segments into points, all or none.
+    """Turn segments of one asset into points, all or none.
 
-    Args:
-        segments: Segments of one asset, in order.
-        num_moments: T, rows of every track.
-        width: D, columns of every track.
-
-    Returns:
-        One point per segment, in order.
-
-    Raises:
-        InvalidSegment: If there are none, or they are of several assets, out of order, or their facts are not
-            JSON.
+    Raises `InvalidSegment` if there are none, or they are of several assets, out of order, or their facts are not JSON;
+    `InvalidVector` for a bad track.
     """
     if not segments:
         raise InvalidSegment("a write needs at least one segment, got none")
@@ -154,9 +127,16 @@ def _to_point(segment: Segment, *, num_moments: int, width: int) -> StoredPoint:
     )
 
 
-def to_segment(payload: Mapping[str, Any], tracks: Mapping[Modality, Track]) -> Segment:
-    """Read a segment from the payload of its point and its tracks, each float32, shape (T, D)."""
+def to_segment(
+    payload: Mapping[str, Any], vectors: Mapping[str, NDArray[np.float32]], *, shape: tuple[int, int]
+) -> Segment:
+    """The segment, from the payload and the vectors of its point; `shape` is (T, D)."""
     path, *paths = (load_path(stored) for stored in payload["paths"])
+    tracks = {
+        modality: vectors[modality + TRACK_SUFFIX].reshape(shape)
+        for modality in MODALITIES
+        if modality + TRACK_SUFFIX in vectors
+    }
     return Segment(
         asset_id=payload["asset_id"],
         path=path,

@@ -317,7 +317,7 @@ def _candidates(settings: Settings, bundle: Bundle) -> list[dict[str, Any]]:
 def _memory(index: Index | None) -> dict[str, Any]:
     facts = {"process": _memory_of("self")}
     if isinstance(index, EmbeddedIndex):
-        facts["index_process"] = _memory_of(str(index.engine_pid))
+        facts["index_process"] = _memory_of(str(index.shard_pid))
     return facts
 
 

@@ -48,7 +48,7 @@ def write_until_refused(index: EmbeddedIndex, *, num_assets: int) -> int:
 
 def test_a_full_disk_is_refused_and_not_fatal(disk: Path) -> None:
     with open_on(disk, min_free_bytes=FLOOR) as index:
-        engine = index.engine_pid
+        pid = index.shard_pid
         (query,) = make_tracks(1, seed=2)
         index.write_asset(make_asset("first", make_tracks(3, seed=3)), is_last=True)
         ballast = fill(disk, leaving_bytes=FLOOR + 4 * MIB)
@@ -69,22 +69,22 @@ def test_a_full_disk_is_refused_and_not_fatal(disk: Path) -> None:
         ballast.unlink()
         index.write_asset(make_asset("refused", make_tracks(1, seed=4)), is_last=True)
         assert index.set_metadata(make_id("first"), {"take": 1})
-        assert index.engine_pid == engine, "the engine died on the way"
+        assert index.shard_pid == pid, "the shard process died on the way"
     with open_on(disk, min_free_bytes=FLOOR) as index:
         assert index.count_segments() == 4 + 200 * num_written
 
 
-def test_without_the_floor_a_full_disk_kills_the_engine(disk: Path) -> None:
+def test_without_the_floor_a_full_disk_kills_the_process(disk: Path) -> None:
     """The control: what the floor is for. Reads and what was acknowledged survive even that."""
     with open_on(disk, min_free_bytes=0) as index:
         index.write_asset(make_asset("first", make_tracks(3, seed=3)), is_last=True)
-        engine = index.engine_pid
+        pid = index.shard_pid
         ballast = fill(disk, leaving_bytes=MIB // 4)
         with pytest.raises(IndexFailure, match=f"ended with code -{signal.SIGBUS}"):
             write_until_refused(index, num_assets=20)
         ballast.unlink()
         assert index.get_asset(make_id("first")) is not None
-        assert index.engine_pid != engine
+        assert index.shard_pid != pid
 
 
 def test_a_full_disk_over_http(disk: Path, indexed_settings: Settings) -> None:

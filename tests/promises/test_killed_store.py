@@ -81,13 +81,13 @@ class Traffic:
 
 
 def kill_often(index: EmbeddedIndex, *, num_kills: int) -> float:
-    """Kill the engine at random times; the longest that the next answer took, in seconds."""
+    """Kill the shard process at random times; the longest that the next answer took, in seconds."""
     rng = random.Random(0)
     slowest = 0.0
     for _ in range(num_kills):
         time.sleep(rng.uniform(0.05, 0.4))
         with contextlib.suppress(ProcessLookupError):
-            os.kill(index.engine_pid, signal.SIGKILL)
+            os.kill(index.shard_pid, signal.SIGKILL)
         began = time.monotonic()
         while True:
             try:

@@ -70,7 +70,7 @@ class Switcher:
 
 
 def open_when_free(releases: TwoReleases, name: str) -> Index:
-    """The engine of a killed process takes a moment to notice."""
+    """The shard process of a killed process takes a moment to notice."""
 
     def opened() -> Index | None:
         try:

@@ -17,7 +17,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -57,7 +56,7 @@ from service.index.points import (
     to_points,
     to_segment,
 )
-from service.system.modality import MODALITIES, Modality, Track
+from service.system.modality import Modality, Track
 
 
 @dataclass
@@ -106,9 +105,7 @@ class MemoryIndex:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @contextmanager
@@ -231,12 +228,7 @@ class MemoryIndex:
         check_limit(limit)
         with self._opened() as store:
             points = [p for p in store.complete.get(asset_id, ()) if p.payload["index"] >= first_index]
-        return [self._to_segment(point) for point in points[:limit]]
-
-    def _to_segment(self, point: StoredPoint) -> Segment:
-        names = {modality: modality + TRACK_SUFFIX for modality in MODALITIES}
-        tracks = {m: point.vectors[n].reshape(self._shape) for m, n in names.items() if n in point.vectors}
-        return to_segment(point.payload, tracks)
+        return [to_segment(p.payload, p.vectors, shape=self._shape) for p in points[:limit]]
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None

@@ -1,13 +1,12 @@
-"""A shard is optimized aside: in other processes, while the first goes on answering and writing.
+"""Optimizing a shard aside: in other processes, while the first one keeps answering and writing.
 
-    the engine that answers ── pages, and every change meanwhile ──▶ files ──▶ a builder: stores, optimizes, ends
-                            ── changes since ─────────────────────▶ files ──▶ the next engine: catches up
-                            ── freeze: the last changes ──────────▶ file  ──▶ seals its shard, one rename, takes over
+    the process that answers ── pages, and every change meanwhile ──▶ files ──▶ a builder: stores, optimizes, ends
+                             ── changes since ─────────────────────▶ files ──▶ the next process: catches up
+                             ── freeze: the last changes ──────────▶ file  ──▶ seals its shard, one rename, takes over
 
-The pages and the changes are read and noted by one process in one order, so doing them in this order makes the same
-shard. A page is small: reading it keeps a search waiting for some milliseconds. The builder gives way to everybody
-else. For the last step changes wait, searches do not. Whatever ends the build before the rename leaves the old shard,
-whole; after it the new one counts, whole.
+One process reads the pages and notes the changes in one order, so replaying them in this order makes the same shard. A
+page is small: reading it keeps a search waiting for some milliseconds. The builder runs at the lowest priority. During
+the last step changes wait, searches do not. Before the rename the old shard is current and whole, after it the new one.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from typing import Any
 from service.index.embedded.folder import count_bytes
 from service.index.embedded.generation import next_shard
 from service.index.embedded.messages import ShardConfig
-from service.index.embedded.process import EngineProcess
+from service.index.embedded.process import ShardProcess
 from service.index.failure import IndexFailure, IndexUnavailable
 
 logger = logging.getLogger(__name__)
@@ -43,31 +41,27 @@ class AsideBuild:
     """One build of a shard aside.
 
     Args:
-        config: What the answering engine opened.
-        start_engine: Starts another one.
-        is_wanted: Asked again and again; where it says no, the build is given up.
+        config: What the answering process opened.
+        start_process: Starts another one.
+        is_wanted: Asked again and again; the build is given up once it returns False.
     """
 
     def __init__(
         self,
         config: ShardConfig,
         *,
-        start_engine: Callable[[ShardConfig], EngineProcess],
+        start_process: Callable[[ShardConfig], ShardProcess],
         is_wanted: Callable[[], bool],
     ) -> None:
         self._config = replace(config, shard=next_shard(config.folder), unfinished=frozenset())
-        self._start_engine = start_engine
+        self._start_process = start_process
         self._is_wanted = is_wanted
-        self._engine: EngineProcess | None = None
+        self._process: ShardProcess | None = None
 
-    def prepare(self, answering: EngineProcess) -> EngineProcess:
-        """Build the shard and catch up, all but the last changes.
+    def prepare(self, answering: ShardProcess) -> ShardProcess:
+        """Copy the shard of the answering process, optimize the copy and catch up, all but the last changes.
 
-        Args:
-            answering: The engine whose shard is copied.
-
-        Returns:
-            The engine that has the new shard open.
+        Returns the process that has the new shard open.
         """
         began = time.monotonic()
         builder = self._start(is_background=True)
@@ -78,25 +72,25 @@ class AsideBuild:
         self._ask(builder, "optimize")
         self._catch_up(answering, builder)
         builder.close()
-        engine = self._start(is_background=False)
-        self._catch_up(answering, engine)
-        self._ask(engine, "prepare_switch")
-        self._catch_up(answering, engine)
+        following = self._start(is_background=False)
+        self._catch_up(answering, following)
+        self._ask(following, "prepare_switch")
+        self._catch_up(answering, following)
         seconds = time.monotonic() - began
         logger.info("%d points are optimized aside in %s, in %.1f s", num_points, self._config.shard, seconds)
-        return engine
+        return following
 
     def give_up(self) -> None:
-        """End what was started. The shard it leaves is swept away when the index opens again."""
-        if self._engine is not None:
-            self._engine.kill()
-            self._engine.close()
+        """Kill what was started. The shard it leaves is swept away when the index opens again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.close()
 
-    def _start(self, *, is_background: bool) -> EngineProcess:
-        self._engine = self._start_engine(replace(self._config, is_background=is_background))
-        return self._engine
+    def _start(self, *, is_background: bool) -> ShardProcess:
+        self._process = self._start_process(replace(self._config, is_background=is_background))
+        return self._process
 
-    def _copy(self, answering: EngineProcess, builder: EngineProcess) -> None:
+    def _copy(self, answering: ShardProcess, builder: ShardProcess) -> None:
         numbers = 2 * self._config.num_moments * self._config.width
         limit = min(PAGE_POINTS, max(1, PAGE_NUMBERS // numbers))
         offset: str | None = None
@@ -106,54 +100,40 @@ class AsideBuild:
                 began = time.monotonic()
                 offset = self._ask(answering, "copy_page", offset, limit)
                 is_first = False
-                time.sleep(time.monotonic() - began)  # half of the time is for whoever searches
+                time.sleep(time.monotonic() - began)  # half of the time is for searches
                 if offset is None:
                     break
             self._replay(answering, builder)
 
-    def _catch_up(self, answering: EngineProcess, engine: EngineProcess) -> None:
+    def _catch_up(self, answering: ShardProcess, following: ShardProcess) -> None:
         for _ in range(MAX_ROUNDS):
-            if self._replay(answering, engine) <= SMALL_CHANGES:
+            if self._replay(answering, following) <= SMALL_CHANGES:
                 return
 
-    def _replay(self, answering: EngineProcess, engine: EngineProcess) -> int:
+    def _replay(self, answering: ShardProcess, following: ShardProcess) -> int:
         changes: Path | None = self._ask(answering, "roll_copy")
         if changes is None:
             return 0
-        num_changes: int = self._ask(engine, "replay", changes)
+        num_changes: int = self._ask(following, "replay", changes)
         return num_changes
 
-    def _ask(self, engine: EngineProcess, method: str, *arguments: Any) -> Any:
-        return wait_for(engine.submit(method, *arguments), self._is_wanted)
-
-
-def wait_for(future: Future[Any], is_wanted: Callable[[], bool]) -> Any:
-    """Wait for an answer as long as it is wanted, however long it takes.
-
-    Args:
-        future: The answer to come.
-        is_wanted: Whether it still is.
-
-    Returns:
-        The answer.
-
-    Raises:
-        IndexUnavailable: If it is not wanted any more.
-    """
-    while is_wanted():
-        try:
-            return future.result(POLL_SECONDS)
-        except TimeoutError:
-            continue
-    raise IndexUnavailable("the build is given up: the index closes")
+    def _ask(self, process: ShardProcess, method: str, *arguments: Any) -> Any:
+        """Wait for an answer, however long it takes, unless the build is not wanted any more."""
+        future = process.submit(method, *arguments)
+        while self._is_wanted():
+            try:
+                return future.result(POLL_SECONDS)
+            except TimeoutError:
+                continue
+        raise IndexUnavailable("the build is given up: the index closes")
 
 
 class OptimizerWatch:
-    """A thread that has an index optimized aside whenever it is due.
+    """A thread that optimizes an index aside whenever that is due.
 
     Args:
-        is_due: Whether it is, given the share of segments that may change before.
-        optimize: Does it; blocks.
+        is_due: Takes the share of the segments that may change before.
+        optimize: Blocks until it is done.
     """
 
     def __init__(self, is_due: Callable[[float], bool], optimize: Callable[[], None]) -> None:
@@ -163,14 +143,14 @@ class OptimizerWatch:
         self._thread: threading.Thread | None = None
 
     def start(self, share: float) -> None:
-        """Watch from now on."""
+        """Start to watch."""
         self._thread = threading.Thread(
             target=self._run, args=(share,), name="index-optimizer-watch", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more; a build that runs is given up by the index itself."""
+        """Stop to watch; the index itself gives up a running build."""
         self._is_stopping.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

@@ -1,4 +1,4 @@
-"""What happens to the points of a shard, as values: done to one shard, kept in files, done to another.
+"""Changes to the points of a shard, as values: applied to one shard, kept in files, replayed on another.
 
     log = ChangeLog(folder)
     apply_change(shard, copies, change)
@@ -6,9 +6,9 @@
     path = log.roll()
     replay(other_shard, other_copies, path)
 
-A change says all that the points it touches become, so doing one again, or doing it to points that have it already,
-does no harm as long as the order is kept. That is why a shard can be copied page by page while it is written to: a
-page that was read goes into the same log as the writes before and after it (`service.index.embedded.aside`).
+A change holds all that its points become, so it may be applied again, or to points that have it already, as long as
+the order is kept. That is why a shard can be copied page by page while it is written to: a page that was read goes
+into the same log as the writes before and after it (`service.index.embedded.aside`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ import qdrant_edge as edge
 
 from service.index.embedded.ranking import to_floats
 from service.index.embedded.tracks import ROWS, TrackCopies
-from service.index.points import TRACK_SUFFIX, StoredPoint
-from service.system.modality import MODALITIES
+from service.index.points import TRACK_NAMES, StoredPoint
 
 UPSERT_POINTS = 64
-_TRACKS = tuple(modality + TRACK_SUFFIX for modality in MODALITIES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upsert:
-    """Points are stored, in the place of those with the same ids."""
+    """Points are stored; they replace those with the same ids."""
 
     points: Sequence[StoredPoint]
 
@@ -72,13 +70,7 @@ Change = Upsert | DeletePoints | DeleteAsset | SetPoints | SetAsset
 
 
 def apply_change(shard: edge.EdgeShard, copies: TrackCopies, change: Change) -> None:
-    """Do a change to a shard.
-
-    Args:
-        shard: The open shard.
-        copies: Its copies of the tracks.
-        change: What to do.
-    """
+    """Apply a change to an open shard and its copies of the tracks."""
     if isinstance(change, Upsert):
         for first in range(0, len(change.points), UPSERT_POINTS):
             _upsert(shard, copies, change.points[first : first + UPSERT_POINTS])
@@ -94,12 +86,12 @@ def apply_change(shard: edge.EdgeShard, copies: TrackCopies, change: Change) -> 
 
 
 def of_asset(asset_id: str) -> edge.Filter:
-    """A filter that every point of an asset fulfils."""
+    """A filter for the points of an asset."""
     return edge.Filter(must=[edge.FieldCondition("asset_id", match=edge.MatchValue(asset_id))])
 
 
 def _upsert(shard: edge.EdgeShard, copies: TrackCopies, points: Sequence[StoredPoint]) -> None:
-    places = [(n, name) for n, point in enumerate(points) for name in point.vectors if name in _TRACKS]
+    places = [(n, name) for n, point in enumerate(points) for name in point.vectors if name in TRACK_NAMES]
     rows: list[dict[str, int]] = [{} for _ in points]
     for (n, name), row in zip(
         places, copies.append([points[n].vectors[name] for n, name in places]), strict=True
@@ -116,7 +108,7 @@ def _to_edge(point: StoredPoint, rows: Mapping[str, int]) -> edge.Point:
 
 
 def read_point(record: edge.Record) -> StoredPoint:
-    """A point as it was stored, from what the engine gives; without the rows, which are those of one shard."""
+    """A point as it was stored, without the rows of its tracks, which belong to one shard."""
     found = record.vector if isinstance(record.vector, dict) else {}
     vectors = {name: np.asarray(vector, dtype=np.float32) for name, vector in found.items()}
     payload = {key: value for key, value in (record.payload or {}).items() if key != ROWS}
@@ -124,11 +116,7 @@ def read_point(record: edge.Record) -> StoredPoint:
 
 
 class ChangeLog:
-    """Changes in files, in their order. What is in them is ours alone, and gone when the build is.
-
-    Args:
-        folder: Where the files go; it exists.
-    """
+    """Writes changes to files in an existing folder, in their order. They live as long as one build."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -143,11 +131,7 @@ class ChangeLog:
         pickle.dump(change, self._file, protocol=pickle.HIGHEST_PROTOCOL)
 
     def roll(self) -> Path | None:
-        """Complete the file that is being written; further changes go into another.
-
-        Returns:
-            The file, or None where nothing changed since the last one.
-        """
+        """Complete the current file and return it, None if nothing changed since the last one."""
         if self._file is None:
             return None
         self._file.close()
@@ -163,21 +147,12 @@ def read_changes(path: Path) -> Iterator[Change]:
     """Read the changes of a file, in their order."""
     with path.open("rb") as file:
         while file.peek(1):
-            change: Change = pickle.load(file)  # noqa: S301 - our own engine wrote it a moment ago
+            change: Change = pickle.load(file)  # noqa: S301 - a shard process of ours wrote it a moment ago
             yield change
 
 
 def replay(shard: edge.EdgeShard, copies: TrackCopies, path: Path) -> int:
-    """Do the changes of a file to a shard, and remove the file.
-
-    Args:
-        shard: The open shard.
-        copies: Its copies of the tracks.
-        path: From `ChangeLog.roll`.
-
-    Returns:
-        How many there were.
-    """
+    """Apply the changes of a file of `ChangeLog` to a shard, remove the file, and return how many there were."""
     num_changes = 0
     for change in read_changes(path):
         apply_change(shard, copies, change)

@@ -2,8 +2,8 @@
 
 FOLDER/
 index.json    width and number of moments: what the vectors mean
-lock          held by the process that has the index open, and its engine; the lock dies with them
-shard/        Qdrant Edge's own files; `service.index.embedded.generation` says what follows the first shard
+lock          held by the service that has the index open and by its shard process; the lock dies with them
+shard/        Qdrant Edge's own files; `service.index.embedded.generation` explains the later ones
 """
 
 from __future__ import annotations
@@ -35,19 +35,10 @@ LOCK_SECONDS = 1.0
 
 
 class FolderLock:
-    """The right to an index's folder, which one process has until it closes the lock or ends.
+    """The lock of an index's folder, which is created if it is missing.
 
-    The engine's process inherits the descriptor: while an engine of a killed service is still there, so is the lock.
-
-    Args:
-        folder: The index's folder; made where it is missing.
-
-    Attributes:
-        fd: Descriptor of the lock's file.
-
-    Raises:
-        IndexInUse: If another process has it.
-        IndexFailure: If the folder cannot be used.
+    The shard process inherits the descriptor `fd`: as long as that of a killed service is still there, so is the lock.
+    Fails with `IndexInUse` if another process has the lock, with `IndexFailure` if the folder cannot be used.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,16 +55,12 @@ class FolderLock:
             raise IndexFailure(f"the index's folder {folder} cannot be used: {exc}") from exc
 
     def close(self) -> None:
-        """Give the folder up, as far as this process goes. Safe to call twice."""
+        """Release the lock in this process. Safe to call twice."""
         self._lock.close()
 
 
 class Folder:
-    """An index's folder, whose lock the service holds.
-
-    Args:
-        config: Which folder, what its vectors should mean, and which shard in it.
-    """
+    """An index's folder, whose lock the service holds, and one shard in it."""
 
     def __init__(self, config: ShardConfig) -> None:
         self.path = config.folder
@@ -86,7 +73,7 @@ class Folder:
             check_shard(self.shard)
 
     def _check_meaning(self, wanted: Mapping[str, int]) -> bool:
-        """Compare index.json with what is asked for, or write it where the index is new; tell if it is of version 1."""
+        """Compare index.json with what is wanted, or write it for a new index; return whether it is of version 1."""
         path = self.path / "index.json"
         if not path.exists():
             if self.shard.exists():
@@ -110,14 +97,7 @@ class Folder:
         self.must_migrate = False
 
     def check_space(self, *, extra_bytes: int = 0) -> None:
-        """Refuse to write on a disk that is nearly full: a full one kills the process (SIGBUS).
-
-        Args:
-            extra_bytes: What is needed above the floor.
-
-        Raises:
-            IndexFull: If less is free.
-        """
+        """Raise `IndexFull` on a disk that is nearly full: a full one kills the shard process (SIGBUS)."""
         disk = read_disk_space(self.path, min_free_bytes=self._min_free_bytes)
         if not disk.has_room(extra_bytes):
             needed = disk.floor_bytes + extra_bytes
@@ -136,17 +116,17 @@ class Folder:
         sync_folder(self.path)
 
     def switch_to(self, seal: Seal) -> None:
-        """Seal this shard and let it be the one that counts, durably: the last step is one rename."""
+        """Seal this shard and make it the current one, durably: the last step is one rename."""
         self.sync_shard()
         self.seal(seal)
         replace_file(self.path / POINTER, json.dumps({"shard": self.shard.name}) + "\n")
 
     def seal(self, seal: Seal) -> None:
-        """Write durably what this shard was when it was optimized."""
+        """Write the seal of this shard durably."""
         replace_file(self.path / f"{self.shard.name}.json", describe_seal(seal))
 
     def sync_shard(self) -> None:
-        """Have the disk keep every file and folder of the shard."""
+        """Make every file and folder of the shard durable."""
         for root, _, names in os.walk(self.shard):
             for name in names:
                 fd = os.open(Path(root, name), os.O_RDONLY)

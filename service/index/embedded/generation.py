@@ -1,13 +1,13 @@
-"""Which of the shards in an index's folder counts, and that it is whole.
+"""Which of the shards in an index's folder is the current one, and whether it is whole.
 
 FOLDER/
-generation.json    names the shard; where there is none, it is `shard`
+generation.json    names the current shard; without it, that is `shard`
 shard.3/           a shard that was built aside
 shard.3.json       its seal: how many points it was sealed with, size and sha256 of the files that never change again
 building/          changes on their way into a shard that is being built
 
-The rename of generation.json is the switch: before it the old shard counts, after it the new one, each of them whole.
-Whatever else lies there was left by a crash, and opening sweeps it away.
+The rename of generation.json is the switch: before it the old shard is current, after it the new one, each of them
+whole. Whatever else lies there was left by a crash, and opening sweeps it away.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from service.index.failure import IndexFailure
 FIRST = "shard"
 BUILDING = "building"
 POINTER = "generation.json"
-# Vectors and graphs of a segment that was optimized: the engine marks points as deleted elsewhere.
+# Vectors and graphs of an optimized segment: Edge marks deleted points elsewhere.
 IMMUTABLE = ("matrix.dat", "quantized.data", "links_compressed.bin", "links.bin", "graph.bin")
-BUFFER_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,28 +38,16 @@ class SealedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Seal:
-    """What a shard was when it was sealed.
-
-    Attributes:
-        num_points: Points in it.
-        files: Files that never change again, by path within the shard.
-    """
+    """What a shard was when it was sealed: its points, and files that never change again, by path within it."""
 
     num_points: int
     files: Mapping[str, SealedFile]
 
 
 def current_shard(folder: Path) -> str:
-    """The name of the shard that counts.
+    """The name of the current shard in an index's folder.
 
-    Args:
-        folder: The index's folder.
-
-    Returns:
-        A name in the folder.
-
-    Raises:
-        IndexFailure: If the pointer cannot be read, or names what is not there.
+    Raises `IndexFailure` if the pointer cannot be read or names a missing shard.
     """
     pointer = folder / POINTER
     if not pointer.exists():
@@ -75,20 +62,13 @@ def current_shard(folder: Path) -> str:
 
 
 def next_shard(folder: Path) -> str:
-    """A name for a shard that is not taken, and was never that of the current one."""
+    """A name for a new shard."""
     numbers = [int(path.name.partition(".")[2] or 0) for path in folder.glob("shard.[0-9]*") if path.is_dir()]
     return f"{FIRST}.{max(numbers, default=0) + 1}"
 
 
 def seal_files(shard: Path) -> dict[str, SealedFile]:
-    """Take down the files of a shard that never change again. Nothing optimizes it meanwhile.
-
-    Args:
-        shard: Its folder.
-
-    Returns:
-        Size and hash of each, by path within the shard.
-    """
+    """Measure the files of a shard that never change again, by path within it. Nothing may optimize it meanwhile."""
     files = {}
     for path in sorted(shard.rglob("*")):
         if path.name in IMMUTABLE:
@@ -104,17 +84,7 @@ def describe_seal(seal: Seal) -> str:
 
 
 def read_seal(shard: Path) -> Seal | None:
-    """The seal of a shard, None where it has none: it was not built aside.
-
-    Args:
-        shard: Its folder.
-
-    Returns:
-        The seal.
-
-    Raises:
-        IndexFailure: If it cannot be read.
-    """
+    """The seal of the shard in a folder; None if it was never optimized. Raises `IndexFailure` if it cannot be read."""
     path = shard.with_name(f"{shard.name}.json")
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -127,20 +97,15 @@ def read_seal(shard: Path) -> Seal | None:
 
 
 def check_shard(shard: Path, *, hashes: bool = False) -> None:
-    """Compare a shard with its seal.
+    """Compare a shard with its seal: the sizes of its files, and with `hashes` their content.
 
-    Args:
-        shard: Its folder.
-        hashes: Whether to read the files, and not their sizes alone.
-
-    Raises:
-        IndexFailure: If a file is not what it was.
+    Raises `IndexFailure` if a file is not what it was.
     """
     seal = read_seal(shard)
     for name, facts in (seal.files if seal else {}).items():
         path = shard / name
         if not (shard / Path(name).parts[0] / Path(name).parts[1]).exists():
-            continue  # the engine has merged this segment since
+            continue  # Edge has merged this segment since
         if not path.exists() or path.stat().st_size != facts.num_bytes:
             raise IndexFailure(f"{path} is damaged: it had {facts.num_bytes} bytes when it was sealed")
         if hashes and _hash(path) != facts.sha256:
@@ -148,12 +113,7 @@ def check_shard(shard: Path, *, hashes: bool = False) -> None:
 
 
 def sweep_others(folder: Path, kept: str) -> None:
-    """Remove what builds and switches that a crash cut off have left.
-
-    Args:
-        folder: The index's folder.
-        kept: The shard that counts.
-    """
+    """Remove what interrupted builds and switches have left in an index's folder, all but the current shard."""
     shutil.rmtree(folder / BUILDING, ignore_errors=True)
     for path in (*folder.glob("shard*"), *folder.glob(".shard*")):
         if path.is_dir() and path.name != kept:
@@ -163,8 +123,5 @@ def sweep_others(folder: Path, kept: str) -> None:
 
 
 def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BUFFER_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,8 +4,8 @@
         index.write_asset(segments, is_last=True)
         matches = index.search(VectorQuery(track=track, target="audio", limit=10))
 
-The engine runs in a process of its own (`service.index.embedded.shard_process` says why). When it dies, the call that
-waited is repeated once on a new one; nothing acknowledged is lost. A folder is open in one process at a time.
+Edge runs in a process of its own (`service.index.embedded.shard_process` says why). If that dies, the call that waited
+is repeated once on a new one; nothing acknowledged is lost. A folder is open in one process at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -35,35 +34,29 @@ from service.index.draft import Draft, follow
 from service.index.embedded.aside import OptimizerWatch
 from service.index.embedded.generation import current_shard, read_seal
 from service.index.embedded.messages import ShardConfig, Write
-from service.index.embedded.supervision import SupervisedEngine
+from service.index.embedded.supervision import ShardSupervisor
 from service.index.payload import describe_files, describe_metadata, to_conditions
-from service.index.points import (
-    TRACK_SUFFIX,
-    StoredPoint,
-    check_track,
-    to_points,
-    to_segment,
-)
-from service.system.modality import MODALITIES, Modality, Track
+from service.index.points import TRACK_NAMES, TRACK_SUFFIX, StoredPoint, check_track, to_points, to_segment
+from service.system.modality import Modality, Track
 from service.system.timing import timed
 
 CALL_SECONDS = 30.0
 
 
 class EmbeddedIndex:
-    """The `Index` contract on Qdrant Edge. Make one with `open`; what the engine says when it cannot is raised.
+    """The `Index` contract on Qdrant Edge. Make one with `open`.
 
     Args:
-        config: What the engine opens.
-        call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
+        config: What the shard process opens.
+        call_seconds: A call fails after it, and a shard process that answers nothing for so long is killed.
     """
 
     def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
         self._config = config
         self._drafts: dict[str, Draft] = {}
-        self._unfinished: set[str] = set()  # assets with a draft or a call under way: a new engine keeps them
+        self._unfinished: set[str] = set()  # assets with a draft or a running call: a new process keeps them
         self._lock = threading.Lock()  # guards the drafts
-        self._engine = SupervisedEngine(config, call_seconds=call_seconds, unfinished=self._list_unfinished)
+        self._shard = ShardSupervisor(config, call_seconds=call_seconds, unfinished=self._list_unfinished)
         self._watch = OptimizerWatch(self.is_optimizing_due, self.optimize_aside)
 
     @classmethod
@@ -77,20 +70,10 @@ class EmbeddedIndex:
         optimize_share: float | None = None,
         call_seconds: float = CALL_SECONDS,
     ) -> Self:
-        """Open the index in a folder, or create it.
+        """Open the index in a folder, or create it; the caller closes it. `ShardConfig` explains most arguments.
 
-        Args:
-            path: The folder; made where it is missing.
-            width: D, width of an embedding.
-            num_moments: T, embeddings in a track.
-            min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the
-                disk).
-            optimize_share: Optimize aside, by itself, when more than this share of the segments came or went since
-                the last time; None for never.
-            call_seconds: How long a call may wait for the engine.
-
-        Returns:
-            The open index, which wants to be closed.
+        The index optimizes itself aside when more than `optimize_share` of the segments came or went since the last
+        time; None for never.
         """
         config = ShardConfig(
             folder=path.absolute(), width=width, num_moments=num_moments, min_free_bytes=min_free_bytes
@@ -103,23 +86,16 @@ class EmbeddedIndex:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
-    def engine_pid(self) -> int:
-        """Id of the engine's process."""
-        return self._engine.pid
+    def shard_pid(self) -> int:
+        """Id of the shard process."""
+        return self._shard.pid
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
-        """Store an asset, in one call or in several; see `Index.write_asset`.
-
-        Args:
-            segments: Segments of one asset, from index 0 on or following those of the last call.
-            is_last: Whether the asset ends here.
-        """
+        """Store an asset, in one call or in several; see `Index.write_asset`."""
         points = to_points(segments, num_moments=self._config.num_moments, width=self._config.width)
         asset_id = segments[0].asset_id
         with self._lock:
@@ -135,7 +111,7 @@ class EmbeddedIndex:
         with self._lock:
             self._unfinished.add(asset_id)
         try:
-            self._engine.call("write", write)
+            self._shard.call("write", write)
             kept = None if is_last else draft
         finally:
             self._keep(asset_id, kept)
@@ -165,118 +141,104 @@ class EmbeddedIndex:
             query.track, num_moments=self._config.num_moments, width=self._config.width, name="query"
         )
         with timed("search"):
-            matches: list[SegmentMatch] = self._engine.call(method, replace(query, track=rows))
+            matches: list[SegmentMatch] = self._shard.call(method, replace(query, track=rows))
         return matches
 
     def get_asset(self, asset_id: str) -> Asset | None:
-        """The asset, or None where no complete asset of this id is stored."""
-        asset: Asset | None = self._engine.call("get_asset", asset_id)
+        """The asset, or None if no complete asset of this id is stored."""
+        asset: Asset | None = self._shard.call("get_asset", asset_id)
         return asset
 
     def find_path(self, path: str) -> Asset | None:
-        """The asset at this path, the one written last where a file was replaced and both are stored."""
-        asset: Asset | None = self._engine.call("find_path", path)
+        """The asset at this path, the one written last if a file was replaced and both are stored."""
+        asset: Asset | None = self._shard.call("find_path", path)
         return asset
 
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
-        """Say durably where the asset's files are, and facts about it; False where no such asset is stored."""
-        is_stored: bool = self._engine.call("set_facts", asset_id, describe_files(paths, media))
+        """Replace durably the asset's paths and facts; False if no such asset is stored."""
+        is_stored: bool = self._shard.call("set_facts", asset_id, describe_files(paths, media))
         return is_stored
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
-        """Replace durably what people said about the asset; False where no such asset is stored."""
-        is_stored: bool = self._engine.call("set_facts", asset_id, describe_metadata(metadata))
+        """Replace durably what people said about the asset; False if no such asset is stored."""
+        is_stored: bool = self._shard.call("set_facts", asset_id, describe_metadata(metadata))
         return is_stored
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
-        """The track of a segment, float32, shape (T, D), or None where the asset has none there."""
+        """The track of a segment, float32, shape (T, D), or None if the asset has none there."""
         check_modality(modality)
-        points = self._read(asset_id, first_index=index, limit=1, names=[modality + TRACK_SUFFIX])
-        if not points or points[0].payload["index"] != index:
-            return None
-        return self._tracks(points[0]).get(modality)
+        vector = self._read_vector(asset_id, index, modality + TRACK_SUFFIX)
+        return None if vector is None else vector.reshape(self._config.num_moments, self._config.width)
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
-        """The pooled vector of a segment, float32, shape (D,), or None where the asset has none there."""
+        """The pooled vector of a segment, float32, shape (D,), or None if the asset has none there."""
         check_modality(modality)
-        points = self._read(asset_id, first_index=index, limit=1, names=[modality])
-        if not points or points[0].payload["index"] != index:
-            return None
-        return points[0].vectors.get(modality)
+        return self._read_vector(asset_id, index, modality)
+
+    def _read_vector(self, asset_id: str, index: int, name: str) -> NDArray[np.float32] | None:
+        points: list[StoredPoint] = self._shard.call("read_segments", asset_id, index, 1, [name])
+        return points[0].vectors.get(name) if points and points[0].payload["index"] == index else None
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments with their tracks, in order; see `Index.read_segments`."""
         check_limit(limit)
-        names = [modality + TRACK_SUFFIX for modality in MODALITIES]
-        points = self._read(asset_id, first_index=first_index, limit=limit, names=names)
-        return [to_segment(point.payload, self._tracks(point)) for point in points]
-
-    def _read(
-        self, asset_id: str, *, first_index: int, limit: int, names: Sequence[str]
-    ) -> list[StoredPoint]:
-        points: list[StoredPoint] = self._engine.call("read_segments", asset_id, first_index, limit, names)
-        return points
-
-    def _tracks(self, point: StoredPoint) -> dict[Modality, Track]:
+        points: list[StoredPoint] = self._shard.call(
+            "read_segments", asset_id, first_index, limit, TRACK_NAMES
+        )
         shape = (self._config.num_moments, self._config.width)
-        names = {modality: modality + TRACK_SUFFIX for modality in MODALITIES}
-        return {m: point.vectors[name].reshape(shape) for m, name in names.items() if name in point.vectors}
+        return [to_segment(point.payload, point.vectors, shape=shape) for point in points]
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
         check_limit(limit)
-        page: AssetPage = self._engine.call("list_assets", limit, cursor, to_conditions(filter))
+        page: AssetPage = self._shard.call("list_assets", limit, cursor, to_conditions(filter))
         return page
 
     def delete_asset(self, asset_id: str) -> int:
         """Remove every segment of the asset durably and return how many there were."""
         self._keep(asset_id, None)
-        num_segments: int = self._engine.call("delete_asset", asset_id)
+        num_segments: int = self._shard.call("delete_asset", asset_id)
         return num_segments
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
         if modality is not None:
             check_modality(modality)
-        num_segments: int = self._engine.call("count_segments", modality)
+        num_segments: int = self._shard.call("count_segments", modality)
         return num_segments
 
     def info(self) -> IndexInfo:
         """How large the index is."""
-        info: IndexInfo = self._engine.call("info")
+        info: IndexInfo = self._shard.call("info")
         return info
 
     def optimize(self) -> None:
         """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
-        self._engine.optimize()
+        self._shard.optimize()
 
     def optimize_aside(self) -> None:
         """Build the HNSW graphs in other processes, while this index answers and is written to.
 
-        Blocks the caller alone; see `service.index.embedded.supervision.SupervisedEngine.optimize_aside`.
+        Blocks the caller alone; see `ShardSupervisor.optimize_aside`.
         """
-        self._engine.optimize_aside()
+        self._shard.optimize_aside()
 
     def is_optimizing_due(self, share: float) -> bool:
         """Whether more than a share of the segments came, went or was replaced since the shard was built aside.
 
-        Args:
-            share: Of the segments that are there.
-
-        Returns:
-            True where building it again is worth it; never below the size up to which searches need no graph.
+        Never below the size up to which searches need no graph.
         """
         seal = read_seal(self._config.folder / current_shard(self._config.folder))
         num_points = self.info().num_segments
         num_changed = abs(num_points - (seal.num_points if seal else 0))
         if num_points <= self._config.exact_below:
             return False
-        return num_changed > share * num_points or self._engine.call("stale_share") > share
+        return num_changed > share * num_points or self._shard.call("stale_share") > share
 
     def close(self) -> None:
-        """Flush and stop the engine. Safe to call twice."""
-        self._engine.retire()
+        """Flush and stop the shard process. Safe to call twice."""
+        self._shard.retire()
         self._watch.stop()
-        self._engine.close()
+        self._shard.close()

@@ -1,4 +1,4 @@
-"""What the service says to the engine's process besides plain calls."""
+"""What the service and the shard process say to each other besides plain calls."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from service.index.points import StoredPoint
 
 
 class ShardFrozen(IndexUnavailable):
-    """Another engine takes over; what is to be changed is changed there."""
+    """Another shard process takes over, and changes are made there."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """What the engine needs to open an index.
+    """What a shard process needs to open an index.
 
     Attributes:
-        folder: The index's folder; made where it is missing.
+        folder: The index's folder; created if it is missing.
         width: D, width of an embedding.
         num_moments: T, embeddings in a track.
         min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the disk).
         exact_below: Up to this many points a search compares with all of them, and no graph is built.
-        unfinished: Ids of assets that are being written in several calls right now, which opening must not
-            sweep.
-        shard: Name of a shard that is built aside; None for the one that counts.
-        is_background: Whether the process gives way to all others.
+        unfinished: Assets that are being written in several calls, which opening must not sweep.
+        shard: Name of a shard that is built aside; None for the current one.
+        is_background: Whether the process runs at the lowest priority.
     """
 
     folder: Path
@@ -45,11 +44,10 @@ class Write:
     """Part of an asset on its way in.
 
     Attributes:
-        asset_id: The asset.
         bodies: Points of segments other than the first.
         head: The point of the first segment, which makes the asset exist; only in the last part.
         body_ids: Points of all bodies of the asset, those of earlier parts included; only in the last part.
-        outdated_ids: Of them, those of earlier parts that do not tell all modalities of the asset.
+        outdated_ids: Bodies of earlier parts whose payload lacks some modalities of the asset.
     """
 
     asset_id: str

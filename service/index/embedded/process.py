@@ -1,4 +1,4 @@
-"""The service's end of the engine's process: start it, send requests from many threads, notice its death.
+"""The service's end of the shard process: start it, send requests from many threads, notice its death.
 
 `service.index.embedded.shard_process` is the other end and says how the two talk.
 """
@@ -30,27 +30,27 @@ CLOSE_SECONDS = 60.0
 
 
 class ShardProcessDied(IndexUnavailable):
-    """The engine's process ended while a call waited for it."""
+    """The shard process ended while a call waited for it."""
 
 
-class EngineProcess:
-    """One running engine that has opened the index. When it has died, it stays dead: start another.
+class ShardProcess:
+    """A running process that has opened the shard. When it has died, it stays dead: start another.
 
     Args:
         config: What it opens.
         lock_fd: Descriptor of the folder's lock, which it keeps open too.
-        send_seconds: A request that it does not take in this time ends it.
+        send_seconds: It is killed if it does not take a request in this time.
 
     Raises:
         IndexUnavailable: If the process cannot start or is silent.
-        BaseException: What the engine says when it cannot open the index, an `IndexFailure`.
+        BaseException: The `IndexFailure` of a process that cannot open the shard.
     """
 
     def __init__(self, config: ShardConfig, *, lock_fd: int, send_seconds: float) -> None:
         ours, theirs = socket.socketpair()
         lifeline_read, self._lifeline = os.pipe()
         try:
-            self._process = start_child(
+            self._child = start_child(
                 "service.index.embedded.shard_process",
                 str(theirs.fileno()),
                 str(lifeline_read),
@@ -60,7 +60,7 @@ class EngineProcess:
         except OSError as exc:
             ours.close()
             os.close(self._lifeline)
-            raise IndexUnavailable(f"the engine's process could not start: {exc}") from exc
+            raise IndexUnavailable(f"the shard process could not start: {exc}") from exc
         finally:
             theirs.close()
             os.close(lifeline_read)
@@ -79,60 +79,53 @@ class EngineProcess:
             self.kill()
             self._release()
             raise
-        self._reader = threading.Thread(target=self._read, name="index-engine-reader", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="shard-reader", daemon=True)
         self._reader.start()
 
     @property
     def pid(self) -> int:
         """Id of the process."""
-        return self._process.pid
+        return self._child.pid
 
     @property
     def is_alive(self) -> bool:
         """Whether it still runs."""
-        return not (self._is_dead or self._is_killed) and self._process.poll() is None
+        return not (self._is_dead or self._is_killed) and self._child.poll() is None
 
     def _open(self, config: ShardConfig) -> None:
         try:
             self._connection.send(config)
             if not self._connection.poll(OPEN_SECONDS):
-                raise IndexUnavailable(f"the engine did not open {config.folder} in {OPEN_SECONDS} s")
+                raise IndexUnavailable(f"the shard process did not open {config.folder} in {OPEN_SECONDS} s")
             failure: IndexFailure | None = self._connection.recv()
         except (EOFError, OSError) as exc:
-            code = self._process.wait()
-            # Killed from outside while it opened: another one may open it. One that ended by itself will again.
+            code = self._child.wait()
+            # One that was killed from outside may be replaced by another. One that ended by itself would end again.
             kind = IndexUnavailable if code < 0 else IndexFailure
-            raise kind(f"the engine could not open {config.folder}: it ended with code {code}") from exc
+            raise kind(
+                f"the shard process could not open {config.folder}: it ended with code {code}"
+            ) from exc
         if failure:
             raise failure
 
     def submit(self, method: str, *arguments: Any) -> Future[Any]:
-        """Send a request.
+        """Send a request: the name of a `Shard` method and its arguments.
 
-        Args:
-            method: What the engine calls.
-            *arguments: What it takes.
-
-        Returns:
-            The answer to come; fails with `EngineDied` when the engine ends first.
-
-        Raises:
-            EngineDied: If the engine has ended, or takes no requests.
+        The future fails with `ShardProcessDied` if the process ends first; so does this call if it has ended or takes
+        no requests.
         """
         future: Future[Any] = Future()
         with self._lock:
             if self._is_dead:
-                raise ShardProcessDied("the engine's process has ended")
+                raise ShardProcessDied("the shard process has ended")
             self._number += 1
             self._waiting[self._number] = future, copy_context()
             try:
                 self._connection.send((self._number, method, arguments))
-            except (
-                OSError
-            ) as exc:  # dead, or it took nothing for send_seconds and half a request is in the socket
+            except OSError as exc:  # dead, or stuck for send_seconds with half a request in the socket
                 del self._waiting[self._number]
                 self.kill()
-                raise ShardProcessDied(f"the engine's process takes no requests: {exc}") from exc
+                raise ShardProcessDied(f"the shard process takes no requests: {exc}") from exc
         return future
 
     def _read(self) -> None:
@@ -141,38 +134,38 @@ class EngineProcess:
                 number, value, failure, times = self._connection.recv()
                 self.answered_at = time.monotonic()
                 future, context = self._waiting.pop(number)
-                for stage, seconds in times:  # told to whoever collects them for the caller
+                for stage, seconds in times:  # to whoever collects them for the caller
                     context.run(report, stage, seconds)
                 if failure:
                     future.set_exception(failure)
                 else:
                     future.set_result(value)
         self.kill()
-        code = self._process.wait()
+        code = self._child.wait()
         with self._lock:
             self._is_dead = True
             waiting, self._waiting = list(self._waiting.values()), {}
             self._release()
         for future, _ in waiting:
-            future.set_exception(ShardProcessDied(f"the engine's process ended with code {code}"))
+            future.set_exception(ShardProcessDied(f"the shard process ended with code {code}"))
 
     def _release(self) -> None:
         self._connection.close()
         os.close(self._lifeline)
-        self._process.wait()
+        self._child.wait()
 
     def kill(self) -> None:
         """End the process now. What it acknowledged is safe in its log."""
         self._is_killed = True
-        self._process.kill()
+        self._child.kill()
 
     def close(self) -> None:
-        """Let the engine finish what waits, flush and end; kill it when that takes too long."""
+        """Let the process answer what waits, flush and end; kill it if that takes too long."""
         with self._lock, contextlib.suppress(OSError):
             if not self._is_dead:
                 self._connection.send(None)
         self._reader.join(CLOSE_SECONDS)
         if self._reader.is_alive():
-            logger.warning("the index engine did not stop in %s s: killing it", CLOSE_SECONDS)
+            logger.warning("the shard process did not stop in %s s: killing it", CLOSE_SECONDS)
             self.kill()
             self._reader.join()

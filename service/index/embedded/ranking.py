@@ -2,9 +2,9 @@
 
     query ── pooled, HNSW ──▶ candidates ── track, dot ──▶ ranking ── copies of tracks ──▶ moments
 
-Each float that the engine gives is an object in between: reading a track of 16 × 768 costs .3 ms. So the moments of the
-results come from copies of the tracks (`service.index.embedded.tracks`), where these agree with the ranking. The query
-is rounded to the float16 of the stored tracks, as the engine does it: moments are off by 1e-4.
+Each float that Edge gives is an object in between: reading a track of 16 × 768 costs .3 ms. So the moments of the
+results come from copies of the tracks (`service.index.embedded.tracks`) if these agree with the ranking. The query is
+rounded to the float16 of the stored tracks, as Edge does it: moments are off by 1e-4.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Searcher:
         return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
     def _moments(self, query: VectorQuery, found: Sequence[_Found]) -> NDArray[np.float32]:
-        """Cosines, shape (N, T), from the copies that agree with the scores; from the engine's vectors else."""
+        """Cosines, shape (N, T), from the copies that agree with the scores, otherwise from Edge's vectors."""
         name = query.target + TRACK_SUFFIX
         rounded = query.track.astype(np.float16).astype(np.float32)
         copies, is_there = self._copies.read([one.payload.get(ROWS, {}).get(name, -1) for one in found])
@@ -148,16 +148,7 @@ def _cosines(query: NDArray[np.float32], tracks: NDArray[np.float32]) -> NDArray
 def read_tracks(
     shard: edge.EdgeShard, ids: Sequence[edge.PointId], name: str
 ) -> dict[edge.PointId, NDArray[np.float32]]:
-    """Read the vectors of some points from the engine.
-
-    Args:
-        shard: The open shard.
-        ids: Points that have the vector.
-        name: Name of the vector.
-
-    Returns:
-        Each one, float32.
-    """
+    """Read a vector, by its name, of some points that have it; float32."""
     found = {}
     for record in shard.retrieve(list(ids), with_payload=False, with_vector=[name]) if ids else ():
         vectors: Any = record.vector
@@ -174,15 +165,7 @@ def _in_order(points: Iterable[edge.ScoredPoint]) -> Iterator[tuple[edge.PointId
 
 
 def select(conditions: Sequence[Condition], *, hidden: Iterable[str] = ()) -> edge.Filter | None:
-    """A filter of the engine.
-
-    Args:
-        conditions: What a point must fulfil.
-        hidden: Ids of assets to leave out.
-
-    Returns:
-        The filter, None where it would hold for every point.
-    """
+    """A filter of Edge without the points of hidden assets; None if every point would pass."""
     must: list[edge.ConditionType] = [*to_edge(conditions)]
     must_not: list[edge.ConditionType] = []
     left_out = sorted(hidden)
@@ -192,7 +175,7 @@ def select(conditions: Sequence[Condition], *, hidden: Iterable[str] = ()) -> ed
 
 
 def to_edge(conditions: Iterable[Condition]) -> list[edge.FieldCondition]:
-    """The conditions as the engine takes them."""
+    """The conditions as Edge takes them."""
     found = []
     for condition in conditions:
         if isinstance(condition, AnyOf):

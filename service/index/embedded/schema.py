@@ -9,25 +9,16 @@ from typing import Any
 import qdrant_edge as edge
 
 from service.index.embedded.messages import ShardConfig
-from service.index.payload import describe_files, describe_metadata, load_path
+from service.index.payload import NUMBERS, WORDS, describe_files, describe_metadata, load_path
 from service.index.points import TRACK_SUFFIX
 from service.system.modality import MODALITIES
 
 MIGRATED_AT_ONCE = 1000  # assets read at a time
-SEGMENT_POINTS = 100_000  # the engine's own segments are not merged beyond: a merge rebuilds the whole graph
-# Every payload index adds 10 fsyncs to a flush. But a filter on a key without one reads the payload of every point on
-# its way: 70 to 270 ms among 40,000 points, where an index takes 1 ms.
-WORDS = ("asset_id", "paths", "folders", "labels", "modalities")
-NUMBERS = ("media.duration_seconds", "media.modified_ns")
+SEGMENT_POINTS = 100_000  # Edge merges no segments beyond this size: a merge rebuilds the whole graph
 
 
 def create_shard(path: Path, config: ShardConfig) -> None:
-    """Create an empty shard, flushed and closed.
-
-    Args:
-        path: A folder without a shard.
-        config: Width, moments and thresholds.
-    """
+    """Create an empty shard in a folder, flushed and closed."""
     shard = edge.EdgeShard.create(str(path), edge_config(config))
     create_field_indexes(shard)
     shard.flush()
@@ -35,24 +26,18 @@ def create_shard(path: Path, config: ShardConfig) -> None:
 
 
 def edge_config(config: ShardConfig) -> edge.EdgeConfig:
-    """The layout of a shard. One that was made with another, of the same vectors, takes it over when it is optimized.
+    """The layout of a shard. A shard with an older layout of the same vectors adopts it when it is optimized.
 
     Pooled vectors get HNSW graphs over int8 copies, and candidates are compared again in float32: that
     takes half the time and a fifth of the build, for the same neighbours (`docs/search.md`). Tracks are float16 on
     disk without a graph (m=0): they are only read by id. The payload indexes stay out of the graphs (payload_m=0):
     those would double the build.
-
-    Args:
-        config: Width, moments and thresholds.
-
-    Returns:
-        The layout.
     """
     full_scan_kb = config.exact_below * config.width * 4 // 1024
     track_kb = 2 * config.num_moments * config.width / 1024
     graph = edge.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=full_scan_kb, payload_m=0)
     no_graph = edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=full_scan_kb)
-    # Mapped, not read: reading a second copy into memory takes 3 s of opening 100,000 segments, and is no faster after.
+    # Mapped, not read: to read a second copy into memory takes 3 s of opening 100,000 segments, without any gain.
     int8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Cold)
     vectors: dict[str, edge.EdgeVectorParams] = {}
     for modality in MODALITIES:
@@ -68,7 +53,7 @@ def edge_config(config: ShardConfig) -> edge.EdgeConfig:
         )
     optimizers = edge.EdgeOptimizersConfig(
         default_segment_number=1,
-        # the engine compares both with the largest vector storage of a segment, which is that of a track
+        # Edge compares both with the largest vector storage of a segment, which is that of a track
         max_segment_size=int(SEGMENT_POINTS * track_kb),
         indexing_threshold=int(config.exact_below * track_kb),
     )
@@ -76,7 +61,11 @@ def edge_config(config: ShardConfig) -> edge.EdgeConfig:
 
 
 def create_field_indexes(shard: edge.EdgeShard) -> None:
-    """Have the engine index what is looked up by; where it does so already, nothing happens."""
+    """Create the payload indexes for lookups and filters; existing ones stay.
+
+    Every index adds 10 fsyncs to a flush. But a filter on a key without one reads the payload of every point on its
+    way: 70 to 270 ms among 40,000 points, while an index takes 1 ms.
+    """
     word = edge.KeywordIndexParams(enable_hnsw=False)
     number = edge.FloatIndexParams(enable_hnsw=False)
     position = edge.IntegerIndexParams(lookup=True, range=False, enable_hnsw=False)
@@ -88,13 +77,10 @@ def create_field_indexes(shard: edge.EdgeShard) -> None:
 
 
 def migrate_shard(shard: edge.EdgeShard) -> None:
-    """Bring the payload of a shard of version 1 to version 2, in place: a second run goes on where one was cut off.
+    """Bring the payload of an open shard from version 1 to version 2, in place, and flush it.
 
-    A path becomes the list of paths, with the folders it lies in; each segment tells the modalities of its asset.
-    Vectors stay as they are.
-
-    Args:
-        shard: The open shard; flushed when this returns.
+    A path becomes a list of paths, with the folders above it; each segment gets the modalities of its asset. Vectors
+    stay as they are. A run that was cut off is continued by the next.
     """
     create_field_indexes(shard)
     offset: edge.PointId | None = None
@@ -123,5 +109,5 @@ def _migrate_asset(shard: edge.EdgeShard, head: Mapping[str, Any]) -> None:
     match = edge.MatchValue(head["asset_id"])
     asset = edge.Filter(must=[edge.FieldCondition("asset_id", match=match)])
     shard.update(edge.UpdateOperation.set_payload_by_filter(asset, facts))
-    # The head loses its old path with the others, in one entry of the log: with it, all of this is done again.
+    # One entry of the log takes the old path from the head and the others: until then all of this is done again.
     shard.update(edge.UpdateOperation.delete_payload_by_filter(asset, ["path"]))

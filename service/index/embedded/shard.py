@@ -1,6 +1,6 @@
 """The shard of the embedded index: every operation on Qdrant Edge.
 
-Runs inside the engine's process only (`service.index.embedded.shard_process`): Edge holds Python's lock while it works.
+Runs in the shard process only (`service.index.embedded.shard_process`): Edge holds Python's lock while it works.
 
 An asset exists when its first segment, the head (index 0), is stored: the head goes in last and says how many
 segments there are. So after a crash an asset without a head was never finished, and opening sweeps it away.
@@ -26,6 +26,7 @@ from service.index.embedded.changes import (
     SetPoints,
     Upsert,
     apply_change,
+    of_asset,
     read_point,
     replay,
 )
@@ -47,7 +48,7 @@ Payload = Mapping[str, Any]
 
 
 class Shard:
-    """One open index. Not thread-safe: the engine's loop calls it."""
+    """One open shard. Not thread-safe: the loop of the shard process calls it."""
 
     def __init__(self, config: ShardConfig) -> None:
         self._folder = Folder(config)
@@ -63,7 +64,7 @@ class Shard:
             self._sweep(config.unfinished)
 
     def _load_or_create(self, config: ShardConfig) -> edge.EdgeShard:
-        """Load the shard; a new one is made aside and renamed, so that a crash leaves none half made."""
+        """Load the shard; a new one is made aside and renamed, so that a crash never leaves half of one."""
         if not self._folder.shard.exists():
             self._folder.check_space()
             aside = self._folder.path / "shard.new"
@@ -84,7 +85,7 @@ class Shard:
             self._folder.seal_version()
 
     def _sweep(self, being_written: frozenset[str]) -> None:
-        """Delete what a crash left: assets never finished, and the rest of those rewritten shorter."""
+        """Delete what a crash left: unfinished assets, and the old rest of assets rewritten with fewer segments."""
         num_points = self._edge.info().points_count
         if not num_points:
             return
@@ -96,22 +97,22 @@ class Shard:
         self._unfinished = set(counts) & being_written
         for asset_id in set(counts) - self._unfinished:
             logger.warning("asset %s was left unfinished: removing %d segments", asset_id, counts[asset_id])
-            self._delete(edge.Filter(must=[_is("asset_id", asset_id)]))
+            self._delete(of_asset(asset_id))
         self._edge.flush()
 
     def _repair(self, head: Payload) -> dict[str, int]:
-        """Delete segments beyond the asset's last; where too few remain, tell how many, for deletion."""
+        """Delete segments beyond the asset's last; return their number by asset if too few remain."""
         asset_id, num_segments = head["asset_id"], head["num_segments"]
         beyond = edge.FieldCondition("index", range=edge.RangeFloat(gt=head["last_index"]))
         self._delete(edge.Filter(must=[_is("asset_id", asset_id), beyond]))
-        num_stored = self._count(edge.Filter(must=[_is("asset_id", asset_id)]))
+        num_stored = self._count(of_asset(asset_id))
         if num_stored >= num_segments:
             return {}
         logger.error("asset %s has %d of its %d segments", asset_id, num_stored, num_segments)
         return {asset_id: num_stored}
 
     def _count_by_asset(self, num_points: int) -> dict[str, int]:
-        """Count points of each asset from the payload index or, where that is off, one by one."""
+        """Count points of each asset from the payload index or, if its counts are off, one by one."""
         for is_exact in (False, True):
             facet = self._edge.facet(edge.FacetRequest("asset_id", limit=num_points, exact=is_exact))
             counts = {str(hit.value): hit.count for hit in facet.hits}
@@ -128,16 +129,11 @@ class Shard:
                 return
 
     def write(self, writes: Sequence[Write]) -> list[IndexFailure | None]:
-        """Store parts of several assets, with one flush for all that this completes.
+        """Store parts of several assets, with one flush for all assets that this completes.
 
         Only heads need the flush: an asset without one is swept away after a crash anyway, and so is one whose
         head reached the disk in a power cut while some bodies did not, since the head says how many there are.
-
-        Args:
-            writes: Parts, each of another asset or in order.
-
-        Returns:
-            For each part, None where it is stored or why it was refused.
+        Returns for each part None, or why it was refused.
         """
         self._folder.check_space()
         for write in writes:
@@ -158,7 +154,7 @@ class Shard:
         return refusals
 
     def _refuse(self, write: Write) -> IndexFailure | None:
-        """Say why a head may not be written: bodies are gone, deleted while the asset was being written."""
+        """Why a head must not be written: bodies were deleted while the asset was being written."""
         missing = set(write.body_ids) - self._point_ids(write.asset_id) if write.body_ids else set()
         if not missing:
             return None
@@ -167,7 +163,7 @@ class Shard:
         )
 
     def _delete_others(self, asset_id: str, kept: set[str]) -> None:
-        """Delete points of an asset that are not of this write: a rewrite with fewer segments leaves none."""
+        """Delete points of an asset that an earlier version of it left."""
         stale = self._point_ids(asset_id) - kept
         if stale:
             self._apply(DeletePoints(ids=list(stale)))
@@ -175,14 +171,14 @@ class Shard:
     def _point_ids(self, asset_id: str) -> set[str]:
         request = edge.ScrollRequest(
             limit=self._edge.info().points_count + 1,
-            filter=edge.Filter(must=[_is("asset_id", asset_id)]),
+            filter=of_asset(asset_id),
             with_payload=False,
             with_vector=False,
         )
         return {str(record.id) for record in self._edge.scroll(request)[0]}
 
     def _apply(self, change: Change) -> None:
-        """Do a change, and note it where a copy is being built."""
+        """Apply a change, and note it if a copy is being built."""
         if self._is_frozen:
             raise ShardFrozen("the index is being switched to a new shard")
         try:
@@ -190,7 +186,7 @@ class Shard:
             if self._log:
                 self._log.add(change)
         except BaseException:
-            self._drop_log()  # the copy would not be one any more
+            self._drop_log()  # the copy would miss this change
             raise
 
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
@@ -218,12 +214,12 @@ class Shard:
         return [record.payload or {} for record in records], following
 
     def get_asset(self, asset_id: str) -> Asset | None:
-        """The asset, or None where none of this id is complete."""
+        """The asset, or None if none of this id is complete."""
         head = self._head(asset_id)
         return to_asset(head) if head else None
 
     def find_path(self, path: str) -> Asset | None:
-        """The asset with this path, the one written last where there are several."""
+        """The asset with this path, the one written last if there are several."""
         heads = self._heads([_is("paths", store_path(path))], limit=SCROLL_POINTS)[0]
         return to_asset(max(heads, key=lambda head: float(head["written_at_seconds"]))) if heads else None
 
@@ -239,7 +235,7 @@ class Shard:
         )
 
     def set_facts(self, asset_id: str, facts: Payload) -> bool:
-        """Replace values in the payload of every segment of an asset, in one entry of the engine's log."""
+        """Replace values in the payload of every segment of an asset, in one entry of Edge's log."""
         if not self._head(asset_id):
             return False
         self._folder.check_space()
@@ -250,7 +246,7 @@ class Shard:
     def read_segments(
         self, asset_id: str, first_index: int, limit: int, names: Sequence[str]
     ) -> list[StoredPoint]:
-        """Segments of a complete asset in order, with the vectors of some names."""
+        """Points of a complete asset in order, with the named vectors."""
         if not self._head(asset_id):
             return []
         later = edge.FieldCondition("index", range=edge.RangeFloat(gte=first_index))
@@ -267,9 +263,8 @@ class Shard:
         return [read_point(records[str(point_id)]) for point_id in ids]
 
     def delete_asset(self, asset_id: str) -> int:
-        """Delete every segment of the asset, in one entry of the engine's log, and count them."""
-        asset = edge.Filter(must=[_is("asset_id", asset_id)])
-        num_segments = self._count(asset)
+        """Delete every segment of the asset, in one entry of Edge's log, and count them."""
+        num_segments = self._count(of_asset(asset_id))
         if num_segments:
             self._apply(DeleteAsset(asset_id=asset_id))
             self._edge.flush()
@@ -283,7 +278,7 @@ class Shard:
         return self._count(edge.Filter(must=has_vector, must_not=finished.must_not if finished else None))
 
     def optimize(self) -> None:
-        """Merge the engine's segments and build the graphs, where the disk has room for a second copy."""
+        """Merge Edge's segments and build the graphs, if the disk has room for a second copy."""
         self._folder.check_space(extra_bytes=count_bytes(self._folder.path))
         self._edge.optimize()
         self._edge.flush()
@@ -292,7 +287,7 @@ class Shard:
         )
 
     def info(self) -> IndexInfo:
-        """Counts of the engine, and the bytes its files take."""
+        """Counts of the shard, and the bytes that the index takes."""
         info = self._edge.info()
         return IndexInfo(
             num_segments=info.points_count,
@@ -302,19 +297,19 @@ class Shard:
         )
 
     def stale_share(self) -> float:
-        """How many tracks of the file have lost their points, as a share of those that have not."""
+        """Copies of tracks whose points are gone, as a share of the others."""
         num_tracks = sum(self._count(edge.Filter(must=[edge.HasVectorCondition(m)])) for m in MODALITIES)
         return max(0, len(self._copies) - num_tracks) / max(1, num_tracks)
 
     def begin_copy(self, extra_bytes: int) -> int:
-        """Note every change from now on, for a shard that is built aside; say how many points there are."""
+        """Note every change from now on, for a shard that is built aside; return the number of points."""
         self._folder.check_space(extra_bytes=extra_bytes)
         self._drop_log()
         self._log = ChangeLog(self._folder.new_building())
         return self._edge.info().points_count
 
     def copy_page(self, offset: str | None, limit: int) -> str | None:
-        """Note a page of points among the changes; the offset of the next page, None after the last."""
+        """Note a page of points among the changes; return the offset of the next page, None after the last."""
         request = edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=True)
         records, following = self._edge.scroll(request)
         if self._log:
@@ -322,19 +317,19 @@ class Shard:
         return None if following is None else str(following)
 
     def roll_copy(self) -> Path | None:
-        """Give what was noted since the last call, if anything was."""
+        """The file with what was noted since the last call, None if nothing was."""
         if self._log is None:
             raise IndexFailure("a change could not be noted: the copy is none")
         return self._log.roll()
 
     def freeze(self) -> tuple[Path | None, frozenset[str]]:
-        """Take no more changes; give the last ones, and the assets that are being written."""
+        """Refuse changes from now on; return the file of the last ones, and the assets that are being written."""
         changes = self.roll_copy()
         self._is_frozen = True
         return changes, frozenset(self._unfinished)
 
     def end_copy(self) -> None:
-        """Go on as if no copy had been begun."""
+        """Forget the copy, and take changes again."""
         self._drop_log()
         self._is_frozen = False
 
@@ -344,18 +339,18 @@ class Shard:
             self._log = None
 
     def replay(self, changes: Path) -> int:
-        """Do the changes of a file to this shard, which is built aside; say how many there were."""
+        """Apply the changes of a file to this shard, which is built aside; return their number."""
         self._folder.check_space()
         return replay(self._edge, self._copies, changes)
 
     def prepare_switch(self) -> None:
-        """Do beforehand what takes long: bring this shard, built aside, to the disk, and hash its large files."""
+        """Do the slow part of `switch`: bring this shard, built aside, to the disk, and hash its large files."""
         self._edge.flush()
         self._folder.sync_shard()
         self._sealed = seal_files(self._folder.shard)
 
     def switch(self, unfinished: frozenset[str]) -> None:
-        """Let this shard be the one that counts from now on."""
+        """Make this shard the current one."""
         self._edge.flush()
         self._unfinished = set(unfinished)
         self._folder.switch_to(Seal(num_points=self._edge.info().points_count, files=self._sealed))

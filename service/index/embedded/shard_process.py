@@ -1,10 +1,11 @@
-"""The engine's process: one loop that owns the shard and answers requests from a socket.
+"""The shard process: one loop that owns the shard and answers requests from a socket.
 
-Qdrant Edge never releases Python's global lock: in the service's own process a flush or an optimization would
-freeze every thread. So the service starts `python -m service.index.embedded.shard_process SOCKET_FD LIFELINE_FD` and
-talks to it through a socket pair (`process.py` is the other end). The process ends when the service does,
-even when that is killed while the engine is busy: the service alone holds the other end of the lifeline, a
-pipe, and when that closes the kernel ends this process by signal.
+Qdrant Edge never releases Python's global lock: in the service's own process a flush or an optimization would freeze
+every thread. So the service starts `python -m service.index.embedded.shard_process SOCKET_FD LIFELINE_FD` and talks to
+it through a socket pair (`process.py` is the other end). The process ends when the service does, even if the service
+is killed while Edge works and no Python runs here: the service alone holds the other end of the lifeline, a pipe, and
+when that closes the kernel ends this process by a signal. (PR_SET_PDEATHSIG would not do: it tells of the death of the
+thread that started the process, and any thread may.)
 
 Requests are `(number, method name, arguments)`, answers `(number, value, failure, times of stages)`, pickled: both
 ends are ours.
@@ -32,41 +33,14 @@ from service.system.timing import Stage, collecting
 logger = logging.getLogger("service.index.embedded.shard_process")  # __name__ is __main__ here
 
 Request = tuple[int, str, tuple[Any, ...]]
-GROUP_REQUESTS = 64  # writes among so many that wait together share one flush
-METHODS = frozenset(
-    {
-        "search",
-        "search_assets",
-        "get_asset",
-        "find_path",
-        "list_assets",
-        "set_facts",
-        "read_segments",
-        "delete_asset",
-        "count_segments",
-        "optimize",
-        "stale_share",
-        "begin_copy",
-        "copy_page",
-        "roll_copy",
-        "freeze",
-        "end_copy",
-        "replay",
-        "prepare_switch",
-        "switch",
-        "info",
-    }
-)
+GROUP_REQUESTS = 64  # writes among this many waiting requests share one flush
 
 
 def main() -> None:
     """Open the shard as the first message asks, then serve until the other end closes."""
     socket_fd, lifeline_fd = (int(argument) for argument in sys.argv[1:3])
     configure_child_logs(sys.argv[3:])
-    for ignored in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # Ctrl-C and a stopping container reach the service, which drains
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and a stopping container: the service drains
         signal.signal(ignored, signal.SIG_IGN)
     _die_with(lifeline_fd)
     with Connection(socket_fd) as connection:
@@ -91,8 +65,7 @@ def main() -> None:
 def _die_with(lifeline_fd: int) -> None:
     """Have the kernel end this process when the last writer of a pipe is gone, however busy Python is.
 
-    Args:
-        lifeline_fd: The pipe's read end. Nobody ever writes to it.
+    `lifeline_fd` is the pipe's read end. Nobody ever writes to it.
     """
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
@@ -102,18 +75,13 @@ def _die_with(lifeline_fd: int) -> None:
 
 
 def serve(connection: Connection[Any, Any], shard: Shard) -> None:
-    """Answer requests in turn until the other end closes or asks to stop; waiting writes share a flush.
-
-    Args:
-        connection: The socket.
-        shard: The open shard.
-    """
+    """Answer requests in turn until the other end closes or asks to stop; waiting writes share a flush."""
     group: list[tuple[int, Write]] = []
     num_taken = 0
     for number, method, arguments in _requests(connection):
         if method == "write":
             group.append((number, arguments[0]))
-        else:  # goes first: it cannot depend on writes that nobody was told of
+        else:  # goes first: it cannot depend on writes that are not acknowledged yet
             connection.send((number, *_answer(shard, method, arguments)))
         num_taken += 1
         if num_taken < GROUP_REQUESTS and connection.poll(0):
@@ -149,8 +117,6 @@ def _answer(
 ) -> tuple[Any, IndexFailure | None, list[tuple[Stage, float]]]:
     times: list[tuple[Stage, float]] = []
     try:
-        if method not in METHODS:
-            raise IndexFailure(f"no method {method}")
         with collecting(lambda stage, seconds: times.append((stage, seconds))):
             return getattr(shard, method)(*arguments), None, times
     except Exception as exc:  # the boundary: Edge raises plain Exception
@@ -160,8 +126,8 @@ def _answer(
 def _failure(exc: Exception) -> IndexFailure:
     if isinstance(exc, IndexFailure):
         return exc
-    logger.error("the engine failed", exc_info=exc)
-    return IndexFailure(f"the engine failed: {type(exc).__name__}: {exc}")
+    logger.error("the shard process failed", exc_info=exc)
+    return IndexFailure(f"the shard process failed: {type(exc).__name__}: {exc}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The engine's process under supervision: called, replaced when it dies, handed over to one with a newer shard.
+"""The shard process under supervision: called, replaced when it dies, handed over to one with a newer shard.
 
-    engine = SupervisedEngine(config, call_seconds=30.0, unfinished=frozenset)
-    engine.call("search", request)
+    supervisor = ShardSupervisor(config, call_seconds=30.0, unfinished=frozenset)
+    supervisor.call("search", query)
 
-A call that an engine did not survive is made once more on the next one: repeating any call does no harm. Any thread
+A call that a process did not survive is made once more on the next one: repeating any call does no harm. Any thread
 may call.
 """
 
@@ -21,23 +21,23 @@ from service.index.embedded.aside import AsideBuild
 from service.index.embedded.folder import FolderLock
 from service.index.embedded.generation import current_shard, sweep_others
 from service.index.embedded.messages import ShardConfig, ShardFrozen
-from service.index.embedded.process import EngineProcess, ShardProcessDied
+from service.index.embedded.process import ShardProcess, ShardProcessDied
 from service.index.failure import IndexFailure, IndexUnavailable
 
 
-class SupervisedEngine:
-    """The one engine of an index's folder, which it has locked until it is closed.
+class ShardSupervisor:
+    """Keeps one shard process for an index's folder, which it locks until it is closed.
 
     Args:
-        config: What the engine opens.
-        call_seconds: An engine that answers nothing for so long is killed; a call fails after it.
-        unfinished: Assets that are being written, which a new engine must not sweep.
+        config: What the process opens.
+        call_seconds: A call fails after it, and a process that answers nothing for so long is killed.
+        unfinished: Returns the assets that are being written, which a new process must not sweep.
 
     Attributes:
-        is_optimizing: Whether it is optimized in place, and takes no other call.
+        is_optimizing: Whether the shard is being optimized in place, and takes no other call.
 
     Raises:
-        BaseException: What the first engine says when it cannot open the index, an `IndexFailure`.
+        BaseException: The `IndexFailure` of a process that cannot open the shard.
     """
 
     def __init__(
@@ -47,36 +47,28 @@ class SupervisedEngine:
         self._config = config
         self._call_seconds = call_seconds
         self._unfinished = unfinished
-        self._lock = threading.Lock()  # guards the engine's replacement
+        self._lock = threading.Lock()  # guards the replacement of the process
         self._is_closed = False
         self._is_building = False
-        self._can_change = threading.Event()  # not while another engine takes over
+        self._can_change = threading.Event()  # cleared while another process takes over
         self._can_change.set()
         self._folder_lock = FolderLock(config.folder)
         try:
-            self._engine = self._start(config)
+            self._process = self._start(config)
         except BaseException:
             self._folder_lock.close()
             raise
 
     @property
     def pid(self) -> int:
-        """Id of the process."""
-        return self._engine.pid
+        """Id of the shard process."""
+        return self._process.pid
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Call the engine, and once more on a new one when it died.
+        """Call a method of the shard, and once more on a new process if the first one died.
 
-        Args:
-            method: What it calls.
-            *arguments: What that takes.
-
-        Returns:
-            The answer.
-
-        Raises:
-            EngineDied: If the second one died as well.
-            EngineFrozen: If it waited too long for another engine to take over.
+        Fails with `ShardProcessDied` if the second one died as well, with `ShardFrozen` if it waited too long for
+        another process to take over.
         """
         num_deaths = 0
         while True:
@@ -95,28 +87,26 @@ class SupervisedEngine:
         with self._lock:
             if self.is_optimizing or self._is_building:
                 raise IndexUnavailable("the index is being optimized already")
-            engine = self._living()
+            process = self._living()
             self.is_optimizing = True
         try:
-            engine.submit("optimize").result()
+            process.submit("optimize").result()
         finally:
             self.is_optimizing = False
 
     def optimize_aside(self) -> None:
         """Build the HNSW graphs in other processes, while this index answers and is written to.
 
-        Blocks the caller alone. Searches wait for some milliseconds at a time, writes up to the last step, which
-        takes less than a second. The disk needs room for the index twice more.
-
-        Raises:
-            IndexUnavailable: If it is under way already, or was given up: an engine died, or the index closes.
-        """  # noqa: DOC503 - whatever ends a build goes on
+        Blocks the caller alone. Searches wait for some milliseconds at a time; writes wait during the last step, which
+        takes less than a second. The disk needs room for the index twice more. Fails with `IndexUnavailable` if it is
+        under way already, if a process died, or if the index closes.
+        """
         with self._lock:
             if self.is_optimizing or self._is_building:
                 raise IndexUnavailable("the index is being optimized already")
             answering = self._living()
             self._is_building = True
-        build = AsideBuild(self._config, start_engine=self._start, is_wanted=lambda: not self._is_closed)
+        build = AsideBuild(self._config, start_process=self._start, is_wanted=lambda: not self._is_closed)
         try:
             self._switch(answering, build.prepare(answering))
             answering.close()
@@ -130,8 +120,8 @@ class SupervisedEngine:
             self._is_building = False
             self._can_change.set()
 
-    def _switch(self, answering: EngineProcess, following: EngineProcess) -> None:
-        """Let another engine take over: changes wait for it, searches do not."""
+    def _switch(self, answering: ShardProcess, following: ShardProcess) -> None:
+        """Let another process take over: changes wait for it, searches do not."""
         self._can_change.clear()
         changes, unfinished = self._wait(answering, answering.submit("freeze"))
         if changes is not None:
@@ -139,11 +129,11 @@ class SupervisedEngine:
         try:
             following.submit("switch", unfinished).result()
         except BaseException:
-            # Was it before the rename or after? What the disk says counts, and no engine that thinks otherwise.
+            # Before the rename or after it? The disk decides, and no process may go on that thinks otherwise.
             answering.kill()
             raise
         with self._lock:
-            self._engine = following
+            self._process = following
         self._can_change.set()
 
     def retire(self) -> None:
@@ -152,39 +142,39 @@ class SupervisedEngine:
             self._is_closed = True
 
     def close(self) -> None:
-        """Retire, flush and stop the engine. Safe to call twice."""
+        """Retire, flush and stop the process. Safe to call twice."""
         self.retire()
         while self._is_building:  # it looks several times a second
             time.sleep(0.01)
         with self._lock:
-            self._engine.close()
+            self._process.close()
             self._folder_lock.close()
 
     def _call_once(self, method: str, arguments: tuple[Any, ...]) -> Any:
         with self._lock:
             if self.is_optimizing:
                 raise IndexUnavailable("the index is being optimized: no other call until it is done")
-            engine = self._living()
-        future = engine.submit(method, *arguments)
-        return self._wait(engine, future)
+            process = self._living()
+        future = process.submit(method, *arguments)
+        return self._wait(process, future)
 
-    def _wait(self, engine: EngineProcess, future: Future[Any]) -> Any:
+    def _wait(self, process: ShardProcess, future: Future[Any]) -> Any:
         try:
             return future.result(self._call_seconds)
         except TimeoutError as exc:
-            silent_seconds = time.monotonic() - engine.answered_at
+            silent_seconds = time.monotonic() - process.answered_at
             if silent_seconds >= self._call_seconds and not self.is_optimizing:
-                engine.kill()
-            raise IndexUnavailable(f"the engine did not answer in {self._call_seconds} s") from exc
+                process.kill()
+            raise IndexUnavailable(f"the shard process did not answer in {self._call_seconds} s") from exc
 
-    def _living(self) -> EngineProcess:
-        """The engine, a new one in place of a dead one. The caller holds the lock."""
+    def _living(self) -> ShardProcess:
+        """The process, or a new one in place of a dead one. The caller holds the lock."""
         if self._is_closed:
             raise IndexFailure(f"the index in {self._config.folder} is closed")
-        if not self._engine.is_alive:
-            self._engine.close()
-            self._engine = self._start(replace(self._config, unfinished=self._unfinished()))
-        return self._engine
+        if not self._process.is_alive:
+            self._process.close()
+            self._process = self._start(replace(self._config, unfinished=self._unfinished()))
+        return self._process
 
-    def _start(self, config: ShardConfig) -> EngineProcess:
-        return EngineProcess(config, lock_fd=self._folder_lock.fd, send_seconds=self._call_seconds)
+    def _start(self, config: ShardConfig) -> ShardProcess:
+        return ShardProcess(config, lock_fd=self._folder_lock.fd, send_seconds=self._call_seconds)

@@ -4,10 +4,10 @@
     rows = copies.append([track])
     copies.read(rows)
 
-Qdrant Edge gives a vector as Python floats: reading ten tracks of 16 × 768 takes it 2.8 ms, this file .3 ms. What the
-engine stores is what counts: a copy may be missing, and whoever reads one compares it with the engine's score
+Qdrant Edge gives a vector as Python floats: reading ten tracks of 16 × 768 takes it 2.8 ms, this file .3 ms. What Edge
+stores counts: a copy may be missing, and whoever reads one compares it with Edge's score
 (`service.index.embedded.ranking`). Rows are on the disk before the head of their asset is, and never written twice;
-those of points that are gone are left behind when the shard is built aside.
+those of deleted points are left out when the shard is built aside.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ROWS = "rows"
 
 
 class TrackCopies:
-    """The file of one shard, open for reading and appending. Not thread-safe: the engine's loop calls it.
+    """The file of one shard, open for reading and appending. Not thread-safe.
 
     Args:
-        folder: Folder of the shard; the file is made where it is missing.
+        folder: Folder of the shard; the file is created if it is missing.
         num_values: T·D, values in a track.
     """
 
@@ -40,24 +40,17 @@ class TrackCopies:
         self._row_bytes = 2 * num_values
         self._fd = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         num_bytes = os.fstat(self._fd).st_size
-        self._num_rows = -(-num_bytes // self._row_bytes)  # a row cut short is not used again
+        self._num_rows = -(-num_bytes // self._row_bytes)  # a row that was cut short is not used again
 
     def __len__(self) -> int:
-        """Rows, those of points that are gone included."""
+        """Number of rows, those of deleted points included."""
         return self._num_rows
 
     def append(self, tracks: Sequence[NDArray[np.float32]]) -> list[int]:
-        """Write tracks in rows of their own.
+        """Append tracks, each of T·D values that float16 holds exactly, and return their rows.
 
-        Args:
-            tracks: float32, each of T·D values that float16 holds exactly.
-
-        Returns:
-            The row of each.
-
-        Raises:
-            IndexFull: If the disk is full.
-        """  # noqa: DOC503 - whatever else the disk says goes on
+        Raises `IndexFull` if the disk is full.
+        """
         rest = memoryview(b"".join(track.astype(np.float16).tobytes() for track in tracks))
         rows = list(range(self._num_rows, self._num_rows + len(tracks)))
         offset = self._num_rows * self._row_bytes
@@ -73,14 +66,7 @@ class TrackCopies:
         return rows
 
     def read(self, rows: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read some rows.
-
-        Args:
-            rows: From `append`; others are rows that are not there.
-
-        Returns:
-            float32, shape (N, T·D), and whether each row is there, shape (N,); those that are not hold zeros.
-        """
+        """Read some rows: float32, shape (N, T·D), and whether each of them is there; a missing one holds zeros."""
         found = [os.pread(self._fd, self._row_bytes, max(0, row) * self._row_bytes) for row in rows]
         is_there = np.array(
             [row >= 0 and len(one) == self._row_bytes for row, one in zip(rows, found, strict=True)],
@@ -92,7 +78,7 @@ class TrackCopies:
         return tracks.reshape(len(rows), self._num_values), is_there
 
     def sync(self) -> None:
-        """Have the disk keep all rows."""
+        """Make all rows durable."""
         os.fdatasync(self._fd)
 
     def close(self) -> None:

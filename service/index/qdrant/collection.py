@@ -1,10 +1,10 @@
-"""How the collection of a bundle is laid out on a Qdrant server, and the alias that says which one is active.
+"""The layout of a collection on a Qdrant server, and the alias that names the active collection.
 
-    {prefix}-{bundle_id}    a collection for each bundle: vectors of two models never meet
-    {prefix}                an alias for the library: the collection that its newest release uses
+    {prefix}-{release_id}    a collection for each release: vectors of two models never meet
+    {prefix}                 an alias for the library: the collection of its active release
 
-Changing the alias is one action that the server carries out as a whole (`activate`), so that all replicas of the
-service see the old collection or the new one.
+The server changes the alias in one atomic step (`activate`), so all replicas of the service see either the old
+collection or the new one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 from qdrant_client import models
 
 from service.index.failure import IndexFailure
+from service.index.payload import NUMBERS, WORDS
 from service.index.points import TRACK_SUFFIX
 from service.index.qdrant.link import Link, ServerConfig, status_of
 from service.index.qdrant.points import UNFINISHED
@@ -22,46 +23,23 @@ from service.system.modality import MODALITIES
 
 logger = logging.getLogger(__name__)
 
-WORDS = ("asset_id", "paths", "folders", "labels", "modalities")
-NUMBERS = ("media.duration_seconds", "media.modified_ns")
 ALREADY_EXISTS = 409
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-def collection_name(prefix: str, bundle_id: str) -> str:
-    """Name the collection of a bundle.
-
-    Args:
-        prefix: The library's name on the server, also the name of its alias.
-        bundle_id: The bundle.
-
-    Returns:
-        The name.
-
-    Raises:
-        ValueError: If a server would not take the prefix.
-    """
+def collection_name(prefix: str, release_id: str) -> str:
+    """The name of a release's collection. Raises ValueError if a server would not take the prefix."""
     if not _PREFIX.fullmatch(prefix):
         raise ValueError(
             f"a prefix is 1 to 64 letters, digits, '_', '.', '-', the first a letter or digit: {prefix!r}"
         )
-    return f"{prefix}-{bundle_id}"
+    return f"{prefix}-{release_id}"
 
 
 def open_collection(link: Link, config: ServerConfig, name: str, *, width: int, num_moments: int) -> None:
-    """Create a collection, or check that the one there holds the same kind of vectors.
+    """Create a collection; raise `IndexFailure` if there is one of that name with other vectors.
 
-    Several replicas may do so at the same moment: one creates, the others find it.
-
-    Args:
-        link: The way to the server.
-        config: Shards and replicas of a new collection.
-        name: The collection.
-        width: D, width of an embedding.
-        num_moments: T, embeddings in a track.
-
-    Raises:
-        IndexFailure: If a collection of that name holds other vectors.
+    Several replicas may do so at the same moment: one creates it, the others find it.
     """
     if not link.run(lambda client: client.collection_exists(name)):
         _create(link, config, name, width=width, num_moments=num_moments)
@@ -96,13 +74,6 @@ def vector_params(*, width: int, num_moments: int) -> dict[str, models.VectorPar
 
     Pooled vectors get HNSW graphs over int8 copies in memory; the candidates are compared again in float32. Tracks
     are float16 on disk without a graph (m=0): they are read by id only.
-
-    Args:
-        width: D, width of an embedding.
-        num_moments: T, embeddings in a track.
-
-    Returns:
-        Parameters by name of the vector.
     """
     int8 = models.ScalarQuantization(
         scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
@@ -134,7 +105,7 @@ def _vector_sizes(link: Link, name: str) -> dict[str, int]:
 
 
 def _create_payload_indexes(link: Link, name: str) -> None:
-    """Index what filters ask for; none of it goes into the graphs, which would double the time to build them."""
+    """Index the payload for filters, outside the graphs: inside, it would double the time to build them."""
     word = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, enable_hnsw=False)
     number = models.FloatIndexParams(type=models.FloatIndexType.FLOAT, enable_hnsw=False)
     position = models.IntegerIndexParams(
@@ -150,19 +121,13 @@ def _create_payload_indexes(link: Link, name: str) -> None:
 
 
 def active_collection(link: Link, prefix: str) -> str | None:
-    """The collection that the library's alias names, or None where there is no alias yet."""
+    """The collection that the library's alias names, or None if there is no alias yet."""
     aliases = link.run(lambda client: client.get_aliases()).aliases
     return next((alias.collection_name for alias in aliases if alias.alias_name == prefix), None)
 
 
 def activate(link: Link, prefix: str, name: str) -> None:
-    """Let the library's alias name a collection, from one moment to the next for all replicas.
-
-    Args:
-        link: The way to the server.
-        prefix: The alias.
-        name: The collection, which must exist.
-    """
+    """Point the library's alias to an existing collection, atomically for all replicas."""
     create = models.CreateAliasOperation(
         create_alias=models.CreateAlias(alias_name=prefix, collection_name=name)
     )

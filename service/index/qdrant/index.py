@@ -4,16 +4,16 @@
         index.write_asset(segments, is_last=True)
         matches = index.search(VectorQuery(track=track, target="audio", limit=10))
 
-The client is the blocking one. Callers of an `Index` are threads that wait anyway; an asynchronous client would need
-an event loop in one more thread, which would read all answers for all callers one after another (a track is 12,288
-numbers), and each call would pay for two changes of thread. The blocking client is safe for many threads, over gRPC
-and over HTTP, and each thread reads its own answer.
+The client is the blocking one. Callers of an `Index` are threads that wait anyway; an asynchronous client would need an
+event loop in one more thread, which would read all answers one after another (a track is 12,288 numbers), and each call
+would pay for two changes of thread. The blocking client is thread-safe, over gRPC and over HTTP, and each thread reads
+its own answer.
 
 An asset exists when its first segment, the head (index 0), is stored: it goes in last, as one point in one request.
-Points before it are marked as unfinished, and marked points count only where their head is there (`server_search`).
-So nothing has to be revealed in a second step, no replica needs to know what another one is writing, and a crash
-leaves marked points that `sweep` removes. What `embedded` does with one log, a server does with requests that wait
-until a write is applied (`wait=True`) on `ServerConfig.write_consistency` replicas.
+Points before it are marked as unfinished, and marked points count only if their head is there (`search.py`). So nothing
+has to be revealed in a second step, no replica needs to know what another one is writing, and a crash leaves marked
+points that `sweep` removes. What `embedded` does with one log, a server does with requests that wait until a write is
+applied (`wait=True`) on `ServerConfig.write_consistency` replicas.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -41,7 +40,7 @@ from service.index.contract import (
 )
 from service.index.failure import IndexFailure, InvalidCursor
 from service.index.payload import describe_files, describe_metadata, store_path, to_asset
-from service.index.points import TRACK_SUFFIX, check_track, is_point_id, to_segment
+from service.index.points import TRACK_NAMES, TRACK_SUFFIX, check_track, is_point_id, to_segment
 from service.index.qdrant.collection import open_collection
 from service.index.qdrant.link import Link, ServerConfig, open_client
 from service.index.qdrant.points import (
@@ -54,7 +53,7 @@ from service.index.qdrant.points import (
 )
 from service.index.qdrant.search import search_assets, search_segments, without_head
 from service.index.qdrant.writer import SWEEP_AFTER_SECONDS, Writer, read_head
-from service.system.modality import MODALITIES, Modality, Track
+from service.system.modality import Modality, Track
 
 POLL_SECONDS = 1.0
 
@@ -87,18 +86,11 @@ class ServerIndex:
         num_moments: int = 16,
         client: QdrantClient | None = None,
     ) -> Self:
-        """Open a collection, or create it.
+        """Open a collection, or create it; the caller closes the index.
 
-        Args:
-            config: Where the server is.
-            name: The collection.
-            width: D, width of an embedding.
-            num_moments: T, embeddings in a track.
-            client: A client to use in place of one of the server in `config`.
-
-        Returns:
-            The open index, which wants to be closed.
-        """  # noqa: DOC501, DOC503 - whatever is raised on the way goes on
+        `width` is that of an embedding, `num_moments` the number of embeddings in a track. `client` is used in place of
+        a new one for the server in `config`.
+        """
         link = Link(config, client or open_client(config))
         try:
             link.check_version()
@@ -113,9 +105,7 @@ class ServerIndex:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -129,12 +119,7 @@ class ServerIndex:
         return self._link
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
-        """Store an asset, in one call or in several; see `Index.write_asset`.
-
-        Args:
-            segments: Segments of one asset, from index 0 on or following those of the last call.
-            is_last: Whether the asset ends here.
-        """
+        """Store an asset, in one call or in several; see `Index.write_asset`."""
         self._writer.write(segments, is_last=is_last)
 
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
@@ -150,12 +135,12 @@ class ServerIndex:
         return replace(query, track=rows)
 
     def get_asset(self, asset_id: str) -> Asset | None:
-        """The asset, or None where no complete asset of this id is stored."""
+        """The asset, or None if no complete asset of this id is stored."""
         head = read_head(self._points, asset_id)
         return to_asset(head) if head else None
 
     def find_path(self, path: str) -> Asset | None:
-        """The asset with this path, the one written last where a file was replaced and both are stored."""
+        """The asset with this path, the one written last if a file was replaced and both are stored."""
         heads = self._points.scroll([is_value("index", 0), is_any("paths", [store_path(path)])])
         payloads = [head.payload or {} for head in heads]
         return (
@@ -163,11 +148,11 @@ class ServerIndex:
         )
 
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
-        """Say durably where the asset's files are and other facts; False where no such asset is stored."""
+        """Replace durably the asset's paths and facts; False if no such asset is stored."""
         return self._change(asset_id, describe_files(paths, media))
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
-        """Replace durably what people said about the asset; False where no such asset is stored."""
+        """Replace durably what people said about the asset; False if no such asset is stored."""
         return self._change(asset_id, describe_metadata(metadata))
 
     def _change(self, asset_id: str, facts: Mapping[str, Any]) -> bool:
@@ -205,18 +190,14 @@ class ServerIndex:
         from_first = models.FieldCondition(key="index", range=models.Range(gte=first_index))
         places = self._points.scroll([is_value("asset_id", asset_id), from_first], keys=["index"])
         places.sort(key=lambda record: (record.payload or {})["index"])
-        names = [modality + TRACK_SUFFIX for modality in MODALITIES]
-        records = self._points.retrieve([str(place.id) for place in places[:limit]], vectors=names)
+        records = self._points.retrieve([str(place.id) for place in places[:limit]], vectors=TRACK_NAMES)
         return sorted(map(self._to_segment, records), key=lambda segment: segment.index)
 
     def _to_segment(self, record: models.Record) -> Segment:
         shape = (self._num_moments, self._width)
-        tracks: dict[Modality, Track] = {}
-        for modality in MODALITIES:
-            track = read_vector(record, modality + TRACK_SUFFIX, shape=shape)
-            if track is not None:
-                tracks[modality] = track
-        return to_segment(record.payload or {}, tracks)
+        read = {name: read_vector(record, name, shape=shape) for name in TRACK_NAMES}
+        tracks = {name: track for name, track in read.items() if track is not None}
+        return to_segment(record.payload or {}, tracks, shape=shape)
 
     def list_assets(
         self,
@@ -282,11 +263,7 @@ class ServerIndex:
             time.sleep(POLL_SECONDS)
 
     def sweep(self, *, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> None:
-        """Tidy up after writers that died.
-
-        Args:
-            older_than_seconds: Leave alone what was written since: another replica may be writing it.
-        """
+        """Tidy up after writers that died; see `Writer.sweep`."""
         self._writer.sweep(older_than_seconds=older_than_seconds)
 
     def close(self) -> None:

@@ -1,11 +1,10 @@
-"""The way to a Qdrant server: connecting, repeating what may be repeated, and saying what went wrong in one line.
+"""The connection to a Qdrant server: it repeats what may be repeated, and says in one line what went wrong.
 
     link = Link(config, open_client(config))
     info = link.run(lambda client: client.get_collection(name))
 
-Every operation of the index does the same when it is repeated (points have names of their own, payloads are set to
-fixed values), so a transient failure is met by trying again after a pause that doubles, with jitter so that many
-replicas do not come back at the same moment.
+Every operation of the index may be repeated (points have fixed ids, payloads are set to fixed values). So a transient
+failure is retried after a pause that doubles, with jitter so that many replicas do not come back at the same moment.
 """
 
 from __future__ import annotations
@@ -55,18 +54,17 @@ DISK_FULL = ("no space left on device", "available disk space")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Where the server is and what a collection there is like.
+    """Where the server is and how a collection there is made.
 
     Attributes:
         url: http:// or https://, host and port (default 6333); https also for gRPC.
-        api_key: Sent with every request where it is given; in no message, and not in `repr`.
-        timeout_seconds: How long one request may take.
-        prefers_grpc: Use gRPC where its port answers, HTTP otherwise.
-        grpc_port: The port it is tried on.
-        num_shards: Shards of a collection that is created; None for the server's choice.
+        api_key: Sent with every request; in no message, and not in `repr`.
+        timeout_seconds: Maximum time of one request.
+        prefers_grpc: Use gRPC if its port answers, otherwise HTTP.
+        num_shards: Shards of a new collection; None for the server's choice.
         num_replicas: Copies of each shard.
         num_write_acknowledgements: Copies that must have a write before it is acknowledged; None for a majority.
-        num_attempts: How often a request is sent at most.
+        num_attempts: Maximum number of times a request is sent.
     """
 
     url: str
@@ -80,11 +78,7 @@ class ServerConfig:
     num_attempts: int = NUM_ATTEMPTS
 
     def __post_init__(self) -> None:
-        """Check what people write.
-
-        Raises:
-            ValueError: If the URL is none, or holds a key or password.
-        """
+        """Refuse a URL that is not one, or holds a key or password, with a ValueError."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the URL of a Qdrant server starts with http:// or https://, got {self.url!r}")
@@ -93,19 +87,12 @@ class ServerConfig:
 
     @property
     def write_consistency(self) -> int:
-        """How many copies must have a write: a majority where nothing else is said."""
+        """How many copies must have a write before it is acknowledged."""
         return self.num_write_acknowledgements or self.num_replicas // 2 + 1
 
 
 def open_client(config: ServerConfig) -> QdrantClient:
-    """Make a client; nothing but the gRPC port is tried.
-
-    Args:
-        config: Where the server is.
-
-    Returns:
-        The client, on gRPC where its port answers.
-    """
+    """Make a client, on gRPC if that is preferred and its port answers; nothing else is contacted."""
     uses_grpc = config.prefers_grpc and _answers(config)
     if config.prefers_grpc and not uses_grpc:
         logger.warning(
@@ -140,12 +127,7 @@ def _answers(config: ServerConfig) -> bool:
 
 
 class Link:
-    """Runs operations on a client, again where that may help, and translates what fails. Thread-safe.
-
-    Args:
-        config: How often and how long to try.
-        client: An open client.
-    """
+    """Runs operations on an open client, repeats them if that may help, and translates failures. Thread-safe."""
 
     def __init__(self, config: ServerConfig, client: QdrantClient) -> None:
         self._config = config
@@ -158,19 +140,11 @@ class Link:
         return self._config.url
 
     def run(self, operation: Callable[[QdrantClient], Answer]) -> Answer:
-        """Run an operation that does the same when it is repeated.
+        """Run an operation that may be repeated, and return its result.
 
-        Args:
-            operation: What to do with the client.
-
-        Returns:
-            What it returned.
-
-        Raises:
-            IndexUnavailable: If the server is away, overloaded or too slow, and stays so.
-            IndexFull: If its disk is full.
-            IndexFailure: If it refuses: a wrong key, a missing collection, a request it cannot serve.
-        """  # noqa: DOC502, DOC503 - raised where an attempt is translated
+        Fails with `IndexUnavailable` if the server is away, overloaded or too slow, and stays so; with `IndexFull` if
+        its disk is full; with `IndexFailure` if it refuses: a wrong key, a missing collection, a bad request.
+        """
         deadline = time.monotonic() + 2 * self._config.timeout_seconds
         for attempt in range(1, self._config.num_attempts):
             try:
@@ -195,14 +169,7 @@ class Link:
             raise failure from exc
 
     def check_version(self) -> str:
-        """Ask which version the server is.
-
-        Returns:
-            The version.
-
-        Raises:
-            IndexFailure: If it is too old for the index.
-        """
+        """The version of the server; raises `IndexFailure` if it is too old for the index."""
         found = self.run(lambda client: client.info()).version
         ours = version("qdrant-client")
         number = _parse(found)
@@ -223,7 +190,7 @@ class Link:
             self._client.close()
 
     def _translate(self, exc: Exception) -> IndexFailure | None:
-        """Our exception for one of the client's; None for what is no failure of the server."""
+        """Our exception for one of the client's; None if it is no failure of the server."""
         if isinstance(exc, ResourceExhaustedResponse):
             return IndexUnavailable(f"the Qdrant server on {self.url} is overloaded")
         if isinstance(exc, json.JSONDecodeError | UnicodeDecodeError):
@@ -247,7 +214,7 @@ class Link:
         return IndexFailure(f"{self.url} answers, but not as a Qdrant server: {str(source)[:200]}")
 
     def _judge(self, status: int | grpc.StatusCode | None, text: str, *, is_transient: bool) -> IndexFailure:
-        """Say what an answer that is an error means."""
+        """Our exception for an error that the server answered."""
         name = status.name if isinstance(status, grpc.StatusCode) else str(status)
         if status in KEY_REFUSED:
             how = "the API key" if self._config.api_key else "a request without API key"
@@ -267,14 +234,14 @@ class Link:
 
 
 def status_of(exc: BaseException | None) -> int | grpc.StatusCode | None:
-    """The status that a server answered with, behind one of our exceptions."""
+    """The status of an answer of the server, if this exception of the client has one."""
     if isinstance(exc, UnexpectedResponse):
         return exc.status_code
     return exc.code() if isinstance(exc, grpc.RpcError) else None
 
 
 def _pause(exc: BaseException | None, attempt: int) -> float:
-    """Seconds before the next attempt: what the server asks for, or doubling, half of it at random."""
+    """Seconds before the next attempt: at least what the server asks for; doubling, half of it at random."""
     asked: float = exc.retry_after_s if isinstance(exc, ResourceExhaustedResponse) else 0.0
     longest: float = min(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1), LONGEST_PAUSE_SECONDS)
     jittered = longest * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, guards nothing
@@ -282,7 +249,7 @@ def _pause(exc: BaseException | None, attempt: int) -> float:
 
 
 def _parse(text: str) -> tuple[int, int]:
-    """Major and minor version; (0, 0) where it is none, which is too old for everything."""
+    """Major and minor version; (0, 0), which is too old for everything, if the text is no version."""
     try:
         major, minor, *_ = text.split(".")
         return int(major), int(minor)

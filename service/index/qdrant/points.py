@@ -1,4 +1,4 @@
-"""The requests that an index makes of one collection on a Qdrant server, and its points in our words.
+"""The requests of an index to one collection on a Qdrant server.
 
 Conditions and payload keys are those of `service.index.payload`.
 """
@@ -18,26 +18,21 @@ from service.index.payload import AnyOf, Condition, to_conditions
 from service.index.points import TRACK_SUFFIX, StoredPoint
 from service.index.qdrant.link import Link
 
-REQUEST_NUMBERS = 1_000_000  # of an upsert: as JSON 20 MB, and a server takes 32
+REQUEST_NUMBERS = 1_000_000  # in an upsert: 20 MB as JSON, and a server takes 32
 TRACKS_AT_ONCE = 64  # 64 tracks of 16 × 768 are 3 MB over gRPC, 15 MB as JSON
 SCROLL_POINTS = 1000
 UNFINISHED = "unfinished"  # true in points of an asset that is being written; otherwise not there
 
 
 class Points:
-    """The points of one collection. Writes return when they are applied.
-
-    Args:
-        link: The way to the server.
-        name: The collection.
-    """
+    """The points of one collection. Writes return when they are applied."""
 
     def __init__(self, link: Link, name: str) -> None:
         self.link = link
         self.name = name
 
     def upsert(self, points: Sequence[StoredPoint], *, is_unfinished: bool) -> None:
-        """Store points, some at a time, marked as unfinished or not."""
+        """Store points, some at a time."""
         facts = {UNFINISHED: True} if is_unfinished else {}
         num_numbers = max((sum(v.size for v in point.vectors.values()) for point in points), default=1)
         at_once = max(1, REQUEST_NUMBERS // num_numbers)
@@ -54,18 +49,7 @@ class Points:
         limit: int,
         keys: Sequence[str],
     ) -> list[models.ScoredPoint]:
-        """Rank candidates by another vector.
-
-        Args:
-            prefetch: How to find the candidates.
-            vector: What to compare them with, any shape.
-            using: Name of the vector they are compared by.
-            limit: How many at most.
-            keys: Payload to read.
-
-        Returns:
-            Points, best first.
-        """
+        """Rank the candidates of a prefetch by the vector named `using`, best first, and read some payload keys."""
         numbers = vector.ravel().tolist()
         answer = self.link.run(
             lambda client: client.query_points(
@@ -87,14 +71,9 @@ class Points:
     def scroll(
         self, conditions: Sequence[models.Condition], *, keys: Sequence[str] | bool = True
     ) -> list[models.Record]:
-        """All points for which conditions hold, without vectors.
+        """All points that meet all conditions, without vectors, in the order of their ids.
 
-        Args:
-            conditions: Every one must hold.
-            keys: Payload to read: these keys, all or none.
-
-        Returns:
-            The points in the order of their ids.
+        `keys` is the payload to read: some keys, everything or nothing.
         """
         found: list[models.Record] = []
         offset: models.ExtendedPointId | None = None
@@ -130,7 +109,7 @@ class Points:
     def count(
         self, conditions: Sequence[models.Condition], *, without: Sequence[models.Condition] = ()
     ) -> int:
-        """How many points there are for which conditions hold, and none of some others."""
+        """How many points meet all conditions and none of those in `without`."""
         chosen = models.Filter(must=list(conditions), must_not=list(without))
         return self.link.run(lambda client: client.count(self.name, count_filter=chosen, exact=True)).count
 
@@ -140,29 +119,20 @@ class Points:
         self.link.run(lambda client: client.set_payload(self.name, dict(facts), asset, wait=True))
 
     def take_marks(self, asset_id: str) -> None:
-        """Say that every point of an asset is finished, in one request."""
+        """Remove the mark from every point of an asset, in one request."""
         asset = models.Filter(must=[is_value("asset_id", asset_id)])
         self.link.run(lambda client: client.delete_payload(self.name, [UNFINISHED], asset, wait=True))
 
     def delete(self, conditions: Sequence[models.Condition]) -> None:
-        """Delete all points for which conditions hold, in one request."""
+        """Delete all points that meet all conditions, in one request."""
         selector = models.FilterSelector(filter=models.Filter(must=list(conditions)))
         self.link.run(lambda client: client.delete(self.name, selector, wait=True))
 
 
 def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """A vector of a point, float32, or None where the point has none of that name.
+    """A vector of a point, float32, or None if the point has none of that name.
 
-    Args:
-        record: The point, read with the vector.
-        name: The vector.
-        shape: T and D of a track, D of a pooled vector.
-
-    Returns:
-        The vector.
-
-    Raises:
-        IndexFailure: If the server gave a vector of another length.
+    Raises `IndexFailure` if the server gave a vector of another length than the shape asks for.
     """
     vectors: Mapping[str, Any] = record.vector if isinstance(record.vector, dict) else {}
     if name not in vectors:
@@ -174,7 +144,7 @@ def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> 
 
 
 def to_filter_conditions(chosen: Filter | None) -> list[models.Condition]:
-    """What a filter asks, as the client takes it."""
+    """The conditions of a filter, as the client takes them."""
     return [_to_field_condition(condition) for condition in to_conditions(chosen)]
 
 
@@ -186,7 +156,7 @@ def _to_field_condition(condition: Condition) -> models.FieldCondition:
 
 
 def is_any(key: str, words: Iterable[str]) -> models.FieldCondition:
-    """The condition that a key holds one of some words."""
+    """The condition that a key has one of some words."""
     return models.FieldCondition(key=key, match=models.MatchAny(any=sorted(words)))
 
 

@@ -3,8 +3,8 @@
     query ── pooled, HNSW, int8 and again in float32 ──▶ candidates ── track, dot ──▶ ranking   on the server
     the best few ── float16 tracks ──▶ moments                                                  here, with NumPy
 
-Points of an asset that is being written are marked. They count once its head is there, so what a ranking holds of
-marked points is asked for heads; mostly it holds none, and that question is not asked.
+Points of an asset that is being written are marked, and count once its head is there. So the heads of the marked points
+in a ranking are looked up; mostly there are no marked points, and no lookup.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def search_assets(points: Points, query: VectorQuery) -> list[SegmentMatch]:
 
 
 def without_head(points: Points, asset_ids: Collection[str]) -> set[str]:
-    """Those of some assets that have no head: they do not exist yet."""
+    """Those of the assets that have no head: they do not exist yet."""
     if not asset_ids:
         return set()
     heads = points.scroll([is_any("asset_id", asset_ids), is_value("index", 0)], keys=["asset_id"])

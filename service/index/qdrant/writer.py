@@ -1,4 +1,4 @@
-"""Writing to a Qdrant server, so that an asset exists whole or not at all, and tidying up after writers that died."""
+"""Writes to a Qdrant server, so that an asset exists whole or not at all, and tidies up after writers that died."""
 
 from __future__ import annotations
 
@@ -22,13 +22,7 @@ SWEEP_AFTER_SECONDS = 3600.0
 
 
 class Writer:
-    """Writes assets into one collection. Thread-safe.
-
-    Args:
-        points: The collection.
-        width: D, width of an embedding.
-        num_moments: T, embeddings in a track.
-    """
+    """Writes assets into one collection. Thread-safe."""
 
     def __init__(self, points: Points, *, width: int, num_moments: int) -> None:
         self._points = points
@@ -38,12 +32,7 @@ class Writer:
         self._lock = threading.Lock()  # guards the drafts
 
     def write(self, segments: Sequence[Segment], *, is_last: bool) -> None:
-        """Store an asset, in one call or in several; see `Index.write_asset`.
-
-        Args:
-            segments: Segments of one asset, from index 0 on or following those of the last call.
-            is_last: Whether the asset ends here.
-        """
+        """Store an asset, in one call or in several; see `Index.write_asset`."""
         points = to_points(segments, num_moments=self._num_moments, width=self._width)
         asset_id = segments[0].asset_id
         with self._lock:
@@ -55,7 +44,7 @@ class Writer:
         self._keep(asset_id, None if is_last else draft)
 
     def forget(self, asset_id: str) -> None:
-        """Forget what was begun of an asset."""
+        """Forget the draft of an asset."""
         self._keep(asset_id, None)
 
     def _keep(self, asset_id: str, draft: Draft | None) -> None:
@@ -78,7 +67,7 @@ class Writer:
             )
         stale = stored - {head.point_id, *draft.body_ids}
         needs_tidying = bool(stale or draft.body_ids)
-        self._points.upsert([head], is_unfinished=needs_tidying)  # the mark says so to `sweep`
+        self._points.upsert([head], is_unfinished=needs_tidying)  # `sweep` looks for the mark
         if stale:
             self._points.delete([models.HasIdCondition(has_id=sorted(stale))])
         if draft.outdated_ids:
@@ -87,10 +76,9 @@ class Writer:
             self._points.take_marks(asset_id)
 
     def sweep(self, *, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> None:
-        """Finish assets whose head is there, remove those without one, where their writer seems to have died.
+        """Finish marked assets that have a head, remove those without one.
 
-        Args:
-            older_than_seconds: Leave alone what was written since: another replica may be writing it.
+        Those written within the last `older_than_seconds` are left alone: another replica may be writing them.
         """
         newest: dict[str, float] = {}
         for record in self._points.scroll(
@@ -104,7 +92,7 @@ class Writer:
                 self._repair(asset_id)
 
     def _repair(self, asset_id: str) -> None:
-        """Delete segments beyond the asset's last; where too few remain, delete all."""
+        """Delete segments beyond the asset's last; if too few remain, delete all."""
         asset = is_value("asset_id", asset_id)
         head = read_head(self._points, asset_id)
         if head is None:
@@ -126,7 +114,7 @@ class Writer:
 
 
 def read_head(points: Points, asset_id: str) -> Mapping[str, Any] | None:
-    """The payload of an asset's first segment, or None where no asset of this id exists."""
+    """The payload of an asset's first segment, or None if no asset of this id exists."""
     conditions = [is_value("asset_id", asset_id), is_value("index", 0)]
     heads, _ = points.scroll_page(conditions, limit=1, offset=None)
     return (heads[0].payload or {}) if heads else None

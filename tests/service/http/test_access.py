@@ -17,6 +17,7 @@ from service.jobs.release_jobs import ReleaseJobs
 from service.operations.keys import KeysFailure, Scope, create_key, revoke_key
 from service.releases.store import ReleaseError
 from service.system.settings import Settings
+from tests.support.memory_index import memory_indexes
 from tests.support.serving import run_server, serve_in_thread
 
 RANK = {None: 0, "read": 1, "write": 2, "admin": 3}
@@ -60,7 +61,7 @@ def guarded(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[serve_in_thread]:
     settings = indexed_settings.replace(data=tmp_path_factory.mktemp("data"), api_keys_file=keys_file)
-    with serve_in_thread(settings) as running:
+    with memory_indexes(), serve_in_thread(settings) as running:
         yield running
 
 
@@ -183,7 +184,7 @@ def test_refusal_to_start_is_one_line(indexed_settings: Settings, tmp_path: Path
 @pytest.fixture(scope="module")
 def local(indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[serve_in_thread]:
     settings = indexed_settings.replace(data=tmp_path_factory.mktemp("data"), allowed_hosts="media.example")
-    with serve_in_thread(settings) as running:
+    with memory_indexes(), serve_in_thread(settings) as running:
         yield running
 
 
@@ -226,7 +227,7 @@ def test_without_the_checks_those_requests_would_pass(
     """The control: it is the checks that refuse, and nothing else."""
     monkeypatch.setattr("service.http.origin.check_host", lambda *_: None)
     monkeypatch.setattr("service.http.origin.check_origin", lambda *_: None)
-    with serve_in_thread(indexed_settings.replace(data=tmp_path)) as running:
+    with memory_indexes(), serve_in_thread(indexed_settings.replace(data=tmp_path)) as running:
         headers = {"Host": "attacker.example", "Origin": "https://attacker.example"}
         assert running.client.delete(ASSET, headers=headers).status_code == 404
 

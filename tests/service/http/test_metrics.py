@@ -19,6 +19,7 @@ from service.http.gauges import child_processes
 from service.http.metrics import Metrics
 from service.system.settings import Settings
 from service.system.timing import STAGES, collecting, report, timed
+from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
@@ -65,7 +66,7 @@ def test_requests_and_stages_are_counted(client: httpx.Client, library_files: Pa
     assert counts["encode"] == counts["search"] == counts["rescoring"] == 3
     assert counts["decode"] >= 4
     seconds = {stage: grown("foley_stage_duration_seconds", "_sum", stage=stage) for stage in STAGES}
-    assert 0 < seconds["rescoring"] < seconds["search"]  # timed inside the engine's process, told here
+    assert 0 < seconds["rescoring"] < seconds["search"]  # timed inside the shard process, told here
     assert sum(seconds[stage] for stage in ("receive", "wait", "decode", "encode", "search")) < grown(
         "foley_http_request_duration_seconds", "_sum", **search
     )
@@ -154,7 +155,7 @@ def test_grandchildren_count() -> None:
 
 
 def test_a_dead_index_is_a_metric_and_not_a_failure(indexed_settings: Settings, tmp_path: Path) -> None:
-    with serve_in_thread(indexed_settings.replace(data=tmp_path)) as running:
+    with memory_indexes(), serve_in_thread(indexed_settings.replace(data=tmp_path)) as running:
         running.app.state.shared.foley.index.close()
         families = read_metrics(running.client)
     assert value(families, "foley_index_up") == 0

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from service.system.settings import Settings
+from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
 
 TARGET = {"target": "audio"}
@@ -187,7 +188,7 @@ def broken(indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory)
     settings = indexed_settings.replace(
         data=tmp_path_factory.mktemp("broken"), upload_reserve_bytes=2**60, readiness_cache_seconds=0
     )
-    with serve_in_thread(settings) as running:
+    with memory_indexes(), serve_in_thread(settings) as running:
         yield running
 
 
@@ -221,7 +222,7 @@ def test_surprise_is_a_500_without_details(broken: serve_in_thread) -> None:
 
 def test_closed_index(indexed_settings: Settings, tmp_path: Path, sound: bytes) -> None:
     settings = indexed_settings.replace(data=tmp_path, readiness_cache_seconds=0)
-    with serve_in_thread(settings) as running:
+    with memory_indexes(), serve_in_thread(settings) as running:
         client = running.client
         assert client.get("/v1/assets").json() == {"assets": [], "next_cursor": None}
         running.app.state.shared.foley.index.close()
@@ -250,7 +251,7 @@ def test_file_that_is_too_much_for_a_worker(
     codes: set[str],
 ) -> None:
     content = (library_files / "long.mp4").read_bytes()
-    with serve_in_thread(indexed_settings.replace(data=tmp_path, **changes)) as running:
+    with memory_indexes(), serve_in_thread(indexed_settings.replace(data=tmp_path, **changes)) as running:
         answer = running.client.post("/v1/search", files={"file": content}, data=TARGET)
         assert answer.json()["code"] in codes
         assert_problem(answer, 422, answer.json()["code"])

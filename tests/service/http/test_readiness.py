@@ -10,6 +10,7 @@ import pytest
 from service.decode.landlock import landlock_version
 from service.system.files import DiskSpace
 from service.system.settings import Settings
+from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
 
 
@@ -18,7 +19,7 @@ def running(
     indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[serve_in_thread]:
     settings = indexed_settings.replace(data=tmp_path_factory.mktemp("data"), readiness_cache_seconds=0)
-    with serve_in_thread(settings) as running:
+    with memory_indexes(), serve_in_thread(settings) as running:
         yield running
 
 
@@ -77,7 +78,10 @@ def test_wrong_embeddings_are_noticed(running: serve_in_thread, monkeypatch: pyt
 
 
 def test_one_check_serves_all_who_ask(indexed_settings: Settings, tmp_path: Path) -> None:
-    with serve_in_thread(indexed_settings.replace(data=tmp_path, readiness_cache_seconds=60)) as running:
+    with (
+        memory_indexes(),
+        serve_in_thread(indexed_settings.replace(data=tmp_path, readiness_cache_seconds=60)) as running,
+    ):
         assert running.client.get("/readyz").status_code == 200
         running.app.state.shared.foley.index.close()
         assert running.client.get("/readyz").status_code == 200

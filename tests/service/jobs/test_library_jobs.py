@@ -31,6 +31,7 @@ from service.library.indexing import Counts
 from service.library.report import Progress
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tones
+from tests.support.memory_index import memory_indexes
 from tests.support.waiting import wait_until
 
 
@@ -54,7 +55,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Itera
     settings = Settings(
         data=tmp_path_factory.mktemp("jobs"), bundle=bundle_path, device="cpu", min_free_bytes=0
     )
-    with open_foley(settings) as foley, FaultyDecoder(num_workers=2) as decoder:
+    with memory_indexes(), open_foley(settings) as foley, FaultyDecoder(num_workers=2) as decoder:
         yield replace(foley, decoder=decoder)
 
 

@@ -1,4 +1,4 @@
-"""Indexing with the real parts: decode workers, encoder, embedded index; only the network is small."""
+"""Indexing with real decode workers and a real encoder; the network is small, and the index is in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,12 +24,13 @@ from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, decode_segme
 from service.decode.decoder import Decoder
 from service.encode.encoder import Encoder
 from service.encode.engines.contract import EncoderFailure
-from service.index.contract import Asset, VectorQuery
+from service.index.contract import Asset, Index, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFull
 from service.library.indexing import Counts, IndexReport, Progress, index_paths, library_limits
 from service.search.snapshot import Snapshot
 from service.system.settings import Settings
+from tests.support.memory_index import MemoryIndex
 
 Run = Callable[..., IndexReport]
 
@@ -62,14 +64,13 @@ def decoder() -> Iterator[FaultyDecoder]:
 
 
 @pytest.fixture
-def index(tmp_path: Path, bundle: Bundle) -> Iterator[EmbeddedIndex]:
-    folder = tmp_path / "index"
-    with EmbeddedIndex.open(folder, width=bundle.manifest.embedding_width, min_free_bytes=0) as index:
+def index(tmp_path: Path, bundle: Bundle) -> Iterator[Index]:
+    with MemoryIndex.open(tmp_path / "index", width=bundle.manifest.embedding_width) as index:
         yield index
 
 
 @pytest.fixture
-def snapshot(bundle: Bundle, encoder: Encoder, index: EmbeddedIndex) -> Snapshot:
+def snapshot(bundle: Bundle, encoder: Encoder, index: Index) -> Snapshot:
     return Snapshot(encoder=encoder, index=index, bundle_id=bundle.bundle_id, spec=bundle.manifest.clip_spec)
 
 
@@ -93,7 +94,7 @@ def library(tmp_path: Path, library_files: Path) -> Path:
     return folder
 
 
-def _assets(index: EmbeddedIndex) -> dict[str, Asset]:
+def _assets(index: Index) -> dict[str, Asset]:
     return {asset.path: asset for asset in index.list_assets(limit=1000).assets}
 
 
@@ -101,7 +102,7 @@ def _failures(report: IndexReport) -> dict[str, str]:
     return {Path(failed.path).name: failed.code for failed in report.failed}
 
 
-def test_a_library_with_broken_files(run: Run, index: EmbeddedIndex, library: Path) -> None:
+def test_a_library_with_broken_files(run: Run, index: Index, library: Path) -> None:
     (library / "empty.webm").touch()
     (library / "text.mp4").write_text("no media at all " * 100)
     whole = sorted(library.glob("0*.mp4"))[0].read_bytes()
@@ -127,7 +128,7 @@ def test_a_library_with_broken_files(run: Run, index: EmbeddedIndex, library: Pa
     assert again.segments == Counts(unchanged=5)
 
 
-def test_the_shared_media(run: Run, index: EmbeddedIndex, shared_media: Path) -> None:
+def test_the_shared_media(run: Run, index: Index, shared_media: Path) -> None:
     report = run(shared_media)
     assert report.files == Counts(indexed=14, failed=2)
     assert _failures(report) == {"v17_zero_bytes.webm": "empty", "v30_truncated_nomoov.mp4": "not_media"}
@@ -139,7 +140,7 @@ def test_the_shared_media(run: Run, index: EmbeddedIndex, shared_media: Path) ->
 
 
 def test_a_long_file_in_chunks_is_the_same_as_in_one_piece(
-    run: Run, index: EmbeddedIndex, bundle: Bundle, encoder: Encoder, tmp_path: Path
+    run: Run, index: Index, bundle: Bundle, encoder: Encoder, tmp_path: Path
 ) -> None:
     from training.corpus.recording import FRAME_RATE, SAMPLE_RATE_HZ, write_media
 
@@ -171,7 +172,7 @@ def test_a_long_file_in_chunks_is_the_same_as_in_one_piece(
             assert match.score > 0.999
 
 
-def test_a_moved_file_keeps_its_vectors(run: Run, index: EmbeddedIndex, library: Path) -> None:
+def test_a_moved_file_keeps_its_vectors(run: Run, index: Index, library: Path) -> None:
     run(library)
     old = next(library.glob("*-sound.m4a"))
     new = library / "sub" / "renamed.m4a"
@@ -183,9 +184,7 @@ def test_a_moved_file_keeps_its_vectors(run: Run, index: EmbeddedIndex, library:
     assert str(old) not in _assets(index)
 
 
-def test_a_touched_file_is_read_once_more_and_not_again(
-    run: Run, index: EmbeddedIndex, library: Path
-) -> None:
+def test_a_touched_file_is_read_once_more_and_not_again(run: Run, index: Index, library: Path) -> None:
     run(library)
     path = sorted(library.glob("0*"))[0]
     os.utime(path, ns=(5, 5))
@@ -193,7 +192,7 @@ def test_a_touched_file_is_read_once_more_and_not_again(
     assert _assets(index)[str(path)].media["modified_ns"] == 5
 
 
-def test_a_changed_file_replaces_its_old_content(run: Run, index: EmbeddedIndex, library: Path) -> None:
+def test_a_changed_file_replaces_its_old_content(run: Run, index: Index, library: Path) -> None:
     run(library)
     first, second = sorted(path for path in library.glob("0*.mp4") if "-" not in path.name)
     old_id = _assets(index)[str(first)].asset_id
@@ -208,9 +207,7 @@ def test_a_changed_file_replaces_its_old_content(run: Run, index: EmbeddedIndex,
     assert str(second) in _assets(index)
 
 
-def test_old_content_moves_to_the_copy_that_still_has_it(
-    run: Run, index: EmbeddedIndex, library: Path
-) -> None:
+def test_old_content_moves_to_the_copy_that_still_has_it(run: Run, index: Index, library: Path) -> None:
     first, second = sorted(path for path in library.glob("0*.mp4") if "-" not in path.name)
     copy = library / "z-copy.mp4"
     shutil.copy(first, copy)
@@ -223,9 +220,7 @@ def test_old_content_moves_to_the_copy_that_still_has_it(
     assert _assets(index)[str(copy)].asset_id == old_id
 
 
-def test_files_that_swap_their_contents_are_not_decoded_again(
-    run: Run, index: EmbeddedIndex, library: Path
-) -> None:
+def test_files_that_swap_their_contents_are_not_decoded_again(run: Run, index: Index, library: Path) -> None:
     run(library)
     first, second = sorted(path for path in library.glob("0*.mp4") if "-" not in path.name)
     before = _assets(index)
@@ -239,7 +234,7 @@ def test_files_that_swap_their_contents_are_not_decoded_again(
     assert after[str(second)].asset_id == before[str(first)].asset_id
 
 
-def test_a_copy_is_not_decoded_however_late_it_comes(run: Run, index: EmbeddedIndex, library: Path) -> None:
+def test_a_copy_is_not_decoded_however_late_it_comes(run: Run, index: Index, library: Path) -> None:
     first = sorted(library.glob("0*.mp4"))[0]
     (library / "z").mkdir()
     for number in range(20):  # far more than are under way at a time
@@ -249,7 +244,7 @@ def test_a_copy_is_not_decoded_however_late_it_comes(run: Run, index: EmbeddedIn
     assert set(_assets(index)[str(first)].paths) == {str(first), *map(str, (library / "z").iterdir())}
 
 
-def test_a_file_that_is_gone_is_left_alone(run: Run, index: EmbeddedIndex, library: Path) -> None:
+def test_a_file_that_is_gone_is_left_alone(run: Run, index: Index, library: Path) -> None:
     run(library)
     next(library.glob("*-sound.m4a")).unlink()
     assert run(library).files == Counts(unchanged=3)
@@ -263,7 +258,7 @@ def test_copies_of_a_broken_file_are_all_reported(run: Run, tmp_path: Path) -> N
     assert _failures(report) == dict.fromkeys(("a.mp4", "b.mp4", "c.mp4"), "not_media")
 
 
-def test_a_name_that_is_not_utf8(run: Run, index: EmbeddedIndex, library: Path) -> None:
+def test_a_name_that_is_not_utf8(run: Run, index: Index, library: Path) -> None:
     odd = library / os.fsdecode(b"caf\xe9.mp4")
     sorted(library.glob("0*.mp4"))[0].rename(odd)
     (library / os.fsdecode(b"\xff.mp4")).touch()
@@ -275,7 +270,7 @@ def test_a_name_that_is_not_utf8(run: Run, index: EmbeddedIndex, library: Path) 
 
 
 def test_a_worker_that_dies_or_hangs_costs_one_file(
-    run: Run, decoder: FaultyDecoder, index: EmbeddedIndex, library: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, decoder: FaultyDecoder, index: Index, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = sorted(path.name for path in library.glob("0*.mp4") if "-" not in path.name)
     fates = {
@@ -291,7 +286,7 @@ def test_a_worker_that_dies_or_hangs_costs_one_file(
 
 
 def test_a_later_chunk_that_fails_leaves_nothing_behind(
-    run: Run, decoder: FaultyDecoder, index: EmbeddedIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, decoder: FaultyDecoder, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from training.corpus.recording import FRAME_RATE, write_media
 
@@ -317,7 +312,7 @@ def test_a_later_chunk_that_fails_leaves_nothing_behind(
     assert run(tmp_path / "long.mp4").segments == Counts(indexed=90)
 
 
-def test_a_file_that_changes_under_our_hands(run: Run, index: EmbeddedIndex, library: Path) -> None:
+def test_a_file_that_changes_under_our_hands(run: Run, index: Index, library: Path) -> None:
     path = sorted(library.glob("0*.mp4"))[0]
 
     def rewrite(progress: Progress) -> None:
@@ -364,7 +359,7 @@ def _write_tone(path: Path, num_samples: int) -> None:
 
 
 def test_a_file_the_encoder_refuses_does_not_take_its_batch_with_it(
-    bundle: Bundle, snapshot: Snapshot, decoder: Decoder, index: EmbeddedIndex, tmp_path: Path
+    bundle: Bundle, snapshot: Snapshot, decoder: Decoder, index: Index, tmp_path: Path
 ) -> None:
     folder = tmp_path / "tones"
     folder.mkdir()
@@ -386,9 +381,7 @@ def test_a_file_the_encoder_refuses_does_not_take_its_batch_with_it(
         index_paths([folder], snapshot=broken, decoder=decoder)
 
 
-def test_stopping_keeps_what_is_done_and_going_on_completes_it(
-    run: Run, index: EmbeddedIndex, library: Path
-) -> None:
+def test_stopping_keeps_what_is_done_and_going_on_completes_it(run: Run, index: Index, library: Path) -> None:
     for number in range(60):  # far more than are under way at a time
         _write_tone(library / f"{number}.wav", 20_000 + number)
 
@@ -415,18 +408,22 @@ def test_progress_tells_the_truth(run: Run, library: Path) -> None:
     assert told[-1].segments_per_second > 0
 
 
-def test_the_engine_may_die_in_the_middle(run: Run, index: EmbeddedIndex, library: Path) -> None:
-    first_pid = index.engine_pid
+def test_the_shard_process_may_die_in_the_middle(
+    snapshot: Snapshot, decoder: Decoder, encoder: Encoder, library: Path, tmp_path: Path
+) -> None:
+    with EmbeddedIndex.open(tmp_path / "embedded", width=encoder.width, min_free_bytes=0) as index:
+        first_pid = index.shard_pid
 
-    def kill_engine(progress: Progress) -> None:
-        if progress.num_done >= 1 and index.engine_pid == first_pid:  # files may end several at once
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(first_pid, 9)
+        def kill_process(progress: Progress) -> None:
+            if progress.num_done >= 1 and index.shard_pid == first_pid:  # files may end several at once
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(first_pid, 9)
 
-    report = run(library, on_progress=kill_engine)
-    assert report.files == Counts(indexed=4)
-    assert len(_assets(index)) == 4
-    assert index.engine_pid != first_pid
+        embedded = replace(snapshot, index=index)
+        report = index_paths([library], snapshot=embedded, decoder=decoder, on_progress=kill_process)
+        assert report.files == Counts(indexed=4)
+        assert len(_assets(index)) == 4
+        assert index.shard_pid != first_pid
 
 
 def test_limits_come_from_the_settings(tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import BatchLimits
 from service.encode.spool import CHUNK_SEGMENTS, Spool
-from service.index.embedded.index import EmbeddedIndex
 from service.library.indexing import index_paths
 from service.library.pipeline import Pipeline
 from service.library.scanning import FoundFile, UnusableFile, find_files, identify
 from service.library.stages import BATCH_CLIPS, IncomingFile
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
+from tests.support.memory_index import MemoryIndex
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 NUM_SEGMENTS = 90
@@ -62,7 +62,7 @@ def test_decoding_does_not_run_ahead_of_a_slow_encoder(
     encoder = SlowEncoder(bundle, device="cpu")
     num_waiting: list[int] = []
     with (
-        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
         Decoder(num_workers=2) as decoder,
     ):
         snapshot = Snapshot(encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec)
@@ -101,7 +101,7 @@ def test_closing_waits_for_one_run_of_the_encoder_and_drops_the_rest(
     encoder = GatedEncoder(bundle, device="cpu")
     caller = Caller()
     with (
-        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
         Decoder(num_workers=1) as decoder,
         Batcher(encoder, BatchLimits()) as batcher,
     ):
@@ -125,7 +125,7 @@ def test_a_decoder_that_was_closed_ends_the_work(
     bundle = load_bundle(bundle_path)
     encoder = Encoder(bundle, device="cpu")
     with (
-        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
         Decoder(num_workers=1) as decoder,
     ):
         snapshot = Snapshot(encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec)
@@ -163,9 +163,7 @@ def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
     stored, tracks = {}, {}
     for name, breaks in {"whole": (), "broken": (30, 30, 20)}.items():
         with (
-            EmbeddedIndex.open(
-                tmp_path / name, width=bundle.manifest.embedding_width, min_free_bytes=0
-            ) as index,
+            MemoryIndex.open(tmp_path / name, width=bundle.manifest.embedding_width) as index,
             Decoder(num_workers=2) as decoder,
         ):
             num_clips = 0
@@ -219,7 +217,7 @@ def test_another_attempt_at_a_file_goes_on_where_a_worker_died(
     bundle = load_bundle(bundle_path)
     encoder = CountingEncoder(bundle, device="cpu")
     with (
-        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
         CrashingDecoder(num_workers=1) as decoder,
     ):
         decoder.crashes_at = 9 * CHUNK_SEGMENTS
@@ -254,7 +252,7 @@ def test_what_is_embedded_of_a_file_that_changes_is_not_kept(
     encoder = CountingEncoder(bundle, device="cpu")
     spool = Spool(tmp_path / "spool")
     with (
-        EmbeddedIndex.open(tmp_path / "index", width=encoder.width, min_free_bytes=0) as index,
+        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
         Decoder(num_workers=1) as decoder,
     ):
         snapshot = Snapshot(

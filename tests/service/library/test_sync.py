@@ -23,6 +23,7 @@ from service.library.report import IndexReport
 from service.library.sync import SyncRefused
 from service.system.settings import Settings
 from tests.support.libraries import write_tone
+from tests.support.memory_index import memory_indexes
 
 Sync = Callable[..., IndexReport]
 NUMBERS = itertools.count(0, 100)
@@ -33,7 +34,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Itera
     settings = Settings(
         data=tmp_path_factory.mktemp("sync"), bundle=bundle_path, device="cpu", min_free_bytes=0
     )
-    with open_foley(settings) as foley:
+    with memory_indexes(), open_foley(settings) as foley:
         yield foley
 
 

@@ -21,6 +21,7 @@ from service.releases.switch import OpenRelease
 from service.system.caller import Caller
 from service.system.settings import Settings
 from tests.support.libraries import write_tone, write_tones
+from tests.support.memory_index import memory_indexes
 
 NUM_FILES = 5
 
@@ -38,7 +39,7 @@ def foley(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Iterat
         num_threads=1,
         decode_workers=1,
     )
-    with open_foley(settings) as foley:
+    with memory_indexes(), open_foley(settings) as foley:
         assert not index_paths([folder / "media"], snapshot=foley.snapshot(), decoder=foley.decoder).failed
         yield foley
 

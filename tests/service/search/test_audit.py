@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.index.contract import Segment
-from service.index.embedded.index import EmbeddedIndex
+from service.index.contract import Index, Segment
 from service.search.audit import audit_library, find_offset
 from service.search.calibration import TooFewPairs
+from tests.support.memory_index import MemoryIndex
 
 WIDTH, MOMENTS, SEGMENTS, FILES = 32, 16, 4, 40
 STEP = 10.0 / MOMENTS
@@ -59,9 +59,9 @@ def silence() -> Line:
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, silence: Line) -> Iterator[EmbeddedIndex]:
+def index(tmp_path_factory: pytest.TempPathFactory, silence: Line) -> Iterator[Index]:
     rng = np.random.default_rng(3)
-    with EmbeddedIndex.open(tmp_path_factory.mktemp("audit"), width=WIDTH, min_free_bytes=0) as index:
+    with MemoryIndex.open(tmp_path_factory.mktemp("audit"), width=WIDTH) as index:
         for number in range(FILES):
             line, other = make_line(rng), make_line(rng)
             sound, name = see(rng, line), f"good{number}"
@@ -77,7 +77,7 @@ def index(tmp_path_factory: pytest.TempPathFactory, silence: Line) -> Iterator[E
         yield index
 
 
-def test_what_was_broken_comes_first_and_says_how(index: EmbeddedIndex, silence: Line) -> None:
+def test_what_was_broken_comes_first_and_says_how(index: Index, silence: Line) -> None:
     done: list[int] = []
     findings = audit_library(index, silence=silence, on_progress=done.append)
     assert done == list(range(1, FILES + 1))
@@ -94,12 +94,12 @@ def test_what_was_broken_comes_first_and_says_how(index: EmbeddedIndex, silence:
     assert named["dubbed"].match_probability < 0.1 < 0.9 < named["good9"].match_probability
 
 
-def test_without_the_track_of_silence_a_silent_file_is_a_mismatch(index: EmbeddedIndex) -> None:
+def test_without_the_track_of_silence_a_silent_file_is_a_mismatch(index: Index) -> None:
     verdicts = {Path(finding.path).stem: finding.verdict for finding in audit_library(index)}
     assert verdicts["silent"] in ("mismatch", "doubtful")
 
 
-def test_an_offset_out_of_reach_is_not_found(index: EmbeddedIndex) -> None:
+def test_an_offset_out_of_reach_is_not_found(index: Index) -> None:
     named = {Path(f.path).stem: f for f in audit_library(index, max_offset_seconds=3.0)}
     assert named["late"].offset_seconds == 0.0
     assert named["late"].verdict in ("mismatch", "doubtful")
@@ -126,7 +126,7 @@ def test_a_file_that_never_changes_is_not_shifted() -> None:
 
 def test_a_small_library_cannot_say_what_fits(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    with EmbeddedIndex.open(tmp_path / "index", width=WIDTH, min_free_bytes=0) as index:
+    with MemoryIndex.open(tmp_path / "index", width=WIDTH) as index:
         line = make_line(rng)
         index.write_asset(segments("one", line, line), is_last=True)
         with pytest.raises(TooFewPairs, match="1 files have sound and picture"):

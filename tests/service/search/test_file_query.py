@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from models.media.clip import Clip, ClipSpec, MediaInfo, NoStream
 from service.encode.embedding import EmbeddedSegment, embed_clips
 from service.foley import Foley, open_foley
-from service.index.contract import Filter, Segment, SegmentMatch
-from service.index.embedded.index import EmbeddedIndex
+from service.index.contract import Filter, Index, Segment, SegmentMatch
 from service.search.calibration import Calibration, Curve, Direction
 from service.search.file_query import choose_source
 from service.search.matching import NotCalibrated, SearchAnswer, SearchResult, find_matches
@@ -23,6 +22,7 @@ from service.search.prefetch import choose_prefetch, measure_alikeness
 from service.search.snapshot import Snapshot
 from service.system.modality import Modality
 from service.system.settings import Settings
+from tests.support.memory_index import MemoryIndex, memory_indexes
 
 WIDTH = 8
 
@@ -72,7 +72,7 @@ def query(track: NDArray[np.float32], start: float = 0.0) -> EmbeddedSegment:
     return EmbeddedSegment(start_seconds=start, end_seconds=start + 10, tracks={"video": track})
 
 
-def snapshot_of(index: EmbeddedIndex, calibration: Calibration | None = None) -> Snapshot:
+def snapshot_of(index: Index, calibration: Calibration | None = None) -> Snapshot:
     """A snapshot with no encoder: nothing is embedded here."""
     return Snapshot(
         encoder=cast(Any, None), index=index, bundle_id="any", spec=ClipSpec(), calibration=calibration
@@ -80,11 +80,11 @@ def snapshot_of(index: EmbeddedIndex, calibration: Calibration | None = None) ->
 
 
 @pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]:
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     """An index with one asset of 300 segments that are all alike, and 12 assets of one."""
     folder = tmp_path_factory.mktemp("crowded")
     base = unit_tracks(0, 1)[0]
-    with EmbeddedIndex.open(folder / "index", width=WIDTH, min_free_bytes=0) as index:
+    with MemoryIndex.open(folder / "index", width=WIDTH) as index:
         segments = [
             Segment(
                 asset_id="f" * 64,
@@ -111,7 +111,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedIndex]
 
 
 @pytest.mark.parametrize("limit", [1, 5, 13, 20])
-def test_long_asset_leaves_room_for_others(crowded: EmbeddedIndex, limit: int) -> None:
+def test_long_asset_leaves_room_for_others(crowded: Index, limit: int) -> None:
     base = unit_tracks(0, 1)[0]
     options = SearchOptions(target="audio", limit=limit)
     found = find_matches([query(base)], options, source="video", snapshot=snapshot_of(crowded)).results
@@ -123,7 +123,7 @@ def test_long_asset_leaves_room_for_others(crowded: EmbeddedIndex, limit: int) -
     np.testing.assert_allclose(scores, expected[: limit - 1], atol=2e-3)  # tracks are stored in float16
 
 
-def test_each_asset_is_matched_by_its_best_query_segment(crowded: EmbeddedIndex) -> None:
+def test_each_asset_is_matched_by_its_best_query_segment(crowded: Index) -> None:
     tracks = unit_tracks(1, 12)
     queries = [query(tracks[3], start=0), query(tracks[7], start=10), query(tracks[3], start=20)]
     options = SearchOptions(target="audio", limit=2)
@@ -182,7 +182,7 @@ def test_json_of_an_answer() -> None:
     }
 
 
-def test_pages_are_cut_from_one_ranking(crowded: EmbeddedIndex) -> None:
+def test_pages_are_cut_from_one_ranking(crowded: Index) -> None:
     """Whatever the size of the pages, and though each round of a search for more assets looks further."""
     base = unit_tracks(0, 1)[0]
     queries = [query(base), query(unit_tracks(1, 12)[3], start=10)]
@@ -215,14 +215,14 @@ def test_pages_are_cut_from_one_ranking(crowded: EmbeddedIndex) -> None:
         page(10, 4)
 
 
-def test_a_filter_reaches_every_segment_of_a_query(crowded: EmbeddedIndex) -> None:
+def test_a_filter_reaches_every_segment_of_a_query(crowded: Index) -> None:
     tracks = unit_tracks(1, 12)
     options = SearchOptions(target="audio", limit=13, filter=Filter(folder="/nowhere"))
     found = find_matches([query(tracks[0])], options, source="video", snapshot=snapshot_of(crowded))
     assert found.results == ()
 
 
-def test_like_compared_with_like_has_no_probability(crowded: EmbeddedIndex) -> None:
+def test_like_compared_with_like_has_no_probability(crowded: Index) -> None:
     """What was learned is how often sound and picture of a score are of one file; two sounds score otherwise."""
     curve = Curve(scores=(0.0, 1.0), probabilities=(0.1, 0.9), error=0.01, num_pairs=40, num_held_out=20)
     learned = Direction(best=curve, further=curve, error=0.01, num_queries=40)
@@ -246,7 +246,10 @@ def test_like_compared_with_like_has_no_probability(crowded: EmbeddedIndex) -> N
 
 @pytest.fixture(scope="module")
 def foley(indexed_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foley]:
-    with open_foley(indexed_settings.replace(data=tmp_path_factory.mktemp("empty"))) as opened:
+    with (
+        memory_indexes(),
+        open_foley(indexed_settings.replace(data=tmp_path_factory.mktemp("empty"))) as opened,
+    ):
         yield opened
 
 

@@ -17,6 +17,7 @@ from service.http import events as events_module
 from service.jobs.records import JobRequest
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tones
+from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
 from tests.support.waiting import wait_until
 
@@ -37,7 +38,7 @@ def running(
         min_free_bytes=0,
         library_roots=(root,),
     )
-    with serve_in_thread(settings) as running:
+    with memory_indexes(), serve_in_thread(settings) as running:
         yield running
 
 

@@ -23,6 +23,7 @@ from service.http.routes.media import (
 from service.index.contract import Asset
 from service.library.indexing import index_paths
 from service.system.settings import Settings
+from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
 
 SIZE = 1000
@@ -139,7 +140,10 @@ def own_library(
     paths = [folder / name for name in ("a.html", 'b"\r\n; x=ł.mp4', "c.mp4", "d.mp4")]
     for source, path in zip(sources, paths, strict=True):
         shutil.copy(source, path)
-    with serve_in_thread(indexed_settings.replace(data=tmp_path_factory.mktemp("own-data"))) as running:
+    with (
+        memory_indexes(),
+        serve_in_thread(indexed_settings.replace(data=tmp_path_factory.mktemp("own-data"))) as running,
+    ):
         foley = running.app.state.shared.foley
         index_paths(paths, snapshot=foley.snapshot(), decoder=foley.decoder)
         yield running, {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in paths}

@@ -38,7 +38,7 @@ from service.index.embedded.changes import (
 from service.index.embedded.generation import check_shard, current_shard, read_seal
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig, Write
-from service.index.embedded.process import EngineProcess
+from service.index.embedded.process import ShardProcess
 from service.index.embedded.shard import Shard
 from service.index.embedded.tracks import FILE_NAME, ROWS
 from service.index.failure import IndexFailure, IndexUnavailable
@@ -78,9 +78,9 @@ def test_the_shard_built_aside_holds_the_same(index: EmbeddedIndex, folder: Path
     index.write_asset(make_asset("half", TRACKS[:2]), is_last=False)
     before = index.list_assets(limit=10).assets
     found = [index.search(VectorQuery(track=track, target="video", limit=5)) for track in TRACKS[::30]]
-    engine = index.engine_pid
+    first_pid = index.shard_pid
     index.optimize_aside()
-    assert index.engine_pid != engine
+    assert index.shard_pid != first_pid
     assert index.info().num_indexed_vectors >= 4 * 300
     assert index.list_assets(limit=10).assets == before
     again = [index.search(VectorQuery(track=track, target="video", limit=5)) for track in TRACKS[::30]]
@@ -235,7 +235,7 @@ def test_pages_and_changes_in_one_order_make_the_same_shard(tmp_path: Path, seed
 
 
 def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
-    """Processor time of each step on the engine that answers, at the published width: it is all that a search waits."""
+    """Processor time of each step on the process that answers, at the published width: a search waits that long."""
     width = 768
     shard = open_shard(tmp_path, width=width)
     tracks = make_tracks(48, seed=2, width=width)
@@ -267,29 +267,29 @@ STEPS = ("begin_copy", "copy_page", "roll_copy", "replay", "optimize", "prepare_
 
 
 @pytest.mark.parametrize("parity", [0, 1] if NUM_KILLS > 5 else [0])
-def test_an_engine_killed_at_any_step_leaves_a_whole_index(
+def test_a_process_killed_at_any_step_leaves_a_whole_index(
     folder: Path, monkeypatch: pytest.MonkeyPatch, parity: int
 ) -> None:
-    """The engine that was asked, or the other one: by turns, and in the long version both at each step."""
-    submit = EngineProcess.submit
-    engines: list[EngineProcess] = []
+    """The process that was asked, or the other one: by turns, and in the long version both at each step."""
+    submit = ShardProcess.submit
+    processes: list[ShardProcess] = []
     kill_at: list[str] = []
 
-    def kill_and_submit(engine: EngineProcess, method: str, *arguments: Any) -> Any:
-        if engine not in engines:
-            engines.append(engine)
+    def kill_and_submit(process: ShardProcess, method: str, *arguments: Any) -> Any:
+        if process not in processes:
+            processes.append(process)
         if kill_at == [method]:
             kill_at.clear()
-            others = [other for other in engines if other is not engine and other.is_alive]
-            future = submit(engine, method, *arguments)
+            others = [other for other in processes if other is not process and other.is_alive]
+            future = submit(process, method, *arguments)
             os.kill(
-                (engine if STEPS.index(method) % 2 == parity else (others or [engine])[-1]).pid,
+                (process if STEPS.index(method) % 2 == parity else (others or [process])[-1]).pid,
                 signal.SIGKILL,
             )
             return future
-        return submit(engine, method, *arguments)
+        return submit(process, method, *arguments)
 
-    monkeypatch.setattr(EngineProcess, "submit", kill_and_submit)
+    monkeypatch.setattr(ShardProcess, "submit", kill_and_submit)
     with open_index(folder, exact_below=100) as index:
         acknowledged = fill(index, num_assets=1)
         for step in STEPS:
@@ -353,7 +353,7 @@ def test_a_service_killed_in_a_build_leaves_a_whole_index(folder: Path, tmp_path
                 acknowledged[make_id(number)] = int(facts[1])
             num_built += word == "built"
         number += 1
-        time.sleep(0.1)  # its engines end
+        time.sleep(0.1)  # its shard processes end
         with open_index(folder, exact_below=50) as index:
             stored = {asset.asset_id: asset.num_segments for asset in index.list_assets(limit=100_000).assets}
             assert {asset_id: stored.get(asset_id) for asset_id in acknowledged} == acknowledged
@@ -419,11 +419,11 @@ def test_one_build_at_a_time_and_none_after_closing(
     inside, outcomes = threading.Event(), []
     ask = AsideBuild._ask
 
-    def wait_inside(build: AsideBuild, engine: EngineProcess, method: str, *arguments: Any) -> Any:
+    def wait_inside(build: AsideBuild, process: ShardProcess, method: str, *arguments: Any) -> Any:
         if method == "optimize":
-            os.kill(engine.pid, signal.SIGSTOP)
+            os.kill(process.pid, signal.SIGSTOP)
             inside.set()
-        return ask(build, engine, method, *arguments)
+        return ask(build, process, method, *arguments)
 
     def build() -> None:
         try:

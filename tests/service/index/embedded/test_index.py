@@ -1,4 +1,4 @@
-"""The embedded index on the real engine: the contract, and its own promises (processes, folders, crashes)."""
+"""The embedded index on Qdrant Edge: the contract, and its own promises (processes, folders, crashes)."""
 
 from __future__ import annotations
 
@@ -198,40 +198,40 @@ def test_a_full_disk_refuses_writes_and_answers_reads(tmp_path: Path) -> None:
         open_index(tmp_path / "new", min_free_bytes=2**62)
 
 
-def test_a_dead_engine_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_dead_process_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     *tracks, other = make_tracks(7, seed=4)
     segments = make_asset("long", np.stack(tracks))
     with open_index(tmp_path) as index:
         index.write_asset(make_asset("a", np.stack([other, other])), is_last=True)
         for part in range(3):  # also in the midst of an asset that comes in parts
             index.write_asset(segments[2 * part : 2 * part + 2], is_last=part == 2)
-            dead = index.engine_pid
+            dead = index.shard_pid
             os.kill(dead, signal.SIGKILL)
             assert index.search(VectorQuery(track=other, target="audio", limit=1))[0].asset_id == make_id("a")
-            assert index.engine_pid != dead
+            assert index.shard_pid != dead
         check_whole(index, {make_id("a"): 2, make_id("long"): 6})
 
 
-def test_a_silent_engine_is_replaced(tmp_path: Path) -> None:
+def test_a_silent_process_is_replaced(tmp_path: Path) -> None:
     config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
     with EmbeddedIndex(config, call_seconds=1.0) as index:
         index.write_asset(make_asset("a", make_tracks(1, seed=6)), is_last=True)
-        os.kill(index.engine_pid, signal.SIGSTOP)
+        os.kill(index.shard_pid, signal.SIGSTOP)
         with pytest.raises(IndexUnavailable, match=r"did not answer in 1\.0 s"):
             index.count_segments()
         assert index.count_segments() == 1
 
 
-def test_signals_meant_for_the_service_leave_the_engine_alone(tmp_path: Path) -> None:
+def test_signals_meant_for_the_service_leave_the_shard_process_alone(tmp_path: Path) -> None:
     with open_index(tmp_path) as index:
-        engine = index.engine_pid
+        pid = index.shard_pid
         for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(engine, number)
+            os.kill(pid, number)
         assert index.count_segments() == 0
-        assert index.engine_pid == engine
+        assert index.shard_pid == pid
 
 
-def test_the_service_does_not_load_the_engine() -> None:
+def test_the_service_does_not_load_edge() -> None:
     code = "import sys, service.index.embedded.index; sys.exit('qdrant_edge' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
@@ -245,7 +245,7 @@ WRITER = """
 
     tracks = make_tracks(4, seed=7)
     index = open_index(Path(sys.argv[1]))
-    print("engine", index.engine_pid, flush=True)
+    print("shard", index.shard_pid, flush=True)
     number = int(sys.argv[3])
     while True:
         segments = make_asset(number, tracks[: 1 + number % 4])
@@ -299,7 +299,7 @@ def read_lines(process: subprocess.Popen[str], *, seconds: float) -> list[str]:
     return lines
 
 
-def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_engine(tmp_path: Path) -> None:
+def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_process(tmp_path: Path) -> None:
     folder, working_folder = tmp_path / "index", tmp_path / "cwd"
     working_folder.mkdir()
     (working_folder / "numpy.py").write_text("raise SystemExit('the working directory is imported')")
@@ -308,11 +308,11 @@ def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_engine(tmp_pa
     first = 0
     for _ in range(NUM_KILLS):
         with run_writer(folder, first, working_folder) as process:
-            engine = int(read_lines(process, seconds=0.0)[0].split()[1])
+            pid = int(read_lines(process, seconds=0.0)[0].split()[1])
             assert process.stdout is not None
             lines = read_lines(process, seconds=rng.uniform(0.05, 0.6))
             process.kill()
-            wait_until(lambda: not is_running(engine))  # noqa: B023 - the engine does not outlive its service
+            wait_until(lambda: not is_running(pid))  # noqa: B023 - the process does not outlive its service
             lines += process.stdout.readlines()
         stored = [int(line.split()[1]) for line in lines if line.endswith("\n")]
         acknowledged |= {make_id(number): 1 + number % 4 for number in stored}
@@ -325,13 +325,13 @@ def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_engine(tmp_pa
             check_whole(index, acknowledged)
 
 
-def test_an_engine_that_is_busy_dies_with_its_service(tmp_path: Path) -> None:
-    """No Python runs in the engine while Edge works: the kernel has to end it."""
+def test_a_busy_process_dies_with_its_service(tmp_path: Path) -> None:
+    """No Python runs in the process while Edge works: the kernel has to end it."""
     code = """
         import ctypes, os, sys
         sys.path.insert(0, sys.argv[1])
-        from service.index.embedded import shard_process as engine
-        engine._die_with(int(sys.argv[2]))
+        from service.index.embedded import shard_process
+        shard_process._die_with(int(sys.argv[2]))
         print("busy", flush=True)
         ctypes.PyDLL(None).sleep(60)  # a foreign call that keeps Python's lock
     """
@@ -399,22 +399,22 @@ def test_optimize_builds_graphs_that_find_the_same(tmp_path: Path) -> None:
 def test_no_other_call_goes_through_while_it_optimizes(tmp_path: Path) -> None:
     with open_index(tmp_path) as index:
         index.write_asset(make_asset("a", make_tracks(1, seed=11)), is_last=True)
-        os.kill(index.engine_pid, signal.SIGSTOP)
+        os.kill(index.shard_pid, signal.SIGSTOP)
         thread = threading.Thread(target=index.optimize)
         thread.start()
-        wait_until(lambda: index._engine.is_optimizing, every=0.001)
+        wait_until(lambda: index._shard.is_optimizing, every=0.001)
         with pytest.raises(IndexUnavailable, match="is being optimized"):
             index.count_segments()
         with pytest.raises(IndexUnavailable, match="optimized already"):
             index.optimize()
-        os.kill(index.engine_pid, signal.SIGCONT)
+        os.kill(index.shard_pid, signal.SIGCONT)
         thread.join()
         assert index.count_segments() == 1
 
 
 @pytest.mark.parametrize("damage", ["none", "missing", "zeros", "shifted", "cut"])
 def test_moments_are_right_whatever_became_of_the_copies_of_tracks(tmp_path: Path, damage: str) -> None:
-    """Copies that are there are read; those that do not fit the engine's score give way to its own vectors."""
+    """Copies that are there are read; those that do not fit Edge's score give way to its own vectors."""
     tracks = make_tracks(20, seed=31)
     with open_index(tmp_path) as index:
         index.write_asset(make_asset("a", tracks), is_last=True)
@@ -443,7 +443,7 @@ def test_moments_are_right_whatever_became_of_the_copies_of_tracks(tmp_path: Pat
 
 
 def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten tracks read from the engine take ten times as long, and nothing else would show it."""
+    """Ten tracks read from Edge take ten times as long, and nothing else would show it."""
     tracks = make_tracks(20, seed=31)
     config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
     shard = Shard(config)
