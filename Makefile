@@ -13,7 +13,7 @@ help:
 	@echo "make quick  install everything and run the tests that start no process"
 	@echo "make test   install everything and run the whole suite"
 	@echo "make check  formatting, lint, types, docstrings, imports"
-	@echo "make bench  speed and memory as ratios against named baselines"
+	@echo "make bench  speed and memory as ratios to named baselines"
 	@echo "make soak   longer durability runs"
 
 $(VENV)/bin/python:
@@ -51,7 +51,7 @@ check: $(VENV)/.all
 bench: $(VENV)/.all
 	$(BIN)/python -m benchmarks
 
-# A long run of one test is no hanging one: no limit of time.
+# These tests take long on purpose: no time limit.
 soak: $(VENV)/.all
 	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_killed_store.py tests/service/index/embedded/test_aside.py -k killed -s
 	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_kills.py -s
