@@ -83,9 +83,9 @@ class Agreement:
     def __str__(self) -> str:
         """The figures in one line."""
         return (
-            f"1 - cosine {1 - self.cosine_mean:.1e} mean, {1 - self.cosine_min:.1e} most; "
+            f"1 - cosine {1 - self.cosine_mean:.1e} mean, {1 - self.cosine_min:.1e} maximum; "
             f"neighbours {self.neighbours:.1%}; "
-            f"with outliers {1 - self.stressed_mean:.1e} mean, {1 - self.stressed_min:.1e} most "
+            f"with outliers {1 - self.stressed_mean:.1e} mean, {1 - self.stressed_min:.1e} maximum "
             f"({self.num_embeddings} embeddings of {self.clips})"
         )
 

@@ -119,6 +119,6 @@ def test_each_figure_has_its_limit(name: str, value: float, said: str) -> None:
 def test_it_comes_back_from_json() -> None:
     assert Agreement(**json.loads(GOOD.to_json())) == GOOD
     assert str(GOOD) == (
-        "1 - cosine 1.0e-04 mean, 1.0e-03 most; neighbours 99.0%; "
-        "with outliers 4.0e-04 mean, 1.5e-03 most (100 embeddings of 25 clips)"
+        "1 - cosine 1.0e-04 mean, 1.0e-03 maximum; neighbours 99.0%; "
+        "with outliers 4.0e-04 mean, 1.5e-03 maximum (100 embeddings of 25 clips)"
     )
