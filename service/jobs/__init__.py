@@ -1,4 +1,4 @@
-"""Work asked for once and done whatever happens: ledger, runners, documents.
+"""Work asked for once and done whatever happens: ledger, lanes, documents.
 
 May import `foley` and the rooms below it, not `operations`.
 """

@@ -95,14 +95,7 @@ class LedgerFull(LedgerFailure):
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open the file, or create it, for use by several threads that take turns.
-
-    Args:
-        path: The file.
-
-    Returns:
-        A connection that begins transactions only when told to.
-    """
+    """Open the file, or create it, for several threads that take turns; no transaction begins by itself."""
     with translate_errors():
         connection = sqlite3.connect(
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -131,14 +124,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn SQLite's errors into ours.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        LedgerFailure: For each of them.
-    """  # noqa: DOC503 - or a subclass
+    """Turn SQLite's errors in the block into `LedgerFailure` or a subclass."""
     try:
         yield
     except sqlite3.OperationalError as exc:

@@ -1,4 +1,4 @@
-"""What is told about a job: the one form that the HTTP API and `foley jobs` show, and jobs as the ledger has them.
+"""Jobs in the one form that the HTTP API and `foley jobs` show.
 
 Reading needs no index and no encoder, and works while a server runs the jobs.
 """
@@ -23,32 +23,19 @@ class Reportable(Protocol):
     """Progress of any kind of job."""
 
     def to_json(self) -> dict[str, Any]:
-        """It as JSON values."""
+        """The progress as JSON values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveProgress:
-    """How far a running job is.
-
-    Attributes:
-        version: Rises with every change, over restarts too.
-        progress: The state of things.
-    """
+    """How far a running job is; `version` rises with every change, over restarts too."""
 
     version: int
     progress: Reportable
 
 
 def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, Any]:
-    """A job as the HTTP API shows it.
-
-    Args:
-        job: The job.
-        live: How far it is, while it runs.
-
-    Returns:
-        JSON values.
-    """
+    """A job as the HTTP API shows it, as JSON values; `live` is how far it is, while it runs."""
     return {
         "job_id": job.job_id,
         "kind": job.kind,
@@ -65,7 +52,7 @@ def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, 
 
 
 def _show_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request with paths that can be written as JSON: the command line and a switch may ask for any name."""
+    """A request whose paths can be written as JSON: those of the command line may be any bytes."""
     shown = dict(request)
     if "paths" in shown:  # a release has none
         shown["paths"] = [show_path(path) for path in shown["paths"]]
@@ -73,7 +60,7 @@ def _show_request(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_progress(job: JobRecord) -> Progress:
-    """How far a job came, by its report."""
+    """How far an ended job came, by its report."""
     if job.report is None or job.kind == "release":
         return NOTHING_YET
     report = IndexReport.from_json(job.report)
@@ -91,15 +78,7 @@ def _last_progress(job: JobRecord) -> Progress:
 
 
 def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
-    """The newest jobs of the library, as the HTTP API shows them; the ledger is only read.
-
-    Args:
-        settings: Whose library.
-        limit: How many at most.
-
-    Returns:
-        Jobs, the newest first.
-    """
+    """At most `limit` jobs, the newest first, as the HTTP API shows them; the ledger is only read."""
     path = settings.data / LEDGER_NAME
     if not path.exists():
         return []
@@ -108,15 +87,7 @@ def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
 
 
 def show_job(settings: Settings, job_id: str) -> tuple[dict[str, Any], IndexReport | None]:
-    """One job, by the ledger, which is only read.
-
-    Args:
-        settings: Whose library.
-        job_id: Which.
-
-    Returns:
-        The job as the HTTP API shows it, and what it did, if it has ended.
-    """
+    """One job as the HTTP API shows it, and its report if it has ended; the ledger is only read."""
     with Ledger.open(settings.data / LEDGER_NAME, is_worker=False) as ledger:
         job = ledger.get_job(job_id)
         counts = count_outcomes(ledger, job_id)

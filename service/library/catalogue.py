@@ -1,7 +1,7 @@
-"""What an index knows of the files of a library, and which paths each asset is to have in the end.
+"""Which assets an index has, and which paths each is to have at the end of a run.
 
-A file is the asset its content says; an asset has the paths of all files with its content. Content is read only
-where path, size and time do not tell.
+The content of a file decides which asset it is; an asset has the paths of all files with its content. Content is read
+only if path, size and time do not tell.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from models.media.clip import UnreadableClip
 from service.index.contract import Index
+from service.index.iteration import iter_assets
 from service.library.scanning import FoundFile, UnusableFile, identify
 
-PAGE_SIZE = 1000
 HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
 
 Identity = str | UnreadableClip | UnusableFile
@@ -25,14 +25,7 @@ Identity = str | UnreadableClip | UnusableFile
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What the index knows of one asset.
-
-    Attributes:
-        paths: Where its files were, the first one first.
-        size_bytes: Size of the first.
-        modified_ns: When the first was last changed.
-        num_segments: How many of its segments are stored.
-    """
+    """What the index knows of one asset; size and time are those of the file at its first path."""
 
     paths: tuple[str, ...]
     size_bytes: int
@@ -41,7 +34,7 @@ class Known:
 
     @classmethod
     def of(cls, found: FoundFile, *, num_segments: int) -> Known:
-        """A file that has just been indexed."""
+        """What the index knows of a file that was just indexed."""
         return cls(
             paths=(str(found.path),),
             size_bytes=found.size_bytes,
@@ -50,7 +43,7 @@ class Known:
         )
 
     def is_untouched(self, found: FoundFile) -> bool:
-        """Whether size and time of the first file are those of this one."""
+        """Whether the first file has this size and time."""
         return (self.size_bytes, self.modified_ns) == (found.size_bytes, found.modified_ns)
 
 
@@ -68,7 +61,7 @@ class Catalogue:
             self._ids_at.setdefault(path, set()).add(asset_id)
 
     def get(self, asset_id: str) -> Known | None:
-        """The asset, if it is stored."""
+        """The asset; None if it is not stored."""
         return self._assets.get(asset_id)
 
     def find_untouched(self, found: FoundFile) -> str | None:
@@ -81,18 +74,11 @@ class Catalogue:
         return None
 
     def others_at(self, path: Path, asset_id: str) -> set[str]:
-        """Assets that were at a path where another one is now."""
+        """Assets other than this one that the index knows at a path."""
         return self._ids_at.get(str(path), set()) - {asset_id}
 
     def under(self, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
-        """Everything that is known at some files and folders and below.
-
-        Args:
-            folders: Absolute paths.
-
-        Yields:
-            tuple[str, str]: A path, and an asset that has it.
-        """
+        """Every path that the index knows at or below some absolute paths, each with an asset that has it."""
         exact = {str(folder) for folder in folders}
         prefixes = tuple(path.rstrip("/") + "/" for path in exact)
         for path, asset_ids in self._ids_at.items():
@@ -106,11 +92,10 @@ class Placed:
     """What became of the paths of one asset.
 
     Attributes:
-        asset_id: The asset.
-        moved: Files where its content is now, each with the path that is gone instead.
-        copied: Files where its content is as well.
-        dropped: Paths that no file of its content took the place of.
-        is_removed: Whether it has no path left, and is no longer in the index.
+        moved: Files that have its content now, each with the path that it was moved from.
+        copied: Further files that have its content now.
+        dropped: Paths that it lost without a new one in their place.
+        is_removed: Whether it had no path left and was removed from the index.
     """
 
     asset_id: str
@@ -121,13 +106,10 @@ class Placed:
 
 
 class Placement:
-    """Gathers where contents were found and where they are no longer, and settles it in the end.
+    """Gathers where contents were found and where they are no longer, and writes the paths of assets at the end.
 
-    Only the end of a run knows: a path whose content is another one now may be the only place of the old content,
-    or that may have been found elsewhere.
-
-    Args:
-        catalogue: What the index knows.
+    Only the end of a run can tell: a path with a new content may have been the only place of the old content, or the
+    old content was found elsewhere.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
@@ -137,15 +119,7 @@ class Placement:
         self._touched: dict[str, FoundFile] = {}
 
     def find(self, asset_id: str, found: FoundFile) -> bool:
-        """Note where a stored content was found.
-
-        Args:
-            asset_id: The content.
-            found: A file that has it.
-
-        Returns:
-            Whether the index knew it there.
-        """
+        """Note that a file has the content of a stored asset; returns whether the index knows it at this path."""
         known = self._catalogue.get(asset_id)
         if known is None or str(found.path) not in known.paths:
             self._gained.setdefault(asset_id, []).append(found)
@@ -155,17 +129,13 @@ class Placement:
         return True
 
     def lose(self, asset_id: str, path: str) -> None:
-        """Note that a path has another content now, or is gone."""
+        """Note that a path no longer has the content of an asset."""
         self._lost.setdefault(asset_id, set()).add(path)
 
     def place(self, index: Index | None) -> Iterator[Placed]:
-        """Give every asset its paths, durably, one after another; assets without one are removed.
+        """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
 
-        Args:
-            index: Where; None only says what would be done.
-
-        Yields:
-            Settled: What was done, after it is in the index.
+        Without an index nothing is written.
         """
         for asset_id in sorted(self._gained.keys() | self._lost.keys() | self._touched.keys()):
             known = self._catalogue.get(asset_id)
@@ -174,7 +144,7 @@ class Placement:
 
     def _place(self, asset_id: str, known: Known, index: Index | None) -> Placed:
         gained, lost = self._gained.get(asset_id, []), self._lost.get(asset_id, set())
-        # Where content turned up elsewhere, a path that is gone is where it came from.
+        # If the content was found elsewhere too, a path that is gone is where it was moved from.
         kept = [p for p in known.paths if p not in lost and not (gained and not os.path.lexists(p))]
         gone = [path for path in known.paths if path not in kept]
         paths = [*kept, *(str(found.path) for found in gained)]
@@ -193,7 +163,7 @@ class Placement:
 
     def _write(self, index: Index, asset_id: str, paths: Sequence[str], gained: Sequence[FoundFile]) -> None:
         asset = index.get_asset(asset_id)
-        if asset is None:  # somebody deleted it meanwhile
+        if asset is None:  # deleted meanwhile
             return
         touched = self._touched.get(asset_id)
         first = next((f for f in (*gained, *([touched] if touched else [])) if str(f.path) == paths[0]), None)
@@ -206,7 +176,7 @@ class Placement:
 
 
 def _facts_of(path: str) -> Mapping[str, int]:
-    """Size and time of a file; of one that cannot be asked a time that no file has, so that it is read again."""
+    """Size and time of a file; if they cannot be read, a time that no file has, so that the next run reads the file."""
     try:
         status = Path(path).lstat()
     except OSError:
@@ -215,39 +185,23 @@ def _facts_of(path: str) -> Mapping[str, int]:
 
 
 def read_catalogue(index: Index, *, into: Catalogue) -> None:
-    """Read all assets of an index.
-
-    Args:
-        index: Which.
-        into: Where they are remembered.
-    """
-    cursor: str | None = None
-    while True:
-        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor)
-        for asset in page.assets:
-            known = Known(
-                paths=asset.paths or (asset.path,),
-                size_bytes=asset.media.get("size_bytes", -1),
-                modified_ns=asset.media.get("modified_ns", -1),
-                num_segments=asset.num_segments,
-            )
-            into.add(asset.asset_id, known)
-        cursor = page.next_cursor
-        if cursor is None:
-            return
+    """Add all assets of an index to a catalogue."""
+    for asset in iter_assets(index):
+        known = Known(
+            paths=asset.paths or (asset.path,),
+            size_bytes=asset.media.get("size_bytes", -1),
+            modified_ns=asset.media.get("modified_ns", -1),
+            num_segments=asset.num_segments,
+        )
+        into.add(asset.asset_id, known)
 
 
 def identify_all(
     files: Iterable[FoundFile], find_known: Callable[[FoundFile], str | None]
 ) -> Iterator[tuple[FoundFile, Identity]]:
-    """Tell which asset each file is; contents are hashed a few files ahead.
+    """Each file in order, with its asset id or what is wrong with it; contents are hashed a few files ahead.
 
-    Args:
-        files: The files.
-        find_known: The asset of a file that need not be read.
-
-    Yields:
-        tuple[FoundFile, Identity]: Each file in order, with its asset id or what is wrong with it.
+    `find_known` returns the asset id of a file that need not be read, else None.
     """
     ahead: deque[tuple[FoundFile, Future[Identity]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:

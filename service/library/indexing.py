@@ -1,17 +1,15 @@
 """Indexing a library: every media file under some paths goes into the index once.
 
-    with open_engine(settings) as engine:
-        report = index_paths([Path("Movies")], snapshot=engine.snapshot(), decoder=engine.decoder)
+    with open_foley(settings) as foley:
+        report = index_paths([Path("Movies")], snapshot=foley.snapshot(), decoder=foley.decoder)
 
-A file is an asset by its content. One that is known by path, size and time is not even read; one whose
-content is known under another path is not decoded. A file that cannot be used is a line of the report and
-never the end of the job. `service.jobs.library_jobs` runs this under a ledger; `service.library.sync` also takes out
-what is gone.
+The content of a file decides which asset it is. A file that is known by path, size and time is not even read; one whose
+content is known under another path is not decoded. An unusable file is reported with the reason; it never stops the
+run. `service.jobs.library_jobs` runs this with a ledger; `service.library.sync` also removes what is gone.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,25 +17,11 @@ from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.library.journal import Journal
 from service.library.pipeline import Pipeline
-from service.library.report import Counts, FailedFile, IndexReport, OnProgress, Progress
-from service.library.run import LibraryRun, code_of
+from service.library.report import IndexReport, OnProgress
+from service.library.run import LibraryRun
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 from service.system.settings import Settings
-
-__all__ = [
-    "Counts",
-    "FailedFile",
-    "IndexReport",
-    "LibraryRun",
-    "OnProgress",
-    "Progress",
-    "code_of",
-    "index_paths",
-    "library_limits",
-]
-
-logger = logging.getLogger(__name__)
 
 
 def index_paths(
@@ -50,22 +34,11 @@ def index_paths(
     journal: Journal | None = None,
     stop: Caller | None = None,
 ) -> IndexReport:
-    """Index every media file under some paths; see `service.library.scanning.find_files` for which these are.
+    """Index every media file under some paths (see `service.library.scanning.find_files`), and report what was done.
 
-    Ctrl-C, or `stop` leaving, ends the run early and cleanly: what is stored stays, and the report says so. Errors
-    of the index itself (`service.index.failure.IndexFailure`) and of the encoder end it too, and are raised.
-
-    Args:
-        paths: Files and folders.
-        snapshot: Encoder and index.
-        decoder: Decodes the files.
-        limits: What a file may ask of the decoder.
-        on_progress: Called with the state of things whenever it changes.
-        journal: What remembers the files of the run. Default: nothing does.
-        stop: Who wants the run; when it leaves, in any thread, the run ends.
-
-    Returns:
-        What was done, and what could not be done and why.
+    Ctrl-C, or `stop` leaving in any thread, ends the run early and cleanly: what is stored stays, and the report says
+    so. Errors of the index itself (`service.index.failure.IndexFailure`) and of the encoder are raised. Without a
+    journal nothing is remembered beyond the run.
     """
     run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal)
     with run.stopping_early():
@@ -80,7 +53,7 @@ def index_paths(
 
 
 def library_limits(settings: Settings) -> DecodeLimits:
-    """What a file of the library may ask of the decoder."""
+    """The decoder's limits for a file of the library."""
     return DecodeLimits(
         max_duration_seconds=settings.max_library_seconds,
         max_frame_width=settings.max_frame_width,

@@ -1,4 +1,4 @@
-"""What a run over a library remembers of its files, and learns from earlier runs."""
+"""What a run over a library writes down about its files, and reads about them from earlier runs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from pathlib import Path
 from service.library.report import Outcome
 from service.library.scanning import FoundFile
 
-# What may go better the next time. Every other reason lies in the file.
+# Reasons that may pass. Every other reason lies in the file.
 TRANSIENT = frozenset(
     {"decode_timed_out", "decoder_crashed", "decoder_unavailable", "decode_failed", "encoder_failed"}
 )
 
-
-# What is tried again by every run, for it costs nothing to find out and can change without a change of the file.
+# Every run tries these again: that costs nothing, and they can pass without a change of the file.
 NEVER_KEPT = frozenset({"not_found", "not_readable", "not_a_file", "changed"})
 
 
 class Journal:
-    """The journal of a run that nobody keeps: it knows nothing and remembers nothing."""
+    """Records nothing: the journal of a run outside a job."""
 
     max_attempts = 1
     is_rehearsal = False
 
     def begin(self, found: Iterable[FoundFile]) -> None:
-        """Write down which files there are; from here on a run that is killed knows what is left."""
+        """Write down which files there are, so that a run that is killed can be resumed."""
 
     def rows(self) -> dict[str, FileRow]:
-        """What became of files in an earlier life of this job, by path."""
+        """What became of files in an earlier run of this job, by path."""
         return {}
 
     def fault_of(self, found: FoundFile) -> Fault | None:
@@ -41,7 +40,7 @@ class Journal:
         return None
 
     def start(self, found: FoundFile, asset_id: str) -> None:
-        """Note that a file goes on its way into the index."""
+        """Note that work on a file begins."""
 
     def attempt(self, found: FoundFile, fault: Fault) -> None:
         """Note that a file failed and is tried again."""
@@ -66,17 +65,13 @@ class FileRow:
 
     Attributes:
         path: Its absolute path.
-        size_bytes: Its size when it was found; None where there was none to be found.
-        modified_ns: When it was changed last.
+        size_bytes: Its size when it was found; None if it was not.
         asset_id: sha256 of its content, once that is known.
-        outcome: What became of it.
         code: Stable name of why it failed.
-        reason: Why it failed.
         attempts: How often it was tried, over all runs.
         num_segments: Segments of its asset.
         is_partial: Whether it ends before 95 % of the length it declares.
         started_at: When it was tried last, in seconds since 1970.
-        ended_at: When that ended.
     """
 
     path: str
@@ -108,14 +103,7 @@ class FileRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Why a file that has not changed since failed.
-
-    Attributes:
-        code: Stable name of the reason.
-        reason: The reason for people.
-        attempts: How often it was tried.
-        is_quarantined: Whether it is passed over.
-    """
+    """Why a file that has not changed since failed; `code` is the stable name. A quarantined file is skipped."""
 
     code: str
     reason: str

@@ -5,7 +5,7 @@
 
 A CSV file has a column `path` and a column for each key; a JSON file is a list of objects with `path` and keys, or
 an object of objects by path. Paths are absolute or relative to the file. In CSV, `12` is a whole number, `true` and
-`false` are what they say, a JSON list is one, an empty cell says nothing, and all else is text.
+`false` are booleans, a JSON list is a list, an empty cell is ignored, and all else is text.
 `service.commands.annotation` applies it.
 """
 
@@ -35,13 +35,13 @@ _MERGING = threading.Lock()
 
 
 class InvalidMetadata(Failure):
-    """Metadata that cannot be kept, or a file that holds none."""
+    """Metadata that cannot be stored, or a file that is not one of metadata."""
 
     code = "invalid_parameter"
 
     @property
     def errors(self) -> list[dict[str, str]]:
-        """The parameter at fault, as an answer tells it."""
+        """The parameter at fault, for an answer over HTTP."""
         return [{"parameter": "metadata", "message": str(self)}]
 
 
@@ -54,18 +54,10 @@ class Annotation:
 
 
 def merge_metadata(index: Index, asset_id: str, changes: Mapping[str, Any]) -> Asset | None:
-    """Change what is said about an asset; keys that are not named keep their values (RFC 7396).
+    """Change the metadata of an asset: None removes a key, keys that are not named keep their values (RFC 7396).
 
-    Two merges in one process take turns. Where several processes serve one index, the later of two that read the
-    same state wins.
-
-    Args:
-        index: Where the asset is.
-        asset_id: The asset.
-        changes: New values by key; None removes a key.
-
-    Returns:
-        The asset as it is now, None where there is none.
+    Returns the asset as it is now, None if there is none. Two merges in one process take turns. If several processes
+    serve one index, the later of two that read the same state wins.
     """
     with _MERGING:
         asset = index.get_asset(asset_id)
@@ -80,14 +72,7 @@ def merge_metadata(index: Index, asset_id: str, changes: Mapping[str, Any]) -> A
 
 
 def check_size(metadata: Mapping[str, Any]) -> None:
-    """Hold metadata to what an index can filter by.
-
-    Args:
-        metadata: All values of an asset by key.
-
-    Raises:
-        InvalidMetadata: If it is too large, or a value is of a kind that metadata cannot have.
-    """
+    """Raise `InvalidMetadata` if an asset's metadata is too large, or a value is of a kind it cannot have."""
     if len(metadata) > MAX_KEYS:
         raise InvalidMetadata(f"an asset may have {MAX_KEYS} keys, got {len(metadata)}")
     for key, given in metadata.items():
@@ -105,17 +90,7 @@ def check_size(metadata: Mapping[str, Any]) -> None:
 
 
 def read_annotations(file: Path) -> Iterator[Annotation]:
-    """Read a file of metadata.
-
-    Args:
-        file: CSV or, where its name ends so, JSON.
-
-    Yields:
-        Annotation: What it says of each path, in its order.
-
-    Raises:
-        InvalidMetadata: If it is no such file.
-    """
+    """Read a file of metadata, CSV or JSON by the end of its name; raises `InvalidMetadata` if it is neither."""
     try:
         rows = list(_read_json(file) if file.suffix.lower() == ".json" else _read_csv(file))
     except (ValueError, csv.Error, UnicodeDecodeError) as exc:

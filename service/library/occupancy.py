@@ -12,12 +12,7 @@ from contextlib import contextmanager
 
 
 class Occupancy:
-    """Busy time of one stage. Any thread may use it.
-
-    Args:
-        num_workers: How many tasks the stage works on at once; further ones wait and count for nothing.
-        clock: Seconds that only rise.
-    """
+    """Busy time of one stage, which works on `num_workers` tasks at once. Any thread may use it."""
 
     def __init__(self, num_workers: int = 1, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._num_workers = num_workers
@@ -28,20 +23,20 @@ class Occupancy:
         self._lock = threading.Lock()
 
     def enter(self) -> None:
-        """A task arrives."""
+        """Count a task that begins."""
         with self._lock:
             self._advance()
             self._num_tasks += 1
 
     def leave(self) -> None:
-        """A task is done."""
+        """Count a task that ends."""
         with self._lock:
             self._advance()
             self._num_tasks -= 1
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """A task for the length of the block."""
+        """Count the block as a task."""
         self.enter()
         try:
             yield

@@ -1,6 +1,6 @@
 """The pipeline that takes files into an index: decode, encode and write at the same time.
 
-    add(job) → decode workers, several chunks of a file at once → encode thread → write threads → ended job
+    add(file) → decode workers, several chunks of a file at once → encode thread → write threads → ended file
 
 One thread, the caller's, owns all state; the others (`service.library.stages`) take messages from queues and answer
 with events, which `wait` handles. How many chunks are under way is counted, so memory is bounded whichever
@@ -46,7 +46,7 @@ MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
 
 
 class FilePipeline(Protocol):
-    """What files are handed to."""
+    """Takes files: a real pipeline, or that of a rehearsal."""
 
     @property
     def has_room(self) -> bool:
@@ -64,21 +64,17 @@ class FilePipeline(Protocol):
     def stage_times(self) -> StageTimes:
         """How long each stage was at work since the first file."""
 
-    def add(self, job: IncomingFile) -> None:
+    def add(self, file: IncomingFile) -> None:
         """Start a file."""
 
     def wait(self) -> list[IncomingFile]:
-        """Wait until something happens; the jobs that ended by it, often none."""
+        """Wait until something happens; the files that ended by it, often none."""
 
 
 class Pipeline:
     """Takes files into an index. One thread calls it; leaving the `with` block stops what is under way.
 
-    Args:
-        snapshot: Encoder and index.
-        decoder: Decodes the files.
-        limits: What a file may ask of the decoder.
-        stop: Who wants the work; when it leaves, in any thread, `wait` raises `CallerGone`.
+    When `stop` leaves, in any thread, `wait` raises `CallerGone`.
     """
 
     def __init__(
@@ -93,7 +89,7 @@ class Pipeline:
         self._max_chunks = decoder.num_workers + 3
         self._num_chunks = 0  # from the call to a worker until it is encoded
         self._num_unwritten = 0
-        self._open_jobs: dict[IncomingFile, None] = {}  # in the order they were added
+        self._open_files: dict[IncomingFile, None] = {}  # in the order they were added
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._began_at: float | None = None
         self._decoding = Occupancy(decoder.num_workers)
@@ -117,7 +113,7 @@ class Pipeline:
     @property
     def is_busy(self) -> bool:
         """Whether any file is under way."""
-        return bool(self._open_jobs)
+        return bool(self._open_files)
 
     @property
     def stage_times(self) -> StageTimes:
@@ -129,27 +125,23 @@ class Pipeline:
             elapsed_seconds=0.0 if self._began_at is None else time.monotonic() - self._began_at,
         )
 
-    def add(self, job: IncomingFile) -> None:
+    def add(self, file: IncomingFile) -> None:
         """Start a file."""
         self._began_at = self._began_at or time.monotonic()
-        self._open_jobs[job] = None
-        self._submit(job)
+        self._open_files[file] = None
+        self._submit(file)
 
     def wait(self) -> list[IncomingFile]:
-        """Wait until something happens. What breaks the encoder or the index is raised.
+        """Wait until something happens; the files that ended by it, often none.
 
-        Returns:
-            The jobs that ended by it, often none.
-
-        Raises:
-            CallerGone: If the one who wants the work leaves.
-        """  # noqa: DOC502 - raised by `reraise`
+        Raises `CallerGone` if `stop` has left, and whatever stopped the encoder or the index.
+        """
         with self._stop.telling(self._wake):
             self._stop.check()
             event = self._events.get()
         match event:
             case Decoded():
-                return self._take_decoded(event.job, event.chunk)
+                return self._take_decoded(event.file, event.chunk)
             case Encoded():
                 self._num_chunks -= event.num_chunks
                 self._num_unwritten += event.num_sent
@@ -157,11 +149,11 @@ class Pipeline:
                 self._num_unwritten -= 1
                 self.num_written_segments += event.num_segments
                 if event.is_final:
-                    return self._finish(event.job)
+                    return self._finish(event.file)
             case Refused():
-                return self._fail(event.job, event.error)
+                return self._fail(event.file, event.error)
             case Dropped():
-                return self._finish(event.job)
+                return self._finish(event.file)
             case Broken():
                 event.reraise()
         self._top_up()
@@ -171,11 +163,11 @@ class Pipeline:
         self._events.put(Broken(error=CallerGone("the work was cancelled")))
 
     def close(self) -> None:
-        """Stop the threads after what they do at this moment. What is written stays."""
-        if self._open_jobs:
+        """Stop the threads after their present step. What is written stays."""
+        if self._open_files:
             self._caller.leave()  # what waits for the encoder is dropped
-        for job in self._open_jobs:
-            for future in job.running.values():
+        for file in self._open_files:
+            for future in file.running.values():
                 future.cancel()
         for stage in (self._encode, self._write):
             stage.stop()
@@ -184,143 +176,139 @@ class Pipeline:
 
     # Decoding
 
-    def _submit(self, job: IncomingFile) -> None:
-        if self._resend(job):
+    def _submit(self, file: IncomingFile) -> None:
+        if self._resend(file):
             return
-        chunk = job.next_submitted
-        job.next_submitted += 1
+        chunk = file.next_submitted
+        file.next_submitted += 1
         self._num_chunks += 1
         future = self._decoder.submit(
-            job.found.path,
+            file.found.path,
             self._spec,
             first=chunk * CHUNK_SEGMENTS,
             count=CHUNK_SEGMENTS,
             limits=self._limits,
-            timeout_seconds=self._timeout_seconds(job),
+            timeout_seconds=self._timeout_seconds(file),
         )
-        job.running[chunk] = future
+        file.running[chunk] = future
         self._decoding.enter()
-        future.add_done_callback(lambda _: self._end_decoding(job, chunk))
+        future.add_done_callback(lambda _: self._end_decoding(file, chunk))
 
-    def _resend(self, job: IncomingFile) -> bool:
-        """Write a chunk that an earlier run embedded, if there is another; they come before all that is decoded."""
-        if job.spooled is None:
-            job.spooled = iter(()) if self._spool is None else self._spool.read(job.asset_id)
-        chunk = next(job.spooled, None)
+    def _resend(self, file: IncomingFile) -> bool:
+        """Write the next chunk that an earlier run embedded, if there is one; these come before all others."""
+        if file.spooled is None:
+            file.spooled = iter(()) if self._spool is None else self._spool.read(file.asset_id)
+        chunk = next(file.spooled, None)
         if chunk is None:
             return False
-        job.next_submitted += 1
-        job.next_forwarded += 1
-        job.num_segments += chunk.num_clips
+        file.next_submitted += 1
+        file.next_forwarded += 1
+        file.num_segments += chunk.num_clips
         facts = dict(chunk.media)
-        job.is_partial = facts.pop("is_partial")
-        job.info = MediaInfo(**facts)
-        job.is_forwarded = chunk.is_final
+        file.is_partial = facts.pop("is_partial")
+        file.info = MediaInfo(**facts)
+        file.is_forwarded = chunk.is_final
         self._num_unwritten += 1
-        self._write.put(Tracks(job=job, segments=chunk.segments, is_final=chunk.is_final, media=chunk.media))
+        self._write.put(
+            Tracks(file=file, segments=chunk.segments, is_final=chunk.is_final, media=chunk.media)
+        )
         return True
 
-    def _end_decoding(self, job: IncomingFile, chunk: int) -> None:
+    def _end_decoding(self, file: IncomingFile, chunk: int) -> None:
         self._decoding.leave()
-        self._events.put(Decoded(job=job, chunk=chunk))
+        self._events.put(Decoded(file=file, chunk=chunk))
 
-    def _timeout_seconds(self, job: IncomingFile) -> float:
+    def _timeout_seconds(self, file: IncomingFile) -> float:
         chunk_seconds = CHUNK_SEGMENTS * self._spec.segment_seconds
         # A container without an index is read from its start to reach a later chunk.
-        media_seconds = max(chunk_seconds, (job.info and job.info.duration_seconds) or 0.0)
+        media_seconds = max(chunk_seconds, (file.info and file.info.duration_seconds) or 0.0)
         return min(max(MIN_TIMEOUT_SECONDS, 2 * media_seconds), MAX_TIMEOUT_SECONDS)
 
-    def _take_decoded(self, job: IncomingFile, chunk: int) -> list[IncomingFile]:
-        future = job.running.pop(chunk)
-        if job.error is not None or job.is_forwarded or future.cancelled():
+    def _take_decoded(self, file: IncomingFile, chunk: int) -> list[IncomingFile]:
+        future = file.running.pop(chunk)
+        if file.error is not None or file.is_forwarded or future.cancelled():
             self._num_chunks -= 1
             self._top_up()
             return []
-        job.decoded[chunk] = _outcome_of(future)
-        ended = self._forward(job)
+        file.decoded[chunk] = _outcome_of(future)
+        ended = self._forward(file)
         self._top_up()
         return ended
 
-    def _forward(self, job: IncomingFile) -> list[IncomingFile]:
+    def _forward(self, file: IncomingFile) -> list[IncomingFile]:
         """Send the chunks that are decoded to the encoder, in order."""
-        while not job.is_forwarded and job.next_forwarded in job.decoded:
-            media = job.decoded.pop(job.next_forwarded)
-            problem = self._accept(job, media) if isinstance(media, DecodedMedia) else media
+        while not file.is_forwarded and file.next_forwarded in file.decoded:
+            media = file.decoded.pop(file.next_forwarded)
+            problem = self._accept(file, media) if isinstance(media, DecodedMedia) else media
             if problem is not None:
                 self._num_chunks -= 1
-                return self._fail(job, problem)
-        if job.is_forwarded:
-            self._abandon_chunks(job)
+                return self._fail(file, problem)
+        if file.is_forwarded:
+            self._abandon_chunks(file)
         return []
 
-    def _accept(self, job: IncomingFile, media: DecodedMedia) -> FileError | None:
-        """Send one chunk on; return what is wrong with the file instead, if anything is."""
-        job.info = media.info  # the last one knows the measured duration
-        job.is_partial = job.is_partial or media.is_partial
-        if media.is_last and job.num_segments == 0 and not media.clips:
+    def _accept(self, file: IncomingFile, media: DecodedMedia) -> FileError | None:
+        """Send a chunk to the encoder; returns what is wrong with the file instead, if anything is."""
+        file.info = media.info  # the last one knows the measured duration
+        file.is_partial = file.is_partial or media.is_partial
+        if media.is_last and file.num_segments == 0 and not media.clips:
             return NoStream("no segment of the file could be decoded")
         try:
-            check_unchanged(job.found)  # each chunk: what is kept of it must be of this content
+            check_unchanged(file.found)  # for each chunk: it must be of this content
         except UnusableFile as exc:
             return exc
-        job.num_segments += len(media.clips)
-        job.next_forwarded += 1
-        job.is_forwarded = media.is_last
-        self._encode.messages.put(
-            Chunk(
-                job=job,
-                number=job.next_forwarded - 1,
-                clips=media.clips,
-                is_final=media.is_last,
-                media=job.media(),
-            )
-        )
+        file.num_segments += len(media.clips)
+        file.next_forwarded += 1
+        file.is_forwarded = media.is_last
+        number, facts = file.next_forwarded - 1, file.media()
+        chunk = Chunk(file=file, number=number, clips=media.clips, is_final=media.is_last, media=facts)
+        self._encode.messages.put(chunk)
         return None
 
-    def _abandon_chunks(self, job: IncomingFile) -> None:
-        """Give back what was decoded or started beyond the end of the file."""
-        self._num_chunks -= len(job.decoded)
-        job.decoded.clear()
-        for future in list(job.running.values()):
+    def _abandon_chunks(self, file: IncomingFile) -> None:
+        """Drop what was decoded or started beyond the end of the file."""
+        self._num_chunks -= len(file.decoded)
+        file.decoded.clear()
+        for future in list(file.running.values()):
             future.cancel()
 
     def _top_up(self) -> None:
         """Start further chunks of long files, the earlier file first, while there is room."""
-        for job in self._open_jobs:
-            while self.has_room and self._wants_chunk(job):
-                self._submit(job)
+        for file in self._open_files:
+            while self.has_room and self._wants_chunk(file):
+                self._submit(file)
 
-    def _wants_chunk(self, job: IncomingFile) -> bool:
-        if job.error is not None or job.is_forwarded:
+    def _wants_chunk(self, file: IncomingFile) -> bool:
+        if file.error is not None or file.is_forwarded:
             return False
-        if not job.running and not job.decoded:
+        if not file.running and not file.decoded:
             return True
-        # Chunks ahead of the next one only where the header promises that they exist.
-        duration_seconds = (job.info and job.info.duration_seconds) or 0.0
-        return job.next_submitted * CHUNK_SEGMENTS * self._spec.segment_seconds < duration_seconds
+        # Chunks ahead of the next one only if the header promises that they exist.
+        duration_seconds = (file.info and file.info.duration_seconds) or 0.0
+        return file.next_submitted * CHUNK_SEGMENTS * self._spec.segment_seconds < duration_seconds
 
     # Ends
 
-    def _fail(self, job: IncomingFile, error: FileError) -> list[IncomingFile]:
-        if job.error is not None:
+    def _fail(self, file: IncomingFile, error: FileError) -> list[IncomingFile]:
+        if file.error is not None:
             return []
-        job.error = error
-        self._abandon_chunks(job)
-        if job.num_segments == 0:
-            return self._finish(job)
-        self._encode.messages.put(Drop(job=job))
+        file.error = error
+        self._abandon_chunks(file)
+        if file.num_segments == 0:
+            return self._finish(file)
+        self._encode.messages.put(Drop(file=file))
         return []
 
-    def _finish(self, job: IncomingFile) -> list[IncomingFile]:
-        self._open_jobs.pop(job, None)
-        if self._spool is not None and not _may_pass(job.error):
-            self._spool.remove(job.asset_id)
+    def _finish(self, file: IncomingFile) -> list[IncomingFile]:
+        self._open_files.pop(file, None)
+        if self._spool is not None and not _may_pass(file.error):
+            self._spool.remove(file.asset_id)
         self._top_up()
-        return [job]
+        return [file]
 
 
 def _may_pass(error: FileError | None) -> bool:
-    """Whether a file failed for a reason that another attempt may not meet: that goes on where this one ended."""
+    """Whether a file failed for a reason that may pass: another attempt continues after the chunks that are kept."""
     return isinstance(error, DecodeFailure | EncoderFailure)
 
 

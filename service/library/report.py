@@ -1,22 +1,13 @@
-"""What a run over a library did, is doing and could not do: plain records, and their one form as JSON."""
+"""What a run over a library did, how far it is, and their form as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 Outcome = Literal["pending", "indexed", "unchanged", "moved", "copied", "deleted", "failed", "quarantined"]
-OUTCOMES: tuple[Outcome, ...] = (
-    "pending",
-    "indexed",
-    "unchanged",
-    "moved",
-    "copied",
-    "deleted",
-    "failed",
-    "quarantined",
-)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 MAX_PLANNED = 10_000  # files that a plan names; it counts all
 
 
@@ -27,9 +18,8 @@ class FailedFile:
     Attributes:
         path: Its path, printable.
         code: Stable name of the reason.
-        reason: The reason for people.
         attempts: How often it was tried, over all runs.
-        is_quarantined: Whether later runs pass it over until it changes or somebody lifts that.
+        is_quarantined: Whether later runs skip it until it changes or somebody lifts that.
     """
 
     path: str
@@ -41,7 +31,7 @@ class FailedFile:
 
 @dataclass(kw_only=True)
 class Counts:
-    """How many were stored by this run, were there before, and could not be stored."""
+    """Counts of what this run stored, found already stored, and failed to store."""
 
     indexed: int = 0
     unchanged: int = 0
@@ -49,18 +39,14 @@ class Counts:
 
     def to_json(self) -> dict[str, int]:
         """The counts as JSON values."""
-        return {"indexed": self.indexed, "unchanged": self.unchanged, "failed": self.failed}
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
     """How long each stage of the pipeline was at work: wall seconds, of its workers on average.
 
-    Attributes:
-        decode_seconds: Decode workers.
-        encode_seconds: The encoder, waiting for its queue included.
-        write_seconds: The index.
-        elapsed_seconds: From the first file to the last.
+    `encode_seconds` includes waiting for the encoder's queue; `elapsed_seconds` is from the first file to the last.
     """
 
     decode_seconds: float = 0.0
@@ -71,11 +57,7 @@ class StageTimes:
     @property
     def slowest(self) -> str:
         """The stage that was at work longest: the one the others wait for."""
-        seconds = {
-            "decode": self.decode_seconds,
-            "encode": self.encode_seconds,
-            "write": self.write_seconds,
-        }
+        seconds = {"decode": self.decode_seconds, "encode": self.encode_seconds, "write": self.write_seconds}
         return max(seconds, key=lambda name: seconds[name])
 
     @property
@@ -86,14 +68,13 @@ class StageTimes:
 
     def to_json(self) -> dict[str, Any]:
         """The times as JSON values."""
-        return {
-            "decode_seconds": round(self.decode_seconds, 3),
-            "encode_seconds": round(self.encode_seconds, 3),
-            "write_seconds": round(self.write_seconds, 3),
-            "elapsed_seconds": round(self.elapsed_seconds, 3),
-            "slowest": self.slowest,
-            "slowest_share": round(self.slowest_share, 4),
-        }
+        seconds = {name: round(value, 3) for name, value in asdict(self).items()}
+        return {**seconds, "slowest": self.slowest, "slowest_share": round(self.slowest_share, 4)}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> StageTimes:
+        """Read what `to_json` returned."""
+        return cls(**{name: value for name, value in document.items() if name.endswith("_seconds")})
 
 
 @dataclass(kw_only=True)
@@ -101,20 +82,17 @@ class IndexReport:
     """What a run did.
 
     Attributes:
-        files: Counts of files; moved files and copies count as unchanged, for their content was there.
+        files: Counts of files; moved files and copies count as unchanged, because their content was there.
         segments: Counts of segments; failed are those decoded of files that failed later.
         failed: The files that could not be indexed, by path.
         partial: Paths of files that are indexed and end before 95 % of the length they declare.
         plan: In a rehearsal, what would be done: outcome, path, and where the file was before.
         num_moved: Files whose content was known under a path that is gone.
         num_copied: Files whose content is known under another path as well.
-        num_deleted: Files that are gone and were taken out of the index.
+        num_deleted: Files that are gone and were removed from the index.
         num_ignored: Files of folders that are not media.
         num_unsettled: Files that were written to just now, and are left for the next run.
         num_removed: Assets removed because no file has their content any more.
-        seconds: How long it took.
-        stages: How long each stage was at work.
-        is_interrupted: Whether it was stopped before its end.
     """
 
     files: Counts = field(default_factory=Counts)
@@ -134,7 +112,7 @@ class IndexReport:
 
     @property
     def quarantined(self) -> list[FailedFile]:
-        """The files that later runs pass over."""
+        """The files that later runs skip."""
         return [failed for failed in self.failed if failed.is_quarantined]
 
     def to_json(self) -> dict[str, Any]:
@@ -163,16 +141,8 @@ class IndexReport:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> IndexReport:
-        """Read a report that another process wrote.
-
-        Args:
-            document: What `to_json` gave.
-
-        Returns:
-            The report.
-        """
+        """Read what `to_json` returned."""
         quarantined = {entry["path"]: entry for entry in document["quarantined"]}
-        stages = {name: value for name, value in document["stages"].items() if name.endswith("_seconds")}
         return cls(
             files=Counts(**document["files"]),
             segments=Counts(**document["segments"]),
@@ -193,7 +163,7 @@ class IndexReport:
             num_unsettled=document["unsettled"],
             num_removed=document["removed_assets"],
             seconds=document["seconds"],
-            stages=StageTimes(**stages),
+            stages=StageTimes.from_json(document["stages"]),
         )
 
 
@@ -207,8 +177,7 @@ class Progress:
         num_failed: Of those, the failed ones.
         num_segments: Segments stored by this run.
         segments_per_second: Since the first file was started.
-        left_seconds: Estimated time left, None before there is anything to estimate from.
-        stages: How long each stage was at work so far.
+        left_seconds: Estimated time left; None before there is an estimate.
     """
 
     num_files: int
@@ -222,10 +191,7 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         """The progress as JSON values."""
         return {
-            "num_files": self.num_files,
-            "num_done": self.num_done,
-            "num_failed": self.num_failed,
-            "num_segments": self.num_segments,
+            **asdict(self),
             "segments_per_second": round(self.segments_per_second, 3),
             "left_seconds": None if self.left_seconds is None else round(self.left_seconds, 1),
             "stages": self.stages.to_json(),
@@ -233,18 +199,8 @@ class Progress:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Progress:
-        """Read what another process wrote.
-
-        Args:
-            document: What `to_json` gave.
-
-        Returns:
-            The progress.
-        """
-        values = dict(document)
-        stages = values.pop("stages")
-        seconds = {name: value for name, value in stages.items() if name.endswith("_seconds")}
-        return cls(**values, stages=StageTimes(**seconds))
+        """Read what `to_json` returned."""
+        return cls(**{**document, "stages": StageTimes.from_json(document["stages"])})
 
 
 NOTHING_YET = Progress(

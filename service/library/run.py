@@ -1,7 +1,4 @@
-"""One run over a library, step by step: scan, read, index, settle, finish.
-
-`indexing` and `sync` say which steps; here is what each does, and what is noted and told meanwhile.
-"""
+"""One run over a library, step by step; `indexing` and `sync` choose the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from service.index.contract import Index
@@ -34,17 +31,11 @@ class _Waiting:
 
     found: FoundFile
     copies: list[FoundFile]
-    attempts: int  # in vain so far, over all runs
+    attempts: int  # failed ones so far, over all runs
 
 
 class LibraryRun:
-    """One run over a library: scan, read, index, settle, finish, in this order.
-
-    Args:
-        stop: Who wants the run; when it leaves, in any thread, the run ends.
-        on_progress: Called with the state of things whenever it changes.
-        journal: What remembers the files of the run.
-    """
+    """One run over a library: scan, read, index, place, finish, in this order; it ends early when `stop` leaves."""
 
     def __init__(
         self,
@@ -59,7 +50,7 @@ class LibraryRun:
         self._stop = stop or Caller()
         self._on_progress = on_progress
         self._journal = journal or Journal()
-        self._rows = self._journal.rows()  # of an earlier life of this job
+        self._rows = self._journal.rows()  # of an earlier run of this job
         self._placement = Placement(self.catalogue)
         self._waiting: dict[str, _Waiting] = {}
         self._gone: set[str] = set()
@@ -67,7 +58,7 @@ class LibraryRun:
         self._again: list[tuple[str, _Waiting]] = []  # failed for a reason that may pass
         self._stages = StageTimes()
         self._num_earlier = (
-            0  # files that an earlier life of this job is done with, and that are not looked at again
+            0  # files that an earlier run of this job stored, and that are not looked at again
         )
         self._num_segments = 0
         self._bytes_left = 0
@@ -77,11 +68,7 @@ class LibraryRun:
 
     @contextmanager
     def stopping_early(self) -> Iterator[None]:
-        """A block that Ctrl-C and a caller who leaves end without an error. What was done is noted in any case.
-
-        Yields:
-            Nothing.
-        """
+        """Turn Ctrl-C, and `stop` leaving, into an early end of the block; what was done is written down."""
         try:
             yield
         except (KeyboardInterrupt, CallerGone):
@@ -91,12 +78,7 @@ class LibraryRun:
             self._journal.flush()
 
     def scan(self, paths: Sequence[Path], *, settle_seconds: float = 0.0) -> None:
-        """Find the files.
-
-        Args:
-            paths: Files and folders.
-            settle_seconds: Files that were written to within this time are left out.
-        """
+        """Find the files; those that were written to within `settle_seconds` are left out."""
         unusable: list[UnusableFile] = []
         for finding in find_files(paths, settle_seconds=settle_seconds):
             self._stop.check()
@@ -116,11 +98,11 @@ class LibraryRun:
         self._tell()
 
     def read(self, index: Index) -> None:
-        """Read what the index knows."""
+        """Read which assets the index has."""
         read_catalogue(index, into=self.catalogue)
 
     def index_all(self, pipeline: FilePipeline) -> None:
-        """Take every file through the pipeline, except those that are there already or are passed over."""
+        """Send every file through the pipeline, except those that are stored or skipped."""
         for found, identity in identify_all(self._choose(), self._find_known):
             self._stop.check()
             if isinstance(identity, str):
@@ -142,7 +124,7 @@ class LibraryRun:
         self._placement.lose(asset_id, path)
 
     def place(self, index: Index | None) -> None:
-        """Give every asset the paths that its content was found at; see `Placement.settle`."""
+        """Write the final paths of every asset; see `Placement.place`."""
         for placed in self._placement.place(index):
             self._stop.check()
             known = self.catalogue.get(placed.asset_id)
@@ -155,7 +137,7 @@ class LibraryRun:
                 self._note(row.ended("moved", num_segments=num_segments), source=source)
             for found in placed.copied:
                 self._note(_row_of(found, placed.asset_id).ended("copied", num_segments=num_segments))
-            for path in self._gone.intersection(placed.dropped):  # elsewhere another content has its row
+            for path in self._gone.intersection(placed.dropped):  # other dropped paths have a new content
                 self.report.num_deleted += 1
                 self._note(FileRow(path=path, asset_id=placed.asset_id, outcome="deleted"))
         self._journal.flush()
@@ -171,7 +153,7 @@ class LibraryRun:
     # Before the pipeline
 
     def _count_earlier(self) -> None:
-        """Count what an earlier life of this job did with files that this one does not find or look at."""
+        """Count what an earlier run of this job did with files that this one does not find."""
         paths = {str(found.path) for found in self.found}
         for row in self._rows.values():
             if row.path in paths:
@@ -190,7 +172,7 @@ class LibraryRun:
             self.report.partial.append(show_path(row.path))
 
     def _choose(self) -> Iterator[FoundFile]:
-        """The files to look at: not those that are done, by an earlier life of this job, or quarantined."""
+        """The files to look at: neither done by an earlier run of this job, nor quarantined."""
         for found in self.found:
             row = self._rows.get(str(found.path))
             fault = self._journal.fault_of(found)
@@ -203,11 +185,11 @@ class LibraryRun:
             yield found
 
     def _keep(self, row: FileRow, found: FoundFile) -> bool:
-        """Count a file as it was counted before this job was interrupted, if the index bears it out."""
+        """Count a file as an earlier run of this job counted it, if the index confirms it."""
         known = self.catalogue.get(row.asset_id) if row.asset_id else None
         if known is None or row.outcome not in (*STORED, "pending") or row.path not in known.paths:
             return False
-        if row.outcome == "pending":  # it was on its way, and is there: only the note is missing
+        if row.outcome == "pending":  # it is in the index: only its row was not written
             self._end_stored(found, row.asset_id or "", "indexed", known.num_segments)
             return True
         self._bytes_left -= found.size_bytes
@@ -218,7 +200,7 @@ class LibraryRun:
         return self.catalogue.find_untouched(found) or self._journal.find_identity(found)
 
     def _place(self, found: FoundFile, asset_id: str, pipeline: FilePipeline) -> None:
-        """Decide what a file needs: nothing, another path of its asset, or the whole way."""
+        """Decide what a file needs: nothing, a further path of its asset, or the pipeline."""
         for other in self.catalogue.others_at(found.path, asset_id):
             self._placement.lose(other, str(found.path))
             self._changed.add(str(found.path))
@@ -233,7 +215,7 @@ class LibraryRun:
             self._send(asset_id, waiting, pipeline)
 
     def _find(self, found: FoundFile, asset_id: str, num_segments: int) -> None:
-        """Count a file whose content is stored; where it is new there, its row waits until that is settled."""
+        """Count a file whose content is stored. If its path is new, `place` writes its row."""
         if self._placement.find(asset_id, found):
             self._end_stored(found, asset_id, "unchanged", num_segments)
         else:
@@ -259,39 +241,39 @@ class LibraryRun:
         ended = pipeline.wait()
         self._num_segments = pipeline.num_written_segments
         self._stages = pipeline.stage_times
-        for job in ended:
-            self._end_job(job)
+        for file in ended:
+            self._end_file(file)
         self._tell()
 
-    def _end_job(self, job: IncomingFile) -> None:
-        waiting = self._waiting[job.asset_id]
+    def _end_file(self, file: IncomingFile) -> None:
+        waiting = self._waiting[file.asset_id]
         waiting.attempts += 1
-        if job.error is not None:
-            self._end_in_vain(job, job.error, waiting)
+        if file.error is not None:
+            self._retry_or_fail(file, file.error, waiting)
             return
-        del self._waiting[job.asset_id]
-        self._bytes_worked += job.found.size_bytes
-        self.catalogue.add(job.asset_id, Known.of(job.found, num_segments=job.num_segments))
-        if job.is_partial:
-            self.report.partial.append(show_path(job.found.path))
-        self._end_stored(job.found, job.asset_id, "indexed", job.num_segments, is_partial=job.is_partial)
+        del self._waiting[file.asset_id]
+        self._bytes_worked += file.found.size_bytes
+        self.catalogue.add(file.asset_id, Known.of(file.found, num_segments=file.num_segments))
+        if file.is_partial:
+            self.report.partial.append(show_path(file.found.path))
+        self._end_stored(file.found, file.asset_id, "indexed", file.num_segments, is_partial=file.is_partial)
         for copy in waiting.copies:
-            self._find(copy, job.asset_id, job.num_segments)
+            self._find(copy, file.asset_id, file.num_segments)
 
-    def _end_in_vain(self, job: IncomingFile, error: FileError, waiting: _Waiting) -> None:
+    def _retry_or_fail(self, file: IncomingFile, error: FileError, waiting: _Waiting) -> None:
         code = code_of(error)
         if code in TRANSIENT and waiting.attempts < self._journal.max_attempts:
             fault = Fault(code=code, reason=str(error), attempts=waiting.attempts, is_quarantined=False)
-            self._journal.attempt(job.found, fault)
-            self._again.append((job.asset_id, waiting))
-            logger.info("attempt %d at %s failed: %s", waiting.attempts, show_path(job.found.path), error)
+            self._journal.attempt(file.found, fault)
+            self._again.append((file.asset_id, waiting))
+            logger.info("attempt %d at %s failed: %s", waiting.attempts, show_path(file.found.path), error)
             return
-        del self._waiting[job.asset_id]
-        self._bytes_worked += job.found.size_bytes
-        self.report.segments.failed += job.num_segments
-        for found in (job.found, *waiting.copies):
+        del self._waiting[file.asset_id]
+        self._bytes_worked += file.found.size_bytes
+        self.report.segments.failed += file.num_segments
+        for found in (file.found, *waiting.copies):
             self._bytes_left -= found.size_bytes
-            self._end_failed(_row_of(found, job.asset_id), error, attempts=waiting.attempts)
+            self._end_failed(_row_of(found, file.asset_id), error, attempts=waiting.attempts)
 
     # Outcomes
 
@@ -319,24 +301,14 @@ class LibraryRun:
     def _end_failed(self, row: FileRow, error: FileError, *, attempts: int) -> None:
         code = code_of(error)
         is_final = code not in TRANSIENT or attempts >= self._journal.max_attempts
-        fault = Fault(
-            code=code,
-            reason=str(error),
-            attempts=attempts,
-            is_quarantined=is_final and code not in NEVER_KEPT,
+        is_quarantined = is_final and code not in NEVER_KEPT
+        self._end_fault(
+            row, Fault(code=code, reason=str(error), attempts=attempts, is_quarantined=is_quarantined)
         )
-        self._end_fault(row, fault)
 
     def _end_fault(self, row: FileRow, fault: Fault) -> None:
         self.report.files.failed += 1
-        failed = FailedFile(
-            path=show_path(row.path),
-            code=fault.code,
-            reason=fault.reason,
-            attempts=fault.attempts,
-            is_quarantined=fault.is_quarantined,
-        )
-        self.report.failed.append(failed)
+        self.report.failed.append(FailedFile(path=show_path(row.path), **asdict(fault)))
         self._note(row.failed(fault))
 
     def _note(self, row: FileRow, *, source: str = "") -> None:

@@ -1,10 +1,10 @@
-"""Finding the media files of a library: walk folders, tell media from the rest, name a file by its content.
+"""Finding the media files of a library: walk folders, recognise media, name a file by its content.
 
     for found in find_files([Path("~/Movies").expanduser()]):
         ...  # a FoundFile, an UnusableFile or an IgnoredFile
 
-Nothing here decodes. A file is opened only when it is a regular one, never through a symbolic link at the
-end of its path and never so that a FIFO could block.
+Nothing here decodes. A file is opened only if it is a regular one, never through a symbolic link at the end of its path
+and never so that a FIFO could block.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ MEDIA_EXTENSIONS = frozenset(
     """.split()
 )
 SNIFFED_BYTES = 512
-# Where a container announces itself: offset and bytes. It finds media under names that do not say so; files
-# with a known extension are tried whatever they hold.
+# Offset and bytes by which a container is recognised under a name that is none of media; files with a known extension
+# are tried whatever they hold.
 MAGIC: tuple[tuple[int, bytes], ...] = (
     (4, b"ftyp"),
     (4, b"moov"),
@@ -55,13 +55,7 @@ TS_SYNC, TS_PACKET_BYTES = 0x47, 188
 
 
 class UnusableFile(Failure):
-    """A path that was given or found and cannot be read as a file.
-
-    Args:
-        path: What it is about.
-        code: Stable name of the reason.
-        reason: The reason for people.
-    """
+    """A path that was given or found and cannot be read as a file; `code` is the stable name of the reason."""
 
     def __init__(self, path: Path, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -71,13 +65,7 @@ class UnusableFile(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A regular file that may be media.
-
-    Attributes:
-        path: Absolute path; its last part is no symbolic link.
-        size_bytes: Size when it was found.
-        modified_ns: Time of its last change, nanoseconds since 1970.
-    """
+    """A regular file that may be media. Its path is absolute, and no symbolic link; its time is since 1970."""
 
     path: Path
     size_bytes: int
@@ -86,14 +74,14 @@ class FoundFile:
 
 @dataclass(frozen=True, kw_only=True)
 class IgnoredFile:
-    """A file of a folder that is not media, by its name and its first bytes."""
+    """A file in a folder that is not media, by its name and its first bytes."""
 
     path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnsettledFile:
-    """A file that somebody is still writing to, it seems."""
+    """A file that seems to be still written to."""
 
     path: Path
 
@@ -102,17 +90,10 @@ Finding = FoundFile | IgnoredFile | UnusableFile | UnsettledFile
 
 
 def find_files(paths: Iterable[Path], *, settle_seconds: float = 0.0) -> Iterator[Finding]:
-    """Find the media files under some paths.
+    """Find the media files under some paths: each once, in the order of the paths and then of the names' bytes.
 
-    A file that is named is always tried. In folders, hidden entries and what is not media are passed over,
-    and symbolic links to folders are not followed.
-
-    Args:
-        paths: Files and folders.
-        settle_seconds: Files that were written to, or came here, within this time are unsettled.
-
-    Yields:
-        Finding: Each file once, in the order of the paths and then of the names' bytes.
+    A file that is named is always tried. In folders, hidden entries and what is not media are skipped, and symbolic
+    links to folders are not followed. Files that were written to, or came here, within `settle_seconds` are unsettled.
     """
     seen: set[str] = set()
     for path in paths:
@@ -125,27 +106,21 @@ def find_files(paths: Iterable[Path], *, settle_seconds: float = 0.0) -> Iterato
 
 
 def _is_settled(path: Path, settle_seconds: float) -> bool:
-    """Whether a file was left alone for so long, by the time the kernel keeps: copying tools set the other one."""
+    """Whether a file was left alone for this long, by its ctime: copying tools set its mtime."""
     if settle_seconds <= 0:
         return True
     try:
         age_seconds = time.time() - path.lstat().st_ctime
     except OSError:
         return False  # it is gone again
-    return not 0 <= age_seconds < settle_seconds  # a time to come is a wrong clock, and says nothing
+    return not 0 <= age_seconds < settle_seconds  # a time in the future is a wrong clock, and says nothing
 
 
 def identify(found: FoundFile) -> str:
-    """Name a file by its content; what `models.media.clip.hash_media` raises passes through.
+    """The sha256 of a file's bytes, 64 lower-case hex digits.
 
-    Args:
-        found: The file as it was found.
-
-    Returns:
-        sha256 of its bytes, 64 lower-case hex digits.
-
-    Raises:
-        UnusableFile: If it cannot be read, or is no longer the file that was found.
+    Raises `UnusableFile` if it cannot be read or is no longer the file that was found, and what
+    `models.media.clip.hash_media` raises.
     """
     try:
         asset_id, size_bytes, modified_ns = hash_media(found.path)
@@ -157,14 +132,7 @@ def identify(found: FoundFile) -> str:
 
 
 def check_unchanged(found: FoundFile) -> None:
-    """Make sure that a file that was decoded is still the one that was found.
-
-    Args:
-        found: The file as it was found.
-
-    Raises:
-        UnusableFile: If it is gone or was written to.
-    """
+    """Raise `UnusableFile` if a file is gone or was written to since it was found."""
     try:
         status = found.path.lstat()
     except OSError as exc:
@@ -174,7 +142,7 @@ def check_unchanged(found: FoundFile) -> None:
 
 
 def sniff_media(head: bytes) -> bool:
-    """Tell from the first 512 bytes of a file whether it is a container of sound or moving pictures."""
+    """Whether the first 512 bytes of a file are those of a container of sound or moving pictures."""
     if head[4:8] == b"ftyp":
         return head[8:12] not in IMAGE_BRANDS
     if any(head.startswith(magic, offset) for offset, magic in MAGIC):

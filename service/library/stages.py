@@ -1,7 +1,7 @@
-"""What runs beside the pipeline's own thread: the thread that encodes; `service.library.writing` has those that write.
+"""The pipeline's thread that encodes, and what all its threads send; `service.library.writing` has those that write.
 
-Each takes messages in order, tells the pipeline what became of them by events, and never waits for it. A
-file that the encoder or the index refuses is marked on its job at once: later chunks of it are passed over.
+Each thread takes messages in order, reports to the pipeline by events, and never waits for it. A file that the encoder
+or the index refuses is marked at once: later chunks of it are skipped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from service.system.modality import Modality
 logger = logging.getLogger(__name__)
 
 BATCH_CLIPS = 16  # what the encoder is given at once; on a GPU that is one run
-MAX_REFUSALS = 5  # so many files in a row that cannot be encoded: it is the encoder
+MAX_REFUSALS = 5  # after so many failures in a row the encoder itself is at fault
 MODALITIES: tuple[Modality, ...] = ("audio", "video")
 
 FileError = UnreadableClip | DecodeFailure | EncoderFailure | IndexFailure | UnusableFile
@@ -39,15 +39,12 @@ class IncomingFile:
     """One file on its way into the index.
 
     Attributes:
-        asset_id: sha256 of the file's content.
-        found: The file.
         info: Facts about the media, once the first chunk is decoded.
         is_partial: Whether less than 95 % of the declared duration could be decoded.
         num_segments: Segments sent to the encoder.
-        error: Why it failed, once it has.
-        is_refused: Set by a stage that cannot take the file; it passes over the rest.
+        is_refused: Set by a stage that cannot take the file; it skips the rest.
         is_forwarded: Whether its last chunk went to the encoder.
-        spooled: Chunks that an earlier run embedded, which come before all others; None before anybody looked.
+        spooled: Chunks that an earlier run embedded, which come before all others; None before the spool was read.
         next_submitted: The chunk to decode next.
         next_forwarded: The chunk to encode next.
         running: Chunks that are being decoded.
@@ -69,7 +66,7 @@ class IncomingFile:
     decoded: dict[int, DecodedMedia | FileError] = field(default_factory=dict)
 
     def media(self) -> dict[str, Any]:
-        """Facts about the file as they are stored with its segments: JSON values."""
+        """Facts about the file that are stored with its segments, as JSON values."""
         facts: dict[str, Any] = {} if self.info is None else asdict(self.info)
         return {**facts, "is_partial": self.is_partial}
 
@@ -81,7 +78,7 @@ class IncomingFile:
 class Chunk:
     """Decoded segments of a file; the file ends with them if `is_final`."""
 
-    job: IncomingFile
+    file: IncomingFile
     number: int
     clips: Sequence[Clip]
     is_final: bool
@@ -92,7 +89,7 @@ class Chunk:
 class Tracks:
     """Embedded segments of a file; it ends with them if `is_final`."""
 
-    job: IncomingFile
+    file: IncomingFile
     segments: Sequence[EmbeddedSegment]
     is_final: bool
     media: Mapping[str, Any]
@@ -102,7 +99,7 @@ class Tracks:
 class Drop:
     """Remove what was written of a file that failed."""
 
-    job: IncomingFile
+    file: IncomingFile
 
 
 # Events: to the pipeline
@@ -110,15 +107,15 @@ class Drop:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """A worker is done with a chunk."""
+    """A worker has ended its work on a chunk."""
 
-    job: IncomingFile
+    file: IncomingFile
     chunk: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """So many chunks were taken by the encoder, and so many of them went on to be written."""
+    """The encoder took `num_chunks` chunks, and `num_sent` of them went on to be written."""
 
     num_chunks: int
     num_sent: int
@@ -126,9 +123,9 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A chunk was taken by the index; after the final one the asset is searchable."""
+    """The index took a chunk; after the final one the asset is searchable."""
 
-    job: IncomingFile
+    file: IncomingFile
     num_segments: int
     is_final: bool
 
@@ -137,7 +134,7 @@ class Written:
 class Refused:
     """The encoder or the index cannot take this file."""
 
-    job: IncomingFile
+    file: IncomingFile
     error: FileError
 
 
@@ -145,17 +142,17 @@ class Refused:
 class Dropped:
     """Nothing of the file is left in the index."""
 
-    job: IncomingFile
+    file: IncomingFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Broken:
-    """A stage cannot go on."""
+    """A stage has failed and stopped."""
 
     error: BaseException
 
     def reraise(self) -> NoReturn:
-        """Raise the error in the thread that waits."""
+        """Raise the error in the caller's thread."""
         raise self.error
 
 
@@ -163,24 +160,16 @@ Event = Decoded | Encoded | Written | Refused | Dropped | Broken
 
 
 class NextStage(Protocol):
-    """Whoever takes what was encoded."""
+    """Takes what was encoded."""
 
     def put(self, message: Tracks | Drop) -> None:
         """Take a message; never waits."""
 
 
 class EncodeThread(threading.Thread):
-    """Embeds chunks, several small ones in one batch.
+    """Embeds chunks, several small ones in one batch; `messages` says what to do, in this order.
 
-    Args:
-        encoder: Turns clips into tracks.
-        next_stage: The write threads.
-        events: Queue of the pipeline.
-        spool: Keeps what is embedded until its file is stored.
-
-    Attributes:
-        messages: What to do, in this order.
-        occupancy: How long it was at work.
+    The spool, if there is one, keeps what is embedded until its file is stored.
     """
 
     def __init__(
@@ -201,7 +190,7 @@ class EncodeThread(threading.Thread):
         self._num_refusals = 0
 
     def run(self) -> None:
-        """Take messages until told to stop."""
+        """Take messages until `stop` is called."""
         try:
             while batch := self._take_batch():
                 self._handle(batch)
@@ -209,12 +198,12 @@ class EncodeThread(threading.Thread):
             self._events.put(Broken(error=exc))
 
     def stop(self) -> None:
-        """End soon, leaving what waits."""
+        """End soon; waiting messages are dropped."""
         self._is_stopping = True
         self.messages.put(None)
 
     def _take_batch(self) -> list[Chunk | Drop]:
-        """Wait for a message; take more that are there, until there are enough for the encoder."""
+        """Wait for a message, and take those that wait behind it, until there are enough for the encoder."""
         batch: list[Chunk | Drop] = []
         num_clips = 0
         while num_clips < BATCH_CLIPS:
@@ -231,7 +220,7 @@ class EncodeThread(threading.Thread):
     def _handle(self, batch: Sequence[Chunk | Drop]) -> None:
         chunks = [message for message in batch if isinstance(message, Chunk)]
         with self.occupancy.working():
-            embedded = self._embed([chunk for chunk in chunks if not chunk.job.is_refused])
+            embedded = self._embed([chunk for chunk in chunks if not chunk.file.is_refused])
         for message in batch:
             if isinstance(message, Drop):
                 self._next_stage.put(message)
@@ -250,17 +239,17 @@ class EncodeThread(threading.Thread):
                 is_final=chunk.is_final,
                 media=chunk.media,
             )
-            self._spool.append(chunk.job.asset_id, spooled)
+            self._spool.append(chunk.file.asset_id, spooled)
 
     def _embed(self, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
-        """Embed chunks in one go; where that fails, one by one, to find the one to blame."""
+        """Embed chunks together; if that fails, one by one, to find which one is at fault."""
         if not chunks:
             return {}
         try:
             embedded = self._embed_together(chunks)
         except EncoderFailure as exc:
             if len(chunks) == 1:
-                self._refuse(chunks[0].job, exc)
+                self._refuse(chunks[0].file, exc)
                 return {}
             return {key: tracks for chunk in chunks for key, tracks in self._embed([chunk]).items()}
         self._num_refusals = 0
@@ -271,7 +260,7 @@ class EncodeThread(threading.Thread):
         segments = iter(embed_clips(clips, encoder=self._encoder, modalities=MODALITIES))
         return {
             id(chunk): Tracks(
-                job=chunk.job,
+                file=chunk.file,
                 segments=[
                     next(segments)
                     for clip in chunk.clips
@@ -283,9 +272,9 @@ class EncodeThread(threading.Thread):
             for chunk in chunks
         }
 
-    def _refuse(self, job: IncomingFile, exc: EncoderFailure) -> None:
+    def _refuse(self, file: IncomingFile, exc: EncoderFailure) -> None:
         self._num_refusals += 1
         if self._num_refusals >= MAX_REFUSALS:
             raise exc
-        job.is_refused = True
-        self._events.put(Refused(job=job, error=exc))
+        file.is_refused = True
+        self._events.put(Refused(file=file, error=exc))

@@ -1,9 +1,9 @@
 """Synchronising a library: what is new or changed goes into the index, what is gone leaves it.
 
-    report = sync_paths([Path("/videos")], snapshot=engine.snapshot(), decoder=engine.decoder)
+    report = sync_paths([Path("/videos")], snapshot=foley.snapshot(), decoder=foley.decoder)
 
-A file that is gone takes its path from its asset, and the last path the asset from the index; files that moved keep
-their embeddings. A folder that cannot be read, or whose disk is not mounted, is never taken for one whose files were
+If a file is gone, its asset loses the path; an asset without paths is removed from the index. Files that moved keep
+their embeddings. A folder that cannot be read, or whose disk is not mounted, is never mistaken for one whose files were
 deleted: then nothing is changed and `SyncRefused` says why.
 """
 
@@ -30,7 +30,7 @@ from service.system.paths import make_absolute, show_path
 
 
 class SyncRefused(Failure):
-    """Files seem to be gone, but it may be the disk that is: nothing was changed."""
+    """Files or their disk seem to be missing: nothing was changed."""
 
     code = "sync_refused"
 
@@ -47,28 +47,12 @@ def sync_paths(
     allow_empty: bool = False,
     settle_seconds: float = 0.0,
 ) -> IndexReport:
-    """Make the index hold the media under some paths as they are now; other paths are left alone.
+    """Make the index hold the media under some paths as they are now; see `service.library.indexing.index_paths`.
 
-    Ends early like `service.library.indexing.index_paths`. With a journal that is a rehearsal, nothing is written
-    and the report has a plan.
-
-    Args:
-        paths: Files and folders.
-        snapshot: Encoder and index.
-        decoder: Decodes the files.
-        limits: What a file may ask of the decoder.
-        on_progress: Called with the state of things whenever it changes.
-        journal: What remembers the files of the run. Default: nothing does.
-        stop: Who wants the run; when it leaves, in any thread, the run ends.
-        allow_empty: Believe it when a path is gone, or all of its files are, or its disk.
-        settle_seconds: Files that were written to within this time are left for the next run.
-
-    Returns:
-        What was done, and what could not be done and why.
-
-    Raises:
-        SyncRefused: If a path is gone, cannot be read or has lost everything.
-    """  # noqa: DOC502 - raised by the checks
+    A journal of a rehearsal writes nothing, and the report has a plan. Files that were written to within
+    `settle_seconds` are left for the next run. Raises `SyncRefused` if a path cannot be read; also if a path, all its
+    files or its disk are gone, unless `allow_empty` accepts that.
+    """
     roots = [make_absolute(path) for path in paths]
     journal = journal or Journal()
     run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal)
@@ -109,27 +93,27 @@ def _work(
 
 
 class RehearsedPipeline:
-    """A pipeline that says of every file that it is indexed, and does nothing."""
+    """A pipeline that reports every file as indexed, and does nothing."""
 
     has_room = True
     num_written_segments = 0
     stage_times = StageTimes()
 
     def __init__(self) -> None:
-        self._jobs: deque[IncomingFile] = deque()
+        self._files: deque[IncomingFile] = deque()
 
     @property
     def is_busy(self) -> bool:
         """Whether a file waits."""
-        return bool(self._jobs)
+        return bool(self._files)
 
-    def add(self, job: IncomingFile) -> None:
+    def add(self, file: IncomingFile) -> None:
         """Take a file."""
-        self._jobs.append(job)
+        self._files.append(file)
 
     def wait(self) -> list[IncomingFile]:
-        """Be done with one."""
-        return [self._jobs.popleft()]
+        """One file, as if it were stored."""
+        return [self._files.popleft()]
 
 
 def _check_root(root: Path, *, allow_empty: bool) -> None:
@@ -149,7 +133,7 @@ def _check_root(root: Path, *, allow_empty: bool) -> None:
 
 
 def _check_mounts(roots: Sequence[Path], journal: Journal, *, allow_empty: bool) -> None:
-    """Refuse to go on when a disk that was mounted at an earlier run is not."""
+    """Refuse if a disk that was mounted at an earlier run no longer is."""
     before = {mount for mount in journal.mounts() if touches(mount, roots)}
     missing = sorted(before - find_mounts(roots))
     if missing and not allow_empty:
@@ -160,7 +144,7 @@ def _check_mounts(roots: Sequence[Path], journal: Journal, *, allow_empty: bool)
 
 
 def _find_gone(run: LibraryRun, roots: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Paths of the index below the roots at which there is no file: (path, asset)."""
+    """Paths that the index knows below the roots and at which there is no file, each with its asset."""
     present = {str(found.path) for found in run.found}
     for path, asset_id in run.catalogue.under(roots):
         if path not in present and _is_gone(path):
@@ -168,7 +152,7 @@ def _find_gone(run: LibraryRun, roots: Sequence[Path]) -> Iterator[tuple[str, st
 
 
 def _is_gone(path: str) -> bool:
-    """Whether there is no such file; one that cannot be asked is not gone."""
+    """Whether there is no such file; one that cannot be examined is not gone."""
     try:
         Path(path).lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -179,7 +163,7 @@ def _is_gone(path: str) -> bool:
 
 
 def _check_losses(run: LibraryRun, roots: Sequence[Path], gone: Sequence[tuple[str, str]]) -> None:
-    """Refuse to take everything out of the index that is known below a root."""
+    """Refuse to remove everything that the index knows below a root."""
     lost = {path for path, _ in gone}
     for root in roots:
         known = {path for path, _ in run.catalogue.under([root])}

@@ -1,4 +1,4 @@
-"""The threads of the pipeline that write tracks to the index, each write durable before it is told."""
+"""The threads of the pipeline that write tracks to the index, each write durable before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -23,15 +23,7 @@ RETRY_SECONDS = 0.5
 
 
 class Writers:
-    """Threads that write, and all of a file by the same one, in order.
-
-    Args:
-        index: Where to write.
-        events: Queue of the pipeline.
-
-    Attributes:
-        occupancy: How long they were at work.
-    """
+    """Threads that write; all segments of a file go through the same one, in order."""
 
     def __init__(self, index: Index, events: queue.SimpleQueue[Event]) -> None:
         self.occupancy = Occupancy(WRITERS)
@@ -44,10 +36,10 @@ class Writers:
 
     def put(self, message: Tracks | Drop) -> None:
         """Hand a message to the thread of its file."""
-        self._threads[int(message.job.asset_id[:8], 16) % WRITERS].messages.put(message)
+        self._threads[int(message.file.asset_id[:8], 16) % WRITERS].messages.put(message)
 
     def stop(self) -> None:
-        """End after the writes that run, leaving what waits."""
+        """End after the writes that run; waiting messages are dropped."""
         for thread in self._threads:
             thread.stop()
 
@@ -58,16 +50,7 @@ class Writers:
 
 
 class WriteThread(threading.Thread):
-    """Writes tracks to the index, up to 64 segments at a time, each write durable.
-
-    Args:
-        index: Where to write.
-        events: Queue of the pipeline.
-        occupancy: Told when it is at work.
-
-    Attributes:
-        messages: What to do, in this order.
-    """
+    """Writes tracks to the index, up to 64 segments at a time; `messages` says what to do, in this order."""
 
     def __init__(self, index: Index, events: queue.SimpleQueue[Event], occupancy: Occupancy) -> None:
         super().__init__(name="write", daemon=True)
@@ -76,61 +59,59 @@ class WriteThread(threading.Thread):
         self._index = index
         self._events = events
         self._is_stopping = False
-        self._waiting: dict[
-            IncomingFile, list[Segment]
-        ] = {}  # the newest segments of files that are not complete
+        self._waiting: dict[IncomingFile, list[Segment]] = {}  # the newest segments of incomplete files
         self._num_seen: dict[IncomingFile, int] = {}
         self._first_media: dict[IncomingFile, Mapping[str, Any]] = {}
 
     def run(self) -> None:
-        """Take messages until told to stop."""
+        """Take messages until `stop` is called."""
         try:
             while (message := self.messages.get()) is not None and not self._is_stopping:
                 with self._occupancy.working():
                     if isinstance(message, Drop):
-                        self._drop(message.job)
+                        self._drop(message.file)
                     else:
                         self._take(message)
         except BaseException as exc:
             self._events.put(Broken(error=exc))
 
     def stop(self) -> None:
-        """End after the write that runs, leaving what waits."""
+        """End after the write that runs; waiting messages are dropped."""
         self._is_stopping = True
         self.messages.put(None)
 
     def _take(self, tracks: Tracks) -> None:
-        is_stored = not tracks.job.is_refused and self._store(tracks)
+        is_stored = not tracks.file.is_refused and self._store(tracks)
         num_segments = len(tracks.segments) if is_stored else 0
         is_final = is_stored and tracks.is_final
-        self._events.put(Written(job=tracks.job, num_segments=num_segments, is_final=is_final))
+        self._events.put(Written(file=tracks.file, num_segments=num_segments, is_final=is_final))
 
     def _store(self, tracks: Tracks) -> bool:
-        """Hand segments to the index; False where it refuses the file."""
-        job = tracks.job
-        waiting = self._waiting.setdefault(job, [])
+        """Hand segments to the index; returns False if it refuses the file."""
+        file = tracks.file
+        waiting = self._waiting.setdefault(file, [])
         waiting += self._to_segments(tracks)
-        first_media = self._first_media.setdefault(job, tracks.media)
+        first_media = self._first_media.setdefault(file, tracks.media)
         try:
             self._write(waiting, is_final=tracks.is_final)
         except (InvalidVector, InvalidSegment) as exc:
-            job.is_refused = True
-            self._events.put(Refused(job=job, error=exc))
+            file.is_refused = True
+            self._events.put(Refused(file=file, error=exc))
             return False
         if tracks.is_final:
-            if tracks.media != first_media:  # the end of a long file has told its true length
-                self._index.set_paths(job.asset_id, paths=[str(job.found.path)], media=tracks.media)
-            self._forget(job)
+            if tracks.media != first_media:  # the end of a long file showed its true length
+                self._index.set_paths(file.asset_id, paths=[str(file.found.path)], media=tracks.media)
+            self._forget(file)
         return True
 
     def _to_segments(self, tracks: Tracks) -> list[Segment]:
-        # Segments in which nothing decodes are left out, so an index counts those that are stored.
-        first = self._num_seen.get(tracks.job, 0)
-        self._num_seen[tracks.job] = first + len(tracks.segments)
+        # Segments in which nothing decodes are left out: the numbers count those that are stored.
+        first = self._num_seen.get(tracks.file, 0)
+        self._num_seen[tracks.file] = first + len(tracks.segments)
         return [
             Segment(
-                asset_id=tracks.job.asset_id,
-                path=str(tracks.job.found.path),
+                asset_id=tracks.file.asset_id,
+                path=str(tracks.file.found.path),
                 index=index,
                 start_seconds=segment.start_seconds,
                 end_seconds=segment.end_seconds,
@@ -142,7 +123,7 @@ class WriteThread(threading.Thread):
         ]
 
     def _write(self, waiting: list[Segment], *, is_final: bool) -> None:
-        """Write all there is of a complete file; of others keep some back, for the last write needs one."""
+        """Write all of a complete file; of others keep some back, because the last write needs at least one."""
         while len(waiting) > WRITE_SEGMENTS or (is_final and waiting):
             batch = waiting[:WRITE_SEGMENTS]
             self._write_batch(batch, is_last=is_final and len(batch) == len(waiting))
@@ -160,12 +141,12 @@ class WriteThread(threading.Thread):
             else:
                 return
 
-    def _drop(self, job: IncomingFile) -> None:
-        self._forget(job)
-        self._index.delete_asset(job.asset_id)
-        self._events.put(Dropped(job=job))
+    def _drop(self, file: IncomingFile) -> None:
+        self._forget(file)
+        self._index.delete_asset(file.asset_id)
+        self._events.put(Dropped(file=file))
 
-    def _forget(self, job: IncomingFile) -> None:
-        self._waiting.pop(job, None)
-        self._num_seen.pop(job, None)
-        self._first_media.pop(job, None)
+    def _forget(self, file: IncomingFile) -> None:
+        self._waiting.pop(file, None)
+        self._num_seen.pop(file, None)
+        self._first_media.pop(file, None)

@@ -1,7 +1,7 @@
-"""Whoever waits for an answer: until when, and whether somebody is still there.
+"""Whoever waits for an answer: until when, and whether they still do.
 
-A request makes one `Caller` and everything done for it asks it. When its client hangs up, `leave` drops what is
-queued for it; when its time is over, nothing further is started.
+A request makes one `Caller`, and everything done for the request asks it. When the client hangs up, `leave` drops what
+is queued for it; after its deadline nothing further is started.
 """
 
 from __future__ import annotations
@@ -15,23 +15,19 @@ from service.system.failure import Failure
 
 
 class CallerGone(Failure):
-    """Nobody waits for the answer any more."""
+    """The caller no longer waits for the answer."""
 
     code = "client_disconnected"
 
 
 class DeadlinePassed(Failure):
-    """The answer was not there in time; what was still to be done for it is dropped."""
+    """The answer was not ready in time; the remaining work is dropped."""
 
     code = "deadline_passed"
 
 
 class Caller:
-    """Somebody who waits. Any thread may use it.
-
-    Args:
-        timeout_seconds: How long the caller waits, from now; None for as long as it takes.
-    """
+    """Waits for an answer, for at most `timeout_seconds` from now if given. Any thread may use it."""
 
     def __init__(self, *, timeout_seconds: float | None = None) -> None:
         self._timeout_seconds: float | None = None
@@ -48,58 +44,38 @@ class Caller:
         return self._is_gone
 
     def start_clock(self, timeout_seconds: float) -> None:
-        """Wait so long from now and no longer.
-
-        Args:
-            timeout_seconds: How long.
-        """
+        """Set the deadline, from now."""
         self._timeout_seconds = timeout_seconds
         self._deadline = time.monotonic() + timeout_seconds
 
     def left_seconds(self) -> float | None:
-        """Time until the deadline, 0 after it; None where there is none."""
+        """Time until the deadline, 0 after it; None if there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def is_waiting(self, now: float) -> bool:
-        """Whether it is worth working for the caller.
-
-        Args:
-            now: The time, on the monotonic clock.
-
-        Returns:
-            False when the caller left or its deadline passed.
-        """
+        """Whether the caller has neither left nor passed its deadline, at a time of the monotonic clock."""
         return not self._is_gone and (self._deadline is None or now < self._deadline)
 
     def check(self) -> None:
-        """Stop work that nobody waits for.
-
-        Raises:
-            CallerGone: If the caller left.
-            DeadlinePassed: If its time is over.
-        """
+        """Raise `CallerGone` if the caller left, `DeadlinePassed` if its deadline passed."""
         if self._is_gone:
             raise CallerGone("the caller went away before its answer was ready")
         if not self.is_waiting(time.monotonic()):
             raise DeadlinePassed(f"the answer was not ready within {self._timeout_seconds:g} s")
 
     def leave(self) -> None:
-        """Wait no longer: everybody who asked to be told is told, once."""
+        """Cancel, and call every listener once."""
         with self._lock:
             self._is_gone = True
-            told, self._on_leave = self._on_leave, []
-        for callback in told:  # outside the lock: a callback takes locks of its own
+            listeners, self._on_leave = self._on_leave, []
+        for callback in listeners:  # outside the lock: a callback takes locks of its own
             callback()
 
     @contextmanager
     def telling(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Call something when the caller leaves inside the block. One that left before is told nothing.
+        """Call something if the caller leaves inside the block, not if it left before.
 
-        Args:
-            callback: Quick, and never raises; it runs in the thread that calls `leave`.
-
-        Yields:
-            Nothing.
+        The callback is quick and never raises; it runs in the thread that calls `leave`.
         """
         with self._lock:
             self._on_leave.append(callback)

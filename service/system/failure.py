@@ -1,10 +1,10 @@
-"""What every error of ours has in common: a stable name, for programs."""
+"""The base of all errors of ours."""
 
 from __future__ import annotations
 
 
 class Failure(Exception):
-    """An error of ours. Each lives beside the code that raises it and gives the value and the limit.
+    """An error of ours. Each is defined beside the code that raises it; its message gives the value and the limit.
 
     Attributes:
         code: Its stable name in the ledger and over HTTP; `service.http.problems` has a row for each.

@@ -1,11 +1,11 @@
-"""How everything the service says gets written: one JSON object a line, or text for a person at a terminal.
+"""The log: one JSON object a line, or text for a person at a terminal.
 
     configure_logs("auto")
     logging.getLogger(__name__).info("request", extra={"status": 200})
 
-Code logs with the standard library; what it hands over as `extra` becomes fields of the line. Lines of uvicorn, of
-other libraries and of Python's warnings go the same way. Nothing here logs a header or a body, and a traceback shows
-no values of variables.
+Code logs with the standard library; `extra` becomes fields of the line. Lines of uvicorn, of other libraries and of
+Python's warnings are written in the same form. Nothing here logs a header or a body, and a traceback shows no values of
+variables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from structlog.types import EventDict, Processor, WrappedLogger
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-# What tells for itself what `service.http.request_log` says better: every request, every form that is malformed.
+# They log every request and every malformed form, which `service.http.request_log` does better.
 QUIET = ("uvicorn.access", "httpx", "httpcore", "asyncio", "python_multipart")
 
 _written: list[str] = []  # form and level that were configured, for child processes
@@ -30,12 +30,9 @@ _written: list[str] = []  # form and level that were configured, for child proce
 def configure_logs(
     log_format: LogFormat = "auto", *, level: LogLevel = "info", stream: TextIO | None = None
 ) -> None:
-    """Send every log line of this process to one place in one form. Called once, by an entry point.
+    """Send every log line of this process to one stream (default: stderr). Called once, by an entry point.
 
-    Args:
-        log_format: `json`, `console`, or `auto`: text where the stream is a terminal, else JSON.
-        level: The least important kind of line that is written.
-        stream: Where to; default: stderr.
+    `auto` writes text if the stream is a terminal, else JSON.
     """
     stream = sys.stderr if stream is None else stream
     is_json = not stream.isatty() if log_format == "auto" else log_format == "json"
@@ -59,16 +56,12 @@ def configure_logs(
 
 
 def child_options() -> list[str]:
-    """What a child process is told, so that its lines look like ours; empty where no log was configured."""
+    """Arguments for a child process, so that its lines look like ours; empty if no log was configured."""
     return list(_written)
 
 
 def configure_child_logs(options: Sequence[str]) -> None:
-    """Write the log of a child process as its parent does.
-
-    Args:
-        options: What `child_options` of the parent gave.
-    """
+    """Write the log of a child process as its parent does, by what `child_options` returned there."""
     if options:
         configure_logs(cast(LogFormat, options[0]), level=cast(LogLevel, options[1]))
     else:
@@ -76,7 +69,7 @@ def configure_child_logs(options: Sequence[str]) -> None:
 
 
 def _facts() -> list[Processor]:
-    """What every line has: time, level, logger, fields, and the id of the request it belongs to."""
+    """Add time, level, logger, fields and the id of the request to every line."""
     return [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,4 +1,4 @@
-"""Everything an operator may set: one frozen object, read once where a program starts and passed down.
+"""Everything an operator may set: one frozen object, read once when a program starts and passed down.
 
 Each field is read from the environment variable `FOLEY_` + its name in capitals (`FOLEY_DATA`,
 `FOLEY_DEVICE`). The limits are safe defaults against hostile files and clients.
@@ -21,13 +21,13 @@ from service.system.files import DiskSpace, read_disk_space
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
-MAX_LIMIT = 1000  # most results or assets one answer may hold, whatever the settings say
+MAX_LIMIT = 1000  # maximum number of results or assets in one answer, whatever the settings say
 
 
 def default_data_folder() -> Path:
-    """Where data lives when nobody says otherwise: `foley` under the XDG data folder."""
+    """The default of `data`: `foley` under the XDG data folder."""
     xdg = os.environ.get("XDG_DATA_HOME", "")
-    # The XDG specification says that a relative path here is to be ignored.
+    # By the XDG specification a relative path is ignored.
     root = Path(xdg) if Path(xdg).is_absolute() else Path("~/.local/share").expanduser()
     return root / "foley"
 
@@ -43,24 +43,24 @@ class Settings(BaseSettings):
     )
     bundle: Path = Field(
         default_factory=starter_path,
-        description="Folder of the encoder bundle that answers until a release is activated; default: the starter.",
+        description="Folder of the encoder bundle that answers until a release is activated. Default: the starter.",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
-        default="auto", description="Where the encoder runs. `auto` takes CUDA where it works, else the CPU."
+        default="auto", description="Where the encoder runs. `auto` takes CUDA if it works, else the CPU."
     )
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = Field(
         default="auto",
-        description="What the encoder multiplies. `auto` takes the fastest that agrees with float32 on this machine, "
-        "and int8 only where it is named. `foley doctor` says which it is, and why.",
+        description="Number format of the encoder. `auto` takes the fastest that agrees with float32 on this "
+        "machine, never int8. `foley doctor` shows which, and why.",
     )
     num_threads: PositiveInt | None = Field(
         default=None,
-        description="Processor threads of one run of the encoder; default: all cores, shared by the runs.",
+        description="Processor threads of one run of the encoder. Default: all cores, shared by the runs.",
     )
     tensorrt: bool = Field(default=False, description="Let TensorRT compile the encoder for the GPU.")
-    cuda_graphs: bool = Field(default=False, description="Replay the launches of the GPU as CUDA graphs.")
+    cuda_graphs: bool = Field(default=False, description="Replay the GPU's launches as CUDA graphs.")
     gpu_memory_bytes: PositiveInt | None = Field(
-        default=None, description="Most memory of the GPU for numbers in work; default: as much as there is."
+        default=None, description="Maximum GPU memory for working data. Default: no limit."
     )
     host: str = Field(default="127.0.0.1", description="Address `foley serve` listens on.")
     port: int = Field(
@@ -68,17 +68,18 @@ class Settings(BaseSettings):
     )
     allow_remote: bool = Field(
         default=False,
-        description="Listen on an address other machines reach without API keys: every caller may read and delete.",
+        description="Listen on an address that other machines reach without API keys: every caller may read and "
+        "delete.",
     )
 
     # Who may call
     api_keys_file: Path | None = Field(
         default=None,
-        description="File of `foley keys`. Where it is set, or other machines reach `host`, requests need a key of "
-        "it; default: `api-keys.json` in the data folder.",
+        description="File of `foley keys`. If it is set, or other machines reach `host`, requests need one of its "
+        "keys. Default: `api-keys.json` in the data folder.",
     )
     api_key: SecretStr | None = Field(
-        default=None, description="The key with which commands ask a running `foley serve` that wants one."
+        default=None, description="The key with which commands ask a running `foley serve` that requires one."
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -89,16 +90,20 @@ class Settings(BaseSettings):
 
     library_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         default=(),
-        description="Folders that jobs over HTTP may work on, separated by colons; default: every folder. What is "
-        "indexed can be played by whoever may read.",
+        description="Folders that jobs over HTTP may work on, separated by colons. Default: every folder. Whoever "
+        "may read can play what is indexed.",
     )
 
     # Requests
-    max_upload_bytes: PositiveInt = Field(default=256 * MIB, description="Largest request with a query file.")
-    max_json_bytes: PositiveInt = Field(default=1 * MIB, description="Largest request body without a file.")
+    max_upload_bytes: PositiveInt = Field(
+        default=256 * MIB, description="Maximum size of a request with a query file."
+    )
+    max_json_bytes: PositiveInt = Field(
+        default=1 * MIB, description="Maximum size of a request body without a file."
+    )
     body_grace_seconds: PositiveFloat = Field(
         default=29.0,  # whoever sends nothing, or a byte now and then, is gone within 30 s
-        description="Time a client may make us wait for its body, beyond what its size earns.",
+        description="Maximum wait for a request's body, beyond what its size earns.",
     )
     min_body_bytes_per_second: PositiveInt = Field(
         default=256 * KIB, description="Each body byte received earns its share of a second at this rate."
@@ -113,7 +118,9 @@ class Settings(BaseSettings):
         default=25, description="Time for running requests after SIGTERM."
     )
     upload_reserve_bytes: int = Field(
-        default=64 * MIB, ge=0, description="Free disk space an upload must leave where query files are kept."
+        default=64 * MIB,
+        ge=0,
+        description="Minimum free disk space that an upload must leave where query files are kept.",
     )
     readiness_cache_seconds: float = Field(
         default=5.0, ge=0, description="How long one readiness answer is reused."
@@ -131,17 +138,19 @@ class Settings(BaseSettings):
     # Concurrency
     search_workers: PositiveInt = Field(
         default_factory=lambda: os.cpu_count() or 1,
-        description="Requests that decode, encode and search at the same time.",
+        description="Maximum number of requests that decode, encode and search at the same time.",
     )
     waiting_per_worker: PositiveInt = Field(
-        default=4, description="Requests that may wait for each search worker; further ones get 429 at once."
+        default=4,
+        description="Maximum number of waiting requests for each search worker; further ones get 429 at once.",
     )
     max_wait_seconds: PositiveFloat = Field(
-        default=5.0, description="Longest wait for a search worker, then 429."
+        default=5.0, description="Maximum wait for a search worker, then 429."
     )
     max_work_seconds: PositiveFloat = Field(
         default=300.0,
-        description="Time to answer a request whose body is there; what is not encoded by then is dropped.",
+        description="Maximum time to answer a request once its body is there; what is not encoded by then is "
+        "dropped.",
     )
     decode_workers: PositiveInt = Field(
         default_factory=lambda: os.cpu_count() or 1, description="Sandboxed processes that decode media."
@@ -150,45 +159,52 @@ class Settings(BaseSettings):
     # Encoding
     encode_max_batch: PositiveInt | None = Field(
         default=None,
-        description="Most segments of several requests in one run of the encoder. Default, and most: what its "
-        "engine takes, 16 on a GPU and 1 on a CPU.",
+        description="Maximum segments of several requests in one run of the encoder. Default, and upper limit: what "
+        "its engine takes, 16 on a GPU and 1 on a CPU.",
     )
     encode_wait_seconds: float | None = Field(
         default=None,
         ge=0,
         le=10,
-        description="Longest that a batch which is not full waits for more, where two requests are there. "
-        "Default: 0.002 on a GPU, 0 on a CPU.",
+        description="Maximum wait of an unfilled batch for more segments, if at least two requests run. Default: "
+        "0.002 on a GPU, 0 on a CPU.",
     )
     encode_queue_segments: PositiveInt | None = Field(
         default=None,
-        description="Segments that may wait for the encoder; further ones get 429. Default: 16 for each search "
+        description="Maximum segments that wait for the encoder; further ones get 429. Default: 16 for each search "
         "worker.",
     )
     encode_runs: PositiveInt | None = Field(
         default=None,
-        description="Batches under way at the same time; the engine runs one of them. Default: 2 on a GPU, else 1.",
+        description="Batches in preparation at the same time; the engine runs one of them. Default: 2 on a GPU, else"
+        " 1.",
     )
 
     # Decoding
     max_query_seconds: PositiveFloat = Field(
-        default=600.0, description="Longest query file, declared or decoded."
+        default=600.0, description="Maximum length of a query file, declared or decoded."
     )
-    max_library_seconds: PositiveFloat = Field(default=14_400.0, description="Longest library file.")
-    max_frame_width: PositiveInt = Field(default=8192, description="Widest picture that is decoded, pixels.")
+    max_library_seconds: PositiveFloat = Field(
+        default=14_400.0, description="Maximum length of a library file."
+    )
+    max_frame_width: PositiveInt = Field(
+        default=8192, description="Maximum width of a picture that is decoded, pixels."
+    )
     max_frame_height: PositiveInt = Field(
-        default=4320, description="Highest picture that is decoded, pixels."
+        default=4320, description="Maximum height of a picture that is decoded, pixels."
     )
-    max_streams: PositiveInt = Field(default=32, description="Most streams of one file.")
-    max_channels: PositiveInt = Field(default=64, description="Most audio channels of one stream.")
+    max_streams: PositiveInt = Field(default=32, description="Maximum number of streams in one file.")
+    max_channels: PositiveInt = Field(
+        default=64, description="Maximum number of audio channels in one stream."
+    )
     open_timeout_seconds: PositiveFloat = Field(
-        default=5.0, description="Wall time to open a query file and read what it holds."
+        default=5.0, description="Maximum wall time to open a query file and read its header."
     )
     query_timeout_seconds: PositiveFloat = Field(
-        default=30.0, description="Wall time to decode a query file."
+        default=30.0, description="Maximum wall time to decode a query file."
     )
     worker_memory_bytes: PositiveInt = Field(
-        default=3 * GIB, description="Address space of one decode worker."
+        default=3 * GIB, description="Maximum address space of one decode worker."
     )
     worker_recycle_after: PositiveInt = Field(
         default=500, description="Clips after which a decode worker is replaced."
@@ -196,33 +212,37 @@ class Settings(BaseSettings):
 
     # Search and storage
     default_limit: int = Field(
-        default=10, ge=1, le=MAX_LIMIT, description="Results when the request names no limit."
+        default=10, ge=1, le=MAX_LIMIT, description="Number of results if the request names no limit."
     )
     max_limit: int = Field(
-        default=MAX_LIMIT, ge=1, le=MAX_LIMIT, description="Most results one request may ask for."
+        default=MAX_LIMIT,
+        ge=1,
+        le=MAX_LIMIT,
+        description="Maximum number of results that one request may ask for.",
     )
     optimize_share: float = Field(
         default=0.3,
         gt=0,
         le=1,
-        description="The embedded index builds its graphs anew, in processes of their own, when more than this share "
-        "of its segments came or went since the last time, above 10,000. 1 is never.",
+        description="The embedded index rebuilds its graphs, in separate processes, once more than this share of its"
+        " segments changed, above 10,000. 1 means never.",
     )
     max_batch_queries: int = Field(
         default=24,
         ge=1,
         le=MAX_LIMIT,
-        description="Most queries of one batch. 24 tracks of 16 × 768 fill 0.8 of the 1 MiB a body may have.",
+        description="Maximum number of queries in one batch. 24 tracks of 16 × 768 fill 0.8 of the 1 MiB a body may "
+        "have.",
     )
     prefetch: PositiveInt | None = Field(
         default=None,
-        description="Candidates by pooled vector that are scored by their tracks; default: 100, 200 or 500, the more "
-        "the less alike the moments of the query are.",
+        description="Candidates by pooled vector that are scored by their tracks. Default: 100, 200 or 500, more if "
+        "the moments of the query differ more.",
     )
     min_free_bytes: int | None = Field(
         default=None,
         ge=0,
-        description="Free disk space below which the index refuses writes; default: max(2 GiB, 5 %).",
+        description="Minimum free disk space; below it the index refuses writes. Default: max(2 GiB, 5 %).",
     )
 
     # A Qdrant server in place of the embedded index
@@ -231,28 +251,24 @@ class Settings(BaseSettings):
         description="Address of a Qdrant server, http:// or https://. Default: an embedded index in the data folder.",
     )
     qdrant_api_key: SecretStr | None = Field(
-        default=None, description="The key that the Qdrant server asks for."
+        default=None, description="The key that the Qdrant server requires."
     )
     qdrant_prefix: str = Field(
         default="foley",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
-        description="Name of this library on the server: its alias, and the beginning of its collections' names.",
+        description="Name of this library on the server: its alias, and the prefix of its collections' names.",
     )
-    qdrant_prefer_grpc: bool = Field(
-        default=True, description="Use gRPC where the server answers on its port."
-    )
-    qdrant_grpc_port: int = Field(
-        default=6334, ge=1, le=65535, description="The port of the server for gRPC."
-    )
+    qdrant_prefer_grpc: bool = Field(default=True, description="Use gRPC if the server answers on its port.")
+    qdrant_grpc_port: int = Field(default=6334, ge=1, le=65535, description="The server's port for gRPC.")
     qdrant_timeout_seconds: PositiveFloat = Field(
-        default=10.0, description="Time for one request to the server."
+        default=10.0, description="Maximum time for one request to the server."
     )
     qdrant_shards: PositiveInt | None = Field(
-        default=None, description="Shards of a new collection; default: one for each node of the cluster."
+        default=None, description="Shards of a new collection. Default: one for each node of the cluster."
     )
     qdrant_replicas: PositiveInt = Field(default=1, description="Copies of each shard of a new collection.")
     qdrant_write_acknowledgements: PositiveInt | None = Field(
-        default=None, description="Copies that must have a write before it counts; default: a majority."
+        default=None, description="Copies that must have a write before it counts. Default: a majority."
     )
 
     # Releases
@@ -260,33 +276,34 @@ class Settings(BaseSettings):
         default=0.02,
         ge=0,
         le=1,
-        description="How far R@1 of a new release may fall below that of the active one.",
+        description="Maximum drop of a new release's R@1 below that of the active one.",
     )
     release_min_overlap: float = Field(
         default=0.1,
         ge=0,
         le=1,
-        description="Least share of the ten best results that a new release must keep.",
+        description="Minimum share of the ten best results that a new release must keep.",
     )
     release_min_coverage: float = Field(
         default=0.99,
         ge=0,
         le=1,
-        description="Least share of the assets that a new release must have embedded.",
+        description="Minimum share of the assets that a new release must have embedded.",
     )
     release_max_latency_ratio: PositiveFloat = Field(
-        default=2.0, description="Most time a segment may take, as a multiple of that of the active release."
+        default=2.0, description="Maximum time for a segment, as a multiple of that of the active release."
     )
     release_max_memory_ratio: PositiveFloat = Field(
         default=2.0,
-        description="Most memory an encoder may take, as a multiple of that of the active release.",
+        description="Maximum memory of an encoder, as a multiple of that of the active release.",
     )
     release_sample: PositiveInt = Field(
         default=500, description="Assets of the library that gates and calibration search with."
     )
     release_trial_bytes: PositiveInt | None = Field(
         default=16 * GIB,
-        description="Address space of the process that tries a bundle; none where a GPU maps all of its memory.",
+        description="Maximum address space of the process that tries a bundle; no limit if a GPU maps all of its "
+        "memory.",
     )
     release_threads: PositiveInt = Field(
         default_factory=lambda: max(1, (os.cpu_count() or 1) // 2),
@@ -294,7 +311,7 @@ class Settings(BaseSettings):
     )
     release_stall_seconds: PositiveFloat = Field(
         default=600.0,
-        description="Most time one run of a new release's encoder may take while it embeds the library.",
+        description="Maximum time for one run of a new release's encoder while it embeds the library.",
     )
     releases: Path | None = Field(
         default=None,
@@ -336,17 +353,17 @@ class Settings(BaseSettings):
 
     @property
     def needs_keys(self) -> bool:
-        """Whether requests need an API key: where other machines reach us, or a file of keys is named."""
+        """Whether requests need an API key: if other machines reach us, or a file of keys is named."""
         return self.api_keys_file is not None or not (self.allow_remote or is_loopback(self.host))
 
     @property
     def release_folder(self) -> Path:
-        """Where the releases are."""
+        """Folder of the releases."""
         return self.releases or self.data / "releases"
 
     @property
     def keys_path(self) -> Path:
-        """Where the API keys are."""
+        """File of the API keys."""
         return self.api_keys_file or self.data / "api-keys.json"
 
     @field_validator("qdrant_url", mode="after")
@@ -355,9 +372,9 @@ class Settings(BaseSettings):
         parts = urlsplit(value or "http://localhost")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must begin with http:// or https:// and name a host")
-        _ = parts.port  # raises where it is no port
+        _ = parts.port  # raises if it is not a port
         if parts.username or parts.password or parts.query:
-            raise ValueError("must hold no key: that goes into FOLEY_QDRANT_API_KEY")
+            raise ValueError("must hold no key: put that into FOLEY_QDRANT_API_KEY")
         return value
 
     @model_validator(mode="after")
@@ -367,7 +384,7 @@ class Settings(BaseSettings):
         return self
 
     def client_headers(self) -> dict[str, str]:
-        """What a command sends with its requests to a running service."""
+        """Headers of a command's requests to a running service."""
         return {"Authorization": f"Bearer {self.api_key.get_secret_value()}"} if self.api_key else {}
 
     def disk_space(self, folder: Path | None = None) -> DiskSpace:
@@ -375,14 +392,7 @@ class Settings(BaseSettings):
         return read_disk_space(folder or self.data, min_free_bytes=self.min_free_bytes)
 
     def replace(self, **changes: Any) -> Settings:
-        """A copy with some fields changed, checked like the first.
-
-        Args:
-            **changes: New values by field name.
-
-        Returns:
-            The new settings.
-        """
+        """A copy with some fields changed, checked like the first."""
         return Settings(**{**self.model_dump(), **changes})
 
 

@@ -1,10 +1,10 @@
-"""How long the stages of a request take, told to whoever asked, through any number of calls in between.
+"""How long the stages of a request take, reported to a collector through any number of calls in between.
 
     with collecting(print):
         with timed("decode"):    # anywhere below, also in a thread that was started with this context
             ...                  # → decode 0.042
 
-Where nobody collects, `timed` costs a microsecond.
+Without a collector `timed` costs a microsecond.
 """
 
 from __future__ import annotations
@@ -24,14 +24,7 @@ _collector: ContextVar[Collector | None] = ContextVar("collector", default=None)
 
 @contextmanager
 def collecting(collector: Collector) -> Iterator[None]:
-    """Tell a function how long each stage inside the block takes.
-
-    Args:
-        collector: Takes the stage and its seconds; called from the thread that did the work.
-
-    Yields:
-        Nothing.
-    """
+    """Call the collector with the seconds of each stage inside the block, in the thread that did the work."""
     token = _collector.set(collector)
     try:
         yield
@@ -41,14 +34,7 @@ def collecting(collector: Collector) -> Iterator[None]:
 
 @contextmanager
 def timed(stage: Stage) -> Iterator[None]:
-    """Time a block as a stage, also where it fails.
-
-    Args:
-        stage: What happens in it.
-
-    Yields:
-        Nothing.
-    """
+    """Time a block as a stage, also if it fails."""
     began = time.perf_counter()
     try:
         yield
@@ -57,12 +43,7 @@ def timed(stage: Stage) -> Iterator[None]:
 
 
 def report(stage: Stage, seconds: float) -> None:
-    """Tell of a stage that was timed elsewhere, in another process.
-
-    Args:
-        stage: What happened.
-        seconds: How long it took.
-    """
+    """Report a stage that was timed elsewhere, in another process."""
     collector = _collector.get()
     if collector is not None:
         collector(stage, seconds)

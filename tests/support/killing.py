@@ -111,7 +111,7 @@ def count_embedded(path: Path) -> None:
     def embed_counted(self: EncodeThread, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
         embedded = embed(self, chunks)
         with path.open("a") as file:
-            file.writelines(f"{c.job.asset_id} {c.number} {len(c.clips)}\n" for c in chunks)
+            file.writelines(f"{c.file.asset_id} {c.number} {len(c.clips)}\n" for c in chunks)
         return embedded
 
     EncodeThread._embed_together = embed_counted  # type: ignore[method-assign]

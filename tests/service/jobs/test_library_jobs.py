@@ -27,8 +27,7 @@ from service.jobs.journal import LedgerJournal
 from service.jobs.lane import JobEnded, JobNotEnded
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRecord, JobRequest
-from service.library.indexing import Counts
-from service.library.report import Progress
+from service.library.report import Counts, Progress
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tones
 from tests.support.memory_index import memory_indexes

@@ -27,7 +27,8 @@ from service.encode.engines.contract import EncoderFailure
 from service.index.contract import Asset, Index, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFull
-from service.library.indexing import Counts, IndexReport, Progress, index_paths, library_limits
+from service.library.indexing import index_paths, library_limits
+from service.library.report import Counts, IndexReport, Progress
 from service.search.snapshot import Snapshot
 from service.system.settings import Settings
 from tests.support.memory_index import MemoryIndex

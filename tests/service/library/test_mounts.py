@@ -1,17 +1,19 @@
-"""Mounted disks, by a table like the kernel's."""
+"""Mounted disks, by a table like the kernel's `/proc/self/mounts`."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psutil
 import pytest
 
 from service.library.mounts import find_mounts, is_within, touches
 
-TABLE = r"""22 1 0:20 / / rw - overlay overlay rw
-30 22 8:1 / /mnt/media rw - ext4 /dev/sda1 rw
-31 30 8:2 / /mnt/media/my\040disk rw - ext4 /dev/sdb1 rw
-32 22 8:3 / /mnt/other rw - ext4 /dev/sdc1 rw
+TABLE = r"""overlay / overlay rw 0 0
+/dev/sda1 /mnt/media ext4 rw 0 0
+/dev/sdb1 /mnt/media/my\040disk ext4 rw 0 0
+/dev/sdc1 /mnt/other ext4 rw 0 0
 """
 
 
@@ -26,14 +28,25 @@ TABLE = r"""22 1 0:20 / / rw - overlay overlay rw
         (["/"], {"/mnt/media", "/mnt/media/my disk", "/mnt/other"}),
     ],
 )
-def test_mounts_above_and_below(tmp_path: Path, roots: list[str], expected: set[str]) -> None:
-    table = tmp_path / "mountinfo"
-    table.write_text(TABLE)
-    assert find_mounts(map(Path, roots), table=table) == expected
+def test_mounts_above_and_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roots: list[str], expected: set[str]
+) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mounts").write_text(TABLE)
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert find_mounts(map(Path, roots)) == expected
 
 
-def test_a_kernel_that_does_not_say(tmp_path: Path) -> None:
-    assert find_mounts([Path("/")], table=tmp_path / "none") == set()
+def test_a_kernel_that_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "none"))
+    assert find_mounts([Path("/")]) == set()
+
+
+def test_a_path_that_is_not_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mounts").write_bytes(b"/dev/sda1 /mnt/caf\xe9 ext4 rw 0 0\n")
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+    assert find_mounts([Path("/mnt")]) == {os.fsdecode(b"/mnt/caf\xe9")}
 
 
 def test_the_kernel_of_this_machine_says() -> None:

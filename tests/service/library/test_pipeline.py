@@ -67,17 +67,17 @@ def test_decoding_does_not_run_ahead_of_a_slow_encoder(
     ):
         snapshot = Snapshot(encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec)
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
-            job = IncomingFile(asset_id=identify(long_file), found=long_file)
-            pipeline.add(job)
+            file = IncomingFile(asset_id=identify(long_file), found=long_file)
+            pipeline.add(file)
             ended: list[IncomingFile] = []
             while pipeline.is_busy:
                 ended += pipeline.wait()
-                num_waiting.append(pipeline._encode.messages.qsize() + len(job.running) + len(job.decoded))
+                num_waiting.append(pipeline._encode.messages.qsize() + len(file.running) + len(file.decoded))
             assert (pipeline._num_chunks, pipeline._num_unwritten) == (0, 0)
-        asset = index.get_asset(job.asset_id)
-    assert ended == [job]
+        asset = index.get_asset(file.asset_id)
+    assert ended == [file]
     assert asset is not None
-    assert asset.num_segments == job.num_segments == NUM_SEGMENTS
+    assert asset.num_segments == file.num_segments == NUM_SEGMENTS
     num_chunks = -(-NUM_SEGMENTS // CHUNK_SEGMENTS)
     assert 2 <= max(num_waiting) <= 2 + 3 < num_chunks
 
@@ -181,13 +181,13 @@ def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
                     pytest.raises(KeyboardInterrupt) if lasts < NUM_SEGMENTS else contextlib.nullcontext(),
                     Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline,
                 ):
-                    job = IncomingFile(asset_id=asset_id, found=long_file)
-                    pipeline.add(job)
+                    file = IncomingFile(asset_id=asset_id, found=long_file)
+                    pipeline.add(file)
                     _drain(pipeline)
                 num_clips += encoder.num_clips
                 assert (index.get_asset(asset_id) is None) is (lasts < NUM_SEGMENTS)
             assert num_clips <= NUM_SEGMENTS + len(breaks) * (BATCH_CLIPS + CHUNK_SEGMENTS - 1)
-            assert (job.num_segments, job.is_partial) == (NUM_SEGMENTS, False)
+            assert (file.num_segments, file.is_partial) == (NUM_SEGMENTS, False)
             segments = index.read_segments(asset_id, limit=1000)
             stored[name] = [(s.index, s.start_seconds, s.end_seconds, s.media) for s in segments]
             tracks[name] = np.array([s.video_track for s in segments])
@@ -259,8 +259,8 @@ def test_what_is_embedded_of_a_file_that_changes_is_not_kept(
             encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec, spool=spool
         )
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
-            job = IncomingFile(asset_id=asset_id, found=found)
-            pipeline.add(job)
+            file = IncomingFile(asset_id=asset_id, found=found)
+            pipeline.add(file)
             while encoder.num_clips < 2 * CHUNK_SEGMENTS:
                 pipeline.wait()
             with copy.open("ab") as file:
@@ -268,6 +268,6 @@ def test_what_is_embedded_of_a_file_that_changes_is_not_kept(
             kept = len(list(spool.read(asset_id)))
             _drain(pipeline)
         assert 0 < kept < NUM_SEGMENTS // CHUNK_SEGMENTS
-        assert isinstance(job.error, UnusableFile)
+        assert isinstance(file.error, UnusableFile)
         assert list(spool.read(asset_id)) == []
         assert index.get_asset(asset_id) is None

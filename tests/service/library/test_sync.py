@@ -18,8 +18,7 @@ from service.jobs.files import count_outcomes
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRequest
 from service.library import sync as sync_module
-from service.library.indexing import Counts
-from service.library.report import IndexReport
+from service.library.report import Counts, IndexReport
 from service.library.sync import SyncRefused
 from service.system.settings import Settings
 from tests.support.libraries import write_tone
