@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from service.jobs.files import read_files
@@ -30,11 +30,8 @@ COMMIT_SECONDS, COMMIT_FILES = 0.5, 256
 class LedgerJournal(Journal):
     """The journal of a job in the ledger.
 
-    Args:
-        ledger: Where.
-        job_id: Which job.
-        basis: What files are decoded with: limits and versions. A fault on another basis does not count.
-        is_rehearsal: Whether the run only reports what it would do: earlier runs are read, nothing is written.
+    `basis` is what files are decoded with: limits and versions. A fault on another basis does not count. A rehearsal
+    only reports what it would do: it reads what earlier runs wrote, and writes nothing.
     """
 
     max_attempts = MAX_ATTEMPTS
@@ -131,11 +128,12 @@ class LedgerJournal(Journal):
         with self._ledger.write() as connection:
             connection.executemany(
                 "INSERT INTO files (job_id, path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, "
-                "num_segments, is_partial, ended_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "num_segments, is_partial, ended_at) VALUES (:job_id, :path, :size_bytes, :modified_ns, :asset_id, "
+                ":outcome, :code, :reason, :attempts, :num_segments, :is_partial, :ended_at) "
                 "ON CONFLICT (job_id, path) DO UPDATE SET asset_id = excluded.asset_id, outcome = excluded.outcome, "
                 "code = excluded.code, reason = excluded.reason, attempts = excluded.attempts, "
                 "num_segments = excluded.num_segments, is_partial = excluded.is_partial, ended_at = excluded.ended_at",
-                [self._to_values(row) for row in ended],
+                [{**asdict(row), "job_id": self._job_id, "path": os.fsencode(row.path)} for row in ended],
             )
             for row in ended:
                 self._learn(connection, row)
@@ -155,22 +153,6 @@ class LedgerJournal(Journal):
                     connection.execute("DELETE FROM mounts WHERE path = ?", (os.fsencode(gone),))
                 for new in mounts - before:
                     connection.execute("INSERT OR IGNORE INTO mounts VALUES (?)", (os.fsencode(new),))
-
-    def _to_values(self, row: FileRow) -> tuple[object, ...]:
-        return (
-            self._job_id,
-            os.fsencode(row.path),
-            row.size_bytes,
-            row.modified_ns,
-            row.asset_id,
-            row.outcome,
-            row.code,
-            row.reason,
-            row.attempts,
-            row.num_segments,
-            row.is_partial,
-            row.ended_at,
-        )
 
     def _learn(self, connection: sqlite3.Connection, row: FileRow) -> None:
         """Keep what later runs should know of a file."""

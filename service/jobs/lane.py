@@ -55,13 +55,9 @@ class RunningJob:
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult(Generic[T]):
-    """What the work of a job came to.
+    """What the work of a job came to: what `JobLane.run` returns, and the same as JSON values.
 
-    Attributes:
-        value: What the caller of `JobLane.run` gets.
-        report: The same as JSON values.
-        is_interrupted: Whether it stopped early because it was asked to.
-        refusal: Why the job counts as failed although its work is done.
+    `is_interrupted` says that it was stopped early; `refusal`, why the job counts as failed although its work is done.
     """
 
     value: T
@@ -175,19 +171,11 @@ class JobLane:
         return running.live if running is not None and running.record.job_id == job_id else None
 
     def run(self, job_id: str, work: Callable[[RunningJob], JobResult[T]]) -> T:
-        """Run a job in this thread, write how it ended into the ledger, and raise what ended it early.
+        """Run a job in this thread, write its end into the ledger, and return the value of its result.
 
-        Args:
-            job_id: Which.
-            work: Does what the job asks for.
-
-        Returns:
-            The value of the result.
-
-        Raises:
-            JobEnded: If it was cancelled before it began.
-            CallerGone: If its work was stopped and has no result.
-        """  # noqa: DOC503 - whatever the work raises goes on
+        Raises what the work raised; `JobEnded` if the job was cancelled before it began, and `CallerGone` if its work
+        was stopped and has no result.
+        """
         record = self.ledger.start_job(job_id)
         if record.has_ended:
             raise JobEnded(f"job {job_id} has ended: {record.state}")

@@ -23,12 +23,12 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
 from service.jobs.database import LedgerFailure, LedgerInUse, open_database, translate_errors
-from service.jobs.records import CreatedJob, JobRecord, Kind, State
+from service.jobs.records import STATES, CreatedJob, JobRecord, Kind, State
 from service.system.files import FileLocked, locked_file
 
 KEPT_JOBS = 500  # ended jobs whose files are remembered
@@ -55,11 +55,9 @@ class JobNotFound(LedgerFailure):
 
 
 class Ledger:
-    """The open ledger of one library. Any thread may call it. Make one with `open`.
+    """The open ledger of one library, made by `open`. Any thread may call it.
 
-    Args:
-        connection: To the database.
-        lock: Closed with the ledger: the right to work on the jobs; empty if jobs are only read.
+    `lock` is closed with the ledger: the right to work on the jobs; empty if jobs are only read.
     """
 
     def __init__(self, connection: sqlite3.Connection, *, lock: contextlib.ExitStack) -> None:
@@ -70,19 +68,7 @@ class Ledger:
 
     @classmethod
     def open(cls, path: Path, *, is_worker: bool = True) -> Self:
-        """Open the ledger, or create it.
-
-        Args:
-            path: The SQLite file.
-            is_worker: Whether this process will work on the jobs: only one may at a time.
-
-        Returns:
-            The open ledger.
-
-        Raises:
-            LedgerInUse: If another process works on them.
-            LedgerFailure: If it cannot be opened, or is of a later version.
-        """  # noqa: DOC502, DOC503 - raised while it waits for the lock, or translated
+        """Open the ledger, or create it. Raises `LedgerInUse` if a second process wants to work on the jobs."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             if is_worker:
@@ -135,31 +121,17 @@ class Ledger:
     def create_job(
         self, kind: Kind, request: Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> CreatedJob:
-        """Write down that something is to be done, or find the job that the same key made before.
+        """Queue a job, or find the one that the same idempotency key made before.
 
-        Args:
-            kind: What.
-            request: With what, JSON values.
-            idempotency_key: The client's name for this request.
-
-        Returns:
-            The job, queued if it is new.
-
-        Raises:
-            KeyReused: If the key belongs to another request.
+        The request is JSON values. Raises `KeyReused` if the key belongs to another request.
         """
         text = json.dumps(request, sort_keys=True)
+        job_id = uuid.uuid4().hex
         with self.write() as connection:
-            if idempotency_key is not None:
-                found = connection.execute(
-                    f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND idempotency_key = ?",  # noqa: S608
-                    (idempotency_key,),
-                ).fetchone()
-                if found is not None:
-                    if (found["kind"], found["request"]) != (kind, text):
-                        raise KeyReused(f"the key {idempotency_key!r} was used for another request")
-                    return CreatedJob(job=_to_job(found), is_new=False)
-            job_id = uuid.uuid4().hex
+            if idempotency_key is not None and (found := self._jobs("idempotency_key = ?", idempotency_key)):
+                if (found[0].kind, found[0].request) != (kind, json.loads(text)):
+                    raise KeyReused(f"the key {idempotency_key!r} was used for another request")
+                return CreatedJob(job=found[0], is_new=False)
             connection.execute(
                 "INSERT INTO jobs (job_id, bundle_id, kind, state, request, idempotency_key, created_at) "
                 "VALUES (?, 'library', ?, 'queued', ?, ?, ?)",
@@ -170,26 +142,26 @@ class Ledger:
 
     def get_job(self, job_id: str) -> JobRecord:
         """One job; raises `JobNotFound` if there is none."""
-        rows = self.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND job_id = ?",  # noqa: S608
-            job_id,
-        )
-        if not rows:
-            raise JobNotFound(f"there is no job {job_id[:80]!r}")
-        return _to_job(rows[0])
+        for job in self._jobs("job_id = ?", job_id):
+            return job
+        raise JobNotFound(f"there is no job {job_id[:80]!r}")
 
     def list_jobs(
         self, *, limit: int, before: int | None = None, state: State | None = None
     ) -> list[JobRecord]:
         """At most `limit` jobs, the newest first: those whose number is below `before`, in this state."""
-        rows = self.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND number < ? AND state LIKE ? "  # noqa: S608
-            "ORDER BY number DESC LIMIT ?",
-            2**62 if before is None else before,
-            state or "%",
-            limit,
+        number = 2**62 if before is None else before
+        return self._jobs(
+            "number < ? AND state LIKE ? ORDER BY number DESC LIMIT ?", number, state or "%", limit
         )
-        return [_to_job(row) for row in rows]
+
+    def unfinished_jobs(self) -> list[JobRecord]:
+        """Jobs that are queued or were running when their process ended, the oldest first."""
+        return self._jobs("state IN ('queued', 'running') ORDER BY number")
+
+    def _jobs(self, where: str, *values: object) -> list[JobRecord]:
+        query = f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND {where}"  # noqa: S608 - our own
+        return [_to_job(row) for row in self.read(query, *values)]
 
     def count_jobs(self) -> dict[State, int]:
         """How many jobs there are in each state."""
@@ -203,30 +175,18 @@ class Ledger:
         with self.write(is_durable=False):
             pass
 
-    def unfinished_jobs(self) -> list[JobRecord]:
-        """Jobs that are queued or were running when their process ended, the oldest first."""
-        rows = self.read(
-            f"SELECT {JOB_COLUMNS} FROM jobs WHERE bundle_id = 'library' AND state IN ('queued', 'running') "  # noqa: S608
-            "ORDER BY number",
-        )
-        return [_to_job(row) for row in rows]
-
     def start_job(self, job_id: str) -> JobRecord:
         """Note that a job runs now. One that was cancelled a moment ago stays cancelled."""
-        with self.write() as connection:
-            connection.execute(
-                "UPDATE jobs SET state = 'running', started_at = coalesce(started_at, ?), ended_at = NULL, "
-                "error_code = NULL, error = NULL WHERE job_id = ? AND state IN ('queued', 'running')",
-                (time.time(), job_id),
-            )
-        return self.get_job(job_id)
+        return self._update(
+            job_id,
+            "state = 'running', started_at = coalesce(started_at, ?), ended_at = NULL, error_code = NULL, error = NULL",
+            time.time(),
+            only_in=("queued", "running"),
+        )
 
     def requeue_job(self, job_id: str) -> None:
         """Note that a job waits again: it stopped early and is resumed later."""
-        with self.write() as connection:
-            connection.execute(
-                "UPDATE jobs SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,)
-            )
+        self._update(job_id, "state = 'queued'", only_in=("running",))
 
     def end_job(
         self,
@@ -238,31 +198,30 @@ class Ledger:
         error: str | None = None,
     ) -> JobRecord:
         """Note how a job ended, with what it did (JSON values) or why it failed; returns the job as it is now."""
-        with self.write() as connection:
-            connection.execute(
-                "UPDATE jobs SET state = ?, ended_at = ?, report = ?, error_code = ?, error = ?, wants_cancel = 0 "
-                "WHERE job_id = ?",
-                (
-                    state,
-                    time.time(),
-                    report if report is None else json.dumps(report),
-                    error_code,
-                    error,
-                    job_id,
-                ),
-            )
-        return self.get_job(job_id)
+        text = None if report is None else json.dumps(report)
+        change = "state = ?, ended_at = ?, report = ?, error_code = ?, error = ?, wants_cancel = 0"
+        return self._update(job_id, change, state, time.time(), text, error_code, error)
 
     def want_cancel(self, job_id: str) -> JobRecord:
         """Note that a job is to end: at once if it waits, else soon."""
+        # In one step: a job that waits must not start in between.
+        return self._update(
+            job_id,
+            "wants_cancel = state = 'running', "
+            "ended_at = CASE state WHEN 'queued' THEN ? ELSE ended_at END, "
+            "state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END",
+            time.time(),
+            only_in=("queued", "running"),
+        )
+
+    def _update(
+        self, job_id: str, change: str, *values: object, only_in: Sequence[State] = STATES
+    ) -> JobRecord:
+        """Change a job, if it is in one of some states; returns it as it is now."""
+        states = ", ".join(f"'{state}'" for state in only_in)
         with self.write() as connection:
-            connection.execute(
-                "UPDATE jobs SET state = 'cancelled', ended_at = ? WHERE job_id = ? AND state = 'queued'",
-                (time.time(), job_id),
-            )
-            connection.execute(
-                "UPDATE jobs SET wants_cancel = 1 WHERE job_id = ? AND state = 'running'", (job_id,)
-            )
+            query = f"UPDATE jobs SET {change} WHERE job_id = ? AND state IN ({states})"  # noqa: S608 - our own
+            connection.execute(query, (*values, job_id))
         return self.get_job(job_id)
 
     def _forget_old(self, connection: sqlite3.Connection) -> None:

@@ -38,13 +38,7 @@ def open_library_lane(ledger: Ledger) -> JobLane:
 
 
 class LibraryJobs:
-    """Does the jobs over a library. Any thread may call it.
-
-    Args:
-        foley: Encoder, index and decoder.
-        lane: Where the jobs run.
-        after_job: Called after each job that came to its end.
-    """
+    """Does the jobs over a library; calls `after_job` after each that is done. Any thread may call it."""
 
     def __init__(self, foley: Foley, lane: JobLane, *, after_job: Callable[[], object]) -> None:
         self.lane = lane

@@ -67,17 +67,7 @@ class Jobs:
         return next((live for lane in self._lanes if (live := lane.live(job_id)) is not None), None)
 
     def cancel(self, job_id: str) -> JobRecord:
-        """End a job: at once if it waits, else after its present step.
-
-        Args:
-            job_id: Which.
-
-        Returns:
-            The job; it may still run for a moment.
-
-        Raises:
-            JobEnded: If it is done or has failed.
-        """
+        """End a job: at once if it waits, else after its present step; one that is done or failed raises `JobEnded`."""
         job = self.ledger.want_cancel(job_id)
         if job.state in ("done", "failed"):
             raise JobEnded(f"job {job_id} has ended: {job.state}")
@@ -86,17 +76,7 @@ class Jobs:
         return job
 
     def retry(self, job_id: str) -> JobRecord:
-        """Queue a job again for its failed files, and for those that it never reached.
-
-        Args:
-            job_id: Which.
-
-        Returns:
-            The job.
-
-        Raises:
-            JobNotEnded: If it still runs or waits.
-        """
+        """Queue an ended job again for its failed files and those it never reached; others raise `JobNotEnded`."""
         job = self.ledger.get_job(job_id)
         if not job.has_ended:
             raise JobNotEnded(f"job {job_id} is {job.state}")

@@ -8,7 +8,6 @@ from typing import Any, Literal, Self, get_args
 
 Kind = Literal["index", "sync", "release"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 STATES: tuple[State, ...] = get_args(State)
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 

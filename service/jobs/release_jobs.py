@@ -32,12 +32,7 @@ def open_release_lane(ledger: Ledger) -> JobLane:
 
 
 class ReleaseJobs:
-    """Does the jobs that build releases. Any thread may call it.
-
-    Args:
-        manager: Builds and switches.
-        lane: Where the jobs run.
-    """
+    """Does the jobs that build releases. Any thread may call it."""
 
     def __init__(self, manager: ReleaseManager, lane: JobLane) -> None:
         self.manager = manager

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 Outcome = Literal["pending", "indexed", "unchanged", "moved", "copied", "deleted", "failed", "quarantined"]
-OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 MAX_PLANNED = 10_000  # files that a plan names; it counts all
 
 

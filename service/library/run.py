@@ -13,7 +13,7 @@ from service.index.contract import Index
 from service.index.failure import IndexFailure
 from service.library.catalogue import Catalogue, Known, Placement, identify_all, read_catalogue
 from service.library.journal import NEVER_KEPT, TRANSIENT, Fault, FileRow, Journal
-from service.library.pipeline import FilePipeline
+from service.library.pipeline import Pipeline, RehearsedPipeline
 from service.library.report import FailedFile, IndexReport, OnProgress, Outcome, Progress, StageTimes
 from service.library.scanning import FoundFile, IgnoredFile, UnsettledFile, UnusableFile, find_files
 from service.library.stages import FileError, IncomingFile
@@ -22,6 +22,7 @@ from service.system.paths import show_path
 
 logger = logging.getLogger(__name__)
 
+AnyPipeline = Pipeline | RehearsedPipeline
 STORED: tuple[Outcome, ...] = ("indexed", "unchanged", "moved", "copied")
 
 
@@ -101,7 +102,7 @@ class LibraryRun:
         """Read which assets the index has."""
         read_catalogue(index, into=self.catalogue)
 
-    def index_all(self, pipeline: FilePipeline) -> None:
+    def index_all(self, pipeline: AnyPipeline) -> None:
         """Send every file through the pipeline, except those that are stored or skipped."""
         for found, identity in identify_all(self._choose(), self._find_known):
             self._stop.check()
@@ -199,7 +200,7 @@ class LibraryRun:
     def _find_known(self, found: FoundFile) -> str | None:
         return self.catalogue.find_untouched(found) or self._journal.find_identity(found)
 
-    def _place(self, found: FoundFile, asset_id: str, pipeline: FilePipeline) -> None:
+    def _place(self, found: FoundFile, asset_id: str, pipeline: AnyPipeline) -> None:
         """Decide what a file needs: nothing, a further path of its asset, or the pipeline."""
         for other in self.catalogue.others_at(found.path, asset_id):
             self._placement.lose(other, str(found.path))
@@ -224,7 +225,7 @@ class LibraryRun:
 
     # Through the pipeline
 
-    def _send(self, asset_id: str, waiting: _Waiting, pipeline: FilePipeline) -> None:
+    def _send(self, asset_id: str, waiting: _Waiting, pipeline: AnyPipeline) -> None:
         while not pipeline.has_room:
             self._wait(pipeline)
         self._work_started = self._work_started or time.monotonic()
@@ -232,12 +233,12 @@ class LibraryRun:
         self._journal.start(waiting.found, asset_id)
         pipeline.add(IncomingFile(asset_id=asset_id, found=waiting.found))
 
-    def _drain(self, pipeline: FilePipeline) -> None:
+    def _drain(self, pipeline: AnyPipeline) -> None:
         while pipeline.is_busy:
             self._wait(pipeline)
         self._journal.flush()
 
-    def _wait(self, pipeline: FilePipeline) -> None:
+    def _wait(self, pipeline: AnyPipeline) -> None:
         ended = pipeline.wait()
         self._num_segments = pipeline.num_written_segments
         self._stages = pipeline.stage_times

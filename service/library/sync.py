@@ -10,7 +10,6 @@ deleted: then nothing is changed and `SyncRefused` says why.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from service.decode.decoder import Decoder
 from service.index.contract import Index
 from service.library.journal import Journal
 from service.library.mounts import find_mounts, is_within, touches
-from service.library.pipeline import Pipeline
-from service.library.report import IndexReport, OnProgress, StageTimes
+from service.library.pipeline import Pipeline, RehearsedPipeline
+from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
-from service.library.stages import IncomingFile
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 from service.system.failure import Failure
@@ -90,30 +88,6 @@ def _work(
         ) as pipeline:
             run.index_all(pipeline)
     run.place(index)
-
-
-class RehearsedPipeline:
-    """A pipeline that reports every file as indexed, and does nothing."""
-
-    has_room = True
-    num_written_segments = 0
-    stage_times = StageTimes()
-
-    def __init__(self) -> None:
-        self._files: deque[IncomingFile] = deque()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a file waits."""
-        return bool(self._files)
-
-    def add(self, file: IncomingFile) -> None:
-        """Take a file."""
-        self._files.append(file)
-
-    def wait(self) -> list[IncomingFile]:
-        """One file, as if it were stored."""
-        return [self._files.popleft()]
 
 
 def _check_root(root: Path, *, allow_empty: bool) -> None:

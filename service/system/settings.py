@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.bundle.bundle import starter_path
@@ -35,291 +44,182 @@ def default_data_folder() -> Path:
 class Settings(BaseSettings):
     """All settings of the service, checked once; units are in the names."""
 
-    model_config = SettingsConfigDict(env_prefix="FOLEY_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="FOLEY_", frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
 
     # What to serve, and where
-    data: Path = Field(
-        default_factory=default_data_folder, description="Folder of the index and all other state."
-    )
-    bundle: Path = Field(
-        default_factory=starter_path,
-        description="Folder of the encoder bundle that answers until a release is activated. Default: the starter.",
-    )
-    device: Literal["auto", "cuda", "cpu"] = Field(
-        default="auto", description="Where the encoder runs. `auto` takes CUDA if it works, else the CPU."
-    )
-    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = Field(
-        default="auto",
-        description="Number format of the encoder. `auto` takes the fastest that agrees with float32 on this "
-        "machine, never int8. `foley doctor` shows which, and why.",
-    )
-    num_threads: PositiveInt | None = Field(
-        default=None,
-        description="Processor threads of one run of the encoder. Default: all cores, shared by the runs.",
-    )
-    tensorrt: bool = Field(default=False, description="Let TensorRT compile the encoder for the GPU.")
-    cuda_graphs: bool = Field(default=False, description="Replay the GPU's launches as CUDA graphs.")
-    gpu_memory_bytes: PositiveInt | None = Field(
-        default=None, description="Maximum GPU memory for working data. Default: no limit."
-    )
-    host: str = Field(default="127.0.0.1", description="Address `foley serve` listens on.")
-    port: int = Field(
-        default=8000, ge=0, le=65535, description="Port `foley serve` listens on; 0 takes a free one."
-    )
-    allow_remote: bool = Field(
-        default=False,
-        description="Listen on an address that other machines reach without API keys: every caller may read and "
-        "delete.",
-    )
+    data: Path = Field(default_factory=default_data_folder)
+    """Folder of the index and all other state."""
+    bundle: Path = Field(default_factory=starter_path)
+    """Folder of the encoder bundle that answers until a release is activated. Default: the starter."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where the encoder runs. `auto` takes CUDA if it works, else the CPU."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16", "int8"] = "auto"
+    """Number format of the encoder. `auto` takes the fastest that agrees with float32 on this machine, never int8.
+    `foley doctor` shows which, and why."""
+    num_threads: PositiveInt | None = None
+    """Processor threads of one run of the encoder. Default: all cores, shared by the runs."""
+    tensorrt: bool = False
+    """Let TensorRT compile the encoder for the GPU."""
+    cuda_graphs: bool = False
+    """Replay the GPU's launches as CUDA graphs."""
+    gpu_memory_bytes: PositiveInt | None = None
+    """Maximum GPU memory for working data. Default: no limit."""
+    host: str = "127.0.0.1"
+    """Address `foley serve` listens on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port `foley serve` listens on; 0 takes a free one."""
+    allow_remote: bool = False
+    """Listen on an address that other machines reach without API keys: every caller may read and delete."""
 
     # Who may call
-    api_keys_file: Path | None = Field(
-        default=None,
-        description="File of `foley keys`. If it is set, or other machines reach `host`, requests need one of its "
-        "keys. Default: `api-keys.json` in the data folder.",
-    )
-    api_key: SecretStr | None = Field(
-        default=None, description="The key with which commands ask a running `foley serve` that requires one."
-    )
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(),
-        description="Names under which the service is reached, separated by commas; pages of these hosts may call "
-        "it. Default: on loopback this machine's own names, with API keys every name.",
-    )
-    open_metrics: bool = Field(default=False, description="Answer `/metrics` without a key.")
+    api_keys_file: Path | None = None
+    """File of `foley keys`. If it is set, or other machines reach `host`, requests need one of its keys. Default:
+    `api-keys.json` in the data folder."""
+    api_key: SecretStr | None = None
+    """The key with which commands ask a running `foley serve` that requires one."""
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names under which the service is reached, separated by commas; pages of these hosts may call it. Default: on
+    loopback this machine's own names, with API keys every name."""
+    open_metrics: bool = False
+    """Answer `/metrics` without a key."""
 
-    library_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(),
-        description="Folders that jobs over HTTP may work on, separated by colons. Default: every folder. Whoever "
-        "may read can play what is indexed.",
-    )
+    library_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders that jobs over HTTP may work on, separated by colons. Default: every folder. Whoever may read can
+    play what is indexed."""
 
     # Requests
-    max_upload_bytes: PositiveInt = Field(
-        default=256 * MIB, description="Maximum size of a request with a query file."
-    )
-    max_json_bytes: PositiveInt = Field(
-        default=1 * MIB, description="Maximum size of a request body without a file."
-    )
-    body_grace_seconds: PositiveFloat = Field(
-        default=29.0,  # whoever sends nothing, or a byte now and then, is gone within 30 s
-        description="Maximum wait for a request's body, beyond what its size earns.",
-    )
-    min_body_bytes_per_second: PositiveInt = Field(
-        default=256 * KIB, description="Each body byte received earns its share of a second at this rate."
-    )
-    header_timeout_seconds: PositiveFloat = Field(
-        default=10.0, description="Time to receive a request's head."
-    )
-    idle_timeout_seconds: PositiveFloat = Field(
-        default=10.0, description="Keep-alive time of an idle connection."
-    )
-    graceful_stop_seconds: PositiveInt = Field(
-        default=25, description="Time for running requests after SIGTERM."
-    )
-    upload_reserve_bytes: int = Field(
-        default=64 * MIB,
-        ge=0,
-        description="Minimum free disk space that an upload must leave where query files are kept.",
-    )
-    readiness_cache_seconds: float = Field(
-        default=5.0, ge=0, description="How long one readiness answer is reused."
-    )
+    max_upload_bytes: PositiveInt = 256 * MIB
+    """Maximum size of a request with a query file."""
+    max_json_bytes: PositiveInt = 1 * MIB
+    """Maximum size of a request body without a file."""
+    body_grace_seconds: PositiveFloat = 29.0  # who sends nothing is gone within 30 s
+    """Maximum wait for a request's body, beyond what its size earns."""
+    min_body_bytes_per_second: PositiveInt = 256 * KIB
+    """Each body byte received earns its share of a second at this rate."""
+    header_timeout_seconds: PositiveFloat = 10.0
+    """Time to receive a request's head."""
+    idle_timeout_seconds: PositiveFloat = 10.0
+    """Keep-alive time of an idle connection."""
+    graceful_stop_seconds: PositiveInt = 25
+    """Time for running requests after SIGTERM."""
+    upload_reserve_bytes: NonNegativeInt = 64 * MIB
+    """Minimum free disk space that an upload must leave where query files are kept."""
+    readiness_cache_seconds: NonNegativeFloat = 5.0
+    """How long one readiness answer is reused."""
 
     # Operations
-    log_format: Literal["auto", "json", "console"] = Field(
-        default="auto",
-        description="Form of the log on stderr. `auto` writes text to a terminal and JSON lines elsewhere.",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least important kind of line in the log of `foley serve`."
-    )
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """Form of the log on stderr. `auto` writes text to a terminal and JSON lines elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important kind of line in the log of `foley serve`."""
 
     # Concurrency
-    search_workers: PositiveInt = Field(
-        default_factory=lambda: os.cpu_count() or 1,
-        description="Maximum number of requests that decode, encode and search at the same time.",
-    )
-    waiting_per_worker: PositiveInt = Field(
-        default=4,
-        description="Maximum number of waiting requests for each search worker; further ones get 429 at once.",
-    )
-    max_wait_seconds: PositiveFloat = Field(
-        default=5.0, description="Maximum wait for a search worker, then 429."
-    )
-    max_work_seconds: PositiveFloat = Field(
-        default=300.0,
-        description="Maximum time to answer a request once its body is there; what is not encoded by then is "
-        "dropped.",
-    )
-    decode_workers: PositiveInt = Field(
-        default_factory=lambda: os.cpu_count() or 1, description="Sandboxed processes that decode media."
-    )
+    search_workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Maximum number of requests that decode, encode and search at the same time."""
+    waiting_per_worker: PositiveInt = 4
+    """Maximum number of waiting requests for each search worker; further ones get 429 at once."""
+    max_wait_seconds: PositiveFloat = 5.0
+    """Maximum wait for a search worker, then 429."""
+    max_work_seconds: PositiveFloat = 300.0
+    """Maximum time to answer a request once its body is there; what is not encoded by then is dropped."""
+    decode_workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Sandboxed processes that decode media."""
 
     # Encoding
-    encode_max_batch: PositiveInt | None = Field(
-        default=None,
-        description="Maximum segments of several requests in one run of the encoder. Default, and upper limit: what "
-        "its engine takes, 16 on a GPU and 1 on a CPU.",
-    )
-    encode_wait_seconds: float | None = Field(
-        default=None,
-        ge=0,
-        le=10,
-        description="Maximum wait of an unfilled batch for more segments, if at least two requests run. Default: "
-        "0.002 on a GPU, 0 on a CPU.",
-    )
-    encode_queue_segments: PositiveInt | None = Field(
-        default=None,
-        description="Maximum segments that wait for the encoder; further ones get 429. Default: 16 for each search "
-        "worker.",
-    )
-    encode_runs: PositiveInt | None = Field(
-        default=None,
-        description="Batches in preparation at the same time; the engine runs one of them. Default: 2 on a GPU, else"
-        " 1.",
-    )
+    encode_max_batch: PositiveInt | None = None
+    """Maximum segments of several requests in one run of the encoder. Default, and upper limit: what its engine
+    takes, 16 on a GPU and 1 on a CPU."""
+    encode_wait_seconds: float | None = Field(default=None, ge=0, le=10)
+    """Maximum wait of an unfilled batch for more segments, if at least two requests run. Default: 0.002 on a GPU,
+    0 on a CPU."""
+    encode_queue_segments: PositiveInt | None = None
+    """Maximum segments that wait for the encoder; further ones get 429. Default: 16 for each search worker."""
+    encode_runs: PositiveInt | None = None
+    """Batches in preparation at the same time; the engine runs one of them. Default: 2 on a GPU, else 1."""
 
     # Decoding
-    max_query_seconds: PositiveFloat = Field(
-        default=600.0, description="Maximum length of a query file, declared or decoded."
-    )
-    max_library_seconds: PositiveFloat = Field(
-        default=14_400.0, description="Maximum length of a library file."
-    )
-    max_frame_width: PositiveInt = Field(
-        default=8192, description="Maximum width of a picture that is decoded, pixels."
-    )
-    max_frame_height: PositiveInt = Field(
-        default=4320, description="Maximum height of a picture that is decoded, pixels."
-    )
-    max_streams: PositiveInt = Field(default=32, description="Maximum number of streams in one file.")
-    max_channels: PositiveInt = Field(
-        default=64, description="Maximum number of audio channels in one stream."
-    )
-    open_timeout_seconds: PositiveFloat = Field(
-        default=5.0, description="Maximum wall time to open a query file and read its header."
-    )
-    query_timeout_seconds: PositiveFloat = Field(
-        default=30.0, description="Maximum wall time to decode a query file."
-    )
-    worker_memory_bytes: PositiveInt = Field(
-        default=3 * GIB, description="Maximum address space of one decode worker."
-    )
-    worker_recycle_after: PositiveInt = Field(
-        default=500, description="Clips after which a decode worker is replaced."
-    )
+    max_query_seconds: PositiveFloat = 600.0
+    """Maximum length of a query file, declared or decoded."""
+    max_library_seconds: PositiveFloat = 14_400.0
+    """Maximum length of a library file."""
+    max_frame_width: PositiveInt = 8192
+    """Maximum width of a picture that is decoded, pixels."""
+    max_frame_height: PositiveInt = 4320
+    """Maximum height of a picture that is decoded, pixels."""
+    max_streams: PositiveInt = 32
+    """Maximum number of streams in one file."""
+    max_channels: PositiveInt = 64
+    """Maximum number of audio channels in one stream."""
+    open_timeout_seconds: PositiveFloat = 5.0
+    """Maximum wall time to open a query file and read its header."""
+    query_timeout_seconds: PositiveFloat = 30.0
+    """Maximum wall time to decode a query file."""
+    worker_memory_bytes: PositiveInt = 3 * GIB
+    """Maximum address space of one decode worker."""
+    worker_recycle_after: PositiveInt = 500
+    """Clips after which a decode worker is replaced."""
 
     # Search and storage
-    default_limit: int = Field(
-        default=10, ge=1, le=MAX_LIMIT, description="Number of results if the request names no limit."
-    )
-    max_limit: int = Field(
-        default=MAX_LIMIT,
-        ge=1,
-        le=MAX_LIMIT,
-        description="Maximum number of results that one request may ask for.",
-    )
-    optimize_share: float = Field(
-        default=0.3,
-        gt=0,
-        le=1,
-        description="The embedded index rebuilds its graphs, in separate processes, once more than this share of its"
-        " segments changed, above 10,000. 1 means never.",
-    )
-    max_batch_queries: int = Field(
-        default=24,
-        ge=1,
-        le=MAX_LIMIT,
-        description="Maximum number of queries in one batch. 24 tracks of 16 × 768 fill 0.8 of the 1 MiB a body may "
-        "have.",
-    )
-    prefetch: PositiveInt | None = Field(
-        default=None,
-        description="Candidates by pooled vector that are scored by their tracks. Default: 100, 200 or 500, more if "
-        "the moments of the query differ more.",
-    )
-    min_free_bytes: int | None = Field(
-        default=None,
-        ge=0,
-        description="Minimum free disk space; below it the index refuses writes. Default: max(2 GiB, 5 %).",
-    )
+    default_limit: int = Field(default=10, ge=1, le=MAX_LIMIT)
+    """Number of results if the request names no limit."""
+    max_limit: int = Field(default=MAX_LIMIT, ge=1, le=MAX_LIMIT)
+    """Maximum number of results that one request may ask for."""
+    optimize_share: float = Field(default=0.3, gt=0, le=1)
+    """The embedded index rebuilds its graphs, in separate processes, once more than this share of its segments
+    changed, above 10,000. 1 means never."""
+    max_batch_queries: int = Field(default=24, ge=1, le=MAX_LIMIT)
+    """Maximum number of queries in one batch. 24 tracks of 16 × 768 fill 0.8 of the 1 MiB a body may have."""
+    prefetch: PositiveInt | None = None
+    """Candidates by pooled vector that are scored by their tracks. Default: 100, 200 or 500, more if the moments
+    of the query differ more."""
+    min_free_bytes: NonNegativeInt | None = None
+    """Minimum free disk space; below it the index refuses writes. Default: max(2 GiB, 5 %)."""
 
     # A Qdrant server in place of the embedded index
-    qdrant_url: str | None = Field(
-        default=None,
-        description="Address of a Qdrant server, http:// or https://. Default: an embedded index in the data folder.",
-    )
-    qdrant_api_key: SecretStr | None = Field(
-        default=None, description="The key that the Qdrant server requires."
-    )
-    qdrant_prefix: str = Field(
-        default="foley",
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
-        description="Name of this library on the server: its alias, and the prefix of its collections' names.",
-    )
-    qdrant_prefer_grpc: bool = Field(default=True, description="Use gRPC if the server answers on its port.")
-    qdrant_grpc_port: int = Field(default=6334, ge=1, le=65535, description="The server's port for gRPC.")
-    qdrant_timeout_seconds: PositiveFloat = Field(
-        default=10.0, description="Maximum time for one request to the server."
-    )
-    qdrant_shards: PositiveInt | None = Field(
-        default=None, description="Shards of a new collection. Default: one for each node of the cluster."
-    )
-    qdrant_replicas: PositiveInt = Field(default=1, description="Copies of each shard of a new collection.")
-    qdrant_write_acknowledgements: PositiveInt | None = Field(
-        default=None, description="Copies that must have a write before it counts. Default: a majority."
-    )
+    qdrant_url: str | None = None
+    """Address of a Qdrant server, http:// or https://. Default: an embedded index in the data folder."""
+    qdrant_api_key: SecretStr | None = None
+    """The key that the Qdrant server requires."""
+    qdrant_prefix: str = Field(default="foley", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    """Name of this library on the server: its alias, and the prefix of its collections' names."""
+    qdrant_prefer_grpc: bool = True
+    """Use gRPC if the server answers on its port."""
+    qdrant_grpc_port: int = Field(default=6334, ge=1, le=65535)
+    """The server's port for gRPC."""
+    qdrant_timeout_seconds: PositiveFloat = 10.0
+    """Maximum time for one request to the server."""
+    qdrant_shards: PositiveInt | None = None
+    """Shards of a new collection. Default: one for each node of the cluster."""
+    qdrant_replicas: PositiveInt = 1
+    """Copies of each shard of a new collection."""
+    qdrant_write_acknowledgements: PositiveInt | None = None
+    """Copies that must have a write before it counts. Default: a majority."""
 
     # Releases
-    release_max_recall_drop: float = Field(
-        default=0.02,
-        ge=0,
-        le=1,
-        description="Maximum drop of a new release's R@1 below that of the active one.",
-    )
-    release_min_overlap: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="Minimum share of the ten best results that a new release must keep.",
-    )
-    release_min_coverage: float = Field(
-        default=0.99,
-        ge=0,
-        le=1,
-        description="Minimum share of the assets that a new release must have embedded.",
-    )
-    release_max_latency_ratio: PositiveFloat = Field(
-        default=2.0, description="Maximum time for a segment, as a multiple of that of the active release."
-    )
-    release_max_memory_ratio: PositiveFloat = Field(
-        default=2.0,
-        description="Maximum memory of an encoder, as a multiple of that of the active release.",
-    )
-    release_sample: PositiveInt = Field(
-        default=500, description="Assets of the library that gates and calibration search with."
-    )
-    release_trial_bytes: PositiveInt | None = Field(
-        default=16 * GIB,
-        description="Maximum address space of the process that tries a bundle; no limit if a GPU maps all of its "
-        "memory.",
-    )
-    release_threads: PositiveInt = Field(
-        default_factory=lambda: max(1, (os.cpu_count() or 1) // 2),
-        description="Processor threads that embed the library for a new release, at the lowest priority.",
-    )
-    release_stall_seconds: PositiveFloat = Field(
-        default=600.0,
-        description="Maximum time for one run of a new release's encoder while it embeds the library.",
-    )
-    releases: Path | None = Field(
-        default=None,
-        description="Folder of the releases, which replicas of one Qdrant server share. Default: in the data folder.",
-    )
-    release_poll_seconds: PositiveFloat = Field(
-        default=2.0, description="How often a replica asks a Qdrant server which release is active."
-    )
+    release_max_recall_drop: float = Field(default=0.02, ge=0, le=1)
+    """Maximum drop of a new release's R@1 below that of the active one."""
+    release_min_overlap: float = Field(default=0.1, ge=0, le=1)
+    """Minimum share of the ten best results that a new release must keep."""
+    release_min_coverage: float = Field(default=0.99, ge=0, le=1)
+    """Minimum share of the assets that a new release must have embedded."""
+    release_max_latency_ratio: PositiveFloat = 2.0
+    """Maximum time for a segment, as a multiple of that of the active release."""
+    release_max_memory_ratio: PositiveFloat = 2.0
+    """Maximum memory of an encoder, as a multiple of that of the active release."""
+    release_sample: PositiveInt = 500
+    """Assets of the library that gates and calibration search with."""
+    release_trial_bytes: PositiveInt | None = 16 * GIB
+    """Maximum address space of the process that tries a bundle; no limit if a GPU maps all of its memory."""
+    release_threads: PositiveInt = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2))
+    """Processor threads that embed the library for a new release, at the lowest priority."""
+    release_stall_seconds: PositiveFloat = 600.0
+    """Maximum time for one run of a new release's encoder while it embeds the library."""
+    releases: Path | None = None
+    """Folder of the releases, which replicas of one Qdrant server share. Default: in the data folder."""
+    release_poll_seconds: PositiveFloat = 2.0
+    """How often a replica asks a Qdrant server which release is active."""
 
     @field_validator("library_roots", mode="before")
     @classmethod
