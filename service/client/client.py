@@ -40,11 +40,7 @@ OnProgress = Callable[[Mapping[str, Any]], None]
 
 
 class ServerRefused(Failure):
-    """The server does not do what was asked of it.
-
-    Attributes:
-        status: Status of its answer; 0 if nothing was sent.
-    """
+    """The server does not do what was asked of it; `status` is that of its answer, 0 if nothing was sent."""
 
     def __init__(self, message: str, *, status: int = 0) -> None:
         super().__init__(message)
@@ -122,9 +118,7 @@ class Client:
         A request whose answer did not come is repeated if that does no harm: a GET, or one that `is_keyed`, which
         carries an `Idempotency-Key`. One that never reached the server is repeated too.
 
-        Raises:
-            ServerRefused: If the answer is a problem.
-            ServerGone: If there is none.
+        Raises `ServerRefused` if the answer is a problem; `ServerGone` if there is none.
         """
         headers = {"Idempotency-Key": uuid.uuid4().hex} if is_keyed else {}
         with self._translated():
@@ -179,8 +173,7 @@ class Client:
     def follow(self, job_id: str, on_progress: OnProgress) -> dict[str, Any]:
         """Wait for a job to end and return its document. Ctrl-C cancels it; then it may still be running in there.
 
-        Raises:
-            ServerGone: If the server goes away; it resumes the job when it is started again.
+        Raises `ServerGone` if the server goes away; it resumes the job when it is started again.
         """
         path = f"/v1/jobs/{quote(job_id)}"
         try:

@@ -1,9 +1,7 @@
-"""Metadata in files: read into the assets of a library, and written from them.
+"""Metadata of assets, read from files and written to files; `service.library.metadata` describes their format.
 
-    report = annotate(Path("takes.csv"), inventory)
-    export(Path("takes.json"), inventory.list_assets())
-
-`service.library.metadata` says what such a file looks like. What `export` writes, `annotate` reads.
+report = annotate(Path("takes.csv"), inventory)
+export(Path("takes.json"), inventory.list_assets())
 """
 
 from __future__ import annotations
@@ -23,13 +21,7 @@ from service.system.paths import show_path
 
 @dataclass(kw_only=True)
 class AnnotationReport:
-    """What became of a file of metadata.
-
-    Attributes:
-        num_changed: Rows that changed an asset.
-        num_unchanged: Rows that said what was known.
-        unmatched: Paths at which nothing is indexed, printable.
-    """
+    """What the rows of a file did: changed an asset, were already up to date, or (their paths) match no asset."""
 
     num_changed: int = 0
     num_unchanged: int = 0
@@ -45,15 +37,7 @@ class AnnotationReport:
 
 
 def annotate(file: Path, inventory: Inventory) -> AnnotationReport:
-    """Merge the metadata of a file into the assets it names; keys it does not name keep their values.
-
-    Args:
-        file: A CSV or JSON file.
-        inventory: Where the assets are.
-
-    Returns:
-        What changed, and which rows name nothing that is indexed.
-    """
+    """Merge the metadata of a CSV or JSON file into the assets it names; other keys keep their values."""
     annotations = list(read_annotations(file))  # all of the file is checked before anything changes
     known = {path: asset for asset in inventory.list_assets() for path in asset["paths"]}
     report = AnnotationReport()
@@ -73,19 +57,11 @@ def annotate(file: Path, inventory: Inventory) -> AnnotationReport:
 
 
 def export(file: Path, assets: Iterable[AssetDocument]) -> int:
-    """Write path and metadata of assets to a file.
+    """Write paths and metadata of assets to a .json or .csv file, and return how many there are.
 
-    CSV does not tell the text `12` from the number; JSON does.
+    CSV cannot tell the text `12` from the number; JSON can.
 
-    Args:
-        file: Where to; JSON where its name ends so, CSV where it ends so.
-        assets: The assets.
-
-    Returns:
-        How many there are.
-
-    Raises:
-        InvalidMetadata: If the name ends otherwise, or a key is the name of the column of paths.
+    Raises `InvalidMetadata` if the name ends differently, or a key is the name of the column of paths.
     """
     rows = [_to_row(asset) for asset in assets]
     kind = file.suffix.lower()

@@ -3,9 +3,8 @@
     foley-train synthesize .demo/media --scenes 60 --split demo --separate 0.2
     foley demo .demo/media
 
-Every line printed is measured in this run. A scene's picture and sound lie in one file or in two; either way
-the query is a real file of which one modality is used, and an answer is right when it is the file with the
-other half.
+Every figure is measured in this run. A scene's picture and sound are in one file or in two; either way the query is
+one modality of a real file, and the right answer is the file with the other half.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from service.commands.printing import format_path, format_time, print_report, sh
 from service.commands.tables import print_columns
 from service.foley import Foley
 from service.index.contract import Filter, Index
+from service.index.iteration import iter_assets
 from service.library.indexing import index_paths, library_limits
 from service.releases.manager import ReleaseManager
 from service.search.options import SearchOptions
@@ -37,7 +37,6 @@ from service.system.paths import make_absolute
 LABELS_NAME = "labels.csv"
 NUM_ROWS = 12
 NUM_SHOWN = 3
-PAGE_SIZE = 1000
 NAMES: Mapping[Modality, str] = {"audio": "sound", "video": "picture"}
 
 
@@ -47,12 +46,7 @@ class BadCorpus(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class SceneFiles:
-    """Where the two halves of a scene are: one file or two.
-
-    Attributes:
-        number: Number of the scene.
-        files: File of each modality.
-    """
+    """A scene and the file of each of its halves: one file or two."""
 
     number: int
     files: Mapping[Modality, Path]
@@ -77,10 +71,10 @@ class Outcome:
 
     Attributes:
         query: The query.
-        rank: 1 + how many other files scored at least as high as the right one: ties count against us.
+        rank: 1 + how many other files scored at least as high as the right one: a tie counts as wrong.
         names: Names of the best files.
         score: Score of the best.
-        moment_seconds: Where in it the best moment is.
+        moment_seconds: Time of its best moment.
     """
 
     query: Query
@@ -91,20 +85,10 @@ class Outcome:
 
 
 def run_demo(folder: Path, *, foley: Foley, console: Console, progress_console: Console) -> int:
-    """Index the folder, search it both ways and print what came of it.
+    """Index a corpus, search it both ways, print the results, and return how many files could not be indexed.
 
-    Args:
-        folder: A corpus with its labels.csv.
-        foley: Open parts of the service, with an index of the demo's own.
-        console: Where tables go.
-        progress_console: Where bars go.
-
-    Returns:
-        How many files could not be indexed.
-
-    Raises:
-        BadCorpus: If no file with sound or none with picture could be indexed.
-        KeyboardInterrupt: If the indexing was stopped.
+    `foley` has an index of the demo's own. Tables go to `console`, progress bars to `progress_console`. Raises
+    `BadCorpus` if no file with sound or none with picture could be indexed, `KeyboardInterrupt` if that was stopped.
     """
     folder = make_absolute(folder)
     scenes = read_scenes(folder)
@@ -132,8 +116,8 @@ def run_demo(folder: Path, *, foley: Foley, console: Console, progress_console: 
     print_examples(console, outcomes)
     num_separate = sum(scene.is_separate for scene in scenes)
     console.print(
-        f"{len(outcomes)} searches, file to answer, in {seconds:.1f} s. {num_separate} of {len(scenes)} scenes are two "
-        "files; of the others one stream is the query and the file itself the right answer.",
+        f"{len(outcomes)} searches, file to answer, in {seconds:.1f} s. {num_separate} of {len(scenes)} scenes are in "
+        "two files; of the others one stream is the query, and the file itself is the right answer.",
         highlight=False,
     )
     console.rule("3. How often the right file is first")
@@ -144,16 +128,9 @@ def run_demo(folder: Path, *, foley: Foley, console: Console, progress_console: 
 
 
 def read_scenes(folder: Path) -> list[SceneFiles]:
-    """Read which files hold the halves of each scene.
+    """The scenes of a corpus that have both halves, by number.
 
-    Args:
-        folder: A corpus with its labels.csv.
-
-    Returns:
-        The scenes that have both halves, by number.
-
-    Raises:
-        BadCorpus: If there is no label file, it cannot be read, or no scene in it has both halves.
+    Raises `BadCorpus` if its labels.csv cannot be read, or no scene in it has both halves.
     """
     halves: dict[int, dict[Modality, Path]] = {}
     try:
@@ -175,17 +152,7 @@ def read_scenes(folder: Path) -> list[SceneFiles]:
 def search_all(
     queries: Sequence[Query], num_candidates: Mapping[Modality, int], *, foley: Foley, console: Console
 ) -> list[Outcome]:
-    """Search with every query, a few at a time.
-
-    Args:
-        queries: What to search with.
-        num_candidates: Assets of each modality, all of which are ranked.
-        foley: Open parts of the service.
-        console: Where the bar goes.
-
-    Returns:
-        What each found, in order.
-    """
+    """Search with every query, a few at a time, with a progress bar; all candidates of a modality are ranked."""
     with ThreadPoolExecutor(foley.settings.decode_workers) as pool:
         running = pool.map(
             lambda query: search_one(query, num_candidates[OPPOSITE[query.source]], foley=foley), queries
@@ -199,16 +166,7 @@ def search_all(
 
 
 def search_one(query: Query, num_candidates: int, *, foley: Foley) -> Outcome:
-    """Search with one half of a scene and find the rank of the other half.
-
-    Args:
-        query: What to search with.
-        num_candidates: How many assets to rank.
-        foley: Open parts of the service.
-
-    Returns:
-        What it found.
-    """
+    """Search with one half of a scene and find the rank of the other half among all candidates."""
     target = OPPOSITE[query.source]
     right = str(query.scene.files[target])
     options = SearchOptions(
@@ -235,24 +193,11 @@ def search_one(query: Query, num_candidates: int, *, foley: Foley) -> Outcome:
 
 def count_assets(index: Index, modality: Modality) -> int:
     """How many assets have a modality: the candidates of a search for it."""
-    count, cursor = 0, None
-    while True:
-        page = index.list_assets(limit=PAGE_SIZE, cursor=cursor, filter=Filter(modality=modality))
-        count += len(page.assets)
-        cursor = page.next_cursor
-        if cursor is None:
-            return count
+    return sum(1 for _ in iter_assets(index, filter=Filter(modality=modality)))
 
 
 def choose_examples(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Pick what the table shows, by scene number alone: half each way, scenes in two files first.
-
-    Args:
-        outcomes: All outcomes.
-
-    Returns:
-        Twelve at most, right or wrong as they come.
-    """
+    """At most twelve examples for the table, by scene number alone: half each way, scenes in two files first."""
     ordered = sorted(outcomes, key=lambda o: (not o.query.scene.is_separate, o.query.scene.number))
     halves = [
         [o for o in ordered if o.query.source == source][: NUM_ROWS // 2] for source in ("video", "audio")
@@ -261,12 +206,7 @@ def choose_examples(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def print_examples(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Show some searches: what was asked, what came, whether it is right.
-
-    Args:
-        console: Where to print.
-        outcomes: All outcomes.
-    """
+    """Show some searches: the query, what it found, whether that is right."""
     rows = []
     for outcome in choose_examples(outcomes):
         source = outcome.query.source
@@ -288,13 +228,7 @@ def print_examples(console: Console, outcomes: Sequence[Outcome]) -> None:
 def print_recall(
     console: Console, outcomes: Sequence[Outcome], num_candidates: Mapping[Modality, int]
 ) -> None:
-    """Show how often the right file came first, beside what guessing gives.
-
-    Args:
-        console: Where to print.
-        outcomes: All outcomes.
-        num_candidates: Assets of each modality.
-    """
+    """Show how often the right file came first, next to what guessing gives."""
     rows = []
     for source in ("video", "audio"):
         target = OPPOSITE[source]
@@ -316,12 +250,7 @@ def print_recall(
 
 
 def print_next_steps(console: Console, foley: Foley) -> None:
-    """Say how to go on with one's own files.
-
-    Args:
-        console: Where to print.
-        foley: Open parts of the service.
-    """
+    """Show the commands for one's own files."""
     command = format_path(Path(sys.argv[0]).absolute())
     settings = foley.settings
     steps = (
@@ -336,8 +265,8 @@ def print_next_steps(console: Console, foley: Foley) -> None:
         console.print(Text(f"  {step:<{width}}  # {meaning}"), soft_wrap=True)
     if settings.bundle == starter_path():
         console.print(
-            f"The starter bundle ({foley.bundle.bundle_id}) knows synthetic clips only. For real media, train on "
-            "your own files: README.md says how.",
+            f"The starter bundle ({foley.bundle.bundle_id}) knows only synthetic clips. For real media, train on "
+            "your own files: README.md shows how.",
             style="yellow",
             highlight=False,
         )

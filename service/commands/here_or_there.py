@@ -52,9 +52,8 @@ class JobFailed(Failure):
 def here_or_there(settings: Settings, here: Callable[[], T], there: Callable[[Client], T]) -> T:
     """Work in this process; if another one has the library open, ask it instead.
 
-    Raises:
-        IndexInUse: If the other process is not a server, or listens elsewhere.
-    """  # noqa: DOC502 - raised where the server is looked for
+    Raises `IndexInUse` if the other process is not a server, or listens elsewhere.
+    """
     try:
         return here()
     except (IndexInUse, LedgerInUse) as exc:
@@ -218,16 +217,9 @@ def create_release(
 ) -> Mapping[str, Any]:
     """Build a release of a bundle, and return the job; its report holds `release` and `switched`.
 
-    Args:
-        settings: Whose library.
-        bundle: Folder of the bundle.
-        activate: Whether to activate the release if it passes its gates.
-        force: Why to activate it even if it does not; empty for never.
-        on_step: Called with the progress.
-
-    Raises:
-        JobFailed: If the job failed on the server.
-    """  # noqa: DOC502, DOC503 - raised by those it calls; interrupts go on
+    With `activate` the release is activated if it passes its gates; with `force`, the reason, even if it does not.
+    Raises `JobFailed` if the job failed on the server.
+    """
     request = ReleaseRequest(
         bundle=str(bundle.absolute()), activate=activate, force=force, who=name_of_user()
     )

@@ -110,9 +110,8 @@ class ServedInventory:
 def open_inventory(settings: Settings) -> Iterator[Inventory]:
     """Open a library's index, or find the server that has it open.
 
-    Raises:
-        IndexInUse: If another process has the index open and is not the server of the settings.
-    """  # noqa: DOC502 - raised where the server is looked for
+    Raises `IndexInUse` if another process has the index open and is not the server of the settings.
+    """
     release_id, bundle = active_release(settings)
     with ExitStack() as stack:
         inventory: Inventory

@@ -1,6 +1,6 @@
-"""What the commands print for people: tables, a progress bar, times as a player shows them.
+"""What the commands print for people: tables, progress bars, times as a player shows them.
 
-Names of files are shown with what a terminal would obey (escape sequences, line breaks) written out.
+In names of files, everything that a terminal would obey (escape sequences, line breaks) is written out.
 """
 
 from __future__ import annotations
@@ -37,33 +37,15 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
-def format_path(path: Path | str, *, folder: Path | None = None) -> str:
-    """Write a path for a terminal, relative to a folder where it lies in it.
-
-    Args:
-        path: Any path.
-        folder: Default: the working directory.
-
-    Returns:
-        Printable text.
-    """
-    shown = show_path(path)
-    prefix = show_path(folder or Path.cwd()) + os.sep
-    return "".join(
-        letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in shown.removeprefix(prefix)
-    )
+def format_path(path: Path | str) -> str:
+    """Write a path in printable letters, relative to the working directory if it lies in it."""
+    shown = show_path(path).removeprefix(show_path(Path.cwd()) + os.sep)
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in shown)
 
 
 @contextmanager
 def show_progress(console: Console) -> Iterator[OnProgress]:
-    """Show a bar while files are indexed; nothing where no person watches.
-
-    Args:
-        console: Where to show it.
-
-    Yields:
-        OnProgress: What `index_paths` calls.
-    """
+    """Show a progress bar while files are indexed, if the console is a terminal; yield what updates it."""
     columns = (
         TextColumn("indexing"),
         BarColumn(),
@@ -91,14 +73,7 @@ def show_progress(console: Console) -> Iterator[OnProgress]:
 
 @contextmanager
 def show_copying(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar while an index is copied; nothing where no person watches.
-
-    Args:
-        console: Where to show it.
-
-    Yields:
-        What is called with the assets done and all of them.
-    """
+    """Show a progress bar while an index is copied; yield what takes the number of assets done and of all."""
     columns = (
         TextColumn("copying"),
         BarColumn(),
@@ -112,12 +87,7 @@ def show_copying(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def print_report(console: Console, report: IndexReport) -> None:
-    """Show what a run did, what it could not do, and why.
-
-    Args:
-        console: Where to print.
-        report: What `index_paths` returned.
-    """
+    """Show what a run did, what it could not do, and why."""
     table = Table(box=box.SIMPLE, show_edge=False)
     table.add_column("")
     table.add_column("files", justify="right")
@@ -127,66 +97,56 @@ def print_report(console: Console, report: IndexReport) -> None:
     console.print(table)
     console.print(" · ".join(_notes(report)), highlight=False)
     for path in report.partial:
-        console.print(Text(f"indexed as far as it goes, its end is missing: {format_path(path)}", "yellow"))
+        console.print(Text(f"indexed, but its end is missing: {format_path(path)}", "yellow"))
     failed = [file for file in report.failed if not file.is_quarantined]
     quarantined = report.quarantined
     if failed:
         _print_failures(console, "failed", failed)
     if quarantined:
-        title = f"{len(quarantined)} quarantined: passed over until they change, or with --retry"
+        title = f"{len(quarantined)} quarantined: skipped until they change; --retry tries them again"
         _print_failures(console, title, quarantined)
     if max(len(failed), len(quarantined)) > MAX_FAILURES:
-        console.print("… and more: --json lists all of them")
+        console.print("… and more: --json lists all")
 
 
 def _notes(report: IndexReport) -> list[str]:
     notes = [f"{report.seconds:.1f} s"]
     if report.num_ignored:
-        notes.append(f"{count(report.num_ignored, 'other file')} passed over: not media")
+        notes.append(f"{count(report.num_ignored, 'other file')} skipped: not media")
     if report.num_unsettled:
-        notes.append(f"{report.num_unsettled} left for the next time: somebody writes to them")
+        notes.append(f"{report.num_unsettled} skipped for now: they are still being written to")
     for number, done in (
         (report.num_moved, "moved"),
-        (report.num_copied, "copies of others"),
+        (report.num_copied, "copies of other files"),
         (report.num_deleted, "deleted"),
         (report.num_removed, "removed: no file has their content any more"),
     ):
         if number:
             notes.append(f"{number} {done}")
     if report.stages.elapsed_seconds:
-        notes.append(f"{report.stages.slowest} was at work {report.stages.slowest_share:.0%} of the time")
+        notes.append(f"{report.stages.slowest} took {report.stages.slowest_share:.0%} of the time")
     return notes
 
 
 def print_plan(console: Console, report: IndexReport) -> None:
-    """Show what a synchronisation would do.
-
-    Args:
-        console: Where to print.
-        report: What a rehearsal returned.
-    """
+    """Show what a synchronisation would do: the report of a dry run."""
     rows = [
         (entry["does"], Text(format_path(entry["path"])), Text(format_path(entry.get("from", ""))))
         for entry in report.plan[:MAX_PLANNED_LINES]
     ]
-    print_columns(console, ("would be", "file", "was"), rows, folding=("file", "was"))
+    print_columns(console, ("action", "file", "moved from"), rows, folding=("file", "moved from"))
     if len(report.plan) > MAX_PLANNED_LINES:
-        console.print(f"… and {len(report.plan) - MAX_PLANNED_LINES} more: --json lists all of them")
+        console.print(f"… and {len(report.plan) - MAX_PLANNED_LINES} more: --json lists all")
 
 
 def job_paths(job: Mapping[str, Any]) -> Sequence[str]:
-    """What a job is about: files and folders, or the bundle of a release."""
+    """The files and folders of a job, or the bundle of a release."""
     request = job["request"]
     return [request["bundle"]] if "bundle" in request else list(request["paths"])
 
 
 def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
-    """Show jobs, one a line.
-
-    Args:
-        console: Where to print.
-        jobs: Jobs as JSON values.
-    """
+    """Show jobs, one a line."""
     rows = []
     for job in jobs:
         asked_at = datetime.fromtimestamp(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
@@ -194,7 +154,7 @@ def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
         files = f"{progress['num_done']}, {progress['num_failed']} failed" if job["report"] else ""
         paths = Text(", ".join(map(format_path, job_paths(job))))
         rows.append((job["job_id"], job["kind"], job["state"], asked_at, files, paths))
-    print_columns(console, ("job", "kind", "state", "asked for", "files", "paths"), rows)
+    print_columns(console, ("job", "kind", "state", "created", "files", "paths"), rows)
 
 
 def _print_failures(console: Console, title: str, files: Sequence[FailedFile]) -> None:
@@ -204,12 +164,7 @@ def _print_failures(console: Console, title: str, files: Sequence[FailedFile]) -
 
 
 def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
-    """Show what a search found.
-
-    Args:
-        console: Where to print.
-        answer: The answer as JSON values.
-    """
+    """Show what a search found."""
     results = answer["results"]
     columns: dict[str, list[str]] = {
         "#": [str(rank) for rank in range(1, len(results) + 1)],
@@ -219,7 +174,7 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
         "best moment": [_format_moment(result["best_moment"]) for result in results],
         "file": [format_path(result["path"]) for result in results],
     }
-    if not any(columns["likely"]):  # the release has not learned what its scores mean
+    if not any(columns["likely"]):  # the scores of the release are not calibrated
         del columns["likely"]
     print_columns(
         console, [*columns], [*zip(*columns.values(), strict=True)], right=columns.keys() - {"file"}
@@ -240,23 +195,13 @@ def _format_moment(moment: Mapping[str, Any]) -> str:
 
 
 def print_keys(console: Console, keys: Sequence[Mapping[str, str]]) -> None:
-    """Show which API keys there are.
-
-    Args:
-        console: Where to print.
-        keys: Keys as JSON values.
-    """
+    """Show API keys."""
     rows = [(key["key_id"], key["scope"], key["created_at"], key["name"]) for key in keys]
     print_columns(console, ("id", "scope", "created", "name"), rows)
 
 
 def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
-    """Show what a library holds.
-
-    Args:
-        console: Where to print.
-        assets: Assets as JSON values.
-    """
+    """Show assets, one a line."""
     rows = []
     for asset in assets:
         seconds = asset["media"].get("duration_seconds")
@@ -273,12 +218,7 @@ def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_asset(console: Console, asset: Mapping[str, Any]) -> None:
-    """Show all that is known of one asset.
-
-    Args:
-        console: Where to print.
-        asset: The asset as JSON values.
-    """
+    """Show everything known about one asset."""
     rows = [
         ("asset", asset["asset_id"]),
         *(
@@ -301,12 +241,7 @@ def format_span(result: Mapping[str, Any]) -> str:
 
 
 def print_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
-    """Show what `foley doctor` found.
-
-    Args:
-        console: Where to print.
-        found: The diagnosis as JSON values.
-    """
+    """Show what `foley doctor` found: the document of `Diagnosis.to_json`."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -321,7 +256,7 @@ def print_diagnosis(console: Console, found: Mapping[str, Any]) -> None:
         print_columns(console, ("stage", "ms"), rows, right=("ms",))
     rows = [(entry["candidate"], _candidate_state(entry)) for entry in found["candidates"]]
     print_columns(console, ("fastest first", ""), rows)
-    for line in found["advice"] or ["nothing that is known would make the encoder faster here"]:
+    for line in found["advice"] or ["nothing known would make the encoder faster here"]:
         console.print(Text(f"→ {line}"))
 
 

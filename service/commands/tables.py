@@ -2,24 +2,39 @@
 
     print_columns(console, ("job", "state", "paths"), rows)
 
-Ids, states and times stay whole; of what is longer than a line, paths and reasons, the rest of the line is made use of.
-Where even that is too narrow, the table is wider than the terminal, which then breaks its lines. Cells are text as it
-is: brackets in them are no markup.
+Ids, states and times stay whole. Columns that fold, paths and reasons, share the rest of the line, and break before a
+name of a path. If even that is too narrow, the table is wider than the terminal, which then breaks its lines.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-LEAST_WIDTH = 20  # of a column that folds
+MIN_WIDTH = 20  # of a column that folds
 GAP = 3  # between two columns
+
+
+@dataclass(frozen=True)
+class _Folding:
+    """Text that breaks before a name of a path, rather than in its middle."""
+
+    text: Text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield break_text(self.text, options.max_width)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = _width(self.text.plain)
+        return Measurement(min(width, MIN_WIDTH), width)
 
 
 def print_columns(
@@ -30,69 +45,42 @@ def print_columns(
     folding: Collection[str] | None = None,
     right: Collection[str] = (),
 ) -> None:
-    """Show rows of text under names.
-
-    Args:
-        console: Where to print.
-        names: Name of each column.
-        rows: As many cells each.
-        folding: Columns that may take several lines. Default: the last.
-        right: Columns that stand at their right edge.
-    """
+    """Show rows of text under names. `folding` columns may take several lines (default: the last)."""
     folding = names[-1:] if folding is None else folding
-    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    widths = [
-        max(
-            cell_len(line)
-            for text in (name, *(row[number].plain for row in cells))
-            for line in text.split("\n")
-        )
-        for number, name in enumerate(names)
-    ]
-    _share(widths, [names.index(name) for name in folding], room=console.width - GAP * len(names) + 1)
-    total = sum(widths) + GAP * len(names) - 1
-    table = Table(box=box.SIMPLE, show_edge=False, width=total if total > console.width else None)
-    for name, width in zip(names, widths, strict=True):
+    table = Table(box=box.SIMPLE, show_edge=False)
+    total = GAP * len(names) - 1
+    for number, name in enumerate(names):
+        width = max(_width(str(cell)) for cell in (name, *(row[number] for row in rows)))
+        least = min(width, MIN_WIDTH) if name in folding else width
+        total += least
         table.add_column(
-            Text(name), width=width, overflow="fold", justify="right" if name in right else "left"
+            Text(name),
+            min_width=least,
+            no_wrap=name not in folding,
+            overflow="fold",
+            justify="right" if name in right else "left",
         )
-    for row in cells:
-        table.add_row(*(break_text(cell, width) for cell, width in zip(row, widths, strict=True)))
+    for row in rows:
+        cells = [Text(cell) if isinstance(cell, str) else cell for cell in row]
+        table.add_row(*(_Folding(cell) if names[n] in folding else cell for n, cell in enumerate(cells)))
+    if total > console.width:
+        table.width = total
     console.print(table, crop=False)
 
 
-def _share(widths: list[int], folding: Sequence[int], *, room: int) -> None:
-    """Share what the whole columns leave among those that fold, in place; what a narrow one leaves goes to the others.
-
-    Args:
-        widths: Cells that each column would need.
-        folding: Which of them fold.
-        room: Cells there are for all columns.
-    """
-    left = room - sum(width for number, width in enumerate(widths) if number not in folding)
-    waiting = sorted(folding, key=widths.__getitem__)
-    for position, number in enumerate(waiting):
-        share = left // (len(waiting) - position)
-        widths[number] = min(widths[number], max(share, LEAST_WIDTH))
-        left -= widths[number]
+def _width(text: str) -> int:
+    return max(map(cell_len, text.split("\n")))
 
 
 def break_text(text: Text, width: int) -> Text:
-    """Break text that is too long, paths before a name in them rather than in its middle.
+    """Break the lines of a text that are longer than `width` cells: `/library/rain/` `heavy-rain.wav`.
 
-    Args:
-        text: One or more lines.
-        width: Cells there are.
-
-    Returns:
-        The text with line breaks: `/library/rain/` `heavy-rain.wav` of 15 cells. A piece without a place to break
-        stays as it is.
+    A piece without a place to break stays as it is.
     """
-    lines = text.plain.split("\n")
-    if max(map(cell_len, lines)) <= width:
+    if _width(text.plain) <= width:
         return text
     broken = []
-    for line in lines:
+    for line in text.plain.split("\n"):
         begun = ""
         for piece in re.findall(r"[^\s/]*(?:/|\s+)|[^\s/]+", line):
             if begun and cell_len(begun + piece.rstrip()) > width:

@@ -1,4 +1,4 @@
-"""What the operator runs: doctor, API keys, backup, restore, migration.
+"""For whoever runs the service: doctor, API keys, backup, restore, migration.
 
 May import `foley` and the rooms below it, not `jobs`.
 """

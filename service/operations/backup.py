@@ -1,12 +1,12 @@
-"""A copy of everything that cannot be made anew from the media: index, ledger of jobs, API keys, releases.
+"""A copy of everything that cannot be recreated from the media: index, job ledger, API keys, releases.
 
-    foley backup /backups/today         # also while `foley serve` runs: it is asked for the copy
+    foley backup /backups/today         # also while `foley serve` runs, which then sends the copy
     foley restore /backups/today
 
-The copied folder of a running engine is no backup, so the index is read through its own interface, asset by asset,
-into files of our own (`service.operations.backup_format`): the copy fits any engine. The ledger is copied first: it
-never calls a file done whose asset the copy lacks. A manifest with the sha256 of every file comes last: what has no
-manifest is no backup.
+A copy of the folder of a running engine is not a backup, so the index is read through its own interface, asset by
+asset, into files of our own (`service.operations.backup_format`), which fit any engine. The ledger is copied first, so
+that it never calls a file done whose asset the copy lacks. A manifest with the sha256 of every file comes last: without
+a manifest it is not a backup.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ROUTE = "/v1/backup"
 
 
 class BackupFailed(Failure):
-    """The backup could not be made, or what is there is none."""
+    """The backup could not be made, or is not a whole one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,13 @@ class Manifest:
 
     Attributes:
         version: Of this format.
-        foley_version: Which program made it.
+        foley_version: The program that made it.
         created_at: Seconds since 1970.
         release_id: The active release; it names the index.
-        bundle_id: Its encoder pair.
+        bundle_id: Its bundle.
         num_assets: Assets in the copy.
-        num_segments: Their segments.
-        files: sha256 (hex) and size in bytes of every other file, by name.
+        num_segments: Segments in the copy.
+        files: `sha256` (hex) and `num_bytes` of every other file, by name.
     """
 
     version: int
@@ -75,13 +75,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One file of a backup on its way.
-
-    Attributes:
-        name: Its path in the backup.
-        num_bytes: Its size.
-        content: The file itself, or where it lies.
-    """
+    """One file of a backup: its path in the backup, its size, and its content or the file that holds it."""
 
     name: str
     num_bytes: int
@@ -97,17 +91,7 @@ class Member:
 
 
 def copy_members(settings: Settings, index: Index, *, release_id: str, bundle: Bundle) -> Iterator[Member]:
-    """Read everything a backup holds; the manifest comes last.
-
-    Args:
-        settings: Whose data.
-        index: The open index of the active release.
-        release_id: That release.
-        bundle: Its bundle.
-
-    Yields:
-        File after file.
-    """
+    """Read everything a backup holds, file after file, the manifest last; `index` is that of the release."""
     files: dict[str, dict[str, Any]] = {}
     num_assets = num_segments = 0
     with tempfile.TemporaryDirectory(prefix="backup-", dir=settings.data) as scratch:
@@ -155,7 +139,7 @@ def _copy_files(settings: Settings, release_id: str, scratch: Path) -> Iterator[
 
 
 def _member(name: str, path: Path) -> Member:
-    """A file for the backup; a small one as it is now, since it may be replaced before it is sent."""
+    """A file for the backup; a small one is read now, because it may be replaced before it is sent."""
     num_bytes = path.stat().st_size
     if num_bytes > PIECE_BYTES:  # of a bundle, which nobody changes
         return Member(name=name, num_bytes=num_bytes, content=path)
@@ -174,14 +158,7 @@ def _facts(member: Member) -> dict[str, Any]:
 
 
 def write_tar(members: Iterable[Member]) -> Iterator[bytes]:
-    """Write a backup as a tar, piece by piece.
-
-    Args:
-        members: Its files.
-
-    Yields:
-        The tar's bytes.
-    """
+    """The bytes of a backup as a tar, piece by piece."""
     for member in members:
         header = tarfile.TarInfo(member.name)
         header.size, header.mode, header.mtime = member.num_bytes, 0o600, int(time.time())
@@ -192,7 +169,7 @@ def write_tar(members: Iterable[Member]) -> Iterator[bytes]:
 
 
 class _Pieces(io.RawIOBase):
-    """Bytes that come piece by piece, as the file that `tarfile` reads."""
+    """Bytes that arrive piece by piece, as the file that `tarfile` reads."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
@@ -205,8 +182,7 @@ class _Pieces(io.RawIOBase):
 def read_tar(pieces: Iterable[bytes]) -> Generator[tuple[str, Iterator[bytes]]]:
     """Read what `write_tar` wrote: the name and the content of file after file, each to be read before the next.
 
-    Raises:
-        BackupFailed: If it is something else, or breaks off.
+    Raises `BackupFailed` if it is something else, or breaks off.
     """
     with _whole(), tarfile.open(fileobj=_Pieces(pieces), mode="r|") as tar:
         for entry in tar:
@@ -236,10 +212,8 @@ def _whole() -> Iterator[None]:
 def read_library(settings: Settings) -> Generator[tuple[str, Iterator[bytes]]]:
     """Open the active index and read everything a backup holds: the name and the content of file after file.
 
-    Raises:
-        BackupFailed: If there is no index.
-        IndexInUse: If another process has the index open.
-    """  # noqa: DOC502 - raised where it is opened
+    Raises `BackupFailed` if there is no index; `IndexInUse` if another process has the index open.
+    """
     release_id, bundle = active_release(settings)
     index = find_index(settings, bundle, release_id=release_id)
     if index is None:
@@ -250,17 +224,13 @@ def read_library(settings: Settings) -> Generator[tuple[str, Iterator[bytes]]]:
 
 
 def save_backup(folder: Path, files: Iterable[tuple[str, Iterable[bytes]]]) -> Manifest:
-    """Write a backup into a new folder, which appears when it is whole and checked.
+    """Write a backup into a new folder, which appears when it is whole and checked, and return what it holds.
 
-    Args:
-        folder: Must not exist.
-        files: The name and the content of file after file.
-
-    Raises:
-        BackupFailed: If the folder exists, or what was written is not a whole backup.
-    """  # noqa: DOC503 - whatever else goes wrong leaves nothing behind
+    `files` gives the name and the content of file after file. Whatever goes wrong leaves nothing behind. Raises
+    `BackupFailed` if the folder exists, or what was written is not a whole backup.
+    """
     if folder.exists():
-        raise BackupFailed(f"{folder} exists: a backup goes into a new folder")
+        raise BackupFailed(f"{folder} exists: give a folder that does not")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -288,17 +258,9 @@ def _write(folder: Path, name: str, pieces: Iterable[bytes]) -> None:
 
 
 def safe_path(folder: Path, name: str) -> Path:
-    """Where a file of a backup lies.
+    """The path of a file, by its name in the backup; always inside the folder.
 
-    Args:
-        folder: The backup.
-        name: What the file calls itself.
-
-    Returns:
-        A path inside the folder.
-
-    Raises:
-        BackupFailed: If the name leads elsewhere.
+    Raises `BackupFailed` if the name leads elsewhere.
     """
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name:
@@ -307,21 +269,16 @@ def safe_path(folder: Path, name: str) -> Path:
 
 
 def check_backup(folder: Path) -> Manifest:
-    """Check that a backup is whole: every file there, nothing else, and every hash right.
+    """Check that a backup is whole and return what it holds: every file there, nothing else, every hash right.
 
-    Args:
-        folder: The backup.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        BackupFailed: If it is not; the message says which file.
+    Raises `BackupFailed` if it is not whole; the message names the file.
     """
     try:
         manifest = Manifest(**json.loads((folder / MANIFEST).read_text("utf-8")))
         if manifest.version != FORMAT_VERSION:
-            raise BackupFailed(f"{folder} has version {manifest.version}, this reads {FORMAT_VERSION}")
+            raise BackupFailed(
+                f"{folder} has version {manifest.version}, this program reads {FORMAT_VERSION}"
+            )
         names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {MANIFEST}
         for name in sorted(names ^ manifest.files.keys()):
             raise BackupFailed(f"{folder} is damaged: {name} is {'extra' if name in names else 'missing'}")

@@ -1,7 +1,7 @@
-"""Segments in files of our own: what a backup of an index is made of, whatever engine the index is on.
+"""Segments in files of our own: what a backup of an index consists of, whatever engine the index uses.
 
-One file is an `.npz` of plain arrays: the facts of n segments as JSON lines, and for each modality the tracks of those
-that have it, as float16 where nothing is lost by it (an index stores float16). Assets are whole within a file.
+A file is an `.npz` of plain arrays: the facts of n segments as JSON lines, and for each modality the tracks of those
+that have it, as float16 if that loses nothing (an index stores float16). Assets are whole within a file.
 """
 
 from __future__ import annotations
@@ -15,29 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Asset, Index, Segment
+from service.index.contract import Index, Segment
+from service.index.iteration import iter_assets, iter_segments
 from service.system.modality import MODALITIES, Modality, Track
 
 FILE_SEGMENTS = 512
-PAGE_ASSETS = 256
-SEGMENTS_AT_ONCE = 64
 FACTS = ("asset_id", "path", "index", "start_seconds", "end_seconds", "media", "paths", "metadata")
 
 
 def read_groups(index: Index) -> Iterator[list[Segment]]:
-    """Read an index, as many whole assets at a time as make a file.
+    """Read an index; each list is the segments of as many whole assets as make a file.
 
     An asset that is deleted meanwhile is left out; one that is written meanwhile may be.
-
-    Args:
-        index: What to read.
-
-    Yields:
-        Segments of whole assets, in order.
     """
     group: list[Segment] = []
-    for asset in _list_assets(index):
-        group += _read_asset(index, asset)
+    for asset in iter_assets(index):
+        segments = list(iter_segments(index, asset))
+        if len(segments) == asset.num_segments:  # else it was replaced meanwhile: they may be of two versions
+            group += segments
         if len(group) >= FILE_SEGMENTS:
             yield group
             group = []
@@ -45,35 +40,8 @@ def read_groups(index: Index) -> Iterator[list[Segment]]:
         yield group
 
 
-def _list_assets(index: Index) -> Iterator[Asset]:
-    cursor: str | None = None
-    while True:
-        page = index.list_assets(limit=PAGE_ASSETS, cursor=cursor)
-        yield from page.assets
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
-def _read_asset(index: Index, asset: Asset) -> list[Segment]:
-    segments: list[Segment] = []
-    while part := index.read_segments(
-        asset.asset_id, first_index=segments[-1].index + 1 if segments else 0, limit=SEGMENTS_AT_ONCE
-    ):
-        segments += part
-    # Deleted or written anew while we read: what we have may be of two versions.
-    return segments if len(segments) == asset.num_segments else []
-
-
 def pack_segments(segments: Sequence[Segment]) -> bytes:
-    """Write segments as a file.
-
-    Args:
-        segments: Whole assets.
-
-    Returns:
-        The file's content.
-    """
+    """The content of a file with the segments of whole assets."""
     lines = [json.dumps({name: getattr(s, name) for name in FACTS}, default=_plain) for s in segments]
     arrays: dict[str, NDArray[Any]] = {"facts": np.frombuffer("\n".join(lines).encode(), dtype=np.uint8)}
     for modality in MODALITIES:
@@ -96,17 +64,10 @@ def _shrink(tracks: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def unpack_assets(content: bytes) -> list[list[Segment]]:
-    """Read a file that `pack_segments` wrote.
+    """The segments of each asset in a file that `pack_segments` made.
 
-    Args:
-        content: The file's content.
-
-    Returns:
-        The segments of each asset.
-
-    Raises:
-        ValueError: If it is none.
-    """  # noqa: DOC502 - raised by NumPy and by json
+    Raises `ValueError` if it is something else.
+    """
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         facts = [json.loads(line) for line in arrays["facts"].tobytes().decode().split("\n")]
         tracks = {modality: _read_tracks(arrays, modality) for modality in MODALITIES}

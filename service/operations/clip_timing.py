@@ -1,6 +1,6 @@
 """One clip sent all the way from file to answer, stage by stage, for `foley doctor`.
 
-The log-mel front end is a stage of its own only on the engine that runs it apart from the network.
+The log-mel front end is a stage of its own only with the engine that runs it separately from the network.
 """
 
 from __future__ import annotations
@@ -29,17 +29,7 @@ RATE_HZ = 16_000
 
 
 def time_clip(path: Path, *, encoder: Encoder, decoder: Decoder, index: Index | None) -> DecodedOnce:
-    """Send the first segment of a file all the way, as a query goes.
-
-    Args:
-        path: Media file.
-        encoder: What embeds it.
-        decoder: Whose worker decodes it.
-        index: What to search; None leaves that stage out.
-
-    Returns:
-        The file's facts, the segment, and every stage in order.
-    """
+    """Send the first segment of a file all the way, as a query goes, and time every stage; no index, no search."""
     spec = encoder.bundle.manifest.clip_spec
     decoded = decoder.read(path, time_decoding, DECODE_SECONDS, spec)
     whole = time_call(
@@ -88,12 +78,7 @@ def _track(encoder: Encoder, clip: Clip) -> NDArray[np.float32]:
 
 
 def write_golden_clip(golden: Golden, path: Path) -> None:
-    """Write the golden clip of a bundle as a media file such as people have: H.264 and AAC, 640 × 360, 30 frames/s.
-
-    Args:
-        golden: 16 frames and their sound.
-        path: File to write, .mp4.
-    """
+    """Write the golden clip of a bundle as a typical media file: .mp4, H.264 and AAC, 640 × 360, 30 frames/s."""
     duration_seconds = len(golden.samples) / RATE_HZ
     num_frames = round(duration_seconds * FRAME_RATE)
     pictures = [

@@ -1,6 +1,6 @@
-"""What `foley doctor` says: what runs here and why, whether it is right, where time goes, and what would help.
+"""What `foley doctor` finds: what runs here and why, whether it is correct, where time goes, and what would help.
 
-Nothing is estimated: each figure is measured while the command runs, or named as recorded.
+Nothing is estimated: each figure is measured while the command runs, or marked as recorded.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ MIB = 1 << 20
 
 @dataclass(kw_only=True)
 class Diagnosis:
-    """What was found, one part after another.
+    """What was found.
 
     Attributes:
         facts: JSON values by part: machine, bundle, encoder, candidates, index, clip, memory.
         problems: What does not work.
-        left_out: Files that could not be measured on, and why, by path.
+        left_out: Why a file could not be measured, by path.
         advice: What would make it faster here.
     """
 
@@ -75,7 +75,7 @@ class Diagnosis:
     advice: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """The document that `foley doctor --json` prints."""
         return {
             **self.facts,
             "problems": self.problems,
@@ -89,14 +89,9 @@ def examine(
 ) -> Diagnosis:
     """Examine an installation by using it.
 
-    Args:
-        settings: What it is set to.
-        files: Real media: the first is timed, all are compared on. Default: the golden clip of the bundle.
-        measures: Whether to measure the agreement of every precision that can run here, and keep it.
-        reads_index: Whether to read the files of the index and compare them with their hashes.
-
-    Returns:
-        The findings.
+    The first of the `files` is timed, and precisions are compared on all of them; without files the golden clip of
+    the bundle is used. `measures` measures the agreement of every precision that can run here, and keeps the
+    results; `reads_index` checks the sealed files of the index against their hashes.
     """
     diagnosis = Diagnosis()
     release_id, bundle = _find_release(diagnosis, settings)
@@ -122,11 +117,11 @@ def examine(
 
 
 def _find_release(diagnosis: Diagnosis, settings: Settings) -> tuple[str, Bundle]:
-    """The release that answers; where that cannot be found out, the first bundle, and the reason is a problem."""
+    """The active release; if it cannot be found, the bundle of the settings, and the reason becomes a problem."""
     try:
         return active_release(settings)
     except (IndexFailure, ReleaseError) as exc:
-        diagnosis.problems.append(f"which release answers is not known, the first bundle is examined: {exc}")
+        diagnosis.problems.append(f"the active release is not known, FOLEY_BUNDLE is examined instead: {exc}")
         bundle = load_bundle(settings.bundle)
         return bundle.bundle_id, bundle
 
@@ -196,14 +191,14 @@ def _examine_index(
         facts |= asdict(index.info())
         if reads_index and is_embedded:
             facts["num_files_read"] = _read_sealed(diagnosis, index_folder(settings, release_id))
-    except IndexFailure as exc:  # a running service has it open, most of all
+    except IndexFailure as exc:  # most often a running service has it open
         facts["unavailable"] = str(exc)
         return None
     return index
 
 
 def _read_sealed(diagnosis: Diagnosis, folder: Path) -> int:
-    """Compare every file of the index that never changes with the hash it was sealed with; how many there were."""
+    """Check every sealed file of the index against its hash, and return how many there are."""
     shard = folder / current_shard(folder)
     seal = read_seal(shard)
     try:
@@ -247,7 +242,7 @@ def _describe_clip(timed: DecodedOnce, source: str) -> dict[str, Any]:
 def _probe_clips(
     files: Sequence[Path], bundle: Bundle, decoder: Decoder, diagnosis: Diagnosis
 ) -> ProbeClips | None:
-    """Segments with picture and sound of real files; None where there are no files, or too few segments."""
+    """Segments with picture and sound from the files; None if there are no files or too few segments."""
     found: list[Clip] = []
     num_used = 0
     for file in files:
@@ -260,7 +255,7 @@ def _probe_clips(
         num_used += bool(clips) and len(found) < MAX_PROBE_CLIPS
         found += clips
     found = found[:MAX_PROBE_CLIPS]
-    if len(found) < 2:  # else one bad file of many is no problem
+    if len(found) < 2:  # else one bad file of many is not a problem
         diagnosis.problems += [f"{file}: {reason}" for file, reason in diagnosis.left_out.items()]
         if files:
             diagnosis.problems.append(
@@ -298,7 +293,7 @@ def _obstacle(candidate: Candidate, bundle: Bundle) -> str | None:
 
 
 def _candidates(settings: Settings, bundle: Bundle) -> list[dict[str, Any]]:
-    """Every engine and precision there is, fastest first: what keeps it from running, how far it is from float32."""
+    """Every engine and precision, fastest first: what prevents it from running, how much it differs from float32."""
     store = AgreementStore(folder=settings.data / "agreement")
     rows = []
     for candidate in RANKING:
@@ -322,7 +317,7 @@ def _memory(index: Index | None) -> dict[str, Any]:
 
 
 def _memory_of(process: str) -> dict[str, int]:
-    """Resident memory of a process now and at most, in MiB."""
+    """Resident memory of a process now and at its peak, in MiB; psutil does not tell the peak."""
     lines = Path("/proc", process, "status").read_text().splitlines()
     pairs = dict(line.split(":", 1) for line in lines if ":" in line)
     return {
@@ -332,16 +327,7 @@ def _memory_of(process: str) -> dict[str, int]:
 
 
 def advise(settings: Settings, bundle: Bundle, encoder: Encoder | None) -> list[str]:
-    """Say what would make the encoder faster on this machine.
-
-    Args:
-        settings: What it is set to.
-        bundle: What it serves.
-        encoder: What runs now; None where nothing does.
-
-    Returns:
-        One line each, the largest gain first.
-    """
+    """What would make the encoder faster on this machine, the largest gain first; None is an encoder that fails."""
     advice = []
     chosen = None if encoder is None else encoder.choice.candidate
     on_gpu = chosen is not None and chosen.engine in GPU

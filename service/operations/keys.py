@@ -1,11 +1,11 @@
 """API keys: who may call from other machines, and what for.
 
-    created = create_key(path, name="web shop", scope="read")    # created.key is shown once and kept nowhere
+    created = create_key(path, name="web shop", scope="read")    # created.key is shown once and stored nowhere
     KeyStore(path).identify(created.key)
 
-A key is `foley_` + its public id + 32 random bytes. The file keeps their sha256 only: a random key cannot be guessed
-from it, so that no slow hash is needed. Scopes include each other: admin > write > read. The file is written whole
-(aside, fsync, rename) under a lock, and read again when it changes: a revoked key stops working at once.
+A key is `foley_` + its public id + 32 random bytes. The file keeps only the sha256 of a key: a random key cannot be
+guessed from it, so no slow hash is needed. Scopes include each other: admin > write > read. The file is replaced whole
+under a lock, and read again when it changes: a revoked key stops working immediately.
 """
 
 from __future__ import annotations
@@ -46,19 +46,11 @@ class NoSuchKey(KeysFailure):
 
 
 class InvalidKeyName(KeysFailure):
-    """A key's name is empty, too long or not plain text."""
+    """A key's name is empty, too long or not printable."""
 
 
 class Unauthorized(Failure):
-    """The request carries no key, or one that is not valid.
-
-    Args:
-        message: Which of the two.
-        is_wrong: Whether a key was given.
-
-    Attributes:
-        headers: What to tell the client beside the error (RFC 6750).
-    """
+    """The request carries no key, or, if `is_wrong`, an invalid one; `headers` go with the answer (RFC 6750)."""
 
     code = "unauthorized"
 
@@ -69,15 +61,7 @@ class Unauthorized(Failure):
 
 
 class ScopeMissing(Failure):
-    """The key may not do this.
-
-    Args:
-        has: Scope of the key.
-        needs: Scope of the route.
-
-    Attributes:
-        headers: What to tell the client beside the error (RFC 6750).
-    """
+    """The scope of the key is not enough for the route; `headers` go with the answer (RFC 6750)."""
 
     code = "insufficient_scope"
 
@@ -89,12 +73,12 @@ class ScopeMissing(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredKey:
-    """A key as the file knows it.
+    """A key as it is in the file.
 
     Attributes:
-        key_id: Public name of the key, part of it; appears in the log.
-        name: What it is for, for people.
-        scope: What it may do.
+        key_id: Public part of the key; appears in the log.
+        name: What the key is for.
+        scope: What it allows.
         sha256: Hex digest of the whole key.
         created_at: ISO 8601, UTC.
     """
@@ -106,7 +90,7 @@ class StoredKey:
     created_at: str
 
     def allows(self, needed: Scope) -> bool:
-        """Whether the key may do what needs a scope."""
+        """Whether the key has a scope, or one that includes it."""
         return SCOPES.index(self.scope) >= SCOPES.index(needed)
 
     def describe(self) -> dict[str, str]:
@@ -116,30 +100,16 @@ class StoredKey:
 
 @dataclass(frozen=True, kw_only=True)
 class CreatedKey:
-    """A new key; this is the only place that ever holds it.
-
-    Attributes:
-        key: What the client sends.
-        stored: What the file keeps.
-    """
+    """A new key: what the client sends, which is kept nowhere else, and what the file keeps."""
 
     key: str
     stored: StoredKey
 
 
 def create_key(path: Path, *, name: str, scope: Scope) -> CreatedKey:
-    """Make a key and add it to the file.
+    """Create a key and add it to the file, which is created if it is missing, readable by its owner only.
 
-    Args:
-        path: The file; made where it is missing, readable by its owner only.
-        name: What it is for.
-        scope: What it may do.
-
-    Returns:
-        The key.
-
-    Raises:
-        InvalidKeyName: If the name is empty, too long or not printable.
+    Raises `InvalidKeyName` if the name is empty, too long or not printable.
     """
     if not (0 < len(name) <= MAX_NAME and name.isprintable()):
         raise InvalidKeyName(f"a key's name must be 1 to {MAX_NAME} printable characters, got {name[:120]!r}")
@@ -153,17 +123,9 @@ def create_key(path: Path, *, name: str, scope: Scope) -> CreatedKey:
 
 
 def revoke_key(path: Path, key_id: str) -> StoredKey:
-    """Take a key out of the file; a running service refuses it from its next request on.
+    """Remove a key from the file and return it; a running service refuses it from the next request on.
 
-    Args:
-        path: The file.
-        key_id: The key's id.
-
-    Returns:
-        What the file said of it.
-
-    Raises:
-        NoSuchKey: If there is none of this id.
+    Raises `NoSuchKey` if there is no key with this id.
     """
     with _locked(path):
         keys = read_keys(path) if path.exists() else []
@@ -175,21 +137,16 @@ def revoke_key(path: Path, key_id: str) -> StoredKey:
 
 
 def read_keys(path: Path) -> list[StoredKey]:
-    """Read the file.
+    """The keys of the file, the oldest first.
 
-    Args:
-        path: The file.
-
-    Returns:
-        Its keys, oldest first.
-
-    Raises:
-        KeysFailure: If it is missing, not ours or damaged.
+    Raises `KeysFailure` if the file is missing, damaged or something else.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
         if document["version"] != FORMAT_VERSION:
-            raise KeysFailure(f"{path} has version {document['version']}, this is {FORMAT_VERSION}")
+            raise KeysFailure(
+                f"{path} has version {document['version']}, this program reads {FORMAT_VERSION}"
+            )
         return [_to_key(entry) for entry in document["keys"]]
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise KeysFailure(f"the file of API keys {path} cannot be read: {exc}") from exc
@@ -198,18 +155,14 @@ def read_keys(path: Path) -> list[StoredKey]:
 def _to_key(entry: dict[str, Any]) -> StoredKey:
     key = StoredKey(**entry)
     if key.scope not in SCOPES or len(bytes.fromhex(key.sha256)) != hashlib.sha256().digest_size:
-        raise ValueError(f"key {key.key_id!r} has no known scope or no sha256")
+        raise ValueError(f"key {key.key_id!r} has an unknown scope or no sha256")
     return replace(key, sha256=key.sha256.lower())
 
 
 class KeyStore:
-    """The keys of a running service. Any thread may ask it.
+    """The keys of a running service, read again whenever their file changes; for any thread.
 
-    Args:
-        path: The file; read now, and again whenever it changes.
-
-    Raises:
-        KeysFailure: If it cannot be read or holds no key.
+    Raises `KeysFailure` if the file cannot be read or holds no key.
     """
 
     def __init__(self, path: Path) -> None:
@@ -218,25 +171,20 @@ class KeyStore:
         self._seen: tuple[int, int, int] | None = None
         self._keys: Sequence[StoredKey] = ()
         if not path.exists():
-            raise KeysFailure(f"no API keys yet: `foley keys create NAME` makes the first, in {path}")
+            raise KeysFailure(
+                f"no API keys yet: create the first one with `foley keys create NAME`, in {path}"
+            )
         if not self._current():
-            raise KeysFailure(f"{path} holds no key: `foley keys create` makes one")
+            raise KeysFailure(f"{path} holds no key: create one with `foley keys create NAME`")
 
     def identify(self, key: str) -> StoredKey | None:
-        """Find a key.
+        """Find the key that a client sent; None if it is not in the file.
 
-        Args:
-            key: What a client sent.
-
-        Returns:
-            What the file says of it, None where it is none of ours. A file that is damaged or gone since holds none.
-
-        Raises:
-            KeysFailure: If the file cannot be read any more: then nobody is let in.
-        """  # noqa: DOC502 - raised where it is read
+        Raises `KeysFailure` if the file cannot be read any more: then nobody is let in.
+        """
         digest = _digest(key)
         found = None
-        for stored in self._current():  # all of them, so that the time says nothing of the place
+        for stored in self._current():  # all of them, so that the time reveals no position
             if hmac.compare_digest(digest, stored.sha256):
                 found = stored
         return found
@@ -260,7 +208,7 @@ def _digest(key: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other writers out: two that add a key at once must not lose one."""
+    """Keep other writers out: of two keys added at the same time none may be lost."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked_file(path.with_name(path.name + ".lock")):
         yield

@@ -1,20 +1,17 @@
 """Copying an index from one place to another: from a folder to a Qdrant server, back, or between two of a kind.
 
-    foley migrate --to http://qdrant:6333        # what the settings name is copied to the server
+    foley migrate --to http://qdrant:6333        # copy the index of the settings to the server
     foley migrate --from http://qdrant:6333      # and back
 
-Assets are copied whole, several at a time. One that is at the target already, with the same segments and facts, is
-passed over, so a copy that was cut off goes on when the command is run again. At the end both sides are compared: the
-number of assets and segments, and the vectors of segments taken at random: tracks bit for bit, pooled vectors within
-1e-6.
+An asset that the target already has is skipped, so an interrupted copy is resumed when the command is run again. At
+the end both sides are compared: the number of assets and segments, and the vectors of random segments: tracks bit for
+bit, pooled vectors within 1e-6.
 """
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,22 +20,18 @@ import numpy as np
 
 from service.index.contract import Asset, Index
 from service.index.failure import IndexFailure
+from service.index.iteration import copy_assets, iter_assets
 from service.index.opening import find_index, index_place, open_index
 from service.releases.opening import active_release
 from service.system.modality import MODALITIES, Modality
 from service.system.settings import Settings
 
-logger = logging.getLogger(__name__)
-
-PAGE_ASSETS = 256
-SEGMENTS_AT_ONCE = 64
-NUM_WRITERS = 8  # a folder acknowledges writes that wait together with one flush
 NUM_SAMPLES = 200
 POOLED_TOLERANCE = 1e-6
 
 
 class MigrationFailed(IndexFailure):
-    """The copy is not like its source; the message says where."""
+    """The copy differs from its source, or cannot be made; the message says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +40,9 @@ class Migration:
 
     Attributes:
         num_copied: Assets written to the target.
-        num_present: Assets that were there already.
+        num_present: Assets that the target already had.
         num_segments: Segments at the target.
-        num_compared: Vectors read from both sides and found alike.
+        num_compared: Vectors read from both sides and found equal.
     """
 
     num_copied: int
@@ -59,7 +52,7 @@ class Migration:
 
 
 OnCopied = Callable[[int, int], None]
-"""Called with the number of assets done and of all."""
+"""Called with the number of assets done, and of all."""
 
 
 def migrate_places(
@@ -71,17 +64,8 @@ def migrate_places(
 ) -> Migration:
     """Copy the index of the release that is active at the source.
 
-    Args:
-        settings: How a server is reached, and the first bundle; also the place that is not given.
-        source: Where from: the URL of a Qdrant server, or a data folder.
-        target: Where to.
-        on_copied: Called after each page of assets.
-
-    Returns:
-        What was done.
-
-    Raises:
-        MigrationFailed: If both places are the same, or there is no index of its active release at the source.
+    A place is the URL of a Qdrant server or a data folder; one that is not given is that of the settings. Raises
+    `MigrationFailed` if both are the same, or the source has no index of its active release.
     """
     from_settings, to_settings = (_settings_of(place, settings) for place in (source, target))
     release_id, bundle = active_release(from_settings)
@@ -108,23 +92,13 @@ def _settings_of(place: str | None, settings: Settings) -> Settings:
 
 
 def migrate(source: Index, target: Index, *, on_copied: OnCopied = lambda _done, _all: None) -> Migration:
-    """Copy every asset, then compare both sides.
-
-    Args:
-        source: What to copy; nobody should write to it meanwhile.
-        target: Where to.
-        on_copied: Called after each page of assets.
-
-    Returns:
-        What was done.
-    """
+    """Copy every asset, then compare both sides. Nobody should write to the source meanwhile."""
     num_assets = source.info().num_assets
     num_copied = num_done = 0
-    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="migrate") as writers:
-        for page in _pages(source):
-            num_copied += sum(writers.map(lambda asset: _copy(asset, source, target), page))
-            num_done += len(page)
-            on_copied(num_done, num_assets)
+    for is_copied in copy_assets(source, target):
+        num_copied += is_copied
+        num_done += 1
+        on_copied(num_done, num_assets)
     num_compared = compare(source, target)
     return Migration(
         num_copied=num_copied,
@@ -135,19 +109,9 @@ def migrate(source: Index, target: Index, *, on_copied: OnCopied = lambda _done,
 
 
 def compare(source: Index, target: Index, *, num_samples: int = NUM_SAMPLES, seed: int = 0) -> int:
-    """Compare the counts of two indexes, and the vectors of segments taken at random.
+    """Compare the counts of two indexes and the vectors of random segments; return how many vectors were compared.
 
-    Args:
-        source: The one.
-        target: The other.
-        num_samples: Segments at most.
-        seed: Which ones.
-
-    Returns:
-        How many vectors were compared.
-
-    Raises:
-        MigrationFailed: If they differ.
+    Raises `MigrationFailed` if they differ.
     """
     for what, counts in (
         ("assets", (source.info().num_assets, target.info().num_assets)),
@@ -166,35 +130,10 @@ def compare(source: Index, target: Index, *, num_samples: int = NUM_SAMPLES, see
     )
 
 
-def _pages(index: Index) -> Iterator[Sequence[Asset]]:
-    cursor: str | None = None
-    while True:
-        page = index.list_assets(limit=PAGE_ASSETS, cursor=cursor)
-        yield page.assets
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
-def _copy(asset: Asset, source: Index, target: Index) -> bool:
-    """Copy an asset, and tell whether there was anything to copy."""
-    if target.get_asset(asset.asset_id) == asset:
-        return False
-    first_index = 0
-    segments = source.read_segments(asset.asset_id, limit=SEGMENTS_AT_ONCE)
-    while segments:
-        first_index = segments[-1].index + 1
-        following = source.read_segments(asset.asset_id, first_index=first_index, limit=SEGMENTS_AT_ONCE)
-        target.write_asset(segments, is_last=not following)
-        segments = following
-    return True
-
-
 def _sample(index: Index, num_samples: int, chosen: random.Random) -> list[Asset]:
-    """Some of the assets, each as likely as another (reservoir sampling: the list of all may be long)."""
+    """Random assets, each equally likely (reservoir sampling: the list of all may be long)."""
     kept: list[Asset] = []
-    assets = (asset for page in _pages(index) for asset in page)
-    for number, asset in enumerate(assets):
+    for number, asset in enumerate(iter_assets(index)):
         if len(kept) < num_samples:
             kept.append(asset)
         elif (place := chosen.randrange(number + 1)) < num_samples:
@@ -203,9 +142,9 @@ def _sample(index: Index, num_samples: int, chosen: random.Random) -> list[Asset
 
 
 def _compare_segment(asset: Asset, at: float, source: Index, target: Index) -> int:
-    """Compare a segment of an asset, which stands at some fraction of it; returns the number of vectors."""
+    """Compare the segment at a fraction of an asset, 0 to 1, and return the number of vectors compared."""
     if source.get_asset(asset.asset_id) != target.get_asset(asset.asset_id):
-        raise MigrationFailed(f"asset {asset.asset_id} is described otherwise at the target")
+        raise MigrationFailed(f"asset {asset.asset_id} is described differently at the target")
     position = int(at * asset.num_segments)  # there is a segment of this index or a later one
     (segment,) = source.read_segments(asset.asset_id, first_index=position, limit=1)
     num_compared = 0
@@ -221,7 +160,7 @@ def _compare_vectors(asset_id: str, index: int, modality: Modality, source: Inde
     if tracks[0] is None and tracks[1] is None:
         return 0
     if tracks[0] is None or tracks[1] is None or pooled[0] is None or pooled[1] is None:
-        raise MigrationFailed(f"{place} has {modality} on one side alone")
+        raise MigrationFailed(f"{place} has {modality} on one side only")
     if not np.array_equal(
         tracks[0].astype(np.float16).view(np.uint16), tracks[1].astype(np.float16).view(np.uint16)
     ):

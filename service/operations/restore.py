@@ -1,22 +1,23 @@
-"""Putting a backup back: checked first, written aside, moved into place in the end.
+"""Putting a backup back: it is checked first, written aside, and moved into place at the end.
 
     foley restore /backups/today [--force]
 
-Nothing that is there is overwritten without `--force`. The embedded index is written into a new folder and takes the
-old one's place when it is complete; on a Qdrant server assets are written one by one, and those that the backup does
-not have are deleted last. A restore that was cut off is done again from the start.
+Nothing is overwritten without `--force`. The embedded index is written into a new folder, which replaces the old one
+when it is complete; on a Qdrant server assets are written one by one, and those that the backup does not have are
+deleted last. A restore that was interrupted starts again from the beginning.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.bundle.bundle import Bundle, load_bundle
 from service.index.contract import Index, Segment
+from service.index.iteration import iter_assets, write_in_parts
 from service.index.opening import activate_index, find_index, open_index
 from service.operations.backup import KEYS, LEDGER, BackupFailed, Manifest, check_backup, safe_path
 from service.operations.backup_format import unpack_assets
@@ -26,24 +27,14 @@ from service.system.settings import Settings
 from service.system.text import count
 
 NUM_WRITERS = 8  # writes that wait together share a flush
-SEGMENTS_AT_ONCE = 64
-PAGE_ASSETS = 1000
 
 
 def restore_backup(settings: Settings, folder: Path, *, is_forced: bool = False) -> Manifest:
-    """Put a backup back.
+    """Put a backup back, and return what it holds; `is_forced` replaces existing data.
 
-    Args:
-        settings: Where to: data folder or Qdrant server; the bundle, where the backup has none of its own.
-        folder: The backup.
-        is_forced: Replace what is there.
-
-    Returns:
-        What was restored.
-
-    Raises:
-        BackupFailed: If the backup is damaged, of another bundle, or something would be overwritten.
-    """  # noqa: DOC502 - raised where it is checked
+    The settings name the data folder or Qdrant server to restore to, and the bundle, if the backup has none of its
+    own. Raises `BackupFailed` if the backup is damaged, of another bundle, or would overwrite something.
+    """
     manifest = check_backup(folder)
     bundle = _find_bundle(settings, folder, manifest)
     settings.data.mkdir(parents=True, exist_ok=True)
@@ -79,7 +70,7 @@ def _find_bundle(settings: Settings, folder: Path, manifest: Manifest) -> Bundle
 def _refuse_overwriting(
     settings: Settings, folder: Path, manifest: Manifest, bundle: Bundle, *, is_forced: bool
 ) -> None:
-    index = find_index(settings, bundle, release_id=manifest.release_id)  # in use: says so
+    index = find_index(settings, bundle, release_id=manifest.release_id)  # raises if it is in use
     num_assets = 0
     if index is not None:
         num_assets = index.info().num_assets
@@ -88,7 +79,7 @@ def _refuse_overwriting(
     places = {LEDGER: settings.data / LEDGER, KEYS: settings.keys_path}
     there += [str(path) for name, path in places.items() if name in manifest.files and path.exists()]
     if there and not is_forced:
-        raise BackupFailed(f"{settings.data} holds {', '.join(there)}: --force replaces it by {folder}")
+        raise BackupFailed(f"{settings.data} holds {', '.join(there)}: --force replaces it with {folder}")
 
 
 def _write_index(index: Index, folder: Path, manifest: Manifest) -> None:
@@ -98,34 +89,23 @@ def _write_index(index: Index, folder: Path, manifest: Manifest) -> None:
             assets = unpack_assets(safe_path(folder, name).read_bytes())
             for asset_id in writers.map(lambda asset: _write_asset(index, asset), assets):
                 kept.add(asset_id)
-    for asset_id in [asset_id for asset_id in _asset_ids(index) if asset_id not in kept]:
-        index.delete_asset(asset_id)
+    for asset in [asset for asset in iter_assets(index) if asset.asset_id not in kept]:
+        index.delete_asset(asset.asset_id)
     found = (index.info().num_assets, index.count_segments())
     if found != (manifest.num_assets, manifest.num_segments):
         raise BackupFailed(
-            f"the index has {found} assets and segments, the backup {manifest.num_assets, manifest.num_segments}"
+            f"the index has {found[0]} assets and {found[1]} segments, the backup {manifest.num_assets} and "
+            f"{manifest.num_segments}"
         )
 
 
 def _write_asset(index: Index, segments: Sequence[Segment]) -> str:
-    for first in range(0, len(segments), SEGMENTS_AT_ONCE):
-        part = segments[first : first + SEGMENTS_AT_ONCE]
-        index.write_asset(part, is_last=first + SEGMENTS_AT_ONCE >= len(segments))
+    write_in_parts(index, segments)
     return segments[0].asset_id
 
 
-def _asset_ids(index: Index) -> Iterator[str]:
-    cursor: str | None = None
-    while True:
-        page = index.list_assets(limit=PAGE_ASSETS, cursor=cursor)
-        yield from (asset.asset_id for asset in page.assets)
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
 def _bring(source: Path, place: Path) -> Path:
-    """Bring what was restored onto the disk of its place, beside it: what may fail does so before the renames."""
+    """Copy what was restored to the disk of its place, next to it, so that nothing but renames is left to fail."""
     place.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_dev == place.parent.stat().st_dev:
         return source

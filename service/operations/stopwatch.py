@@ -1,7 +1,6 @@
 """How long the stages of decoding take. It runs in a decode worker, and so imports little.
 
-Only what can be told apart is reported apart: opening, decoding and resizing a picture happen packet by packet in one
-pass, and so are one stage.
+Opening, decoding and resizing a picture happen packet by packet in one pass, and so are one stage.
 """
 
 from __future__ import annotations
@@ -20,12 +19,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of the way from a file to an answer.
-
-    Attributes:
-        name: What happens in it.
-        milliseconds: Median wall time.
-    """
+    """One stage of the way from a file to an answer, with its median wall time."""
 
     name: str
     milliseconds: float
@@ -37,7 +31,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedOnce:
-    """What a decode worker sends back: facts, the clip, and how long each stage took there."""
+    """What a decode worker sends back: the facts of the file, its first clip, and the time of each stage."""
 
     info: MediaInfo
     clip: Clip
@@ -45,17 +39,9 @@ class DecodedOnce:
 
 
 def time_decoding(source: MediaSource, spec: ClipSpec) -> DecodedOnce:
-    """Decode the first segment of a file, each modality apart; runs in a decode worker.
+    """Decode the first segment of a file, each modality on its own, and time it; runs in a decode worker.
 
-    Args:
-        source: Media file.
-        spec: How to cut and sample it.
-
-    Returns:
-        The segment and the stages.
-
-    Raises:
-        ValueError: If nothing in it decodes.
+    Raises `ValueError` if nothing in it decodes.
     """
     info = probe_media(source)
     stages = [time_call("open: header and first picture", partial(probe_media, source))]
@@ -74,15 +60,7 @@ def _decode(source: MediaSource, spec: ClipSpec, modality: Literal["audio", "vid
 
 
 def time_call(name: str, call: Callable[[], object]) -> Stage:
-    """Time a call: the median of three, after one that warms up.
-
-    Args:
-        name: What happens in it.
-        call: What to time.
-
-    Returns:
-        The stage.
-    """
+    """Time a call: the median of three, after one to warm up."""
     call()
     seconds = []
     for _ in range(ROUNDS):

@@ -67,7 +67,7 @@ def test_a_release_that_is_not_here_is_an_error_and_no_other_answers(
         list_inventory(settings)
     monkeypatch.setattr("service.operations.stopwatch.ROUNDS", 1)
     found = examine(settings).to_json()
-    assert "which release answers is not known" in found["problems"][0]
+    assert "the active release is not known" in found["problems"][0]
     assert found["bundle"]["bundle_id"] == two_releases.bundle_ids[0]
     assert found["encoder"]["golden_difference"] < 1e-4
 

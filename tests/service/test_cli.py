@@ -124,7 +124,7 @@ def test_index_twice(foley: Foley, library_files: Path, tmp_path: Path) -> None:
     shown = foley("index", folder)
     assert re.search(rf"unchanged\s+{num_files}\s+{num_files + 2}\s*\n", shown.stdout)
     assert re.search(r"empty\.mp4\s+empty\s+the file is empty", shown.stdout)
-    assert "1 other file passed over" in shown.stdout  # labels.csv
+    assert "1 other file skipped" in shown.stdout  # labels.csv
 
 
 def test_index_of_nothing_useful_fails(foley: Foley, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_no_door_is_open_without_keys(indexed: Foley) -> None:
     result = indexed("serve", "--host", "0.0.0.0")
     assert result.returncode == 1
     assert re.fullmatch(
-        r"foley: no API keys yet: `foley keys create NAME` makes the first, in .*need API keys\n",
+        r"foley: no API keys yet: create the first one with `foley keys create NAME`, in .*need API keys\n",
         result.stderr,
     )
 

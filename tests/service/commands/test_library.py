@@ -122,7 +122,7 @@ def test_a_library_that_changes(foley: Foley, library: Path) -> None:
     job, _ = show_job(Settings(data=foley.settings["DATA"]), listed[0]["job_id"])
     assert job["counts"] == {"indexed": 1, "unchanged": 2, "moved": 1, "deleted": 1, "quarantined": 1}
     people = foley("jobs", "show", listed[0]["job_id"])
-    assert "1 quarantined: passed over until they change, or with --retry" in people.stdout
+    assert "1 quarantined: skipped until they change; --retry tries them again" in people.stdout
 
 
 def test_what_cannot_be_is_one_line(foley: Foley, library: Path) -> None:

@@ -77,5 +77,5 @@ def test_likely_is_a_column_where_it_is_known(probability: float | None) -> None
 
 
 def test_one_is_not_many() -> None:
-    assert "1 other file passed over" in shown(print_report, IndexReport(num_ignored=1))
-    assert "2 other files passed over" in shown(print_report, IndexReport(num_ignored=2))
+    assert "1 other file skipped" in shown(print_report, IndexReport(num_ignored=1))
+    assert "2 other files skipped" in shown(print_report, IndexReport(num_ignored=2))

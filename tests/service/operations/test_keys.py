@@ -88,8 +88,8 @@ def test_a_damaged_file_lets_nobody_in(path: Path) -> None:
     [
         ({"version": 9}, "version 9"),
         ({"keys": [{"key_id": "x"}]}, "cannot be read"),
-        ({"scope": "root"}, "no known scope"),
-        ({"sha256": "ab"}, "no known scope or no sha256"),
+        ({"scope": "root"}, "unknown scope"),
+        ({"sha256": "ab"}, "unknown scope or no sha256"),
     ],
 )
 def test_what_is_no_file_of_keys(path: Path, change: dict[str, object], message: str) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from models.bundle.bundle import load_bundle
 from service.cli import app
 from service.commands.terminal import FAILED, WRONG_USAGE
-from service.index import opening
+from service.index import iteration, opening
 from service.index.contract import Index, Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFailure
@@ -24,7 +24,6 @@ from service.index.points import point_id
 from service.index.qdrant import index as server
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import ServerConfig
-from service.operations import migration
 from service.operations.migration import Migration, MigrationFailed, compare, migrate, migrate_places
 from service.system.modality import Track
 from service.system.settings import Settings
@@ -170,8 +169,8 @@ def test_an_asset_that_changed_is_copied_again(source: ServerIndex, remote: Serv
 def test_long_assets_are_read_in_parts(
     source: ServerIndex, remote: ServerIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migration, "SEGMENTS_AT_ONCE", 2)
-    monkeypatch.setattr(migration, "PAGE_ASSETS", 5)
+    monkeypatch.setattr(iteration, "SEGMENTS_PER_CALL", 2)
+    monkeypatch.setattr(iteration, "ASSETS_PER_PAGE", 5)
     fill(source)
     assert migrate(source, remote).num_copied == NUM_ASSETS
     assert contents(remote) == contents(source)
@@ -220,7 +219,7 @@ def damage_point(client: QdrantClient, remote: ServerIndex, point: str, number: 
         remote.write_asset([make_segment("more", audio_track=track)], is_last=True)
         return "the source has 12 assets, the target 13"
     client.set_payload(NAME, {"media": {"size_bytes": 0}}, [point])
-    return "is described otherwise at the target"
+    return "is described differently at the target"
 
 
 @pytest.fixture
