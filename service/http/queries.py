@@ -100,7 +100,7 @@ def read_track(text: str, *, num_moments: int, width: int) -> Track:
                 f"got {len(data)}"
             )
         track = np.frombuffer(data, dtype="<f2").astype(np.float32).reshape(num_moments, width)
-        return check_track(track, num_moments=num_moments, width=width)
+        return check_track(track, shape=(num_moments, width))
     except (binascii.Error, ValueError, InvalidVector) as exc:
         raise InvalidParameter([{"parameter": "track", "message": str(exc)}]) from exc
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Segment
+from service.index.contract import Segment, VectorQuery
 from service.index.failure import InvalidSegment, InvalidVector
 from service.index.payload import describe_files, describe_metadata, load_path
 from service.system.modality import MODALITIES, Track
@@ -55,15 +55,15 @@ def is_point_id(text: str) -> bool:
         return False
 
 
-def check_track(track: Track, *, num_moments: int, width: int, name: str = "track") -> Track:
-    """The track as C-contiguous float32, checked: (T, D), finite, unit rows that do not cancel out.
+def check_track(track: Track, *, shape: tuple[int, int], name: str = "track") -> Track:
+    """The track as C-contiguous float32, checked: of shape (T, D), finite, unit rows that do not cancel out.
 
     `name` is what the message of `InvalidVector` calls it.
     """
     if not isinstance(track, np.ndarray) or track.dtype.kind != "f":
         raise InvalidVector(f"{name} must be an array of floats, got {getattr(track, 'dtype', type(track))}")
-    if track.shape != (num_moments, width):
-        raise InvalidVector(f"{name} must be ({num_moments}, {width}), got {track.shape}")
+    if track.shape != shape:
+        raise InvalidVector(f"{name} must be {shape}, got {track.shape}")
     rows = np.ascontiguousarray(track, dtype=np.float32)
     if not np.isfinite(rows).all():
         raise InvalidVector(f"{name} must be finite, got NaN or infinity")
@@ -78,13 +78,18 @@ def check_track(track: Track, *, num_moments: int, width: int, name: str = "trac
     return rows
 
 
+def check_query(query: VectorQuery, *, shape: tuple[int, int]) -> VectorQuery:
+    """The query with its track checked."""
+    return replace(query, track=check_track(query.track, shape=shape, name="query"))
+
+
 def pool_track(track: Track) -> NDArray[np.float32]:
     """The normalised mean of the moments, float32, shape (D,)."""
     mean = track.mean(axis=0, dtype=np.float64)
     return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
 
 
-def to_points(segments: Sequence[Segment], *, num_moments: int, width: int) -> list[StoredPoint]:
+def to_points(segments: Sequence[Segment], *, shape: tuple[int, int]) -> list[StoredPoint]:
     """Turn segments of one asset into points, all or none.
 
     Raises `InvalidSegment` if there are none, or they are of several assets, out of order, or their facts are not JSON;
@@ -100,18 +105,16 @@ def to_points(segments: Sequence[Segment], *, num_moments: int, width: int) -> l
                 f"segments must rise in index and start, got {before.index} at {before.start_seconds} s "
                 f"before {after.index} at {after.start_seconds} s"
             )
-    return [_to_point(segment, num_moments=num_moments, width=width) for segment in segments]
+    return [_to_point(segment, shape) for segment in segments]
 
 
-def _to_point(segment: Segment, *, num_moments: int, width: int) -> StoredPoint:
+def _to_point(segment: Segment, shape: tuple[int, int]) -> StoredPoint:
     vectors: dict[str, NDArray[np.float32]] = {}
     for modality, track in (("audio", segment.audio_track), ("video", segment.video_track)):
         if track is not None:
             name = f"{modality}_track of segment {segment.index} of {segment.asset_id}"
-            rows = check_track(track, num_moments=num_moments, width=width, name=name)
-            stored = rows.astype(np.float16).astype(
-                np.float32
-            )  # so that a copy of the track has the same mean
+            rows = check_track(track, shape=shape, name=name)
+            stored = rows.astype(np.float16).astype(np.float32)  # a copy of the track has the same mean
             vectors[modality] = pool_track(stored)
             vectors[modality + TRACK_SUFFIX] = stored.ravel()
     payload = {

@@ -50,7 +50,7 @@ from service.index.payload import (
 from service.index.points import (
     TRACK_SUFFIX,
     StoredPoint,
-    check_track,
+    check_query,
     is_point_id,
     pool_track,
     to_points,
@@ -117,7 +117,7 @@ class MemoryIndex:
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """See `Index.write_asset`."""
-        points = to_points(segments, num_moments=self._shape[0], width=self._shape[1])
+        points = to_points(segments, shape=self._shape)
         asset_id = segments[0].asset_id
         with self._opened() as store:
             kept, earlier = store.unfinished.get(asset_id, (None, []))
@@ -132,7 +132,7 @@ class MemoryIndex:
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """See `Index.search`."""
         with self._opened():
-            checked = self._check(query)
+            checked = check_query(query, shape=self._shape)
             return self._rank(checked, hidden=(), num_candidates=query.num_candidates)[: query.limit]
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
@@ -140,7 +140,7 @@ class MemoryIndex:
         best: dict[str, SegmentMatch] = {}
         num_candidates = query.num_candidates
         with self._opened():
-            checked = self._check(query)
+            checked = check_query(query, shape=self._shape)
             while True:
                 ranked = self._rank(checked, hidden=best.keys(), num_candidates=num_candidates)
                 for match in ranked:
@@ -149,11 +149,6 @@ class MemoryIndex:
                 if len(best) == query.limit or len(ranked) < num_candidates:
                     return sorted(best.values(), key=_order)
                 num_candidates *= 2
-
-    def _check(self, query: VectorQuery) -> VectorQuery:
-        num_moments, width = self._shape
-        track = check_track(query.track, num_moments=num_moments, width=width, name="query")
-        return replace(query, track=track)
 
     def _rank(
         self, query: VectorQuery, *, hidden: Collection[str], num_candidates: int

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +35,7 @@ from service.index.embedded.generation import current_shard, read_seal
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.supervision import ShardSupervisor
 from service.index.payload import describe_files, describe_metadata, to_conditions
-from service.index.points import TRACK_NAMES, TRACK_SUFFIX, StoredPoint, check_track, to_points, to_segment
+from service.index.points import TRACK_NAMES, TRACK_SUFFIX, StoredPoint, check_query, to_points, to_segment
 from service.system.modality import Modality, Track
 from service.system.timing import timed
 
@@ -96,7 +95,7 @@ class EmbeddedIndex:
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset, in one call or in several; see `Index.write_asset`."""
-        points = to_points(segments, num_moments=self._config.num_moments, width=self._config.width)
+        points = to_points(segments, shape=self._config.shape)
         asset_id = segments[0].asset_id
         with self._lock:
             kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
@@ -137,11 +136,9 @@ class EmbeddedIndex:
         return self._search("search_assets", query)
 
     def _search(self, method: str, query: VectorQuery) -> list[SegmentMatch]:
-        rows = check_track(
-            query.track, num_moments=self._config.num_moments, width=self._config.width, name="query"
-        )
+        checked = check_query(query, shape=self._config.shape)
         with timed("search"):
-            matches: list[SegmentMatch] = self._shard.call(method, replace(query, track=rows))
+            matches: list[SegmentMatch] = self._shard.call(method, checked)
         return matches
 
     def get_asset(self, asset_id: str) -> Asset | None:
@@ -168,7 +165,7 @@ class EmbeddedIndex:
         """The track of a segment, float32, shape (T, D), or None if the asset has none there."""
         check_modality(modality)
         vector = self._read_vector(asset_id, index, modality + TRACK_SUFFIX)
-        return None if vector is None else vector.reshape(self._config.num_moments, self._config.width)
+        return None if vector is None else vector.reshape(self._config.shape)
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """The pooled vector of a segment, float32, shape (D,), or None if the asset has none there."""
@@ -185,8 +182,7 @@ class EmbeddedIndex:
         points: list[StoredPoint] = self._shard.call(
             "read_segments", asset_id, first_index, limit, TRACK_NAMES
         )
-        shape = (self._config.num_moments, self._config.width)
-        return [to_segment(point.payload, point.vectors, shape=shape) for point in points]
+        return [to_segment(point.payload, point.vectors, shape=self._config.shape) for point in points]
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None

@@ -38,6 +38,11 @@ class ShardConfig:
     shard: str | None = None
     is_background: bool = False
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a track: (T, D)."""
+        return self.num_moments, self.width
+
 
 @dataclass(frozen=True, kw_only=True)
 class Write:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -40,7 +39,7 @@ from service.index.contract import (
 )
 from service.index.failure import IndexFailure, InvalidCursor
 from service.index.payload import describe_files, describe_metadata, store_path, to_asset
-from service.index.points import TRACK_NAMES, TRACK_SUFFIX, check_track, is_point_id, to_segment
+from service.index.points import TRACK_NAMES, TRACK_SUFFIX, check_query, is_point_id, to_segment
 from service.index.qdrant.collection import open_collection
 from service.index.qdrant.link import Link, ServerConfig, open_client
 from service.index.qdrant.points import (
@@ -59,22 +58,12 @@ POLL_SECONDS = 1.0
 
 
 class ServerIndex:
-    """The `Index` contract on a Qdrant server. Make one with `open`.
+    """The `Index` contract on a collection of a Qdrant server. Make one with `open`."""
 
-    Args:
-        link: The way to the server.
-        name: The collection, which exists.
-        width: D, width of an embedding.
-        num_moments: T, embeddings in a track.
-    """
-
-    def __init__(self, link: Link, name: str, *, width: int, num_moments: int) -> None:
-        self._link = link
-        self._name = name
-        self._width = width
-        self._num_moments = num_moments
-        self._points = Points(link, name)
-        self._writer = Writer(self._points, width=width, num_moments=num_moments)
+    def __init__(self, points: Points, *, shape: tuple[int, int]) -> None:
+        self._points = points
+        self._shape = shape
+        self._writer = Writer(points, shape=shape)
 
     @classmethod
     def open(
@@ -95,7 +84,7 @@ class ServerIndex:
         try:
             link.check_version()
             open_collection(link, config, name, width=width, num_moments=num_moments)
-            index = cls(link, name, width=width, num_moments=num_moments)
+            index = cls(Points(link, name), shape=(num_moments, width))
             index.sweep()
         except BaseException:
             link.close()
@@ -111,12 +100,12 @@ class ServerIndex:
     @property
     def collection(self) -> str:
         """Name of the collection."""
-        return self._name
+        return self._points.name
 
     @property
     def link(self) -> Link:
-        """The way to the server."""
-        return self._link
+        """The connection to the server."""
+        return self._points.link
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset, in one call or in several; see `Index.write_asset`."""
@@ -124,15 +113,11 @@ class ServerIndex:
 
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segments; see `Index.search`."""
-        return search_segments(self._points, self._check(query))
+        return search_segments(self._points, check_query(query, shape=self._shape))
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `Index.search_assets`."""
-        return search_assets(self._points, self._check(query))
-
-    def _check(self, query: VectorQuery) -> VectorQuery:
-        rows = check_track(query.track, num_moments=self._num_moments, width=self._width, name="query")
-        return replace(query, track=rows)
+        return search_assets(self._points, check_query(query, shape=self._shape))
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
@@ -164,14 +149,12 @@ class ServerIndex:
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment as it is stored; see `Index.get_track`."""
         check_modality(modality)
-        return self._read_vector(
-            asset_id, index, modality + TRACK_SUFFIX, shape=(self._num_moments, self._width)
-        )
+        return self._read_vector(asset_id, index, modality + TRACK_SUFFIX, shape=self._shape)
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """The pooled vector of a segment; see `Index.get_pooled`."""
         check_modality(modality)
-        return self._read_vector(asset_id, index, modality, shape=(self._width,))
+        return self._read_vector(asset_id, index, modality, shape=self._shape[1:])
 
     def _read_vector(
         self, asset_id: str, index: int, name: str, *, shape: tuple[int, ...]
@@ -194,10 +177,9 @@ class ServerIndex:
         return sorted(map(self._to_segment, records), key=lambda segment: segment.index)
 
     def _to_segment(self, record: models.Record) -> Segment:
-        shape = (self._num_moments, self._width)
-        read = {name: read_vector(record, name, shape=shape) for name in TRACK_NAMES}
+        read = {name: read_vector(record, name, shape=self._shape) for name in TRACK_NAMES}
         tracks = {name: track for name, track in read.items() if track is not None}
-        return to_segment(record.payload or {}, tracks, shape=shape)
+        return to_segment(record.payload or {}, tracks, shape=self._shape)
 
     def list_assets(
         self,
@@ -242,7 +224,7 @@ class ServerIndex:
 
     def info(self) -> IndexInfo:
         """Counts of the server; it does not say how many bytes a collection takes."""
-        info = self._link.run(lambda client: client.get_collection(self._name))
+        info = self.link.run(lambda client: client.get_collection(self.collection))
         return IndexInfo(
             num_segments=info.points_count or 0,
             num_assets=self._points.count([is_value("index", 0)]),
@@ -253,10 +235,10 @@ class ServerIndex:
     def optimize(self) -> None:
         """Wait until the server, which builds graphs by itself, is done."""
         while True:
-            info = self._link.run(lambda client: client.get_collection(self._name))
+            info = self.link.run(lambda client: client.get_collection(self.collection))
             if info.status == models.CollectionStatus.RED:
                 raise IndexFailure(
-                    f"collection {self._name} on {self._link.url} failed: {info.optimizer_status}"
+                    f"collection {self.collection} on {self.link.url} failed: {info.optimizer_status}"
                 )
             if info.status == models.CollectionStatus.GREEN:
                 return
@@ -268,4 +250,4 @@ class ServerIndex:
 
     def close(self) -> None:
         """Close the connections. Safe to call twice."""
-        self._link.close()
+        self.link.close()

@@ -24,16 +24,15 @@ SWEEP_AFTER_SECONDS = 3600.0
 class Writer:
     """Writes assets into one collection. Thread-safe."""
 
-    def __init__(self, points: Points, *, width: int, num_moments: int) -> None:
+    def __init__(self, points: Points, *, shape: tuple[int, int]) -> None:
         self._points = points
-        self._width = width
-        self._num_moments = num_moments
+        self._shape = shape
         self._drafts: dict[str, Draft] = {}
         self._lock = threading.Lock()  # guards the drafts
 
     def write(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset, in one call or in several; see `Index.write_asset`."""
-        points = to_points(segments, num_moments=self._num_moments, width=self._width)
+        points = to_points(segments, shape=self._shape)
         asset_id = segments[0].asset_id
         with self._lock:
             kept = self._drafts.get(asset_id)  # a call that fails leaves it, and can be repeated

@@ -172,7 +172,7 @@ def open_shard(folder: Path, **changes: Any) -> Shard:
 
 
 def write_to(shard: Shard, name: str, tracks: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    points = to_points(make_asset(name, tracks), num_moments=NUM_MOMENTS, width=WIDTH)
+    points = to_points(make_asset(name, tracks), shape=(NUM_MOMENTS, WIDTH))
     facts = {"modalities": ["audio"], "num_segments": len(points), "last_index": len(points) - 1}
     head = StoredPoint(
         point_id=points[0].point_id, vectors=points[0].vectors, payload={**points[0].payload, **facts}
@@ -240,7 +240,7 @@ def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
     shard = open_shard(tmp_path, width=width)
     tracks = make_tracks(48, seed=2, width=width)
     segments = [make_segment("a", n, audio_track=track, video_track=track) for n, track in enumerate(tracks)]
-    change = Upsert(points=to_points(segments, num_moments=NUM_MOMENTS, width=width))
+    change = Upsert(points=to_points(segments, shape=(NUM_MOMENTS, width)))
     apply_change(shard._edge, shard._copies, change)
     limit = PAGE_NUMBERS // (2 * NUM_MOMENTS * width)
     assert limit == 2

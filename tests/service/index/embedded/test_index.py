@@ -447,7 +447,7 @@ def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.Monkey
     tracks = make_tracks(20, seed=31)
     config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
     shard = Shard(config)
-    points = to_points(make_asset("a", tracks), num_moments=NUM_MOMENTS, width=WIDTH)
+    points = to_points(make_asset("a", tracks), shape=(NUM_MOMENTS, WIDTH))
     ids = [point.point_id for point in points[1:]]
     shard.write([Write(asset_id=make_id("a"), bodies=points[1:], head=points[0], body_ids=ids)])
     read: list[edge.PointId] = []
