@@ -26,6 +26,10 @@ from tests.support.swapping import TwoReleases, prepare_releases
 # numbers, and do so with float32.
 os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
+# Beside other workers of pytest-xdist two threads of torch wait for each other most of the time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_processes(items)

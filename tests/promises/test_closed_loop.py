@@ -14,6 +14,7 @@ import pytest
 from tests.support.paths import REPOSITORY
 
 pytest.importorskip("torch", reason="the loop trains")
+pytestmark = pytest.mark.timeout(1800)  # a dozen commands, and two runs of training
 
 NUM_SCENES = 40
 TRAIN = ("--run", "ablation_random", "--batch-size", "20", "--no-board", "--workers", "1")
@@ -42,7 +43,7 @@ def run(folder: Path, module: str, *arguments: str | Path) -> str:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     assert found.returncode == 0, found.stderr
     return found.stdout

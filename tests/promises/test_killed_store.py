@@ -23,6 +23,7 @@ from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexUnavailable
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import make_asset, make_id, make_tracks
+from tests.support.waiting import wait_until
 
 READY_SECONDS = 10.0
 TRACKS = make_tracks(3, seed=5)
@@ -137,6 +138,6 @@ def test_a_store_that_acknowledges_too_early_is_caught(index: EmbeddedIndex) -> 
 
     with Traffic(index, send) as traffic:
         kill_often(index, num_kills=1)
-    assert any("an acknowledged asset is missing" in str(exc) for exc in traffic.failures)
+        wait_until(lambda: any("an acknowledged asset is missing" in str(exc) for exc in traffic.failures))
     with pytest.raises(AssertionError, match="acknowledged assets are missing"):
         check_whole(index, traffic.acknowledged)

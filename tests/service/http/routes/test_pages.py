@@ -125,7 +125,7 @@ def page(browser: Any, hostile_server: str) -> Iterator[Any]:
     """The page, opened; it must stay on its own host and raise nothing."""
     context = browser.new_context(viewport={"width": 360, "height": 740})
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(120_000)
     requested: list[str] = []
     failures: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
