@@ -32,7 +32,7 @@ import numpy as np
 
 from models.bundle.bundle import Bundle, load_bundle, starter_path
 from service.index.contract import Segment
-from service.index.opening import open_index
+from service.index.opening import index_place
 from service.releases.store import ReleaseStore
 from service.system.settings import Settings
 from training.corpus.synthesis import write_corpus
@@ -87,7 +87,7 @@ def copy_starter(target: Path, name: str) -> Bundle:
 def fill(settings: Settings, bundle: Bundle, release_id: str, num_segments: int) -> None:
     """Write random tracks; both releases have the same assets with different tracks."""
     rng = np.random.default_rng(len(release_id))
-    index = open_index(settings, bundle, release_id=release_id)
+    index = index_place(settings).open(bundle, release_id=release_id)
     try:
         for asset in range(num_segments // ASSET_SEGMENTS):
             rows = rng.standard_normal((2, ASSET_SEGMENTS, NUM_MOMENTS, bundle.manifest.embedding_width))

@@ -20,7 +20,7 @@ from service.client.client import Client, Query, ServerRefused, find_server
 from service.index.contract import Filter, Index
 from service.index.failure import IndexInUse
 from service.index.iteration import iter_assets
-from service.index.opening import find_index
+from service.index.opening import index_place
 from service.library.assets import AssetDocument, describe_asset
 from service.library.metadata import merge_metadata
 from service.releases.opening import active_release
@@ -116,7 +116,7 @@ def open_inventory(settings: Settings) -> Iterator[Inventory]:
     with ExitStack() as stack:
         inventory: Inventory
         try:
-            index = find_index(settings, bundle, release_id=release_id)
+            index = index_place(settings).find(bundle, release_id=release_id)
         except IndexInUse as exc:
             inventory = ServedInventory(stack.enter_context(find_server(settings, exc)))
         else:

@@ -1,9 +1,11 @@
-"""Which index a service uses: a folder of its own, or a Qdrant server that many replicas share.
+"""Where the indexes of a library live: in its data folder, or on a Qdrant server that many replicas share.
 
-    with open_index(settings, bundle, release_id=release_id) as index: ...
+    place = index_place(settings)
+    with place.open(bundle, release_id=release_id) as index: ...
 
-Without `FOLEY_QDRANT_URL` the index lies in the data folder, and one process at a time has it open. With it, any number
-of replicas read and write one collection. Each release has an index of its own, so vectors of two models never meet.
+Each release has an index of its own, so vectors of two models never meet. In a folder one process at a time has an
+index open, and the release store alone says which release is active. On a server any number of replicas read and write
+one collection, and the library's alias says which release is active for all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Index
@@ -20,119 +23,203 @@ from service.index.embedded.index import EmbeddedIndex
 from service.index.qdrant.collection import activate, active_collection, collection_name
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import Link, ServerConfig, open_client
+from service.system.files import DiskSpace
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-def open_index(settings: Settings, bundle: Bundle, *, release_id: str) -> Index:
-    """Open the index of a release of a bundle, or create it; the caller closes it."""
-    width, num_moments = bundle.manifest.embedding_width, bundle.manifest.clip_spec.num_moments
-    if settings.qdrant_url is None:
-        return EmbeddedIndex.open(
-            index_folder(settings, release_id),
-            width=width,
-            num_moments=num_moments,
-            min_free_bytes=settings.min_free_bytes,
-            optimize_share=settings.optimize_share if settings.optimize_share < 1 else None,
-        )
-    config = server_config(settings, url=settings.qdrant_url)
-    name = collection_name(settings.qdrant_prefix, release_id)
-    index = ServerIndex.open(config, name=name, width=width, num_moments=num_moments)
-    try:
-        _name_first(index, settings.qdrant_prefix)
-    except BaseException:
-        index.close()
-        raise
-    return index
+class IndexPlace(Protocol):
+    """Where the indexes of a library's releases live.
 
-
-def find_index(settings: Settings, bundle: Bundle, *, release_id: str) -> Index | None:
-    """Open the index of a release if it exists, else return None; nothing is created."""
-    if settings.qdrant_url is None:
-        exists = (index_folder(settings, release_id) / "index.json").exists()
-    else:
-        name = collection_name(settings.qdrant_prefix, release_id)
-        with _connect(settings, settings.qdrant_url) as link:
-            exists = link.run(lambda client: client.collection_exists(name))
-    return open_index(settings, bundle, release_id=release_id) if exists else None
-
-
-def index_folder(settings: Settings, release_id: str) -> Path:
-    """The folder of the embedded index of a release."""
-    return settings.data / "index" / release_id
-
-
-def index_place(settings: Settings, release_id: str) -> str:
-    """Where the index of a release is, for people: a folder or a collection on a server."""
-    if settings.qdrant_url is None:
-        return str(index_folder(settings, release_id))
-    return f"{settings.qdrant_url} {collection_name(settings.qdrant_prefix, release_id)}"
-
-
-def active_index(settings: Settings, index: Index | None = None) -> str | None:
-    """The release whose index the library's alias names on a Qdrant server; None without a server or an alias.
-
-    An open index of the library may be given, to use its connection.
+    Attributes:
+        engine: What serves them, for people.
+        package: Which package does.
+        is_shared: Whether other processes use the place too, and may switch releases.
     """
-    if settings.qdrant_url is None:
-        return None
-    if isinstance(index, ServerIndex):
-        name = active_collection(index.link, settings.qdrant_prefix)
-    else:
-        with _connect(settings, settings.qdrant_url) as link:
-            name = active_collection(link, settings.qdrant_prefix)
-    return None if name is None else name.removeprefix(f"{settings.qdrant_prefix}-")
+
+    engine: ClassVar[str]
+    package: ClassVar[str]
+    is_shared: ClassVar[bool]
+
+    def open(self, bundle: Bundle, *, release_id: str) -> Index:
+        """Open the index of a release, or create it; the caller closes it."""
+        ...
+
+    def find(self, bundle: Bundle, *, release_id: str) -> Index | None:
+        """Open the index of a release if there is one; nothing is created."""
+        ...
+
+    def describe(self, release_id: str) -> str:
+        """Where the index of a release is, for people."""
+        ...
+
+    def active(self, index: Index | None = None) -> str | None:
+        """The active release if this place says which one it is, else None.
+
+        The connection of an open `index` is used; without one, a connection for this call alone.
+        """
+        ...
+
+    def activate(self, release_id: str) -> None:
+        """Record here which release is active, if this place says so."""
+        ...
+
+    def drop(self, release_id: str) -> None:
+        """Remove the index of a release, if there is one."""
+        ...
+
+    def disk_space(self) -> DiskSpace | None:
+        """How full the disk is; None if a server has it and does not say."""
+        ...
 
 
-def activate_index(settings: Settings, release_id: str) -> None:
-    """Point the library's alias on a Qdrant server to the index of a release; an embedded index has no alias."""
-    if settings.qdrant_url is not None:
-        with _connect(settings, settings.qdrant_url) as link:
-            activate(link, settings.qdrant_prefix, collection_name(settings.qdrant_prefix, release_id))
-
-
-def drop_index(settings: Settings, release_id: str) -> None:
-    """Remove the index of a release, if there is one."""
-    if settings.qdrant_url is None:
-        shutil.rmtree(index_folder(settings, release_id), ignore_errors=True)
-        return
-    name = collection_name(settings.qdrant_prefix, release_id)
-    with _connect(settings, settings.qdrant_url) as link:
-        link.run(lambda client: client.delete_collection(name))
-
-
-@contextmanager
-def _connect(settings: Settings, url: str) -> Iterator[Link]:
-    config = server_config(settings, url=url)
-    link = Link(config, open_client(config))
-    try:
-        yield link
-    finally:
-        link.close()
-
-
-def server_config(settings: Settings, *, url: str) -> ServerConfig:
-    """What the settings say about the Qdrant server at a URL."""
-    key = settings.qdrant_api_key
-    return ServerConfig(
-        url=url,
-        api_key=None if key is None else key.get_secret_value(),
-        timeout_seconds=settings.qdrant_timeout_seconds,
-        prefers_grpc=settings.qdrant_prefer_grpc,
-        grpc_port=settings.qdrant_grpc_port,
-        num_shards=settings.qdrant_shards,
-        num_replicas=settings.qdrant_replicas,
-        num_write_acknowledgements=settings.qdrant_write_acknowledgements,
+def index_place(settings: Settings) -> IndexPlace:
+    """The place that the settings name: a Qdrant server if they have its address, else the data folder."""
+    return (
+        FolderPlace(settings) if settings.qdrant_url is None else ServerPlace(settings, settings.qdrant_url)
     )
 
 
-def _name_first(index: ServerIndex, prefix: str) -> None:
-    """Point the library's alias to its first collection; later ones are named when a release is activated."""
-    active = active_collection(index.link, prefix)
-    if active is None:
-        activate(index.link, prefix, index.collection)
-    elif active != index.collection:
-        logger.info(  # a release that is being built or prepared
-            "the library's alias %s names %s; this bundle uses %s", prefix, active, index.collection
+def index_folder(settings: Settings, release_id: str) -> Path:
+    """Where the embedded index of a release lives."""
+    return settings.data / "index" / release_id
+
+
+class FolderPlace:
+    """The data folder: an embedded index in a folder for each release."""
+
+    engine: ClassVar[str] = "Qdrant Edge"
+    package: ClassVar[str] = "qdrant-edge-py"
+    is_shared: ClassVar[bool] = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def open(self, bundle: Bundle, *, release_id: str) -> EmbeddedIndex:
+        """Open the index of a release, or create it."""
+        share = self._settings.optimize_share
+        return EmbeddedIndex.open(
+            index_folder(self._settings, release_id),
+            width=bundle.manifest.embedding_width,
+            num_moments=bundle.manifest.clip_spec.num_moments,
+            min_free_bytes=self._settings.min_free_bytes,
+            optimize_share=share if share < 1 else None,
         )
+
+    def find(self, bundle: Bundle, *, release_id: str) -> EmbeddedIndex | None:
+        """Open the index of a release if there is one."""
+        exists = (index_folder(self._settings, release_id) / "index.json").exists()
+        return self.open(bundle, release_id=release_id) if exists else None
+
+    def describe(self, release_id: str) -> str:
+        """The folder."""
+        return str(index_folder(self._settings, release_id))
+
+    def active(self, index: Index | None = None) -> None:
+        """None: the release store says it."""
+
+    def activate(self, release_id: str) -> None:
+        """Do nothing: the release store records it."""
+
+    def drop(self, release_id: str) -> None:
+        """Remove the folder of a release."""
+        shutil.rmtree(index_folder(self._settings, release_id), ignore_errors=True)
+
+    def disk_space(self) -> DiskSpace:
+        """How full the disk of the data folder is."""
+        self._settings.data.mkdir(parents=True, exist_ok=True)
+        return self._settings.disk_space()
+
+
+class ServerPlace:
+    """A Qdrant server: a collection for each release, and an alias for the active one."""
+
+    engine: ClassVar[str] = "Qdrant"
+    package: ClassVar[str] = "qdrant-client"
+    is_shared: ClassVar[bool] = True
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        key = settings.qdrant_api_key
+        self._prefix = settings.qdrant_prefix
+        self.config = ServerConfig(
+            url=url,
+            api_key=None if key is None else key.get_secret_value(),
+            timeout_seconds=settings.qdrant_timeout_seconds,
+            prefers_grpc=settings.qdrant_prefer_grpc,
+            grpc_port=settings.qdrant_grpc_port,
+            num_shards=settings.qdrant_shards,
+            num_replicas=settings.qdrant_replicas,
+            num_write_acknowledgements=settings.qdrant_write_acknowledgements,
+        )
+
+    def open(self, bundle: Bundle, *, release_id: str) -> ServerIndex:
+        """Open the collection of a release, or create it; the first of a library becomes its active one."""
+        index = ServerIndex.open(
+            self.config,
+            name=self._collection(release_id),
+            width=bundle.manifest.embedding_width,
+            num_moments=bundle.manifest.clip_spec.num_moments,
+        )
+        try:
+            self._name_first(index)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
+    def find(self, bundle: Bundle, *, release_id: str) -> ServerIndex | None:
+        """Open the collection of a release if there is one."""
+        name = self._collection(release_id)
+        with self._link() as link:
+            exists = link.run(lambda client: client.collection_exists(name))
+        return self.open(bundle, release_id=release_id) if exists else None
+
+    def describe(self, release_id: str) -> str:
+        """Server and collection."""
+        return f"{self.config.url} {self._collection(release_id)}"
+
+    def active(self, index: Index | None = None) -> str | None:
+        """The release whose collection the alias names; None before there is an alias."""
+        if isinstance(index, ServerIndex):
+            name = active_collection(index.link, self._prefix)
+        else:
+            with self._link() as link:
+                name = active_collection(link, self._prefix)
+        return None if name is None else name.removeprefix(f"{self._prefix}-")
+
+    def activate(self, release_id: str) -> None:
+        """Move the alias to the collection of a release."""
+        with self._link() as link:
+            activate(link, self._prefix, self._collection(release_id))
+
+    def drop(self, release_id: str) -> None:
+        """Remove the collection of a release."""
+        name = self._collection(release_id)
+        with self._link() as link:
+            link.run(lambda client: client.delete_collection(name))
+
+    def disk_space(self) -> None:
+        """None: the server has the disk."""
+
+    def _collection(self, release_id: str) -> str:
+        return collection_name(self._prefix, release_id)
+
+    @contextmanager
+    def _link(self) -> Iterator[Link]:
+        """A connection for one call."""
+        link = Link(self.config, open_client(self.config))
+        try:
+            yield link
+        finally:
+            link.close()
+
+    def _name_first(self, index: ServerIndex) -> None:
+        """Let the alias name the first collection of the library; later a switch of releases moves it."""
+        active = active_collection(index.link, self._prefix)
+        if active is None:
+            activate(index.link, self._prefix, index.collection)
+        elif active != index.collection:
+            logger.info(  # a release that is being built or made ready
+                "the library's alias %s names %s; this bundle uses %s", self._prefix, active, index.collection
+            )

@@ -29,7 +29,7 @@ from typing import IO, Any
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Index
-from service.index.opening import find_index
+from service.index.opening import index_place
 from service.operations.backup_format import pack_segments, read_groups
 from service.releases.opening import active_release
 from service.system.failure import Failure
@@ -215,7 +215,7 @@ def read_library(settings: Settings) -> Generator[tuple[str, Iterator[bytes]]]:
     Raises `BackupFailed` if there is no index; `IndexInUse` if another process has the index open.
     """
     release_id, bundle = active_release(settings)
-    index = find_index(settings, bundle, release_id=release_id)
+    index = index_place(settings).find(bundle, release_id=release_id)
     if index is None:
         raise BackupFailed(f"there is nothing to back up: no index in {settings.data}")
     with closing(index):

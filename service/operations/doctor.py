@@ -46,7 +46,7 @@ from service.index.contract import Index
 from service.index.embedded.generation import check_shard, current_shard, read_seal
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFailure
-from service.index.opening import find_index, index_folder, index_place
+from service.index.opening import index_folder, index_place
 from service.operations.clip_timing import time_clip, write_golden_clip
 from service.operations.stopwatch import DecodedOnce
 from service.releases.opening import active_release, open_encoder
@@ -175,21 +175,21 @@ def _examine_index(
     *,
     reads_index: bool,
 ) -> Index | None:
-    is_embedded = settings.qdrant_url is None
+    place = index_place(settings)
     facts: dict[str, Any] = {
-        "engine": "Qdrant Edge" if is_embedded else "Qdrant",
-        "version": version("qdrant-edge-py" if is_embedded else "qdrant-client"),
-        "path": index_place(settings, release_id),
+        "engine": place.engine,
+        "version": version(place.package),
+        "path": place.describe(release_id),
     }
     diagnosis.facts["index"] = facts
     try:
-        index = find_index(settings, bundle, release_id=release_id)
+        index = place.find(bundle, release_id=release_id)
         if index is None:
             facts["num_segments"] = 0
             return None
         stack.callback(index.close)
         facts |= asdict(index.info())
-        if reads_index and is_embedded:
+        if reads_index and not place.is_shared:
             facts["num_files_read"] = _read_sealed(diagnosis, index_folder(settings, release_id))
     except IndexFailure as exc:  # most often a running service has it open
         facts["unavailable"] = str(exc)

@@ -21,7 +21,7 @@ import numpy as np
 from service.index.contract import Asset, Index
 from service.index.failure import IndexFailure
 from service.index.iteration import copy_assets, iter_assets
-from service.index.opening import find_index, index_place, open_index
+from service.index.opening import index_place
 from service.releases.opening import active_release
 from service.system.modality import MODALITIES, Modality
 from service.system.settings import Settings
@@ -69,16 +69,16 @@ def migrate_places(
     """
     from_settings, to_settings = (_settings_of(place, settings) for place in (source, target))
     release_id, bundle = active_release(from_settings)
-    places = [index_place(place, release_id) for place in (from_settings, to_settings)]
+    places = [index_place(place).describe(release_id) for place in (from_settings, to_settings)]
     if places[0] == places[1]:
         hint = "name another with --to or --from, or a Qdrant server with FOLEY_QDRANT_URL"
         raise MigrationFailed(f"source and target are the same: {places[0]}; {hint}")
     with ExitStack() as stack:
-        opened = find_index(from_settings, bundle, release_id=release_id)
+        opened = index_place(from_settings).find(bundle, release_id=release_id)
         if opened is None:
             raise MigrationFailed(f"there is no index of release {release_id} to copy: {places[0]}")
         stack.callback(opened.close)
-        copy = open_index(to_settings, bundle, release_id=release_id)
+        copy = index_place(to_settings).open(bundle, release_id=release_id)
         stack.callback(copy.close)
         return migrate(opened, copy, on_copied=on_copied)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from models.bundle.bundle import Bundle, load_bundle
 from service.index.contract import Index, Segment
 from service.index.iteration import iter_assets, write_in_parts
-from service.index.opening import activate_index, find_index, open_index
+from service.index.opening import index_place
 from service.operations.backup import KEYS, LEDGER, BackupFailed, Manifest, check_backup, safe_path
 from service.operations.backup_format import unpack_assets
 from service.releases.store import ReleaseStore
@@ -41,8 +41,7 @@ def restore_backup(settings: Settings, folder: Path, *, is_forced: bool = False)
     _refuse_overwriting(settings, folder, manifest, bundle, is_forced=is_forced)
     with tempfile.TemporaryDirectory(prefix="restore-", dir=settings.data) as scratch:
         aside = settings.replace(data=Path(scratch))
-        target = settings if settings.qdrant_url else aside
-        index = open_index(target, bundle, release_id=manifest.release_id)
+        index = index_place(aside).open(bundle, release_id=manifest.release_id)
         try:
             _write_index(index, folder, manifest)
         finally:
@@ -70,7 +69,7 @@ def _find_bundle(settings: Settings, folder: Path, manifest: Manifest) -> Bundle
 def _refuse_overwriting(
     settings: Settings, folder: Path, manifest: Manifest, bundle: Bundle, *, is_forced: bool
 ) -> None:
-    index = find_index(settings, bundle, release_id=manifest.release_id)  # raises if it is in use
+    index = index_place(settings).find(bundle, release_id=manifest.release_id)  # raises if it is in use
     num_assets = 0
     if index is not None:
         num_assets = index.info().num_assets
@@ -152,4 +151,4 @@ def _move_into_place(settings: Settings, aside: Path, manifest: Manifest) -> Non
         ReleaseStore(settings.release_folder).activate(manifest.release_id, previous=None)
     else:  # the bundle of the settings, which no file names
         (settings.release_folder / "active.json").unlink(missing_ok=True)
-    activate_index(settings, manifest.release_id)
+    index_place(settings).activate(manifest.release_id)

@@ -23,7 +23,7 @@ from models.bundle.bundle import Bundle
 from service.index.contract import Asset, Index
 from service.index.failure import IndexFull
 from service.index.iteration import iter_assets
-from service.index.opening import open_index
+from service.index.opening import index_place
 from service.releases.builder import write_asset
 from service.releases.documents import Estimate, Gates, LibraryCounts, Outcome, Side, Trial
 from service.releases.gates import GateLimits, describe_gates, judge, measure_overlap
@@ -123,7 +123,7 @@ def build_release(
         return _save(store, replace(release, outcome="refused", gates=gates))
     tell(BuildProgress(step="measuring", detail={}))
     release = replace(release, library=library, missing=missing)
-    index = open_index(settings, store.load_bundle(release.release_id), release_id=release.release_id)
+    index = index_place(settings).open(store.load_bundle(release.release_id), release_id=release.release_id)
     try:
         release = _measure(settings, store, release, trial, new=index, active=active.index)
     finally:
@@ -151,14 +151,12 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
     manifest = bundle.manifest
     vector_bytes = 2 * manifest.embedding_width * (4 + 4 * manifest.clip_spec.num_moments)
     num_bytes = int(num_segments * vector_bytes * BYTES_OVERHEAD)
-    if settings.qdrant_url is None:
-        settings.data.mkdir(parents=True, exist_ok=True)
-        disk = settings.disk_space()
-        if not disk.has_room(num_bytes):
-            raise IndexFull(
-                f"embedding {num_segments} segments takes about {num_bytes} bytes; {disk.free_bytes} are free and "
-                f"{disk.floor_bytes} must stay"
-            )
+    disk = index_place(settings).disk_space()
+    if disk is not None and not disk.has_room(num_bytes):
+        raise IndexFull(
+            f"embedding {num_segments} segments takes about {num_bytes} bytes; {disk.free_bytes} are free and "
+            f"{disk.floor_bytes} must stay"
+        )
     return {
         "num_segments": num_segments,
         "num_bytes": num_bytes,

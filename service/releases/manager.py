@@ -1,4 +1,4 @@
-"""What is done with releases while a service answers: create, activate, roll back, delete, calibrate.
+"""Changes releases while a service answers: create, activate, roll back, delete, calibrate.
 
     manager = ReleaseManager(settings, releases, decoder, writers=lane.paused)
     release = manager.create(Path("runs/mine/bundle"))
@@ -7,7 +7,7 @@
 
 A switch is prepared while the old release answers: the new one is opened, and brought up to date with what was written
 since it was built. Then writers pause, the rest is copied, and one step makes it active: an fsynced rename of
-`active.json`, or on a Qdrant server the alias, which is the truth for every replica (`service.releases.replicas`).
+`active.json`, or on a Qdrant server moving the alias, which decides for every replica (`service.releases.replicas`).
 """
 
 from __future__ import annotations
@@ -28,21 +28,14 @@ from service.decode.decoder import Decoder
 from service.index.contract import Index
 from service.index.failure import IndexFailure
 from service.index.iteration import iter_assets
-from service.index.opening import activate_index, drop_index
+from service.index.opening import index_place
 from service.library.indexing import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
 from service.releases.documents import ReleaseDocument, SwitchDocument
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release
 from service.releases.replicas import Follower, submit_behind
-from service.releases.store import (
-    Active,
-    Release,
-    ReleaseError,
-    ReleaseInUse,
-    ReleaseRefused,
-    ReleaseStore,
-)
+from service.releases.store import Active, Release, ReleaseError, ReleaseInUse, ReleaseRefused, ReleaseStore
 from service.releases.switch import OpenRelease, ReleaseSwitch
 from service.search.calibration import (
     DIRECTIONS,
@@ -65,11 +58,9 @@ STALE_SHARE = 0.25
 class Switched:
     """What a switch did.
 
-    Attributes:
-        active: Which release answers now, and the one before.
-        switch_seconds: From the step that makes it durable to the first request that gets the new release.
-        seconds: All of it: opening, catching up, switching.
-        num_behind: Assets of the library that the release does not hold yet; a job embeds them.
+    `switch_seconds` is the time from the step that makes it durable to the first request that gets the new release,
+    `seconds` that of all of it: opening, catching up, switching. A job embeds the `num_behind` assets that the release
+    lacks.
     """
 
     active: Active
@@ -90,18 +81,18 @@ class Switched:
 
 
 class ReleaseManager:
-    """Changes which release answers. Any thread may call it; one change at a time, the others wait.
+    """Changes which release is active. Any thread may call it; one change at a time, the others wait.
 
     Args:
         settings: Where things are and what they may use.
-        releases: The release that answers.
+        releases: The active release.
         decoder: Decodes what a switch has to embed.
-        writers: Opens a block inside which nobody writes to the index.
+        writers: Opens a block inside which no job writes to the index.
         submit: Has files embedded by a job of the active release.
 
     Attributes:
         store: Where releases are kept.
-        follower: Answers with the release that other replicas have switched to.
+        follower: Activates the release that another replica has switched to.
     """
 
     def __init__(
@@ -115,6 +106,7 @@ class ReleaseManager:
     ) -> None:
         self.store = ReleaseStore(settings.release_folder)
         self._settings = settings
+        self._place = index_place(settings)
         self._releases = releases
         self._decoder = decoder
         self._writers = writers
@@ -122,7 +114,7 @@ class ReleaseManager:
         self._change = threading.RLock()
         self._building: str | None = None
         self.follower = Follower(
-            settings, self.store, releases, change=self._change, writers=writers, submit=submit
+            settings, self._place, self.store, releases, change=self._change, writers=writers, submit=submit
         )
         self.store.sweep(self._drop)
 
@@ -132,12 +124,10 @@ class ReleaseManager:
 
     @contextmanager
     def lease_to_write(self) -> Iterator[Index]:
-        """The index of the active release for a short write outside a job, which a switch waits for."""
+        """The index of the active release for a short write; a switch waits until the block ends."""
         self.follower.follow_once()  # another replica may have switched just now
-        with self._releases.gate.passing(), self._releases.lease() as live:
-            yield live.index
-
-    # Changing
+        with self._releases.gate.passing(), self._releases.lease() as release:
+            yield release.index
 
     def create(
         self,
@@ -147,19 +137,9 @@ class ReleaseManager:
         on_progress: OnBuild | None = None,
         stop: Caller | None = None,
     ) -> Release:
-        """Build a release of a bundle beside the one that answers; see `service.releases.building`.
+        """Build a release of a bundle, which is copied; see `service.releases.building.build_release`.
 
-        Args:
-            bundle_path: Folder of the bundle; it is copied.
-            token: Who asks; one who asked before gets the same release.
-            on_progress: Called as things go on.
-            stop: When it leaves, the build ends early.
-
-        Returns:
-            The release, ready or refused with reasons.
-
-        Raises:
-            ReleaseInUse: If another build is under way.
+        Raises `ReleaseInUse` if another build is running.
         """
         bundle = load_bundle(bundle_path)
         with self._changing():
@@ -168,11 +148,11 @@ class ReleaseManager:
             self._building = bundle.bundle_id
             self._adopt_current()
         try:
-            with self.store.building(), self._releases.lease() as opened:
+            with self.store.building(), self._releases.lease() as active:
                 return build_release(
                     self._settings,
                     self.store,
-                    opened,
+                    active,
                     bundle,
                     token=token,
                     on_progress=on_progress,
@@ -182,20 +162,11 @@ class ReleaseManager:
             self._building = None
 
     def activate(self, release_id: str, *, who: str = "", why: str = "") -> Switched:
-        """Let a release answer from now on.
+        """Activate a release.
 
-        Args:
-            release_id: The release.
-            who: Who wants it although its gates failed.
-            why: For what reason; given, a refused release is activated and both are recorded.
-
-        Returns:
-            What was done.
-
-        Raises:
-            ReleaseRefused: If it did not pass its gates and nobody takes the responsibility, or is not complete.
-            ReleaseError: If it is active already.
-        """  # noqa: DOC503 - whatever is raised on the way goes on
+        A reason `why` activates a release that failed its gates; it is recorded with `who` wants that. Raises
+        `ReleaseRefused` if the gates failed and there is no reason, or the release is not complete.
+        """
         began = time.monotonic()
         with self._changing():
             release = self.store.get(release_id)
@@ -212,14 +183,10 @@ class ReleaseManager:
                 return self._switch(opened, given_up=release.missing, began=began)
 
     def rollback(self) -> Switched:
-        """Let the release before answer again, at once: what was indexed meanwhile is embedded afterwards.
+        """Switch back to the previous release immediately: a job embeds what was indexed meanwhile.
 
-        Returns:
-            What was done.
-
-        Raises:
-            ReleaseError: If there is none.
-        """  # noqa: DOC503 - whatever is raised on the way goes on
+        Raises `ReleaseError` if there is none.
+        """
         began = time.monotonic()
         with self._changing():
             active = self.store.active()
@@ -232,12 +199,8 @@ class ReleaseManager:
     def delete(self, release_id: str, *, gives_up_rollback: bool = False) -> None:
         """Remove a release with its generation of the index.
 
-        Args:
-            release_id: The release.
-            gives_up_rollback: Whether it may be the one to roll back to; there is none afterwards.
-
-        Raises:
-            ReleaseInUse: If it is active, the one to roll back to and that is not given up, or being built.
+        With `gives_up_rollback` it may be the one that a rollback activates; there is none afterwards. Raises
+        `ReleaseInUse` if it is active, is needed for a rollback or is being built.
         """
         with self._changing():
             release = self.store.get(release_id)
@@ -247,28 +210,20 @@ class ReleaseManager:
                 self.store.delete(release_id, self._drop, gives_up_rollback=gives_up_rollback)
 
     def calibrate(self) -> Calibration:
-        """Learn anew what the scores of the active release mean: its library has changed since.
-
-        Returns:
-            The calibration, which further requests get.
-        """
-        with self._releases.lease() as opened:
-            queries = choose_queries(opened.index, num_queries=self._settings.release_sample, seed=0)
-            pairs = {target: sample_pairs(opened.index, queries, target=target) for target in DIRECTIONS}
-            num_assets = opened.index.info().num_assets
-            calibration = learn_calibration(self.store, opened.release_id, pairs, num_assets=num_assets)
-            self._releases.recalibrate(opened.release_id, calibration)
+        """Recalibrate the scores of the active release on its current library, for further requests too."""
+        with self._releases.lease() as active:
+            queries = choose_queries(active.index, num_queries=self._settings.release_sample, seed=0)
+            pairs = {target: sample_pairs(active.index, queries, target=target) for target in DIRECTIONS}
+            num_assets = active.index.info().num_assets
+            calibration = learn_calibration(self.store, active.release_id, pairs, num_assets=num_assets)
+            self._releases.recalibrate(active.release_id, calibration)
         return calibration
 
     def calibrate_if_stale(self) -> bool:
-        """Learn what scores mean where nobody did, or the library has grown or shrunk by a quarter since.
-
-        Returns:
-            Whether it was learned.
-        """
-        opened = self._releases.current
-        known = 0 if opened.calibration is None else opened.calibration.num_assets
-        num_assets = opened.index.info().num_assets
+        """Recalibrate if that was never done, or the library has grown or shrunk by a quarter; returns whether."""
+        active = self._releases.current
+        known = 0 if active.calibration is None else active.calibration.num_assets
+        num_assets = active.index.info().num_assets
         if num_assets < MIN_ASSETS or abs(num_assets - known) < STALE_SHARE * max(known, 1):
             return False
         try:
@@ -276,22 +231,20 @@ class ReleaseManager:
         except TooFewPairs:
             return False
         except (IndexFailure, OSError) as exc:
-            logger.warning("what scores mean was not learned: %s", exc)
+            logger.warning("the scores were not calibrated: %s", exc)
             return False
         return True
 
-    # Steps
-
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """A block in which nobody else changes releases, begun with the release that answers everywhere."""
+        """A block in which nobody else changes releases, begun with the release that is active everywhere."""
         with self._change, self.store.changing():
             self.follower.catch_up()
             yield
 
     @contextmanager
     def _opened(self, release_id: str) -> Iterator[OpenRelease]:
-        """A release to switch to: open already where somebody still uses it; closed again if the switch fails."""
+        """A release to switch to, open already if somebody still uses it; closed again if the switch fails."""
         with self._releases.lease_old(release_id) as used:
             opened = used or open_release(self._settings, release_id, self.store.load_bundle(release_id))
             try:
@@ -302,18 +255,18 @@ class ReleaseManager:
                 raise
 
     def _drop(self, release_id: str) -> None:
-        """Remove what a release leaves outside the store: its generation of the index, chunks of files under way."""
-        drop_index(self._settings, release_id)
+        """Remove what a release has outside the store: its generation of the index, and its spool."""
+        self._place.drop(release_id)
         shutil.rmtree(self._settings.data / "spool" / release_id, ignore_errors=True)
 
     def _adopt_current(self) -> None:
-        """Keep the release that answers in the store too, so that it can be rolled back to."""
+        """Keep the active release in the store too, so that a rollback can return to it."""
         current = self._releases.current
         if not (self.store.path(current.release_id) / "release.json").exists():
             self.store.create(current.bundle, outcome="ready", is_new_generation=False)
 
     def _catch_up(self, opened: OpenRelease, *, given_up: Sequence[str]) -> None:
-        """Embed what was indexed since the release was built, until nothing is left to embed."""
+        """Embed what was indexed since the release was built, until nothing is left."""
         for _ in range(MAX_ROUNDS):
             report = mirror(
                 list(iter_assets(self._releases.current.index)),
@@ -326,7 +279,7 @@ class ReleaseManager:
                 return
 
     def _switch(self, opened: OpenRelease, *, given_up: Sequence[str], began: float) -> Switched:
-        """Bring paths, metadata and deletions up to date while nobody writes, and make the release active."""
+        """Bring paths, metadata and deletions up to date while nobody writes, and activate the release."""
         current = self._releases.current
         with self._releases.gate.closed(), self._writers():
             wanted = list(iter_assets(current.index))
@@ -337,7 +290,7 @@ class ReleaseManager:
                 embeds=False,
             )
             switched_at = time.monotonic()
-            activate_index(self._settings, opened.release_id)
+            self._place.activate(opened.release_id)
             active = self.store.activate(opened.release_id, previous=current.release_id)
             self._releases.switch(opened)
             switch_seconds = time.monotonic() - switched_at
@@ -350,16 +303,16 @@ class ReleaseManager:
 
 
 def name_of_user() -> str:
-    """Who forces a release on the command line."""
+    """The user who activates a release on the command line."""
     return os.environ.get("SUDO_USER") or os.environ.get("USER") or f"user {os.getuid()}"
 
 
 def _explain(release: Release) -> str:
     """Why a release may not be activated."""
     if release.outcome == "building":
-        return f"release {release.release_id} is not built to the end: create it again to go on"
+        return f"release {release.release_id} is not complete: create it again to continue"
     reasons = "; ".join(release.gates.get("reasons", ())) or "its gates failed"
     return (
-        f"release {release.release_id} was refused: {reasons}. It answers all the same where somebody says why: "
+        f"release {release.release_id} was refused: {reasons}. To activate it all the same, give a reason: "
         "--force WHY, over HTTP `force`"
     )

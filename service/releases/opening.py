@@ -18,7 +18,7 @@ from service.encode.encoder import Encoder
 from service.encode.queue import BatchLimits
 from service.encode.spool import CHUNK_SEGMENTS, Spool
 from service.index.contract import Index
-from service.index.opening import active_index, open_index
+from service.index.opening import index_place
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.releases.switch import OpenRelease
 from service.system.settings import Settings
@@ -40,7 +40,7 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
     """
     store = ReleaseStore(settings.release_folder)
     active = store.active()
-    release_id = active_index(settings) or (active.release_id if active else None)
+    release_id = index_place(settings).active() or (active.release_id if active else None)
     if release_id is not None and (store.path(release_id) / "release.json").exists():
         return release_id, store.load_bundle(release_id)
     bundle = load_bundle(settings.bundle)
@@ -88,7 +88,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
     calibration = ReleaseStore(settings.release_folder).load_calibration(release_id)
     with ThreadPoolExecutor(1, thread_name_prefix="open-index") as pool, ExitStack() as stack:
         # Both take a second, in processes and threads of their own.
-        opening = pool.submit(open_index, settings, bundle, release_id=release_id)
+        opening = pool.submit(index_place(settings).open, bundle, release_id=release_id)
         stack.callback(_close_opened, opening)
         encoder = open_encoder(settings, bundle)
         index = opening.result()

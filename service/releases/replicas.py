@@ -1,7 +1,7 @@
-"""One of several services on a Qdrant server: answering with the release that the library's alias names.
+"""One of several services on a Qdrant server: it activates the release that the library's alias names.
 
-Whoever switches moves the alias; every other replica looks now and then, and before it changes anything. A request ends
-with the release it began with; a job that runs is paused and goes on with the new one.
+Whoever switches moves the alias; every other replica looks every few seconds, and before it changes anything. A running
+request ends with the release it began with; a running job is paused and continues with the new one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from service.index.iteration import iter_assets
-from service.index.opening import active_index
+from service.index.opening import IndexPlace
 from service.releases.opening import open_release
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.releases.switch import OpenRelease, ReleaseSwitch
@@ -28,12 +28,13 @@ Submit = Callable[[Sequence[Path]], object]
 
 
 class Follower:
-    """Follows the alias. On an embedded index there is none, and nothing to do.
+    """Follows the alias of a shared place; a data folder has none, and nothing is done.
 
     Args:
-        settings: Where the server is, and how often to look.
+        settings: With the interval between looks.
+        place: Where the indexes are.
         store: Releases, which replicas share.
-        releases: The release that answers here.
+        releases: The active release of this process.
         change: Held by whoever changes releases in this process.
         writers: Opens a block inside which no job of this process writes to the index.
         submit: Has files embedded by a job of the active release.
@@ -42,6 +43,7 @@ class Follower:
     def __init__(
         self,
         settings: Settings,
+        place: IndexPlace,
         store: ReleaseStore,
         releases: ReleaseSwitch,
         *,
@@ -50,6 +52,7 @@ class Follower:
         submit: Submit,
     ) -> None:
         self._settings = settings
+        self._place = place
         self._store = store
         self._releases = releases
         self._change = change
@@ -59,13 +62,13 @@ class Follower:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Look again and again, in a thread."""
-        if self._settings.qdrant_url is not None:
+        """Look every few seconds, in a thread."""
+        if self._place.is_shared:
             self._thread = threading.Thread(target=self._run, name="release-follower", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; one that waits for another replica's switch is left behind."""
+        """End the thread, or leave it behind if it waits for another replica's switch."""
         self._is_stopping.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
@@ -76,7 +79,7 @@ class Follower:
             try:
                 self.follow_once()
                 self._refresh_calibration()
-            except Exception as exc:  # the server may be away, or the bundle not be here yet
+            except Exception as exc:  # the server may be away, or the bundle not here yet
                 if failure != str(exc):  # not every two seconds
                     logger.warning("the active release could not be followed", exc_info=exc)
                 failure = str(exc)
@@ -84,9 +87,9 @@ class Follower:
                 failure = ""
 
     def catch_up(self) -> None:
-        """Follow, and let `active.json` say what the alias says where a crash came between the two."""
+        """Follow, and mend `active.json` if a crash left it behind the alias."""
         self.follow_once()
-        if self._settings.qdrant_url is None:
+        if not self._place.is_shared:
             return
         active, current = self._store.active(), self._releases.current.release_id
         is_kept = (self._store.path(current) / "release.json").exists()
@@ -94,11 +97,7 @@ class Follower:
             self._store.activate(current, previous=active.release_id)
 
     def follow_once(self) -> bool:
-        """Answer with the release that the alias names.
-
-        Returns:
-            Whether it was another one before.
-        """
+        """Activate the release that the alias names; returns whether it was another one before."""
         if self._find_other() is None:
             return False
         with self._change:
@@ -111,13 +110,15 @@ class Follower:
         return True
 
     def _find_other(self) -> str | None:
-        """The release that the alias names, where it is another than the one that answers here."""
+        """The release that the alias names, if it is another than the active one of this process."""
+        if not self._place.is_shared:
+            return None
         with self._releases.lease() as release:
-            release_id = active_index(self._settings, release.index)
+            release_id = self._place.active(release.index)
             return None if release_id == release.release_id else release_id
 
     def _follow(self, current: OpenRelease, release_id: str) -> list[Path]:
-        """Switch; give what was written here to the old release and is not in the new one."""
+        """Switch, and return the files that were written here to the old release and are not in the new one."""
         release = open_release(self._settings, release_id, self._store.load_bundle(release_id))
         try:
             with self._releases.gate.closed(), self._writers():
@@ -127,7 +128,7 @@ class Follower:
             release.close()
             raise
         if self._made_at(release_id) < self._made_at(current.release_id):
-            return []  # a rollback: whoever asked for it embeds what is missing
+            return []  # a rollback: the replica that was asked for it embeds what is missing
         known = {asset.asset_id for asset in iter_assets(release.index)} | set(
             self._store.get(release_id).missing
         )
@@ -136,11 +137,11 @@ class Follower:
     def _made_at(self, release_id: str) -> float:
         try:
             return self._store.get(release_id).created_at
-        except ReleaseNotFound:  # the first of all, which nobody made
+        except ReleaseNotFound:  # the first of all is in no store
             return 0.0
 
     def _refresh_calibration(self) -> None:
-        """Take over what another replica has learned of the scores."""
+        """Take over a calibration that another replica has learned."""
         current = self._releases.current
         calibration = self._store.load_calibration(current.release_id)
         if calibration is not None and calibration != current.calibration:
@@ -148,12 +149,7 @@ class Follower:
 
 
 def submit_behind(submit: Submit, behind: Sequence[Path]) -> None:
-    """Have files embedded that a release lacks; it answers by now, and must not be undone where that fails.
-
-    Args:
-        submit: Queues a job.
-        behind: The files.
-    """
+    """Queue the embedding of files that the active release lacks; a failure is logged and must not undo the switch."""
     if not behind:
         return
     try:

@@ -1,8 +1,8 @@
-"""The release that answers, and those before it that still answer somebody.
+"""The active release, and earlier ones still in use by running requests.
 
-    with releases.lease() as release:       # one release from the beginning of a request to its end
+    with releases.lease() as release:    # one release from the beginning of a request to its end
         ...
-    releases.switch(other)               # further requests get the other; the old one closes after its last
+    releases.switch(other)               # further requests get the other; the old one closes after its last request
 
 A lease is one reference to everything that belongs together: encoder, index and calibration. So an answer is never made
 of two releases, and nobody closes what another still uses.
@@ -38,16 +38,10 @@ LET_GO_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRelease:
-    """An open release. Nothing of it changes; another calibration makes another object.
+    """An open release. It never changes: another calibration makes another object.
 
-    Attributes:
-        release_id: Its name, which every answer carries.
-        bundle: The encoder pair.
-        encoder: The bundle, loaded.
-        batcher: The encoder's queue.
-        index: Its generation of the index.
-        calibration: What its scores mean, where that was learned.
-        spool: What was embedded of files on their way into its index.
+    Every answer carries its `release_id`. `batcher` is the queue in front of the encoder; `calibration` is None before
+    it was learned; `spool` keeps what was embedded of files on their way into the index.
     """
 
     release_id: str
@@ -61,9 +55,7 @@ class OpenRelease:
     def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
         """What one request works with: this release, and a place in the queue of its encoder.
 
-        Args:
-            caller: Who waits for the answer; default: one who waits for as long as it takes.
-            priority: Whether queries of others may go first.
+        The default caller waits for as long as it takes.
         """
         caller = caller or Caller()
         return Snapshot(
@@ -88,7 +80,7 @@ class OpenRelease:
 
 @dataclass
 class _Held:
-    """A release and how many use it."""
+    """A release and how many use it; `is_retired` once another one is active."""
 
     release: OpenRelease
     num_users: int = 0
@@ -96,7 +88,7 @@ class _Held:
 
 
 class WriteGate:
-    """Lets writers of the index pass, many at a time, until somebody closes it for a moment. Any thread may use it."""
+    """Lets many writers of the index pass at a time, except while it is closed. Any thread may use it."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -105,7 +97,7 @@ class WriteGate:
 
     @contextmanager
     def passing(self) -> Iterator[None]:
-        """Write inside the block; where the gate is closed, wait until it opens."""
+        """Write inside the block, once the gate is open."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_closed)
             self._num_writers += 1
@@ -118,7 +110,7 @@ class WriteGate:
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Nobody writes inside the block: those who do are waited for, others wait for its end."""
+        """Keep writers out of the block: wait for those that write already, and let others wait for its end."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_closed)
             self._is_closed = True
@@ -132,10 +124,10 @@ class WriteGate:
 
 
 class ReleaseSwitch:
-    """Hands out the active release and closes those that are done. Any thread may call it.
+    """Hands out the active release, and closes earlier ones after their last request. Any thread may call it.
 
     Args:
-        release: The first one. It belongs to this object from now on.
+        release: The first one; this object closes it.
 
     Attributes:
         gate: What a writer outside a job passes, so that a switch misses nothing.
@@ -150,22 +142,18 @@ class ReleaseSwitch:
 
     @property
     def current(self) -> OpenRelease:
-        """The active release, for a look; what works with it for longer takes a lease."""
+        """The active release, for a short look; longer work takes a lease."""
         return self._held.release
 
     @property
     def num_open(self) -> int:
-        """The active release and those that still answer somebody."""
+        """How many releases are open: the active one and those still in use."""
         with self._lock:
             return 1 + len(self._old)
 
     @contextmanager
     def lease(self) -> Iterator[OpenRelease]:
-        """Keep the active release open until the block ends.
-
-        Yields:
-            The release, the same to the end whatever is activated meanwhile.
-        """
+        """Keep the active release open until the block ends, whatever is activated meanwhile."""
         with self._lock:
             held = self._held
             held.num_users += 1
@@ -181,13 +169,8 @@ class ReleaseSwitch:
     def lease_old(self, release_id: str) -> Iterator[OpenRelease | None]:
         """Keep a release open that was active before, and that a long request or a build still uses.
 
-        Its index cannot be opened a second time; `switch` takes it back.
-
-        Args:
-            release_id: Which.
-
-        Yields:
-            The release; None where it is closed. One on its way to be closed is waited for.
+        Its index cannot be opened a second time; `switch` takes it back. Yields None if it is closed, and waits for one
+        that is being closed.
         """
         with self._lock:
             held = next((one for one in self._old if one.release.release_id == release_id), None)
@@ -205,10 +188,9 @@ class ReleaseSwitch:
                 self._close_if_done(held)
 
     def switch(self, release: OpenRelease) -> None:
-        """Give every further request another release. The one before closes when its last request ends.
+        """Activate a release, new or from `lease_old`, which this object closes from now on.
 
-        Args:
-            release: The new one, or one from `lease_old`. It belongs to this object from now on.
+        The one before closes when its last request ends.
         """
         with self._lock:
             known = next((one for one in self._old if one.release is release), None)
@@ -221,15 +203,7 @@ class ReleaseSwitch:
             self._close_if_done(old)
 
     def recalibrate(self, release_id: str, calibration: Calibration) -> bool:
-        """Give further requests another calibration of the active release.
-
-        Args:
-            release_id: The release it was learned from.
-            calibration: What its scores mean.
-
-        Returns:
-            False where another release is active by now; then nothing happens.
-        """
+        """Give further requests another calibration; returns False if another release is active by now."""
         with self._lock:
             if self._held.release.release_id != release_id:
                 return False
@@ -246,16 +220,16 @@ class ReleaseSwitch:
             one.release.close()
 
     def _close_if_done(self, held: _Held) -> None:
-        """The caller holds the lock."""
+        """Close a retired release without users; the caller holds the lock."""
         if held.is_retired and held.num_users == 0 and held in self._old:
             self._old.remove(held)
             self._closer.submit(_close, [held.release])
 
 
 def _close(box: list[OpenRelease]) -> None:
-    """Close a release in a thread of its own, and give its memory back to the system.
+    """Close a release and give its memory back to the system.
 
-    It comes in a box, which is emptied: the arguments of a call in another thread release as long as the call.
+    It comes in a box, which is emptied: the arguments of a call in another thread live as long as the call.
     """
     release = box.pop()
     encoder = weakref.ref(release.encoder)

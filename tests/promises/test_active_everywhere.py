@@ -8,7 +8,7 @@ import pytest
 
 from models.bundle.bundle import starter_path
 from service.commands.inventory import list_inventory, open_inventory
-from service.index.opening import find_index
+from service.index.opening import index_place
 from service.operations.doctor import examine
 from service.releases.opening import warn_of_unused_bundle
 from service.releases.store import ReleaseNotFound, ReleaseStore
@@ -23,7 +23,7 @@ def settings(two_releases: TwoReleases) -> Settings:
     settings, (first, second) = two_releases.settings, two_releases.names
     store = ReleaseStore(settings.release_folder)
     store.activate(second, previous=first)
-    index = find_index(settings, store.load_bundle(second), release_id=second)
+    index = index_place(settings).find(store.load_bundle(second), release_id=second)
     assert index is not None
     index.delete_asset(index.list_assets(limit=1).assets[0].asset_id)
     index.close()
@@ -34,7 +34,7 @@ def test_assets_are_those_of_the_release_that_answers(settings: Settings, two_re
     store = ReleaseStore(settings.release_folder)
     counts = {}
     for release_id in two_releases.names:
-        index = find_index(settings, store.load_bundle(release_id), release_id=release_id)
+        index = index_place(settings).find(store.load_bundle(release_id), release_id=release_id)
         assert index is not None
         counts[release_id] = index.info().num_assets
         index.close()

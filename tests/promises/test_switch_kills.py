@@ -19,7 +19,7 @@ from service.foley import open_foley
 from service.index.contract import Index
 from service.index.failure import IndexInUse
 from service.index.iteration import iter_assets
-from service.index.opening import open_index
+from service.index.opening import index_place
 from service.releases.opening import active_release, write_settings
 from service.releases.store import ReleaseStore
 from tests.support.paths import REPOSITORY, SUPPORT
@@ -75,7 +75,7 @@ def open_when_free(releases: TwoReleases, name: str) -> Index:
     def opened() -> Index | None:
         try:
             store = ReleaseStore(releases.settings.release_folder)
-            return open_index(releases.settings, store.load_bundle(name), release_id=name)
+            return index_place(releases.settings).open(store.load_bundle(name), release_id=name)
         except IndexInUse:
             return None
 

@@ -33,7 +33,7 @@ def open_release(settings: Any, release_id: str, bundle: Any) -> OpenRelease:
         bundle=bundle,
         encoder=cast(Any, NoEncoder()),
         batcher=cast(Any, NoEncoder()),
-        index=opening.open_index(settings, bundle, release_id=release_id),
+        index=opening.index_place(settings).open(bundle, release_id=release_id),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from models.bundle.bundle import load_bundle
 from service.index.contract import Index
 from service.index.failure import IndexInUse
-from service.index.opening import drop_index, find_index, open_index
+from service.index.opening import index_place
 from service.system.settings import Settings
 from tests.support.index_contract import WIDTH, IndexContract, make_asset, make_tracks
 from tests.support.memory_index import MemoryIndex, memory_indexes
@@ -40,15 +40,15 @@ def test_it_takes_the_place_of_the_embedded_index(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     bundle = load_bundle(settings.bundle)
     with memory_indexes():
-        assert find_index(settings, bundle, release_id="r1") is None
-        index = open_index(settings, bundle, release_id="r1")
+        assert index_place(settings).find(bundle, release_id="r1") is None
+        index = index_place(settings).open(bundle, release_id="r1")
         assert isinstance(index, MemoryIndex)
         track = make_tracks(1, seed=2, width=bundle.manifest.embedding_width)
         index.write_asset(make_asset("a", track), is_last=True)
         index.close()
-        again = find_index(settings, bundle, release_id="r1")
+        again = index_place(settings).find(bundle, release_id="r1")
         assert again is not None
         assert again.count_segments() == 1
         again.close()
-        drop_index(settings, "r1")
-        assert find_index(settings, bundle, release_id="r1") is None
+        index_place(settings).drop("r1")
+        assert index_place(settings).find(bundle, release_id="r1") is None

@@ -13,7 +13,7 @@ from qdrant_client import QdrantClient
 from models.bundle.bundle import Bundle, load_bundle, starter_path
 from service.index import opening
 from service.index.embedded.index import EmbeddedIndex
-from service.index.opening import find_index, index_place, open_index, server_config
+from service.index.opening import ServerPlace, index_place
 from service.index.qdrant import index as server
 from service.index.qdrant.collection import activate
 from service.index.qdrant.index import ServerIndex
@@ -45,13 +45,13 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantClient]:
 
 def test_without_a_url_the_index_is_a_folder(tmp_path: Path, bundle: Bundle) -> None:
     settings = Settings(data=tmp_path, min_free_bytes=0)
-    assert find_index(settings, bundle, release_id=bundle.bundle_id) is None
+    assert index_place(settings).find(bundle, release_id=bundle.bundle_id) is None
     assert list(tmp_path.iterdir()) == [], "asking makes nothing"
-    index = open_index(settings, bundle, release_id=bundle.bundle_id)
+    index = index_place(settings).open(bundle, release_id=bundle.bundle_id)
     assert isinstance(index, EmbeddedIndex)
     index.close()
-    assert index_place(settings, bundle.bundle_id) == str(tmp_path / "index" / bundle.bundle_id)
-    again = find_index(settings, bundle, release_id=bundle.bundle_id)
+    assert index_place(settings).describe(bundle.bundle_id) == str(tmp_path / "index" / bundle.bundle_id)
+    again = index_place(settings).find(bundle, release_id=bundle.bundle_id)
     assert again is not None
     again.close()
 
@@ -61,14 +61,14 @@ def test_with_a_url_it_is_a_collection(
 ) -> None:
     settings = Settings(qdrant_url=URL, qdrant_prefix="films")
     name = f"films-{bundle.bundle_id}"
-    assert index_place(settings, bundle.bundle_id) == f"{URL} {name}"
-    assert find_index(settings, bundle, release_id=bundle.bundle_id) is None
+    assert index_place(settings).describe(bundle.bundle_id) == f"{URL} {name}"
+    assert index_place(settings).find(bundle, release_id=bundle.bundle_id) is None
     assert client.get_collections().collections == []
-    index = open_index(settings, bundle, release_id=bundle.bundle_id)
+    index = index_place(settings).open(bundle, release_id=bundle.bundle_id)
     assert isinstance(index, ServerIndex)
     assert index.collection == name
     assert [(a.alias_name, a.collection_name) for a in client.get_aliases().aliases] == [("films", name)]
-    assert find_index(settings, bundle, release_id=bundle.bundle_id) is not None
+    assert index_place(settings).find(bundle, release_id=bundle.bundle_id) is not None
     assert caplog.text == ""
 
 
@@ -76,12 +76,12 @@ def test_an_alias_of_another_release_is_left_alone(
     client: QdrantClient, bundle: Bundle, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = Settings(qdrant_url=URL)
-    open_index(settings, bundle, release_id=bundle.bundle_id)
+    index_place(settings).open(bundle, release_id=bundle.bundle_id)
     config = ServerConfig(url=URL)
     ServerIndex.open(config, name="foley-other-1", width=8, client=client)
     activate(Link(config, client), "foley", "foley-other-1")
     with caplog.at_level(logging.INFO):
-        open_index(settings, bundle, release_id=bundle.bundle_id)
+        index_place(settings).open(bundle, release_id=bundle.bundle_id)
     assert client.get_aliases().aliases[0].collection_name == "foley-other-1"
     assert "alias foley names foley-other-1" in caplog.text
 
@@ -97,7 +97,7 @@ def test_what_the_settings_say_reaches_the_server() -> None:
         qdrant_replicas=3,
         qdrant_write_acknowledgements=1,
     )
-    assert server_config(settings, url="https://q") == ServerConfig(
+    assert ServerPlace(settings, "https://q").config == ServerConfig(
         url="https://q",
         api_key="k",
         timeout_seconds=3.0,

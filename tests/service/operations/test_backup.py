@@ -27,7 +27,7 @@ from service.commands.here_or_there import make_backup
 from service.http.routes.backup import create_backup
 from service.index.contract import Index, Segment
 from service.index.failure import IndexInUse
-from service.index.opening import open_index
+from service.index.opening import index_place
 from service.jobs.ledger import Ledger
 from service.operations.backup import (
     KEYS,
@@ -106,7 +106,7 @@ def source(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Setti
     data = tmp_path_factory.mktemp("source")
     settings = Settings(data=data, bundle=bundle_path, device="cpu", min_free_bytes=0)
     release_id, bundle = active_release(settings)
-    index = open_index(settings, bundle, release_id=release_id)
+    index = index_place(settings).open(bundle, release_id=release_id)
     for number in range(NUM_ASSETS):
         index.write_asset(make_asset(number, bundle.manifest.embedding_width), is_last=True)
     index.close()
@@ -125,7 +125,7 @@ def wanted(source: Settings) -> dict[str, tuple[Any, list[Segment]]]:
 
 def read_index(settings: Settings) -> dict[str, tuple[Any, list[Segment]]]:
     release_id, bundle = active_release(settings)
-    index = open_index(settings, bundle, release_id=release_id)
+    index = index_place(settings).open(bundle, release_id=release_id)
     try:
         return read_all(index)
     finally:
@@ -160,7 +160,7 @@ def test_nothing_is_overwritten_unasked(
 ) -> None:
     target = source.replace(data=tmp_path)
     release_id, bundle = active_release(target)
-    index = open_index(target, bundle, release_id=release_id)
+    index = index_place(target).open(bundle, release_id=release_id)
     index.write_asset(make_asset(99, bundle.manifest.embedding_width), is_last=True)
     index.close()
     with pytest.raises(BackupFailed, match=r"an index with 1 asset\b.*--force"):
@@ -199,7 +199,7 @@ def test_what_is_known_of_the_replaced_library_goes_and_its_keys_stay(
 def test_an_index_in_use_is_not_replaced(source: Settings, backup: Path, tmp_path: Path) -> None:
     target = source.replace(data=tmp_path)
     release_id, bundle = active_release(target)
-    index = open_index(target, bundle, release_id=release_id)
+    index = index_place(target).open(bundle, release_id=release_id)
     try:
         with pytest.raises(IndexInUse, match="open in another process"):
             restore_backup(target, backup, is_forced=True)
@@ -371,7 +371,7 @@ def test_a_file_that_is_replaced_while_it_is_sent(source: Settings, tmp_path: Pa
     (data / "agreement").mkdir(exist_ok=True)
     replaced = data / "agreement" / "measured.json"
     replaced.write_text("old")
-    with open_index(settings, bundle, release_id=release_id) as index:
+    with index_place(settings).open(bundle, release_id=release_id) as index:
         members = copy_members(settings, index, release_id=release_id, bundle=bundle)
         found = {}
         for member in members:
@@ -448,7 +448,7 @@ def test_a_long_asset_is_written_in_parts(source: Settings, tmp_path: Path) -> N
         )
         for n in range(150)
     ]
-    index = open_index(settings, bundle, release_id=release_id)
+    index = index_place(settings).open(bundle, release_id=release_id)
     index.write_asset(many, is_last=True)
     index.close()
     make_backup(settings, tmp_path / "copy")

@@ -19,7 +19,7 @@ from service.index import iteration, opening
 from service.index.contract import Index, Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFailure
-from service.index.opening import find_index, open_index
+from service.index.opening import index_place
 from service.index.points import point_id
 from service.index.qdrant import index as server
 from service.index.qdrant.index import ServerIndex
@@ -240,7 +240,7 @@ def settings(tmp_path: Path, client: QdrantClient, monkeypatch: pytest.MonkeyPat
 def fill_starter(settings: Settings) -> None:
     bundle = load_bundle(settings.bundle)
     track = make_tracks(1, seed=2, width=bundle.manifest.embedding_width)[0]
-    index = open_index(settings, bundle, release_id=bundle.bundle_id)
+    index = index_place(settings).open(bundle, release_id=bundle.bundle_id)
     index.write_asset([make_segment("a", audio_track=track)], is_last=True)
     index.close()
 
@@ -256,7 +256,7 @@ def test_places_are_a_url_or_a_folder(settings: Settings, tmp_path: Path, client
     other = tmp_path / "other"
     assert migrate_places(settings.replace(qdrant_url=URL), target=str(other)).num_copied == 1
     assert migrate_places(settings, source=URL).num_present == 1
-    copy = find_index(settings.replace(data=other), bundle, release_id=bundle.bundle_id)
+    copy = index_place(settings.replace(data=other)).find(bundle, release_id=bundle.bundle_id)
     assert copy is not None
     assert copy.count_segments() == 1
     copy.close()

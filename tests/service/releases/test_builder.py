@@ -14,7 +14,7 @@ import pytest
 
 from models.bundle.bundle import load_bundle
 from service.index.failure import IndexInUse
-from service.index.opening import open_index
+from service.index.opening import index_place
 from service.releases import builder
 from service.releases.builder import open_patiently
 from service.system.settings import Settings
@@ -27,7 +27,7 @@ def settings(tmp_path: Path, bundle_path: Path) -> Settings:
 
 def test_it_waits_for_the_builder_of_a_service_that_was_killed(settings: Settings) -> None:
     bundle = load_bundle(settings.bundle)
-    held = open_index(settings, bundle, release_id="r")
+    held = index_place(settings).open(bundle, release_id="r")
     closing = threading.Timer(1.0, held.close)
     closing.start()
     began = time.monotonic()
@@ -39,7 +39,7 @@ def test_it_waits_for_the_builder_of_a_service_that_was_killed(settings: Setting
 def test_it_does_not_wait_for_ever(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder, "HELD_SECONDS", 0.0)
     bundle = load_bundle(settings.bundle)
-    held = open_index(settings, bundle, release_id="r")
+    held = index_place(settings).open(bundle, release_id="r")
     with pytest.raises(IndexInUse):
         open_patiently(settings, "r", bundle)
     held.close()

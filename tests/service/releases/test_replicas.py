@@ -16,7 +16,7 @@ import pytest
 from models.bundle.bundle import Bundle, load_bundle
 from service.foley import Foley, open_foley
 from service.index import opening
-from service.index.opening import active_index
+from service.index.opening import index_place
 from service.library.indexing import index_paths
 from service.releases.manager import ReleaseManager
 from service.releases.opening import open_release
@@ -123,7 +123,7 @@ def test_a_switch_on_one_reaches_the_other_and_mixes_nothing(
     first, second = replicas.names
     with two.foley.lease() as old:
         one.manager.activate(second)
-        assert active_index(settings[1]) == second
+        assert index_place(settings[1]).active() == second
         replicas.check(one, second)
         replicas.check(two, first)  # it has not looked yet: the old encoder asks the old collection
         assert two.manager.follower.follow_once()

@@ -176,7 +176,7 @@ def test_a_build_is_cancelled_and_gone_on_with(victim: Victim, second_bundle: Bu
     assert http.get(f"/v1/releases/{name}").json()["state"] == "building"
     refused = http.post(f"/v1/releases/{name}:activate", json={"force": "I want it"})
     assert refused.status_code == 409
-    assert "not built to the end" in refused.json()["detail"]
+    assert "is not complete" in refused.json()["detail"]
     again = http.post("/v1/releases", json={"bundle": str(second_bundle.path), "activate": True})
     job = wait(victim, again.headers["location"])
     assert job["state"] == "done", job
