@@ -27,6 +27,7 @@ STARTERS = frozenset(
         "create_app",
         "examine",
         "open_foley",
+        "index_place",
         "open_index",
         "open_patiently",
         "open_release",
