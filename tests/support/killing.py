@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 
 from service.jobs.journal import LedgerJournal
 from service.library.journal import FileRow
@@ -77,13 +78,12 @@ class Victim:
         return True
 
     def _find_child(self, target: str) -> int | None:
-        marks = {"decode worker": b"spawn_main", "index engine": b"service.index.embedded.shard_process"}
+        marks = {"decode worker": "spawn_main", "index engine": "service.index.embedded.shard_process"}
         found = []
-        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                for child in (thread / "children").read_text().split():
-                    if marks[target] in Path(f"/proc/{child}/cmdline").read_bytes():
-                        found.append(int(child))
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+                if any(marks[target] in argument for argument in child.cmdline()):
+                    found.append(child.pid)
         return random.choice(found) if found else None
 
     def count_redone(self) -> int:

@@ -263,8 +263,8 @@ def test_what_is_embedded_of_a_file_that_changes_is_not_kept(
             pipeline.add(file)
             while encoder.num_clips < 2 * CHUNK_SEGMENTS:
                 pipeline.wait()
-            with copy.open("ab") as file:
-                file.write(b"more")
+            with copy.open("ab") as changed:
+                changed.write(b"more")
             kept = len(list(spool.read(asset_id)))
             _drain(pipeline)
         assert 0 < kept < NUM_SEGMENTS // CHUNK_SEGMENTS
