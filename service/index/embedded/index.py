@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,28 +138,23 @@ class EmbeddedIndex:
     def _search(self, method: str, query: VectorQuery) -> list[SegmentMatch]:
         checked = check_query(query, shape=self._config.shape)
         with timed("search"):
-            matches: list[SegmentMatch] = self._shard.call(method, checked)
-        return matches
+            return cast("list[SegmentMatch]", self._shard.call(method, checked))
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
-        asset: Asset | None = self._shard.call("get_asset", asset_id)
-        return asset
+        return cast("Asset | None", self._shard.call("get_asset", asset_id))
 
     def find_path(self, path: str) -> Asset | None:
         """The asset at this path, the one written last if a file was replaced and both are stored."""
-        asset: Asset | None = self._shard.call("find_path", path)
-        return asset
+        return cast("Asset | None", self._shard.call("find_path", path))
 
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
         """Replace durably the asset's paths and facts; False if no such asset is stored."""
-        is_stored: bool = self._shard.call("set_facts", asset_id, describe_files(paths, media))
-        return is_stored
+        return cast(bool, self._shard.call("set_facts", asset_id, describe_files(paths, media)))
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
         """Replace durably what people said about the asset; False if no such asset is stored."""
-        is_stored: bool = self._shard.call("set_facts", asset_id, describe_metadata(metadata))
-        return is_stored
+        return cast(bool, self._shard.call("set_facts", asset_id, describe_metadata(metadata)))
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment, float32, shape (T, D), or None if the asset has none there."""
@@ -189,26 +184,22 @@ class EmbeddedIndex:
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
         check_limit(limit)
-        page: AssetPage = self._shard.call("list_assets", limit, cursor, to_conditions(filter))
-        return page
+        return cast(AssetPage, self._shard.call("list_assets", limit, cursor, to_conditions(filter)))
 
     def delete_asset(self, asset_id: str) -> int:
         """Remove every segment of the asset durably and return how many there were."""
         self._keep(asset_id, None)
-        num_segments: int = self._shard.call("delete_asset", asset_id)
-        return num_segments
+        return cast(int, self._shard.call("delete_asset", asset_id))
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
         if modality is not None:
             check_modality(modality)
-        num_segments: int = self._shard.call("count_segments", modality)
-        return num_segments
+        return cast(int, self._shard.call("count_segments", modality))
 
     def info(self) -> IndexInfo:
         """How large the index is."""
-        info: IndexInfo = self._shard.call("info")
-        return info
+        return cast(IndexInfo, self._shard.call("info"))
 
     def optimize(self) -> None:
         """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""

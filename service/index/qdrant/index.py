@@ -182,11 +182,7 @@ class ServerIndex:
         return to_segment(record.payload or {}, tracks, shape=self._shape)
 
     def list_assets(
-        self,
-        *,
-        limit: int,
-        cursor: str | None = None,
-        filter: Filter | None = None,
+        self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
         check_limit(limit)

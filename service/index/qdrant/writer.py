@@ -40,17 +40,16 @@ class Writer:
         self._points.upsert([draft.label(p) for p in points if p is not draft.head], is_unfinished=True)
         if is_last:
             self._finish(asset_id, draft)
-        self._keep(asset_id, None if is_last else draft)
+        with self._lock:
+            if is_last:
+                self._drafts.pop(asset_id, None)
+            else:
+                self._drafts[asset_id] = draft
 
     def forget(self, asset_id: str) -> None:
         """Forget the draft of an asset."""
-        self._keep(asset_id, None)
-
-    def _keep(self, asset_id: str, draft: Draft | None) -> None:
         with self._lock:
             self._drafts.pop(asset_id, None)
-            if draft is not None:
-                self._drafts[asset_id] = draft
 
     def _finish(self, asset_id: str, draft: Draft) -> None:
         """Write the head, then tidy up: what another version left, modalities of earlier calls, marks."""

@@ -9,17 +9,17 @@ import pytest
 
 from service.index import iteration
 from service.index.contract import Filter, Index
-from service.index.embedded.index import EmbeddedIndex
 from service.index.iteration import copy_assets, iter_assets, iter_segments, write_in_parts
 from tests.support.index_contract import WIDTH, make_asset, make_id, make_segment, make_tracks
+from tests.support.memory_index import MemoryIndex
 
 SIZES = (1, 2, 3, 4, 7)
 TRACKS = make_tracks(max(SIZES), seed=1)
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
-    with EmbeddedIndex.open(tmp_path / "index", width=WIDTH, min_free_bytes=0) as index:
+def index(tmp_path: Path) -> Iterator[Index]:
+    with MemoryIndex.open(tmp_path / "index", width=WIDTH) as index:
         for size in SIZES:
             index.write_asset(make_asset(size, TRACKS[:size]), is_last=True)
         yield index
@@ -64,7 +64,7 @@ def test_an_asset_is_written_whole_in_parts(index: Index, size: int) -> None:
 
 
 def test_a_copy_holds_the_same_and_skips_what_is_there(index: Index, tmp_path: Path) -> None:
-    with EmbeddedIndex.open(tmp_path / "copy", width=WIDTH, min_free_bytes=0) as copy:
+    with MemoryIndex.open(tmp_path / "copy", width=WIDTH) as copy:
         assert list(copy_assets(index, copy)) == [True] * len(SIZES)
         assert set(map(repr, iter_assets(copy))) == set(map(repr, iter_assets(index)))
         index.set_metadata(make_id(3), {"take": 1})
