@@ -1,12 +1,11 @@
-"""Who may call: host, origin and API key of every request, before anything of its body is read.
+"""Who may call: host, origin and API key of every request are checked before its body is read.
 
-On loopback no key is asked for, and two things keep web pages of others out, which run in a browser on this
-machine: a `Host` header that is not this machine's (a name made to point here, DNS rebinding) and a request that
-changes or computes something in the name of another site (`Origin`). Elsewhere every route but a few needs a key
-with its scope.
+On loopback no key is needed. Two rules keep other web pages out, which run in a browser on this machine: a `Host`
+header must name this machine (DNS rebinding), and a request that changes or computes something must not come from
+another site (`Origin`). Elsewhere every route but a few needs a key with its scope.
 
-A route's scope follows from its method and path, by a table that asks for more where it does not know: reading
-needs `read`, what only computes too, changes need `write`, what is listed under ADMIN_PATHS `admin`.
+A route's scope follows from its method and path: reading and computing need `read`, changes need `write`, and what is
+under ADMIN_PATHS needs `admin`. An unknown route needs more rather than less.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ OPEN_PATHS = frozenset(
 )
 OPEN_PREFIX = "/web/"
 COMPUTING_PATHS = frozenset({"/v1/search", "/v1/search/batch", "/v1/embeddings"})
-ADMIN_PATHS = ("/v1/releases", "/v1/keys", "/v1/backup")
+ADMIN_PATHS = ("/v1/releases", "/v1/backup")
 METRICS_PATH = "/metrics"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 COOKIE = "foley_key"  # a page's player cannot send a header; it is taken for reading only
@@ -37,15 +36,7 @@ API_KEY_HEADER = "x-api-key"
 
 
 def scope_of(method: str, path: str) -> keys.Scope | None:
-    """The scope a request needs, None where anybody may make it.
-
-    Args:
-        method: HTTP method.
-        path: Path of the request, or the template of a route.
-
-    Returns:
-        The scope.
-    """
+    """The scope a request needs by its method and path (or a route's template); None if anybody may make it."""
     if any(path == prefix or path.startswith((f"{prefix}/", f"{prefix}:")) for prefix in ADMIN_PATHS):
         return "admin"
     if method in SAFE_METHODS:
@@ -58,9 +49,9 @@ class AccessRules:
     """Who may call.
 
     Attributes:
-        store: The keys, None where none are asked for.
-        hosts: Values of the `Host` header that are answered, without ports; None for every one.
-        own_origins: Hosts of pages elsewhere that may call beside our own.
+        store: The keys, None if none are needed.
+        hosts: Values of the `Host` header that are answered, without ports; None for all.
+        own_origins: Hosts of other pages that may call.
         has_open_metrics: Whether `/metrics` is read without a key.
     """
 
@@ -71,12 +62,7 @@ class AccessRules:
 
 
 class AccessGuard:
-    """ASGI middleware that answers whoever may not call.
-
-    Args:
-        app: The application.
-        rules: Who may.
-    """
+    """ASGI middleware that refuses whoever may not call."""
 
     def __init__(self, app: ASGIApp, *, rules: AccessRules) -> None:
         self._app = app
@@ -122,17 +108,7 @@ class AccessGuard:
 
 
 def open_rules(settings: Settings) -> AccessRules:
-    """Read from the settings who may call.
-
-    Args:
-        settings: What an operator set.
-
-    Returns:
-        The rules.
-
-    Raises:
-        keys.KeysFailure: If API keys are needed and there are none.
-    """
+    """The rules that the settings ask for; raises `KeysFailure` if API keys are needed and there are none."""
     names = frozenset(settings.allowed_hosts)
     has_metrics = settings.open_metrics
     if settings.needs_keys:
@@ -147,14 +123,9 @@ def open_rules(settings: Settings) -> AccessRules:
 
 
 def read_key(headers: Headers, *, takes_cookie: bool) -> str | None:
-    """The key a request carries.
+    """The key a request carries, None if it carries none.
 
-    Args:
-        headers: Its headers.
-        takes_cookie: Whether a cookie counts, which a browser sends without being asked.
-
-    Returns:
-        The key, None where it carries none.
+    A cookie, which a browser sends without being asked, counts only if `takes_cookie`.
     """
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

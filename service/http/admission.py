@@ -1,7 +1,7 @@
-"""Who may work now: a fixed number of requests compute, a few wait, the rest are told to come back.
+"""Who may compute now: a fixed number of requests work, a few wait, the rest are refused and told when to try again.
 
-A client that hangs up gives its place back: it leaves the queue here, and what waits for the encoder in its name
-is dropped.
+A client that hangs up gives its place back: it leaves the queue here, and its work that waits for the encoder is
+dropped.
 """
 
 from __future__ import annotations
@@ -24,15 +24,7 @@ RECENT_SHARE = 0.2  # of the last piece of work in the moving average of what on
 
 
 class Overloaded(Failure):
-    """Too many requests wait already, or this one waited too long.
-
-    Args:
-        message: Which of the two.
-        retry_after_seconds: When the client may try again.
-
-    Attributes:
-        headers: What to tell the client beside the error.
-    """
+    """Too many requests wait already, or this one waited too long; `headers` says when to try again."""
 
     code = "overloaded"
 
@@ -44,11 +36,7 @@ class Overloaded(Failure):
 class Client:
     """The client of one request, from the end of its body to the answer.
 
-    Args:
-        request: The request. When the client is watched, nobody else may read from it.
-
-    Attributes:
-        caller: What the work done for the client asks whether to go on.
+    While it is watched, nobody else may read from the request. Work for it asks `caller` whether to go on.
     """
 
     def __init__(self, request: Request) -> None:
@@ -56,24 +44,16 @@ class Client:
         self._receive = request.receive
 
     async def watch(self) -> None:
-        """Wait until the client hangs up, and let its caller leave then."""
+        """Wait until the client hangs up, and cancel its caller then."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.caller.leave()
 
 
 class Admission:
-    """Runs blocking work, so much at a time.
+    """Runs blocking work in `num_workers` threads; `max_waiting` callers may wait for one.
 
-    Args:
-        num_workers: Threads that work at the same time.
-        max_waiting: Callers that may wait for one.
-        max_wait_seconds: How long they may.
-        max_work_seconds: How long a client may wait for its answer, that time included.
-
-    Attributes:
-        num_waiting: Callers that wait for a thread now.
-        num_refused: Callers refused so far.
+    A caller waits at most `max_wait_seconds` for a thread, and `max_work_seconds` for its answer, that wait included.
     """
 
     def __init__(
@@ -90,18 +70,14 @@ class Admission:
         self.num_refused = 0
 
     def check(self) -> None:
-        """Refuse early, before a body is read that could not be worked on.
-
-        Raises:
-            Overloaded: If the queue is full, or so long that the turn would hardly come in time.
-        """  # noqa: DOC502 - raised by `_refuse`
+        """Raise `Overloaded` early, before a body is read: if the queue is full or the wait would be too long."""
         if self.num_waiting >= self._max_waiting:
             self._refuse(f"{self.num_waiting} requests are waiting already")
         if self._semaphore.value == 0 and self._expected_seconds() > self._max_wait_seconds:
             self._refuse(f"the wait for a worker would be about {self._expected_seconds():.0f} s")
 
     def _expected_seconds(self) -> float:
-        """How long one more request would wait, as work has lasted of late."""
+        """How long one more request would wait, judging by how long recent work took."""
         return self._work_seconds * (self.num_waiting + 1) / self._num_workers
 
     def _refuse(self, message: str, cause: Exception | None = None) -> NoReturn:
@@ -109,19 +85,11 @@ class Admission:
         raise Overloaded(message, retry_after_seconds=self._max_wait_seconds) from cause
 
     async def run_for(self, client: Client, work: Callable[[], T]) -> T:
-        """Do blocking work for a client, for as long as it waits for it.
+        """Do blocking work for a client whose body has been read, as long as the client waits for it.
 
-        Args:
-            client: Who waits; its body has been read.
-            work: What to do. It asks `client.caller` whether to go on.
-
-        Returns:
-            What the work returned.
-
-        Raises:
-            CallerGone: If the client hangs up first.
-            Overloaded: If the queue is full or the turn does not come in time.
-        """  # noqa: DOC503 - Overloaded is raised while it waits, and the failure of the work as it is
+        The work asks `client.caller` whether to go on. Raises `CallerGone` if the client hangs up first, `Overloaded`
+        if the queue is full or the turn does not come in time, and whatever the work raises.
+        """
         client.caller.start_clock(self._max_work_seconds)
         outcome: list[T] = []
         failure: Exception | None = None
@@ -139,17 +107,7 @@ class Admission:
         return outcome[0]
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Wait for a turn and do blocking work in a thread.
-
-        Args:
-            work: What to do; it runs to its end.
-
-        Returns:
-            What the work returned.
-
-        Raises:
-            Overloaded: If the queue is full or the turn does not come in time.
-        """  # noqa: DOC502 - raised while it waits
+        """Wait for a turn and do blocking work in a thread; raises `Overloaded` if the turn does not come in time."""
         with timed("wait"):
             await self._take_turn()
         began = time.monotonic()

@@ -1,9 +1,8 @@
 """How a request's body is let in: counted, timed, and never waited for in vain.
 
-`BodyGuard` stands between the server and the application. It refuses a body that is too large, by its
-declared length or by count, and one that comes too slowly; and when an answer leaves before the body was
-read to its end, it closes the connection instead of reading on, after a moment in which the client can take
-the answer.
+`BodyGuard` stands between the server and the application. It refuses a body that is too large, by its declared length
+or by count, and one that comes too slowly. If an answer leaves before the body was read to its end, it closes the
+connection instead of reading on, after a moment in which the client can take the answer.
 """
 
 from __future__ import annotations
@@ -41,13 +40,9 @@ class BodyTooSlow(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class BodyLimits:
-    """What a request body may cost.
+    """What a request body may cost: `max_bytes`, or what `max_bytes_of` says for its path.
 
-    Attributes:
-        max_bytes: Largest body, for routes not named in `max_bytes_of`.
-        max_bytes_of: Largest body by path.
-        grace_seconds: Time the client may keep us waiting, beyond what the bytes received so far earn.
-        bytes_per_second: Received bytes that earn one second.
+    The client may keep us waiting for `grace_seconds`, and a second more for each `bytes_per_second` it has sent.
     """
 
     max_bytes: int
@@ -61,13 +56,7 @@ class BodyLimits:
 
 
 class BodyGuard:
-    """ASGI middleware that holds every request body to its limits.
-
-    Args:
-        app: The application.
-        limits: What a body may cost.
-        refuse: Makes the answer to one whose length is declared and too large: not every route reads its body.
-    """
+    """ASGI middleware that holds request bodies to `limits`; `refuse` answers one that is declared too large."""
 
     def __init__(self, app: ASGIApp, *, limits: BodyLimits, refuse: Refuse) -> None:
         self._app = app
@@ -75,7 +64,7 @@ class BodyGuard:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; what is wrong with a body on its way in comes out of `receive`, inside the application."""
+        """Serve one request; whatever is wrong with its body is raised by `receive`, inside the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -106,26 +95,14 @@ class _Body:
         self._is_answered = False
 
     def check_declared(self) -> None:
-        """Refuse a body by what its head says.
-
-        Raises:
-            BodyTooLarge: If its declared length is above the limit.
-        """
+        """Raise `BodyTooLarge` if the declared length is above the limit."""
         if self._declared_bytes > self._max_bytes:
             raise BodyTooLarge(
                 f"the body has {self._declared_bytes} bytes; this route takes {self._max_bytes}"
             )
 
     async def receive(self) -> Message:
-        """Next message of the client.
-
-        Returns:
-            The message as the server gave it.
-
-        Raises:
-            BodyTooLarge: If the counted length is above the limit.
-            BodyTooSlow: If the client keeps us waiting too long.
-        """  # noqa: DOC503 - one is raised where it waits
+        """The next message of the client; raises `BodyTooLarge` or `BodyTooSlow`."""
         if self._is_complete or self._is_answered:  # whoever reads now waits for the client to go
             return await self._receive()
         message = await self._receive_in_time()
@@ -137,7 +114,7 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass an answer on, and close the connection after one that came before the body's end."""
+        """Pass an answer on, and close the connection after an answer that came before the body's end."""
         self._is_answered = True
         if self._is_complete:
             await self._send(message)

@@ -34,41 +34,19 @@ ALIGNMENT = 8  # bytes of the widest number: where the header ends, so that read
 
 
 def write_embeddings(embedded: EmbeddedFile, encoding: Encoding) -> tuple[bytes, str]:
-    """Write the embeddings of a file in one of the forms.
-
-    Args:
-        embedded: The embeddings.
-        encoding: Which form.
-
-    Returns:
-        The body of the answer and its media type.
-    """
+    """Write the embeddings of a file in one of the forms; returns the body and its media type."""
     if encoding == "safetensors":
         return write_safetensors(embedded), "application/octet-stream"
     return (write_json if encoding == "json" else write_base64)(embedded), "application/json"
 
 
 def write_json(embedded: EmbeddedFile) -> bytes:
-    """Write the embeddings as lists of numbers.
-
-    Args:
-        embedded: The embeddings.
-
-    Returns:
-        The text of one JSON object.
-    """
+    """Write the embeddings as one JSON object with lists of numbers."""
     return _write_segments(embedded, {}, _list)
 
 
 def write_base64(embedded: EmbeddedFile) -> bytes:
-    """Write the embeddings as base64 of float16, little-endian, row after row.
-
-    Args:
-        embedded: The embeddings.
-
-    Returns:
-        The text of one JSON object.
-    """
+    """Write the embeddings as one JSON object with base64 of float16, little-endian, row after row."""
     width = next(track.shape[1] for segment in embedded.segments for track in segment.tracks.values())
     return _write_segments(embedded, {"dtype": "float16", "width": width}, _encode)
 
@@ -76,15 +54,9 @@ def write_base64(embedded: EmbeddedFile) -> bytes:
 def write_safetensors(embedded: EmbeddedFile) -> bytes:
     """Write the embeddings as a safetensors file (https://github.com/huggingface/safetensors#format).
 
-    Tensors: `start_seconds` and `end_seconds`, float64 (N,), of the N segments; and of each modality that n of them
-    have `audio_track`, float32 (n, T, D), `audio_pooled`, float32 (n, D), and `audio_segment`, int64 (n,): which
-    segments. `__metadata__` holds `bundle_id`, and `media` and `is_partial` as JSON.
-
-    Args:
-        embedded: The embeddings.
-
-    Returns:
-        The content of the file.
+    Tensors: `start_seconds` and `end_seconds`, float64 (N,), of the N segments; and for each modality that n of them
+    have `audio_track`, float32 (n, T, D), `audio_pooled`, float32 (n, D), and `audio_segment`, int64 (n,), the
+    numbers of these segments. `__metadata__` holds `bundle_id`, and `media` and `is_partial` as JSON.
     """
     metadata = {name: _to_text(value) for name, value in _describe_file(embedded).items()}
     return _pack(_to_tensors(embedded.segments), metadata)
@@ -128,7 +100,7 @@ def _encode(values: NDArray[np.float32]) -> str:
 
 
 def _to_text(value: Any) -> str:
-    """The value itself where it is text, else JSON: metadata of safetensors are strings."""
+    """The value itself if it is text, else JSON: metadata of safetensors are strings."""
     return value if isinstance(value, str) else pydantic_core.to_json(value, inf_nan_mode="null").decode()
 
 

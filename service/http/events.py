@@ -6,8 +6,8 @@
 
     event: end               the last one, with the final state; the stream is closed after it
 
-A client that comes back with `Last-Event-ID` gets what is new since, and one that has seen the end gets 204, at which
-browsers stop asking. A line with a comment every 15 s keeps proxies from hanging up.
+A client that comes back with `Last-Event-ID` gets what changed since then, and 204 after the end, which stops
+browsers from asking again. A comment line every 15 s keeps proxies from closing the connection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Describe = Callable[[JobRecord, LiveProgress | None], dict[str, Any]]
 
 
 def event_id(job: JobRecord, live: LiveProgress | None) -> str:
-    """Name what there is to tell about a job now; the name changes with it."""
+    """Name the state of a job; the name changes with it."""
     if job.has_ended:
         return f"{job.state}-{round((job.ended_at or 0) * 1000)}"
     return f"{job.state}-{live.version if live is not None else 0}"
@@ -41,16 +41,9 @@ def event_id(job: JobRecord, live: LiveProgress | None) -> str:
 async def stream_events(
     jobs: Jobs, job_id: str, *, last_event_id: str | None, describe: Describe
 ) -> AsyncIterator[bytes]:
-    """Tell what happens to a job until it has ended, or the service stops.
+    """Yield the events of a job, and heartbeats, until it has ended or the service stops.
 
-    Args:
-        jobs: Whose job.
-        job_id: Which.
-        last_event_id: What the client has seen already.
-        describe: Writes a job as JSON values.
-
-    Yields:
-        bytes: One event, or a heartbeat.
+    `last_event_id` is the event that the client has seen already; `describe` writes a job as JSON values.
     """
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     told, told_at = last_event_id, time.monotonic()

@@ -1,4 +1,4 @@
-"""How late the event loop is: what blocks it keeps every request waiting, and nothing else would show it."""
+"""How late the event loop is: whatever blocks it delays every request, and nothing else would show it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ INTERVAL_SECONDS = 0.05
 async def watch_loop(
     observe: Callable[[float], None], *, interval_seconds: float = INTERVAL_SECONDS
 ) -> NoReturn:
-    """Sleep again and again, and tell how much too long each time; until it is cancelled.
-
-    Args:
-        observe: Takes the seconds that the loop was late, 0 or more.
-        interval_seconds: How long to sleep.
-    """
+    """Sleep again and again until cancelled, and report each time how many seconds too late the loop woke up."""
     clock = asyncio.get_running_loop().time
     while True:
         due = clock() + interval_seconds

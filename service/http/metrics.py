@@ -1,9 +1,8 @@
 """What the service counts and times, for Prometheus: base units, few labels, one registry for each application.
 
-A label only ever takes values from a short list of ours: routes are templates, unknown ones are one value, so no
-client can make a new time series. What changes with every request is counted where it happens; what has a state
-of its own (queues, index, disk, processes) is read when `/metrics` is asked, by `Collector`s that
-`Metrics.add_collector` takes.
+A label takes values from a short list of ours: routes are templates and unknown routes are one value, so no client
+can create a time series. Events of requests are counted as they happen; what has a state of its own (queues, index,
+disk, processes) is read when `/metrics` is asked, by the `Collector`s given to `Metrics.add_collector`.
 """
 
 from __future__ import annotations
@@ -84,16 +83,7 @@ class Metrics:
         num_received_bytes: int,
         num_sent_bytes: int,
     ) -> None:
-        """Count an answered request.
-
-        Args:
-            method: HTTP method, of a closed list.
-            route: Template of its path, of a closed list.
-            status: HTTP status.
-            seconds: Time it took.
-            num_received_bytes: Size of its body.
-            num_sent_bytes: Size of the answer's body.
-        """
+        """Count an answered request; method and route are of a closed list."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
         self._received.inc(num_received_bytes)

@@ -1,4 +1,4 @@
-"""Whether a request may come from a page of somebody else that runs in a browser near us."""
+"""Whether a request may come from a page of another site, open in a browser on this machine or network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.system.failure import Failure
 
 
 class Refused(Failure):
-    """The request comes from where none may come. Subclasses say which."""
+    """The request comes from where it must not. Subclasses say which."""
 
     code = "refused"
 
@@ -30,14 +30,9 @@ class CrossOrigin(Refused):
 
 
 def check_host(host: str | None, allowed: Collection[str]) -> None:
-    """Refuse a name that somebody made to point here.
+    """Raise `HostNotAllowed` if the `Host` header is none of our names: somebody made that name point here.
 
-    Args:
-        host: The `Host` header, with or without a port; None where there is none, as no browser sends.
-        allowed: Names that are ours; every loopback address is as well.
-
-    Raises:
-        HostNotAllowed: If it is none of them.
+    Loopback addresses are allowed, and requests without the header, which no browser sends.
     """
     if host is None:
         return
@@ -47,14 +42,9 @@ def check_host(host: str | None, allowed: Collection[str]) -> None:
 
 
 def check_origin(headers: Headers, allowed: Collection[str]) -> None:
-    """Refuse a page of another site; programs that are no browsers send neither header.
+    """Raise `CrossOrigin` for a page of another site whose host is not in `allowed`.
 
-    Args:
-        headers: Of the request.
-        allowed: Hosts whose pages may call beside our own.
-
-    Raises:
-        CrossOrigin: If the request comes from another one.
+    Programs that are no browsers send none of these headers.
     """
     page = headers.get("origin")
     if page is None:
@@ -67,7 +57,7 @@ def check_origin(headers: Headers, allowed: Collection[str]) -> None:
 
 
 def _place_of(page: str) -> str:
-    """Host and port in an `Origin`; empty where it names none."""
+    """Host and port in an `Origin`; empty if it names none."""
     if not page.startswith(("http://", "https://")):
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Searches written as JSON: by an indexed asset, or by a track. One of them, or several in a batch."""
+"""Searches written as JSON: by an indexed asset or by a track, one alone or several in a batch."""
 
 from __future__ import annotations
 
@@ -36,21 +36,13 @@ class AssetQuery(SearchFields):
     )
 
     def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
-        """Search.
-
-        Args:
-            settings: Defaults and limits.
-            snapshot: What answers: its index.
-
-        Returns:
-            What was found.
-        """
+        """Search a snapshot."""
         options = self.to_options(settings)
         return search_asset(self.asset_id, options, start_seconds=self.start_seconds, snapshot=snapshot)
 
 
 class TrackQuery(SearchFields):
-    """Search with embeddings that the caller has, as `/v1/embeddings` gives them with `encoding=base64`."""
+    """Search with embeddings that the caller has, as `/v1/embeddings` returns them with `encoding=base64`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -62,15 +54,7 @@ class TrackQuery(SearchFields):
     )
 
     def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
-        """Search.
-
-        Args:
-            settings: Defaults and limits.
-            snapshot: What answers: its index, and the shape of its tracks.
-
-        Returns:
-            What was found.
-        """
+        """Search a snapshot, whose index says which shape the track must have."""
         track = read_track(self.track, num_moments=snapshot.spec.num_moments, width=snapshot.width)
         return search_track(track, self.to_options(settings), snapshot=snapshot)
 
@@ -79,19 +63,10 @@ Query = AssetQuery | TrackQuery
 
 
 def read_track(text: str, *, num_moments: int, width: int) -> Track:
-    """Read a track from base64 of little-endian float16.
+    """Read a track, float32 (num_moments, width), from base64 of little-endian float16.
 
-    Args:
-        text: The base64.
-        num_moments: T, rows it must have.
-        width: D, columns it must have.
-
-    Returns:
-        The track, float32, shape (T, D), checked.
-
-    Raises:
-        InvalidParameter: If it is none.
-    """  # noqa: DOC503 - InvalidVector is translated here
+    Raises `InvalidParameter` if it is none, or not of unit vectors.
+    """
     try:
         data = base64.b64decode(text, validate=True)
         if len(data) != 2 * num_moments * width:
@@ -106,32 +81,12 @@ def read_track(text: str, *, num_moments: int, width: int) -> Track:
 
 
 async def read_query(request: Request, *, max_bytes: int) -> Query:
-    """Read the one search of a JSON body.
-
-    Args:
-        request: A request whose body nobody has read.
-        max_bytes: Largest body.
-
-    Returns:
-        The search.
-    """
+    """Read the one search of a JSON body of at most `max_bytes`."""
     return _check(await read_json(request, max_bytes=max_bytes), place=())
 
 
 async def read_batch(request: Request, *, max_bytes: int, max_queries: int) -> list[Query]:
-    """Read the searches of a JSON list.
-
-    Args:
-        request: A request whose body nobody has read.
-        max_bytes: Largest body.
-        max_queries: Most searches.
-
-    Returns:
-        The searches.
-
-    Raises:
-        InvalidParameter: If it is no list of so many searches.
-    """
+    """Read the 1 to `max_queries` searches of a JSON list; raises `InvalidParameter` if it is none."""
     document = await read_json(request, max_bytes=max_bytes)
     if not isinstance(document, list) or not 1 <= len(document) <= max_queries:
         raise InvalidParameter(
@@ -141,18 +96,9 @@ async def read_batch(request: Request, *, max_bytes: int, max_queries: int) -> l
 
 
 async def read_json(request: Request, *, max_bytes: int) -> Any:
-    """Read a JSON body.
+    """Read a JSON body that nobody has read.
 
-    Args:
-        request: A request whose body nobody has read.
-        max_bytes: Largest body.
-
-    Returns:
-        Its value.
-
-    Raises:
-        BodyTooLarge: If it is larger.
-        InvalidParameter: If it is not JSON, or the query string says something too.
+    Raises `BodyTooLarge`, or `InvalidParameter` if it is not JSON or the request has a query string.
     """
     if request.query_params:
         raise InvalidParameter([{"parameter": "request", "message": "a JSON search takes no query string"}])
@@ -168,7 +114,7 @@ async def read_json(request: Request, *, max_bytes: int) -> Any:
 
 
 def _check(document: Any, *, place: tuple[int, ...]) -> Query:
-    """Check one search as the kind it says it is, so that an error names the fields of that kind alone."""
+    """Check a search as the kind it is by its fields, so that an error names the fields of that kind alone."""
     kind: type[Query] = TrackQuery if isinstance(document, dict) and "track" in document else AssetQuery
     try:
         return kind.model_validate(document)
@@ -183,6 +129,6 @@ def describe_query() -> dict[str, Any]:
 
 
 def describe_batch() -> dict[str, Any]:
-    """Say in the OpenAPI description that a route takes a list of searches."""
+    """FastAPI's `openapi_extra` of a route that takes a list of searches."""
     schema = {"type": "array", "items": describe_query(), "minItems": 1, "maxItems": MAX_LIMIT}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

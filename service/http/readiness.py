@@ -31,7 +31,7 @@ class _Verdict:
 
 
 class Readiness:
-    """Checks the service by using it; one check serves all who ask within some seconds."""
+    """Checks the service by using it; one check serves all who ask within `cache_seconds`."""
 
     def __init__(self, *, cache_seconds: float) -> None:
         self._cache_seconds = cache_seconds
@@ -39,17 +39,9 @@ class Readiness:
         self._verdict: _Verdict | None = None
 
     async def check(self, foley: Foley, ledger: Ledger) -> bytes:
-        """Check the service, or reuse the last check.
+        """Check the service, or reuse the last check, and return what was checked as a JSON object.
 
-        Args:
-            foley: What to check.
-            ledger: Where its jobs are remembered.
-
-        Returns:
-            A JSON object that says what was checked.
-
-        Raises:
-            NotReady: If a check failed; the message says which.
+        Raises `NotReady` if a check failed; the message says which.
         """
         async with self._lock:
             verdict = self._verdict

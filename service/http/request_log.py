@@ -1,7 +1,7 @@
-"""One line a request, an id that finds it again, and an answer even where a handler failed.
+"""One log line for each request, an id to find it again, and an answer even if a handler fails.
 
-The line says method, route, status, seconds, bytes in and out, and how long each stage took; a problem adds its
-code. The route is a template (`/v1/assets/{asset_id}`): what a client put into the path is not logged.
+The line has method, route, status, seconds, bytes in and out, and the time of each stage; a problem adds its code.
+The route is a template (`/v1/assets/{asset_id}`): what a client put into the path is not logged.
 """
 
 from __future__ import annotations
@@ -43,14 +43,10 @@ class _Record:
 
 
 class RequestLog:
-    """ASGI middleware, the outermost: names each request, logs and counts it, turns a surprise into a 500.
+    """ASGI middleware, the outermost: names each request, logs and counts it, answers unexpected errors with 500.
 
-    A client may choose the id with the header `X-Request-ID`; one with other characters than letters, digits,
-    dots, dashes and underscores is replaced. The answer carries the id in the same header.
-
-    Args:
-        app: The application.
-        metrics: Where requests are counted.
+    A client may choose the id with the header `X-Request-ID`; an id with other characters than letters, digits, dots,
+    dashes and underscores is replaced. The answer carries the id in the same header.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -58,16 +54,7 @@ class RequestLog:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request.
-
-        Args:
-            scope: The request.
-            receive: Its messages.
-            send: Takes the answer.
-
-        Raises:
-            Exception: If the application fails after its answer began: the server then cuts the connection.
-        """
+        """Serve one request. An error after its answer began is raised: the server then cuts the connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -143,7 +130,7 @@ def _counting_send(send: Send, record: _Record, request_id: str) -> Send:
 
 
 def choose_request_id(offered: str | None) -> str:
-    """The client's id for a request where it is harmless, else a new one."""
+    """The client's id for a request if it is harmless, else a new one."""
     if offered and REQUEST_ID.fullmatch(offered):
         return offered
     return uuid.uuid4().hex

@@ -1,4 +1,4 @@
-"""What the routes share while the application runs, and how a route gets hold of it."""
+"""What the routes share while the application runs, and how a route gets it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,10 @@ NUM_WRITERS = 8  # writes that wait together share a flush
 class State:
     """The open parts of a running application.
 
-    Attributes:
-        foley: Encoder, index and decoder.
-        admission: Who may compute now.
-        uploads: Where query files live while they are answered.
-        readiness: Whether the answers are right.
-        metrics: What is counted and timed.
-        releases: What builds, switches and measures releases.
-        backing_up: Held while a backup is made.
-        auditing: Held while the library is audited.
-        changing: The thread that switches or deletes releases, which wait for each other and may take minutes: those
-            that wait for it take no thread of other requests.
-        calibrating: The thread that learns what scores mean, likewise.
-        writing: The threads that write to the index, which wait while releases are switched.
-        jobs: Work in the background.
+    Switching and deleting releases wait for each other and may take minutes, as does calibrating: each has one thread
+    of its own (`changing`, `calibrating`), so that requests that wait for it take no thread of others. So do writes
+    to the index, which wait while releases are switched (`writing`). `backing_up` and `auditing` are held by the one
+    backup and audit that may run.
     """
 
     foley: Foley
