@@ -50,28 +50,20 @@ DESCRIPTION = (
 TAGS = [
     {"name": "search", "description": "Find media by media."},
     {"name": "embeddings", "description": "Use the encoder alone."},
-    {"name": "assets", "description": "The library."},
-    {"name": "jobs", "description": "Index and synchronise it."},
-    {"name": "operations", "description": "For those who run the service."},
-    {"name": "releases", "description": "Swap the encoders while the service answers."},
+    {"name": "assets", "description": "Files of the library."},
+    {"name": "jobs", "description": "Index and synchronise the library."},
+    {"name": "operations", "description": "For operators."},
+    {"name": "releases", "description": "Change the encoders while the service runs."},
     {"name": "health", "description": "For orchestrators."},
 ]
 
 
 def create_app(settings: Settings | None = None, *, foley: Foley | None = None) -> FastAPI:
-    """Build the application.
+    """Build the ASGI application; raises `KeysFailure` if the settings ask for API keys and there are none.
 
-    Args:
-        settings: Everything that can be set. Default: read from the environment, for servers that call this
-            function as their entry point.
-        foley: What to answer with. Default: one that opens when the application starts and closes when it ends.
-
-    Returns:
-        An ASGI application.
-
-    Raises:
-        KeysFailure: If the settings ask for API keys and there are none.
-    """  # noqa: DOC502 - raised where the keys are read
+    Without `settings` they are read from the environment, for servers that call this function as their entry point.
+    Without `foley` one is opened when the application starts and closed when it ends.
+    """
     settings = settings or Settings()
     app = FastAPI(
         title="Foley",

@@ -17,7 +17,7 @@ Wanted = dict[
     Annotated[str, Field(max_length=128)], Value | Annotated[list[Value], Field(min_length=1, max_length=64)]
 ]
 METADATA = (
-    "For each key the value an asset must have there, or a list of which it must have one. Text, whole numbers, "
+    "For each key the value an asset must have, or a list of values of which it must have one. Text, whole numbers, "
     'true and false are compared as they are: `3` is not `"3"`.'
 )
 MetadataText = Annotated[
@@ -46,23 +46,26 @@ class FilterFields(BaseModel):
         None, description="Only assets that have this modality in at least one segment."
     )
     min_duration_seconds: float | None = Field(
-        None, ge=0, le=MAX_SECONDS, description="Only files that last so long or longer."
+        None, ge=0, le=MAX_SECONDS, description="Minimum duration of the file."
     )
     max_duration_seconds: float | None = Field(
-        None, ge=0, le=MAX_SECONDS, description="Only files that last so long or shorter."
+        None, ge=0, le=MAX_SECONDS, description="Maximum duration of the file."
     )
     modified_after: float | None = Field(
-        None, ge=0, le=MAX_SECONDS, description="Only files last changed then or later, seconds since 1970."
+        None,
+        ge=0,
+        le=MAX_SECONDS,
+        description="Only files changed at this time or later, seconds since 1970.",
     )
     modified_before: float | None = Field(
-        None, ge=0, le=MAX_SECONDS, description="Only files last changed before then, seconds since 1970."
+        None, ge=0, le=MAX_SECONDS, description="Only files changed before this time, seconds since 1970."
     )
     metadata: Annotated[Wanted, Field(max_length=16)] | None = Field(
         None, description=METADATA, examples=[{"take": 3, "mood": ["calm", "cold"]}]
     )
 
     def to_filter(self) -> Filter | None:
-        """The filter, None where no field is given."""
+        """The filter, None if no field is given."""
         chosen = Filter(
             folder=self.folder,
             modality=self.modality,

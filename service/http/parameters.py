@@ -25,42 +25,35 @@ class SearchFields(FilterFields):
     source: Modality | None = Field(
         None,
         alias="from",
-        description="Which stream of the query to search by. Default: the opposite of `target` where the query "
-        "has it, else the one it has.",
+        description="Stream of the query to search with. Default: the opposite of `target` if the query has it, "
+        "else the one it has.",
     )
     limit: int | None = Field(
-        None, ge=1, le=MAX_LIMIT, description="Most results, one per asset. Default: 10.", examples=[10]
+        None,
+        ge=1,
+        le=MAX_LIMIT,
+        description="Maximum number of results, one per asset. Default: 10.",
+        examples=[10],
     )
     offset: int | None = Field(
         None,
         ge=0,
         lt=MAX_LIMIT,
-        description="How many results to pass over: 0 for the first page, then `next_offset` of the page before. All "
-        "pages are cut from one ranking of the best 1000. Leave it out where one page is enough: that is faster.",
+        description="How many results to skip: 0 for the first page, then `next_offset` of the page before. All pages "
+        "are cut from one ranking of the best 1000. Leave it out if one page is enough: that is faster.",
     )
     min_score: float | None = Field(
-        None, ge=-1, le=1, description="Only results that score so much or more. There may be none."
+        None, ge=-1, le=1, description="Minimum score of a result. There may be no results."
     )
-
     min_probability: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="Only results whose `match_probability` is so high or higher. There may be none; `reason` says so.",
+        description="Minimum `match_probability` of a result. There may be no results; `reason` says so.",
     )
 
     def to_options(self, settings: Settings) -> SearchOptions:
-        """Which results these fields ask for.
-
-        Args:
-            settings: Their defaults and limits.
-
-        Returns:
-            The options.
-
-        Raises:
-            InvalidParameter: If they ask for more than the settings allow.
-        """
+        """The options these fields ask for; raises `InvalidParameter` if the settings do not allow them."""
         if self.limit is not None and self.limit > settings.max_limit:
             raise InvalidParameter(
                 [{"parameter": "limit", "message": f"must be at most {settings.max_limit}"}]
@@ -101,19 +94,10 @@ class EmbeddingParameters(BaseModel):
 
 
 def read_parameters(request: Request, fields: Mapping[str, str], kind: type[Parameters]) -> Parameters:
-    """Check the parameters of a request, from its form and its query string together.
+    """Check the parameters of a request, from the fields of its form and its query string together.
 
-    Args:
-        request: The request, for its query string.
-        fields: Fields of its form.
-        kind: What to read.
-
-    Returns:
-        The checked parameters.
-
-    Raises:
-        InvalidParameter: If one is missing, unknown, given twice or out of range.
-    """  # noqa: DOC503 - `of` makes one
+    Raises `InvalidParameter` if one is missing, unknown, given twice or out of range.
+    """
     given = [*fields.items(), *request.query_params.multi_items()]
     values: dict[str, str] = {}
     for name, value in given:

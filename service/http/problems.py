@@ -1,4 +1,4 @@
-"""What a client is told about each error: RFC 9457 `application/problem+json`.
+"""What a client gets for each error: RFC 9457 `application/problem+json`.
 
 An exception lives beside the code that raises it and carries a stable `code` (`service.system.failure`). This is the
 one table of what a code means over HTTP. Clients may act on codes; titles and details are for people.
@@ -41,7 +41,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "unauthorized": Problem(401, "The request needs a valid API key"),
     "cross_origin": Problem(403, "Pages of other sites may not call this"),
     "insufficient_scope": Problem(403, "The API key does not allow this"),
-    "path_not_allowed": Problem(403, "Jobs may not work on this path"),
+    "path_not_allowed": Problem(403, "Jobs may not read this path"),
     "refused": Problem(403, "Requests from this origin are not allowed"),
     "asset_not_found": Problem(404, "No such asset"),
     "job_not_found": Problem(404, "No such job"),
@@ -50,17 +50,17 @@ PROBLEMS: Mapping[str, Problem] = {
     "body_timeout": Problem(408, "The request body came too slowly"),
     "job_ended": Problem(409, "The job has ended"),
     "job_not_ended": Problem(409, "The job has not ended"),
-    "media_changed": Problem(409, "The asset's file is not the one indexed"),
-    "release_error": Problem(409, "That cannot be done with this release"),
+    "media_changed": Problem(409, "The asset's file has changed since it was indexed"),
+    "release_error": Problem(409, "This release does not allow that"),
     "release_in_use": Problem(409, "The release is in use"),
     "release_refused": Problem(409, "The release did not pass its gates"),
     "sync_refused": Problem(409, "Files or their disk seem to be missing"),
     "too_few_pairs": Problem(409, "The library has too few files with sound and picture"),
     "too_large": Problem(413, "The request is too large"),
     "not_media": Problem(415, "The file is not a media file of a known kind"),
-    "unsupported_content_type": Problem(415, "This route does not take a body of this type"),
+    "unsupported_content_type": Problem(415, "This route does not accept this content type"),
     "range_not_satisfiable": Problem(416, "The range lies outside the file"),
-    "host_not_allowed": Problem(421, "The service does not answer under this name"),
+    "host_not_allowed": Problem(421, "This host name is not allowed"),
     "broken_media": Problem(422, "The file is damaged"),
     "decode_timed_out": Problem(422, "Decoding the file takes too long"),
     "decoder_crashed": Problem(422, "The decoder crashed on this file"),
@@ -69,7 +69,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "invalid_parameter": Problem(422, "A parameter is not valid"),
     "missing_file": Problem(422, "The form has no file"),
     "no_embedding": Problem(422, "The file gives no usable embedding"),
-    "no_stream": Problem(422, "The file has no stream of the kind asked for"),
+    "no_stream": Problem(422, "The file has no stream of the requested kind"),
     "not_a_file": Problem(422, "Not a regular file"),
     "not_calibrated": Problem(422, "Scores are not calibrated"),
     "too_complex": Problem(422, "The file exceeds the decoder's limits"),
@@ -97,10 +97,9 @@ PROBLEMS: Mapping[str, Problem] = {
 
 
 class InvalidParameter(Failure):
-    """A parameter is missing, unknown, given twice, or has a value out of its range.
+    """A parameter is missing, unknown, given twice, or out of its range.
 
-    Args:
-        errors: One object for each fault: the parameter's name and what is wrong with it.
+    `errors` has one object for each fault: the parameter's name and what is wrong with it.
     """
 
     code = "invalid_parameter"
@@ -111,7 +110,7 @@ class InvalidParameter(Failure):
 
     @classmethod
     def of(cls, found: Sequence[Mapping[str, Any]]) -> InvalidParameter:
-        """Say what pydantic or FastAPI found, in the words of the request."""
+        """The error for what pydantic or FastAPI found, with names as the client wrote them."""
         faults = []
         for error in found:
             place = [str(part) for part in error["loc"] if part not in ("query", "path", "body", "header")]
@@ -135,18 +134,9 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     errors: Sequence[Mapping[str, Any]] = (),
 ) -> Response:
-    """Answer with a problem.
+    """Answer with a problem; the path and the id of the request name the occurrence.
 
-    Args:
-        request: The request that failed; its path and id name the occurrence.
-        code: Stable name of the problem.
-        problem: Its status and title.
-        detail: What happened this time.
-        headers: Further response headers.
-        errors: One object for each parameter at fault.
-
-    Returns:
-        The answer.
+    `errors` has one object for each parameter at fault.
     """
     request.state.problem_code = code  # for the log
     document = {
@@ -208,7 +198,7 @@ async def answer_invalid_request(request: Request, exc: Exception) -> Response:
 
 
 def answer_unexpected(request: Request, exc: Exception) -> Response:
-    """Answer an unforeseen error: log all of it, tell the client nothing of it."""
+    """Answer an unforeseen error: log all of it, and tell the client nothing but the request's id."""
     request_id = getattr(request.state, "request_id", None)
     logger.error("request %s failed unexpectedly", request_id, exc_info=exc)
     detail = "An unexpected error was logged under this request id."

@@ -32,7 +32,7 @@ class AssetQuery(SearchFields):
 
     asset_id: str = Field(pattern="^[0-9a-f]{64}$", description="Search with the segments of this asset.")
     start_seconds: float | None = Field(
-        None, ge=0, le=1e6, description="Search with the segment that holds this time alone."
+        None, ge=0, le=1e6, description="Search only with the segment at this time."
     )
 
     def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
@@ -49,7 +49,7 @@ class TrackQuery(SearchFields):
     track: str = Field(
         max_length=MAX_TRACK_CHARS,
         description="16 unit vectors, one for each moment, one after another: base64 of 16 × `width` little-endian "
-        "float16 numbers, embedded by the bundle that serves.",
+        "float16 numbers, embedded by the active bundle.",
         json_schema_extra={"contentEncoding": "base64"},
     )
 

@@ -117,7 +117,7 @@ class ProblemBody(Document):
     model_config = example(
         {
             "type": "urn:foley:problem:no_stream",
-            "title": "The file has no stream of the kind asked for",
+            "title": "The file has no stream of the requested kind",
             "status": 422,
             "code": "no_stream",
             "detail": "the file has no video stream to search from",

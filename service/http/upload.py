@@ -180,9 +180,7 @@ def read_boundary(content_type: str) -> bytes:
 class FormReader:
     """Takes a multipart body in pieces, collects the text fields and passes the file's bytes on.
 
-    Attributes:
-        fields: Text fields that are complete so far, by name.
-        num_pending_bytes: File bytes that wait for `take_file_bytes`.
+    `fields` has the text fields that are complete so far; `num_pending_bytes` is what waits for `take_file_bytes`.
     """
 
     def __init__(self, boundary: bytes) -> None:

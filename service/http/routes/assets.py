@@ -1,18 +1,18 @@
-"""`/v1/assets`: what the library holds, each file of it, what is said about it, and its removal from the index."""
+"""`/v1/assets`: what the library holds; each file, its metadata, and its removal from the index."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio.to_thread
-import pydantic_core
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.foley import Foley
 from service.http.filters import FilterFields, MetadataText, Value
+from service.http.json_response import JsonResponse
 from service.http.openapi import describe_media, describe_problems
 from service.http.routes.media import respond_with_media
 from service.http.schemas import AssetBody, AssetPageBody
@@ -41,9 +41,9 @@ class AssetListParameters(FilterFields):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="Most assets on a page.")
+    limit: int = Field(100, ge=1, le=MAX_LIMIT, description="Maximum number of assets on a page.")
     cursor: str | None = Field(
-        None, max_length=256, description="`next_cursor` of the page before; none for the first."
+        None, max_length=256, description="`next_cursor` of the page before; leave it out for the first."
     )
     metadata: MetadataText = None
 
@@ -62,13 +62,13 @@ class AssetChanges(BaseModel):
         dict[Annotated[str, Field(max_length=MAX_KEY_CHARS)], Value | list[Value] | None],
         Field(max_length=MAX_KEYS),
     ] = Field(
-        description="New values by key: text, whole numbers, true, false, or lists of them. Null removes a key; keys "
-        "that are not named stay as they are (RFC 7396)."
+        description="New values by key: text, whole numbers, true, false, or lists of them. Null removes a key; other "
+        "keys stay as they are (RFC 7396)."
     )
 
 
 class AssetNotFound(Failure):
-    """The index holds no asset of this id."""
+    """The index has no asset with this id."""
 
     code = "asset_not_found"
 
@@ -77,8 +77,8 @@ class AssetNotFound(Failure):
     "",
     summary="List the assets of the library",
     description=(
-        "Pages of assets in a stable order; ask for the next one with the `next_cursor` of the last. Filters name "
-        "the assets that count; give the same ones for every page."
+        "Pages of assets in a stable order; ask for the next page with the `next_cursor` of the last. Give the "
+        "same filters for every page."
     ),
     responses={200: {"model": AssetPageBody}, **describe_problems(422, 500, 503)},
 )
@@ -90,7 +90,7 @@ async def list_assets(state: StateOf, parameters: Annotated[AssetListParameters,
         with state.foley.lease() as snapshot:
             page = snapshot.index.list_assets(limit=parameters.limit, cursor=parameters.cursor, filter=chosen)
         assets = [describe_asset(asset) for asset in page.assets]
-        return _json({"assets": assets, "next_cursor": page.next_cursor})
+        return JsonResponse({"assets": assets, "next_cursor": page.next_cursor})
 
     return await anyio.to_thread.run_sync(work)
 
@@ -102,13 +102,13 @@ async def list_assets(state: StateOf, parameters: Annotated[AssetListParameters,
 )
 async def get_asset(asset_id: AssetId, state: StateOf) -> Response:
     """Answer with one asset."""
-    return _json(describe_asset(await find_asset(state.foley, asset_id)))
+    return JsonResponse(describe_asset(await find_asset(state.foley, asset_id)))
 
 
 @router.patch(
     "/{asset_id}",
-    summary="Say something about an asset",
-    description="Changes the metadata of an asset, by which searches and lists can be filtered.",
+    summary="Change the metadata of an asset",
+    description="Searches and lists can be filtered by metadata.",
     responses={200: {"model": AssetBody}, **describe_problems(400, 404, 408, 413, 422, 500, 503, 507)},
 )
 async def patch_asset(asset_id: AssetId, changes: AssetChanges, state: StateOf) -> Response:
@@ -122,12 +122,12 @@ async def patch_asset(asset_id: AssetId, changes: AssetChanges, state: StateOf) 
     asset = await anyio.to_thread.run_sync(work, limiter=state.writing)
     if asset is None:  # it was deleted just now
         raise AssetNotFound(f"no asset {asset_id} is indexed")
-    return _json(describe_asset(asset))
+    return JsonResponse(describe_asset(asset))
 
 
 @router.delete(
     "/{asset_id}",
-    summary="Take an asset out of the index",
+    summary="Remove an asset from the index",
     description="The asset is no longer found. Its file stays where it is.",
     status_code=204,
     response_class=Response,
@@ -150,8 +150,8 @@ async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
     "/{asset_id}/media",
     summary="Play an asset's file",
     description=(
-        "The file as it lies on disk; one range of bytes where the request asks for one. The entity tag is "
-        "the asset's id: the hash of the content."
+        "The file as it is on disk, or one range of its bytes. The entity tag is the asset's id, the hash of the "
+        "content."
     ),
     response_class=Response,
     responses={**describe_media(), **describe_problems(404, 409, 416, 500, 503)},
@@ -166,18 +166,7 @@ router.add_api_route("/{asset_id}/media", get_asset_media, methods=["HEAD"], inc
 
 
 async def find_asset(foley: Foley, asset_id: str) -> Asset:
-    """Look an asset up.
-
-    Args:
-        foley: Whose active release has it.
-        asset_id: What a client calls it.
-
-    Returns:
-        The asset.
-
-    Raises:
-        AssetNotFound: If there is none of this id, or the id could be none.
-    """
+    """Look up an asset of the active release; raises `AssetNotFound`, also for an id that could be none."""
     if ASSET_ID.fullmatch(asset_id):
 
         def work() -> Asset | None:
@@ -188,7 +177,3 @@ async def find_asset(foley: Foley, asset_id: str) -> Asset:
         if asset is not None:
             return asset
     raise AssetNotFound(f"no asset {asset_id[:80]!r} is indexed")
-
-
-def _json(document: dict[str, Any]) -> Response:
-    return Response(pydantic_core.to_json(document, inf_nan_mode="null"), media_type="application/json")

@@ -24,7 +24,7 @@ async def get_liveness() -> Response:
     summary="Does the service answer correctly?",
     description=(
         "Embeds the bundle's golden clip on the active provider and compares; asks the index and the ledger of jobs. "
-        "A disk that is too full to write is said (`is_writable`) and no reason to be not ready: searches go on."
+        "A disk too full to write is reported (`is_writable`) but does not make the service unready: searches work."
     ),
     responses={200: {"model": ReadyBody}, **describe_problems(500, 503)},
     response_class=Response,

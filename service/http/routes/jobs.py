@@ -1,4 +1,4 @@
-"""`/v1/jobs`: index and synchronise folders of the machine of the service, and follow how that goes."""
+"""`/v1/jobs`: index and synchronise folders on the machine of the service, and follow the jobs that do it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import anyio.to_thread
-import pydantic_core
 from fastapi import APIRouter, Header, Query, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
@@ -20,6 +19,7 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.http.events import event_id, stream_events
 from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
+from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
 from service.http.problems import InvalidParameter
 from service.http.state import StateOf
@@ -50,14 +50,18 @@ class _JobIdConvertor(StringConvertor):
 register_url_convertor("job_id", _JobIdConvertor())
 
 JobId = Annotated[str, PathParameter(description="Name of the job.", examples=[JOB_ID])]
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most entries on a page.")]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before; none for the first.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of entries on a page.")]
+Cursor = Annotated[
+    str | None, Query(description="`next_cursor` of the page before; leave it out for the first.")
+]
 NumberCursor = Annotated[
     str | None,
-    Query(pattern="^[0-9]{1,18}$", description="`next_cursor` of the page before; none for the first."),
+    Query(
+        pattern="^[0-9]{1,18}$", description="`next_cursor` of the page before; leave it out for the first."
+    ),
 ]
 LOCATION = {
-    "Location": {"description": "Where to ask how the job goes.", "schema": {"type": "string"}},
+    "Location": {"description": "Address of the job.", "schema": {"type": "string"}},
 }
 
 
@@ -73,7 +77,7 @@ class PathNotAllowed(Failure):
     summary="Index or synchronise folders",
     description=(
         "The job is queued and runs in the background, also after a restart of the service. With an `Idempotency-Key` "
-        "the same request may be sent again and again: it makes one job, and every answer is that of the first."
+        "the request may be sent again: it creates one job, and every answer is the first one."
     ),
     responses={
         202: {"model": JobBody, "description": "The job is queued.", "headers": LOCATION},
@@ -89,7 +93,7 @@ async def create_job(
             alias="Idempotency-Key",
             min_length=1,
             max_length=255,
-            description="A name of your own for this request. The same key with another body is an error.",
+            description="A name you choose for this request. The same key with another body is an error.",
         ),
     ] = None,
 ) -> Response:
@@ -109,7 +113,7 @@ async def create_job(
         error=None,
         wants_cancel=False,
     )
-    return _answer(describe_job(job), status=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
+    return JsonResponse(describe_job(job), status_code=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
 
 
 @router.get(
@@ -134,7 +138,7 @@ async def list_jobs(
         "jobs": [{**describe_job(job, state.jobs.live(job.job_id)), "report": None} for job in page],
         "next_cursor": str(page[-1].number) if len(jobs) > limit else None,
     }
-    return _answer(document)
+    return JsonResponse(document)
 
 
 @router.get(
@@ -144,15 +148,15 @@ async def list_jobs(
 )
 async def get_job(job_id: JobId, state: StateOf) -> Response:
     """Answer with one job."""
-    return _answer(await _describe_now(state.jobs, job_id))
+    return JsonResponse(await _describe_now(state.jobs, job_id))
 
 
 @router.get(
     "/{job_id:job_id}/files",
     summary="List the files of a job",
     description=(
-        "What became of each file, in the order of the paths. `outcome=quarantined` is the report of the files that "
-        "are not tried again."
+        "What happened to each file, in the order of the paths. `outcome=quarantined` lists the files that are not "
+        "tried again."
     ),
     responses={200: {"model": JobFilePageBody}, **describe_problems(404, 422, 500, 503)},
 )
@@ -178,15 +182,15 @@ async def list_job_files(
             "next_cursor": _write_path_cursor(files[limit - 1].path) if len(files) > limit else None,
         }
 
-    return _answer(await _run(work))
+    return JsonResponse(await _run(work))
 
 
 @router.get(
     "/{job_id:job_id}/events",
     summary="Follow a job",
     description=(
-        "Server-sent events: `progress` while it goes on, `end` with the final state; the data of each is the job. "
-        "`Last-Event-ID` leaves out what you have seen; after the end there is 204."
+        "Server-sent events: `progress` while the job runs, `end` with the final state; the data of each is the job. "
+        "`Last-Event-ID` skips what you have seen; after the end the answer is 204."
     ),
     response_class=Response,
     responses={
@@ -218,20 +222,20 @@ async def follow_job(
 @router.post(
     "/{job_id:job_id}:cancel",
     summary="Cancel a job",
-    description="What is done stays. A job that runs ends after what it does at this moment.",
+    description="What is done stays. A running job ends after its current step.",
     responses={200: {"model": JobBody}, **describe_problems(404, 409, 500, 503, 507)},
 )
 async def cancel_job(job_id: JobId, state: StateOf) -> Response:
     """Cancel a job and answer with it."""
     await _run(functools.partial(state.jobs.cancel, job_id))
-    return _answer(await _describe_now(state.jobs, job_id))
+    return JsonResponse(await _describe_now(state.jobs, job_id))
 
 
 @router.post(
     "/{job_id:job_id}:retry",
     status_code=202,
     summary="Retry the failed files of a job",
-    description="The job is queued again, for the files that failed, quarantined ones included, and those not reached.",
+    description="The job is queued again for files that failed, quarantined ones included, and files not reached.",
     responses={
         202: {"model": JobBody, "description": "The job is queued.", "headers": LOCATION},
         **describe_problems(404, 409, 500, 503, 507),
@@ -240,23 +244,11 @@ async def cancel_job(job_id: JobId, state: StateOf) -> Response:
 async def retry_job(job_id: JobId, state: StateOf) -> Response:
     """Queue a job again and answer with it."""
     job = await _run(functools.partial(state.jobs.retry, job_id))
-    return _answer(describe_job(job), status=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
+    return JsonResponse(describe_job(job), status_code=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
 
 
 def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
-    """Check what the description cannot say.
-
-    Args:
-        body: The request.
-        settings: Which folders jobs may work on.
-
-    Returns:
-        What the job is to do.
-
-    Raises:
-        InvalidParameter: If a path or an option makes no sense.
-        PathNotAllowed: If a path lies elsewhere.
-    """  # noqa: DOC502, DOC503 - raised where paths are checked
+    """Check what the schema cannot express; raises `InvalidParameter` or `PathNotAllowed`."""
     if body.kind == "index":
         for name in ("allow_empty", "dry_run", "settle_seconds"):
             if getattr(body, name):
@@ -329,14 +321,3 @@ def _read_path_cursor(cursor: str) -> str:
 
 async def _run(work: Callable[[], T]) -> T:
     return await anyio.to_thread.run_sync(work)
-
-
-def _answer(
-    document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(
-        pydantic_core.to_json(document, inf_nan_mode="null"),
-        status_code=status,
-        media_type="application/json",
-        headers=headers,
-    )

@@ -1,7 +1,7 @@
 """The web page at `/`: a few files, sent as they are, that may load nothing from any other host.
 
-The API explorers at `/docs` and `/redoc` are the exception: they are megabytes that one host elsewhere has. Their page
-is ours, so that a browser without internet shows where the description is instead of nothing.
+The API explorers at `/docs` and `/redoc` are the exception: they are megabytes that come from one other host. Their
+page is ours, so that a browser without internet says where the description is instead of showing nothing.
 """
 
 from __future__ import annotations
@@ -59,17 +59,7 @@ async def get_explorer() -> FileResponse:
 
 @router.api_route("/web/{name}", methods=["GET", "HEAD"])
 async def get_page_file(name: str) -> FileResponse:
-    """Answer with a file the page loads.
-
-    Args:
-        name: Its name.
-
-    Returns:
-        The file.
-
-    Raises:
-        HTTPException: 404, if the page has no such file.
-    """
+    """Answer with a file that the page loads, or 404 for any other name."""
     if name not in TYPES:
         raise HTTPException(404, "the page has no such file")
     return _send(name)

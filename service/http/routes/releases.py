@@ -1,21 +1,20 @@
-"""`/v1/releases`: which encoders answer; build others beside them, switch, roll back."""
+"""`/v1/releases`: the active encoder and others; build them beside it, switch, roll back."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import anyio.to_thread
-import pydantic_core
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from service.http.job_schemas import JobBody
+from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
 from service.http.problems import InvalidParameter
 from service.http.schemas import RELEASE_ID
@@ -62,7 +61,7 @@ class ReleaseRequestBody(BaseModel):
     force: str = Field(
         "",
         max_length=MAX_REASON,
-        description="With `activate`: why to activate it even when it fails its gates. Recorded.",
+        description="With `activate`: why to activate it even if it fails its gates. Recorded.",
     )
 
 
@@ -91,7 +90,7 @@ async def list_releases(state: StateOf) -> Response:
             "active": state.foley.releases.current.release_id,
         }
 
-    return _answer(await anyio.to_thread.run_sync(work))
+    return JsonResponse(await anyio.to_thread.run_sync(work))
 
 
 @router.post(
@@ -99,8 +98,8 @@ async def list_releases(state: StateOf) -> Response:
     status_code=202,
     summary="Build a release of a bundle",
     description=(
-        "The bundle is copied, tried in a process of its own, and the library embedded with it beside the index that "
-        "answers. Then it is compared with the active release. The answer is a job: follow it under `/v1/jobs`."
+        "The bundle is copied, tried in a process of its own, and the library is embedded with it beside the active "
+        "index. Then it is compared with the active release. The answer is a job: follow it under `/v1/jobs`."
     ),
     responses={
         202: {"model": JobBody, "description": "The job is queued."},
@@ -125,7 +124,7 @@ async def create_release(
     submit = functools.partial(state.jobs.releases.submit, wanted, idempotency_key=idempotency_key)
     created = await anyio.to_thread.run_sync(submit)
     job = replace(created.job, state="queued", started_at=None, ended_at=None, report=None)
-    return _answer(describe_job(job), status=202, headers={"Location": f"/v1/jobs/{job.job_id}"})
+    return JsonResponse(describe_job(job), status_code=202, headers={"Location": f"/v1/jobs/{job.job_id}"})
 
 
 @router.get(
@@ -140,7 +139,7 @@ async def get_release(release_id: ReleaseId, state: StateOf) -> Response:
     def work() -> ReleaseDocument:
         return manager.describe(manager.store.get(release_id))
 
-    return _answer(await anyio.to_thread.run_sync(work))
+    return JsonResponse(await anyio.to_thread.run_sync(work))
 
 
 @router.get(
@@ -168,8 +167,8 @@ async def compare(release_id: ReleaseId, other: ReleaseId, state: StateOf) -> Re
 
 @router.post(
     "/{release_id:release_id}:activate",
-    summary="Let a release answer",
-    description="Further requests get the release; those that run end with the one they began with.",
+    summary="Activate a release",
+    description="New requests get the release; running requests finish on the old one.",
     responses={200: {"model": SwitchDocument}, **describe_problems(404, 409, 422, 500, 503, 507)},
 )
 async def activate_release(
@@ -179,31 +178,31 @@ async def activate_release(
     reason = "" if body is None else body.force
     work = functools.partial(state.releases.activate, release_id, who=_name_of(request), why=reason)
     switched = await anyio.to_thread.run_sync(work, limiter=state.changing)
-    return _answer(switched.to_json())
+    return JsonResponse(switched.to_json())
 
 
 @router.post(
     ":rollback",
-    summary="Go back to the release before",
-    description="At once and without embedding anything; what was indexed meanwhile is embedded by a job.",
+    summary="Switch back to the previous release",
+    description="Immediate, without embedding anything; a job embeds what was indexed meanwhile.",
     responses={200: {"model": SwitchDocument}, **describe_problems(409, 500, 503, 507)},
 )
 async def rollback_release(state: StateOf) -> Response:
     """Switch to the release before the active one."""
     switched = await anyio.to_thread.run_sync(state.releases.rollback, limiter=state.changing)
-    return _answer(switched.to_json())
+    return JsonResponse(switched.to_json())
 
 
 @router.post(
     ":calibrate",
-    summary="Learn anew what scores mean",
-    description="From the library as it is now, for the active release.",
+    summary="Recalibrate scores",
+    description="On the current library, for the active release.",
     responses={200: {"model": Calibration}, **describe_problems(409, 500, 503, 507)},
 )
 async def calibrate_release(state: StateOf) -> Response:
     """Calibrate the active release."""
     calibration = await anyio.to_thread.run_sync(state.releases.calibrate, limiter=state.calibrating)
-    return _answer(calibration.to_json())
+    return JsonResponse(calibration.to_json())
 
 
 @router.delete(
@@ -218,7 +217,8 @@ async def delete_release(
     release_id: ReleaseId,
     state: StateOf,
     force: Annotated[
-        bool, Query(description="The one a rollback returns to as well; there is none afterwards.")
+        bool,
+        Query(description="Delete it even if a rollback would return to it; none is possible then."),
     ] = False,
 ) -> Response:
     """Delete a release."""
@@ -228,17 +228,6 @@ async def delete_release(
 
 
 def _name_of(request: Request) -> str:
-    """Who asks, for what is recorded: the API key, where one is needed."""
+    """Who asks, for the record: the API key, if one is needed."""
     key_id = getattr(request.state, "key_id", None)
     return f"API key {key_id}" if key_id else "api"
-
-
-def _answer(
-    document: Mapping[str, object], *, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(
-        pydantic_core.to_json(document, inf_nan_mode="null"),
-        status_code=status,
-        headers=headers,
-        media_type="application/json",
-    )

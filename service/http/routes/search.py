@@ -34,8 +34,8 @@ JSON_PROBLEMS = tuple(status for status in UPLOAD_PROBLEMS if status != 507)
         "with the library, and the best segment of each matching asset comes back, best first. A file with "
         "both streams is searched by its picture when `target` is `audio`, and by its sound when `target` is "
         "`video`; `from` overrides this.\n\nEvery field but `file` may be given in the query string instead.\n\n"
-        "As JSON, a search takes what is indexed already (`asset_id`, with `start_seconds` one segment of it), or "
-        "a `track` that `/v1/embeddings` gave."
+        "As JSON, search with an indexed file (`asset_id`; with `start_seconds` one segment of it), or with a "
+        "`track` from `/v1/embeddings`."
     ),
     responses={200: {"model": SearchAnswerBody}, **describe_problems(*UPLOAD_PROBLEMS)},
     openapi_extra=describe_form(SearchParameters, json=describe_query()),
@@ -74,7 +74,7 @@ async def _search_stored(request: Request, state: State, client: Client) -> Resp
     BATCH_PATH,
     summary="Answer several searches at once",
     description=(
-        "A list of searches as JSON, each as `/v1/search` takes it; one answer for each, in their order. Where one "
+        "A list of searches as JSON, each as `/v1/search` takes it; one answer for each, in their order. If one "
         "cannot be answered, none is, and `errors` begins with its number."
     ),
     responses={200: {"model": BatchAnswerBody}, **describe_problems(*JSON_PROBLEMS)},
