@@ -7,10 +7,10 @@ import {
 let pair = null; // two players that play together, and which of them is muted for it
 
 const WHY_NONE = {
-  nothing_to_search: "the library holds none",
-  nothing_passes_filter: "the library holds none that passes the filter",
-  below_min_score: "none has the score that was asked for",
-  below_min_probability: "none is as likely as was asked for",
+  nothing_to_search: "the library has none",
+  nothing_passes_filter: "nothing in the library passes the filter",
+  below_min_score: "none reaches the minimum score",
+  below_min_probability: "none reaches the minimum probability",
   no_further_results: "there are no more",
 };
 
@@ -26,14 +26,14 @@ export function clearAnswer() {
 /** Show an answer to `query`: the clip that was sent (`file`) and its player, if it has one (`player`). */
 export function showAnswer(answer, query) {
   const { results, target } = answer;
-  const from = `by the ${NAMES[answer.from]} of ${query.file.name}`;
+  const from = `with the ${NAMES[answer.from]} of ${query.file.name}`;
   const notes = [
     results.length
       ? `${count(results.length, NAMES[target])} found ${from}, best first. Bundle ${answer.bundle_id}.`
       : `No ${NAMES[target]} found ${from}: ${WHY_NONE[answer.reason] ?? "the service does not say why"}. Release ${answer.release_id}.`,
   ];
   if (answer.query.is_partial) notes.push("Less than 95 % of the clip could be decoded.");
-  if (answer.bundle_id.startsWith("starter-")) notes.push("The starter bundle knows synthetic clips only.");
+  if (answer.bundle_id.startsWith("starter-")) notes.push("The starter bundle only knows synthetic clips.");
   find("answer").textContent = notes.join(" ");
   // One scale for all strips, so that they can be compared.
   const highest = Math.max(...results.map((result) => result.best_moment.similarity), 0.01);
@@ -77,14 +77,14 @@ function makeScore({ score, match_probability: probability }) {
   if (probability !== null) {
     text.append(make("span", {
       className: "quiet", text: ` · ${Math.round(100 * probability)} % likely`,
-      title: "How often a result with this score is the match, learned from this library",
+      title: "How often a result with this score is a match, learned from this library",
     }));
   }
   return make("div", { className: "score" }, make("span", { className: "quiet", text: "score" }), text,
     make("div", { className: "track", "aria-hidden": "true" }, bar));
 }
 
-/** One bar a moment. The strip is one stop of the tab key; arrows walk inside it. */
+/** One bar for each moment. The strip is one stop of the tab key; arrows move inside it. */
 function makeMoments(result, { player, highest }) {
   const step = (result.end_seconds - result.start_seconds) / result.moments.length;
   const buttons = result.moments.map((similarity, index) => {
@@ -118,7 +118,7 @@ function walk(event, buttons) {
 
 // Playing
 
-/** A player of a result, which waits at the best moment; it loads when it comes into view. */
+/** A player of a result, positioned at the best moment; it loads when it comes into view. */
 function makePlayer(result, { kind, name }) {
   const player = make(kind, { controls: true, preload: "metadata", playsInline: true });
   player.setAttribute("aria-label", `${NAMES[kind]} of ${name}`);
@@ -140,9 +140,9 @@ const arrivals = new IntersectionObserver(
   { rootMargin: "200px" },
 );
 
-/** Say why a result cannot be played: its file is gone, or the browser does not know the format. */
+/** Show why a result cannot be played: its file is gone, or the browser does not know the format. */
 async function explainSilence(player, address) {
-  if (!player.hasAttribute("src")) return; // let go, not failed
+  if (!player.hasAttribute("src")) return; // released, not failed
   let text = "This browser cannot play the file's format.";
   const response = await fetch(address, { headers: { ...keyHeaders(), Range: "bytes=0-0" } }).catch(() => null);
   if (response && !response.ok) {
@@ -150,7 +150,7 @@ async function explainSilence(player, address) {
     text = `${problem.title}: ${problem.detail}`;
   }
   const item = player.closest("li");
-  if (!item) return; // another search came between
+  if (!item) return; // another search was made
   item.classList.add("has-no-player");
   item.querySelector(".play").replaceChildren(make("p", { className: "quiet", text }));
 }
@@ -158,7 +158,7 @@ async function explainSilence(player, address) {
 function playFrom(player, seconds) {
   const start = () => {
     player.currentTime = seconds;
-    player.play().catch(() => {}); // stopped again before it began, or not playable: `error` tells that
+    player.play().catch(() => {}); // stopped before it began, or not playable: `error` handles that
   };
   if (player.readyState >= HTMLMediaElement.HAVE_METADATA) start();
   else player.addEventListener("loadedmetadata", start, { once: true });
@@ -188,7 +188,7 @@ export function stopPair() {
   muted.muted = wasMuted;
 }
 
-/** Let go of a player's connection and file. */
+/** Release a player's connection and file. */
 export function release(player) {
   player.pause();
   player.removeAttribute("src");

@@ -1,6 +1,6 @@
-// What the page at / does: choose a clip, send it to POST /v1/search, show what came back and play it.
+// The page at /: choose a clip, send it to POST /v1/search, show what came back and play it.
 //
-// File names come from strangers. Every text enters the page through textContent or an attribute set by name,
+// File names come from strangers. Text enters the page through textContent or an attribute set by name,
 // never as markup; the Content-Security-Policy of service/http/routes/pages.py is the second lock.
 
 import { clearAnswer, release, showAnswer, stopPair } from "./answer.js";
@@ -21,12 +21,12 @@ let running = null; // the XMLHttpRequest of the search under way
 
 const library = { isEmpty: false, numAsked: 0 };
 
-/** Say what the library holds now: jobs and other releases change it while the page is open. Returns whether we may know. */
+/** Show what the library holds now: jobs and releases change it while the page is open. Returns false if refused. */
 async function showLibrary({ bundleId = null } = {}) {
   const turn = ++library.numAsked;
   try {
     const [assets, ready] = await Promise.all([fetchJson(`/v1/assets?limit=${MAX_COUNTED}`), fetchJson("/readyz")]);
-    if (turn !== library.numAsked) return true; // a later question has a later answer
+    if (turn !== library.numAsked) return true; // a later request answers
     const more = assets.next_cursor === null ? "" : "more than ";
     library.isEmpty = assets.assets.length === 0;
     find("library").textContent =
@@ -45,7 +45,7 @@ async function showLibrary({ bundleId = null } = {}) {
   return true;
 }
 
-/** Show the hints that fit: none beside results, a problem or a search under way. */
+/** Show the hints that apply: none beside results, a problem or a running search. */
 function arrange() {
   const isBusy = running !== null || find("answer").textContent !== "" || !find("problem").hidden;
   find("empty").hidden = !library.isEmpty || find("results").childElementCount > 0;
@@ -65,10 +65,10 @@ async function fetchJson(address) {
 function askForKey(problem) {
   const isRefused = keyHeaders().Authorization !== undefined;
   if (problem.status === 401) forgetKey();
-  if (isRefused && problem.status === 401) find("key-note").textContent = "That key is not valid, or it was revoked. Try another.";
+  if (isRefused && problem.status === 401) find("key-note").textContent = "This key is not valid or was revoked. Try another.";
   else if (isRefused) find("key-note").textContent = `Refused: ${problem.detail.trim()}.`;
   find("library").textContent = "The library is locked: this service needs a key.";
-  if (!find("key-form").hidden) return; // whoever is typing goes on
+  if (!find("key-form").hidden) return; // do not disturb typing
   find("key-form").hidden = false;
   find("key").focus();
 }
@@ -79,7 +79,7 @@ async function useKey() {
   find("key-form").hidden = true;
   if (!(await showLibrary())) return;
   clearProblem();
-  find("status").textContent = query.file ? "The key is taken. Search again." : "The key is taken.";
+  find("status").textContent = query.file ? "Key accepted. Search again." : "Key accepted.";
   find(query.file ? "search" : "file").focus();
 }
 
@@ -88,13 +88,13 @@ async function useKey() {
 function chooseFile(file, { numFiles = 1 } = {}) {
   if (running) running.abort();
   forgetPreview();
-  clearAnswer(); // it belongs to the clip before
+  clearAnswer(); // it belongs to the previous clip
   query.file = file;
   query.kind = file.type.startsWith("audio/") || (!file.type && SOUND_NAME.test(file.name)) ? "audio" : "video";
   query.url = URL.createObjectURL(file);
   find("file-name").textContent = file.name;
   find("file-facts").textContent = formatBytes(file.size);
-  find("status").textContent = numFiles > 1 ? `${numFiles} files came; a search takes one, here the first.` : "";
+  find("status").textContent = numFiles > 1 ? `A search takes one file: the first of ${numFiles} is used.` : "";
   find("waiting").textContent = "Press Search. The best matches appear here.";
   showPreview();
   suggestTarget();
@@ -108,7 +108,7 @@ function showPreview() {
     const length = Number.isFinite(player.duration) ? `${formatTime(player.duration)} · ` : ""; // a recording has none
     find("file-facts").textContent = length + formatBytes(query.file.size);
     if (query.kind === "video" && player.videoWidth === 0) {
-      query.kind = "audio"; // a file called video with sound alone
+      query.kind = "audio"; // a video file that has only sound
       find("preview").replaceChildren();
       showPreview();
       suggestTarget();
@@ -116,7 +116,7 @@ function showPreview() {
   });
   player.addEventListener("error", () => {
     if (query.player !== player) return;
-    const note = "This browser cannot play the file. The service may still read it.";
+    const note = "This browser cannot play the file; the service may still read it.";
     query.player = null;
     find("preview").replaceChildren(make("p", { className: "quiet", text: note }));
   });
@@ -153,13 +153,13 @@ function search() {
   form.append("target", document.querySelector('input[name="target"]:checked').value);
   form.append("limit", find("limit").value);
   if (find("source").value) form.append("from", find("source").value);
-  form.append("file", query.file, "query"); // its own name is nobody's business
+  form.append("file", query.file, "query"); // its own name stays private
   clearAnswer();
   send(form);
 }
 
 function send(form) {
-  const request = new XMLHttpRequest(); // fetch() tells nothing of an upload's progress
+  const request = new XMLHttpRequest(); // fetch() reports no upload progress
   running = request;
   showProgress("Uploading…", 0);
   request.upload.onprogress = ({ loaded, total }) => {
@@ -181,19 +181,19 @@ function send(form) {
   request.send(form);
 }
 
-/** The browser does not say why a request failed: ask whether the service is there at all. */
+/** The browser does not say why a request failed: check whether the service answers at all. */
 async function explainSilence() {
   const isThere = await fetch("/livez", { cache: "no-store" }).then(({ ok }) => ok, () => false);
   if (running) return; // searched again meanwhile
   if (isThere) {
     showProblem({
       title: "The connection broke",
-      detail: "The file is larger than the service takes, was changed on disk, or the network failed on the way.",
+      detail: "The file is larger than the service accepts, it changed on disk, or the network failed.",
     });
   } else {
     showProblem({
       title: "The service does not answer",
-      detail: "It may have stopped, or the network is down. Search again once it is back.",
+      detail: "It may have stopped, or the network is down. Search again later.",
     });
     find("library").textContent = "The service does not answer.";
   }
@@ -201,12 +201,12 @@ async function explainSilence() {
 
 function refuse(problem) {
   if (problem.status === 401) {
-    // What the service says is for programs: it names a header.
-    showProblem({ title: "The search needs a key", detail: "Give an API key in the field above, then search again." });
+    // The service's own words are for programs: they name a header.
+    showProblem({ title: "The search needs a key", detail: "Enter an API key in the field above, then search again." });
     askForKey(problem);
   } else if (problem.status === 413) {
     const detail = problem.detail.replace(/\b(\d+)( bytes)?\b/g, (_, bytes) => formatBytes(Number(bytes)));
-    showProblem({ title: "The clip is larger than this service takes", detail: detail.replace("this route", "it") });
+    showProblem({ title: "The clip is larger than this service accepts", detail: detail.replace("this route", "it") });
   } else {
     showProblem(problem);
   }
@@ -269,7 +269,7 @@ find("form").addEventListener("submit", (event) => {
 find("cancel").addEventListener("click", () => running && running.abort());
 find("file").addEventListener("change", ({ target }) => target.files.length && chooseFile(target.files[0]));
 
-// The whole window takes a drop: one beside the box would otherwise leave the page.
+// The whole window takes a drop: a drop beside the box would otherwise leave the page.
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   window.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -281,7 +281,7 @@ for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
 
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;
-  lendKey(); // timers rest while a computer sleeps
+  lendKey(); // timers stop while a computer sleeps
   showLibrary();
 });
 setInterval(lendKey, LENDING_MILLISECONDS);

@@ -1,4 +1,4 @@
-// What every part of the page uses: elements, numbers as text, problems as the service tells them.
+// Shared by all parts of the page: elements, numbers as text, error answers.
 
 export const NAMES = { audio: "sound", video: "picture" };
 
@@ -7,7 +7,7 @@ export const find = (id) => document.getElementById(id);
 const KEY = "foley-key";
 const COOKIE_SECONDS = 300; // the page and docs/operations.md say five minutes
 
-/** Headers that carry the API key, where the service wanted one and the user gave it. */
+/** Headers that carry the API key, if the user gave one. */
 export function keyHeaders() {
   const key = sessionStorage.getItem(KEY);
   return key ? { Authorization: `Bearer ${key}` } : {};
@@ -24,8 +24,8 @@ export function forgetKey() {
 }
 
 /**
- * Lend the key to players, which send no headers: as a cookie that lets nobody change anything. A cookie belongs to
- * the browser and not to a tab, so it is given for some minutes, and given again while a tab with the key is open.
+ * Give the key to players, which send no headers, as a cookie that only allows reading. A cookie belongs to the
+ * browser and not to a tab, so it lasts some minutes and is renewed while a tab with the key is open.
  */
 export function lendKey() {
   const key = sessionStorage.getItem(KEY);
@@ -68,24 +68,24 @@ export function count(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-/** A part of the whole as CSS wants it; similarities below zero have no bar. */
+/** Set the length of a bar, from 0 to 1; similarities below zero have no bar. */
 export function setPart(element, part) {
   element.style.setProperty("--part", `${(100 * Math.min(Math.max(part, 0), 1)).toFixed(1)}%`);
 }
 
-/** An error answer as `{title, detail, errors}`, also where something between us and the service wrote it. */
+/** An error answer as `{title, detail, errors}`, even if a proxy wrote it. */
 export function readProblem(status, text, retryAfter = null) {
   let problem = {};
   try {
     problem = Object(JSON.parse(text));
   } catch {
-    // not JSON: the status is all there is to say
+    // not JSON: only the status is known
   }
   const detail = [problem.detail || "", retryAfter ? `Try again in ${retryAfter} s.` : ""];
   return { ...problem, status, title: problem.title || `The service answered with status ${status}`, detail: detail.join(" ") };
 }
 
-/** Scroll to what has just appeared where it is out of sight, as on a telephone. */
+/** Scroll to what has just appeared if it is out of sight, as on a phone. */
 export function showIfBelow(element) {
   if (element.getBoundingClientRect().top > 0.8 * window.innerHeight) element.scrollIntoView({ block: "start" });
 }

@@ -1,5 +1,5 @@
-// The API explorers at /docs (Swagger UI) and /redoc (ReDoc). Both are megabytes and come from a host elsewhere, the
-// one that service/http/routes/pages.py lets this page load from; what explorer.html says stands until one has arrived.
+// The API explorers at /docs (Swagger UI) and /redoc (ReDoc). Both are megabytes, loaded from the one host that
+// service/http/routes/pages.py allows; until then the page shows what explorer.html says.
 
 const HOST = "https://cdn.jsdelivr.net";
 const DESCRIPTION = "/openapi.json";
@@ -17,7 +17,7 @@ const explorers = {
   },
 };
 
-/** Append an element that loads something; resolves when it has, rejects where it cannot. */
+/** Append an element that loads something; resolves when it is loaded, rejects if that fails. */
 function load(tag, properties) {
   return new Promise((resolve, reject) => {
     const element = Object.assign(document.createElement(tag), properties);
@@ -34,5 +34,5 @@ try {
   show();
 } catch (error) {
   document.getElementById("state").textContent =
-    `The API explorer could not be loaded from ${HOST}: is there no internet, or is the host blocked?`;
+    `The API explorer could not be loaded from ${HOST}: no internet, or the host is blocked.`;
 }

@@ -245,7 +245,7 @@ def test_a_key_is_asked_for_and_used(
         assert (
             0 < cookie["expires"] - time.time() <= 300
         )  # it outlives the tab by minutes, not with the browser
-        page.wait_for_selector("#status:has-text('The key is taken. Search again.')")
+        page.wait_for_selector("#status:has-text('Key accepted. Search again.')")
         assert page.is_hidden("#key-form")
         assert page.is_hidden("#problem")
         assert "Bearer" not in page.text_content("body")  # words for programs
@@ -361,7 +361,7 @@ def test_two_dropped_files_are_said(page: Any) -> None:
     )
     page.dispatch_event("footer", "drop", {"dataTransfer": drop})
     assert page.text_content("#file-name") == "rain.wav"
-    assert "2 files came" in page.text_content("#status")
+    assert "the first of 2 is used" in page.text_content("#status")
     assert "Press Search" in page.text_content("#waiting")
     assert page.is_visible("#waiting")
 
@@ -388,7 +388,7 @@ def test_refusals_are_told_in_words_for_people(page: Any, hostile_file: Path) ->
 
 @pytest.mark.parametrize(
     ("reason", "words"),
-    [("nothing_to_search", "the library holds none."), ("below_min_score", "none has the score")],
+    [("nothing_to_search", "the library has none."), ("below_min_score", "none reaches the minimum score")],
 )
 def test_no_results_say_why(page: Any, hostile_file: Path, reason: str, words: str) -> None:
     page.set_input_files("#file", hostile_file)
