@@ -52,21 +52,16 @@ class ServerGone(Failure):
 
 
 def find_server(settings: Settings, held: Failure) -> Client:
-    """Find the `foley serve` that has the active index open.
+    """A client of the `foley serve` that has the active index open; `held` says that a process has it open.
 
-    Args:
-        settings: Whose library; host, port and API key are those of its server.
-        held: Says that another process has the library open.
-
-    Returns:
-        A client of that server.
-
-    Raises:
-        IndexInUse: If that process does not listen on the port.
+    Raises `IndexInUse` if that process does not listen on the port of the settings: what answers there could be the
+    server of another library. Raises `held` if the index is not in a folder, so that nothing names the process.
     """
     release_id, _ = active_release(settings)
-    # What answers on the port could be the server of another library.
-    if not _listens(index_folder(settings, release_id) / "lock", settings.port):
+    lock = index_folder(settings, release_id) / "lock"
+    if not lock.exists():
+        raise held
+    if not _listens(lock, settings.port):
         raise IndexInUse(f"{held}, which does not listen on port {settings.port}") from held
     host = EVERYWHERE.get(settings.host, settings.host)
     return Client(host, settings.port, headers=settings.client_headers())
@@ -76,7 +71,7 @@ def _listens(lock: Path, port: int) -> bool:
     """Whether the process whose number is in the lock accepts connections on a port."""
     try:
         connections = psutil.Process(int(lock.read_text("ascii"))).net_connections("tcp")
-    except (psutil.Error, OSError, ValueError):  # it has ended, belongs to another user, or there is no lock
+    except (psutil.Error, OSError, ValueError):  # it has ended, or belongs to another user
         return False
     return any(
         connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
@@ -85,13 +80,7 @@ def _listens(lock: Path, port: int) -> bool:
 
 
 class Client:
-    """One server.
-
-    Args:
-        host: Its address.
-        port: Its port.
-        headers: Sent with every request: an API key, if one is needed.
-    """
+    """One server; `headers` are sent with every request: an API key, if one is needed."""
 
     def __init__(self, host: str, port: int, *, headers: Mapping[str, str]) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

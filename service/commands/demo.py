@@ -67,14 +67,9 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a query found.
+    """What a query found: the names of the best files, and score and time of the best moment of the first.
 
-    Attributes:
-        query: The query.
-        rank: 1 + how many other files scored at least as high as the right one: a tie counts as wrong.
-        names: Names of the best files.
-        score: Score of the best.
-        moment_seconds: Time of its best moment.
+    `rank` is 1 + how many other files scored at least as high as the right one: a tie counts as wrong.
     """
 
     query: Query

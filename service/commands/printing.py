@@ -11,11 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +32,9 @@ from service.library.report import FailedFile, IndexReport, OnProgress
 from service.library.report import Progress as IndexProgress
 from service.system.paths import show_path
 from service.system.text import count
+
+if TYPE_CHECKING:
+    from service.jobs.release_jobs import OnStep
 
 MAX_FAILURES = 50  # lines; --json has all
 MAX_PLANNED_LINES = 200
@@ -44,46 +54,50 @@ def format_path(path: Path | str) -> str:
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[OnProgress]:
-    """Show a progress bar while files are indexed, if the console is a terminal; yield what updates it."""
-    columns = (
-        TextColumn("indexing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(
-            "files · {task.fields[segments]} segments · {task.fields[rate]:.1f}/s · {task.fields[left]}"
-        ),
-    )
+def _show_bar(
+    console: Console, label: str, *more: ProgressColumn
+) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Show a progress bar if the console is a terminal; yield what takes how many are done, how many in all, a text."""
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), *more)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, segments=0, rate=0.0, left="")
+        task = bar.add_task("", total=None)
+        yield lambda num_done, num_all, text: bar.update(
+            task, completed=num_done, total=num_all, description=text
+        )
 
-        def update(progress: IndexProgress) -> None:
-            left = progress.left_seconds
-            bar.update(
-                task,
-                total=progress.num_files,
-                completed=progress.num_done,
-                segments=progress.num_segments,
-                rate=progress.segments_per_second,
-                left="" if left is None else f"{format_time(left)} left",
-            )
 
-        yield update
+@contextmanager
+def show_progress(console: Console) -> Iterator[OnProgress]:
+    """Show how many files are indexed; yield what updates it."""
+    with _show_bar(console, "indexing") as update:
+
+        def show(progress: IndexProgress) -> None:
+            left = "" if progress.left_seconds is None else f"{format_time(progress.left_seconds)} left"
+            rate = f"{progress.segments_per_second:.1f}/s"
+            text = f"files · {progress.num_segments} segments · {rate} · {left}"
+            update(progress.num_done, progress.num_files, text)
+
+        yield show
 
 
 @contextmanager
 def show_copying(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar while an index is copied; yield what takes the number of assets done and of all."""
-    columns = (
-        TextColumn("copying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("assets"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda num_done, num_assets: bar.update(task, completed=num_done, total=num_assets)
+    """Show how many assets are copied; yield what takes the number of assets done, and of all."""
+    with _show_bar(console, "copying", TimeRemainingColumn()) as update:
+        yield lambda num_done, num_assets: update(num_done, num_assets, "assets")
+
+
+@contextmanager
+def show_steps(console: Console) -> Iterator[OnStep]:
+    """Show how far the build of a release is; yield what takes its progress as JSON values."""
+    with _show_bar(console, "building") as update:
+
+        def show(progress: Mapping[str, Any]) -> None:
+            left = progress.get("left_seconds")
+            text = progress.get("step", "waiting") + ("" if left is None else f" · {format_time(left)} left")
+            update(progress.get("num_done", 0), progress.get("num_files"), text)
+
+        yield show
 
 
 def print_report(console: Console, report: IndexReport) -> None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import datetime
 import webbrowser
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,12 +83,13 @@ def create(
 ) -> None:
     """Build a release from a bundle: test it, embed the library with it, compare it with the active one."""
     from service.commands.here_or_there import create_release
+    from service.commands.printing import show_steps
 
     if force and not activate:
         fail("--force needs --activate", code=WRONG_USAGE)
     settings = read_settings()
     log_to_stderr()
-    with report_errors(), _show_steps() as on_step:
+    with report_errors(), show_steps(stderr()) as on_step:
         job = create_release(settings, bundle, activate=activate, force=force, on_step=on_step)
     if as_json:
         print_json(job)
@@ -99,7 +99,7 @@ def create(
     if not as_json:
         _print_gates(release)
     if switched is not None:
-        _print_switch(switched)
+        _print_switch(switched, as_json=False)
     elif release["outcome"] != "ready":
         fail(f"release {release['release_id']} was refused")
     else:
@@ -116,10 +116,7 @@ def activate_one(release: ReleaseName, force: Force = "", as_json: Json = False)
     log_to_stderr()
     with report_errors():
         switched = activate_release(settings, release, force=force)
-    if as_json:
-        print_json(switched)
-    else:
-        _print_switch(switched)
+    _print_switch(switched, as_json=as_json)
 
 
 @releases_app.command()
@@ -131,10 +128,7 @@ def rollback(as_json: Json = False) -> None:
     log_to_stderr()
     with report_errors():
         switched = rollback_release(settings)
-    if as_json:
-        print_json(switched)
-    else:
-        _print_switch(switched)
+    _print_switch(switched, as_json=as_json)
 
 
 @releases_app.command()
@@ -191,34 +185,6 @@ def calibrate(as_json: Json = False) -> None:
         )
 
 
-@contextmanager
-def _show_steps() -> Iterator[Any]:
-    """Show how far a build is, if stderr is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    console = stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("waiting", total=None, left="")
-
-        def update(progress: Mapping[str, Any]) -> None:
-            left = progress.get("left_seconds")
-            bar.update(
-                task,
-                description=progress.get("step", "waiting"),
-                total=progress.get("num_files"),
-                completed=progress.get("num_done", 0),
-                left="" if left is None else f"{left:.0f} s left",
-            )
-
-        yield update
-
-
 def _print_gates(release: Mapping[str, Any]) -> None:
     from service.commands.tables import print_columns
 
@@ -230,7 +196,10 @@ def _print_gates(release: Mapping[str, Any]) -> None:
         stdout().print("; ".join(release["gates"].get("reasons", ())), markup=False, highlight=False)
 
 
-def _print_switch(switched: Mapping[str, Any]) -> None:
+def _print_switch(switched: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(switched)
+        return
     behind = f"; a job adds {count(switched['num_behind'], 'file')}" if switched["num_behind"] else ""
     say(
         f"release {switched['release_id']} is active: switched in {1000 * switched['switch_seconds']:.0f} ms "

@@ -50,17 +50,10 @@ class BackupFailed(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a backup holds.
+    """What a backup holds, and in which version of the format.
 
-    Attributes:
-        version: Of this format.
-        foley_version: The program that made it.
-        created_at: Seconds since 1970.
-        release_id: The active release; it names the index.
-        bundle_id: Its bundle.
-        num_assets: Assets in the copy.
-        num_segments: Segments in the copy.
-        files: `sha256` (hex) and `num_bytes` of every other file, by name.
+    `created_at` is in seconds since 1970, `release_id` the active release, which names the index; `files` has `sha256`
+    (hex) and `num_bytes` of every other file, by name.
     """
 
     version: int

@@ -60,13 +60,10 @@ MIB = 1 << 20
 
 @dataclass(kw_only=True)
 class Diagnosis:
-    """What was found.
+    """What was found: JSON values by part, what does not work, and what would make the encoder faster here.
 
-    Attributes:
-        facts: JSON values by part: machine, bundle, encoder, candidates, index, clip, memory.
-        problems: What does not work.
-        left_out: Why a file could not be measured, by path.
-        advice: What would make it faster here.
+    The parts are machine, bundle, encoder, candidates, index, clip and memory. `left_out` says why a file could not be
+    measured, by path.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)

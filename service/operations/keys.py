@@ -75,12 +75,7 @@ class ScopeMissing(Failure):
 class StoredKey:
     """A key as it is in the file.
 
-    Attributes:
-        key_id: Public part of the key; appears in the log.
-        name: What the key is for.
-        scope: What it allows.
-        sha256: Hex digest of the whole key.
-        created_at: ISO 8601, UTC.
+    `key_id` is its public part, which appears in the log; `sha256` the hex digest of the whole; `created_at` ISO 8601.
     """
 
     key_id: str

@@ -36,14 +36,7 @@ class MigrationFailed(IndexFailure):
 
 @dataclass(frozen=True, kw_only=True)
 class Migration:
-    """What was done.
-
-    Attributes:
-        num_copied: Assets written to the target.
-        num_present: Assets that the target already had.
-        num_segments: Segments at the target.
-        num_compared: Vectors read from both sides and found equal.
-    """
+    """What was done: assets copied and already present, segments at the target, vectors compared and found equal."""
 
     num_copied: int
     num_present: int
