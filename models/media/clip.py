@@ -25,6 +25,7 @@ from models.media.unreadable import (
     BrokenMedia,
     ClipTooLong,
     EmptyFile,
+    Encrypted,
     NoStream,
     NotARegularFile,
     NotMedia,
@@ -40,6 +41,7 @@ __all__ = [
     "DecodeLimits",
     "DecodedMedia",
     "EmptyFile",
+    "Encrypted",
     "MediaInfo",
     "MediaSource",
     "NoStream",
@@ -205,7 +207,12 @@ def decode_segments(
     if not decoded and first == 0 and reading.is_last:
         raise BrokenMedia(_explain_nothing(reading.info, request.limits))
     return DecodedMedia(
-        info=_describe(reading.info, reading.picture, reading.end_seconds if reading.is_whole else None),
+        info=_describe(
+            reading.info,
+            reading.picture,
+            reading.end_seconds if reading.is_whole else None,
+            is_out_of_phase=reading.sound is not None and reading.sound.is_out_of_phase,
+        ),
         clips=decoded,
         is_last=reading.is_last,
         is_partial=reading.is_partial,
@@ -242,8 +249,15 @@ def _explain_nothing(info: MediaInfo, limits: DecodeLimits) -> str:
     return reason
 
 
-def _describe(info: MediaInfo, picture: PictureReader | None, end_seconds: float | None) -> MediaInfo:
+def _describe(
+    info: MediaInfo,
+    picture: PictureReader | None,
+    end_seconds: float | None,
+    *,
+    is_out_of_phase: bool = False,
+) -> MediaInfo:
     """Return the header's facts, corrected by the decoded content."""
+    info = replace(info, is_out_of_phase=is_out_of_phase)
     if picture is not None and picture.size is not None:
         width, height = picture.size
         info = replace(info, width=width, height=height, rotation_degrees=picture.rotation_degrees)

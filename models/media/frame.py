@@ -39,7 +39,7 @@ def turn_upright(pixels: Pixels, matrix: tuple[int, int, int, int] | None) -> Pi
     return pixels.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
 
 
-def crop_square(pixels: Pixels, size: int) -> Pixels:
+def crop_square(pixels: Pixels, size: int, *, shown: tuple[int, int] | None = None) -> Pixels:
     """Resize the shorter side with an antialiased bilinear filter, then cut the square from the middle.
 
     Only the square's own region is filtered; the result is that of resizing the whole picture first.
@@ -47,14 +47,16 @@ def crop_square(pixels: Pixels, size: int) -> Pixels:
     Args:
         pixels: RGB picture, uint8, shape (H, W, 3).
         size: Side of the square, in pixels.
+        shown: Width and height at which it is shown, if its pixels are not square.
 
     Returns:
         The square, uint8, shape (size, size, 3).
     """
     height, width = pixels.shape[:2]
+    shown_width, shown_height = shown or (width, height)
     # As in torchvision: the longer side is rounded down, the corner of the square to the nearest pixel.
-    scaled_width = size if width <= height else size * width // height
-    scaled_height = size if height <= width else size * height // width
+    scaled_width = size if shown_width <= shown_height else size * shown_width // shown_height
+    scaled_height = size if shown_height <= shown_width else size * shown_height // shown_width
     x0, x1, left, right = _cut_axis(width, scaled_width, size)
     y0, y1, top, bottom = _cut_axis(height, scaled_height, size)
     region = Image.fromarray(np.ascontiguousarray(pixels[y0:y1, x0:x1]))

@@ -13,18 +13,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import av
 import av.error
 from av.container import InputContainer
-from av.stream import Discard
+from av.stream import Discard, Disposition
 
+from models.media.edits import MIN_CUT_SECONDS, Edits, read_edits
 from models.media.unreadable import (
     BrokenMedia,
     ClipTooLong,
@@ -36,11 +38,33 @@ from models.media.unreadable import (
 )
 
 CONTAINERS = (
-    "mov,matroska,mpegts,mpeg,avi,flv,asf,ogg,wav,w64,flac,mp3,aac,aiff,ac3,eac3,amr,amrnb,amrwb,caf,mxf"
+    "mov,matroska,mpegts,mpeg,mpegvideo,avi,flv,asf,dv,ogg,wav,w64,flac,wv,tta,ape,mp3,aac,aiff,au,ac3,eac3,amr,amrnb,amrwb,"
+    "caf,mxf"
 )
 """Formats of sound and moving pictures that refer to no other file: no playlists (hls, concat, dash, sdp), image
 sequences, text (tty, lrc, subtitles) or devices."""
 
+
+MAX_STREAMS_OF_ANY_KIND = 1000
+
+CHANNEL_TRACK_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mxf"})
+"""Cameras and broadcasters keep each channel of the sound in a track of its own in these."""
+JOINED_PROGRAMMES = frozenset({"mpegts", "mpeg"})
+"""Which of their tracks belong to one programme is known of the best one only."""
+ALTERNATIVES = (
+    Disposition.comment
+    | Disposition.dub
+    | Disposition.karaoke
+    | Disposition.hearing_impaired
+    | Disposition.visual_impaired
+    | Disposition.descriptions
+)
+MAX_PIXEL_ASPECT = 4
+"""DV and DVD have pixels of up to 1.46, anamorphic film of 2; a file that claims more is damaged."""
+ESTIMATED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "mpegvideo", "dv"})
+"""Their length is FFmpeg's estimate from the size and one bit rate, which is no declaration; an MP3 may declare one."""
+MP3_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
+MP3_HEAD_BYTES = 1 << 10
 
 WRAPPING_CONTAINERS = frozenset({"mpegts", "mpeg"})
 LAST_TICK_SECONDS = 2**33 / 90_000
@@ -61,7 +85,9 @@ class DecodeLimits:
     max_frame_height: int = 4320
     """Shorter side of a picture, in pixels."""
     max_streams: int = 32
-    """Streams of any kind in one file."""
+    """Streams of sound and picture in one file; subtitles, attachments and data are not counted."""
+    max_edits: int = 2048
+    """Entries in the edit lists of a file: each repeats the index of its track in memory."""
     max_channels: int = 64
     """Channels of the sound."""
     max_sample_rate_hz: int = 768_000
@@ -128,15 +154,26 @@ class DecodeLimits:
         """Refuse a file of too many streams.
 
         Args:
-            num_streams: Streams of any kind.
+            num_streams: Streams of sound and picture.
 
         Raises:
             TooComplex: If there are more than the limit.
         """
         if num_streams > self.max_streams:
-            raise TooComplex(
-                f"a file may have at most {self.max_streams} streams, this one has {num_streams}"
-            )
+            limit = f"{self.max_streams} streams of sound and picture"
+            raise TooComplex(f"a file may have at most {limit}, this one has {num_streams}")
+
+    def check_edits(self, num_edits: int) -> None:
+        """Refuse a file whose edit lists are too long.
+
+        Args:
+            num_edits: Entries of all edit lists.
+
+        Raises:
+            TooComplex: If there are more than the limit.
+        """
+        if num_edits > self.max_edits:
+            raise TooComplex(f"a file may have at most {self.max_edits} edits, this one has {num_edits}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,9 +207,11 @@ class MediaInfo:
     audio_codec: str | None = None
     """Name of the codec, such as `aac`."""
     num_channels: int | None = None
-    """Channels of the sound."""
+    """Channels of the sound, over all tracks that are heard together."""
     sample_rate_hz: int | None = None
     """Stored sample rate of the sound."""
+    is_out_of_phase: bool = False
+    """Whether the channels cancel each other, so that the loudest of them was taken in place of their mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,15 +222,19 @@ class Media:
         container: The open FFmpeg container.
         video: Best moving picture, or None.
         audio: Best sound, or None.
+        sounds: The tracks that are heard together, the best one first.
         origin_seconds: Timestamp that is time 0 of the asset: the earliest start of the chosen streams.
         info: Facts from the header.
+        cut_seconds: Where an edit list cuts the rest of the streams away; infinite if none does.
     """
 
     container: InputContainer
     video: Any
     audio: Any
+    sounds: tuple[Any, ...]
     origin_seconds: float
     info: MediaInfo
+    cut_seconds: float = math.inf
 
 
 @contextlib.contextmanager
@@ -207,9 +250,14 @@ def open_media(source: MediaSource, limits: DecodeLimits | None = None) -> Itera
     """
     limits = limits or DecodeLimits()
     with open_regular(source) as (descriptor, status):
-        container = _open_container(descriptor, limits)
+        edits = read_edits(descriptor)
+        limits.check_edits(edits.num_entries)
+        container = _open_container(descriptor, limits, edits)
         try:
-            yield _choose_streams(container, status, limits)
+            media = _choose_streams(container, status, limits)
+            if _is_length_estimated(container, descriptor):
+                media = replace(media, info=replace(media.info, duration_seconds=None))
+            yield media if edits.are_many else _cut_end(media, edits)
         finally:
             container.close()
 
@@ -262,31 +310,34 @@ def open_regular(source: MediaSource) -> Iterator[tuple[int, os.stat_result]]:
         os.close(descriptor)
 
 
-def _open_container(descriptor: int, limits: DecodeLimits) -> InputContainer:
+def _open_container(descriptor: int, limits: DecodeLimits, edits: Edits) -> InputContainer:
     options = {
         "format_whitelist": CONTAINERS,
         "protocol_whitelist": "fd",
         "fd": str(descriptor),
-        "advanced_editlist": "0",  # a 225 KB file of edits takes 2 GB otherwise
+        "advanced_editlist": str(int(edits.are_many)),
         "enable_drefs": "0",
-        "max_streams": str(limits.max_streams + 1),
+        "max_streams": str(MAX_STREAMS_OF_ANY_KIND),
         "max_pixels": str(2 * limits.max_pixels),
     }
     try:
         # The open file itself: no name is looked up, and a process that may open no file can read it.
         return av.open("fd:", "r", options=options, metadata_errors="replace")
     except MemoryError as error:
-        limit = limits.max_streams
-        raise TooComplex(f"the file has more than {limit} streams, or needs too much memory") from error
+        limit = MAX_STREAMS_OF_ANY_KIND
+        raise TooComplex(
+            f"the file has {limit} streams of any kind or more, or needs too much memory"
+        ) from error
     except (av.error.FFmpegError, ValueError, RuntimeError) as error:
         raise NotMedia("this is not a supported media file, or its header is damaged") from error
 
 
 def _choose_streams(container: InputContainer, status: os.stat_result, limits: DecodeLimits) -> Media:
-    limits.check_streams(len(container.streams))
+    limits.check_streams(len(container.streams.video) + len(container.streams.audio))
     video = _best_stream(container, "video")
-    audio = _best_stream(container, "audio")
-    chosen = [stream for stream in (video, audio) if stream is not None]
+    audio = _best_stream(container, "audio", related=video)
+    sounds = _tracks_heard_with(container, audio) if audio is not None else ()
+    chosen = [*sounds] if video is None else [video, *sounds]
     if not chosen:
         _explain_none_usable(container)
     for stream in container.streams:
@@ -300,9 +351,44 @@ def _choose_streams(container: InputContainer, status: os.stat_result, limits: D
         modified_ns=status.st_mtime_ns,
         duration_seconds=None if end is None else max(0.0, end - origin),
         **(_video_facts(video, limits) if video is not None else {}),
-        **(_audio_facts(audio, limits) if audio is not None else {}),
+        **(_audio_facts(sounds, limits) if sounds else {}),
     )
-    return Media(container=container, video=video, audio=audio, origin_seconds=origin, info=info)
+    return Media(
+        container=container, video=video, audio=audio, sounds=sounds, origin_seconds=origin, info=info
+    )
+
+
+def _cut_end(media: Media, edits: Edits) -> Media:
+    """Let a file end where its edit lists do, if they cut away more than padding."""
+    end, declared = edits.end_seconds, media.info.duration_seconds
+    if end is None or declared is None or end - media.origin_seconds > declared - MIN_CUT_SECONDS:
+        return media
+    seconds = end - media.origin_seconds
+    return replace(media, cut_seconds=seconds, info=replace(media.info, duration_seconds=seconds))
+
+
+def _tracks_heard_with(container: InputContainer, best: Any) -> tuple[Any, ...]:
+    """The best track and those that belong to it: a camera's or a broadcaster's channels, each a track of its own.
+
+    Tracks in other languages, commentary and the like are alternatives. Matroska and the rest keep alternatives too and
+    seldom tag them: there only mono tracks are heard together.
+    """
+    if container.format.name in JOINED_PROGRAMMES:
+        return (best,)
+
+    def belongs(stream: Any) -> bool:
+        if stream is best:
+            return True
+        return (
+            stream.codec_context is not None
+            and stream.codec_context.sample_rate == best.codec_context.sample_rate
+            and stream.language == best.language
+            and not stream.disposition & ALTERNATIVES
+        )
+
+    tracks = (best, *(stream for stream in container.streams.audio if stream is not best and belongs(stream)))
+    are_mono = all(_count_channels(stream.codec_context) == 1 for stream in tracks)
+    return tracks if are_mono or container.format.name in CHANNEL_TRACK_CONTAINERS else (best,)
 
 
 def _explain_none_usable(container: InputContainer) -> NoReturn:
@@ -316,13 +402,13 @@ def _explain_none_usable(container: InputContainer) -> NoReturn:
     raise NoStream(f"no sound and no moving picture with a decoder in {len(container.streams)} streams")
 
 
-def _best_stream(container: InputContainer, kind: Any) -> Any:
-    """Return FFmpeg's best stream of the kind; if that is cover art or has no decoder, the best of the others."""
+def _best_stream(container: InputContainer, kind: Any, *, related: Any = None) -> Any:
+    """Return FFmpeg's best stream of the kind, of the related one's programme; no cover art, none without a decoder."""
 
     def is_usable(stream: Any) -> bool:
         return stream.codec_context is not None and not stream.disposition & stream.disposition.attached_pic
 
-    best = container.streams.best(kind)
+    best = container.streams.best(kind, related)
     if best is None or is_usable(best):
         return best
 
@@ -355,6 +441,19 @@ def _declared_end(container: InputContainer, streams: list[Any]) -> float | None
     return end
 
 
+def _is_length_estimated(container: InputContainer, descriptor: int) -> bool:
+    """Whether the file itself says nothing of its length."""
+    if container.format.name not in ESTIMATED_CONTAINERS:
+        return False
+    if container.format.name != "mp3":
+        return True
+    head = os.pread(descriptor, 10, 0)
+    # An ID3v2 tag counts its bytes in four groups of seven bits.
+    start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=False))
+    frame = os.pread(descriptor, MP3_HEAD_BYTES, start if head[:3] == b"ID3" else 0)
+    return not any(tag in frame for tag in MP3_LENGTH_TAGS)
+
+
 def _first_tick(stream: Any) -> int:
     """Where what is stored begins: AAC in MP4 has a frame before its start, from which only the decoder profits."""
     start = stream.start_time or 0
@@ -369,15 +468,22 @@ def _video_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
     return {
         "has_video": True,
         "video_codec": context.codec.canonical_name,
-        "width": context.width,
+        "width": round(context.width * read_pixel_aspect(stream)),
         "height": context.height,
         "frame_rate": float(rate) if rate else None,
     }
 
 
-def _audio_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
-    context = stream.codec_context
-    num_channels = _count_channels(context)
+def read_pixel_aspect(stream: Any) -> float:
+    """Width of a stored pixel over its height; 1 if the file says nothing, or nonsense."""
+    aspect = stream.sample_aspect_ratio
+    return float(aspect) if aspect and MAX_PIXEL_ASPECT >= aspect >= 1 / MAX_PIXEL_ASPECT else 1.0
+
+
+def _audio_facts(tracks: tuple[Any, ...], limits: DecodeLimits) -> dict[str, Any]:
+    counts = [_count_channels(stream.codec_context) for stream in tracks]
+    context = tracks[0].codec_context
+    num_channels = sum(counts)
     limits.check_sound(num_channels, context.sample_rate)
     return {
         "has_audio": True,

@@ -23,8 +23,9 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
+from models.media.colour import matrix_of, needs_mapping, rows_of, show_on_sdr
 from models.media.frame import Pixels, crop_square, read_display_matrix, turn_upright
-from models.media.opening import DecodeLimits
+from models.media.opening import DecodeLimits, read_pixel_aspect
 from models.media.timeline import TIME_TOLERANCE_SECONDS, MomentPlan
 from models.media.unreadable import TooComplex
 
@@ -81,6 +82,7 @@ class PictureReader:
         self._context.options = {"max_pixels": str(2 * limits.max_pixels)}
         self._time_base: Fraction = stream.time_base
         self._frame_seconds = float(1 / stream.average_rate) if stream.average_rate else 0.0
+        self._pixel_aspect = read_pixel_aspect(stream)
         self._origin_seconds = origin_seconds
         self._plan = plan
         self._limits = limits
@@ -178,7 +180,7 @@ class PictureReader:
 
     def _extend(self, item: Any) -> None:
         """Note how far the stream reaches: to the end of this packet or frame."""
-        if item.pts is not None:
+        if item.pts is not None and not getattr(item, "is_discard", False):
             end = self._seconds(item.pts + item.duration) if item.duration else self._seconds(item.pts)
             self.end_seconds = max(self.end_seconds, end if item.duration else end + self._frame_seconds)
             self._limits.check_duration(self.end_seconds)
@@ -261,15 +263,39 @@ class PictureReader:
             self._segment, self._moment = self._segment + 1, 0
 
     def _render(self, frame: Any) -> Pixels:
-        upright = turn_upright(self._to_rgb(frame), read_display_matrix(frame))
-        self.size, self.rotation_degrees = (upright.shape[1], upright.shape[0]), frame.rotation
-        return crop_square(upright, self._plan.spec.frame_size)
+        stored = self._to_rgb(frame)
+        upright = turn_upright(stored, read_display_matrix(frame))
+        self.size, self.rotation_degrees = (
+            self._shown_size(frame, upright.shape != stored.shape),
+            frame.rotation,
+        )
+        return crop_square(upright, self._plan.spec.frame_size, shown=self.size)
+
+    def _shown_size(self, frame: Any, is_turned: bool) -> tuple[int, int]:
+        """Width and height as shown: pixels that are not square are stretched along the stored width."""
+        width, height = max(1, round(frame.width * self._pixel_aspect)), frame.height
+        return (height, width) if is_turned else (width, height)
 
     def _to_rgb(self, frame: Any) -> Pixels:
-        picture = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        plane: Any = picture.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(picture.height, plane.line_size)
-        return rows[:, : 3 * picture.width].reshape(picture.height, picture.width, 3)
+        """Stored picture in SDR, uint8; one of high dynamic range may come smaller, at twice the square or more."""
+        if not needs_mapping(frame):
+            picture = self._reformatter.reformat(
+                frame, format="rgb24", src_colorspace=matrix_of(frame), threads=1
+            )
+            return rows_of(picture, np.uint8)
+        factor = max(1, min(frame.width, frame.height) // (2 * self._plan.spec.frame_size))
+        picture = self._reformatter.reformat(
+            frame,
+            width=frame.width // factor,
+            height=frame.height // factor,
+            format="rgb48le",
+            src_colorspace=matrix_of(frame),
+            interpolation="AREA",
+            threads=1,
+        )
+        return show_on_sdr(
+            rows_of(picture, np.uint16), primaries=frame.color_primaries, transfer=frame.color_trc
+        )
 
 
 class _Skipper:

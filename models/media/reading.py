@@ -10,6 +10,7 @@ It takes shortcuts (seeking, leaving frames out), and reads again without the on
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,16 +19,18 @@ import av.error
 
 from models.media.opening import DecodeLimits, Media, MediaInfo, MediaSource, open_media, open_regular
 from models.media.picture import LandedLate, PictureReader, SkippingInexact
-from models.media.sound import WARM_UP_SECONDS, SoundReader
+from models.media.sound import WARM_UP_SECONDS, MixedSound, SoundReader
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
-from models.media.unreadable import NoStream
+from models.media.unreadable import Encrypted, NoStream
 
 SEEK_MARGINS_SECONDS = (1.0, 15.0, 60.0)
 """How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""
 COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"})
 """Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
-JOINED_CONTAINERS = frozenset({"mpegts", "mpeg"})
+JOINED_CONTAINERS = frozenset({"mpegts", "mpeg", "ogg", "flac"})
 """Containers of which two, one after the other, are one again: the clock starts anew in mid-file."""
+BYTE_RATE_CONTAINERS = frozenset({"wav", "w64", "aiff", "au", "caf", "wv", "tta"})
+"""Containers of sound that FFmpeg seeks in by an average byte rate: right for plain PCM with a right header."""
 MAX_STEP_BACK_SECONDS = 1.5  # less is an overlap, of which the second take is not heard
 MAX_STEP_SECONDS = 2**32 / 90_000
 """A packet earlier or later than this after the one before belongs to another clock: theirs turn over after 26.5 h."""
@@ -73,12 +76,14 @@ class Reading:
     """The segments that were read."""
     picture: PictureReader | None
     """The pictures, where the file has any and they were asked for."""
-    sound: SoundReader | None
+    sound: MixedSound | None
     """The sound, likewise."""
     end_seconds: float
     """How far the streams reach, as far as they were read."""
     is_whole: bool
     """Whether the file was read to its end."""
+    is_joined_badly: bool = False
+    """Whether it is several FLAC files in a row: FFmpeg loses sound where the next one begins."""
 
     def bounds(self) -> list[tuple[float, float]]:
         """Start and end of the file's segments in seconds, up to the last requested one."""
@@ -95,7 +100,7 @@ class Reading:
     def is_partial(self) -> bool:
         """Whether the file ended well before the length that its header declares."""
         declared = self.info.duration_seconds or 0.0
-        return self.is_whole and self.end_seconds < COMPLETE_SHARE * declared
+        return self.is_whole and (self.is_joined_badly or self.end_seconds < COMPLETE_SHARE * declared)
 
 
 def read_media(request: ReadRequest) -> Reading:
@@ -132,7 +137,11 @@ def iterate_packets(media: Media, streams: list[Any]) -> Iterator[Any]:
     Returns:
         Packets of these streams in file order.
     """
-    return _demux(media, streams, _JoinedClock() if media.info.container in JOINED_CONTAINERS else None)
+    return _demux(media, streams, _clock_of(media))
+
+
+def _clock_of(media: Media) -> _JoinedClock | None:
+    return _JoinedClock() if media.info.container in JOINED_CONTAINERS else None
 
 
 def _demux(media: Media, streams: list[Any], clock: _JoinedClock | None) -> Iterator[Any]:
@@ -147,6 +156,10 @@ def _demux(media: Media, streams: list[Any], clock: _JoinedClock | None) -> Iter
             return
         if packet is None:
             return
+        if packet.has_sidedata("encryption_info"):
+            raise Encrypted(
+                "the file is encrypted: its sound and picture need a key that only a licensed player has"
+            )
         if packet.size:  # those without bytes would tell the decoder that the stream is over
             if clock is not None:
                 clock.carry_on(packet)
@@ -170,7 +183,7 @@ def _is_joined(request: ReadRequest) -> bool:
 
 def _has_joint(media: Media) -> bool:
     clock = _JoinedClock()
-    streams = [stream for stream in (media.video, media.audio) if stream is not None]
+    streams = [stream for stream in (media.video, *media.sounds) if stream is not None]
     return any(clock.has_joint for _ in _demux(media, streams, clock))
 
 
@@ -215,13 +228,16 @@ def _read_once(request: ReadRequest) -> Reading:
         )
         has_seeked = _seek(media, plan, request.margin_seconds)
         picture = _make_picture_reader(media, plan, request, has_seeked=has_seeked)
-        sound = _make_sound_reader(media, plan, request)
+        sounds = _make_sound_readers(media, plan, request)
+        sound = MixedSound(sounds) if sounds else None
         feeds = [
-            _Feed(stream, reader, media.origin_seconds)
-            for stream, reader in ((media.video, picture), (media.audio, sound))
-            if stream is not None
+            _Feed(stream, sounds[track] if sounds else None, media.origin_seconds)
+            for track, stream in enumerate(media.sounds)
         ]
-        is_whole = _feed_all(media, feeds, plan, request.limits)
+        if media.video is not None:
+            feeds.append(_Feed(media.video, picture, media.origin_seconds))
+        clock = _clock_of(media)
+        is_whole = _feed_all(media, feeds, plan, request.limits, clock)
         if has_seeked and sound is not None:
             _check_landing(media, sound, plan)
         return Reading(
@@ -229,8 +245,9 @@ def _read_once(request: ReadRequest) -> Reading:
             plan=plan,
             picture=picture,
             sound=sound,
-            end_seconds=max(feed.end_seconds for feed in feeds),
+            end_seconds=min(media.cut_seconds, max(feed.end_seconds for feed in feeds)),
             is_whole=is_whole,
+            is_joined_badly=media.info.container == "flac" and clock is not None and clock.has_joint,
         )
 
 
@@ -243,7 +260,7 @@ def _check_request(media: Media, request: ReadRequest) -> None:
 
 def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
     """Seek to before the first segment. Return False if reading starts at the beginning of the file."""
-    if margin_seconds is None or media.info.container in COUNTED_CONTAINERS:
+    if margin_seconds is None or media.info.container in COUNTED_CONTAINERS or not _is_seek_exact(media):
         return False
     seconds = plan.start_seconds - margin_seconds
     if seconds <= 0:
@@ -255,6 +272,19 @@ def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
     except (av.error.FFmpegError, OverflowError) as error:
         raise LandedLate("the container cannot seek") from error
     return True
+
+
+def _is_seek_exact(media: Media) -> bool:
+    """False for sound in a WAV-like container whose seek reckons with a byte rate that need not be the true one."""
+    if media.info.container not in BYTE_RATE_CONTAINERS or media.audio is None:
+        return True
+    context = media.audio.codec_context
+    if not context.name.startswith("pcm_"):
+        return False
+    bits = re.search(r"\d+", context.name)  # pcm_s24le; pcm_alaw and pcm_mulaw have 8
+    return bool(
+        context.bit_rate == context.sample_rate * context.layout.nb_channels * int(bits[0] if bits else 8)
+    )
 
 
 def _make_picture_reader(
@@ -272,10 +302,13 @@ def _make_picture_reader(
     )
 
 
-def _make_sound_reader(media: Media, plan: MomentPlan, request: ReadRequest) -> SoundReader | None:
-    if media.audio is None or "audio" not in request.modalities:
-        return None
-    return SoundReader(media.audio, origin_seconds=media.origin_seconds, plan=plan, limits=request.limits)
+def _make_sound_readers(media: Media, plan: MomentPlan, request: ReadRequest) -> list[SoundReader]:
+    if "audio" not in request.modalities:
+        return []
+    return [
+        SoundReader(stream, origin_seconds=media.origin_seconds, plan=plan, limits=request.limits)
+        for stream in media.sounds
+    ]
 
 
 class _Feed:
@@ -300,7 +333,7 @@ class _Feed:
     def put(self, packet: Any) -> None:
         if self._reader is not None:
             self._reader.feed(packet)
-        elif packet.pts is not None:
+        elif packet.pts is not None and not packet.is_discard:
             start = float(packet.pts * packet.time_base) - self._origin_seconds
             end = start + float((packet.duration or 0) * packet.time_base)
             self._progress_seconds = max(self._progress_seconds, start)
@@ -311,15 +344,19 @@ class _Feed:
             self._reader.finish()
 
 
-def _feed_all(media: Media, feeds: list[_Feed], plan: MomentPlan, limits: DecodeLimits) -> bool:
+def _feed_all(
+    media: Media, feeds: list[_Feed], plan: MomentPlan, limits: DecodeLimits, clock: _JoinedClock | None
+) -> bool:
     """Pass packets on until the wanted segments are complete. True if that took all there are."""
     by_stream = {feed.stream.index: feed for feed in feeds}
     enough = plan.stop_seconds + plan.spec.min_segment_seconds
     is_whole = True
-    for packet in iterate_packets(media, [feed.stream for feed in feeds]):
+    for packet in _demux(media, [feed.stream for feed in feeds], clock):
         by_stream[packet.stream_index].put(packet)
         end_seconds = max(feed.end_seconds for feed in feeds)
         limits.check_duration(end_seconds)
+        if min(feed.progress_seconds for feed in feeds) >= media.cut_seconds:
+            break  # what follows is cut away
         if end_seconds >= enough and min(feed.progress_seconds for feed in feeds) >= plan.stop_seconds:
             is_whole = False
             break
@@ -328,7 +365,7 @@ def _feed_all(media: Media, feeds: list[_Feed], plan: MomentPlan, limits: Decode
     return is_whole
 
 
-def _check_landing(media: Media, sound: SoundReader, plan: MomentPlan) -> None:
+def _check_landing(media: Media, sound: MixedSound, plan: MomentPlan) -> None:
     """Check that the first sound after a seek is well before the wanted time, unless the stream starts later."""
     stream_start = float((media.audio.start_time or 0) * media.audio.time_base) - media.origin_seconds
     latest = max(plan.start_seconds, stream_start + WARM_UP_SECONDS) - WARM_UP_SECONDS / 2

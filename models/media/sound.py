@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -35,7 +35,42 @@ MAX_AMPLITUDE = 1000.0
 WARM_UP_SECONDS = 1.0
 """Sound decoded and dropped before a chunk, until the decoder does not remember where it started."""
 
+CANCELLED_SHARE = 0.01
+"""Channels cancel if their mean has less than this share of the energy that unrelated channels would have."""
+
 Waveform = NDArray[np.float32]
+
+
+class MixedSound:
+    """The sound of several tracks, heard together: the mean of those that are not silent in a segment.
+
+    Args:
+        readers: One for each track; at least one.
+    """
+
+    def __init__(self, readers: Sequence[SoundReader]) -> None:
+        self._readers = readers
+
+    @property
+    def start_seconds(self) -> float:
+        """When the first sample that decoded is heard."""
+        return min(reader.start_seconds for reader in self._readers)
+
+    @property
+    def is_out_of_phase(self) -> bool:
+        """Whether the channels of a track cancel each other in most of what was decoded."""
+        return any(reader.is_out_of_phase for reader in self._readers)
+
+    def samples(self, segment: int) -> tuple[Waveform, int]:
+        """Sound of a segment; see `SoundReader.samples`."""
+        tracks = [reader.samples(segment) for reader in self._readers]
+        loud = [track for track in tracks if track[0].any()] or tracks
+        if len(loud) == 1:
+            return loud[0]
+        mean = np.zeros(max(len(samples) for samples, _ in loud), np.float32)
+        for samples, _ in loud:
+            mean[: len(samples)] += samples / np.float32(len(loud))
+        return mean, max(num_decoded for _, num_decoded in loud)
 
 
 class SoundReader:
@@ -66,6 +101,11 @@ class SoundReader:
         self._is_finished = False
         self._padding_seconds = 0.0  # of the newest frame: AAC fills up the last one
         self._segments: dict[int, _Buffer] = {}
+
+    @property
+    def is_out_of_phase(self) -> bool:
+        """Whether the channels cancel each other in most of what was decoded."""
+        return self._average.num_cancelled > self._average.num_samples / 2
 
     def feed(self, packet: Any) -> None:
         """Take the next packet of the stream."""
@@ -177,6 +217,8 @@ class _Buffer:
 class _ChannelAverage:
     """Mean over the channels of decoded frames: (C, S) in any format → float32 (S,).
 
+    Where channels in opposite phase cancel each other, the loudest one is taken instead.
+
     Only AudioResampler is safe on planar frames of 8 or more channels, and only a packed frame of the same layout
     keeps every channel: its own way to mono weights the channels and leaves out the bass of 5.1.
     """
@@ -186,6 +228,7 @@ class _ChannelAverage:
         self._key: tuple[str, str, int] | None = None
         self._resampler = AudioResampler()
         self._weights = np.ones(1, np.float32)
+        self.num_samples = self.num_cancelled = 0
 
     def __call__(self, frame: Any) -> Waveform:
         key = (frame.format.name, frame.layout.name, frame.sample_rate)
@@ -200,7 +243,15 @@ class _ChannelAverage:
     def _weigh(self, packed: Any) -> Waveform:
         num_channels = len(self._weights)
         flat = np.frombuffer(packed.planes[0], np.float32, count=packed.samples * num_channels)
-        return flat.reshape(-1, num_channels) @ self._weights  # (S, C) -> (S,)
+        channels = flat.reshape(-1, num_channels)
+        mono = np.asarray(channels @ self._weights)  # (S, C) -> (S,)
+        self.num_samples += len(mono)
+        if num_channels > 1:
+            energies = np.einsum("sc,sc->c", channels, channels)
+            if mono @ mono < CANCELLED_SHARE * energies.sum() / num_channels**2:
+                self.num_cancelled += len(mono)
+                return channels[:, int(energies.argmax())].copy()
+        return mono
 
 
 class _Run:

@@ -6,6 +6,7 @@ UnreadableClip
 ├── NotMedia             in none of the container formats we read
 ├── NoStream             nothing of the kind that is asked for
 ├── BrokenMedia          nothing in it decodes
+├── Encrypted            what it holds is encrypted
 ├── ClipTooLong
 └── TooComplex
 """
@@ -49,6 +50,12 @@ class BrokenMedia(UnreadableClip):
     """The file opens, but nothing in it decodes."""
 
     code = "broken_media"
+
+
+class Encrypted(UnreadableClip):
+    """The sound and picture are encrypted: only a player with the key can show them."""
+
+    code = "encrypted"
 
 
 class ClipTooLong(UnreadableClip):

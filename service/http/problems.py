@@ -65,6 +65,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "decode_timed_out": Problem(422, "Decoding the file takes too long"),
     "decoder_crashed": Problem(422, "The decoder crashed on this file"),
     "empty": Problem(422, "The file is empty"),
+    "encrypted": Problem(422, "The file is encrypted"),
     "idempotency_key_reused": Problem(422, "The idempotency key belongs to another request"),
     "invalid_parameter": Problem(422, "A parameter is not valid"),
     "missing_file": Problem(422, "The form has no file"),

@@ -22,9 +22,9 @@ from service.system.paths import make_absolute
 
 MEDIA_EXTENSIONS = frozenset(
     """
-    .3g2 .3gp .aac .ac3 .adts .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dv .eac3 .f4v .flac .flv .gxf
-    .m2t .m2ts .m2v .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpe .mpeg .mpg .mxf .nut .oga .ogg .ogm
-    .ogv .opus .qt .ra .rm .rmvb .snd .spx .tta .vob .w64 .wav .wave .weba .webm .wma .wmv .wv .y4m
+    .3g2 .3gp .aac .ac3 .adts .aif .aifc .aiff .amr .ape .asf .au .avi .caf .dv .eac3 .f4v .flac .flv .m2t .m2ts .m2v
+    .m4a .m4b .m4v .mka .mkv .mod .mov .mp2 .mp3 .mp4 .mpe .mpeg .mpg .mts .mxf .oga .ogg .ogm .ogv .opus .qt .snd .spx
+    .tod .tta .vob .w64 .wav .wave .weba .webm .wma .wmv .wv
     """.split()
 )
 SNIFFED_BYTES = 512
@@ -48,10 +48,17 @@ MAGIC: tuple[tuple[int, bytes], ...] = (
     (0, b"\x06\x0e+4"),  # MXF
     (0, b"#!AMR"),
     (0, b"wvpk"),
+    (0, b"TTA1"),
+    (0, b"MAC "),  # Monkey's Audio
+    (0, b".snd"),
 )
 IMAGE_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif")  # still images in an MP4 container
 CHANGED = "the file was changed while it was read"
-TS_SYNC, TS_PACKET_BYTES = 0x47, 188
+TS_SYNC = 0x47
+TS_PACKETS = (
+    (0, 188),
+    (4, 192),
+)  # offset of the first sync byte and length of a packet; AVCHD puts a clock before each
 
 
 class UnusableFile(Failure):
@@ -148,8 +155,8 @@ def sniff_media(head: bytes) -> bool:
     if any(head.startswith(magic, offset) for offset, magic in MAGIC):
         return True
     # Transport streams have no magic, but a sync byte at the start of every packet.
-    packets = head[::TS_PACKET_BYTES]
-    return len(packets) >= 3 and all(byte == TS_SYNC for byte in packets)
+    trains = [head[offset::length] for offset, length in TS_PACKETS]
+    return any(len(train) >= 3 and all(byte == TS_SYNC for byte in train) for train in trains)
 
 
 def _find_under(path: Path) -> Iterator[Finding]:

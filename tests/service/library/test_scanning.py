@@ -86,6 +86,9 @@ def test_media_under_an_odd_name_is_found(tmp_path: Path) -> None:
         b"FORM\0\0\0\0AIFF",
         b"FLV\x01\x05",
         (b"\x47" + b"\0" * 187) * 3,
+        (b"\0\0\0\0\x47" + b"\0" * 187) * 3,
+        b"TTA1\x01",
+        b".snd\0",
     ],
 )
 def test_containers_are_told_by_their_first_bytes(head: bytes) -> None:

@@ -47,7 +47,7 @@ def test_nothing_to_learn_from_is_an_error(corpus: Path, tmp_path: Path) -> None
 
 def test_stored_windows_are_those_of_kaldi(segments: PairedSegments) -> None:
     """Tolerance: float16 is exact to 2⁻¹¹ of a value, and they stay below 4; float32 sums differ by 1e-4."""
-    samples = torch.from_numpy(segments.samples_of(1)[: segments.lengths[1]])
+    samples = torch.from_numpy(segments.samples_of(1)[: segments.lengths[1]]).double()
     log_mel = kaldi.fbank(
         (samples - samples.mean()).unsqueeze(0),
         htk_compat=True,

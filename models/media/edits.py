@@ -1,0 +1,103 @@
+"""The edit lists of an MP4 or MOV: which parts of its tracks a player shows, and in which order.
+
+A phone or QuickTime trims without rewriting: what is cut away stays in the file, and the edit list leaves it out.
+FFmpeg applies long lists itself, but moves the first frame of each part to its start, and repeats the index of a track
+for every entry: a file of 225 KB can take 2 GB that way. So the number of entries is limited, and the common kind, one
+part of each track, is cut here to the frame.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_BOXES = 10_000
+MAX_ENTRIES_READ = 64
+HEADER_BYTES = 16
+FILE_TYPES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+MIN_CUT_SECONDS = 0.1
+"""An edit that cuts less off the end cuts what the codec padded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edits:
+    """What the edit lists of a file ask for."""
+
+    num_entries: int = 0
+    """Entries of all lists."""
+    are_many: bool = False
+    """Whether a track is shown in several parts."""
+    end_seconds: float | None = None
+    """Where the timeline ends by the edits of all tracks; None if a track has no edit, or one without an end."""
+
+
+def read_edits(descriptor: int) -> Edits:
+    """Read the edit lists; none for a file that is no MP4 or MOV.
+
+    Args:
+        descriptor: A file open for reading; its position is kept.
+    """
+    size_bytes = os.fstat(descriptor).st_size
+    first = next(_boxes(descriptor, 0, size_bytes), None)
+    if first is None or first[0] not in FILE_TYPES:
+        return Edits()
+    num_entries, are_many, timescale = 0, False, 0
+    ends: list[int] = []
+    for moov in _find(descriptor, 0, size_bytes, b"moov"):
+        for header in _find(descriptor, *moov, b"mvhd"):
+            timescale = _read_timescale(descriptor, header[0])
+        for track in _find(descriptor, *moov, b"trak"):
+            lists = [
+                entries
+                for edts in _find(descriptor, *track, b"edts")
+                for entries in _find(descriptor, *edts, b"elst")
+            ]
+            found = [_read_list(descriptor, low) for low, _ in lists]
+            num_entries += sum(number for number, _, _ in found)
+            are_many = are_many or any(parts > 1 for _, parts, _ in found)
+            ends.append(found[0][2] if len(found) == 1 else 0)
+    is_ended = timescale > 0 and bool(ends) and all(ends)
+    return Edits(
+        num_entries=num_entries, are_many=are_many, end_seconds=max(ends) / timescale if is_ended else None
+    )
+
+
+def _read_timescale(descriptor: int, low: int) -> int:
+    content = os.pread(descriptor, 24, low)
+    return int.from_bytes(content[20:24] if content[:1] == b"\1" else content[12:16], "big")
+
+
+def _read_list(descriptor: int, low: int) -> tuple[int, int, int]:
+    """Entries of a list, how many of them show something, and the ticks of all; 0 if one has no end."""
+    head = os.pread(descriptor, 8, low)
+    number, size = int.from_bytes(head[4:], "big"), 20 if head[:1] == b"\1" else 12
+    width = 8 if size == 20 else 4
+    content = os.pread(descriptor, min(number, MAX_ENTRIES_READ) * size, low + 8)
+    entries = [content[start : start + size] for start in range(0, len(content) - size + 1, size)]
+    durations = [int.from_bytes(entry[:width], "big") for entry in entries]
+    shown = [int.from_bytes(entry[width : 2 * width], "big", signed=True) >= 0 for entry in entries]
+    is_ended = number == len(entries) and all(durations)
+    return number, sum(shown) if number == len(entries) else number, sum(durations) if is_ended else 0
+
+
+def _find(descriptor: int, start: int, stop: int, wanted: bytes) -> Iterator[tuple[int, int]]:
+    """Start and end of what each box of a kind holds."""
+    return ((low, high) for kind, low, high in _boxes(descriptor, start, stop) if kind == wanted)
+
+
+def _boxes(descriptor: int, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of what each box between two offsets holds."""
+    for _ in range(MAX_BOXES):
+        header = os.pread(descriptor, HEADER_BYTES, start) if start < stop else b""
+        if len(header) < 8:
+            return
+        size, kind, length = int.from_bytes(header[:4], "big"), header[4:8], 8
+        if size == 1:
+            size, length = int.from_bytes(header[8:16], "big"), 16
+        elif size == 0:
+            size = stop - start
+        if size < length:
+            return
+        yield kind, start + length, min(start + size, stop)
+        start += size

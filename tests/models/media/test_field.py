@@ -1,0 +1,153 @@
+"""Files as people of the field have them; what is right comes from how each was made, and from the `ffmpeg` command.
+
+../shared/cases/README.md tells of each file how it was made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.media.clip import (
+    ClipSpec,
+    DecodedMedia,
+    DecodeLimits,
+    Encrypted,
+    TooComplex,
+    decode_segments,
+    probe_media,
+)
+
+RATE_HZ = 16_000
+
+
+@pytest.fixture(scope="session")
+def cases(shared: Path) -> Path:
+    return shared / "cases"
+
+
+def decode(path: Path) -> DecodedMedia:
+    return decode_segments(path, ClipSpec())
+
+
+def frames_of(path: Path) -> NDArray[np.float64]:
+    frames = decode(path).clips[0].frames
+    assert frames is not None
+    return frames.astype(float)
+
+
+def samples_of(path: Path) -> NDArray[np.float32]:
+    samples = decode(path).clips[0].samples
+    assert samples is not None
+    return samples
+
+
+def loudest_hz(samples: NDArray[np.float32]) -> float:
+    return float(np.argmax(np.abs(np.fft.rfft(samples))) * RATE_HZ / len(samples))
+
+
+@pytest.mark.parametrize(("name", "start_seconds"), [("trim_end.mov", 0.0), ("trim_both.mov", 3.0)])
+def test_what_an_edit_list_cuts_away_is_not_seen_or_heard(
+    cases: Path, name: str, start_seconds: float
+) -> None:
+    """The control is the same film uncut: picture and sound from where the edit starts."""
+    trimmed, whole = decode(cases / name), decode(cases / "cnt.mov")
+    assert trimmed.info.duration_seconds == pytest.approx(4.0, abs=0.05)
+    assert [(clip.start_seconds, clip.end_seconds) for clip in trimmed.clips] == [(0.0, pytest.approx(4.0))]
+    heard, source = trimmed.clips[0].samples, whole.clips[0].samples
+    assert heard is not None
+    assert source is not None
+    first = round(start_seconds * RATE_HZ)
+    middle = slice(RATE_HZ, 3 * RATE_HZ)
+    assert np.abs(heard[middle] - source[first:][middle]).max() < 0.02
+    shown, times = whole.clips[0].frames, whole.clips[0].frame_times_seconds
+    assert trimmed.clips[0].frames is not None
+    assert shown is not None
+    assert times is not None
+    nearest = int(np.argmin(np.abs(times - start_seconds - 2.0)))
+    ours = trimmed.clips[0].frames[8].astype(float)  # moment 8 of 16 in 4 s
+    assert np.abs(ours - shown[nearest]).mean() < np.abs(ours - shown[0]).mean() + 1e-9
+
+
+def test_a_file_of_too_many_edits_is_refused(cases: Path) -> None:
+    with pytest.raises(TooComplex, match="a file may have at most 1 edits, this one has 2"):
+        probe_media(cases / "trim_end.mov", DecodeLimits(max_edits=1))
+
+
+@pytest.mark.parametrize("name", ["adpcm.wav", "pcm_half.wav"])
+def test_chunks_are_the_whole_though_the_header_tells_a_wrong_byte_rate(cases: Path, name: str) -> None:
+    whole = decode(cases / name)
+    assert len(whole.clips) == 13
+    for segment, clip in enumerate(whole.clips):
+        chunk = decode_segments(cases / name, ClipSpec(), first=segment, count=1)
+        assert chunk.is_last == (segment == 12)
+        assert chunk.clips[0].samples is not None
+        assert clip.samples is not None
+        assert np.abs(chunk.clips[0].samples - clip.samples).max() < 1e-3
+
+
+def test_sound_is_of_the_programme_of_the_picture(cases: Path) -> None:
+    assert loudest_hz(samples_of(cases / "twoprog.ts")) == pytest.approx(300, abs=2)
+
+
+def test_avchd_is_read(cases: Path) -> None:
+    assert decode(cases / "00000.MTS").info.has_audio
+
+
+def test_high_dynamic_range_looks_like_the_same_master_in_sdr(cases: Path) -> None:
+    """The control is the picture as it was read before: without the tone map it is grey."""
+    ours, master = frames_of(cases / "hdr_smpte2084.mov"), frames_of(cases / "sdr.mov")
+    assert np.abs(ours - master).mean() < 9
+    assert np.corrcoef(ours.ravel(), master.ravel())[0, 1] > 0.99
+    assert abs(ours.std() - master.std()) < 8
+
+
+def test_pixels_that_are_not_square_are_shown_as_they_should(cases: Path) -> None:
+    info = decode(cases / "sar.mov").info
+    assert (info.width, info.height) == (1024, 576)
+    assert probe_media(cases / "sar.mov").width == 1024
+    assert np.abs(frames_of(cases / "sar.mov") - frames_of(cases / "square.mov")).mean() < 1.5
+
+
+@pytest.mark.parametrize(("name", "is_out_of_phase"), [("dualmono.mov", False), ("oop.wav", True)])
+def test_sound_on_one_track_or_in_opposite_phase_is_heard(
+    cases: Path, name: str, is_out_of_phase: bool
+) -> None:
+    decoded = decode(cases / name)
+    assert decoded.clips[0].samples is not None
+    assert np.sqrt(np.mean(decoded.clips[0].samples ** 2)) > 0.05
+    assert decoded.info.is_out_of_phase == is_out_of_phase
+
+
+def test_joined_files_are_read_to_their_end(cases: Path) -> None:
+    ogg, flac = decode(cases / "chain.ogg"), decode(cases / "chain.flac")
+    assert ogg.info.duration_seconds == pytest.approx(7.0, abs=0.05)
+    assert not ogg.is_partial
+    assert flac.info.duration_seconds == pytest.approx(
+        6.744, abs=0.11
+    )  # the ffmpeg command; a frame has 0.1 s
+    assert flac.is_partial, "what FFmpeg cannot read whole is not called whole"
+
+
+def test_streams_that_are_neither_sound_nor_picture_do_not_count(cases: Path) -> None:
+    assert decode(cases / "subs36.mkv").clips[0].frames is not None
+
+
+def test_an_estimated_length_is_no_declaration(cases: Path) -> None:
+    decoded = decode(cases / "est.aac")
+    assert not decoded.is_partial
+    assert decoded.info.duration_seconds == pytest.approx(28.032, abs=0.1)
+    assert probe_media(cases / "est.aac").duration_seconds is None
+
+
+def test_encrypted_media_is_named(cases: Path) -> None:
+    with pytest.raises(Encrypted, match="encrypted"):
+        decode(cases / "cenc.mp4")
+
+
+@pytest.mark.parametrize("name", ["x.wv", "x.tta"])
+def test_sound_of_archives_is_decoded(cases: Path, name: str) -> None:
+    assert np.sqrt(np.mean(samples_of(cases / name) ** 2)) == pytest.approx(0.0884, abs=0.002)
