@@ -67,22 +67,11 @@ class Decoder:
         limits: DecodeLimits = DEFAULT_LIMITS,
         timeout_seconds: float = 60.0,
     ) -> DecodedMedia:
-        """Cut a file into segments and decode them; see `models.media.clip.decode_segments`.
+        """Cut a file into segments and decode at most `count` of them; see `models.media.clip.decode_segments`.
 
-        A file that cannot be used raises the `UnreadableClip` that says why; a `DecodeFailure` says that the
-        work timed out, that its worker crashed or that the decoder was closed.
-
-        Args:
-            path: The media file.
-            spec: How a segment is sampled.
-            first: Index of the first segment wanted.
-            count: How many segments to decode at most, None for all that follow.
-            modalities: What to decode.
-            limits: What the file may ask of the decoder.
-            timeout_seconds: Wall-clock and CPU seconds the work may take, waiting for a worker not counted.
-
-        Returns:
-            The decoded segments and the facts of the file.
+        A file that cannot be used raises the `UnreadableClip` that says why; a `DecodeFailure` says that the work
+        timed out, that its worker crashed or that the decoder was closed. `timeout_seconds` limits wall-clock and CPU
+        time, waiting for a worker not counted.
         """
         task = self.submit(
             path,
@@ -121,15 +110,8 @@ class Decoder:
     ) -> R:
         """Run any importable function on a file, in a sandboxed worker, and wait; errors are those of `decode`.
 
-        Args:
-            path: The file: it is opened here, and the function gets its descriptor as its first argument.
-            function: A function found by its name in its module; arguments and result are pickled.
-            timeout_seconds: Wall-clock and CPU seconds it may take.
-            *args: Its further positional arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            What the function returned.
+        The file is opened here, and the function gets its descriptor as first argument. It is found by its name in
+        its module; arguments and result are pickled.
         """
         with timed("decode"):
             future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds, file=Path(path))
@@ -140,22 +122,14 @@ class Decoder:
     ) -> R:
         """Run any importable function in a sandboxed worker and wait for it; errors are those of `decode`.
 
-        Args:
-            function: A function found by its name in its module; arguments and result are pickled. It can open no
-                file: for one that needs a file, use `read`.
-            timeout_seconds: Wall-clock and CPU seconds it may take.
-            *args: Its positional arguments.
-            **kwargs: Its keyword arguments.
-
-        Returns:
-            What the function returned.
+        It can open no file: for one that needs a file, use `read`. Arguments and result are pickled.
         """
         with timed("decode"):
             future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds)
             return future.result()
 
     def deaths(self) -> Mapping[str, int]:
-        """How many workers a file has cost so far: `timed_out`, `crashed`, `failed`."""
+        """How many workers files have cost so far: `timed_out`, `crashed`, `failed`."""
         return self._deaths.read()
 
     def close(self) -> None:
@@ -206,6 +180,6 @@ class Decoder:
 
 @functools.cache
 def _warn_of_landlock() -> None:
-    """Say, once in a process, what this kernel cannot keep the workers from."""
+    """Warn once in a process of what this kernel cannot keep the workers from."""
     if (weakness := describe_landlock()) is not None:
         logger.warning(weakness)

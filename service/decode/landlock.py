@@ -33,7 +33,7 @@ PR_SET_NO_NEW_PRIVS = 38
 
 @functools.cache
 def landlock_version() -> int:
-    """Version of Landlock in the running kernel; 0 where it has none, or it is switched off."""
+    """Version of Landlock in the running kernel; 0 if it has none, or it is switched off."""
     if sys.platform != "linux":
         return 0
     version: int = _libc().syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ASK_VERSION)
@@ -41,7 +41,7 @@ def landlock_version() -> int:
 
 
 def describe_landlock() -> str | None:
-    """What the running kernel cannot keep a decode worker from; None where it can keep it from everything."""
+    """What the running kernel cannot keep a decode worker from; None if it can keep it from everything."""
     version = landlock_version()
     if version == 0:
         return (
@@ -54,16 +54,10 @@ def describe_landlock() -> str | None:
 
 
 def restrict(readable: Iterable[Path]) -> None:
-    """Open no file from now on but to read what is given, make no file, and begin or take no TCP connection.
+    """From now on only read the given files and folders (missing ones are skipped), and open no TCP connection.
 
-    Without Landlock nothing happens.
-
-    Args:
-        readable: Files, and folders with all below; those that are not there are passed over.
-
-    Raises:
-        OSError: If the kernel has Landlock and refuses.
-    """  # noqa: DOC502 - raised by `_check`
+    Without Landlock nothing happens. Raises `OSError` if the kernel has Landlock and refuses.
+    """
     version = landlock_version()
     if version == 0:
         return

@@ -61,7 +61,7 @@ class DecoderClosed(DecodeFailure):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A call that waits for a worker, and the future its outcome goes to; `file` goes before its arguments."""
+    """A call that waits for a worker, and the future of its outcome; `file` goes before its arguments."""
 
     file: Path | None
     future: Future[Any]

@@ -40,13 +40,13 @@ class WorkerLimits:
     """What one decode worker may use.
 
     Attributes:
-        memory_bytes: Address space on top of what a fresh worker maps (on a machine with many cores, NumPy's
-            thread stacks alone map gigabytes).
+        memory_bytes: Address space on top of what a fresh worker maps (on a machine with many cores, NumPy's thread
+            stacks alone map gigabytes).
         max_open_files: File descriptors.
         max_tasks: The worker is replaced after so many tasks, so that nothing leaks for ever.
         readable_folders: Further folders it may read: of modules whose functions it is to call.
-        restricts_files: Whether it may open no other file and no connection, where the kernel can see to it
-            (`service.decode.landlock`). False is for showing that it matters.
+        restricts_files: Whether it may open no other file and no connection, if the kernel can enforce it
+            (`service.decode.landlock`). False is for tests that show that it matters.
     """
 
     memory_bytes: int = 3 << 30
@@ -123,15 +123,7 @@ class FilePassage:
 def receive_file(receiver: socket.socket, ticket: int) -> int:
     """Take the file of a ticket out of a passage.
 
-    Args:
-        receiver: The worker's end.
-        ticket: Which file.
-
-    Returns:
-        Its descriptor, to be closed by the caller.
-
-    Raises:
-        EOFError: If the parent is gone.
+    The caller closes its descriptor. Raises `EOFError` if the parent is gone.
     """
     while True:
         message, descriptors, _, _ = socket.recv_fds(receiver, TICKET_BYTES, 1)
@@ -164,10 +156,10 @@ def _hide_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _blocking_interrupts() -> Iterator[None]:
-    """Let a process that starts here be deaf to Ctrl-C from its first moment.
+    """Let a process that starts here ignore Ctrl-C from its first moment.
 
-    It inherits the mask of this thread. A worker ignores the signal once it is confined; the traceback of one that was
-    still importing would stand before what the command has to say.
+    It inherits the mask of this thread. A worker ignores the signal once it is confined; one that was still importing
+    would print a traceback before the command's own message.
     """
     resource_tracker.ensure_running()  # else started in the block, and that lifts the mask
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -209,7 +201,7 @@ class WorkerContext(context.SpawnContext):
     Process = _WorkerProcess
 
     def Pipe(self, duplex: bool = True) -> tuple[connection.Connection, connection.Connection]:  # noqa: N802
-        """Make a pipe whose buffer holds a mebibyte where the system allows it."""
+        """Make a pipe whose buffer holds a mebibyte if the system allows it."""
         reader, writer = super().Pipe(duplex)
         with contextlib.suppress(OSError, AttributeError):
             fcntl.fcntl(writer.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)

@@ -47,13 +47,7 @@ REFERENCE = Candidate(engine="onnxruntime", precision=EXACT)
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeClips:
-    """Clips that precisions are compared on.
-
-    Attributes:
-        samples: Sound of each, float32, shape (S,).
-        frames: Pictures of each, uint8, shape (T, H, W, 3).
-        description: What they are, for people.
-    """
+    """Clips that precisions are compared on: sound (S,) float32 and pictures (T, H, W, 3) uint8 of each."""
 
     samples: Sequence[NDArray[np.float32]]
     frames: Sequence[NDArray[np.uint8]]
@@ -62,15 +56,7 @@ class ProbeClips:
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementKey:
-    """What a record holds for.
-
-    Attributes:
-        bundle_id: The weights.
-        candidate: Engine and precision.
-        version: Version of the engine's package.
-        processor: The processor or GPU that it runs on.
-        measure: Which clips and figures.
-    """
+    """What a record holds for: weights, engine, precision, version, processor or GPU, and the clips and figures."""
 
     bundle_id: str
     candidate: str
@@ -92,24 +78,12 @@ class AgreementKey:
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementStore:
-    """Records on disk; one that cannot be read or holds for something else is as good as none.
-
-    Attributes:
-        folder: Where they lie; None keeps nothing.
-    """
+    """Records on disk, in a folder (None keeps nothing); one that is unreadable or of another key counts as none."""
 
     folder: Path | None
 
     def load(self, bundle: Bundle, candidate: Candidate) -> Agreement | None:
-        """Read a record.
-
-        Args:
-            bundle: The weights.
-            candidate: Engine and precision.
-
-        Returns:
-            The figures, None where they have to be measured.
-        """
+        """Read a record; None if the figures have to be measured."""
         if (file := self._file(bundle, candidate)) is None:
             return None
         try:
@@ -124,13 +98,7 @@ class AgreementStore:
             return None
 
     def save(self, bundle: Bundle, candidate: Candidate, agreement: Agreement) -> None:
-        """Write a record, whole or not at all. A folder that cannot be written costs the next start a measurement.
-
-        Args:
-            bundle: The weights.
-            candidate: Engine and precision.
-            agreement: The figures.
-        """
+        """Write a record, whole or not at all. If the folder cannot be written, the next start measures again."""
         if (file := self._file(bundle, candidate)) is None:
             return
         record = {"key": asdict(AgreementKey.of(bundle, candidate)), "agreement": asdict(agreement)}
@@ -155,19 +123,11 @@ class AgreementStore:
 def measure_agreement(
     bundle: Bundle, candidate: Candidate, options: EngineOptions, *, clips: ProbeClips | None = None
 ) -> Agreement:
-    """Compare a candidate with float32 of ONNX Runtime on the processor. One engine is loaded at a time.
+    """Compare a candidate with float32 of ONNX Runtime on the processor, by default on views of the golden clip.
 
-    The stress with outlier channels is a float graph made for the occasion. 8-bit graphs cannot be changed that way:
-    for a variant the figures of its making count, where the outliers were there before its numbers were rounded.
-
-    Args:
-        bundle: The weights.
-        candidate: Engine and precision.
-        options: How to run both.
-        clips: What to compare on. Default: views of the golden clip.
-
-    Returns:
-        The figures.
+    One engine is loaded at a time. The stress with outlier channels is a float graph made for the occasion. 8-bit
+    graphs cannot be changed that way: for a variant the figures of its making count, where the outliers were there
+    before its numbers were rounded.
     """
     clips = clips or golden_views(bundle)
     own = Graphs(audio=bundle.audio_graph, video=bundle.video_graph)
@@ -190,15 +150,7 @@ def measure_agreement(
 
 
 def encode_clips(engine: Engine, clips: ProbeClips) -> Tracks:
-    """Embed clips one by one.
-
-    Args:
-        engine: What embeds them; it is not kept.
-        clips: Sound and pictures.
-
-    Returns:
-        Tracks by modality, float32, shape (N, T, D) each.
-    """
+    """Embed clips one by one; returns tracks by modality, float32, shape (N, T, D) each."""
     audio = [engine.run_audio(row[None], np.array([len(row)], np.int64)) for row in clips.samples]
     video = [engine.run_video(frames[None]) for frames in clips.frames]
     return {"audio": np.concatenate(audio), "video": np.concatenate(video)}
@@ -207,11 +159,7 @@ def encode_clips(engine: Engine, clips: ProbeClips) -> Tracks:
 def golden_views(bundle: Bundle) -> ProbeClips:
     """Eight clips from the golden clip of a bundle, as different from each other as simple means make them.
 
-    Args:
-        bundle: Verified bundle.
-
-    Returns:
-        The clips; the first is the golden clip.
+    The first is the golden clip itself.
     """
     golden = bundle.golden()
     return ProbeClips(

@@ -42,11 +42,7 @@ class BatcherClosed(Failure):
 
 
 class QueueFull(Failure):
-    """Too many segments of queries wait for the encoder already.
-
-    Attributes:
-        headers: What to tell the client beside the error.
-    """
+    """Too many segments of queries wait for the encoder already; `headers` go to the client."""
 
     code = "overloaded"
 
@@ -54,7 +50,7 @@ class QueueFull(Failure):
 
 
 class SegmentEncoder(Protocol):
-    """What turns segments into tracks: an encoder, or its queue."""
+    """Turns segments into tracks: an encoder, or its queue."""
 
     def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Embed sound, float32 (S,) each, as (B, T, D)."""
@@ -78,7 +74,7 @@ class BatchStats:
         num_retried: Batches that failed and were encoded again one by one.
         queued_seconds: Time that encoded segments waited, summed.
         encode_seconds: Time of all runs of the encoder, summed.
-        running_seconds: How long the run that began first of those under way has lasted; 0 where there is none.
+        running_seconds: How long the oldest run that has not ended has lasted; 0 if there is none.
     """
 
     num_queued: Mapping[Priority, int]
@@ -95,13 +91,7 @@ class BatchStats:
 
 
 class QueuedEncoder:
-    """The encoder as one caller sees it: a place in the queue.
-
-    Args:
-        batcher: Where to queue.
-        caller: Who waits.
-        priority: Whether it is a query or bulk work.
-    """
+    """The encoder as one caller sees it: a place in the queue."""
 
     def __init__(self, batcher: Batcher, caller: Caller, priority: Priority) -> None:
         self._batcher = batcher
@@ -120,9 +110,7 @@ class QueuedEncoder:
 class Batcher:
     """Runs one encoder for many callers. Any thread may call it; leaving the `with` block closes it.
 
-    Args:
-        encoder: What to run; it must allow `limits.num_runs` threads at a time.
-        limits: How segments are joined.
+    The encoder must allow `limits.num_runs` threads at a time.
     """
 
     def __init__(self, encoder: SegmentEncoder, limits: BatchLimits) -> None:
@@ -154,38 +142,18 @@ class Batcher:
         self.close()
 
     def encoder_of(self, caller: Caller, *, priority: Priority = "query") -> QueuedEncoder:
-        """The encoder as a caller sees it.
-
-        Args:
-            caller: Who waits for what is encoded.
-            priority: Whether it is a query or bulk work.
-
-        Returns:
-            Something to encode with.
-        """
+        """The encoder as a caller sees it."""
         return QueuedEncoder(self, caller, priority)
 
     def encode(
         self, rows: Sequence[NDArray[Any]], *, modality: Modality, caller: Caller, priority: Priority
     ) -> NDArray[np.float32]:
-        """Queue segments and wait for their tracks.
+        """Queue samples or frames of B segments and wait for their unit embeddings, float32, shape (B, T, D).
 
-        Args:
-            rows: Samples or frames of B segments.
-            modality: Which of the two.
-            caller: Who waits.
-            priority: Bulk work waits for room in a full queue, a query is refused.
-
-        Returns:
-            Unit embeddings, float32, shape (B, T, D).
-
-        Raises:
-            CallerGone: If the caller leaves meanwhile.
-            DeadlinePassed: If the caller's deadline passes.
-            QueueFull: If a query finds the queue full.
-            BatcherClosed: If the batcher is closed.
-            EncoderFailure: If the encoder cannot take one of the segments.
-        """  # noqa: DOC503 - raised where it waits, or by a thread that encodes
+        Bulk work waits for room in a full queue, a query is refused with `QueueFull`. Raises `CallerGone` if the
+        caller leaves, `DeadlinePassed`, `BatcherClosed`, and `EncoderFailure` if the encoder cannot take one of the
+        segments.
+        """
         if not rows:
             return self._encode[modality](rows)
         order = Order(caller=caller, priority=priority, modality=modality, rows=rows)
@@ -219,11 +187,7 @@ class Batcher:
             )
 
     def close(self, *, timeout_seconds: float = CLOSE_SECONDS) -> None:
-        """Fail what waits, let the batches that run end, and stop the threads.
-
-        Args:
-            timeout_seconds: How long to wait for those batches; their callers get an error after it.
-        """
+        """Fail what waits, give running batches some time to end, and stop the threads."""
         self._refuse(self._shut(), "the encoder was closed")
         deadline = time.monotonic() + timeout_seconds
         for thread in self._threads:
@@ -280,7 +244,7 @@ class Batcher:
             self._refuse(self._orders, "an encode thread died")
 
     def _serve_batch(self) -> bool:
-        """Encode one batch; False when there will be none any more."""
+        """Encode one batch; returns False after the batcher was closed."""
         batch = self._next_batch()
         self._encode_batch(batch)
         return bool(batch)
@@ -340,7 +304,7 @@ class Batcher:
             item.order.put(item.position, track)
 
     def _shut(self) -> list[Order]:
-        """Take nothing further; return the orders of which something waited."""
+        """Take nothing further; returns the orders that had segments waiting."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -26,13 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PassedOver:
-    """A faster candidate that does not serve, and why.
-
-    Attributes:
-        candidate: Engine and precision.
-        reason: What stood in its way.
-        was_expected: Whether machine or bundle just do not have it; False where it failed or disagrees.
-    """
+    """A faster candidate that does not serve, and why; expected if machine or bundle do not have it."""
 
     candidate: Candidate
     reason: str
@@ -41,13 +35,7 @@ class PassedOver:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineChoice:
-    """What serves, and why.
-
-    Attributes:
-        candidate: Engine and precision.
-        agreement: How far it is from float32 here; None for float32 itself.
-        passed_over: Faster candidates that were tried first.
-    """
+    """What serves, its agreement with float32 (None for float32 itself), and the faster candidates passed over."""
 
     candidate: Candidate
     agreement: Agreement | None = None
@@ -77,21 +65,11 @@ class EngineChoice:
 def open_fastest(
     bundle: Bundle, wished: Sequence[Candidate], options: EngineOptions, store: AgreementStore
 ) -> tuple[Engine, EngineChoice]:
-    """Open the first candidate that runs here and agrees with float32.
+    """Open the first candidate that runs here and agrees with float32; `wished` lists them, fastest first.
 
-    Args:
-        bundle: Verified bundle.
-        wished: What the settings allow, fastest first.
-        options: How to run it.
-        store: Where measured agreement is kept.
-
-    Returns:
-        The engine, and why it is this one. The log has it too, as a warning where a faster one failed.
-
-    Raises:
-        EncoderFailure: If none does; the error is that of the last one.
-        BrokenBundle: If the last one's graphs are damaged.
-    """  # noqa: DOC502, DOC503 - raised again
+    Returns the engine, and why it is this one. The log says it too, as a warning if a faster one failed. If none
+    does, the error is that of the last one.
+    """
     passed_over: list[PassedOver] = []
     broken: set[EngineName] = set()
     for candidate in wished:
@@ -120,15 +98,7 @@ def open_fastest(
 
 
 def load_graphs(bundle: Bundle, candidate: Candidate) -> Graphs:
-    """The files that a candidate runs.
-
-    Args:
-        bundle: Verified bundle.
-        candidate: Engine and precision.
-
-    Returns:
-        Those of the bundle, or of its variant.
-    """
+    """The files that a candidate runs: those of the bundle, or of its variant."""
     variant = find_variant(candidate, bundle)
     folder = bundle.path if variant is None else variant.path
     return Graphs(audio=folder / AUDIO_GRAPH, video=folder / VIDEO_GRAPH)

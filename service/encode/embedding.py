@@ -17,13 +17,7 @@ from service.system.modality import Modality, Track
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedSegment:
-    """One segment of a file.
-
-    Attributes:
-        start_seconds: Start on the file's timeline.
-        end_seconds: End, exclusive.
-        tracks: Unit embeddings, float32, shape (T, D), by modality; without those that the segment lacks.
-    """
+    """One segment of a file: tracks are float32, shape (T, D), unit rows, of the modalities that it has."""
 
     start_seconds: float
     end_seconds: float
@@ -33,16 +27,7 @@ class EmbeddedSegment:
 def embed_clips(
     clips: Iterable[Clip], *, encoder: SegmentEncoder, modalities: Sequence[Modality]
 ) -> list[EmbeddedSegment]:
-    """Embed clips.
-
-    Args:
-        clips: Segments; those with none of the modalities are left out of the result.
-        encoder: Turns clips into tracks.
-        modalities: What to embed of each.
-
-    Returns:
-        The embedded segments in the order of the clips.
-    """
+    """Embed these modalities of clips, in order; clips with none of them are left out."""
     clips = list(clips)
     tracks: list[dict[Modality, Track]] = [{} for _ in clips]
     for modality in modalities:

@@ -85,17 +85,11 @@ class Encoder:
         self.provider = self.engine.provider
 
     def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Embed the sound of segments.
+        """Embed mono sound at 16 kHz of B segments, float32, shape (S,) each, of any length from 1 on.
 
-        Args:
-            samples: Mono sound at 16 kHz of B segments, float32, shape (S,) each, any lengths of at least 1.
-
-        Returns:
-            Unit embeddings, float32, shape (B, T, D).
-
-        Raises:
-            EncoderFailure: If the engine fails or a number is not finite.
-        """  # noqa: DOC502 - raised where a graph runs
+        Returns unit embeddings, float32, shape (B, T, D). Raises `EncoderFailure` if the engine fails or a number is
+        not finite.
+        """
         tracks = []
         for batch in self._batches(samples):
             lengths = np.array([len(row) for row in batch], np.int64)
@@ -109,28 +103,14 @@ class Encoder:
         return self._joined(tracks)
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Embed the picture of segments.
-
-        Args:
-            frames: RGB frames of B segments, uint8, shape (T, H, W, 3) each.
-
-        Returns:
-            Unit embeddings, float32, shape (B, T, D).
-
-        Raises:
-            EncoderFailure: If the engine fails or a number is not finite.
-        """  # noqa: DOC502 - raised where a graph runs
+        """Embed RGB frames of B segments, uint8, shape (T, H, W, 3) each; see `encode_audio`."""
         return self._joined([self.engine.run_video(np.stack(batch)) for batch in self._batches(frames)])
 
     def check_golden(self) -> float:
         """Embed the golden clip of the bundle and compare with the tracks recorded at its export.
 
-        Returns:
-            Largest absolute difference of any number.
-
-        Raises:
-            GoldenMismatch: If that is above the tolerance of the precision, or where it has none, an embedding has
-                turned too far.
+        Returns the largest absolute difference of any number. Raises `GoldenMismatch` if it is above the tolerance of
+        the precision, or for a precision without one, if an embedding has turned too far.
         """
         golden = self.bundle.golden()
         expected = {"audio": golden.audio_track, "video": golden.video_track}

@@ -33,11 +33,8 @@ QUERY_TURNS = 4  # batches of queries, one after another, that bulk work lets go
 class BatchLimits:
     """How segments are joined.
 
-    Attributes:
-        max_batch: Most segments in one run of the encoder.
-        max_wait_seconds: Longest that an incomplete batch waits for more, counted from its oldest segment.
-        max_queued: Most segments that wait, of queries and of bulk work each.
-        num_runs: Batches that are encoded at the same time.
+    An incomplete batch waits for more at most `max_wait_seconds`, counted from its oldest segment. `max_queued` is
+    for queries and bulk work each; `num_runs` batches are encoded at the same time.
     """
 
     max_batch: int = 1
@@ -46,7 +43,6 @@ class BatchLimits:
     num_runs: int = 1
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name in ("max_batch", "max_queued", "num_runs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -58,16 +54,8 @@ class BatchLimits:
 class Order:
     """Segments of one modality that one caller gave at once and waits for.
 
-    Attributes:
-        caller: Who waits.
-        priority: Whether it is a query or bulk work.
-        modality: Which encoder.
-        rows: Samples or frames of each segment.
-        arrived_at: When it was queued, monotonic clock.
-        tracks: What the encoder made of each segment so far.
-        error: Why it failed, once it has.
-        is_done: Whether all tracks are there, or it failed.
-        woken: Set when it is done or its caller left: the caller's thread sleeps on it.
+    `arrived_at` is on the monotonic clock. The caller's thread sleeps on `woken`, which is set when the order is done
+    or the caller left.
     """
 
     caller: Caller
@@ -121,11 +109,7 @@ class Item:
 
 
 class BatchQueue:
-    """Segments that wait. Not safe for threads: the batcher's lock guards it.
-
-    Args:
-        limits: How segments are joined.
-    """
+    """Segments that wait. Not safe for threads: the batcher's lock guards it."""
 
     def __init__(self, limits: BatchLimits) -> None:
         self._limits = limits
@@ -137,7 +121,7 @@ class BatchQueue:
         return len(self._waiting[priority])
 
     def has_room(self, order: Order) -> bool:
-        """Whether an order may be added now. A large one finds room in an empty queue."""
+        """Whether an order may be added now. A large one fits into an empty queue."""
         num_waiting = self.count(order.priority)
         return num_waiting == 0 or num_waiting + len(order.rows) <= self._limits.max_queued
 
@@ -146,31 +130,25 @@ class BatchQueue:
         self._waiting[order.priority].extend(Item(order, position) for position in range(len(order.rows)))
 
     def discard(self, order: Order) -> None:
-        """Take out what still waits of an order."""
+        """Remove what still waits of an order."""
         self._keep(
             order.priority, (item for item in self._waiting[order.priority] if item.order is not order)
         )
 
     def clear(self) -> list[Order]:
-        """Empty the queue.
-
-        Returns:
-            The orders that had segments in it.
-        """
+        """Empty the queue; returns the orders that had segments in it."""
         orders = {item.order: None for waiting in self._waiting.values() for item in waiting}
         for waiting in self._waiting.values():
             waiting.clear()
         return list(orders)
 
     def take(self, now: float) -> tuple[list[Item], float | None]:
-        """Take the next batch; segments that nobody wants any more are dropped.
+        """Take the next batch at a time on the clock of `Order.arrived_at`.
 
-        Args:
-            now: The time, on the clock of `Order.arrived_at`.
+        Segments that are no longer wanted are dropped.
 
-        Returns:
-            The batch and None. Or no segment, and the seconds after which to ask again where a batch is held back;
-            None where nothing waits.
+        Returns the batch and None. Or no segment, and the seconds after which to ask again if a batch is held back;
+        None if nothing waits.
         """
         for priority in PRIORITIES:
             self._keep(priority, (item for item in self._waiting[priority] if item.order.is_wanted(now)))

@@ -46,14 +46,10 @@ _MAX_BYTES = 2**28  # of one record
 
 @dataclass(frozen=True, kw_only=True)
 class SpooledChunk:
-    """A chunk of a file as the encoder left it.
+    """A chunk of a file as the encoder left it; `number` counts from 0, `is_final` is the last of the file.
 
-    Attributes:
-        number: Which chunk of the file, from 0.
-        num_clips: Segments it has, those in which nothing decodes included.
-        segments: Those that were embedded, with tracks of shape (T, D).
-        is_final: Whether the file ends with it.
-        media: Facts about the file as they are stored with its segments: JSON values.
+    `num_clips` counts segments in which nothing decodes too, `segments` are the embedded ones. `media` are facts
+    about the file as they are stored with its segments: JSON values.
     """
 
     number: int
@@ -79,12 +75,7 @@ class Spool:
         self._has_warned = False
 
     def append(self, asset_id: str, chunk: SpooledChunk) -> None:
-        """Keep one more chunk of a file. Where that fails the file will be embedded from here on after a kill.
-
-        Args:
-            asset_id: The file.
-            chunk: The chunk after the last one.
-        """  # noqa: DOC501, DOC503 - caught here
+        """Keep one more chunk of a file. If that fails, a kill costs embedding the file again from here on."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not read_disk_space(self.folder, min_free_bytes=self._min_free_bytes).has_room():
@@ -97,15 +88,9 @@ class Spool:
             self._has_warned = True
 
     def read(self, asset_id: str) -> Iterator[SpooledChunk]:
-        """Read what is kept of a file, chunk 0 first, one at a time.
+        """Read what is kept of a file, chunk 0 first, one at a time and none left out.
 
-        What comes after the last whole chunk is cut off. Nothing is to be appended before this has ended.
-
-        Args:
-            asset_id: The file.
-
-        Yields:
-            SpooledChunk: Chunks in order, none left out.
+        What comes after the last whole chunk is cut off. Append nothing before this has ended.
         """
         path = self._path(asset_id)
         try:
@@ -126,7 +111,7 @@ class Spool:
         self._path(asset_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Forget the files that nobody went on with for a week."""
+        """Remove the files that nobody continued for a week."""
         oldest = time.time() - KEPT_SECONDS
         for path in self.folder.glob("*"):
             try:
@@ -162,7 +147,7 @@ def _pack(chunk: SpooledChunk, basis: str) -> bytes:
 
 
 def _unpack(file: BinaryIO, basis: str) -> SpooledChunk | None:
-    """The next record of a file; None at its end, and where it is not whole or of another basis."""
+    """The next record of a file; None at its end, and if it is not whole or of another basis."""
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
         return None

@@ -29,17 +29,9 @@ PRECISIONS = ("fp16", "int8")
 
 
 def adopt_bundle(source: Bundle, target: Path) -> Bundle:
-    """Copy a bundle, and the variants beside it, to a folder that does not exist.
+    """Copy a verified bundle, and the variants beside it, to a folder that does not exist; returns the verified copy.
 
-    Args:
-        source: The bundle as it was verified.
-        target: Where it goes.
-
-    Returns:
-        The verified copy.
-
-    Raises:
-        BrokenBundle: If a file is a link, has further names, or is not the one of the manifest any more.
+    Raises `BrokenBundle` if a file is a link, has further names, or is not the one of the manifest any more.
     """
     _refuse_links(source.path)
     target.mkdir()
@@ -62,7 +54,7 @@ def adopt_bundle(source: Bundle, target: Path) -> Bundle:
 
 
 def _refuse_links(folder: Path) -> None:
-    """A bundle is a flat folder of files. Other files in it stay behind; a link or a folder is not for a bundle."""
+    """Refuse links and folders: a bundle is a flat folder of files. Other files in it are not copied."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.is_file(follow_symlinks=False):

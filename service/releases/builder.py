@@ -70,19 +70,7 @@ def main() -> None:
 
 
 def open_patiently(settings: Settings, release_id: str, bundle: Bundle) -> OpenRelease:
-    """Open the release; the builder of a service that was killed may hold its index until its batch is done.
-
-    Args:
-        settings: Where things are.
-        release_id: The release.
-        bundle: Its verified bundle.
-
-    Returns:
-        The open release.
-
-    Raises:
-        IndexInUse: If somebody holds it for longer.
-    """
+    """Open a release; the builder of a service that was killed may hold its index until its batch is done."""
     deadline = time.monotonic() + HELD_SECONDS
     while True:
         try:
@@ -94,12 +82,7 @@ def open_patiently(settings: Settings, release_id: str, bundle: Bundle) -> OpenR
 
 
 def watch_encoder(batcher: Batcher, stall_seconds: float) -> None:
-    """End this process when one run of the encoder takes too long: no thread can end what a graph does.
-
-    Args:
-        batcher: Who runs it.
-        stall_seconds: Most time of a run.
-    """
+    """End this process if one run of the encoder takes too long: no thread can end what a graph does."""
 
     def watch() -> None:
         while (seconds := batcher.stats().running_seconds) <= stall_seconds:
@@ -111,7 +94,7 @@ def watch_encoder(batcher: Batcher, stall_seconds: float) -> None:
 
 
 def build_graphs(index: Index) -> None:
-    """Build the graphs of an index, after those that it may be building by itself just now."""
+    """Build the graphs of an index, once it no longer builds some by itself."""
     deadline = time.monotonic() + GRAPH_SECONDS
     while True:
         try:

@@ -55,7 +55,7 @@ BYTES_OVERHEAD = 1.5
 
 
 class BuildFailed(ReleaseError):
-    """The process that embeds the library ended early; the same build goes on from there when it is asked for again."""
+    """The process that embeds the library ended early; asking for the same build again resumes it."""
 
     code = "build_failed"
 
@@ -64,9 +64,8 @@ class BuildFailed(ReleaseError):
 class BuildProgress:
     """How far a build is.
 
-    Attributes:
-        step: `trial`, `embedding`, `measuring` or `done`.
-        detail: Of the step: counts of files and segments, segments a second, seconds left.
+    `step` is `trial`, `embedding`, `measuring` or `done`; `detail` has counts of files and segments, segments a
+    second and seconds left, or the outcome.
     """
 
     step: str
@@ -90,23 +89,11 @@ def build_release(
     on_progress: OnBuild | None = None,
     stop: Caller | None = None,
 ) -> Release:
-    """Make a release of a bundle, up to the point where it may be activated.
+    """Make a release of a verified bundle, up to the point where it may be activated: ready, or refused with reasons.
 
-    Args:
-        settings: Limits, and what the encoders run on.
-        store: Where releases are kept.
-        active: The release that answers; its library is embedded again. The caller keeps it open.
-        bundle: The verified bundle.
-        token: Who asks; one who asked before gets the same release.
-        on_progress: Called as things go on.
-        stop: When it leaves, the build ends early; it can be gone on with.
-
-    Returns:
-        The release, ready or refused.
-
-    Raises:
-        CallerGone: If it was stopped.
-    """  # noqa: DOC502, DOC503 - from the steps
+    The library of the `active` release is embedded again; the caller keeps it open. A `token` that was used before
+    finds its release again. If `stop` leaves, `CallerGone` is raised, and the build can be resumed.
+    """
     tell, stop = on_progress or (lambda _: None), stop or Caller()
     release = store.create(bundle, outcome="building", token=token)
     if release.outcome != "building":
@@ -133,20 +120,7 @@ def build_release(
 
 
 def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, trial: Trial) -> Estimate:
-    """Estimate what a build takes, and refuse it where the disk has no room for it.
-
-    Args:
-        settings: Threads, and where the index lies.
-        active: The release whose library is embedded again.
-        bundle: The bundle of the new one.
-        trial: How fast it is.
-
-    Returns:
-        Segments, bytes on the disk and seconds of the encoder.
-
-    Raises:
-        IndexFull: If the disk has less free space than the index will take, and the floor.
-    """
+    """Estimate what a build takes; raises `IndexFull` if the disk has too little room for its index."""
     num_segments = active.index.count_segments()
     manifest = bundle.manifest
     vector_bytes = 2 * manifest.embedding_width * (4 + 4 * manifest.clip_spec.num_moments)
@@ -247,7 +221,7 @@ def _feed(child: subprocess.Popen[str], settings: Settings, wanted: Sequence[Ass
 def _measure(
     settings: Settings, store: ReleaseStore, release: Release, trial: Trial, *, new: Index, active: Index
 ) -> Release:
-    """Search both releases with the same segments; the gates and the calibration come of it."""
+    """Search both releases with the same segments, for the gates and the calibration."""
     samples: dict[Side, dict[Modality, Pairs]] = {"new": {}, "active": {}}
     overlap: float | None = None
     try:
@@ -279,17 +253,7 @@ def _measure(
 def learn_calibration(
     store: ReleaseStore, release_id: str, pairs: Mapping[Modality, Pairs], *, num_assets: int
 ) -> Calibration:
-    """Fit both directions and keep them with the release.
-
-    Args:
-        store: Where releases are kept.
-        release_id: The release whose index gave the pairs.
-        pairs: By target.
-        num_assets: Assets of its library.
-
-    Returns:
-        The calibration.
-    """
+    """Fit both directions to pairs of a release's own index, and keep the calibration with it."""
     directions = {target: fit_direction(found) for target, found in pairs.items()}
     calibration = Calibration(directions=directions, num_assets=num_assets)
     store.save_calibration(release_id, calibration)

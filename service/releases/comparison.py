@@ -30,27 +30,14 @@ th, .gates td:nth-child(-n+2) { overflow-wrap: normal; }
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One figure of a release.
-
-    Attributes:
-        value: What was measured, None where nothing was.
-        is_active: Whether it is not the release's own, but that of the active release the other was measured beside.
-    """
+    """One figure of a release; `is_active` if it is that of the active release which the other was measured beside."""
 
     value: float | None
     is_active: bool = False
 
 
 def compare_releases(first: Release, second: Release) -> str:
-    """Show two releases side by side.
-
-    Args:
-        first: One release.
-        second: Another.
-
-    Returns:
-        An HTML page that refers to nothing else.
-    """
+    """Show two releases side by side, as an HTML page that refers to nothing else."""
     pair = (first, second)
     legend = " ".join(
         f'<span class="swatch" style="background:{colour}"></span>{html.escape(release.release_id)}&emsp;'

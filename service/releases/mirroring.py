@@ -30,14 +30,8 @@ OnProgress = Callable[[Progress], None]
 class MirrorReport:
     """What a run did.
 
-    Attributes:
-        num_assets: Assets wanted.
-        num_embedded: Assets that this run embedded.
-        num_relabelled: Assets whose paths or metadata were brought up to date.
-        num_deleted: Assets that nobody wants any more.
-        missing: Wanted assets that are still not there: their files are gone, changed or cannot be decoded.
-        failed: Files that were tried in vain.
-        is_interrupted: Whether it was stopped before its end.
+    `num_relabelled` assets got other paths or metadata. `missing` are wanted assets that are still not there: their
+    files are gone, changed or cannot be decoded; `failed` are the files that were tried without success.
     """
 
     num_assets: int
@@ -50,7 +44,7 @@ class MirrorReport:
 
     @property
     def did_nothing(self) -> bool:
-        """Whether both held the same before, but for what cannot be embedded."""
+        """Whether both held the same before, except for what cannot be embedded."""
         return not (self.num_embedded or self.num_relabelled or self.num_deleted)
 
     def to_json(self) -> dict[str, Any]:
@@ -78,21 +72,10 @@ def mirror(
     embeds: bool = True,
     deletes: bool = True,
 ) -> MirrorReport:
-    """Let a generation hold these assets and no others.
+    """Make a generation of the index hold these assets and no others.
 
-    Args:
-        wanted: Assets of the other generation.
-        snapshot: Encoder and index of this one.
-        decoder: Decodes the files of those that are missing.
-        limits: What a file may ask of the decoder.
-        on_progress: Called as files are embedded.
-        stop: When it leaves, the run ends early; what is embedded stays.
-        given_up: Assets that were tried before and are not tried again.
-        embeds: Whether to embed what is missing.
-        deletes: Whether to delete what nobody wants.
-
-    Returns:
-        What was done.
+    Assets in `given_up` are not tried again. Without `embeds` or `deletes`, missing or unwanted assets stay as they
+    are. If `stop` leaves, the run ends early, and what is embedded stays.
     """
     index = snapshot.index
     held = {asset.asset_id: asset for asset in iter_assets(index)}
@@ -126,13 +109,13 @@ def mirror(
 
 
 def _living_path(asset: Asset) -> Path:
-    """Where the file of an asset is: the first of its paths that exists."""
+    """The first path of an asset that exists."""
     paths = [Path(path) for path in asset.paths]
     return next((path for path in paths if path.exists()), paths[0])
 
 
 def _relabel(index: Index, wanted: Asset, held: Asset | None) -> bool:
-    """Copy paths, facts about the file and metadata; return whether anything differed."""
+    """Copy paths, facts about the file and metadata; returns whether anything differed."""
     if held is None:
         return False
     has_moved = (held.paths, dict(held.media)) != (wanted.paths, dict(wanted.media))

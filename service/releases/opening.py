@@ -27,16 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def active_release(settings: Settings) -> tuple[str, Bundle]:
-    """Name and bundle of the release that answers: the activated one, or before the first, that of the settings.
+    """Name and verified bundle of the active release; before the first one, those of the settings' bundle.
 
-    Args:
-        settings: Whose data folder, and which bundle to begin with.
-
-    Returns:
-        Its name and its verified bundle.
-
-    Raises:
-        ReleaseNotFound: If another release answers, and is not here.
+    Raises `ReleaseNotFound` if another release is active and is not in the store.
     """
     store = ReleaseStore(settings.release_folder)
     active = store.active()
@@ -52,12 +45,7 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
 
 
 def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
-    """Say that the bundle of the settings does not answer and is no release either: somebody expects it to.
-
-    Args:
-        settings: Which bundle to begin with.
-        release_id: The release that answers.
-    """
+    """Warn if the bundle of the settings is named, but is not active and no release of it exists."""
     if settings.bundle == starter_path():  # nobody named one
         return
     try:
@@ -75,16 +63,7 @@ def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
 
 
 def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRelease:
-    """Load the encoder, start its queue, open the index of the release and read its calibration.
-
-    Args:
-        settings: Where things are and what they may use.
-        release_id: The release; it names its generation of the index.
-        bundle: Its verified bundle.
-
-    Returns:
-        The open release, which wants to be closed.
-    """
+    """Load the encoder, start its queue, open the index of a release and read its calibration."""
     calibration = ReleaseStore(settings.release_folder).load_calibration(release_id)
     with ThreadPoolExecutor(1, thread_name_prefix="open-index") as pool, ExitStack() as stack:
         # Both take a second, in processes and threads of their own.
@@ -107,7 +86,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
 
 
 def open_spool(settings: Settings, release_id: str, bundle: Bundle) -> Spool:
-    """Where chunks of files under way are kept for a release; what was left there long ago goes."""
+    """Open the spool of a release, and remove what was left there long ago."""
     facts = (bundle.bundle_id, bundle.manifest.clip_spec, CHUNK_SEGMENTS, version("av"), version("foley-av"))
     spool = Spool(
         settings.data / "spool" / release_id, basis=repr(facts), min_free_bytes=settings.min_free_bytes
@@ -123,7 +102,7 @@ def _close_opened(opening: Future[Index]) -> None:
 
 
 def open_encoder(settings: Settings, bundle: Bundle) -> Encoder:
-    """Load a bundle on the engine that the settings allow; what is measured or compiled for it lies with the data."""
+    """Load a bundle on the engine that the settings allow; measured and compiled files lie with the data."""
     return Encoder(
         bundle,
         device=settings.device,
@@ -139,14 +118,9 @@ def open_encoder(settings: Settings, bundle: Bundle) -> Encoder:
 
 
 def batch_limits(settings: Settings, max_batch: int) -> BatchLimits:
-    """How segments of several requests are joined, where no setting says otherwise.
+    """How segments of several requests are joined, by default after what the engine takes in one run.
 
-    Args:
-        settings: What an operator set.
-        max_batch: What the engine takes in one run: 1 on a CPU, which the 16 pictures of one segment fill.
-
-    Returns:
-        The limits of the queue.
+    That is 1 on a CPU, which the 16 pictures of one segment fill.
     """
     joins = max_batch > 1
     wait_seconds = settings.encode_wait_seconds

@@ -74,17 +74,9 @@ class ReleaseRefused(ReleaseError):
 class Release:
     """One encoder pair, one generation of the index, one calibration.
 
-    Attributes:
-        release_id: Its name: that of the bundle, and the number of its generation after the first.
-        bundle_id: The encoder pair.
-        outcome: `building` until the library is embedded and the gates are measured, then `ready` or `refused`.
-        created_at: Seconds since 1970.
-        library: Counts of the library when it was built (`service.releases.mirroring.MirrorReport`), and what building
-            was estimated to take.
-        missing: Assets of the library that could not be embedded.
-        gates: What was measured, and the reasons of what failed (`service.releases.gates`), empty before.
-        token: Who asked for it, so that asking again finds the same release.
-        forced: Who had it activated against its gates, and why; None where nobody did.
+    `release_id` is that of the bundle, and after the first generation its number too. `library` and `gates` are empty
+    until they were counted and measured; `missing` are assets that could not be embedded; `token` says who asked, so
+    that asking again finds the same release; `forced` says who activated it against its gates.
     """
 
     release_id: str
@@ -109,12 +101,9 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
-    """Which release answers.
+    """Which release is active since `switched_at` (seconds since 1970).
 
-    Attributes:
-        release_id: The one that does.
-        previous: The one before, which a rollback makes active; None where there is none.
-        switched_at: Seconds since 1970.
+    A rollback activates `previous`, if there is one.
     """
 
     release_id: str
@@ -123,12 +112,9 @@ class Active:
 
 
 class ReleaseStore:
-    """The releases of one library. Any process may read; who writes has a lock (`changing`, `building`).
+    """The releases of one library. Any process may read; a writer has a lock (`changing`, `building`).
 
-    Replicas of one Qdrant server share the folder. On an embedded index one process alone writes: it has that open.
-
-    Args:
-        folder: Folder of the releases.
+    Replicas of one Qdrant server share the folder. With an embedded index only the process that has it open writes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,17 +122,13 @@ class ReleaseStore:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """A block in which no other process changes which release answers, or what there is; waits for it."""
+        """Wait until no other process changes releases, and keep others waiting until the block ends."""
         with self._locked("change.lock", "another process changes releases", waits=True):
             yield
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
-        """A block in which no other process builds a release.
-
-        Raises:
-            ReleaseInUse: If one does.
-        """  # noqa: DOC502 - raised where the lock is taken
+        """Keep other processes from building until the block ends; raises `ReleaseInUse` if one builds."""
         with self._locked("build.lock", "another process builds a release", waits=False):
             yield
 
@@ -161,17 +143,7 @@ class ReleaseStore:
             yield
 
     def path(self, release_id: str) -> Path:
-        """Folder of a release.
-
-        Args:
-            release_id: Its name.
-
-        Returns:
-            The folder, there or not.
-
-        Raises:
-            ReleaseNotFound: If no release can have this name.
-        """
+        """The folder of a release, existing or not; raises `ReleaseNotFound` if no release can have this name."""
         if not RELEASE_ID.fullmatch(release_id):
             raise ReleaseNotFound(f"no release is called {release_id[:100]!r}")
         return self.folder / release_id
@@ -187,18 +159,7 @@ class ReleaseStore:
         return sorted(found, key=lambda release: (release.created_at, release.release_id))
 
     def get(self, release_id: str) -> Release:
-        """Read a release.
-
-        Args:
-            release_id: Its name.
-
-        Returns:
-            What is known of it.
-
-        Raises:
-            ReleaseNotFound: If there is none.
-            ReleaseError: If its file cannot be read.
-        """
+        """Read a release; raises `ReleaseNotFound` if there is none, `ReleaseError` if its file cannot be read."""
         path = self.path(release_id) / "release.json"
         try:
             fields = json.loads(path.read_text("utf-8"))
@@ -219,17 +180,7 @@ class ReleaseStore:
         }
 
     def load_bundle(self, release_id: str) -> Bundle:
-        """Open the bundle of a release and verify every file.
-
-        Args:
-            release_id: Its name.
-
-        Returns:
-            The verified bundle.
-
-        Raises:
-            BrokenBundle: If it is damaged, or another than the release says.
-        """
+        """Open the bundle of a release and verify every file; raises `BrokenBundle` if it is damaged or another."""
         release = self.get(release_id)
         bundle = load_bundle(self.path(release_id) / "bundle")
         if bundle.bundle_id != release.bundle_id:
@@ -237,17 +188,7 @@ class ReleaseStore:
         return bundle
 
     def load_calibration(self, release_id: str) -> Calibration | None:
-        """Read what the scores of a release mean.
-
-        Args:
-            release_id: Its name.
-
-        Returns:
-            The calibration, None where none was learned.
-
-        Raises:
-            ReleaseError: If its file is damaged.
-        """
+        """Read the calibration of a release, None if none was learned; raises `ReleaseError` if its file is damaged."""
         path = self.path(release_id) / "calibration.json"
         try:
             return Calibration.from_json(json.loads(path.read_text("utf-8")))
@@ -259,17 +200,11 @@ class ReleaseStore:
     def create(
         self, source: Bundle, *, outcome: Outcome, is_new_generation: bool = True, token: str = ""
     ) -> Release:
-        """Copy a bundle into the store as a new release, or find the unfinished one that it began before.
+        """Copy a verified bundle into the store as a new release, or find the unfinished one that it began before.
 
-        Args:
-            source: A verified bundle.
-            outcome: `ready` for what answers already, else `building`.
-            is_new_generation: Whether a finished release of the same bundle makes this one its next generation;
-                otherwise that one is returned.
-            token: Who asks; one who asked before gets the same release, whatever became of it.
-
-        Returns:
-            The release.
+        If there is a finished release of the same bundle, the new one is its next generation; without
+        `is_new_generation` that one is returned. A `token` that was used before finds its release again, whatever
+        became of it.
         """
         same = [release for release in self.list() if release.bundle_id == source.bundle_id]
         for release in same:
@@ -307,19 +242,12 @@ class ReleaseStore:
         replace_file(self.path(release.release_id) / "release.json", _text(release.to_json()))
 
     def save_calibration(self, release_id: str, calibration: Calibration) -> None:
-        """Replace what the scores of a release mean, durably; the release itself need not be kept yet."""
+        """Replace the calibration of a release, durably; the release itself may not be in the store yet."""
         self.path(release_id).mkdir(parents=True, exist_ok=True)
         replace_file(self.path(release_id) / "calibration.json", _text(calibration.to_json()))
 
     def active(self) -> Active | None:
-        """Which release answers.
-
-        Returns:
-            The release and the one before, None where no release was ever activated.
-
-        Raises:
-            ReleaseError: If the file is damaged.
-        """
+        """The active release, None if none was ever activated; raises `ReleaseError` if the file is damaged."""
         path = self.folder / "active.json"
         try:
             return Active(**json.loads(path.read_text("utf-8")))
@@ -329,22 +257,14 @@ class ReleaseStore:
             raise ReleaseError(f"{path} cannot be read: {exc}") from exc
 
     def activate(self, release_id: str, *, previous: str | None) -> Active:
-        """Make a release the active one, in one fsynced rename: the whole switch as far as the disk knows.
-
-        Args:
-            release_id: The release that answers from now on.
-            previous: The one that a rollback makes active again.
-
-        Returns:
-            What is active now.
-        """
+        """Make a release the active one, in one fsynced rename; a rollback activates `previous` again."""
         self.get(release_id)
         active = Active(release_id=release_id, previous=previous, switched_at=time.time())
         replace_file(self.folder / "active.json", _text(asdict(active)))
         return active
 
     def force(self, release_id: str, *, who: str, why: str) -> Release:
-        """Note who had a refused release activated, and why."""
+        """Record who activates a refused release, and why."""
         release = replace(self.get(release_id), forced={"who": who, "why": why, "at": f"{time.time():.0f}"})
         self.save(release)
         return release
@@ -358,13 +278,9 @@ class ReleaseStore:
     ) -> None:
         """Remove a release and what belongs to it.
 
-        Args:
-            release_id: Its name.
-            drop: Removes what else bears this name, its generation of the index; done again by `sweep` after a crash.
-            gives_up_rollback: Whether it may be the one to roll back to; there is none afterwards.
-
-        Raises:
-            ReleaseInUse: If it is active, or the one to roll back to and that is not given up.
+        `drop` removes what it has outside the store; `sweep` does it again after a crash. With `gives_up_rollback`
+        the release may be the one that a rollback activates. Raises `ReleaseInUse` if it is active or needed for a
+        rollback.
         """
         folder = self.path(release_id)
         self.get(release_id)
@@ -386,11 +302,7 @@ class ReleaseStore:
         shutil.rmtree(gone, ignore_errors=True)
 
     def sweep(self, drop: Callable[[str], None] = lambda _: None) -> None:
-        """Remove what a crash left of releases that were being made or deleted; not while another process is at work.
-
-        Args:
-            drop: As for `delete`.
-        """
+        """Remove what a crash left of releases that were being made or deleted, unless another process is at work."""
         if not self.folder.is_dir():
             return
         with ExitStack() as stack:

@@ -43,19 +43,10 @@ UNIT_TOLERANCE = 1e-3
 
 
 def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Trial:
-    """Try a bundle in a limited child process.
+    """Try a bundle in a limited child process, beside the active one (None: beside itself).
 
-    Args:
-        settings: What the service serves with.
-        bundle: Folder of the bundle.
-        active: Folder of the bundle that answers now; None compares the bundle with itself.
-
-    Returns:
-        What was measured.
-
-    Raises:
-        ReleaseRefused: If the bundle cannot be loaded, is wrong, hangs or brings its process down.
-    """  # noqa: DOC502 - raised where the child is followed
+    Raises `ReleaseRefused` if it cannot be loaded, is wrong, hangs or crashes its process.
+    """
     active = active or bundle
     found = _run(settings, bundle, beside=active)
     before = _run(settings, active) if active != bundle else None
@@ -70,7 +61,7 @@ def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Tria
 
 
 def _run(settings: Settings, bundle: Path, beside: Path | None = None) -> dict[str, Any]:
-    """Run the child and read what it says, step by step."""
+    """Run the child and read its steps."""
     child = start_child(
         "service.releases.trial",
         str(bundle),
@@ -166,14 +157,7 @@ def main() -> None:
 
 
 def check_golden_tracks(bundle: Bundle) -> None:
-    """Refuse golden tracks that no index would take.
-
-    Args:
-        bundle: Verified bundle.
-
-    Raises:
-        BrokenBundle: If they are not (T, D) as the manifest says, or not finite and of unit rows.
-    """
+    """Raise `BrokenBundle` unless the golden tracks are (T, D) as the manifest says, finite and of unit rows."""
     golden = bundle.golden()
     expected = (bundle.manifest.clip_spec.num_moments, bundle.manifest.embedding_width)
     for name, track in (("audio", golden.audio_track), ("video", golden.video_track)):

@@ -102,13 +102,13 @@ def audit_library(
     max_offset_seconds: float = 30.0,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Finding]:
-    """Ask of every file with sound and picture whether they belong together.
+    """Ask of every file with sound and picture whether they belong together; returns all, the least likely first.
 
     Args:
         index: The library.
         silence: Track of digital silence, float32, shape (T, D); without it no file is called silent.
         segment_seconds: Length of a whole segment, which its moments divide.
-        max_offset_seconds: How far a shifted sound is looked for.
+        max_offset_seconds: Maximum offset that is looked for.
         on_progress: Called with the number of files done.
 
     Returns:
@@ -135,16 +135,7 @@ def audit_library(
 def audit_release(
     snapshot: Snapshot, *, max_offset_seconds: float, on_progress: Callable[[int], None] | None = None
 ) -> list[Finding]:
-    """Audit the library of a release; see `audit_library`.
-
-    Args:
-        snapshot: Its index, and its encoder for the track of silence.
-        max_offset_seconds: How far a shifted sound is looked for.
-        on_progress: Called with the number of files done.
-
-    Returns:
-        Every file with sound and picture, the least likely first.
-    """
+    """Audit the library of a release, with silence encoded by its own encoder; see `audit_library`."""
     spec = snapshot.spec
     num_samples = round(spec.segment_seconds * spec.sample_rate_hz)
     silence = snapshot.encoder.encode_audio([np.zeros(num_samples, np.float32)])[0]
@@ -228,14 +219,8 @@ def find_offset(
 ) -> tuple[float, float, float]:
     """Compare the moments of sound and picture with one moved against the other.
 
-    Args:
-        segments: Segments of one file.
-        segment_seconds: Length of a whole segment.
-        max_offset_seconds: How far to move.
-
-    Returns:
-        How much later the sound is than the picture in seconds, 0 where moving it gains too little; the mean cosine
-        there; and the mean cosine without moving.
+    Returns how much later the sound is than the picture in seconds, 0 if moving it gains too little; the mean cosine
+    there; and the mean cosine without moving.
     """
     num_moments = len(
         next(track for s in segments for track in (s.audio_track, s.video_track) if track is not None)

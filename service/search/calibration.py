@@ -59,8 +59,7 @@ class Pairs:
         is_first: Whether it was the best result of its query, bool, shape (N,).
         is_held_out: Whether its query belongs to a held-out asset, bool, shape (N,).
         num_queries: How many queries gave them.
-        ranks: Rank of the own asset among all results of each query, 1 for the best and 0 where it was not among
-            them, int64, shape (num_queries,).
+        ranks: Rank of the own asset for each query, from 1; 0 if it was not found; int64, shape (num_queries,).
     """
 
     target: Modality
@@ -80,12 +79,8 @@ class Pairs:
 class Curve:
     """P(match | score) in one direction and place: linear between points, constant beyond them.
 
-    Attributes:
-        scores: Rising.
-        probabilities: At those scores, never falling, in [0, 1].
-        error: Expected calibration error on held-out pairs, in [0, 1].
-        num_pairs: Pairs it was learned from.
-        num_held_out: Pairs the error was measured on.
+    `scores` rise, `probabilities` never fall. `error` is the expected calibration error on the `num_held_out`
+    held-out pairs; `num_pairs` others taught the curve.
     """
 
     scores: tuple[float, ...]
@@ -95,11 +90,6 @@ class Curve:
     num_held_out: int
 
     def __post_init__(self) -> None:
-        """Refuse a table that is no curve.
-
-        Raises:
-            ValueError: If scores do not rise, or probabilities fall or leave [0, 1].
-        """
         scores, probabilities = np.asarray(self.scores), np.asarray(self.probabilities)
         if len(scores) == 0 or scores.shape != probabilities.shape or not (np.diff(scores) > 0).all():
             raise ValueError("a curve needs rising scores, and a probability for each")
@@ -107,26 +97,15 @@ class Curve:
             raise ValueError("probabilities must lie in [0, 1] and never fall")
 
     def probability(self, score: float) -> float:
-        """P(match | score).
-
-        Args:
-            score: Diagonal mean, in [-1, 1].
-
-        Returns:
-            A probability, in [0, 1].
-        """
+        """P(match | score) of a diagonal mean in [-1, 1]."""
         return float(np.interp(score, self.scores, self.probabilities))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Direction:
-    """What scores mean in one direction.
+    """What scores mean in one direction: a curve for the `best` result of a query and one for every `further` result.
 
-    Attributes:
-        best: Of the best result of a query.
-        further: Of every other.
-        error: Expected calibration error over all held-out pairs, in [0, 1].
-        num_queries: Queries that taught and tested it.
+    `error` is the expected calibration error over all held-out pairs, in [0, 1].
     """
 
     best: Curve
@@ -137,27 +116,13 @@ class Direction:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What the scores of one release mean.
-
-    Attributes:
-        directions: By target.
-        num_assets: Assets of the library when it was learned.
-    """
+    """What the scores of one release mean, by target; `num_assets` is the size of the library it was learned from."""
 
     directions: Mapping[Modality, Direction]
     num_assets: int
 
     def probability(self, score: float, *, target: Modality, is_best: bool) -> float | None:
-        """P(match | score, direction, place).
-
-        Args:
-            score: Diagonal mean, in [-1, 1].
-            target: Modality that was searched.
-            is_best: Whether it is the best result of its query.
-
-        Returns:
-            A probability, in [0, 1]; None where that direction was never learned.
-        """
+        """P(match | score, direction, place); None if that direction was never learned."""
         direction = self.directions.get(target)
         if direction is None:
             return None
@@ -172,17 +137,7 @@ class Calibration:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Calibration:
-        """Read what `to_json` wrote.
-
-        Args:
-            fields: JSON values.
-
-        Returns:
-            The calibration.
-
-        Raises:
-            ValueError: If it is none.
-        """
+        """Read what `to_json` wrote; raises `ValueError` if it is something else."""
         try:
             directions = {
                 name: Direction(
@@ -207,18 +162,9 @@ def iter_pairs(index: Index) -> Iterator[Asset]:
 
 
 def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[Asset, int]]:
-    """Draw assets with sound and picture, and one segment of each.
+    """Draw assets with sound and picture, each once, and the index of one segment of each.
 
-    Args:
-        index: The library.
-        num_queries: How many at most.
-        seed: Of the draw.
-
-    Returns:
-        Assets, each once, with the index of a segment.
-
-    Raises:
-        TooFewPairs: If there are fewer than `MIN_ASSETS`.
+    Raises `TooFewPairs` if there are fewer than `MIN_ASSETS`.
     """
     assets = sorted(iter_pairs(index), key=lambda asset: asset.asset_id)
     if len(assets) < MIN_ASSETS:
@@ -231,13 +177,8 @@ def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[A
 def sample_pairs(index: Index, queries: Sequence[tuple[Asset, int]], *, target: Modality) -> Pairs:
     """Search with stored segments and note which results are of their own asset.
 
-    Args:
-        index: The library.
-        queries: Assets and segments, from `choose_queries`; one without the modality is passed over.
-        target: What to search.
-
-    Returns:
-        The results, those of each query once with its own asset and once without.
+    Returns the results of each query once with its own asset and once without; a segment that lacks the modality is
+    skipped.
     """
     rows: list[tuple[float, bool, bool, bool]] = []
     ranks: list[int] = []
@@ -281,15 +222,8 @@ def is_held_out(asset_id: str) -> bool:
 def fit_direction(pairs: Pairs) -> Direction:
     """Learn the curves of one direction from the pairs that are not held out, and measure them on the rest.
 
-    Args:
-        pairs: From `sample_pairs`.
-
-    Returns:
-        The curves.
-
-    Raises:
-        TooFewPairs: If there is nothing to learn from, or nothing to test with.
-    """  # noqa: DOC502 - raised where a curve is fitted
+    Raises `TooFewPairs` if there is nothing to learn from, or nothing to test with.
+    """
     best = fit_curve(pairs, pairs.is_first)
     further = fit_curve(pairs, ~pairs.is_first)
     found = np.where(
@@ -303,17 +237,9 @@ def fit_direction(pairs: Pairs) -> Direction:
 
 
 def fit_curve(pairs: Pairs, chosen: NDArray[np.bool_]) -> Curve:
-    """Learn one curve.
+    """Learn one curve from chosen pairs, bool, shape (N,).
 
-    Args:
-        pairs: From `sample_pairs`.
-        chosen: Which of them, bool, shape (N,).
-
-    Returns:
-        The curve.
-
-    Raises:
-        TooFewPairs: If there is nothing to learn from, or nothing to test with.
+    Raises `TooFewPairs` if there is nothing to learn from, or nothing to test with.
     """
     # Needed where a release is built, not where it answers: an answer reads the table.
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
@@ -338,12 +264,7 @@ def fit_curve(pairs: Pairs, chosen: NDArray[np.bool_]) -> Curve:
 def calibration_error(probabilities: NDArray[np.float64], matches: NDArray[np.bool_]) -> float:
     """Expected calibration error: how far probabilities are from frequencies, averaged over bins of equal width.
 
-    Args:
-        probabilities: Shape (N,), in [0, 1].
-        matches: What happened, bool, shape (N,).
-
-    Returns:
-        Mean over the pairs of |mean probability - frequency| of their bin, in [0, 1].
+    Both are of shape (N,). Returns the mean over the pairs of |mean probability - frequency| of their bin, in [0, 1].
     """
     if len(probabilities) == 0:
         return 0.0

@@ -18,13 +18,9 @@ FOR_EACH_FURTHER = 2
 
 
 def measure_alikeness(track: Track) -> float:
-    """How alike the moments of a track are.
+    """How alike the moments of a track are, unit rows of shape (T, D).
 
-    Args:
-        track: Unit rows, shape (T, D).
-
-    Returns:
-        Mean cosine of two of its moments, 1 where all are the same, about 0 where they have nothing in common.
+    Returns the mean cosine of two of them: 1 if all are the same, about 0 if they have nothing in common.
     """
     num_moments = len(track)
     if num_moments == 1:
@@ -34,15 +30,7 @@ def measure_alikeness(track: Track) -> float:
 
 
 def choose_prefetch(track: Track, *, limit: int) -> int:
-    """How many candidates hold .98 of the exact best.
-
-    Args:
-        track: Unit rows, shape (T, D).
-        limit: How many are wanted.
-
-    Returns:
-        Candidates.
-    """
+    """How many candidates hold .98 of the exact best `limit` for a track, unit rows of shape (T, D)."""
     alike = measure_alikeness(track)
     for_ten = next(prefetch for least, prefetch in FOR_TEN if alike >= least)
     return for_ten + FOR_EACH_FURTHER * max(0, limit - TEN)

@@ -18,18 +18,11 @@ from service.system.caller import Caller
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What answers a query: an encoder and the index of its vectors. A request takes one and keeps it.
+    """What answers a query: one release, which a request takes and keeps.
 
-    Attributes:
-        encoder: Turns clips into tracks.
-        index: Segments embedded by the same bundle.
-        bundle_id: Which bundle that is.
-        spec: How its encoder wants clips cut and sampled.
-        caller: Who waits for the answer; no work is started for one that left.
-        release_id: Which release encoder, index and calibration belong to.
-        calibration: What its scores mean, where that was learned.
-        width: D, width of its embeddings.
-        spool: Keeps what was embedded of files on their way into the index; None where nothing does.
+    `spec` says how its encoder wants clips cut and sampled, `width` is D. No work is started for a `caller` that
+    left. `calibration` is None before it was learned. `spool` keeps what was embedded of files on their way into the
+    index.
     """
 
     encoder: SegmentEncoder
@@ -45,13 +38,7 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class QueryLimits:
-    """How far a query file is followed.
-
-    Attributes:
-        decode: Limits of the file and its streams.
-        timeout_seconds: Wall time for decoding all of it.
-        open_seconds: Wall time for opening it, of that.
-    """
+    """What a query file may ask for: `timeout_seconds` for decoding all of it, of that `open_seconds` to open it."""
 
     decode: DecodeLimits
     timeout_seconds: float = 30.0
@@ -63,17 +50,7 @@ class QueryLimits:
         return min(self.open_seconds, self.timeout_seconds)
 
     def left_seconds(self, used_seconds: float) -> float:
-        """Time that is left for decoding.
-
-        Args:
-            used_seconds: Time that decoding took so far.
-
-        Returns:
-            Seconds, above 0.
-
-        Raises:
-            DecodeTimedOut: If nothing is left.
-        """
+        """Time left for decoding, above 0; raises `DecodeTimedOut` if nothing is left."""
         if used_seconds >= self.timeout_seconds:
             raise DecodeTimedOut(f"decoding the file took longer than {self.timeout_seconds:g} s")
         return self.timeout_seconds - used_seconds

@@ -42,18 +42,12 @@ WITH_GRAPHS: frozenset[Precision] = frozenset({"fp16", "int8"})
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An engine in one precision.
-
-    Attributes:
-        engine: What runs the graphs.
-        precision: What it multiplies.
-    """
+    """An engine in one precision."""
 
     engine: EngineName
     precision: Precision
 
     def __str__(self) -> str:
-        """Engine and precision."""
         return f"{self.engine} {self.precision}"
 
     @property
@@ -81,19 +75,7 @@ RANKING = (
 def candidates(
     *, device: Device, precision: Precision | Literal["auto"], tensorrt: bool = False
 ) -> tuple[Candidate, ...]:
-    """What the settings allow, fastest first.
-
-    Args:
-        device: Where to run.
-        precision: What to multiply; `auto` for any that need not be asked for.
-        tensorrt: Whether TensorRT is asked for.
-
-    Returns:
-        At least one candidate.
-
-    Raises:
-        EngineMissing: If the settings contradict each other.
-    """
+    """What the settings allow, fastest first, at least one; raises `EngineMissing` if they contradict each other."""
     allowed = [
         candidate
         for candidate in RANKING
@@ -109,16 +91,7 @@ def candidates(
 
 
 def open_candidate(candidate: Candidate, graphs: Graphs, options: EngineOptions) -> Engine:
-    """Load graphs.
-
-    Args:
-        candidate: Engine and precision.
-        graphs: In that precision.
-        options: How to run them.
-
-    Returns:
-        The engine, which is of the device and precision that were asked for.
-    """
+    """Load graphs in a candidate's precision on its engine."""
     if candidate.engine in GPU:
         return OnnxCudaEngine(
             graphs, options, precision=candidate.precision, uses_tensorrt=candidate.engine == "tensorrt"
@@ -129,17 +102,9 @@ def open_candidate(candidate: Candidate, graphs: Graphs, options: EngineOptions)
 
 
 def find_variant(candidate: Candidate, bundle: Bundle) -> Variant | None:
-    """The variant of a bundle that a candidate runs.
+    """The verified variant of a bundle that a candidate runs, None for a precision that runs the bundle's own graphs.
 
-    Args:
-        candidate: Engine and precision.
-        bundle: Verified bundle.
-
-    Returns:
-        The verified variant, None for a precision that runs the bundle's own graphs.
-
-    Raises:
-        EngineMissing: If the precision needs a variant and there is none.
+    Raises `EngineMissing` if the precision needs a variant and there is none.
     """
     if candidate.precision not in WITH_GRAPHS:
         return None
@@ -153,14 +118,10 @@ def find_variant(candidate: Candidate, bundle: Bundle) -> Variant | None:
 
 
 def check_hardware(candidate: Candidate) -> None:
-    """Say what keeps a candidate from running here, as far as that can be told without loading anything.
+    """Raise what keeps a candidate from running here, as far as that can be told without loading anything.
 
-    Args:
-        candidate: Engine and precision.
-
-    Raises:
-        DeviceMissing: If it needs a GPU and there is no driver, or ONNX Runtime has no CUDA.
-        EngineMissing: If a package is not installed or the processor lacks the precision.
+    `DeviceMissing`: there is no GPU driver, or ONNX Runtime has no CUDA. `EngineMissing`: a package is not installed,
+    or the processor lacks the precision.
     """
     if candidate.engine in GPU:
         if CUDA not in onnxruntime.get_available_providers():

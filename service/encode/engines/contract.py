@@ -24,7 +24,7 @@ class EncoderFailure(Failure):
 
 
 class EngineMissing(EncoderFailure):
-    """An engine or a precision was asked for that is not here; the message says what would bring it."""
+    """An engine or a precision was asked for that is not here; the message says how to get it."""
 
 
 class DeviceMissing(EngineMissing):
@@ -60,13 +60,9 @@ class Graphs:
 class EngineOptions:
     """How an engine runs.
 
-    Attributes:
-        num_threads: Processor threads of one run.
-        num_runs: Runs at the same time on a processor; further ones wait.
-        segment_samples: Samples of a whole segment: the length that shorter sound is padded to on a GPU.
-        gpu_memory_bytes: Most memory of a GPU for numbers in work; None for as much as there is.
-        cuda_graphs: Whether a GPU replays its launches as one graph.
-        cache: Folder for what an engine builds from the graphs; None for nowhere.
+    `num_threads` is for one run, and `num_runs` run at the same time on a processor; further ones wait. Shorter sound
+    is padded to `segment_samples` on a GPU. `cuda_graphs` replays the launches of a GPU as one graph. `cache` is the
+    folder for what an engine builds from the graphs, None for nowhere.
     """
 
     num_threads: int
@@ -89,24 +85,9 @@ class Engine(Protocol):
     max_batch: int
 
     def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed sound.
-
-        Args:
-            samples: Padded rows, float32, shape (B, S).
-            lengths: Samples of each row that are real, shape (B,).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed padded rows of sound, float32, shape (B, S), with their true lengths (B,), as float32 (B, T, D)."""
         ...
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed pictures.
-
-        Args:
-            frames: uint8, shape (B, T, H, W, 3).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed pictures, uint8, shape (B, T, H, W, 3), as float32 (B, T, D)."""
         ...

@@ -18,7 +18,7 @@ def has_cuda_driver() -> bool:
 
 
 def gpu_name() -> str | None:
-    """Name of the first GPU, asked of the driver itself; None where there is no driver or no GPU."""
+    """Name of the first GPU, asked of the driver itself; None if there is no driver or no GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -49,14 +49,7 @@ def num_cores() -> int:
 
 
 def installed_version(package: str) -> str | None:
-    """Version of an installed package.
-
-    Args:
-        package: Its name in the package index.
-
-    Returns:
-        The version, None where it is not installed.
-    """
+    """Version of an installed package, None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -64,7 +57,7 @@ def installed_version(package: str) -> str | None:
 
 
 def _cpu_info() -> dict[str, str]:
-    """The first processor's block; empty where the system keeps none."""
+    """The first processor's block; empty if the system keeps none."""
     try:
         block = CPU_INFO.read_text().split("\n\n")[0]
     except OSError:

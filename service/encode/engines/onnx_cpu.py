@@ -15,12 +15,7 @@ CPU = "CPUExecutionProvider"
 
 
 class OnnxCpuEngine:
-    """Both graphs on the CPU provider.
-
-    Args:
-        graphs: What to load.
-        options: How many threads a run takes, and how many runs there are at a time: each has memory of its own.
-    """
+    """Both graphs on the CPU provider; each run has memory of its own."""
 
     provider = CPU
     max_batch = 1  # segments: one holds 16 pictures already, more is no faster and takes more memory
@@ -31,26 +26,11 @@ class OnnxCpuEngine:
         self._video = open_session(graphs.video, session_options(options.num_threads), [CPU])
 
     def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed sound; see `Engine`.
-
-        Args:
-            samples: float32, shape (B, S).
-            lengths: int64, shape (B,).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed sound; see `Engine.run_audio`."""
         return self._run(self._audio, {"samples": samples, "lengths": lengths})
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed pictures; see `Engine`.
-
-        Args:
-            frames: uint8, shape (B, T, H, W, 3).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed pictures; see `Engine.run_video`."""
         return self._run(self._video, {"frames": frames})
 
     def _run(
@@ -65,14 +45,7 @@ class OnnxCpuEngine:
 
 
 def session_options(num_threads: int) -> onnxruntime.SessionOptions:
-    """Options that both devices share.
-
-    Args:
-        num_threads: Processor threads of one run.
-
-    Returns:
-        Options for a session.
-    """
+    """Options that both devices share, with processor threads of one run."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
@@ -84,19 +57,7 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
 def open_session(
     graph: Path, options: onnxruntime.SessionOptions, providers: list[str | tuple[str, dict[str, str]]]
 ) -> onnxruntime.InferenceSession:
-    """Load a graph.
-
-    Args:
-        graph: ONNX file.
-        options: How to run it.
-        providers: Providers by preference.
-
-    Returns:
-        The session, on whichever provider ONNX Runtime took.
-
-    Raises:
-        EncoderFailure: If it cannot be loaded.
-    """
+    """Load a graph on the first of the providers that ONNX Runtime takes; raises `EncoderFailure` if it cannot."""
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=providers)
     except Exception as exc:  # ONNX Runtime raises a dozen unrelated types for a graph it cannot load

@@ -51,15 +51,11 @@ Providers = list[str | tuple[str, dict[str, str]]]
 
 
 class OnnxCudaEngine:
-    """Both graphs on a GPU.
+    """Both graphs on a GPU, by CUDA or compiled by TensorRT.
 
-    Args:
-        graphs: What to load.
-        options: Memory, CUDA graphs, cache.
-        precision: `fp16` where the graphs are in float16, `tf32` or `fp32` for how float32 is multiplied.
-        uses_tensorrt: Whether TensorRT compiles the graphs.
+    Raises `DeviceMissing` if ONNX Runtime takes another provider.
 
-    `DeviceMissing` is raised if ONNX Runtime takes another provider.
+    `precision` is `fp16` if the graphs are in float16, else `tf32` or `fp32` for how float32 is multiplied.
     """
 
     max_batch = BUCKETS[-1]
@@ -93,39 +89,21 @@ class OnnxCudaEngine:
         return BoundGraph(session, device="cuda", uses_cuda_graphs=options.cuda_graphs)
 
     def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed sound; see `Engine`. Padding to whole segments changes no number and keeps the shapes few.
-
-        Args:
-            samples: float32, shape (B, S).
-            lengths: int64, shape (B,).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed sound; see `Engine.run_audio`. Padding to whole segments changes no number and keeps the shapes few."""
         num_segments = -(-samples.shape[1] // self._segment_samples)
         padded = np.zeros((len(samples), num_segments * self._segment_samples), np.float32)
         padded[:, : samples.shape[1]] = samples
         return self._audio.run({"samples": padded, "lengths": lengths})
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed pictures; see `Engine`.
-
-        Args:
-            frames: uint8, shape (B, T, H, W, 3).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed pictures; see `Engine.run_video`."""
         return self._video.run({"frames": frames})
 
 
 class BoundGraph:
     """One graph with buffers on its device for each batch size, one run at a time.
 
-    Args:
-        session: The loaded graph; its one output is `tracks`, (B, T, D) float32.
-        device: `cuda`, or `cpu` where a test has no GPU.
-        uses_cuda_graphs: Whether the launches of each size are replayed as one CUDA graph.
+    The output of the session is `tracks`, (B, T, D) float32. The device is `cuda`, or `cpu` if a test has no GPU.
     """
 
     def __init__(
@@ -140,18 +118,10 @@ class BoundGraph:
         self.max_rows = BUCKETS[-1]
 
     def run(self, inputs: Arrays) -> NDArray[np.float32]:
-        """Run a batch of any size.
+        """Run a batch of any size: arrays by name, each with B rows, to float32, shape (B, T, D).
 
-        Args:
-            inputs: Arrays by name, each with B rows.
-
-        Returns:
-            float32, shape (B, T, D).
-
-        Raises:
-            DeviceOutOfMemory: If one row does not fit.
-            EncoderFailure: If ONNX Runtime fails.
-        """  # noqa: DOC502, DOC503 - `_run_halving` raises them
+        Raises `DeviceOutOfMemory` if one row does not fit, `EncoderFailure` if ONNX Runtime fails.
+        """
         num_rows = len(next(iter(inputs.values())))
         parts, first = [], 0
         with self._lock:
@@ -242,13 +212,8 @@ def is_out_of_memory(exc: Exception) -> bool:
 def cuda_options(options: EngineOptions, *, uses_tf32: bool, captures: bool) -> dict[str, str]:
     """Options of the CUDA provider.
 
-    Args:
-        options: Memory.
-        uses_tf32: Whether float32 is multiplied with 10 bits of mantissa, which is several times faster.
-        captures: Whether launches are replayed as CUDA graphs.
-
-    Returns:
-        Names and values as ONNX Runtime takes them.
+    TF32 multiplies float32 with 10 bits of mantissa, which is several times faster; `captures` replays launches as
+    CUDA graphs.
     """
     found = {
         "device_id": "0",
@@ -263,15 +228,7 @@ def cuda_options(options: EngineOptions, *, uses_tf32: bool, captures: bool) -> 
 
 
 def tensorrt_options(options: EngineOptions, *, uses_fp16: bool) -> dict[str, str]:
-    """Options of the TensorRT provider.
-
-    Args:
-        options: Memory, CUDA graphs, and where compiled graphs are kept.
-        uses_fp16: Whether it may compute in float16.
-
-    Returns:
-        Names and values as ONNX Runtime takes them.
-    """
+    """Options of the TensorRT provider."""
     found = {
         "device_id": "0",
         "trt_fp16_enable": str(int(uses_fp16)),

@@ -29,12 +29,7 @@ INSTALL = "pip install 'foley-av[openvino]'"
 
 
 class OpenVinoEngine:
-    """Both graphs on OpenVINO's CPU device.
-
-    Args:
-        graphs: What to load.
-        options: How many threads a run takes, and how many runs there are at a time: each has memory of its own.
-        precision: What is multiplied.
+    """Both graphs on OpenVINO's CPU device; each run has memory of its own.
 
     `EngineMissing` is raised if the package is not installed or the processor does not have the precision,
     `EncoderFailure` if a graph cannot be loaded.
@@ -74,53 +69,22 @@ class OpenVinoEngine:
         return _Network(compiled, self._options.num_runs)
 
     def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed sound; see `Engine`.
-
-        Args:
-            samples: float32, shape (B, S).
-            lengths: int64, shape (B,).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed sound; see `Engine.run_audio`."""
         if self._front_end is None:
             return self._audio.run({"samples": samples, "lengths": lengths})
         return self.run_windows(self.run_front_end(samples, lengths), lengths)
 
     def run_front_end(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Turn sound into the log-mel pictures of its windows.
-
-        Args:
-            samples: float32, shape (B, S).
-            lengths: int64, shape (B,).
-
-        Returns:
-            float32, one picture for each distinct window of each row.
-        """
+        """Turn sound (B, S) into float32 log-mel pictures, one for each distinct window of each row."""
         assert self._front_end is not None, "asked only of a graph that was cut"
         return self._front_end.run({"samples": samples, "lengths": lengths})
 
     def run_windows(self, pictures: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed the log-mel pictures of windows.
-
-        Args:
-            pictures: As `run_front_end` gives them for B rows.
-            lengths: int64, shape (B,).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed the log-mel pictures of windows, as `run_front_end` gives them for B rows."""
         return self._audio.run({PICTURES: pictures, "lengths": lengths})
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed pictures; see `Engine`.
-
-        Args:
-            frames: uint8, shape (B, T, H, W, 3).
-
-        Returns:
-            float32, shape (B, T, D).
-        """
+        """Embed pictures; see `Engine.run_video`."""
         return self._video.run({"frames": frames})
 
 
@@ -154,13 +118,9 @@ def _read(core: openvino.Core, graph: Path) -> openvino.Model:
 
 
 def cut_front_end(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Cut a graph before its patch embedding, the last convolution, where there is another one before that.
+    """Cut a graph of sound, which is changed, before its patch embedding, the last of several convolutions.
 
-    Args:
-        model: Graph of the sound; it is changed.
-
-    Returns:
-        From the inputs to the pictures, None where there is nothing to cut off; and from there to the tracks.
+    Returns the part from the inputs to the pictures, None if there is nothing to cut off, and the part to the tracks.
     """
     openvino = import_openvino()
     convolutions = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
@@ -189,9 +149,6 @@ def open_core() -> openvino.Core:
     A core's CPU plugin gives the thread that loads it another stack for signal handlers, and frees that stack when it
     is unloaded, in whatever thread that is. Had each engine a core of its own, then after the first one is closed the
     next SIGTERM would end the process with SIGSEGV.
-
-    Returns:
-        The core.
     """
     with _core_lock:
         if not _core:
@@ -200,14 +157,7 @@ def open_core() -> openvino.Core:
 
 
 def import_openvino() -> Any:
-    """Import the package where it is needed: it is an extra.
-
-    Returns:
-        The module `openvino`.
-
-    Raises:
-        EngineMissing: If it is not installed.
-    """
+    """Import the package, which is an extra; raises `EngineMissing` if it is not installed."""
     try:
         import openvino  # noqa: PLC0415 - an extra: the service must start without it
     except ImportError as exc:
