@@ -350,6 +350,7 @@ def test_labels_come_back_as_they_were_written(corpus):
     assert all((one.streams, two.streams) == ("video", "audio") for one, two in halves)
 
 
+@pytest.mark.process
 def test_the_same_arguments_make_the_same_bytes_in_any_number_of_processes(corpus, tmp_path, monkeypatch):
     folder, rows = corpus
     monkeypatch.setenv(
