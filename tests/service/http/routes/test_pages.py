@@ -301,7 +301,7 @@ def test_an_explorer_without_internet_says_so(browser: Any, hostile_server: str,
         page = context.new_page()
         page.route(f"{EXPLORER_HOST}/**", lambda route: None)  # an answer that never comes
         page.goto(f"{hostile_server}{path}", wait_until="commit")
-        page.wait_for_selector("#state:has-text('comes from the internet')")
+        page.wait_for_selector("#state:has-text('loaded from the internet')")
         page.unroute_all()
         page.route(f"{EXPLORER_HOST}/**", lambda route: route.abort())
         page.goto(f"{hostile_server}{path}")
