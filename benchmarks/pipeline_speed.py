@@ -51,7 +51,7 @@ def run(jobs: Jobs, library: Path, on_progress: object = None) -> IndexReport:
 def decode_alone(foley: Foley, files: list[Path]) -> tuple[float, list[Clip]]:
     """Return the seconds to decode all files with all workers and nothing else, and the clips."""
     spec = foley.snapshot().spec
-    foley.decoder.decode(files[0], spec)  # the workers start
+    foley.decoder.submit(files[0], spec).result()  # the workers start
     started = time.perf_counter()
     waiting: list[Future[DecodedMedia]] = [foley.decoder.submit(path, spec) for path in files]
     clips = [clip for future in waiting for clip in future.result().clips]

@@ -1,8 +1,8 @@
-"""Decoding of files nobody trusts: worker processes with limits, that may crash or hang without harm.
+"""Decodes untrusted files in worker processes with limits, which may crash or hang without harm.
 
 A `Decoder` keeps a few spawned workers. Each may map only so much memory, write no file and leave no core;
 a task that overruns its wall-clock or CPU time is killed with its worker, and a fresh worker takes the next
-file. A worker opens no file either, where the kernel can forbid it: the file of a task is opened here and handed over.
+file. If the kernel can forbid it, a worker opens no file either: the file of a task is opened here and handed over.
 """
 
 from __future__ import annotations
@@ -56,34 +56,6 @@ class Decoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def decode(
-        self,
-        path: Path | str,
-        spec: ClipSpec,
-        *,
-        first: int = 0,
-        count: int | None = None,
-        modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
-        limits: DecodeLimits = DEFAULT_LIMITS,
-        timeout_seconds: float = 60.0,
-    ) -> DecodedMedia:
-        """Cut a file into segments and decode at most `count` of them; see `models.media.clip.decode_segments`.
-
-        A file that cannot be used raises the `UnreadableClip` that says why; a `DecodeFailure` says that the work
-        timed out, that its worker crashed or that the decoder was closed. `timeout_seconds` limits wall-clock and CPU
-        time, waiting for a worker not counted.
-        """
-        task = self.submit(
-            path,
-            spec,
-            first=first,
-            count=count,
-            modalities=modalities,
-            limits=limits,
-            timeout_seconds=timeout_seconds,
-        )
-        return task.result()
-
     def submit(
         self,
         path: Path | str,
@@ -95,7 +67,12 @@ class Decoder:
         limits: DecodeLimits = DEFAULT_LIMITS,
         timeout_seconds: float = 60.0,
     ) -> Future[DecodedMedia]:
-        """Start `decode` and return at once; the future's exceptions are those of `decode`."""
+        """Cut a file into segments and decode at most `count` of them; see `models.media.clip.decode_segments`.
+
+        Returns at once. The future raises an `UnreadableClip` if the file cannot be used, and a `DecodeFailure` if the
+        work timed out, its worker crashed or the decoder was closed. `timeout_seconds` limits wall-clock and CPU time;
+        waiting for a worker is not counted.
+        """
         arguments = {"first": first, "count": count, "limits": limits, "modalities": tuple(modalities)}
         return self._enqueue(decode_segments, (spec,), arguments, timeout_seconds, file=Path(path))
 
@@ -108,7 +85,7 @@ class Decoder:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Run any importable function on a file, in a sandboxed worker, and wait; errors are those of `decode`.
+        """Run any importable function on a file, in a sandboxed worker, and wait; errors are those of `submit`.
 
         The file is opened here, and the function gets its descriptor as first argument. It is found by its name in
         its module; arguments and result are pickled.
@@ -120,7 +97,7 @@ class Decoder:
     def call(
         self, function: Callable[P, R], timeout_seconds: float, /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Run any importable function in a sandboxed worker and wait for it; errors are those of `decode`.
+        """Run any importable function in a sandboxed worker and wait for it; errors are those of `submit`.
 
         It can open no file: for one that needs a file, use `read`. Arguments and result are pickled.
         """

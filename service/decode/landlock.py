@@ -24,7 +24,7 @@ ASK_VERSION = 1
 PATH_BENEATH = 1
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
-"""How many kinds of access to files a kernel knows, by the first version that knows so many."""
+"""How many kinds of access to files a kernel knows, by the first version with that number."""
 TCP_RIGHTS = 0b11  # bind and connect, from version 4
 SCOPES = 0b11  # abstract Unix sockets and signals stay within the process, from version 6
 FIRST_WITH_TCP, FIRST_WITH_SCOPES = 4, 6

@@ -43,7 +43,7 @@ class WorkerLimits:
         memory_bytes: Address space on top of what a fresh worker maps (on a machine with many cores, NumPy's thread
             stacks alone map gigabytes).
         max_open_files: File descriptors.
-        max_tasks: The worker is replaced after so many tasks, so that nothing leaks for ever.
+        max_tasks: The worker is replaced after this many tasks, so that nothing leaks for ever.
         readable_folders: Further folders it may read: of modules whose functions it is to call.
         restricts_files: Whether it may open no other file and no connection, if the kernel can enforce it
             (`service.decode.landlock`). False is for tests that show that it matters.
@@ -190,7 +190,7 @@ class _WorkerProcess(context.SpawnProcess):
 
 def _receive_process() -> _WorkerProcess:
     """Make the process object in the worker. Its fields come next, and with them NumPy."""
-    # Threads that run before Landlock is told would stay outside of it.
+    # Threads that start before Landlock is set up would stay outside of it.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     return _WorkerProcess.__new__(_WorkerProcess)
 

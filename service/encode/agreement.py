@@ -4,8 +4,8 @@
 
 How far bfloat16, float16 or 8-bit integers are from float32 depends on the weights, on the engine and on the
 processor. A bundle knows the first only, and never changes; so the figures are measured where it is served, and lie
-beside the index. They hold as long as bundle, engine, version and processor stay the same, and are measured anew when
-one of them does not.
+beside the index. They hold as long as bundle, engine, version and processor stay the same, and are measured again if
+one of them changes.
 
 The clips are eight views of the bundle's golden clip, which is the one real clip that every bundle has: mirrored,
 enlarged, recoloured pictures, and the sound backwards, faster, slower, filtered. `foley doctor --measure FILE...` takes
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,10 +37,11 @@ from models.bundle.bundle import (
 from service.encode.engines.candidates import EXACT, GPU, Candidate, find_variant, open_candidate
 from service.encode.engines.contract import Engine, EngineOptions, Graphs
 from service.encode.engines.hardware import gpu_name, processor_name
+from service.system.files import replace_file
 
 logger = logging.getLogger(__name__)
 
-MEASURE = 1  # raise it when the clips or the figures change: records of another number are measured anew
+MEASURE = 1  # raise it when the clips or the figures change: records of another number are measured again
 REFERENCE = Candidate(engine="onnxruntime", precision=EXACT)
 
 
@@ -94,7 +94,7 @@ class AgreementStore:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as exc:
-            logger.warning("%s cannot be read, it is measured anew: %s", file, exc)
+            logger.warning("%s cannot be read and is measured again: %s", file, exc)
             return None
 
     def save(self, bundle: Bundle, candidate: Candidate, agreement: Agreement) -> None:
@@ -104,13 +104,7 @@ class AgreementStore:
         record = {"key": asdict(AgreementKey.of(bundle, candidate)), "agreement": asdict(agreement)}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # A folder of its own, so that nothing is left where the disk is full.
-            with tempfile.TemporaryDirectory(dir=file.parent, prefix=".", suffix=".part") as scratch:
-                with (Path(scratch) / file.name).open("w") as part:
-                    part.write(json.dumps(record, indent=2, sort_keys=True) + "\n")
-                    part.flush()
-                    os.fsync(part.fileno())
-                (Path(scratch) / file.name).replace(file)
+            replace_file(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
         except OSError as exc:
             logger.warning("%s cannot be written: %s", file, exc)
 

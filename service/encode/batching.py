@@ -120,7 +120,7 @@ class Batcher:
             "video": encoder.encode_video,
         }
         self._queue = BatchQueue(limits)
-        self._orders: set[Order] = set()  # those that somebody waits for
+        self._orders: set[Order] = set()  # those with a waiting caller
         self._changed = threading.Condition()  # guards the queue, the orders and the counts
         self._is_closed = False
         self._counts: Counter[str] = Counter()
@@ -238,7 +238,7 @@ class Batcher:
                 pass
         except (
             BaseException
-        ):  # not the encoder's failure but a fault of this module: nobody may wait for ever
+        ):  # not the encoder's failure but a fault of this module: no caller may wait for ever
             logger.exception("an encode thread died")
             self._shut()
             self._refuse(self._orders, "an encode thread died")

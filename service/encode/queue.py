@@ -6,7 +6,7 @@
 
 Queries go first, but after `QUERY_TURNS` batches of theirs in a row bulk work that waits has one. The oldest
 segment decides the modality. A batch that is not full is held back for `max_wait_seconds` at most, and only while
-segments of two or more callers are there: one that is alone has nobody to wait for.
+segments of two or more callers are there: a single caller never waits for others.
 """
 
 from __future__ import annotations

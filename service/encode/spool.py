@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 CHUNK_SEGMENTS = 8
 """Segments of a chunk: 80 s of frames and samples are 25 MB, what one call to a decode worker returns."""
 KEPT_SECONDS = 7 * 86400.0
-"""How long the chunks of a file that nobody goes on with are kept."""
+"""How long the chunks of an unfinished file are kept."""
 NAME = re.compile(r"[0-9a-f]{64}")
 _HEAD = struct.Struct("<4sIQI")  # mark, bytes of the facts, bytes of the tracks, crc32 of both
 _MARK = b"FOL1"

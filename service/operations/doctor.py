@@ -244,7 +244,9 @@ def _probe_clips(
     num_used = 0
     for file in files:
         try:
-            decoded = decoder.decode(file.resolve(), bundle.manifest.clip_spec, timeout_seconds=600.0)
+            decoded = decoder.submit(
+                file.resolve(), bundle.manifest.clip_spec, timeout_seconds=600.0
+            ).result()
         except (UnreadableClip, DecodeFailure) as exc:
             diagnosis.left_out[str(file)] = str(exc)
             continue

@@ -1,7 +1,7 @@
-"""Embedding the library for a new release, in a process of its own at the lowest priority.
+"""Embeds the library for a new release, in a process of its own at the lowest priority.
 
-It has its own encoder, decode workers and index, so whatever happens here, the process that answers goes on; and
-because all of it runs at the lowest priority on few threads, that process keeps its time. The settings and then the
+It has its own encoder, decode workers and index, so whatever happens here, the server keeps answering; and because all
+of it runs at the lowest priority on few threads, the server keeps its processor time. The settings and then the
 library, one JSON line an asset, come on standard input; standard output is one JSON line for each step of progress and
 a last one for the report.
 """
@@ -60,7 +60,7 @@ def main() -> None:
                 limits=library_limits(settings),
                 on_progress=_Printer(),
             )
-        # Graphs of the index are built here, where nobody waits for them.
+        # Graphs of the index are built here, where no request waits for them.
         if not report.is_interrupted and not report.did_nothing:
             build_graphs(release.index)
         num_segments = release.index.count_segments()

@@ -1,9 +1,9 @@
-"""Building a release beside the one that answers: try the bundle, embed the library, measure, learn what scores mean.
+"""Builds a release beside the active one: try the bundle, embed the library, measure, calibrate.
 
     release = build_release(settings, store, live, bundle)      # takes as long as the library is large; may be killed
     release.outcome                                             # ready, or refused with its reasons
 
-A build that was killed is found as `building` and goes on: what is embedded stays embedded.
+A build that was killed is found as `building` and is resumed: what is embedded stays embedded.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from service.system.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_ROUNDS = 5
-"""How often the library is looked at again because others wrote to it; the switch does the rest."""
+"""How often the library is read again because others wrote to it; the switch does the rest."""
 STOP_SECONDS = 30.0
 BYTES_OVERHEAD = 1.5
 """Payloads, graphs and logs beside the vectors."""
@@ -198,7 +198,7 @@ def _run_builder(
         child.kill()
         feeder.join()
     if stop.is_gone:
-        raise CallerGone("the build was stopped; it goes on where it was when it is asked for again")
+        raise CallerGone("the build was stopped; ask for it again to resume it")
     if stalled_seconds is not None:
         raise ReleaseRefused(
             f"its encoder took longer than {stalled_seconds:g} s for one batch of the library, and was stopped"

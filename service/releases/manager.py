@@ -5,8 +5,8 @@
     manager.activate(release.release_id)
     manager.rollback()
 
-A switch is prepared while the old release answers: the new one is opened, and brought up to date with what was written
-since it was built. Then writers pause, the rest is copied, and one step makes it active: an fsynced rename of
+A switch is prepared while the old release is active: the new one is opened, and brought up to date with what was
+written since it was built. Then writers pause, the rest is copied, and one step makes it active: an fsynced rename of
 `active.json`, or on a Qdrant server moving the alias, which decides for every replica (`service.releases.replicas`).
 """
 

@@ -3,8 +3,8 @@
     wanted = list(iter_assets(active.index))
     report = mirror(wanted, snapshot=new, decoder=decoder)
 
-What is there already stays, so a run that was killed goes on where it was, and a second run after others wrote
-meanwhile does only what changed: embeds what is new, deletes what is gone, copies paths and metadata.
+What is there already stays, so a killed run can be resumed, and a second run after others wrote does only what changed:
+it embeds what is new, deletes what is gone, and copies paths and metadata.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
     bundle = load_bundle(settings.bundle)
     if release_id not in (None, bundle.bundle_id):
         raise ReleaseNotFound(
-            f"release {release_id} answers, and is not in {store.folder}: FOLEY_RELEASES names the folder of releases"
+            f"release {release_id} is active, but not in {store.folder}: FOLEY_RELEASES names the folder of releases"
         )
     return bundle.bundle_id, bundle
 
@@ -51,12 +51,12 @@ def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
     try:
         bundle_id = read_bundle_id(settings.bundle)
     except BrokenBundle as exc:
-        logger.warning("release %s answers; FOLEY_BUNDLE is no bundle any more: %s", release_id, exc)
+        logger.warning("release %s is active; FOLEY_BUNDLE is not a bundle: %s", release_id, exc)
         return
     store = ReleaseStore(settings.release_folder)
     if release_id != bundle_id and bundle_id not in {release.bundle_id for release in store.list()}:
         logger.warning(
-            "release %s answers, not FOLEY_BUNDLE: `foley releases create %s --activate` makes a release of it",
+            "release %s is active, not FOLEY_BUNDLE: `foley releases create %s --activate` makes a release of it",
             release_id,
             settings.bundle,
         )

@@ -1,8 +1,8 @@
 """Where releases are kept, and which one is active.
 
-    RELEASES/active.json            which release answers; replaced in one fsynced rename
+    RELEASES/active.json            which release is active; replaced in one fsynced rename
     RELEASES/RELEASE/release.json   what it is made of and what is known of it
-    RELEASES/RELEASE/bundle/        the bundle, copied: nobody outside changes it afterwards
+    RELEASES/RELEASE/bundle/        the bundle, copied, so that no change outside reaches it
     RELEASES/RELEASE/calibration.json
     DATA/index/RELEASE/             its generation of the embedded index
 

@@ -1,10 +1,10 @@
-"""Trying a bundle where it can do no harm: in a process of its own, with limits, that may hang or die.
+"""Tries a bundle in a process of its own, with limits, which may hang or die without harm.
 
     trial = try_bundle(settings, path, active=path_of_the_active_one)
 
-A graph may loop for ever, ask for all memory, or be valid and wrong; none of that must meet the process that answers.
+A graph may loop for ever, ask for all memory, or be valid and wrong; none of that may reach the server.
 The child loads the bundle as the service would, reproduces its golden tracks, and is timed beside the active bundle.
-What it measures of precision is kept where the service will look for it, so the switch has nothing left to find out.
+It keeps what it measures of precision where the service looks for it, so that a switch measures nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from service.system.settings import Settings
 
 ROUNDS = 5
 STEP_SECONDS = {"loaded": 120.0, "golden": 120.0, "precision": 1800.0, "timed": 600.0}
-"""How long each step of a trial may take; the third measures agreement with float32 where that is not known yet."""
+"""How long each step of a trial may take; the third measures agreement with float32 if that is not known yet."""
 NICE = 19
 UNIT_TOLERANCE = 1e-3
 
@@ -185,7 +185,7 @@ def _check_graphs(bundle: Bundle) -> None:
 
 
 def confine(memory_bytes: int | None) -> None:
-    """Limit this process: no core, lowest priority, and so much address space beyond what is mapped now."""
+    """Limit this process: no core, lowest priority, and this much address space beyond what is mapped now."""
     os.nice(NICE)
     lower_limit(resource.RLIMIT_CORE, 0)
     if memory_bytes is not None:

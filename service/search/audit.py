@@ -30,7 +30,7 @@ from service.system.paths import show_path
 Verdict = Literal["fits", "doubtful", "mismatch", "silent", "shifted"]
 
 MAX_SEGMENTS = 8
-"""Of a long file so many, spread over its length, are searched with."""
+"""At most this many segments of a long file are searched with, evenly spread."""
 RANK_LIMIT = 10
 MISMATCH, DOUBTFUL = 0.1, 0.5
 """Probabilities below which a file is called so."""
@@ -39,7 +39,7 @@ SURE = 0.99
 MIN_GAIN, MIN_DEVIATIONS = 0.02, 3.0
 """How much better a file must fit with its sound moved to be called shifted: in mean cosine, and in standard errors."""
 CORRELATED_MOMENTS = 4
-"""Neighbouring moments see and hear nearly the same: so many count as one."""
+"""Neighbouring moments see and hear nearly the same: this many count as one."""
 MIN_SHARE = 0.5
 """Share of the moments that must overlap at an offset, and least number of them."""
 MIN_MOMENTS = 12
@@ -182,7 +182,7 @@ def _score(sounds: NDArray[np.float32], pictures: NDArray[np.float32]) -> float:
 
 def _judge_scores(looks: Sequence[_Look]) -> NDArray[np.float64]:
     """P(own sound | score) at even odds, shape (N,), from the files' own pairs and from sound of other files."""
-    # Not needed where the service answers.
+    # The server does not need it to answer searches.
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
@@ -246,7 +246,7 @@ class _Cosines:
     """Cosines of sound and picture with one moved against the other.
 
     Args:
-        sound: On a time line with equal steps, shape (N, D), NaN where there is none.
+        sound: On a time line with equal steps, shape (N, D), NaN if there is none.
         picture: The same.
     """
 
@@ -274,7 +274,7 @@ class _Cosines:
 
 
 def _lay_out(segments: Sequence[Segment], modality: Modality, step: float) -> NDArray[np.float32]:
-    """Embeddings on one time line with equal steps, shape (N, D); rows of NaN where there is nothing."""
+    """Embeddings on one time line with equal steps, shape (N, D); rows of NaN if there is nothing."""
     tracks = [segment.audio_track if modality == "audio" else segment.video_track for segment in segments]
     width = next(
         track.shape[1] for s in segments for track in (s.audio_track, s.video_track) if track is not None

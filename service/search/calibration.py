@@ -38,7 +38,7 @@ NUM_RESULTS = 10
 MIN_ASSETS = 30
 """With fewer assets that have both modalities a curve would say more than is known."""
 HELD_OUT = 3
-"""One asset in so many is held out."""
+"""One asset in this many is held out."""
 NUM_BINS = 15
 
 
@@ -241,7 +241,7 @@ def fit_curve(pairs: Pairs, chosen: NDArray[np.bool_]) -> Curve:
 
     Raises `TooFewPairs` if there is nothing to learn from, or nothing to test with.
     """
-    # Needed where a release is built, not where it answers: an answer reads the table.
+    # Needed to build a release, not to answer: an answer reads the table.
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
 
     taught, held_out = chosen & ~pairs.is_held_out, chosen & pairs.is_held_out

@@ -1,7 +1,7 @@
 """How many candidates the pooled vectors have to give, so that the best by their tracks are among them.
 
 A pooled vector is the mean of the moments: the less alike they are, the less it says. Only the query's moments are
-known here, and they are enough: where they are alike, those of the library may be as they like, because what both have
+known here, and they are enough: if they are alike, those of the library may be as they like, because what both have
 beside their means is a product (`python -m benchmarks.search_prefetch` prints the shares; `docs/search.md`).
 """
 

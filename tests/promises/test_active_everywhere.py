@@ -63,7 +63,7 @@ def test_a_release_that_is_not_here_is_an_error_and_no_other_answers(
     second = two_releases.names[1]
     folder = settings.release_folder / second
     folder.rename(folder.with_name("elsewhere"))
-    with pytest.raises(ReleaseNotFound, match=rf"{second} answers, and is not in .*FOLEY_RELEASES"):
+    with pytest.raises(ReleaseNotFound, match=rf"{second} is active, but not in .*FOLEY_RELEASES"):
         list_inventory(settings)
     monkeypatch.setattr("service.operations.stopwatch.ROUNDS", 1)
     found = examine(settings).to_json()
@@ -88,6 +88,6 @@ def test_a_bundle_that_does_not_answer_is_told(
     warn_of_unused_bundle(settings.replace(bundle=tmp_path / "gone"), active)
     told, gone = caplog.messages
     assert told.startswith(
-        f"release {active} answers, not FOLEY_BUNDLE: `foley releases create {other} --activate`"
+        f"release {active} is active, not FOLEY_BUNDLE: `foley releases create {other} --activate`"
     )
-    assert "FOLEY_BUNDLE is no bundle any more" in gone
+    assert "FOLEY_BUNDLE is not a bundle" in gone

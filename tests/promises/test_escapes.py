@@ -52,7 +52,7 @@ def test_nothing_else_is_opened(
     path = write(name, canaries)
     decoder = walled if wall == "both walls" else unwalled
     with pytest.raises(UnreadableClip) as caught:
-        decoder.decode(path, ClipSpec(), timeout_seconds=20.0)
+        decoder.submit(path, ClipSpec(), timeout_seconds=20.0).result()
     assert caught.value.code == ESCAPES[name].outcome
     assert canaries.take() == set()
 

@@ -44,7 +44,7 @@ def decoder() -> Iterator[Decoder]:
 def outcome_of(decoder: Decoder, path: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
     began = time.monotonic()
     try:
-        decoded = decoder.decode(path, SPEC, limits=LIMITS, timeout_seconds=timeout_seconds)
+        decoded = decoder.submit(path, SPEC, limits=LIMITS, timeout_seconds=timeout_seconds).result()
     except (UnreadableClip, DecodeFailure) as exc:
         return exc.code
     finally:

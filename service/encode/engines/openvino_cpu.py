@@ -1,4 +1,4 @@
-"""OpenVINO on the processor: bfloat16 where the processor multiplies it, or float32. It reads the same ONNX files.
+"""OpenVINO on the processor: bfloat16 if the processor multiplies it, or float32. It reads the same ONNX files.
 
 The log-mel spectrum stays in float32 even so: in bfloat16 it would turn the embeddings of sound six times further than
 all of the network does. The audio graph is therefore cut where the pictures of the windows enter the patch embedding,

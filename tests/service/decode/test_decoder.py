@@ -145,7 +145,7 @@ def test_worker_is_replaced_after_its_share_of_tasks() -> None:
 def test_own_errors_pass_and_others_are_named(decoder: Decoder, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").touch()
     with pytest.raises(EmptyFile):
-        decoder.decode(tmp_path / "empty.mp4", ClipSpec(), timeout_seconds=20.0)
+        decoder.submit(tmp_path / "empty.mp4", ClipSpec(), timeout_seconds=20.0).result()
     with pytest.raises(DecoderCrashed, match="KeyError: 'a bug that one odd file found'"):
         decoder.call(hostile_tasks.fail_oddly, 20.0)
 

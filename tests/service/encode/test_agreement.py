@@ -74,7 +74,7 @@ def test_a_damaged_record_does_not_count(
     store.save(bundle, BF16, FIGURES)
     (tmp_path / bundle.bundle_id / "openvino-bf16.json").write_text(content)
     assert store.load(bundle, BF16) is None
-    assert "is measured anew" in caplog.text
+    assert "is measured again" in caplog.text
 
 
 @pytest.mark.parametrize("figure", [None, "0.9999", [1.0]])
