@@ -10,7 +10,7 @@ import pytest
 from service.releases.comparison import compare_releases
 from service.releases.gates import describe_gates, judge
 from service.releases.store import Release
-from tests.service.releases.test_gates import GOOD, LIMITS, TRIAL
+from tests.support.gates import GOOD, LIMITS, TRIAL
 
 VOID = {"meta", "br"}
 EVIL = "<script>alert(1)</script>\"&'><img src=x onerror=y>"

@@ -9,40 +9,10 @@ import numpy as np
 import pytest
 
 from service.index.contract import Index, SegmentMatch, VectorQuery
-from service.releases.documents import Gate, Trial
-from service.releases.gates import GateLimits, describe_gates, judge, measure_overlap
-from service.search.calibration import Pairs
-from service.system.modality import Modality
-from tests.service.search.test_calibration import make_asset
-
-LIMITS = GateLimits()
-TRIAL = Trial(
-    golden_difference=1e-7,
-    engine="onnxruntime fp32",
-    segment_seconds=0.1,
-    active_segment_seconds=0.1,
-    peak_bytes=300_000_000,
-    active_peak_bytes=300_000_000,
-)
-
-
-def make_pairs(target: Modality, ranks: list[int]) -> Pairs:
-    none = np.empty(0)
-    return Pairs(
-        target=target,
-        scores=none,
-        matches=none.astype(bool),
-        is_first=none.astype(bool),
-        is_held_out=none.astype(bool),
-        num_queries=len(ranks),
-        ranks=np.array(ranks),
-    )
-
-
-GOOD: dict[Modality, Pairs] = {
-    "audio": make_pairs("audio", [1] * 60 + [2] * 40),
-    "video": make_pairs("video", [1] * 50 + [0] * 50),
-}
+from service.releases.documents import Gate
+from service.releases.gates import describe_gates, judge, measure_overlap
+from tests.support.calibrations import make_asset
+from tests.support.gates import GOOD, LIMITS, TRIAL, make_pairs
 
 
 def measure(**changes: Any) -> dict[str, Gate]:

@@ -24,7 +24,7 @@ from service.releases.store import ReleaseError, ReleaseInUse, ReleaseStore
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
 from service.system.settings import Settings
-from tests.service.releases.test_store import CALIBRATION
+from tests.support.calibrations import CALIBRATION
 from tests.support.libraries import write_tones
 from tests.support.qdrant_local import Shared, serve_local
 from tests.support.swapping import LEAST_DIFFERENCE, TARGET, scores_of

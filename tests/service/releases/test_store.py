@@ -33,14 +33,8 @@ from service.releases.store import (
     ReleaseNotFound,
     ReleaseStore,
 )
-from service.search.calibration import Calibration, Direction
-from tests.service.search.test_calibration import make_curve
 from tests.support.bundles import copy_starter, rehash
-
-CURVE = make_curve([0.1, 0.5], [0.2, 0.9])
-CALIBRATION = Calibration(
-    directions={"audio": Direction(best=CURVE, further=CURVE, error=0.01, num_queries=40)}, num_assets=40
-)
+from tests.support.calibrations import CALIBRATION
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from service.index.contract import Asset, AssetPage, Filter, Index, SegmentMatch
 from service.search.calibration import (
     MIN_ASSETS,
     Calibration,
-    Curve,
     Pairs,
     TooFewPairs,
     calibration_error,
@@ -26,6 +25,7 @@ from service.search.calibration import (
     is_held_out,
     sample_pairs,
 )
+from tests.support.calibrations import make_asset, make_curve
 
 
 def make_pairs(scores: NDArray[np.float64], matches: NDArray[np.bool_], *, seed: int = 0) -> Pairs:
@@ -46,12 +46,6 @@ def draw_pairs(count: int, *, seed: int = 1) -> Pairs:
     rng = np.random.default_rng(seed)
     scores = rng.uniform(-1, 1, count)
     return make_pairs(scores, rng.random(count) < (scores + 1) / 2, seed=seed + 100)
-
-
-def make_curve(scores: Sequence[float], probabilities: Sequence[float]) -> Curve:
-    return Curve(
-        scores=tuple(scores), probabilities=tuple(probabilities), error=0.0, num_pairs=9, num_held_out=3
-    )
 
 
 # Curves
@@ -196,17 +190,6 @@ def test_the_calibration_error_is_that_of_a_plain_loop() -> None:
 
 
 # Queries
-
-
-def make_asset(number: int, *, modalities: tuple[Any, ...] = ("audio", "video")) -> Asset:
-    return Asset(
-        asset_id=f"{number:064x}",
-        path=f"/media/{number}.mp4",
-        paths=(f"/media/{number}.mp4",),
-        num_segments=2,
-        modalities=modalities,
-        media={},
-    )
 
 
 class PlainIndex:
