@@ -1,4 +1,1 @@
-"""Asking a running `foley serve` over HTTP.
-
-May import `jobs`, `operations`, `foley` and the rooms below them, not `http`.
-"""
+"""Asking a running `foley serve` over HTTP. May import `jobs`, `operations` and below, not `http`."""

@@ -59,9 +59,8 @@ def annotate(file: Path, inventory: Inventory) -> AnnotationReport:
 def export(file: Path, assets: Iterable[AssetDocument]) -> int:
     """Write paths and metadata of assets to a .json or .csv file, and return how many there are.
 
-    CSV cannot tell the text `12` from the number; JSON can.
-
-    Raises `InvalidMetadata` if the name ends differently, or a key is the name of the column of paths.
+    CSV cannot tell the text `12` from the number; JSON can. Raises `InvalidMetadata` if the name ends differently, or
+    a key is the name of the column of paths.
     """
     rows = [_to_row(asset) for asset in assets]
     kind = file.suffix.lower()

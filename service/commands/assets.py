@@ -1,9 +1,4 @@
-"""`foley assets`: what is indexed, and its metadata.
-
-foley assets --folder ~/Videos/rain        list, as `foley assets list` does
-foley assets show clip.mp4
-foley assets annotate takes.csv
-"""
+"""`foley assets`: list, show, delete and annotate what is indexed."""
 
 # The commands import what they need themselves: `foley --help` must not wait for it.
 # ruff: noqa: PLC0415

@@ -67,13 +67,10 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a query found: the names of the best files, and score and time of the best moment of the first.
-
-    `rank` is 1 + how many other files scored at least as high as the right one: a tie counts as wrong.
-    """
+    """What a query found: the names of the best files, and score and time of the best moment of the first."""
 
     query: Query
-    rank: int
+    rank: int  # 1 + how many other files scored at least as high as the right one: a tie counts as wrong
     names: tuple[str, ...]
     score: float
     moment_seconds: float
@@ -123,10 +120,7 @@ def run_demo(folder: Path, *, foley: Foley, console: Console, progress_console: 
 
 
 def read_scenes(folder: Path) -> list[SceneFiles]:
-    """The scenes of a corpus that have both halves, by number.
-
-    Raises `BadCorpus` if its labels.csv cannot be read, or no scene in it has both halves.
-    """
+    """The scenes that have both halves, by number; raises `BadCorpus` if none has, or labels.csv is unreadable."""
     halves: dict[int, dict[Modality, Path]] = {}
     try:
         with (folder / LABELS_NAME).open(encoding="utf-8", newline="") as file:

@@ -50,10 +50,7 @@ class JobFailed(Failure):
 
 
 def here_or_there(settings: Settings, here: Callable[[], T], there: Callable[[Client], T]) -> T:
-    """Work in this process; if another one has the library open, ask it instead.
-
-    Raises `IndexInUse` if the other process is not a server, or listens elsewhere.
-    """
+    """Work here, or ask the server that has the library open; raises `IndexInUse` if that is not our server."""
     try:
         return here()
     except (IndexInUse, LedgerInUse) as exc:

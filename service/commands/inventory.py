@@ -108,10 +108,7 @@ class ServedInventory:
 
 @contextmanager
 def open_inventory(settings: Settings) -> Iterator[Inventory]:
-    """Open a library's index, or find the server that has it open.
-
-    Raises `IndexInUse` if another process has the index open and is not the server of the settings.
-    """
+    """Open a library's index, or find the server that has it open; raises `IndexInUse` if that is not our server."""
     release_id, bundle = active_release(settings)
     with ExitStack() as stack:
         inventory: Inventory

@@ -1,9 +1,4 @@
-"""`foley index`, `foley sync` and `foley jobs`: index media files, keep the index in step with them, see what was done.
-
-foley index ~/Videos
-foley sync ~/Videos --watch
-foley jobs show 8f14e45fceea467a9c1d2b3a4f5e6d7c
-"""
+"""`foley index`, `foley sync` and `foley jobs`: index media, keep the index in step, see what was done."""
 
 # The commands import what they need themselves: `foley --help` must not wait for it.
 # ruff: noqa: PLC0415

@@ -1,7 +1,4 @@
-"""What the commands print for people: tables, progress bars, times as a player shows them.
-
-In names of files, everything that a terminal would obey (escape sequences, line breaks) is written out.
-"""
+"""Tables, progress bars and times for people. Control characters in the names of files are written out."""
 
 from __future__ import annotations
 

@@ -73,10 +73,7 @@ def _width(text: str) -> int:
 
 
 def break_text(text: Text, width: int) -> Text:
-    """Break the lines of a text that are longer than `width` cells: `/library/rain/` `heavy-rain.wav`.
-
-    A piece without a place to break stays as it is.
-    """
+    """Break lines longer than `width` cells, if they have a place to: `/library/rain/` `heavy-rain.wav`."""
     if _width(text.plain) <= width:
         return text
     broken = []

@@ -108,7 +108,7 @@ class Lane(threading.Thread):
         self._is_stopping = False
 
     def run(self) -> None:
-        """Take tasks until told to stop."""
+        """Take tasks until `stop` is called."""
         while not self._is_stopping:
             task = self._tasks.get()
             if task is None:

@@ -193,7 +193,7 @@ class Batcher:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
-            logger.warning("the encoder still runs %g s after it was told to stop", timeout_seconds)
+            logger.warning("the encoder still runs %g s after it was stopped", timeout_seconds)
         self._refuse(self._orders, "the encoder was closed and did not end in time")
 
     # The callers' side

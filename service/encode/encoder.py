@@ -27,9 +27,9 @@ from service.encode.engines.hardware import num_cores
 Row = TypeVar("Row", bound=NDArray[Any])
 
 GOLDEN_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 2e-3}
-"""Largest difference of any number from the golden tracks, where numbers can be compared one by one."""
+"""Maximum difference of any number from the golden tracks, where numbers can be compared one by one."""
 GOLDEN_COSINE = 0.998
-"""Least cosine of an embedding and the golden one, for every other precision."""
+"""Minimum cosine of an embedding and the golden one, for every other precision."""
 
 
 class Encoder:
@@ -43,7 +43,7 @@ class Encoder:
         num_runs: Runs at the same time on the CPU.
         tensorrt: Whether TensorRT compiles the graphs for a GPU.
         cuda_graphs: Whether a GPU replays its launches.
-        gpu_memory_bytes: Most memory of a GPU for numbers in work.
+        gpu_memory_bytes: Maximum GPU memory for working data.
         agreement: Folder where measured agreement is kept; None measures each time.
         cache: Folder for what TensorRT compiles; None compiles each time.
 

@@ -111,7 +111,7 @@ class Spool:
         self._path(asset_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove the files that nobody continued for a week."""
+        """Remove the files that no run continued for a week."""
         oldest = time.time() - KEPT_SECONDS
         for path in self.folder.glob("*"):
             try:

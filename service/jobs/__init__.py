@@ -1,4 +1,1 @@
-"""Work asked for once and done whatever happens: ledger, lanes, documents.
-
-May import `foley` and the rooms below it, not `operations`.
-"""
+"""Work asked for once and done whatever happens: ledger, lanes, documents. May import `foley` and below."""

@@ -1,7 +1,4 @@
-"""Jobs in the one form that the HTTP API and `foley jobs` show.
-
-Reading needs no index and no encoder, and works while a server runs the jobs.
-"""
+"""Jobs as the HTTP API and `foley jobs` show them; reading needs no index and no encoder, also while a server runs."""
 
 from __future__ import annotations
 

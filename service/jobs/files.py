@@ -24,10 +24,7 @@ def read_files(
     limit: int = -1,
     after: str | None = None,
 ) -> list[FileRow]:
-    """At most `limit` files of a job (-1: all), in the order of their paths' bytes, from the one after `after` on.
-
-    Without `outcomes` they are files of all outcomes.
-    """
+    """At most `limit` files of a job (-1: all) with these outcomes (none: all), by the bytes of paths, past `after`."""
     chosen = f"AND outcome IN ({', '.join('?' * len(outcomes))}) " if outcomes else ""
     rows = ledger.read(
         f"SELECT {FILE_COLUMNS} FROM files WHERE job_id = ? AND path > ? {chosen}ORDER BY path LIMIT ?",  # noqa: S608

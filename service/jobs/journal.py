@@ -45,7 +45,7 @@ class LedgerJournal(Journal):
         self._committed_at = time.monotonic()
 
     def begin(self, found: Iterable[FoundFile]) -> None:
-        """Give every file a row; one that changed since an earlier run of the job starts anew."""
+        """Give every file a row; one that changed since an earlier run of the job starts again."""
         if self.is_rehearsal:
             return
         values = [(self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns) for f in found]

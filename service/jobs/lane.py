@@ -55,27 +55,19 @@ class RunningJob:
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult(Generic[T]):
-    """What the work of a job came to: what `JobLane.run` returns, and the same as JSON values.
-
-    `is_interrupted` says that it was stopped early; `refusal`, why the job counts as failed although its work is done.
-    """
+    """What the work of a job came to: what `JobLane.run` returns, and the same as JSON values."""
 
     value: T
     report: Mapping[str, Any]
     is_interrupted: bool = False
-    refusal: Failure | None = None
+    refusal: Failure | None = None  # why the job counts as failed although its work is done
 
 
 class JobLane:
     """Runs the jobs of some kinds, one at a time. Any thread may call it.
 
-    Args:
-        ledger: Where jobs are remembered.
-        kinds: Which of them are run here.
-        attempts: How often a server tries a job that fails in one of these ways before the job counts as failed;
-            infinity for reasons that pass some day, such as a full disk. Other failures are final.
-        wait_seconds: Time between two attempts.
-        stop_seconds: How long `stop` waits for the thread.
+    `attempts` says how often a server tries a job that fails in one of these ways before the job counts as failed:
+    infinity for reasons that pass some day, such as a full disk. Other failures are final.
     """
 
     def __init__(

@@ -121,10 +121,7 @@ class Ledger:
     def create_job(
         self, kind: Kind, request: Mapping[str, Any], *, idempotency_key: str | None = None
     ) -> CreatedJob:
-        """Queue a job, or find the one that the same idempotency key made before.
-
-        The request is JSON values. Raises `KeyReused` if the key belongs to another request.
-        """
+        """Queue a job, or find that of the same idempotency key; `KeyReused` if that had another request."""
         text = json.dumps(request, sort_keys=True)
         job_id = uuid.uuid4().hex
         with self.write() as connection:

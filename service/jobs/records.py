@@ -14,20 +14,12 @@ ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """What a job over the library is asked to do.
+    """What a job over the library is asked to do."""
 
-    Attributes:
-        paths: Absolute files and folders.
-        allow_empty: `sync`: accept that everything below a path is gone.
-        dry_run: `sync`: only report what would be done.
-        settle_seconds: `sync`: skip files that were written to within this time.
-        retry_quarantined: Try files again that earlier runs gave up.
-    """
-
-    paths: tuple[str, ...]
-    allow_empty: bool = False
-    dry_run: bool = False
-    settle_seconds: float = 0.0
+    paths: tuple[str, ...]  # absolute
+    allow_empty: bool = False  # `sync`: accept that everything below a path is gone
+    dry_run: bool = False  # `sync`: only report what would be done
+    settle_seconds: float = 0.0  # `sync`: skip files that were written to within this time
     retry_quarantined: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -42,18 +34,11 @@ class JobRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseRequest:
-    """What a job is asked to build.
+    """What a job is asked to build."""
 
-    Attributes:
-        bundle: Absolute path of the bundle's folder on the machine of the service.
-        activate: Whether to activate the release if it passes its gates.
-        force: Why to activate it even if it does not; empty for never.
-        who: Who asks.
-    """
-
-    bundle: str
-    activate: bool = False
-    force: str = ""
+    bundle: str  # absolute path of its folder on the machine of the service
+    activate: bool = False  # if it passes its gates
+    force: str = ""  # why to activate it even if it does not; empty for never
     who: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -68,33 +53,21 @@ class ReleaseRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """One job as the ledger has it. Times are seconds since 1970.
+    """One job as the ledger has it. Times are seconds since 1970."""
 
-    Attributes:
-        number: Its place in the order of jobs.
-        request: A `JobRequest` or a `ReleaseRequest`, as JSON values.
-        started_at: When its first run began.
-        ended_at: When its last run ended.
-        is_scanned: Whether every file of it has a row.
-        is_retry: Whether only its pending files are to be done.
-        wants_cancel: Whether it is to end soon.
-        report: What it did, once it has ended.
-        error_code: Stable name of why it failed.
-    """
-
-    number: int
+    number: int  # its place in the order of jobs
     job_id: str
     kind: Kind
     state: State
-    request: Mapping[str, Any]
+    request: Mapping[str, Any]  # a `JobRequest` or a `ReleaseRequest`
     created_at: float
-    started_at: float | None
-    ended_at: float | None
-    is_scanned: bool
-    is_retry: bool
+    started_at: float | None  # of its first run
+    ended_at: float | None  # of its last run
+    is_scanned: bool  # every file of it has a row
+    is_retry: bool  # only its pending files are to be done
     wants_cancel: bool
-    report: Mapping[str, Any] | None
-    error_code: str | None
+    report: Mapping[str, Any] | None  # None until it has ended
+    error_code: str | None  # stable name of why it failed
     error: str | None
 
     @property

@@ -1,4 +1,4 @@
-"""Jobs that build releases: in a lane of their own, so that indexing goes on meanwhile."""
+"""Jobs that build releases: in a lane of their own, so that indexing continues meanwhile."""
 
 from __future__ import annotations
 
@@ -43,10 +43,7 @@ class ReleaseJobs:
         return self.lane.submit("release", request.to_json(), idempotency_key=idempotency_key)
 
     def run(self, job_id: str, *, on_step: OnStep | None = None) -> tuple[Release, Switched | None]:
-        """Build, and activate if that was asked for, in this thread; see `JobLane.run`.
-
-        Returns the release, and what the switch did if there was one.
-        """
+        """Build, and activate if asked to; returns the release and what the switch did, if any. See `JobLane.run`."""
         return self.lane.run(job_id, partial(self._work, on_step=on_step))
 
     def _work(self, job: RunningJob, *, on_step: OnStep | None) -> JobResult[tuple[Release, Switched | None]]:

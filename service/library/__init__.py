@@ -1,4 +1,1 @@
-"""Files into the index: scan, identify, pipeline, sync, report; metadata.
-
-May import `search` and the rooms below it.
-"""
+"""Files into the index: scan, identify, pipeline, sync, report; metadata. May import `search` and below."""

@@ -89,19 +89,12 @@ class Catalogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """What became of the paths of one asset.
-
-    Attributes:
-        moved: Files that have its content now, each with the path that it was moved from.
-        copied: Further files that have its content now.
-        dropped: Paths that it lost without a new one in their place.
-        is_removed: Whether it had no path left and was removed from the index.
-    """
+    """What became of the paths of one asset; without any left it was removed from the index."""
 
     asset_id: str
-    moved: Sequence[tuple[FoundFile, str]]
-    copied: Sequence[FoundFile]
-    dropped: Sequence[str]
+    moved: Sequence[tuple[FoundFile, str]]  # each with the path that it was moved from
+    copied: Sequence[FoundFile]  # further files with its content
+    dropped: Sequence[str]  # paths that it lost without a new one in their place
     is_removed: bool
 
 
@@ -199,10 +192,7 @@ def read_catalogue(index: Index, *, into: Catalogue) -> None:
 def identify_all(
     files: Iterable[FoundFile], find_known: Callable[[FoundFile], str | None]
 ) -> Iterator[tuple[FoundFile, Identity]]:
-    """Each file in order, with its asset id or what is wrong with it; contents are hashed a few files ahead.
-
-    `find_known` returns the asset id of a file that need not be read, else None.
-    """
+    """Each file in order, with its id (from `find_known`, else hashed a few files ahead) or what is wrong with it."""
     ahead: deque[tuple[FoundFile, Future[Identity]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
         try:

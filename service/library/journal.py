@@ -61,30 +61,19 @@ class Journal:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRow:
-    """One file of a job as the ledger has it.
-
-    Attributes:
-        path: Its absolute path.
-        size_bytes: Its size when it was found; None if it was not.
-        asset_id: sha256 of its content, once that is known.
-        code: Stable name of why it failed.
-        attempts: How often it was tried, over all runs.
-        num_segments: Segments of its asset.
-        is_partial: Whether it ends before 95 % of the length it declares.
-        started_at: When it was tried last, in seconds since 1970.
-    """
+    """One file of a job as the ledger has it. Times are seconds since 1970."""
 
     path: str
-    size_bytes: int | None = None
+    size_bytes: int | None = None  # None if the file was not found
     modified_ns: int | None = None
-    asset_id: str | None = None
+    asset_id: str | None = None  # None until its content is hashed
     outcome: Outcome = "pending"
-    code: str | None = None
+    code: str | None = None  # stable name of why it failed
     reason: str | None = None
-    attempts: int = 0
+    attempts: int = 0  # over all runs
     num_segments: int = 0
-    is_partial: bool = False
-    started_at: float | None = None
+    is_partial: bool = False  # it ends before 95 % of the length it declares
+    started_at: float | None = None  # of the last attempt
     ended_at: float | None = None
 
     def ended(self, outcome: Outcome, *, num_segments: int, is_partial: bool = False) -> FileRow:

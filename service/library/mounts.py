@@ -1,7 +1,4 @@
-"""Which disks are mounted at, above or below some folders.
-
-A disk that is not mounted leaves an empty folder behind: what was on it looks deleted and is not.
-"""
+"""Which disks are mounted near some folders. Without its disk a folder is empty: its files only look deleted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""How long the workers of a stage are at work: the integral of the share of them that is busy.
-
-1 of 2 workers busy for 3 s, then both for 1 s → 2.5 s
-"""
+"""Busy seconds of a stage with several workers: 1 of 2 busy for 3 s, then both for 1 s → 2.5 s."""
 
 from __future__ import annotations
 

@@ -46,10 +46,7 @@ MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
 
 
 class Pipeline:
-    """Takes files into an index. One thread calls it; leaving the `with` block stops what is under way.
-
-    When `stop` leaves, in any thread, `wait` raises `CallerGone`.
-    """
+    """Takes files into an index. One thread calls it; leaving the `with` block stops what is under way."""
 
     def __init__(
         self, *, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits, stop: Caller | None = None
@@ -106,10 +103,7 @@ class Pipeline:
         self._submit(file)
 
     def wait(self) -> list[IncomingFile]:
-        """Wait until something happens; the files that ended by it, often none.
-
-        Raises `CallerGone` if `stop` has left, and whatever stopped the encoder or the index.
-        """
+        """Wait for an event; the files that ended by it. Raises `CallerGone` if `stop` left, or what broke a stage."""
         with self._stop.telling(self._wake):
             self._stop.check()
             event = self._events.get()

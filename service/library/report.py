@@ -12,20 +12,13 @@ MAX_PLANNED = 10_000  # files that a plan names; it counts all
 
 @dataclass(frozen=True, kw_only=True)
 class FailedFile:
-    """A file that could not be indexed.
+    """A file that could not be indexed, with the stable name of the reason."""
 
-    Attributes:
-        path: Its path, printable.
-        code: Stable name of the reason.
-        attempts: How often it was tried, over all runs.
-        is_quarantined: Whether later runs skip it until it changes or somebody lifts that.
-    """
-
-    path: str
+    path: str  # printable
     code: str
     reason: str
-    attempts: int = 1
-    is_quarantined: bool = False
+    attempts: int = 1  # over all runs
+    is_quarantined: bool = False  # later runs skip it until it changes or somebody lifts that
 
 
 @dataclass(kw_only=True)
@@ -43,15 +36,12 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """How long each stage of the pipeline was at work: wall seconds, of its workers on average.
-
-    `encode_seconds` includes waiting for the encoder's queue; `elapsed_seconds` is from the first file to the last.
-    """
+    """How long each stage of the pipeline was at work: wall seconds, of its workers on average."""
 
     decode_seconds: float = 0.0
-    encode_seconds: float = 0.0
+    encode_seconds: float = 0.0  # includes waiting for the encoder's queue
     write_seconds: float = 0.0
-    elapsed_seconds: float = 0.0
+    elapsed_seconds: float = 0.0  # from the first file to the last
 
     @property
     def slowest(self) -> str:
@@ -78,33 +68,19 @@ class StageTimes:
 
 @dataclass(kw_only=True)
 class IndexReport:
-    """What a run did.
+    """What a run did."""
 
-    Attributes:
-        files: Counts of files; moved files and copies count as unchanged, because their content was there.
-        segments: Counts of segments; failed are those decoded of files that failed later.
-        failed: The files that could not be indexed, by path.
-        partial: Paths of files that are indexed and end before 95 % of the length they declare.
-        plan: In a rehearsal, what would be done: outcome, path, and where the file was before.
-        num_moved: Files whose content was known under a path that is gone.
-        num_copied: Files whose content is known under another path as well.
-        num_deleted: Files that are gone and were removed from the index.
-        num_ignored: Files of folders that are not media.
-        num_unsettled: Files that were written to just now, and are left for the next run.
-        num_removed: Assets removed because no file has their content any more.
-    """
-
-    files: Counts = field(default_factory=Counts)
-    segments: Counts = field(default_factory=Counts)
+    files: Counts = field(default_factory=Counts)  # moved and copied files count as unchanged
+    segments: Counts = field(default_factory=Counts)  # failed: decoded of files that failed later
     failed: list[FailedFile] = field(default_factory=list)
-    partial: list[str] = field(default_factory=list)
-    plan: list[Mapping[str, str]] = field(default_factory=list)
-    num_moved: int = 0
-    num_copied: int = 0
-    num_deleted: int = 0
-    num_ignored: int = 0
-    num_unsettled: int = 0
-    num_removed: int = 0
+    partial: list[str] = field(default_factory=list)  # files that end before 95 % of their declared length
+    plan: list[Mapping[str, str]] = field(default_factory=list)  # of a rehearsal: outcome, path, moved from
+    num_moved: int = 0  # files whose content was known under a path that is gone
+    num_copied: int = 0  # files whose content is known under another path as well
+    num_deleted: int = 0  # files that are gone and were removed from the index
+    num_ignored: int = 0  # files of folders that are not media
+    num_unsettled: int = 0  # files written to just now, left for the next run
+    num_removed: int = 0  # assets removed because no file has their content any more
     seconds: float = 0.0
     stages: StageTimes = field(default_factory=StageTimes)
     is_interrupted: bool = False
@@ -168,23 +144,14 @@ class IndexReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a run is.
-
-    Attributes:
-        num_files: Media files found.
-        num_done: Of them, those that are indexed, unchanged or failed.
-        num_failed: Of those, the failed ones.
-        num_segments: Segments stored by this run.
-        segments_per_second: Since the first file was started.
-        left_seconds: Estimated time left; None before there is an estimate.
-    """
+    """How far a run is."""
 
     num_files: int
-    num_done: int
+    num_done: int  # indexed, unchanged or failed
     num_failed: int
-    num_segments: int
-    segments_per_second: float
-    left_seconds: float | None
+    num_segments: int  # stored by this run
+    segments_per_second: float  # since the first file was started
+    left_seconds: float | None  # None before there is an estimate
     stages: StageTimes = field(default_factory=StageTimes)
 
     def to_json(self) -> dict[str, Any]:

@@ -124,11 +124,7 @@ def _is_settled(path: Path, settle_seconds: float) -> bool:
 
 
 def identify(found: FoundFile) -> str:
-    """The sha256 of a file's bytes, 64 lower-case hex digits.
-
-    Raises `UnusableFile` if it cannot be read or is no longer the file that was found, and what
-    `models.media.clip.hash_media` raises.
-    """
+    """A file's sha256 in hex; `UnusableFile` if it is unreadable or another one now, and what `hash_media` raises."""
     try:
         asset_id, size_bytes, modified_ns = hash_media(found.path)
     except OSError as exc:  # a disk that fails in the middle

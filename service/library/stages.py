@@ -36,34 +36,21 @@ FileError = UnreadableClip | DecodeFailure | EncoderFailure | IndexFailure | Unu
 
 @dataclass(eq=False, kw_only=True)
 class IncomingFile:
-    """One file on its way into the index.
-
-    Attributes:
-        info: Facts about the media, once the first chunk is decoded.
-        is_partial: Whether less than 95 % of the declared duration could be decoded.
-        num_segments: Segments sent to the encoder.
-        is_refused: Set by a stage that cannot take the file; it skips the rest.
-        is_forwarded: Whether its last chunk went to the encoder.
-        spooled: Chunks that an earlier run embedded, which come before all others; None before the spool was read.
-        next_submitted: The chunk to decode next.
-        next_forwarded: The chunk to encode next.
-        running: Chunks that are being decoded.
-        decoded: Chunks that are decoded and wait for an earlier one.
-    """
+    """One file on its way into the index."""
 
     asset_id: str
     found: FoundFile
-    info: MediaInfo | None = None
-    is_partial: bool = False
-    num_segments: int = 0
+    info: MediaInfo | None = None  # None until the first chunk is decoded
+    is_partial: bool = False  # less than 95 % of the declared duration could be decoded
+    num_segments: int = 0  # sent to the encoder
     error: FileError | None = None
-    is_refused: bool = False
-    is_forwarded: bool = False
-    spooled: Iterator[SpooledChunk] | None = None
-    next_submitted: int = 0
-    next_forwarded: int = 0
+    is_refused: bool = False  # set by a stage that cannot take the file; it skips the rest
+    is_forwarded: bool = False  # its last chunk went to the encoder
+    spooled: Iterator[SpooledChunk] | None = None  # of an earlier run, written first; None: not read yet
+    next_submitted: int = 0  # the chunk to decode next
+    next_forwarded: int = 0  # the chunk to encode next
     running: dict[int, Future[DecodedMedia]] = field(default_factory=dict)
-    decoded: dict[int, DecodedMedia | FileError] = field(default_factory=dict)
+    decoded: dict[int, DecodedMedia | FileError] = field(default_factory=dict)  # waiting for an earlier one
 
     def media(self) -> dict[str, Any]:
         """Facts about the file that are stored with its segments, as JSON values."""
@@ -167,10 +154,7 @@ class NextStage(Protocol):
 
 
 class EncodeThread(threading.Thread):
-    """Embeds chunks, several small ones in one batch; `messages` says what to do, in this order.
-
-    The spool, if there is one, keeps what is embedded until its file is stored.
-    """
+    """Embeds chunks, small ones together, in order; the spool keeps what is embedded until its file is stored."""
 
     def __init__(
         self,

@@ -100,7 +100,7 @@ def _check_root(root: Path, *, allow_empty: bool) -> None:
     except FileNotFoundError as exc:
         if not allow_empty:
             raise SyncRefused(
-                f"{show_path(root)} is not there: mount its disk, or say that it is gone with --allow-empty"
+                f"{show_path(root)} is not there: mount its disk, or allow the removal with --allow-empty"
             ) from exc
     except OSError as exc:
         raise SyncRefused(f"{show_path(root)} cannot be read: {exc.strerror or exc}") from exc
@@ -112,7 +112,7 @@ def _check_mounts(roots: Sequence[Path], journal: Journal, *, allow_empty: bool)
     missing = sorted(before - find_mounts(roots))
     if missing and not allow_empty:
         raise SyncRefused(
-            f"no disk is mounted at {show_path(missing[0])}, where there was one: mount it, or say that it is gone "
+            f"no disk is mounted at {show_path(missing[0])}, where there was one: mount it, or allow the removal "
             "with --allow-empty"
         )
 

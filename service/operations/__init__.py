@@ -1,4 +1,1 @@
-"""For whoever runs the service: doctor, API keys, backup, restore, migration.
-
-May import `foley` and the rooms below it, not `jobs`.
-"""
+"""For whoever runs the service: doctor, API keys, backup, restore, migration. May import `foley` and below."""

@@ -50,20 +50,16 @@ class BackupFailed(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a backup holds, and in which version of the format.
-
-    `created_at` is in seconds since 1970, `release_id` the active release, which names the index; `files` has `sha256`
-    (hex) and `num_bytes` of every other file, by name.
-    """
+    """What a backup holds, and in which version of the format."""
 
     version: int
     foley_version: str
-    created_at: float
-    release_id: str
+    created_at: float  # seconds since 1970
+    release_id: str  # the active release, which names the index
     bundle_id: str
     num_assets: int
     num_segments: int
-    files: dict[str, dict[str, Any]]
+    files: dict[str, dict[str, Any]]  # `sha256` (hex) and `num_bytes` of every other file, by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,10 +247,7 @@ def _write(folder: Path, name: str, pieces: Iterable[bytes]) -> None:
 
 
 def safe_path(folder: Path, name: str) -> Path:
-    """The path of a file, by its name in the backup; always inside the folder.
-
-    Raises `BackupFailed` if the name leads elsewhere.
-    """
+    """The path of a file by its name in the backup; raises `BackupFailed` if it leads out of the folder."""
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name:
         raise BackupFailed(f"{name[:100]!r} cannot be the name of a file in a backup")
@@ -262,10 +255,7 @@ def safe_path(folder: Path, name: str) -> Path:
 
 
 def check_backup(folder: Path) -> Manifest:
-    """Check that a backup is whole and return what it holds: every file there, nothing else, every hash right.
-
-    Raises `BackupFailed` if it is not whole; the message names the file.
-    """
+    """Check every file and hash of a backup, and return what it holds; `BackupFailed` names the file at fault."""
     try:
         manifest = Manifest(**json.loads((folder / MANIFEST).read_text("utf-8")))
         if manifest.version != FORMAT_VERSION:

@@ -64,10 +64,7 @@ def _shrink(tracks: NDArray[np.float32]) -> NDArray[Any]:
 
 
 def unpack_assets(content: bytes) -> list[list[Segment]]:
-    """The segments of each asset in a file that `pack_segments` made.
-
-    Raises `ValueError` if it is something else.
-    """
+    """The segments of each asset in a file that `pack_segments` made; other files raise `ValueError`."""
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         facts = [json.loads(line) for line in arrays["facts"].tobytes().decode().split("\n")]
         tracks = {modality: _read_tracks(arrays, modality) for modality in MODALITIES}

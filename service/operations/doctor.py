@@ -60,15 +60,13 @@ MIB = 1 << 20
 
 @dataclass(kw_only=True)
 class Diagnosis:
-    """What was found: JSON values by part, what does not work, and what would make the encoder faster here.
+    """What was found, by part, what does not work, and what would make the encoder faster here."""
 
-    The parts are machine, bundle, encoder, candidates, index, clip and memory. `left_out` says why a file could not be
-    measured, by path.
-    """
-
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # machine, bundle, encoder, candidates, index, clip, memory
     problems: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # why a file could not be measured, by path
     advice: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:

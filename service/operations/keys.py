@@ -73,16 +73,13 @@ class ScopeMissing(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredKey:
-    """A key as it is in the file.
+    """A key as it is in the file."""
 
-    `key_id` is its public part, which appears in the log; `sha256` the hex digest of the whole; `created_at` ISO 8601.
-    """
-
-    key_id: str
+    key_id: str  # its public part, which appears in the log
     name: str
     scope: Scope
-    sha256: str
-    created_at: str
+    sha256: str  # hex digest of the whole
+    created_at: str  # ISO 8601
 
     def allows(self, needed: Scope) -> bool:
         """Whether the key has a scope, or one that includes it."""
@@ -102,10 +99,7 @@ class CreatedKey:
 
 
 def create_key(path: Path, *, name: str, scope: Scope) -> CreatedKey:
-    """Create a key and add it to the file, which is created if it is missing, readable by its owner only.
-
-    Raises `InvalidKeyName` if the name is empty, too long or not printable.
-    """
+    """Create a key and add it to the file (made if missing, for its owner only); raises `InvalidKeyName`."""
     if not (0 < len(name) <= MAX_NAME and name.isprintable()):
         raise InvalidKeyName(f"a key's name must be 1 to {MAX_NAME} printable characters, got {name[:120]!r}")
     key_id = secrets.token_hex(4)
@@ -118,10 +112,7 @@ def create_key(path: Path, *, name: str, scope: Scope) -> CreatedKey:
 
 
 def revoke_key(path: Path, key_id: str) -> StoredKey:
-    """Remove a key from the file and return it; a running service refuses it from the next request on.
-
-    Raises `NoSuchKey` if there is no key with this id.
-    """
+    """Remove a key from the file and return it; a running service refuses it at once. Raises `NoSuchKey`."""
     with _locked(path):
         keys = read_keys(path) if path.exists() else []
         for revoked in keys:
@@ -132,10 +123,7 @@ def revoke_key(path: Path, key_id: str) -> StoredKey:
 
 
 def read_keys(path: Path) -> list[StoredKey]:
-    """The keys of the file, the oldest first.
-
-    Raises `KeysFailure` if the file is missing, damaged or something else.
-    """
+    """The keys of the file, the oldest first; raises `KeysFailure` if it is missing or damaged."""
     try:
         document = json.loads(path.read_text("utf-8"))
         if document["version"] != FORMAT_VERSION:
@@ -173,10 +161,7 @@ class KeyStore:
             raise KeysFailure(f"{path} holds no key: create one with `foley keys create NAME`")
 
     def identify(self, key: str) -> StoredKey | None:
-        """Find the key that a client sent; None if it is not in the file.
-
-        Raises `KeysFailure` if the file cannot be read any more: then nobody is let in.
-        """
+        """The key that a client sent; None if unknown. Raises `KeysFailure` if the file is unreadable by now."""
         digest = _digest(key)
         found = None
         for stored in self._current():  # all of them, so that the time reveals no position

@@ -102,10 +102,7 @@ def migrate(source: Index, target: Index, *, on_copied: OnCopied = lambda _done,
 
 
 def compare(source: Index, target: Index, *, num_samples: int = NUM_SAMPLES, seed: int = 0) -> int:
-    """Compare the counts of two indexes and the vectors of random segments; return how many vectors were compared.
-
-    Raises `MigrationFailed` if they differ.
-    """
+    """Compare counts and random segments; returns the number of vectors, raises `MigrationFailed` if any differ."""
     for what, counts in (
         ("assets", (source.info().num_assets, target.info().num_assets)),
         ("segments", (source.count_segments(), target.count_segments())),

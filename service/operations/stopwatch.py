@@ -39,10 +39,7 @@ class DecodedOnce:
 
 
 def time_decoding(source: MediaSource, spec: ClipSpec) -> DecodedOnce:
-    """Decode the first segment of a file, each modality on its own, and time it; runs in a decode worker.
-
-    Raises `ValueError` if nothing in it decodes.
-    """
+    """Time the decoding of a file's first segment in a decode worker; raises `ValueError` if nothing decodes."""
     info = probe_media(source)
     stages = [time_call("open: header and first picture", partial(probe_media, source))]
     if info.has_video:

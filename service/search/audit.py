@@ -41,7 +41,7 @@ MIN_GAIN, MIN_DEVIATIONS = 0.02, 3.0
 CORRELATED_MOMENTS = 4
 """Neighbouring moments see and hear nearly the same: this many count as one."""
 MIN_SHARE = 0.5
-"""Share of the moments that must overlap at an offset, and least number of them."""
+"""Share of the moments that must overlap at an offset, and minimum number of them."""
 MIN_MOMENTS = 12
 SILENT = 0.99
 """Mean cosine with the track of digital silence above which a sound is called silent."""

@@ -1,4 +1,1 @@
-"""What every room stands on: settings, failures, log, stage times, durable files, child processes.
-
-Imports no other room.
-"""
+"""What every room stands on: settings, failures, log, timing, files, child processes. Imports no other room."""

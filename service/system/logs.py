@@ -30,10 +30,7 @@ _written: list[str] = []  # form and level that were configured, for child proce
 def configure_logs(
     log_format: LogFormat = "auto", *, level: LogLevel = "info", stream: TextIO | None = None
 ) -> None:
-    """Send every log line of this process to one stream (default: stderr). Called once, by an entry point.
-
-    `auto` writes text if the stream is a terminal, else JSON.
-    """
+    """Send this process's log to one stream (default: stderr); `auto` writes text to a terminal, else JSON."""
     stream = sys.stderr if stream is None else stream
     is_json = not stream.isatty() if log_format == "auto" else log_format == "json"
     handler = logging.StreamHandler(stream)

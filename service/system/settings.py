@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """Form of the log on stderr. `auto` writes text to a terminal and JSON lines elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least important kind of line in the log of `foley serve`."""
+    """Minimum level of lines in the log of `foley serve`."""
 
     # Concurrency
     search_workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)

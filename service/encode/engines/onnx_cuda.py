@@ -199,7 +199,7 @@ class _Buffers:
 
 
 def bucket_of(num_rows: int) -> int:
-    """The least batch size that holds these rows."""
+    """The smallest batch size that holds these rows."""
     return next(bucket for bucket in BUCKETS if bucket >= num_rows)
 
 
