@@ -62,9 +62,7 @@ MIB = 1 << 20
 class Diagnosis:
     """What was found, by part, what does not work, and what would make the encoder faster here."""
 
-    facts: dict[str, Any] = field(
-        default_factory=dict
-    )  # machine, bundle, encoder, candidates, index, clip, memory
+    facts: dict[str, Any] = field(default_factory=dict)  # JSON values by part, such as machine or encoder
     problems: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)  # why a file could not be measured, by path
     advice: list[str] = field(default_factory=list)
