@@ -1,4 +1,1 @@
-"""The HTTP face: application, server, middleware, problems, schemas, routes, the page.
-
-May import `jobs`, `operations`, `foley` and the rooms below them, not `client` or `commands`.
-"""
+"""The HTTP face. May import `jobs`, `operations`, `foley` and rooms below, not `client` or `commands`."""

@@ -46,13 +46,9 @@ def scope_of(method: str, path: str) -> keys.Scope | None:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessRules:
-    """Who may call.
+    """Who may call; without a `store` nobody needs a key, and `own_origins` are hosts of other pages that may call.
 
-    Attributes:
-        store: The keys, None if none are needed.
-        hosts: Values of the `Host` header that are answered, without ports; None for all.
-        own_origins: Hosts of other pages that may call.
-        has_open_metrics: Whether `/metrics` is read without a key.
+    `hosts` are the values of the `Host` header that are answered, without ports; None for all.
     """
 
     store: keys.KeyStore | None
@@ -123,10 +119,7 @@ def open_rules(settings: Settings) -> AccessRules:
 
 
 def read_key(headers: Headers, *, takes_cookie: bool) -> str | None:
-    """The key a request carries, None if it carries none.
-
-    A cookie, which a browser sends without being asked, counts only if `takes_cookie`.
-    """
+    """The key a request carries, or None; a cookie, sent without being asked, counts if `takes_cookie`."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return credentials.strip()

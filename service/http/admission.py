@@ -34,10 +34,7 @@ class Overloaded(Failure):
 
 
 class Client:
-    """The client of one request, from the end of its body to the answer.
-
-    While it is watched, nobody else may read from the request. Work for it asks `caller` whether to go on.
-    """
+    """The client of one request, after its body; nobody else may read from the request while it is watched."""
 
     def __init__(self, request: Request) -> None:
         self.caller = Caller()

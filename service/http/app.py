@@ -113,11 +113,7 @@ def _lifespan(settings: Settings, foley: Foley | None) -> Any:
 
 
 def _state(
-    settings: Settings,
-    foley: Foley,
-    uploads: UploadFolder,
-    metrics: Metrics,
-    opened_jobs: Jobs,
+    settings: Settings, foley: Foley, uploads: UploadFolder, metrics: Metrics, opened_jobs: Jobs
 ) -> State:
     admission = Admission(
         num_workers=settings.search_workers,

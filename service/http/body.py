@@ -78,8 +78,6 @@ class BodyGuard:
 
 
 class _Body:
-    """The body of one request on its way in."""
-
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: BodyLimits) -> None:
         headers = Headers(scope=scope)
         declared = headers.get("content-length", "")

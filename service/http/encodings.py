@@ -65,10 +65,7 @@ def write_safetensors(embedded: EmbeddedFile) -> bytes:
 def _write_segments(
     embedded: EmbeddedFile, facts: Mapping[str, Any], write: Callable[[NDArray[np.float32]], Any]
 ) -> bytes:
-    """Write one JSON object, segment by segment.
-
-    One call for all of a long file would hold Python's lock, and every other request, for half a second.
-    """
+    """Write JSON by segments: one call for a long file would hold Python's lock for half a second."""
     text = pydantic_core.to_json({**_describe_file(embedded), **facts, "segments": []}, inf_nan_mode="null")
     segments = b",".join(pydantic_core.to_json(_describe(segment, write)) for segment in embedded.segments)
     return text.removesuffix(b"]}") + segments + b"]}"

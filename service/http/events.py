@@ -41,10 +41,7 @@ def event_id(job: JobRecord, live: LiveProgress | None) -> str:
 async def stream_events(
     jobs: Jobs, job_id: str, *, last_event_id: str | None, describe: Describe
 ) -> AsyncIterator[bytes]:
-    """Yield the events of a job, and heartbeats, until it has ended or the service stops.
-
-    `last_event_id` is the event that the client has seen already; `describe` writes a job as JSON values.
-    """
+    """Yield the events of a job after `last_event_id`, and heartbeats, until it or the service ends."""
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
     told, told_at = last_event_id, time.monotonic()
     while True:

@@ -91,10 +91,7 @@ class JobRequestBody(BaseModel):
     )
     dry_run: bool = Field(False, description="`sync` only: report what would be done, and change nothing.")
     settle_seconds: float = Field(
-        0.0,
-        ge=0,
-        le=3600,
-        description="`sync` only: leave files changed within this time to the next job.",
+        0.0, ge=0, le=3600, description="`sync` only: leave files changed within this time to the next job."
     )
     retry_quarantined: bool = Field(False, description="Try quarantined files under the paths again.")
 

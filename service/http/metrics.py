@@ -65,9 +65,7 @@ class Metrics:
             buckets=LAG_BUCKETS,
             registry=self.registry,
         )
-        for (
-            stage
-        ) in STAGES:  # a series that is missing until its first event cannot be told from a broken one
+        for stage in STAGES:  # a series missing until its first event cannot be told from a broken one
             self._stages.labels(stage)
 
     def _counter(self, name: str, text: str, labels: Sequence[str]) -> Counter:
@@ -98,11 +96,7 @@ class Metrics:
         self._lag.observe(seconds)
 
     def add_collector(self, collector: Collector) -> None:
-        """Have something read whenever the metrics are asked for.
-
-        Args:
-            collector: Its `collect` yields metric families; it may block for a moment, and must not fail.
-        """
+        """Have something read whenever metrics are asked for: `collect` may block a moment, and must not fail."""
         self.registry.register(collector)
 
     def render(self) -> bytes:

@@ -38,10 +38,7 @@ def describe_media() -> dict[int | str, dict[str, Any]]:
 
 
 def describe_form(parameters: type[BaseModel], *, json: dict[str, Any] | None = None) -> dict[str, Any]:
-    """FastAPI's `openapi_extra` of a route that takes a form: a `file`, and the fields of `parameters`.
-
-    `json` is the schema of the JSON that the route takes instead of a form, if it takes any.
-    """
+    """FastAPI's `openapi_extra` of a route that takes a form (`file` and `parameters`) or JSON of the schema `json`."""
     schema = parameters.model_json_schema(by_alias=True)
     file = {
         "type": "string",

@@ -42,10 +42,7 @@ def check_host(host: str | None, allowed: Collection[str]) -> None:
 
 
 def check_origin(headers: Headers, allowed: Collection[str]) -> None:
-    """Raise `CrossOrigin` for a page of another site whose host is not in `allowed`.
-
-    Programs that are no browsers send none of these headers.
-    """
+    """Raise `CrossOrigin` for a page of another site that is not `allowed`; only browsers send these headers."""
     page = headers.get("origin")
     if page is None:
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):

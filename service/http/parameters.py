@@ -94,10 +94,7 @@ class EmbeddingParameters(BaseModel):
 
 
 def read_parameters(request: Request, fields: Mapping[str, str], kind: type[Parameters]) -> Parameters:
-    """Check the parameters of a request, from the fields of its form and its query string together.
-
-    Raises `InvalidParameter` if one is missing, unknown, given twice or out of range.
-    """
+    """Check the parameters in a request's form and query string together; raises `InvalidParameter`."""
     given = [*fields.items(), *request.query_params.multi_items()]
     values: dict[str, str] = {}
     for name, value in given:

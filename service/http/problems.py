@@ -98,10 +98,7 @@ PROBLEMS: Mapping[str, Problem] = {
 
 
 class InvalidParameter(Failure):
-    """A parameter is missing, unknown, given twice, or out of its range.
-
-    `errors` has one object for each fault: the parameter's name and what is wrong with it.
-    """
+    """A parameter is missing, unknown, given twice or out of range; `errors` has name and fault of each."""
 
     code = "invalid_parameter"
 
@@ -135,10 +132,7 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     errors: Sequence[Mapping[str, Any]] = (),
 ) -> Response:
-    """Answer with a problem; the path and the id of the request name the occurrence.
-
-    `errors` has one object for each parameter at fault.
-    """
+    """Answer with a problem; path and id of the request name the occurrence, `errors` the bad parameters."""
     request.state.problem_code = code  # for the log
     document = {
         "type": f"urn:foley:problem:{code}",
@@ -182,9 +176,8 @@ async def answer_http_error(request: Request, exc: Exception) -> Response:
         return answer_unexpected(request, exc)
     cause = exc.__cause__
     if isinstance(cause, Exception) and code_of(cause) != INTERNAL:
-        return await answer_own_error(
-            request, cause
-        )  # FastAPI calls whatever ends the reading of a body a 400
+        # FastAPI calls whatever ends the reading of a body a 400.
+        return await answer_own_error(request, cause)
     title = HTTPStatus(exc.status_code).phrase
     code = title.lower().replace(" ", "_")  # not_found, method_not_allowed
     problem = Problem(exc.status_code, title)

@@ -63,10 +63,7 @@ Query = AssetQuery | TrackQuery
 
 
 def read_track(text: str, *, num_moments: int, width: int) -> Track:
-    """Read a track, float32 (num_moments, width), from base64 of little-endian float16.
-
-    Raises `InvalidParameter` if it is none, or not of unit vectors.
-    """
+    """Read a track, float32 (num_moments, width), of base64 float16, little-endian; raises `InvalidParameter`."""
     try:
         data = base64.b64decode(text, validate=True)
         if len(data) != 2 * num_moments * width:
@@ -96,10 +93,7 @@ async def read_batch(request: Request, *, max_bytes: int, max_queries: int) -> l
 
 
 async def read_json(request: Request, *, max_bytes: int) -> Any:
-    """Read a JSON body that nobody has read.
-
-    Raises `BodyTooLarge`, or `InvalidParameter` if it is not JSON or the request has a query string.
-    """
+    """Read a JSON body; raises `BodyTooLarge`, or `InvalidParameter` for no JSON or with a query string."""
     if request.query_params:
         raise InvalidParameter([{"parameter": "request", "message": "a JSON search takes no query string"}])
     body = bytearray()

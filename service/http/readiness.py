@@ -23,9 +23,7 @@ class NotReady(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class _Verdict:
-    """The outcome of one check, and when it was made (monotonic clock)."""
-
-    made_at: float
+    made_at: float  # by the monotonic clock
     document: bytes
     failure: Exception | None
 
@@ -39,10 +37,7 @@ class Readiness:
         self._verdict: _Verdict | None = None
 
     async def check(self, foley: Foley, ledger: Ledger) -> bytes:
-        """Check the service, or reuse the last check, and return what was checked as a JSON object.
-
-        Raises `NotReady` if a check failed; the message says which.
-        """
+        """Check the service, or reuse the last check; returns a JSON object or raises `NotReady`."""
         async with self._lock:
             verdict = self._verdict
             if verdict is None or time.monotonic() - verdict.made_at > self._cache_seconds:

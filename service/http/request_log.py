@@ -33,8 +33,6 @@ CLIENT_GONE = 499  # as nginx writes it: nobody was there for an answer
 
 @dataclass(kw_only=True)
 class _Record:
-    """What is known of one request so far."""
-
     began: float = field(default_factory=time.perf_counter)
     status: int = 0
     num_received_bytes: int = 0

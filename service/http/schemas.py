@@ -82,7 +82,6 @@ class _Changed:
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """The changed schema, for pydantic."""
         described = handler.resolve_ref_schema(handler(core_schema))
         kept = {name: value for name, value in described["properties"].items() if name != self.without}
         return {**described, "properties": {**kept, **self.more}, "required": [*kept, *self.more]}
@@ -91,9 +90,7 @@ class _Changed:
 StoredMedia = Annotated[
     MediaInfo, _Changed(more={"is_partial": {"type": "boolean", "description": IS_PARTIAL}})
 ]
-UploadedMedia = Annotated[
-    MediaInfo, _Changed(without="modified_ns")
-]  # it is of our copy, not of the client's
+UploadedMedia = Annotated[MediaInfo, _Changed(without="modified_ns")]  # that of our copy, not of the client's
 Metadata = Annotated[
     dict[str, bool | int | str | list[bool | int | str]],
     Field(description="What was said about the asset, by key."),

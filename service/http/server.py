@@ -46,7 +46,6 @@ class _Connection(h11.Connection):
     """Refuses tunnels, which the application would take for a path."""
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """The next part of a request."""
         event = super().next_event()
         if isinstance(event, h11.Request) and event.method == b"CONNECT":
             raise h11.RemoteProtocolError("tunnels are for proxies")
@@ -102,9 +101,7 @@ class HttpProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(
-                _write_problem(status, code, detail)
-            )  # else it would stand inside the answer
+            self.transport.write(_write_problem(status, code, detail))  # else it stands inside the answer
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -133,10 +130,7 @@ def _write_problem(status: int, code: str, detail: str) -> bytes:
 
 
 def configure_server(settings: Settings, foley: Foley | None = None) -> uvicorn.Config:
-    """Configure uvicorn for the application, which opens a `Foley` of its own if none is given.
-
-    Logging is left as the caller set it up.
-    """
+    """Configure uvicorn for the application, which opens a `Foley` if none is given; logging stays as it is."""
     protocol = type("HttpProtocol", (HttpProtocol,), {"head_seconds": settings.header_timeout_seconds})
     return uvicorn.Config(
         create_app(settings, foley=foley),

@@ -94,10 +94,7 @@ class UploadFolder:
         self._path = Path(tempfile.mkdtemp(prefix="serve-", dir=parent))
 
     def write(self, file: BinaryIO, pieces: list[bytes]) -> int:
-        """Write pieces to a file from `create`, and return how many bytes they have. Blocks.
-
-        Raises `UploadDiskFull` if the disk is full, or would have less room left than the reserve.
-        """
+        """Write pieces to a file from `create`; returns their length, or raises `UploadDiskFull`. Blocks."""
         data = b"".join(pieces)
         free_bytes = shutil.disk_usage(self._path).free
         if free_bytes - len(data) < self._reserve_bytes:
@@ -178,10 +175,7 @@ def read_boundary(content_type: str) -> bytes:
 
 
 class FormReader:
-    """Takes a multipart body in pieces, collects the text fields and passes the file's bytes on.
-
-    `fields` has the text fields that are complete so far; `num_pending_bytes` is what waits for `take_file_bytes`.
-    """
+    """Takes a multipart body in pieces; `fields` has the text fields that are complete, `take_file_bytes` the file."""
 
     def __init__(self, boundary: bytes) -> None:
         self.fields: dict[str, str] = {}

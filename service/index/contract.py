@@ -26,15 +26,12 @@ _ASSET_ID = re.compile(r"[0-9a-f]{64}")
 class Filter:
     """Which assets count. Every given condition must hold; an empty filter lets all assets pass.
 
-    Attributes:
-        folder: Only assets with a path in this folder or below it; absolute.
-        modality: Only assets that have it in at least one segment.
-        min_duration_seconds: Compared with `media["duration_seconds"]`, inclusive.
-        max_duration_seconds: The same, inclusive.
-        modified_after: Only files last changed then or later, seconds since 1970 (`media["modified_ns"]`).
-        modified_before: Only files last changed before then.
-        metadata: For each key the value an asset must have there, or several values of which it must have one. If
-            an asset has a list, one of its elements must fit. `1`, `"1"` and `True` are three values.
+    A path of the asset must lie in `folder` (absolute) or below it; at least one segment must have `modality`. Bounds
+    are compared with `media["duration_seconds"]`, inclusive, and with `media["modified_ns"]`, in seconds since 1970,
+    `modified_before` exclusive. `metadata` has for each key the value an asset must have there, or several of which it
+    must have one; if the asset has a list, one of its elements must fit. `1`, `"1"` and `True` are three values.
+
+    Raises `InvalidFilter` if a condition makes no sense.
     """
 
     folder: str | None = None
@@ -46,11 +43,6 @@ class Filter:
     metadata: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the conditions.
-
-        Raises:
-            InvalidFilter: If a condition makes no sense.
-        """
         if self.folder is not None and (not self.folder.startswith("/") or "\0" in self.folder):
             raise InvalidFilter(f"folder must be an absolute path, got {self.folder[:80]!r}")
         if self.modality not in (*MODALITIES, None):
@@ -98,14 +90,9 @@ def check_limit(limit: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorQuery:
-    """What to search an index for.
+    """What to search an index for: the index checks `track`, float32, shape (T, D), unit rows.
 
-    Attributes:
-        track: float32, shape (T, D), unit rows. The index checks it.
-        target: Modality of the segments to compare with.
-        limit: Maximum number of matches.
-        prefetch: How many candidates the pooled vectors give.
-        filter: Candidates come from the segments of these assets alone; None for all assets.
+    The pooled vectors give `prefetch` candidates, from the segments of the filter's assets alone; None for all assets.
     """
 
     track: Track
@@ -115,11 +102,6 @@ class VectorQuery:
     filter: Filter | None = None
 
     def __post_init__(self) -> None:
-        """Check everything but the track.
-
-        Raises:
-            ValueError: If a value makes no sense.
-        """
         check_modality(self.target)
         check_limit(self.limit)
         if self.prefetch < 1:
@@ -140,13 +122,14 @@ class Segment:
         path: Absolute path of the media file when it was indexed.
         index: Position of the segment in its asset, from 0.
         start_seconds: Start on the asset's own timeline.
-        end_seconds: End, exclusive.
         media: Facts about the file for people and filters (container, codecs, duration, size), JSON values only.
         audio_track: Unit embeddings of the sound, float32, shape (T, D), or None if the segment has no sound.
         video_track: The same for the picture.
         paths: Paths of further files with the same content.
         metadata: What people say about the asset, by key: text, whole numbers, true and false, or lists of them.
             The same in every segment of an asset.
+
+    Raises `InvalidSegment` if id, position or span makes no sense, `InvalidVector` without any track.
     """
 
     asset_id: str
@@ -161,12 +144,6 @@ class Segment:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check what a segment can check by itself; the index checks shapes and values of the tracks.
-
-        Raises:
-            InvalidSegment: If the id, the position or the span makes no sense.
-            InvalidVector: If the segment has no track at all.
-        """
         if not _ASSET_ID.fullmatch(self.asset_id):
             raise InvalidSegment(f"asset_id must be 64 lower-case hex digits, got {self.asset_id[:80]!r}")
         if self.index < 0:
@@ -184,9 +161,8 @@ class Segment:
 class SegmentMatch:
     """One segment found by a search; fields of the same name as in `Segment` mean the same.
 
-    Attributes:
-        score: Diagonal mean: the mean of `moments`, in [-1, 1].
-        moments: Cosine similarity of each of the T moments of the query with the same moment of the segment.
+    `moments` are the cosine similarities of each of the T moments of the query with the same moment of the segment;
+    `score`, the diagonal mean, is their mean, in [-1, 1].
     """
 
     asset_id: str
@@ -201,13 +177,9 @@ class SegmentMatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:
-    """One media file as the index knows it.
+    """One media file as the index knows it: `path` is the first of `paths`, which are all with this content.
 
-    Attributes:
-        path: The first of `paths`.
-        paths: Every path with this content.
-        num_segments: How many of its segments are stored.
-        modalities: Those that at least one of its segments has, in the order audio, video.
+    `modalities` are those that at least one of its segments has, in the order audio, video.
     """
 
     asset_id: str
@@ -231,12 +203,9 @@ class AssetPage:
 class IndexInfo:
     """How large an index is.
 
-    Attributes:
-        num_segments: Stored segments, those of unfinished assets included.
-        num_assets: Complete assets.
-        num_indexed_vectors: Vectors that are counted as indexed, tracks included (four for a segment with both
-            modalities); 0 while every search compares with all of them.
-        num_bytes: Bytes the index takes on its disk; None if a server has it and does not say.
+    `num_segments` counts those of unfinished assets too, `num_assets` only complete assets, `num_indexed_vectors`
+    tracks too (four for a segment with both modalities); it is 0 while every search compares with all vectors.
+    `num_bytes` is what the index takes on its disk; None if a server has it and does not say.
     """
 
     num_segments: int
@@ -263,7 +232,6 @@ class Index(Protocol):
         InvalidSegment (no segments, segments of several assets, out of order). After a failure nothing of the call
         counts, and it may be repeated.
         """
-        ...
 
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segments by diagonal mean among the nearest by pooled vector.
@@ -271,22 +239,18 @@ class Index(Protocol):
         Returns segments of complete assets, best first; equal scores in the order of asset id and start. Fails with
         InvalidVector if the query's track is not (T, D), finite and of unit rows.
         """
-        ...
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets: like `search`, one match per asset.
 
         If long assets fill all candidates it looks further, until it has `limit` assets or none is left.
         """
-        ...
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
-        ...
 
     def find_path(self, path: str) -> Asset | None:
         """The asset with this path; if a file was replaced and both are stored, the one written last."""
-        ...
 
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
         """Replace durably the asset's paths and the facts about its file.
@@ -294,14 +258,9 @@ class Index(Protocol):
         Returns False if no complete asset of this id is stored. Fails with InvalidSegment if no path is given or the
         facts are not JSON.
         """
-        ...
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
-        """Replace durably what people said about the asset; False if no such asset is stored.
-
-        Fails with InvalidSegment if metadata cannot have one of the values.
-        """
-        ...
+        """Replace durably what people said about an asset; False if it is not stored, or InvalidSegment."""
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment as it is stored, or None if a complete asset has none there.
@@ -309,11 +268,9 @@ class Index(Protocol):
         Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D), rows of
         unit length within 1e-3: it can be searched with.
         """
-        ...
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """The pooled vector of a segment, float32, shape (D,): the normalised mean of the track as it is stored."""
-        ...
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read up to `limit` segments with their tracks, from an index on, in the order of their indexes.
@@ -321,7 +278,6 @@ class Index(Protocol):
         They could be written again as they are. Fewer than `limit` means that there are no more; an unknown or
         incomplete asset has none.
         """
-        ...
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
@@ -331,24 +287,18 @@ class Index(Protocol):
         `cursor` is the `next_cursor` of the page before, None for the first page. Fails with InvalidCursor if no page
         of this index gave it.
         """
-        ...
 
     def delete_asset(self, asset_id: str) -> int:
         """Remove every segment of the asset durably and return how many there were."""
-        ...
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
-        ...
 
     def info(self) -> IndexInfo:
         """How large the index is."""
-        ...
 
     def optimize(self) -> None:
         """Build the HNSW graphs. Blocks every other call: not for a process that answers queries."""
-        ...
 
     def close(self) -> None:
         """Flush and stop. Safe to call twice."""
-        ...

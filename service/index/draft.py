@@ -13,13 +13,9 @@ from service.system.modality import MODALITIES, Modality
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What the calls so far have written of an asset.
+    """What the calls so far have written of an asset: `head` is its first point, `points` id, index and start of all.
 
-    Attributes:
-        head: The point of its first segment.
-        points: Id, index and start of every point.
-        known: Modalities that at least one point has.
-        outdated_ids: Points that were stored while fewer modalities were known.
+    At least one point has each modality in `known`; those in `outdated_ids` were stored while fewer were known.
     """
 
     head: StoredPoint
@@ -51,10 +47,7 @@ class Draft:
 
 
 def follow(draft: Draft | None, first: Segment, point: StoredPoint) -> Draft:
-    """The draft before a call, given the call's first segment and its point; segment 0 starts a new one.
-
-    Raises `InvalidSegment` if nothing was written before, or not everything lies before the segment.
-    """
+    """The draft before a call; segment 0 starts a new one. Raises `InvalidSegment` for a wrong order."""
     if first.index == 0:
         return Draft(head=point)
     if draft is None:

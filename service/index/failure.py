@@ -1,14 +1,4 @@
-"""Why an index could not do what was asked.
-
-IndexFailure
-├── IndexInUse        another process has the index open
-├── IndexUnavailable  it may work when the call is tried again
-├── IndexFull         too little free disk space to write
-├── InvalidVector     a track that cannot be stored or searched with
-├── InvalidSegment    a segment, or segments of an asset, that cannot be stored
-├── InvalidFilter     a filter that makes no sense
-└── InvalidCursor     a cursor of no page
-"""
+"""Why an index could not do what was asked: `IndexFailure`, and a direct subclass for each reason."""
 
 from __future__ import annotations
 

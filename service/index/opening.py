@@ -30,12 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 class IndexPlace(Protocol):
-    """Where the indexes of a library's releases live.
+    """Where the indexes of a library's releases live; `engine` and `package` name what serves them.
 
-    Attributes:
-        engine: What serves them, for people.
-        package: Which package does.
-        is_shared: Whether other processes use the place too, and may switch releases.
+    If it `is_shared`, other processes use the place too and may switch releases.
     """
 
     engine: ClassVar[str]
@@ -44,34 +41,24 @@ class IndexPlace(Protocol):
 
     def open(self, bundle: Bundle, *, release_id: str) -> Index:
         """Open the index of a release, or create it; the caller closes it."""
-        ...
 
     def find(self, bundle: Bundle, *, release_id: str) -> Index | None:
         """Open the index of a release if there is one; nothing is created."""
-        ...
 
     def describe(self, release_id: str) -> str:
         """Where the index of a release is, for people."""
-        ...
 
     def active(self, index: Index | None = None) -> str | None:
-        """The active release if this place says which one it is, else None.
-
-        The connection of an open `index` is used; without one, a connection for this call alone.
-        """
-        ...
+        """The active release, None if this place does not say; asks over the link of `index`, or one of its own."""
 
     def activate(self, release_id: str) -> None:
         """Record here which release is active, if this place says so."""
-        ...
 
     def drop(self, release_id: str) -> None:
         """Remove the index of a release, if there is one."""
-        ...
 
     def disk_space(self) -> DiskSpace | None:
         """How full the disk is; None if a server has it and does not say."""
-        ...
 
 
 def index_place(settings: Settings) -> IndexPlace:

@@ -74,10 +74,7 @@ def to_conditions(filter: Filter | None) -> list[Condition]:
 
 
 def describe_files(paths: Sequence[str], media: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the payload about an asset's files; a path that is repeated counts once.
-
-    Raises `InvalidSegment` if there is no path or the facts are not JSON.
-    """
+    """The payload about an asset's files, repeated paths once; `InvalidSegment` without paths or if it is not JSON."""
     if not paths:
         raise InvalidSegment("an asset needs at least one path, got none")
     unique = list(dict.fromkeys(paths))
@@ -91,10 +88,7 @@ def describe_files(paths: Sequence[str], media: Mapping[str, Any]) -> dict[str, 
 
 
 def describe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the payload that holds what people said about an asset.
-
-    Raises `InvalidSegment` if a key is not text or a value is not text, a whole number, true, false or a list of these.
-    """
+    """The payload of what people said about an asset; raises `InvalidSegment` for keys or values it cannot hold."""
     held: dict[str, Any] = {}
     labels: dict[str, None] = {}
     for key, given in metadata.items():
@@ -119,10 +113,7 @@ def _label(key: str, value: str | int) -> str:
 
 
 def check_media(media: Mapping[str, Any], *, name: str = "media") -> dict[str, Any]:
-    """The facts as JSON gives them back, tuples as lists; `name` is what the message calls them.
-
-    Raises `InvalidSegment` if a value is not JSON: NaN, a lone surrogate, bytes, an object.
-    """
+    """The facts as JSON gives them back, tuples as lists; raises `InvalidSegment` if a value is not JSON."""
     try:
         text = json.dumps(dict(media), allow_nan=False, ensure_ascii=False)
         text.encode("utf-8")

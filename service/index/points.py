@@ -28,13 +28,10 @@ _NAMESPACE = uuid.UUID("5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPoint:
-    """What is stored for one segment.
+    """What is stored for one segment: writing a segment twice stores it once, as the id is that of asset and start.
 
-    Attributes:
-        point_id: UUIDv5 of asset and start, as text: writing a segment twice stores it once.
-        vectors: Pooled vectors `audio`, `video`, shape (D,), and tracks `audio_track`, `video_track`, shape
-            (T·D,), float32; a modality the segment lacks is left out.
-        payload: JSON values.
+    `vectors` are pooled vectors `audio`, `video`, shape (D,), and tracks `audio_track`, `video_track`, shape (T·D,),
+    float32; a modality the segment lacks is left out. `payload` has JSON values.
     """
 
     point_id: str
@@ -90,11 +87,7 @@ def pool_track(track: Track) -> NDArray[np.float32]:
 
 
 def to_points(segments: Sequence[Segment], *, shape: tuple[int, int]) -> list[StoredPoint]:
-    """Turn segments of one asset into points, all or none.
-
-    Raises `InvalidSegment` if there are none, or they are of several assets, out of order, or their facts are not JSON;
-    `InvalidVector` for a bad track.
-    """
+    """Turn segments of one asset into points, all or none; raises `InvalidSegment` or `InvalidVector`."""
     if not segments:
         raise InvalidSegment("a write needs at least one segment, got none")
     for before, after in pairwise(segments):

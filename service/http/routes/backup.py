@@ -52,7 +52,6 @@ class _BackupResponse(StreamingResponse):
         super().__init__(_stream(self._pieces), media_type="application/x-tar")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
         try:
             await super().__call__(scope, receive, send)
         finally:

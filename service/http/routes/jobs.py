@@ -6,10 +6,10 @@ import base64
 import binascii
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Response
@@ -33,8 +33,6 @@ from service.system.failure import Failure
 from service.system.paths import make_absolute, show_path
 from service.system.settings import MAX_LIMIT, Settings
 
-T = TypeVar("T")
-
 PREFIX = "/v1/jobs"
 MAX_LISTED = 1000  # failed files in the report of one job; `/files` has all
 
@@ -51,18 +49,10 @@ register_url_convertor("job_id", _JobIdConvertor())
 
 JobId = Annotated[str, PathParameter(description="Name of the job.", examples=[JOB_ID])]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of entries on a page.")]
-Cursor = Annotated[
-    str | None, Query(description="`next_cursor` of the page before; leave it out for the first.")
-]
-NumberCursor = Annotated[
-    str | None,
-    Query(
-        pattern="^[0-9]{1,18}$", description="`next_cursor` of the page before; leave it out for the first."
-    ),
-]
-LOCATION = {
-    "Location": {"description": "Address of the job.", "schema": {"type": "string"}},
-}
+CURSOR = "`next_cursor` of the page before; leave it out for the first."
+Cursor = Annotated[str | None, Query(description=CURSOR)]
+NumberCursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description=CURSOR)]
+LOCATION = {"Location": {"description": "Address of the job.", "schema": {"type": "string"}}}
 
 
 class PathNotAllowed(Failure):
@@ -99,9 +89,8 @@ async def create_job(
 ) -> Response:
     """Queue a job."""
     request = _read_request(body, state.foley.settings)
-    created = await _run(
-        functools.partial(state.jobs.library.submit, body.kind, request, idempotency_key=idempotency_key)
-    )
+    submit = functools.partial(state.jobs.library.submit, body.kind, request, idempotency_key=idempotency_key)
+    created = await anyio.to_thread.run_sync(submit)
     # As it was when it was made: whoever repeats a request gets the same answer, however far the job is by then.
     job = replace(
         created.job,
@@ -130,9 +119,8 @@ async def list_jobs(
 ) -> Response:
     """Answer with one page of jobs."""
     before = None if cursor is None else int(cursor)
-    jobs = await _run(
-        functools.partial(state.jobs.ledger.list_jobs, limit=limit + 1, before=before, state=job_state)
-    )
+    work = functools.partial(state.jobs.ledger.list_jobs, limit=limit + 1, before=before, state=job_state)
+    jobs = await anyio.to_thread.run_sync(work)
     page = jobs[:limit]
     document = {
         "jobs": [{**describe_job(job, state.jobs.live(job.job_id)), "report": None} for job in page],
@@ -182,7 +170,7 @@ async def list_job_files(
             "next_cursor": _write_path_cursor(files[limit - 1].path) if len(files) > limit else None,
         }
 
-    return JsonResponse(await _run(work))
+    return JsonResponse(await anyio.to_thread.run_sync(work))
 
 
 @router.get(
@@ -194,10 +182,7 @@ async def list_job_files(
     ),
     response_class=Response,
     responses={
-        200: {
-            "description": "The events.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
+        200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
         204: {"description": "The job has ended, and you have seen it."},
         **describe_problems(404, 422, 500, 503),
     },
@@ -211,7 +196,7 @@ async def follow_job(
     ] = None,
 ) -> Response:
     """Answer with the events of a job."""
-    job = await _run(functools.partial(state.jobs.ledger.get_job, job_id))
+    job = await anyio.to_thread.run_sync(state.jobs.ledger.get_job, job_id)
     if job.has_ended and last_event_id == event_id(job, None):
         return Response(status_code=204)
     events = stream_events(state.jobs, job_id, last_event_id=last_event_id, describe=_describe)
@@ -227,7 +212,7 @@ async def follow_job(
 )
 async def cancel_job(job_id: JobId, state: StateOf) -> Response:
     """Cancel a job and answer with it."""
-    await _run(functools.partial(state.jobs.cancel, job_id))
+    await anyio.to_thread.run_sync(state.jobs.cancel, job_id)
     return JsonResponse(await _describe_now(state.jobs, job_id))
 
 
@@ -243,7 +228,7 @@ async def cancel_job(job_id: JobId, state: StateOf) -> Response:
 )
 async def retry_job(job_id: JobId, state: StateOf) -> Response:
     """Queue a job again and answer with it."""
-    job = await _run(functools.partial(state.jobs.retry, job_id))
+    job = await anyio.to_thread.run_sync(state.jobs.retry, job_id)
     return JsonResponse(describe_job(job), status_code=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
 
 
@@ -289,7 +274,7 @@ def _describe(job: JobRecord, live: LiveProgress | None) -> dict[str, Any]:
 
 async def _describe_now(jobs: Jobs, job_id: str) -> dict[str, Any]:
     live = jobs.live(job_id)  # before the job: a job that ended in between has its report
-    return _describe(await _run(functools.partial(jobs.ledger.get_job, job_id)), live)
+    return _describe(await anyio.to_thread.run_sync(jobs.ledger.get_job, job_id), live)
 
 
 def _describe_file(file: FileRow) -> dict[str, Any]:
@@ -317,7 +302,3 @@ def _read_path_cursor(cursor: str) -> str:
         return os.fsdecode(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (UnicodeEncodeError, binascii.Error) as exc:
         raise InvalidParameter([{"parameter": "cursor", "message": "not a cursor of this list"}]) from exc
-
-
-async def _run(work: Callable[[], T]) -> T:
-    return await anyio.to_thread.run_sync(work)

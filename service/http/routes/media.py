@@ -75,7 +75,6 @@ class _OpenFileResponse(FileResponse):
         self._file = file
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
         with self._file:
             await super().__call__(scope, receive, send)
 
@@ -86,10 +85,7 @@ class _OpenFileResponse(FileResponse):
 
 
 async def respond_with_media(request: Request, asset: Asset) -> Response:
-    """Answer a GET or HEAD request for an asset's file: all of it, one range, or 304.
-
-    Raises `MediaMissing`, `MediaChanged`, or as it is sent `RangeNotSatisfiable`.
-    """
+    """Answer with the file, a range or 304; raises `MediaMissing`, `MediaChanged`, `RangeNotSatisfiable`."""
     file, facts = await anyio.to_thread.run_sync(open_media, asset)
     etag = f'"{asset.asset_id}"'  # the id is the hash of the content: as strong as a validator can be
     headers = _headers(asset, etag, os.pread(file.fileno(), HEAD_BYTES, 0))

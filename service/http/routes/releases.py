@@ -23,7 +23,6 @@ from service.jobs.documents import describe_job
 from service.jobs.records import ReleaseRequest
 from service.releases.comparison import compare_releases
 from service.releases.documents import ReleaseDocument, ReleaseList, SwitchDocument
-from service.releases.store import Release
 from service.search.calibration import Calibration
 
 PREFIX = "/v1/releases"
@@ -76,9 +75,7 @@ class ActivateBody(BaseModel):
 
 
 @router.get(
-    "",
-    summary="List the releases",
-    responses={200: {"model": ReleaseList}, **describe_problems(500, 503)},
+    "", summary="List the releases", responses={200: {"model": ReleaseList}, **describe_problems(500, 503)}
 )
 async def list_releases(state: StateOf) -> Response:
     """Answer with every release."""
@@ -135,11 +132,8 @@ async def create_release(
 async def get_release(release_id: ReleaseId, state: StateOf) -> Response:
     """Answer with one release."""
     manager = state.releases
-
-    def work() -> ReleaseDocument:
-        return manager.describe(manager.store.get(release_id))
-
-    return JsonResponse(await anyio.to_thread.run_sync(work))
+    release = await anyio.to_thread.run_sync(manager.store.get, release_id)
+    return JsonResponse(await anyio.to_thread.run_sync(manager.describe, release))
 
 
 @router.get(
@@ -155,11 +149,7 @@ async def get_release(release_id: ReleaseId, state: StateOf) -> Response:
 async def compare(release_id: ReleaseId, other: ReleaseId, state: StateOf) -> Response:
     """Answer with a page that shows two releases side by side."""
     store = state.releases.store
-
-    def work() -> Release:
-        return store.get(release_id)
-
-    first = await anyio.to_thread.run_sync(work)
+    first = await anyio.to_thread.run_sync(store.get, release_id)
     second = await anyio.to_thread.run_sync(store.get, other)
     headers = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
     return Response(compare_releases(first, second), media_type="text/html", headers=headers)
@@ -217,8 +207,7 @@ async def delete_release(
     release_id: ReleaseId,
     state: StateOf,
     force: Annotated[
-        bool,
-        Query(description="Delete it even if a rollback would return to it; none is possible then."),
+        bool, Query(description="Delete it even if a rollback would return to it; none is possible then.")
     ] = False,
 ) -> Response:
     """Delete a release."""

@@ -38,13 +38,7 @@ RETRY_SECONDS = 600.0
 
 
 class AsideBuild:
-    """One build of a shard aside.
-
-    Args:
-        config: What the answering process opened.
-        start_process: Starts another one.
-        is_wanted: Asked again and again; the build is given up once it returns False.
-    """
+    """One build of a shard aside, from the `config` of the answering process; given up once `is_wanted` is False."""
 
     def __init__(
         self,
@@ -129,12 +123,7 @@ class AsideBuild:
 
 
 class OptimizerWatch:
-    """A thread that optimizes an index aside whenever that is due.
-
-    Args:
-        is_due: Takes the share of the segments that may change before.
-        optimize: Blocks until it is done.
-    """
+    """A thread that optimizes an index aside whenever more than a share of its segments has changed (`is_due`)."""
 
     def __init__(self, is_due: Callable[[float], bool], optimize: Callable[[], None]) -> None:
         self._is_due = is_due

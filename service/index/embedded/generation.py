@@ -45,10 +45,7 @@ class Seal:
 
 
 def current_shard(folder: Path) -> str:
-    """The name of the current shard in an index's folder.
-
-    Raises `IndexFailure` if the pointer cannot be read or names a missing shard.
-    """
+    """The name of the current shard; raises `IndexFailure` if it is missing, or the pointer unreadable."""
     pointer = folder / POINTER
     if not pointer.exists():
         return FIRST
@@ -97,10 +94,7 @@ def read_seal(shard: Path) -> Seal | None:
 
 
 def check_shard(shard: Path, *, hashes: bool = False) -> None:
-    """Compare a shard with its seal: the sizes of its files, and with `hashes` their content.
-
-    Raises `IndexFailure` if a file is not what it was.
-    """
+    """Raise `IndexFailure` if files of a shard differ from its seal in size or, with `hashes`, in content."""
     seal = read_seal(shard)
     for name, facts in (seal.files if seal else {}).items():
         path = shard / name

@@ -45,9 +45,7 @@ CALL_SECONDS = 30.0
 class EmbeddedIndex:
     """The `Index` contract on Qdrant Edge. Make one with `open`.
 
-    Args:
-        config: What the shard process opens.
-        call_seconds: A call fails after it, and a shard process that answers nothing for so long is killed.
+    A call fails after `call_seconds`, and a shard process that answers nothing for that long is killed.
     """
 
     def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
@@ -71,8 +69,7 @@ class EmbeddedIndex:
     ) -> Self:
         """Open the index in a folder, or create it; the caller closes it. `ShardConfig` explains most arguments.
 
-        The index optimizes itself aside when more than `optimize_share` of the segments came or went since the last
-        time; None for never.
+        It optimizes itself aside after more than `optimize_share` of its segments came or went; None for never.
         """
         config = ShardConfig(
             folder=path.absolute(), width=width, num_moments=num_moments, min_free_bytes=min_free_bytes
@@ -206,17 +203,11 @@ class EmbeddedIndex:
         self._shard.optimize()
 
     def optimize_aside(self) -> None:
-        """Build the HNSW graphs in other processes, while this index answers and is written to.
-
-        Blocks the caller alone; see `ShardSupervisor.optimize_aside`.
-        """
+        """Build the HNSW graphs while this index answers; see `ShardSupervisor.optimize_aside`."""
         self._shard.optimize_aside()
 
     def is_optimizing_due(self, share: float) -> bool:
-        """Whether more than a share of the segments came, went or was replaced since the shard was built aside.
-
-        Never below the size up to which searches need no graph.
-        """
+        """Whether more than a share of the segments changed since the last build; never below `exact_below` points."""
         seal = read_seal(self._config.folder / current_shard(self._config.folder))
         num_points = self.info().num_segments
         num_changed = abs(num_points - (seal.num_points if seal else 0))

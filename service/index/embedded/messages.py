@@ -16,17 +16,12 @@ class ShardFrozen(IndexUnavailable):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """What a shard process needs to open an index.
+    """What a shard process needs to open an index in `folder`, which is created if it is missing.
 
-    Attributes:
-        folder: The index's folder; created if it is missing.
-        width: D, width of an embedding.
-        num_moments: T, embeddings in a track.
-        min_free_bytes: Writes are refused below this much free space; None for max(2 GiB, 5 % of the disk).
-        exact_below: Up to this many points a search compares with all of them, and no graph is built.
-        unfinished: Assets that are being written in several calls, which opening must not sweep.
-        shard: Name of a shard that is built aside; None for the current one.
-        is_background: Whether the process runs at the lowest priority.
+    Embeddings have `width` D, tracks `num_moments` T of them. Writes are refused below `min_free_bytes` of free space,
+    None for max(2 GiB, 5 % of the disk). Up to `exact_below` points a search compares with all of them, and no graph
+    is built. `unfinished` assets are being written in several calls: opening must not sweep them. `shard` names one
+    that is built aside, None the current one. A process in the background runs at the lowest priority.
     """
 
     folder: Path
@@ -46,13 +41,10 @@ class ShardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Write:
-    """Part of an asset on its way in.
+    """Part of an asset on its way in: `bodies` are points of segments other than the first.
 
-    Attributes:
-        bodies: Points of segments other than the first.
-        head: The point of the first segment, which makes the asset exist; only in the last part.
-        body_ids: Points of all bodies of the asset, those of earlier parts included; only in the last part.
-        outdated_ids: Bodies of earlier parts whose payload lacks some modalities of the asset.
+    Only the last part has a `head`, the point of the first segment, which makes the asset exist, the `body_ids` of all
+    parts, and as `outdated_ids` the bodies of earlier parts whose payload lacks some modalities of the asset.
     """
 
     asset_id: str

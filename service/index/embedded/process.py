@@ -36,14 +36,8 @@ class ShardProcessDied(IndexUnavailable):
 class ShardProcess:
     """A running process that has opened the shard. When it has died, it stays dead: start another.
 
-    Args:
-        config: What it opens.
-        lock_fd: Descriptor of the folder's lock, which it keeps open too.
-        send_seconds: It is killed if it does not take a request in this time.
-
-    Raises:
-        IndexUnavailable: If the process cannot start or is silent.
-        BaseException: The `IndexFailure` of a process that cannot open the shard.
+    It keeps `lock_fd`, the folder's lock, open too, and is killed if it does not take a request in `send_seconds`.
+    Raises `IndexUnavailable` if it cannot start or is silent, or its `IndexFailure` if it cannot open the shard.
     """
 
     def __init__(self, config: ShardConfig, *, lock_fd: int, send_seconds: float) -> None:
@@ -109,11 +103,7 @@ class ShardProcess:
             raise failure
 
     def submit(self, method: str, *arguments: Any) -> Future[Any]:
-        """Send a request: the name of a `Shard` method and its arguments.
-
-        The future fails with `ShardProcessDied` if the process ends first; so does this call if it has ended or takes
-        no requests.
-        """
+        """Call a method of `Shard`; this, or the future, fails with `ShardProcessDied` if the process ends first."""
         future: Future[Any] = Future()
         with self._lock:
             if self._is_dead:

@@ -45,13 +45,7 @@ class _Found:
 
 
 class Searcher:
-    """Search in an open shard.
-
-    Args:
-        shard: The open shard.
-        copies: Its copies of the tracks.
-        exact_below: Up to this many points, candidates come from comparing with all of them.
-    """
+    """Search in an open shard; up to `exact_below` points, candidates come from comparing with all of them."""
 
     def __init__(self, shard: edge.EdgeShard, copies: TrackCopies, *, exact_below: int) -> None:
         self._shard = shard
@@ -65,10 +59,7 @@ class Searcher:
         return self._compare(query, [_Found(id, best[id], payload) for id, payload in self._payloads(best)])
 
     def search_assets(self, query: VectorQuery, *, hidden: frozenset[str]) -> list[SegmentMatch]:
-        """Find the best segment of each of the best assets, best first.
-
-        A long asset may fill all candidates. Then the next round asks for those of other assets, twice as many.
-        """
+        """Find the best segment of each of the best assets; if few fill the candidates, ask for twice as many."""
         best: dict[str, _Found] = {}
         num_candidates = query.num_candidates
         while True:

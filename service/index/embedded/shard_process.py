@@ -63,10 +63,7 @@ def main() -> None:
 
 
 def _die_with(lifeline_fd: int) -> None:
-    """Have the kernel end this process when the last writer of a pipe is gone, however busy Python is.
-
-    `lifeline_fd` is the pipe's read end. Nobody ever writes to it.
-    """
+    """Let the kernel end this process, however busy Python is, when the pipe has no writer any more."""
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)

@@ -28,16 +28,9 @@ from service.index.failure import IndexFailure, IndexUnavailable
 class ShardSupervisor:
     """Keeps one shard process for an index's folder, which it locks until it is closed.
 
-    Args:
-        config: What the process opens.
-        call_seconds: A call fails after it, and a process that answers nothing for so long is killed.
-        unfinished: Returns the assets that are being written, which a new process must not sweep.
-
-    Attributes:
-        is_optimizing: Whether the shard is being optimized in place, and takes no other call.
-
-    Raises:
-        BaseException: The `IndexFailure` of a process that cannot open the shard.
+    A call fails after `call_seconds`, and a process that answers nothing for that long is killed. `unfinished` returns
+    the assets that are being written, which a new process must not sweep. A shard that is optimized in place takes no
+    other call (`is_optimizing`). Raises the `IndexFailure` of a process that cannot open the shard.
     """
 
     def __init__(

@@ -28,12 +28,7 @@ ROWS = "rows"
 
 
 class TrackCopies:
-    """The file of one shard, open for reading and appending. Not thread-safe.
-
-    Args:
-        folder: Folder of the shard; the file is created if it is missing.
-        num_values: T·D, values in a track.
-    """
+    """A shard's file of tracks of `num_values` (T·D) each, created if it is missing. Not thread-safe."""
 
     def __init__(self, folder: Path, *, num_values: int) -> None:
         self._num_values = num_values
@@ -47,10 +42,7 @@ class TrackCopies:
         return self._num_rows
 
     def append(self, tracks: Sequence[NDArray[np.float32]]) -> list[int]:
-        """Append tracks, each of T·D values that float16 holds exactly, and return their rows.
-
-        Raises `IndexFull` if the disk is full.
-        """
+        """Append tracks of T·D values that float16 holds exactly, and return their rows; raises `IndexFull`."""
         rest = memoryview(b"".join(track.astype(np.float16).tobytes() for track in tracks))
         rows = list(range(self._num_rows, self._num_rows + len(tracks)))
         offset = self._num_rows * self._row_bytes

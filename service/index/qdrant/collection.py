@@ -37,10 +37,7 @@ def collection_name(prefix: str, release_id: str) -> str:
 
 
 def open_collection(link: Link, config: ServerConfig, name: str, *, width: int, num_moments: int) -> None:
-    """Create a collection; raise `IndexFailure` if there is one of that name with other vectors.
-
-    Several replicas may do so at the same moment: one creates it, the others find it.
-    """
+    """Create a collection or take the existing one, of any replica; `IndexFailure` if its vectors differ."""
     if not link.run(lambda client: client.collection_exists(name)):
         _create(link, config, name, width=width, num_moments=num_moments)
     sizes = _vector_sizes(link, name)

@@ -4,10 +4,8 @@
         index.write_asset(segments, is_last=True)
         matches = index.search(VectorQuery(track=track, target="audio", limit=10))
 
-The client is the blocking one. Callers of an `Index` are threads that wait anyway; an asynchronous client would need an
-event loop in one more thread, which would read all answers one after another (a track is 12,288 numbers), and each call
-would pay for two changes of thread. The blocking client is thread-safe, over gRPC and over HTTP, and each thread reads
-its own answer.
+The client is the blocking one: callers of an `Index` are threads that wait anyway, and each reads its own answer. An
+event loop would read all answers one after another (a track is 12,288 numbers), and cost two changes of thread a call.
 
 An asset exists when its first segment, the head (index 0), is stored: it goes in last, as one point in one request.
 Points before it are marked as unfinished, and marked points count only if their head is there (`search.py`). So nothing
@@ -75,11 +73,7 @@ class ServerIndex:
         num_moments: int = 16,
         client: QdrantClient | None = None,
     ) -> Self:
-        """Open a collection, or create it; the caller closes the index.
-
-        `width` is that of an embedding, `num_moments` the number of embeddings in a track. `client` is used in place of
-        a new one for the server in `config`.
-        """
+        """Open a collection, or create it; the caller closes the index. Without a `client` it makes one."""
         link = Link(config, client or open_client(config))
         try:
             link.check_version()

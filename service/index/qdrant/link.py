@@ -56,15 +56,12 @@ DISK_FULL = ("no space left on device", "available disk space")
 class ServerConfig:
     """Where the server is and how a collection there is made.
 
-    Attributes:
-        url: http:// or https://, host and port (default 6333); https also for gRPC.
-        api_key: Sent with every request; in no message, and not in `repr`.
-        timeout_seconds: Maximum time of one request.
-        prefers_grpc: Use gRPC if its port answers, otherwise HTTP.
-        num_shards: Shards of a new collection; None for the server's choice.
-        num_replicas: Copies of each shard.
-        num_write_acknowledgements: Copies that must have a write before it is acknowledged; None for a majority.
-        num_attempts: Maximum number of times a request is sent.
+    `url` is http:// or https://, host and port (default 6333); https holds for gRPC too, which is used if it is
+    preferred and its port answers. `api_key` is sent with every request, and is in no message. The server chooses
+    `num_shards` if it is None. A write is acknowledged when `num_write_acknowledgements` of the `num_replicas` copies
+    of a shard have it, None for a majority. A request is sent at most `num_attempts` times, each of `timeout_seconds`.
+
+    Raises ValueError for a URL that is not one, or holds a key or password.
     """
 
     url: str
@@ -78,7 +75,6 @@ class ServerConfig:
     num_attempts: int = NUM_ATTEMPTS
 
     def __post_init__(self) -> None:
-        """Refuse a URL that is not one, or holds a key or password, with a ValueError."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"the URL of a Qdrant server starts with http:// or https://, got {self.url!r}")

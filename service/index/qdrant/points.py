@@ -1,7 +1,4 @@
-"""The requests of an index to one collection on a Qdrant server.
-
-Conditions and payload keys are those of `service.index.payload`.
-"""
+"""The requests of an index to one Qdrant collection; payload keys are those of `service.index.payload`."""
 
 from __future__ import annotations
 
@@ -71,10 +68,7 @@ class Points:
     def scroll(
         self, conditions: Sequence[models.Condition], *, keys: Sequence[str] | bool = True
     ) -> list[models.Record]:
-        """All points that meet all conditions, without vectors, in the order of their ids.
-
-        `keys` is the payload to read: some keys, everything or nothing.
-        """
+        """All points that meet all conditions, by id, without vectors; `keys` of the payload are read."""
         found: list[models.Record] = []
         offset: models.ExtendedPointId | None = None
         while True:
@@ -130,10 +124,7 @@ class Points:
 
 
 def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """A vector of a point, float32, or None if the point has none of that name.
-
-    Raises `IndexFailure` if the server gave a vector of another length than the shape asks for.
-    """
+    """A vector of a point, float32, or None if it has none of that name; raises `IndexFailure` for another size."""
     vectors: Mapping[str, Any] = record.vector if isinstance(record.vector, dict) else {}
     if name not in vectors:
         return None

@@ -46,10 +46,7 @@ def search_segments(points: Points, query: VectorQuery) -> list[SegmentMatch]:
 
 
 def search_assets(points: Points, query: VectorQuery) -> list[SegmentMatch]:
-    """Find the best segment of each of the best assets, best first.
-
-    A long asset may fill all candidates. Then the next round asks for those of other assets, twice as many.
-    """
+    """Find the best segment of each of the best assets; if few fill the candidates, ask for twice as many."""
     best: dict[str, str] = {}
     num_candidates = query.num_candidates
     while True:

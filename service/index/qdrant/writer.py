@@ -74,10 +74,7 @@ class Writer:
             self._points.take_marks(asset_id)
 
     def sweep(self, *, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> None:
-        """Finish marked assets that have a head, remove those without one.
-
-        Those written within the last `older_than_seconds` are left alone: another replica may be writing them.
-        """
+        """Finish marked assets with a head, remove others; leave recent ones, which another replica may be writing."""
         newest: dict[str, float] = {}
         for record in self._points.scroll(
             [is_value(UNFINISHED, True)], keys=["asset_id", "written_at_seconds"]
