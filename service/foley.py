@@ -62,10 +62,7 @@ class Foley:
 
     @contextmanager
     def lease(self, caller: Caller | None = None, *, priority: Priority = "query") -> Iterator[Snapshot]:
-        """Keep one release open until the block ends, whatever is activated meanwhile, and give its snapshot.
-
-        The default caller waits for as long as it takes.
-        """
+        """Keep one release open until the block ends, whatever is activated meanwhile, and give its snapshot."""
         with self.releases.lease() as release:
             yield release.snapshot(caller, priority=priority)
 
@@ -77,41 +74,27 @@ class Foley:
         self, path: Path, options: SearchOptions, *, snapshot: Snapshot | None = None
     ) -> SearchAnswer:
         """Search with a media file; see `service.search.file_query.search_file`. Default: the present snapshot."""
-        return search_file(
-            path,
-            options,
-            snapshot=snapshot or self.snapshot(),
-            decoder=self.decoder,
-            limits=query_limits(self.settings),
-        )
+        snapshot, limits = snapshot or self.snapshot(), query_limits(self.settings)
+        return search_file(path, options, snapshot=snapshot, decoder=self.decoder, limits=limits)
 
     def embed_file(
         self, path: Path, *, modality: Modality | None = None, snapshot: Snapshot | None = None
     ) -> EmbeddedFile:
         """Embed a media file; see `service.search.file_query.embed_file`. Default: the present snapshot."""
-        return embed_file(
-            path,
-            modality=modality,
-            snapshot=snapshot or self.snapshot(),
-            decoder=self.decoder,
-            limits=query_limits(self.settings),
-        )
+        snapshot, limits = snapshot or self.snapshot(), query_limits(self.settings)
+        return embed_file(path, modality=modality, snapshot=snapshot, decoder=self.decoder, limits=limits)
 
 
 @contextmanager
 def open_foley(settings: Settings) -> Iterator[Foley]:
     """Open everything a service needs, and close it when the block ends."""
+    limits = WorkerLimits(memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after)
     with ExitStack() as stack:
         release_id, bundle = active_release(settings)
         warn_of_unused_bundle(settings, release_id)
         releases = ReleaseSwitch(open_release(settings, release_id, bundle))
         stack.callback(releases.close)
-        decoder = Decoder(
-            num_workers=settings.decode_workers,
-            limits=WorkerLimits(
-                memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after
-            ),
-        )
+        decoder = Decoder(num_workers=settings.decode_workers, limits=limits)
         stack.callback(decoder.close)
         yield Foley(settings=settings, releases=releases, decoder=decoder)
 

@@ -1,8 +1,7 @@
 """Decodes untrusted files in worker processes with limits, which may crash or hang without harm.
 
-A `Decoder` keeps a few spawned workers. Each may map only so much memory, write no file and leave no core;
-a task that overruns its wall-clock or CPU time is killed with its worker, and a fresh worker takes the next
-file. If the kernel can forbid it, a worker opens no file either: the file of a task is opened here and handed over.
+A task that overruns its wall-clock or CPU time is killed with its worker, and a fresh worker takes the next file. What
+a worker may do is in `service.decode.sandbox`; the file of a task is opened here and handed over.
 """
 
 from __future__ import annotations
@@ -32,10 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Decoder:
-    """Decodes media files in sandboxed worker processes. Any thread may call it.
-
-    Workers start with the first tasks; `close` (or leaving the `with` block) kills them.
-    """
+    """Decodes media files in sandboxed worker processes, started by the first tasks. Any thread may call it."""
 
     def __init__(self, *, num_workers: int = 2, limits: WorkerLimits | None = None) -> None:
         if num_workers < 1:
@@ -87,8 +83,7 @@ class Decoder:
     ) -> R:
         """Run any importable function on a file, in a sandboxed worker, and wait; errors are those of `submit`.
 
-        The file is opened here, and the function gets its descriptor as first argument. It is found by its name in
-        its module; arguments and result are pickled.
+        The function gets the descriptor of the open file first; arguments and result are pickled.
         """
         with timed("decode"):
             future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds, file=Path(path))
@@ -97,10 +92,7 @@ class Decoder:
     def call(
         self, function: Callable[P, R], timeout_seconds: float, /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Run any importable function in a sandboxed worker and wait for it; errors are those of `submit`.
-
-        It can open no file: for one that needs a file, use `read`. Arguments and result are pickled.
-        """
+        """Run any importable function that needs no file in a sandboxed worker, and wait; see `read`."""
         with timed("decode"):
             future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds)
             return future.result()

@@ -37,16 +37,11 @@ SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cach
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerLimits:
-    """What one decode worker may use.
+    """What one decode worker may use; it is replaced after `max_tasks`, so that nothing leaks for ever.
 
-    Attributes:
-        memory_bytes: Address space on top of what a fresh worker maps (on a machine with many cores, NumPy's thread
-            stacks alone map gigabytes).
-        max_open_files: File descriptors.
-        max_tasks: The worker is replaced after this many tasks, so that nothing leaks for ever.
-        readable_folders: Further folders it may read: of modules whose functions it is to call.
-        restricts_files: Whether it may open no other file and no connection, if the kernel can enforce it
-            (`service.decode.landlock`). False is for tests that show that it matters.
+    `memory_bytes` come on top of what a fresh worker maps (with many cores NumPy's thread stacks alone map gigabytes).
+    `readable_folders` hold further modules whose functions it is to call. `restricts_files` is False in tests that show
+    that Landlock matters.
     """
 
     memory_bytes: int = 3 << 30
@@ -121,10 +116,7 @@ class FilePassage:
 
 
 def receive_file(receiver: socket.socket, ticket: int) -> int:
-    """Take the file of a ticket out of a passage.
-
-    The caller closes its descriptor. Raises `EOFError` if the parent is gone.
-    """
+    """Take the file of a ticket, which the caller closes, out of a passage; raises `EOFError` if the parent is gone."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(receiver, TICKET_BYTES, 1)
         if not message:
@@ -141,10 +133,9 @@ _main_module = sys.modules["__main__"]
 
 @contextlib.contextmanager
 def _hide_main() -> Iterator[None]:
-    """Let a spawned process not import the program that started it.
+    """Keep a spawned process from importing the program that started it.
 
-    multiprocessing has a child run the parent's main script again, which costs a worker the imports of a
-    command line and runs unguarded scripts twice. Workers need functions of importable modules only.
+    multiprocessing has a child run the parent's main script again: all its imports, and unguarded scripts twice.
     """
     with _main_lock:
         sys.modules["__main__"] = types.ModuleType("__main__")
@@ -156,10 +147,9 @@ def _hide_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _blocking_interrupts() -> Iterator[None]:
-    """Let a process that starts here ignore Ctrl-C from its first moment.
+    """Let a process that starts here ignore Ctrl-C from its first moment, by the mask it inherits from this thread.
 
-    It inherits the mask of this thread. A worker ignores the signal once it is confined; one that was still importing
-    would print a traceback before the command's own message.
+    A worker that was still importing, not confined yet, would print a traceback before the command's own message.
     """
     resource_tracker.ensure_running()  # else started in the block, and that lifts the mask
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -170,16 +160,12 @@ def _blocking_interrupts() -> Iterator[None]:
 
 
 class _WorkerPopen(popen_spawn_posix.Popen):
-    """Launches a spawned process that knows nothing of the parent's main script."""
-
     def _launch(self, process_obj: process.BaseProcess) -> None:
         with _hide_main(), _blocking_interrupts():
             super()._launch(process_obj)  # type: ignore[misc]
 
 
 class _WorkerProcess(context.SpawnProcess):
-    """A spawned process started by `_WorkerPopen`."""
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _receive_process, (), self.__dict__
 

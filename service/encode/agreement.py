@@ -2,14 +2,9 @@
 
     FOLEY_DATA/agreement/<bundle id>/openvino-bf16.json
 
-How far bfloat16, float16 or 8-bit integers are from float32 depends on the weights, on the engine and on the
-processor. A bundle knows the first only, and never changes; so the figures are measured where it is served, and lie
-beside the index. They hold as long as bundle, engine, version and processor stay the same, and are measured again if
-one of them changes.
-
-The clips are eight views of the bundle's golden clip, which is the one real clip that every bundle has: mirrored,
-enlarged, recoloured pictures, and the sound backwards, faster, slower, filtered. `foley doctor --measure FILE...` takes
-real files instead, as many segments of them as there are, up to 32.
+How far a precision is from float32 depends on the weights, the engine and its version, and the processor; the figures
+are measured again if one of them changes. The clips are eight views of the bundle's golden clip, the one real clip that
+every bundle has; `foley doctor --measure FILE...` takes real files instead, up to 32 segments of them.
 """
 
 from __future__ import annotations
@@ -18,7 +13,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +127,7 @@ def measure_agreement(
         found = encode_clips(open_candidate(candidate, graphs, options), clips)
         figures = compare_tracks(reference, found, found, clips=clips.description)
         made = variant.agreement
-        stress = {"stressed_mean": made.stressed_mean, "stressed_min": made.stressed_min}
-        return Agreement(**{**asdict(figures), **stress})
+        return replace(figures, stressed_mean=made.stressed_mean, stressed_min=made.stressed_min)
     found = encode_clips(open_candidate(candidate, own, options), clips)
     with tempfile.TemporaryDirectory() as folder:
         outliers = Graphs(audio=Path(folder) / AUDIO_GRAPH, video=Path(folder) / VIDEO_GRAPH)
@@ -151,10 +145,7 @@ def encode_clips(engine: Engine, clips: ProbeClips) -> Tracks:
 
 
 def golden_views(bundle: Bundle) -> ProbeClips:
-    """Eight clips from the golden clip of a bundle, as different from each other as simple means make them.
-
-    The first is the golden clip itself.
-    """
+    """The golden clip of a bundle, and seven more made from it, as different as simple means make them."""
     golden = bundle.golden()
     return ProbeClips(
         samples=[np.ascontiguousarray(row, np.float32) for row in _sound_views(golden.samples)],

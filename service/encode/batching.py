@@ -45,7 +45,6 @@ class QueueFull(Failure):
     """Too many segments of queries wait for the encoder already; `headers` go to the client."""
 
     code = "overloaded"
-
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": f"{RETRY_AFTER_SECONDS}"}
 
 
@@ -61,20 +60,12 @@ class SegmentEncoder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStats:
-    """What a batcher has done so far.
+    """What a batcher has done so far, and the segments that wait now (`num_queued`).
 
-    Attributes:
-        num_queued: Segments that wait now, by priority.
-        num_encoded: Segments that were encoded, by priority.
-        num_batches: Runs of the encoder, by number of segments.
-        num_refused: Orders of queries refused because the queue was full.
-        num_expired: Orders whose deadline passed.
-        num_abandoned: Orders whose caller left.
-        num_failed: Segments that the encoder could not take.
-        num_retried: Batches that failed and were encoded again one by one.
-        queued_seconds: Time that encoded segments waited, summed.
-        encode_seconds: Time of all runs of the encoder, summed.
-        running_seconds: How long the oldest run that has not ended has lasted; 0 if there is none.
+    `num_batches` counts runs of the encoder by their number of segments, `num_failed` segments, `num_retried` batches
+    that were encoded again one by one. Orders are refused if the queue is full, expire at their deadline, and are
+    abandoned if their caller leaves. `queued_seconds` and `encode_seconds` are sums; `running_seconds` is the age of
+    the oldest run that has not ended, 0 if there is none.
     """
 
     num_queued: Mapping[Priority, int]
@@ -108,10 +99,7 @@ class QueuedEncoder:
 
 
 class Batcher:
-    """Runs one encoder for many callers. Any thread may call it; leaving the `with` block closes it.
-
-    The encoder must allow `limits.num_runs` threads at a time.
-    """
+    """Runs one encoder, which must allow `limits.num_runs` threads at a time, for callers in any thread."""
 
     def __init__(self, encoder: SegmentEncoder, limits: BatchLimits) -> None:
         self.limits = limits
@@ -150,9 +138,8 @@ class Batcher:
     ) -> NDArray[np.float32]:
         """Queue samples or frames of B segments and wait for their unit embeddings, float32, shape (B, T, D).
 
-        Bulk work waits for room in a full queue, a query is refused with `QueueFull`. Raises `CallerGone` if the
-        caller leaves, `DeadlinePassed`, `BatcherClosed`, and `EncoderFailure` if the encoder cannot take one of the
-        segments.
+        Bulk work waits for room in a full queue, a query is refused with `QueueFull`. Raises `CallerGone`,
+        `DeadlinePassed`, `BatcherClosed`, and `EncoderFailure` if the encoder cannot take one of the segments.
         """
         if not rows:
             return self._encode[modality](rows)
@@ -234,22 +221,15 @@ class Batcher:
 
     def _work(self) -> None:
         try:
-            while self._serve_batch():
-                pass
-        except (
-            BaseException
-        ):  # not the encoder's failure but a fault of this module: no caller may wait for ever
+            while batch := self._next_batch():
+                self._encode_batch(batch)
+        except BaseException:  # a fault of this module, not of the encoder: no caller may wait for ever
             logger.exception("an encode thread died")
             self._shut()
             self._refuse(self._orders, "an encode thread died")
 
-    def _serve_batch(self) -> bool:
-        """Encode one batch; returns False after the batcher was closed."""
-        batch = self._next_batch()
-        self._encode_batch(batch)
-        return bool(batch)
-
     def _next_batch(self) -> list[Item]:
+        """Wait for a batch; empty after the batcher was closed."""
         with self._changed:
             while not self._is_closed:
                 now = time.monotonic()
@@ -262,8 +242,6 @@ class Batcher:
             return []
 
     def _encode_batch(self, batch: list[Item]) -> None:
-        if not batch:
-            return
         began = time.monotonic()
         with self._changed:
             self._running.append(began)
@@ -285,9 +263,7 @@ class Batcher:
     def _try(self, batch: list[Item]) -> list[Track] | Exception:
         try:
             tracks = self._encode[batch[0].order.modality]([item.row for item in batch])
-        except (
-            Exception
-        ) as exc:  # whatever it is, it belongs to the callers of this batch and not to the thread
+        except Exception as exc:  # it belongs to the callers of this batch and not to the thread
             return exc
         if len(tracks) != len(batch):
             return EncoderFailure(f"the encoder gave {len(tracks)} tracks for {len(batch)} segments")

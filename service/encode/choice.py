@@ -42,7 +42,6 @@ class EngineChoice:
     passed_over: tuple[PassedOver, ...] = ()
 
     def __str__(self) -> str:
-        """One line for the log."""
         parts = [str(self.candidate)]
         if self.agreement is not None:
             parts.append(str(self.agreement))
@@ -65,10 +64,9 @@ class EngineChoice:
 def open_fastest(
     bundle: Bundle, wished: Sequence[Candidate], options: EngineOptions, store: AgreementStore
 ) -> tuple[Engine, EngineChoice]:
-    """Open the first candidate that runs here and agrees with float32; `wished` lists them, fastest first.
+    """Open the first of the wished candidates, fastest first, that runs here and agrees with float32.
 
-    Returns the engine, and why it is this one. The log says it too, as a warning if a faster one failed. If none
-    does, the error is that of the last one.
+    The choice is logged, as a warning if a faster one failed. If none runs, the error is that of the last one.
     """
     passed_over: list[PassedOver] = []
     broken: set[EngineName] = set()

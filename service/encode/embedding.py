@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.clip import (
-    Clip,
-)
+from models.media.clip import Clip
 from service.encode.batching import SegmentEncoder
 from service.system.modality import Modality, Track
 

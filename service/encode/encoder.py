@@ -33,21 +33,12 @@ GOLDEN_COSINE = 0.998
 
 
 class Encoder:
-    """Both encoders of one bundle. Every method may be called from any thread.
+    """Both encoders of one verified bundle. Every method may be called from any thread.
 
-    Args:
-        bundle: Verified bundle.
-        device: Where to run.
-        precision: What to multiply; `auto` takes the fastest that agrees with float32 on this machine.
-        num_threads: Threads of one run on the CPU; None for all cores this process may use, shared by the runs.
-        num_runs: Runs at the same time on the CPU.
-        tensorrt: Whether TensorRT compiles the graphs for a GPU.
-        cuda_graphs: Whether a GPU replays its launches.
-        gpu_memory_bytes: Maximum GPU memory for working data.
-        agreement: Folder where measured agreement is kept; None measures each time.
-        cache: Folder for what TensorRT compiles; None compiles each time.
-
-    `EngineMissing` is raised if what is asked for cannot run here, `PrecisionRefused` if it is too far from float32.
+    The `auto` precision is the fastest that agrees with float32 on this machine. On the CPU `num_runs` runs at the same
+    time take `num_threads` each, or (None) share all cores of this process. The folder `agreement` keeps what was
+    measured, `cache` what TensorRT compiled; None does it again each time. `gpu_memory_bytes` limits working
+    data. Raises `EngineMissing` if what is asked for cannot run here, `PrecisionRefused` if it is too far from float32.
     """
 
     def __init__(
@@ -107,17 +98,14 @@ class Encoder:
         return self._joined([self.engine.run_video(np.stack(batch)) for batch in self._batches(frames)])
 
     def check_golden(self) -> float:
-        """Embed the golden clip of the bundle and compare with the tracks recorded at its export.
+        """Embed the golden clip, and return the largest difference of any number from the tracks of its export.
 
-        Returns the largest absolute difference of any number. Raises `GoldenMismatch` if it is above the tolerance of
-        the precision, or for a precision without one, if an embedding has turned too far.
+        Raises `GoldenMismatch` if it is above the precision's tolerance, or without one, an embedding turned too far.
         """
         golden = self.bundle.golden()
         expected = {"audio": golden.audio_track, "video": golden.video_track}
-        found = {
-            "audio": self.encode_audio([golden.samples])[0],
-            "video": self.encode_video([golden.frames])[0],
-        }
+        audio, video = self.encode_audio([golden.samples]), self.encode_video([golden.frames])
+        found = {"audio": audio[0], "video": video[0]}
         difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
         precision = self.choice.candidate.precision
         where = f"golden tracks of {self.bundle.bundle_id} on {self.choice.candidate}"

@@ -131,9 +131,8 @@ class BatchQueue:
 
     def discard(self, order: Order) -> None:
         """Remove what still waits of an order."""
-        self._keep(
-            order.priority, (item for item in self._waiting[order.priority] if item.order is not order)
-        )
+        waiting = self._waiting[order.priority]
+        self._keep(order.priority, (item for item in waiting if item.order is not order))
 
     def clear(self) -> list[Order]:
         """Empty the queue; returns the orders that had segments in it."""
@@ -143,12 +142,9 @@ class BatchQueue:
         return list(orders)
 
     def take(self, now: float) -> tuple[list[Item], float | None]:
-        """Take the next batch at a time on the clock of `Order.arrived_at`.
+        """Take the next batch at a time on the clock of `Order.arrived_at`; drop segments that are no longer wanted.
 
-        Segments that are no longer wanted are dropped.
-
-        Returns the batch and None. Or no segment, and the seconds after which to ask again if a batch is held back;
-        None if nothing waits.
+        Without a batch the second value is the seconds after which to ask again, None if nothing waits.
         """
         for priority in PRIORITIES:
             self._keep(priority, (item for item in self._waiting[priority] if item.order.is_wanted(now)))

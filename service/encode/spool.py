@@ -5,10 +5,9 @@
     for chunk in spool.read(asset_id): ...
     spool.remove(asset_id)
 
-An index knows an asset only when its last segment is written. So without this a kill in the last minute of a film would
-have all of it decoded and embedded again; with it, what was under way in the encoder is. A chunk is handed to the
-kernel and not waited for: a kill loses nothing of it, a power cut what was not on the disk yet. Tracks are float16, as
-an index stores them. A record that is cut short or damaged ends the file: what follows is embedded again.
+An index knows an asset only when its last segment is written: without this a kill in the last minute of a film would
+have all of it embedded again. A chunk is handed to the kernel and not waited for: a kill loses nothing of it, a power
+cut may. Tracks are float16, as in the index. What follows a record that is cut short or damaged is embedded again.
 """
 
 from __future__ import annotations
@@ -62,10 +61,8 @@ class SpooledChunk:
 class Spool:
     """The chunks of one release. One process uses it, a file of it in one thread at a time.
 
-    Args:
-        folder: Where it lies; made with the first chunk.
-        basis: What chunks are made with. One that was made with another counts as none.
-        min_free_bytes: Free space that must stay on the disk; None for the default of `read_disk_space`.
+    A chunk that was made with another `basis` counts as none. At least `min_free_bytes` stay free on the disk; None is
+    the default of `read_disk_space`.
     """
 
     def __init__(self, folder: Path, *, basis: str = "", min_free_bytes: int | None = 0) -> None:
@@ -88,10 +85,7 @@ class Spool:
             self._has_warned = True
 
     def read(self, asset_id: str) -> Iterator[SpooledChunk]:
-        """Read what is kept of a file, chunk 0 first, one at a time and none left out.
-
-        What comes after the last whole chunk is cut off. Append nothing before this has ended.
-        """
+        """Read what is kept of a file from chunk 0, and cut off what is damaged. Append only after this ended."""
         path = self._path(asset_id)
         try:
             with path.open("r+b") as file:

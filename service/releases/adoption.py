@@ -1,8 +1,7 @@
-"""Taking a bundle from outside into the store: copied file by file, and verified while it is copied.
+"""Copies a bundle from outside into the store, and verifies the copy.
 
-What comes from outside may be damaged, or made to do harm: links to other files, graphs that name files of their own, a
-file that changes while it is read. Only the files of a bundle are copied, each through one descriptor and compared with
-the manifest as it is read; what is served later is the copy.
+It may be damaged, or made to do harm: links to other files, graphs that name files of their own, a file that changes
+while it is read. Only the files of a bundle are copied, each through one descriptor; what is served is the copy.
 """
 
 from __future__ import annotations
@@ -29,10 +28,7 @@ PRECISIONS = ("fp16", "int8")
 
 
 def adopt_bundle(source: Bundle, target: Path) -> Bundle:
-    """Copy a verified bundle, and the variants beside it, to a folder that does not exist; returns the verified copy.
-
-    Raises `BrokenBundle` if a file is a link, has further names, or is not the one of the manifest any more.
-    """
+    """Copy a verified bundle and its variants to a new folder; raises `BrokenBundle` for links and changed files."""
     _refuse_links(source.path)
     target.mkdir()
     for name in (MANIFEST, *FILES):

@@ -1,9 +1,8 @@
 """Embeds the library for a new release, in a process of its own at the lowest priority.
 
-It has its own encoder, decode workers and index, so whatever happens here, the server keeps answering; and because all
-of it runs at the lowest priority on few threads, the server keeps its processor time. The settings and then the
-library, one JSON line an asset, come on standard input; standard output is one JSON line for each step of progress and
-a last one for the report.
+It has its own encoder, decode workers and index, and few threads: the server keeps answering, and keeps its processor
+time. Standard input has the settings, then one JSON line per asset; standard output has one JSON line per step of
+progress, then the report.
 """
 
 from __future__ import annotations

@@ -62,13 +62,10 @@ class BuildFailed(ReleaseError):
 
 @dataclass(frozen=True, kw_only=True)
 class BuildProgress:
-    """How far a build is.
-
-    `step` is `trial`, `embedding`, `measuring` or `done`; `detail` has counts of files and segments, segments a
-    second and seconds left, or the outcome.
-    """
+    """How far a build is: `detail` has counts, segments a second and seconds left, or the outcome."""
 
     step: str
+    """`trial`, `embedding`, `measuring` or `done`."""
     detail: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -89,10 +86,10 @@ def build_release(
     on_progress: OnBuild | None = None,
     stop: Caller | None = None,
 ) -> Release:
-    """Make a release of a verified bundle, up to the point where it may be activated: ready, or refused with reasons.
+    """Make a release of a verified bundle: ready to be activated, or refused with reasons.
 
-    The library of the `active` release is embedded again; the caller keeps it open. A `token` that was used before
-    finds its release again. If `stop` leaves, `CallerGone` is raised, and the build can be resumed.
+    The caller keeps `active` open: its library is embedded again. A `token` that was used before finds its release
+    again. If `stop` leaves, `CallerGone` is raised, and the build can be resumed.
     """
     tell, stop = on_progress or (lambda _: None), stop or Caller()
     release = store.create(bundle, outcome="building", token=token)
@@ -139,17 +136,9 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
 
 
 def _embed(
-    settings: Settings,
-    release: Release,
-    active: OpenRelease,
-    estimate: Estimate,
-    tell: OnBuild,
-    stop: Caller,
+    settings: Settings, release: Release, active: OpenRelease, estimate: Estimate, tell: OnBuild, stop: Caller
 ) -> tuple[LibraryCounts, tuple[str, ...]]:
-    """Embed the library in a child process, again until nobody has written to it meanwhile.
-
-    Returns the counts, and the assets that could not be embedded.
-    """
+    """Embed the library in a child process until nobody wrote meanwhile; returns counts, and assets that failed."""
     began = time.monotonic()
     report: dict[str, Any] = {}
     num_embedded = 0
@@ -176,7 +165,6 @@ def _run_builder(
     tell: Callable[[Mapping[str, Any]], None],
     stop: Caller,
 ) -> dict[str, Any]:
-    """One run of `service.releases.builder`."""
     workers = max(1, min(settings.decode_workers, settings.release_threads))
     limited = settings.replace(num_threads=settings.release_threads, decode_workers=workers)
     child = start_child("service.releases.builder", release_id, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -64,11 +64,10 @@ def compare_releases(first: Release, second: Release) -> str:
 
 
 def _facts(release: Release) -> dict[str, str]:
-    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(release.created_at))
     return {
         "release": release.release_id,
         "bundle": release.bundle_id,
-        "made": made,
+        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(release.created_at)),
         "outcome": release.outcome,
         "assets": str(release.library.get("num_assets", "not counted")),
         "forced": f"by {release.forced['who']}: {release.forced['why']}" if release.forced else "no",
@@ -146,14 +145,12 @@ def _look(value: Any, *keys: str) -> float | None:
 
 
 def _bars(title: str, rows: Mapping[str, Sequence[Figure]], *, best: float | None) -> str:
-    """Horizontal bars, two for each row."""
     values = [figure.value for row in rows.values() for figure in row]
     most = best or max((value for value in values if value), default=1.0)
     parts = []
     for label, row in rows.items():
-        bars = "".join(
-            _bar(figure, most=most, colour=colour) for figure, colour in zip(row, COLOURS, strict=True)
-        )
+        pairs = zip(row, COLOURS, strict=True)
+        bars = "".join(_bar(figure, most=most, colour=colour) for figure, colour in pairs)
         parts.append(f'<div class="row"><span>{html.escape(label)}</span><div>{bars}</div></div>')
     return f"<h2>{html.escape(title)}</h2>{''.join(parts)}"
 

@@ -49,10 +49,11 @@ def judge(
 ) -> list[Gate]:
     """Compare what was measured with the limits, and return every gate.
 
-    `num_embedded` of the `num_assets` of the active release are in the new one. `new` and `active` hold the same
-    sampled queries to both releases by target, and are empty if the library is too small; `overlap` is then None.
+    `num_assets` is that of the active release. `new` and `active` hold the same sampled queries to both releases by
+    target, and are empty if the library is too small; `overlap` is then None.
     """
     coverage = num_embedded / num_assets if num_assets else 1.0
+    covered = f"{num_embedded} of {num_assets} assets are embedded"
     gates = [
         Gate(
             gate="golden",
@@ -62,55 +63,35 @@ def judge(
             passed=True,  # a trial that does not reproduce them ends with an error
             reason=f"the golden tracks are reproduced on {trial['engine']}",
         ),
-        _at_least(
-            "coverage", coverage, limits.min_coverage, f"{num_embedded} of {num_assets} assets are embedded"
-        ),
+        _at_least("coverage", coverage, limits.min_coverage, covered),
     ]
     for target, source in DIRECTIONS.items():
         if target in new:
-            gates.append(
-                _recall(new[target], active[target], limits.max_recall_drop, f"{source}_to_{target}")
-            )
+            direction = f"{source}_to_{target}"
+            gates.append(_recall(new[target], active[target], limits.max_recall_drop, direction))
     if overlap is not None:
         words = f"of the ten best assets {overlap:.0%} are those of the active release"
         gates.append(_at_least("overlap", overlap, limits.min_overlap, words))
-    gates.append(
-        _ratio(
-            "latency",
-            trial["segment_seconds"],
-            trial["active_segment_seconds"],
-            limits.max_latency_ratio,
-            "s a segment",
-        )
-    )
-    gates.append(
-        _ratio("memory", trial["peak_bytes"], trial["active_peak_bytes"], limits.max_memory_ratio, "bytes")
-    )
+    now, before = trial["segment_seconds"], trial["active_segment_seconds"]
+    gates.append(_ratio("latency", now, before, limits.max_latency_ratio, "s a segment"))
+    now, before = trial["peak_bytes"], trial["active_peak_bytes"]
+    gates.append(_ratio("memory", now, before, limits.max_memory_ratio, "bytes"))
     return gates
 
 
 def measure_overlap(
     new: Index, active: Index, queries: Sequence[tuple[Asset, int]], *, target: Modality
 ) -> float | None:
-    """Search both releases with the same segments, each embedded by its own encoder.
-
-    Returns the mean share of the ten best that both find, in [0, 1]; None without a query that both can answer.
-    """
+    """Mean share of the ten best that both releases find for the same segments, in [0, 1]; None without any query."""
     shares = []
     for asset, number in queries:
         found = []
         for index in (new, active):
             track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
             if track is not None:
-                matches = index.search_assets(
-                    VectorQuery(
-                        track=track,
-                        target=target,
-                        limit=OVERLAP_RESULTS,
-                        prefetch=choose_prefetch(track, limit=OVERLAP_RESULTS),
-                    )
-                )
-                found.append({match.asset_id for match in matches})
+                prefetch = choose_prefetch(track, limit=OVERLAP_RESULTS)
+                query = VectorQuery(track=track, target=target, limit=OVERLAP_RESULTS, prefetch=prefetch)
+                found.append({match.asset_id for match in index.search_assets(query)})
         if len(found) == 2 and found[1]:
             shares.append(len(found[0] & found[1]) / len(found[1]))
     return float(np.mean(shares)) if shares else None

@@ -56,16 +56,13 @@ STALE_SHARE = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Switched:
-    """What a switch did.
-
-    `switch_seconds` is the time from the step that makes it durable to the first request that gets the new release,
-    `seconds` that of all of it: opening, catching up, switching. A job embeds the `num_behind` assets that the release
-    lacks.
-    """
+    """What a switch did; a job embeds the `num_behind` assets that the release lacks."""
 
     active: Active
     switch_seconds: float
+    """From the step that makes it durable to the first request that gets the new release."""
     seconds: float
+    """All of it: opening, catching up, switching."""
     num_behind: int
 
     def to_json(self) -> SwitchDocument:
@@ -83,16 +80,7 @@ class Switched:
 class ReleaseManager:
     """Changes which release is active. Any thread may call it; one change at a time, the others wait.
 
-    Args:
-        settings: Where things are and what they may use.
-        releases: The active release.
-        decoder: Decodes what a switch has to embed.
-        writers: Opens a block inside which no job writes to the index.
-        submit: Has files embedded by a job of the active release.
-
-    Attributes:
-        store: Where releases are kept.
-        follower: Activates the release that another replica has switched to.
+    `writers` opens a block inside which no job writes to the index; `submit` queues files for a job to embed.
     """
 
     def __init__(
@@ -137,10 +125,7 @@ class ReleaseManager:
         on_progress: OnBuild | None = None,
         stop: Caller | None = None,
     ) -> Release:
-        """Build a release of a bundle, which is copied; see `service.releases.building.build_release`.
-
-        Raises `ReleaseInUse` if another build is running.
-        """
+        """Build a release of a copy of the bundle; raises `ReleaseInUse` if another build runs. See `build_release`."""
         bundle = load_bundle(bundle_path)
         with self._changing():
             if self._building is not None:
@@ -162,10 +147,9 @@ class ReleaseManager:
             self._building = None
 
     def activate(self, release_id: str, *, who: str = "", why: str = "") -> Switched:
-        """Activate a release.
+        """Activate a release; a reason `why` activates one that failed its gates, and is recorded with `who`.
 
-        A reason `why` activates a release that failed its gates; it is recorded with `who` wants that. Raises
-        `ReleaseRefused` if the gates failed and there is no reason, or the release is not complete.
+        Raises `ReleaseRefused` if the gates failed and there is no reason, or the release is not complete.
         """
         began = time.monotonic()
         with self._changing():
@@ -183,10 +167,7 @@ class ReleaseManager:
                 return self._switch(opened, given_up=release.missing, began=began)
 
     def rollback(self) -> Switched:
-        """Switch back to the previous release immediately: a job embeds what was indexed meanwhile.
-
-        Raises `ReleaseError` if there is none.
-        """
+        """Switch back to the previous release (`ReleaseError` if none); a job embeds what was indexed meanwhile."""
         began = time.monotonic()
         with self._changing():
             active = self.store.active()
@@ -197,10 +178,9 @@ class ReleaseManager:
                 return self._switch(opened, given_up=release.missing, began=began)
 
     def delete(self, release_id: str, *, gives_up_rollback: bool = False) -> None:
-        """Remove a release with its generation of the index.
+        """Remove a release with its generation of the index; for `gives_up_rollback` see `ReleaseStore.delete`.
 
-        With `gives_up_rollback` it may be the one that a rollback activates; there is none afterwards. Raises
-        `ReleaseInUse` if it is active, is needed for a rollback or is being built.
+        Raises `ReleaseInUse` if it is active, is needed for a rollback or is being built.
         """
         with self._changing():
             release = self.store.get(release_id)
@@ -284,10 +264,7 @@ class ReleaseManager:
         with self._releases.gate.closed(), self._writers():
             wanted = list(iter_assets(current.index))
             report = mirror(
-                wanted,
-                snapshot=opened.snapshot(priority="bulk"),
-                decoder=self._decoder,
-                embeds=False,
+                wanted, snapshot=opened.snapshot(priority="bulk"), decoder=self._decoder, embeds=False
             )
             switched_at = time.monotonic()
             self._place.activate(opened.release_id)
@@ -308,7 +285,6 @@ def name_of_user() -> str:
 
 
 def _explain(release: Release) -> str:
-    """Why a release may not be activated."""
     if release.outcome == "building":
         return f"release {release.release_id} is not complete: create it again to continue"
     reasons = "; ".join(release.gates.get("reasons", ())) or "its gates failed"

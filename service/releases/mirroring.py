@@ -10,7 +10,7 @@ it embeds what is new, deletes what is gone, and copies paths and metadata.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,15 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorReport:
-    """What a run did.
-
-    `num_relabelled` assets got other paths or metadata. `missing` are wanted assets that are still not there: their
-    files are gone, changed or cannot be decoded; `failed` are the files that were tried without success.
-    """
+    """What a run did."""
 
     num_assets: int
     num_embedded: int
     num_relabelled: int
+    """Assets that got other paths or metadata."""
     num_deleted: int
     missing: tuple[str, ...]
+    """Wanted assets that are still not there: their files are gone, changed or cannot be decoded."""
     failed: tuple[FailedFile, ...]
     is_interrupted: bool = False
 
@@ -49,15 +47,8 @@ class MirrorReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
-        return {
-            "num_assets": self.num_assets,
-            "num_embedded": self.num_embedded,
-            "num_relabelled": self.num_relabelled,
-            "num_deleted": self.num_deleted,
-            "missing": list(self.missing),
-            "failed": [{"path": f.path, "code": f.code, "reason": f.reason} for f in self.failed[:100]],
-            "is_interrupted": self.is_interrupted,
-        }
+        failed = [{"path": f.path, "code": f.code, "reason": f.reason} for f in self.failed[:100]]
+        return asdict(self) | {"missing": list(self.missing), "failed": failed}
 
 
 def mirror(
@@ -109,7 +100,6 @@ def mirror(
 
 
 def _living_path(asset: Asset) -> Path:
-    """The first path of an asset that exists."""
     paths = [Path(path) for path in asset.paths]
     return next((path for path in paths if path.exists()), paths[0])
 

@@ -30,14 +30,7 @@ Submit = Callable[[Sequence[Path]], object]
 class Follower:
     """Follows the alias of a shared place; a data folder has none, and nothing is done.
 
-    Args:
-        settings: With the interval between looks.
-        place: Where the indexes are.
-        store: Releases, which replicas share.
-        releases: The active release of this process.
-        change: Held by whoever changes releases in this process.
-        writers: Opens a block inside which no job of this process writes to the index.
-        submit: Has files embedded by a job of the active release.
+    `change` is held by whoever changes releases in this process. For `writers` and `submit` see `ReleaseManager`.
     """
 
     def __init__(
@@ -129,9 +122,8 @@ class Follower:
             raise
         if self._made_at(release_id) < self._made_at(current.release_id):
             return []  # a rollback: the replica that was asked for it embeds what is missing
-        known = {asset.asset_id for asset in iter_assets(release.index)} | set(
-            self._store.get(release_id).missing
-        )
+        known = {asset.asset_id for asset in iter_assets(release.index)}
+        known |= set(self._store.get(release_id).missing)
         return [Path(asset.path) for asset in wanted if asset.asset_id not in known]
 
     def _made_at(self, release_id: str) -> float:

@@ -6,8 +6,7 @@
     RELEASES/RELEASE/calibration.json
     DATA/index/RELEASE/             its generation of the embedded index
 
-A release is made aside and renamed into place; release.json is replaced whole. So a crash leaves every file as it was
-or as it becomes.
+A release is made aside and renamed into place; release.json is replaced whole. So a crash leaves no file half written.
 """
 
 from __future__ import annotations
@@ -28,14 +27,7 @@ from typing import Any, cast
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
 from service.index.failure import IndexFailure
 from service.releases.adoption import adopt_bundle
-from service.releases.documents import (
-    Forced,
-    Gates,
-    LibraryCounts,
-    Outcome,
-    ReleaseDocument,
-    ReleaseRecord,
-)
+from service.releases.documents import Forced, Gates, LibraryCounts, Outcome, ReleaseDocument, ReleaseRecord
 from service.search.calibration import Calibration
 from service.system.failure import Failure
 from service.system.files import FileLocked, locked_file, replace_file, sync_folder
@@ -72,11 +64,10 @@ class ReleaseRefused(ReleaseError):
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """One encoder pair, one generation of the index, one calibration.
+    """One encoder pair, one generation of the index, one calibration; the fields are those of `ReleaseRecord`.
 
-    `release_id` is that of the bundle, and after the first generation its number too. `library` and `gates` are empty
-    until they were counted and measured; `missing` are assets that could not be embedded; `token` says who asked, so
-    that asking again finds the same release; `forced` says who activated it against its gates.
+    `release_id` is that of the bundle, and after the first generation its number too. Asking again with the same
+    `token` finds the same release.
     """
 
     release_id: str
@@ -101,10 +92,7 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
-    """Which release is active since `switched_at` (seconds since 1970).
-
-    A rollback activates `previous`, if there is one.
-    """
+    """Which release is active since `switched_at` (seconds since 1970), and which one a rollback activates."""
 
     release_id: str
     previous: str | None
@@ -202,9 +190,8 @@ class ReleaseStore:
     ) -> Release:
         """Copy a verified bundle into the store as a new release, or find the unfinished one that it began before.
 
-        If there is a finished release of the same bundle, the new one is its next generation; without
-        `is_new_generation` that one is returned. A `token` that was used before finds its release again, whatever
-        became of it.
+        A finished release of the same bundle is returned if `is_new_generation` is false, or if it has this `token`;
+        else the new one is its next generation.
         """
         same = [release for release in self.list() if release.bundle_id == source.bundle_id]
         for release in same:
@@ -276,11 +263,10 @@ class ReleaseStore:
         *,
         gives_up_rollback: bool = False,
     ) -> None:
-        """Remove a release and what belongs to it.
+        """Remove a release; `drop` removes what it has outside the store, and `sweep` does so again after a crash.
 
-        `drop` removes what it has outside the store; `sweep` does it again after a crash. With `gives_up_rollback`
-        the release may be the one that a rollback activates. Raises `ReleaseInUse` if it is active or needed for a
-        rollback.
+        With `gives_up_rollback` it may be the one that a rollback activates; there is none afterwards. Raises
+        `ReleaseInUse` if it is active or needed for a rollback.
         """
         folder = self.path(release_id)
         self.get(release_id)

@@ -38,11 +38,7 @@ LET_GO_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRelease:
-    """An open release. It never changes: another calibration makes another object.
-
-    Every answer carries its `release_id`. `batcher` is the queue in front of the encoder; `calibration` is None before
-    it was learned; `spool` keeps what was embedded of files on their way into the index.
-    """
+    """An open release. It never changes: another calibration, None before it was learned, makes another object."""
 
     release_id: str
     bundle: Bundle
@@ -53,10 +49,7 @@ class OpenRelease:
     spool: Spool | None = None
 
     def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
-        """What one request works with: this release, and a place in the queue of its encoder.
-
-        The default caller waits for as long as it takes.
-        """
+        """This release for one request, with a place in its encoder's queue; the default caller waits without limit."""
         caller = caller or Caller()
         return Snapshot(
             encoder=self.batcher.encoder_of(caller, priority=priority),
@@ -124,13 +117,9 @@ class WriteGate:
 
 
 class ReleaseSwitch:
-    """Hands out the active release, and closes earlier ones after their last request. Any thread may call it.
+    """Hands out the active release, and closes every release it was given after its last request. Thread-safe.
 
-    Args:
-        release: The first one; this object closes it.
-
-    Attributes:
-        gate: What a writer outside a job passes, so that a switch misses nothing.
+    A writer outside a job passes `gate`, so that a switch misses nothing.
     """
 
     def __init__(self, release: OpenRelease) -> None:
@@ -167,10 +156,9 @@ class ReleaseSwitch:
 
     @contextmanager
     def lease_old(self, release_id: str) -> Iterator[OpenRelease | None]:
-        """Keep a release open that was active before, and that a long request or a build still uses.
+        """Keep an earlier release open that is still in use: its index cannot be opened twice; `switch` takes it back.
 
-        Its index cannot be opened a second time; `switch` takes it back. Yields None if it is closed, and waits for one
-        that is being closed.
+        Yields None if it is closed, and waits for one that is being closed.
         """
         with self._lock:
             held = next((one for one in self._old if one.release.release_id == release_id), None)
@@ -227,11 +215,8 @@ class ReleaseSwitch:
 
 
 def _close(box: list[OpenRelease]) -> None:
-    """Close a release and give its memory back to the system.
-
-    It comes in a box, which is emptied: the arguments of a call in another thread live as long as the call.
-    """
-    release = box.pop()
+    """Close a release and give its memory back to the system."""
+    release = box.pop()  # a box, emptied: the arguments of a call in another thread live as long as the call
     encoder = weakref.ref(release.encoder)
     try:
         release.close()

@@ -2,9 +2,9 @@
 
     trial = try_bundle(settings, path, active=path_of_the_active_one)
 
-A graph may loop for ever, ask for all memory, or be valid and wrong; none of that may reach the server.
-The child loads the bundle as the service would, reproduces its golden tracks, and is timed beside the active bundle.
-It keeps what it measures of precision where the service looks for it, so that a switch measures nothing.
+A graph may loop for ever, ask for all memory, or be valid and wrong; none of that may reach the server. The child loads
+the bundle as the service would, reproduces its golden tracks, is timed beside the active bundle, and keeps what it
+measures of precision where the service looks for it.
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ UNIT_TOLERANCE = 1e-3
 
 
 def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Trial:
-    """Try a bundle in a limited child process, beside the active one (None: beside itself).
-
-    Raises `ReleaseRefused` if it cannot be loaded, is wrong, hangs or crashes its process.
-    """
+    """Try a bundle in a child process, beside the active one (None: itself); `ReleaseRefused` if it fails or hangs."""
     active = active or bundle
     found = _run(settings, bundle, beside=active)
     before = _run(settings, active) if active != bundle else None
@@ -61,7 +58,6 @@ def try_bundle(settings: Settings, bundle: Path, *, active: Path | None) -> Tria
 
 
 def _run(settings: Settings, bundle: Path, beside: Path | None = None) -> dict[str, Any]:
-    """Run the child and read its steps."""
     child = start_child(
         "service.releases.trial",
         str(bundle),
@@ -173,10 +169,7 @@ def check_golden_tracks(bundle: Bundle) -> None:
 
 
 def _check_graphs(bundle: Bundle) -> None:
-    """Open both graphs in ONNX Runtime, whatever will serve them: it is the strict one.
-
-    OpenVINO takes operator sets that do not exist yet. Nothing is optimised and nothing runs.
-    """
+    """Open both graphs in ONNX Runtime, unoptimised: it is strict, OpenVINO takes operator sets that do not exist."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1

@@ -3,10 +3,9 @@
     for finding in audit_library(index, silence=silent_track):
         print(finding.path, finding.verdict, finding.match_probability, finding.offset_seconds)
 
-Nothing is decoded: everything is in the index. The library says itself what fits: scores of sound and picture of one
-file against scores of sound and picture of two, by isotonic regression at even odds. So a probability answers "its own
-sound, or that of some other file?". Where it is not its own, its moments are compared once more with the sound
-moved against the picture: a file that fits better so is shifted, by about that much.
+Nothing is decoded: everything is in the index. The library itself teaches what fits: scores of sound and picture of one
+file against those of two files, by isotonic regression at even odds. A file that fits better with its sound moved
+against the picture is shifted, by about that much.
 """
 
 from __future__ import annotations
@@ -104,18 +103,9 @@ def audit_library(
 ) -> list[Finding]:
     """Ask of every file with sound and picture whether they belong together; returns all, the least likely first.
 
-    Args:
-        index: The library.
-        silence: Track of digital silence, float32, shape (T, D); without it no file is called silent.
-        segment_seconds: Length of a whole segment, which its moments divide.
-        max_offset_seconds: Maximum offset that is looked for.
-        on_progress: Called with the number of files done.
-
-    Returns:
-        Every such file, the least likely first.
-
-    Raises:
-        TooFewPairs: If the library is too small to say what fits.
+    `silence` is the track of digital silence, float32, shape (T, D); without it no file is called silent. Moments
+    divide `segment_seconds`, the length of a whole segment. `on_progress` gets the number of files done. Raises
+    `TooFewPairs` if the library is too small to say what fits.
     """
     looks = []
     for number, asset in enumerate(iter_pairs(index), start=1):
@@ -126,9 +116,8 @@ def audit_library(
             on_progress(number)
     if len(looks) < MIN_ASSETS:
         raise TooFewPairs(f"{len(looks)} files have sound and picture together, {MIN_ASSETS} are needed")
-    findings = [
-        _to_finding(look, probability) for look, probability in zip(looks, _judge_scores(looks), strict=True)
-    ]
+    judged = zip(looks, _judge_scores(looks), strict=True)
+    findings = [_to_finding(look, probability) for look, probability in judged]
     return sorted(findings, key=lambda finding: (finding.match_probability, finding.score, finding.asset_id))
 
 
@@ -156,9 +145,8 @@ def _look_at(
     paired = [(sound, picture) for sound, picture in pairs if picture is not None]
     if not paired:
         return None
-    chosen = [
-        paired[at] for at in np.linspace(0, len(paired) - 1, min(MAX_SEGMENTS, len(paired))).astype(int)
-    ]
+    places = np.linspace(0, len(paired) - 1, min(MAX_SEGMENTS, len(paired))).astype(int)
+    chosen = [paired[place] for place in places]
     ranks = []
     for sound, picture in chosen:
         ranks.append(_rank(index, picture, target="audio", asset_id=asset.asset_id))
@@ -222,33 +210,26 @@ def find_offset(
     Returns how much later the sound is than the picture in seconds, 0 if moving it gains too little; the mean cosine
     there; and the mean cosine without moving.
     """
-    num_moments = len(
-        next(track for s in segments for track in (s.audio_track, s.video_track) if track is not None)
-    )
-    step = segment_seconds / num_moments
+    tracks = (track for s in segments for track in (s.audio_track, s.video_track) if track is not None)
+    step = segment_seconds / len(next(tracks))
     sound, picture = _lay_out(segments, "audio", step), _lay_out(segments, "video", step)
     cosines = _Cosines(sound, picture)
     plain, _ = cosines.at(0)
     reach = min(round(max_offset_seconds / step), len(sound) - 1)
     least = max(MIN_MOMENTS, MIN_SHARE * len(plain))
-    best, gained = 0, float(plain.mean()) if len(plain) else 0.0
+    before = float(plain.mean()) if len(plain) else 0.0
+    best, gained = 0, before
     for lag in sorted(range(-reach, reach + 1), key=abs):
         found, _ = cosines.at(lag)
         if len(found) >= least and found.mean() > gained:
             best, gained = lag, float(found.mean())
-    before = float(plain.mean()) if len(plain) else 0.0
     if best == 0 or gained - before < MIN_GAIN or cosines.deviations(best) < MIN_DEVIATIONS:
         return 0.0, before, before
     return best * step, gained, before
 
 
 class _Cosines:
-    """Cosines of sound and picture with one moved against the other.
-
-    Args:
-        sound: On a time line with equal steps, shape (N, D), NaN if there is none.
-        picture: The same.
-    """
+    """Cosines of sound and picture, on time lines as of `_lay_out`, with one moved against the other."""
 
     def __init__(self, sound: NDArray[np.float32], picture: NDArray[np.float32]) -> None:
         self._sound, self._picture = sound, picture
@@ -276,11 +257,9 @@ class _Cosines:
 def _lay_out(segments: Sequence[Segment], modality: Modality, step: float) -> NDArray[np.float32]:
     """Embeddings on one time line with equal steps, shape (N, D); rows of NaN if there is nothing."""
     tracks = [segment.audio_track if modality == "audio" else segment.video_track for segment in segments]
-    width = next(
-        track.shape[1] for s in segments for track in (s.audio_track, s.video_track) if track is not None
-    )
+    present = (track for s in segments for track in (s.audio_track, s.video_track) if track is not None)
     end = max(segment.end_seconds for segment in segments)
-    line = np.full((int(np.ceil(end / step)) + 1, width), np.nan, np.float32)
+    line = np.full((int(np.ceil(end / step)) + 1, next(present).shape[1]), np.nan, np.float32)
     for segment, track in zip(segments, tracks, strict=True):
         if track is not None:
             length = segment.end_seconds - segment.start_seconds
@@ -290,12 +269,9 @@ def _lay_out(segments: Sequence[Segment], modality: Modality, step: float) -> ND
 
 
 def _rank(index: Index, track: Track, *, target: Modality, asset_id: str) -> int:
-    matches = index.search_assets(
-        VectorQuery(
-            track=track, target=target, limit=RANK_LIMIT, prefetch=choose_prefetch(track, limit=RANK_LIMIT)
-        )
-    )
-    ids = [match.asset_id for match in matches]
+    prefetch = choose_prefetch(track, limit=RANK_LIMIT)
+    query = VectorQuery(track=track, target=target, limit=RANK_LIMIT, prefetch=prefetch)
+    ids = [match.asset_id for match in index.search_assets(query)]
     return ids.index(asset_id) + 1 if asset_id in ids else RANK_LIMIT + 1
 
 

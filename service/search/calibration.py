@@ -4,15 +4,12 @@
     direction = fit_direction(pairs)
     direction.best.probability(0.62)    # 0.91
 
-The library teaches it. Every asset with sound and picture is a true pair; everything else that a search returns for it
-is a false one. Each sampled query counts twice: once with its own asset among the results and once without, because a
-query from outside the library may have no match in it at all. So P(match | score, direction) is the share of true pairs
-among the results a user would see, at even odds that there is anything to find. The best result of a query is more
-often the match than a later one with the same score, so both have a curve of their own.
-
-Isotonic regression (Zadrozny and Elkan, 2002) makes it a curve that never falls; what is kept is a table. Queries are
-split by asset: a third is held out and says how far the probabilities are from the truth (expected calibration error;
-Guo et al., 2017).
+Every asset with sound and picture is a true pair; everything else that a search returns for it is a false one. Each
+sampled query counts twice, with its own asset among the results and without, because a query from outside may have no
+match in the library. So P(match | score, direction) is the share of true pairs among the results a user would see, at
+even odds that there is anything to find. The best result of a query is more often the match than a later one with the
+same score, so both have a curve of their own: isotonic regression (Zadrozny and Elkan, 2002), kept as a table. A third
+of the assets is held out and measures the expected calibration error (Guo et al., 2017).
 """
 
 from __future__ import annotations
@@ -50,25 +47,15 @@ class TooFewPairs(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Results of sampled queries in one direction, N rows.
-
-    Attributes:
-        target: Modality that was searched.
-        scores: Diagonal means, float64, shape (N,).
-        matches: Whether the result is of the query's own asset, bool, shape (N,).
-        is_first: Whether it was the best result of its query, bool, shape (N,).
-        is_held_out: Whether its query belongs to a held-out asset, bool, shape (N,).
-        num_queries: How many queries gave them.
-        ranks: Rank of the own asset for each query, from 1; 0 if it was not found; int64, shape (num_queries,).
-    """
+    """Results of sampled queries in one direction, shape (N,) but for the ranks."""
 
     target: Modality
-    scores: NDArray[np.float64]
-    matches: NDArray[np.bool_]
-    is_first: NDArray[np.bool_]
-    is_held_out: NDArray[np.bool_]
+    scores: NDArray[np.float64]  # diagonal means
+    matches: NDArray[np.bool_]  # whether the result is of the query's own asset
+    is_first: NDArray[np.bool_]  # whether it was the best result of its query
+    is_held_out: NDArray[np.bool_]  # whether its query belongs to a held-out asset
     num_queries: int
-    ranks: NDArray[np.int64]
+    ranks: NDArray[np.int64]  # (num_queries,), of the own asset, from 1; 0 if it was not found
 
     def recall(self, k: int) -> float:
         """Share of the queries whose own asset is among the best k, in [0, 1]."""
@@ -162,10 +149,7 @@ def iter_pairs(index: Index) -> Iterator[Asset]:
 
 
 def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[Asset, int]]:
-    """Draw assets with sound and picture, each once, and the index of one segment of each.
-
-    Raises `TooFewPairs` if there are fewer than `MIN_ASSETS`.
-    """
+    """Draw assets with sound and picture, and one segment of each; raises `TooFewPairs` below `MIN_ASSETS`."""
     assets = sorted(iter_pairs(index), key=lambda asset: asset.asset_id)
     if len(assets) < MIN_ASSETS:
         raise TooFewPairs(f"{len(assets)} assets have sound and picture, {MIN_ASSETS} are needed")
@@ -175,25 +159,16 @@ def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[A
 
 
 def sample_pairs(index: Index, queries: Sequence[tuple[Asset, int]], *, target: Modality) -> Pairs:
-    """Search with stored segments and note which results are of their own asset.
-
-    Returns the results of each query once with its own asset and once without; a segment that lacks the modality is
-    skipped.
-    """
+    """Search with stored segments that have the modality; each counts with its own asset found, and without."""
     rows: list[tuple[float, bool, bool, bool]] = []
     ranks: list[int] = []
     for asset, number in queries:
         track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
         if track is None:
             continue
-        matches = index.search_assets(
-            VectorQuery(
-                track=track,
-                target=target,
-                limit=NUM_RESULTS + 1,
-                prefetch=choose_prefetch(track, limit=NUM_RESULTS),
-            )
-        )
+        prefetch = choose_prefetch(track, limit=NUM_RESULTS)
+        query = VectorQuery(track=track, target=target, limit=NUM_RESULTS + 1, prefetch=prefetch)
+        matches = index.search_assets(query)
         own = [match.asset_id == asset.asset_id for match in matches]
         ranks.append(own.index(True) + 1 if any(own) else 0)
         others = [match.score for match, is_own in zip(matches, own, strict=True) if not is_own]
@@ -220,10 +195,7 @@ def is_held_out(asset_id: str) -> bool:
 
 
 def fit_direction(pairs: Pairs) -> Direction:
-    """Learn the curves of one direction from the pairs that are not held out, and measure them on the rest.
-
-    Raises `TooFewPairs` if there is nothing to learn from, or nothing to test with.
-    """
+    """Learn the curves of one direction from the pairs not held out, and measure them on the rest; see `fit_curve`."""
     best = fit_curve(pairs, pairs.is_first)
     further = fit_curve(pairs, ~pairs.is_first)
     found = np.where(
@@ -237,10 +209,7 @@ def fit_direction(pairs: Pairs) -> Direction:
 
 
 def fit_curve(pairs: Pairs, chosen: NDArray[np.bool_]) -> Curve:
-    """Learn one curve from chosen pairs, bool, shape (N,).
-
-    Raises `TooFewPairs` if there is nothing to learn from, or nothing to test with.
-    """
+    """Learn one curve from chosen pairs, bool, shape (N,); raises `TooFewPairs` if none teach or none are held out."""
     # Needed to build a release, not to answer: an answer reads the table.
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
 

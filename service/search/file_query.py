@@ -50,17 +50,9 @@ def search_file(
 
 
 def embed_file(
-    path: Path,
-    *,
-    modality: Modality | None = None,
-    snapshot: Snapshot,
-    decoder: Decoder,
-    limits: QueryLimits,
+    path: Path, *, modality: Modality | None = None, snapshot: Snapshot, decoder: Decoder, limits: QueryLimits
 ) -> EmbeddedFile:
-    """Embed every segment of a media file: one modality of it, or by default whatever it has.
-
-    Raises `NoStream` if the file has nothing of the modality.
-    """
+    """Embed every segment of a file, one modality or (None) both; raises `NoStream` if it has nothing of them."""
     modalities: tuple[Modality, ...] = ("audio", "video") if modality is None else (modality,)
     segments: list[EmbeddedSegment] = []
     for chunk in _decode_chunks(path, snapshot, modalities=modalities, decoder=decoder, limits=limits):
@@ -68,10 +60,7 @@ def embed_file(
     if not segments:
         raise NoStream(f"no segment of the file has {modality or 'sound or picture'} that can be decoded")
     return EmbeddedFile(
-        media=chunk.info,
-        segments=tuple(segments),
-        is_partial=chunk.is_partial,
-        bundle_id=snapshot.bundle_id,
+        media=chunk.info, segments=tuple(segments), is_partial=chunk.is_partial, bundle_id=snapshot.bundle_id
     )
 
 

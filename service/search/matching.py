@@ -43,8 +43,7 @@ class NotCalibrated(Failure):
 class SearchResult:
     """The best segment of one asset, and the segment of the query that it matches best.
 
-    `match_probability` says how likely it belongs to the query, in [0, 1] (`service.search.calibration`). It is None if
-    the release is not calibrated, and if like was compared with like.
+    `match_probability`, in [0, 1], is None if the release is not calibrated, and if like was compared with like.
     """
 
     match: SegmentMatch
@@ -78,18 +77,11 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchAnswer:
-    """What a search found, best first, and what it compared.
+    """What a search found, one result per asset by falling score (then by asset id), and what it compared.
 
-    Attributes:
-        results: One per asset, by falling score; equal scores by asset id.
-        target: Modality of the library that was searched.
-        source: Modality of the query that was used (`from` outside Python).
-        bundle_id: The bundle that embedded both.
-        release_id: The release that answered.
-        num_query_segments: How many segments of the query were searched with.
-        is_partial: True if less than 95 % of the query file could be decoded.
-        next_offset: Offset of the next page; None after the last, and if no page was asked for.
-        reason: Why there are no results, if there are none.
+    `source` is the modality of the query (`from` outside Python). `is_partial` means that less than 95 % of its file
+    could be decoded. `next_offset` is None after the last page, and if no page was asked for; `reason` says why there
+    are no results.
     """
 
     results: tuple[SearchResult, ...]
@@ -124,33 +116,16 @@ def find_matches(
     snapshot: Snapshot,
     is_partial: bool = False,
 ) -> SearchAnswer:
-    """Search with every segment of a query and keep the best match of each asset.
+    """Search with the `source` tracks of every segment of a query, and keep the best match of each asset.
 
-    Args:
-        queries: Embedded segments that have the modality `source`.
-        options: Which results are wanted.
-        source: Which of their tracks to search by.
-        snapshot: What to search, and what its scores mean.
-        is_partial: Whether less than 95 % of the query file could be decoded.
-
-    Returns:
-        One result per asset, best first; equal scores by asset id.
-
-    Raises:
-        NotCalibrated: If results are wanted by their probability and it is not known.
-    """  # noqa: DOC502 - raised by `_find_calibration`
+    Raises `NotCalibrated` if results are wanted by their probability and it is not known.
+    """
     calibration = _find_calibration(options, source, snapshot.calibration)
     ranked = _rank_assets(queries, options, source, snapshot.index)
     if calibration is not None:
-        ranked = [
-            replace(
-                result,
-                match_probability=calibration.probability(
-                    result.match.score, target=options.target, is_best=rank == 0
-                ),
-            )
-            for rank, result in enumerate(ranked)
-        ]
+        for rank, result in enumerate(ranked):
+            likely = calibration.probability(result.match.score, target=options.target, is_best=rank == 0)
+            ranked[rank] = replace(result, match_probability=likely)
     results, next_offset, reason = _cut_page(ranked, options)
     return SearchAnswer(
         results=results,
@@ -191,16 +166,11 @@ def _rank_assets(
     best: dict[str, SearchResult] = {}
     for query in queries:
         track = query.tracks[source]
-        found = index.search_assets(
-            VectorQuery(
-                track=track,
-                target=options.target,
-                limit=num_ranked,
-                prefetch=options.prefetch or choose_prefetch(track, limit=num_ranked),
-                filter=options.filter,
-            )
+        prefetch = options.prefetch or choose_prefetch(track, limit=num_ranked)
+        wanted = VectorQuery(
+            track=track, target=options.target, limit=num_ranked, prefetch=prefetch, filter=options.filter
         )
-        for match in found:
+        for match in index.search_assets(wanted):
             held = best.get(match.asset_id)
             if held is None or _rank(match) < _rank(held.match):
                 best[match.asset_id] = SearchResult(

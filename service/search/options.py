@@ -11,21 +11,13 @@ from service.system.settings import MAX_LIMIT, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """Which results are wanted.
+    """Which results are wanted, one per asset.
 
-    Attributes:
-        target: Modality to find.
-        source: Modality of the query to search by. None: the opposite of the target if the query has it, else the
-            one it has.
-        limit: Maximum number of results, one per asset.
-        offset: Number of results to skip, or None for a search without pages. All pages of one query are cut from
-            one ranking, that of the best `window` assets, so no result is missed or comes twice.
-        window: Length of that ranking, at least `offset + limit`.
-        min_score: Minimum score.
-        min_probability: Minimum probability of being the match.
-        filter: Which assets count; None for all.
-        prefetch: Candidates by pooled vector for each segment, more if few assets fill them all; None for as many
-            as the segment's track needs (`choose_prefetch`).
+    `source` None searches by the opposite of the target if the query has it, else by what it has. `offset` None is a
+    search without pages; all pages of one query are cut from one ranking, that of the best `window` assets (at least
+    `offset + limit`), so no result is missed or comes twice. `filter` None counts all assets. `prefetch` is the number
+    of candidates by pooled vector for each segment, more if few assets fill them all; None for as many as the segment's
+    track needs (`choose_prefetch`).
     """
 
     target: Modality

@@ -18,10 +18,7 @@ FOR_EACH_FURTHER = 2
 
 
 def measure_alikeness(track: Track) -> float:
-    """How alike the moments of a track are, unit rows of shape (T, D).
-
-    Returns the mean cosine of two of them: 1 if all are the same, about 0 if they have nothing in common.
-    """
+    """Mean cosine of two moments of a track, unit rows of shape (T, D): 1 if all are the same, about 0 if unlike."""
     num_moments = len(track)
     if num_moments == 1:
         return 1.0

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from models.media.clip import (
-    ClipSpec,
-    DecodeLimits,
-)
+from models.media.clip import ClipSpec, DecodeLimits
 from service.decode.lane import DecodeTimedOut
 from service.encode.batching import SegmentEncoder
 from service.encode.spool import Spool
@@ -18,11 +15,9 @@ from service.system.caller import Caller
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What answers a query: one release, which a request takes and keeps.
+    """What answers a query: one release, which a request takes and keeps; no work is started for a caller that left.
 
-    `spec` says how its encoder wants clips cut and sampled, `width` is D. No work is started for a `caller` that
-    left. `calibration` is None before it was learned. `spool` keeps what was embedded of files on their way into the
-    index.
+    `spec` says how its encoder wants clips cut and sampled, `width` is D. `calibration` is None before it was learned.
     """
 
     encoder: SegmentEncoder

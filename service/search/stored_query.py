@@ -20,13 +20,9 @@ MAX_QUERY_SEGMENTS = 60  # 10 min, as of a query file
 
 
 class UnusableQuery(Failure):
-    """What a query names is not in the index. Subclasses say what.
-
-    An answer tells `errors`: the parameter at fault and the message.
-    """
+    """What a query names is not in the index; `errors`, for the client, name the parameter at fault."""
 
     code = "invalid_parameter"
-
     parameter = "asset_id"
 
     def __init__(self, message: str) -> None:
@@ -44,7 +40,6 @@ class UnknownSegment(UnusableQuery):
     """The asset has no segment at this time, or too many to search with all of them."""
 
     code = "unknown_segment"
-
     parameter = "start_seconds"
 
 
@@ -52,7 +47,6 @@ class MissingModality(UnusableQuery):
     """What is stored lacks the modality that was asked for."""
 
     code = "no_stream"
-
     parameter = "from"
 
 
@@ -81,15 +75,13 @@ def search_asset(
 
 
 def search_track(track: Track, options: SearchOptions, *, snapshot: Snapshot) -> SearchAnswer:
-    """Search with one track, float32, shape (T, D), unit rows.
+    """Search with one track, float32, shape (T, D), unit rows, as if it were a whole segment of a query.
 
-    The answer names `options.source`, or the opposite of the target, as what the track was embedded from; the span of
-    the query is that of one segment.
+    It is taken for one of `options.source`, by default the opposite of the target.
     """
     source = options.source or OPPOSITE[options.target]
-    query = EmbeddedSegment(
-        start_seconds=0.0, end_seconds=snapshot.spec.segment_seconds, tracks={source: track}
-    )
+    seconds = snapshot.spec.segment_seconds
+    query = EmbeddedSegment(start_seconds=0.0, end_seconds=seconds, tracks={source: track})
     return find_matches([query], options, source=source, snapshot=snapshot)
 
 

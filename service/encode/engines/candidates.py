@@ -102,10 +102,7 @@ def open_candidate(candidate: Candidate, graphs: Graphs, options: EngineOptions)
 
 
 def find_variant(candidate: Candidate, bundle: Bundle) -> Variant | None:
-    """The verified variant of a bundle that a candidate runs, None for a precision that runs the bundle's own graphs.
-
-    Raises `EngineMissing` if the precision needs a variant and there is none.
-    """
+    """The variant that a candidate runs, None if the bundle's own graphs; raises `EngineMissing` if it is not there."""
     if candidate.precision not in WITH_GRAPHS:
         return None
     variant = load_variant(bundle, candidate.precision)

@@ -45,15 +45,10 @@ class DeviceOutOfMemory(EncoderFailure):
 
 @dataclass(frozen=True, kw_only=True)
 class Graphs:
-    """The two ONNX files that an engine runs.
+    """The two ONNX files that an engine runs."""
 
-    Attributes:
-        audio: samples (B, S) float32, lengths (B,) int64 → tracks (B, T, D).
-        video: frames (B, T, H, W, 3) uint8 → tracks (B, T, D).
-    """
-
-    audio: Path
-    video: Path
+    audio: Path  # samples (B, S) float32, lengths (B,) int64 → tracks (B, T, D)
+    video: Path  # frames (B, T, H, W, 3) uint8 → tracks (B, T, D)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +69,10 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """Both graphs of a bundle, loaded. Every method may be called from any thread.
+    """Both graphs of a bundle, loaded. Every method may be called from any thread."""
 
-    Attributes:
-        provider: What it runs on, as `/readyz` and `foley doctor` name it.
-        max_batch: Segments that one run takes.
-    """
-
-    provider: str
-    max_batch: int
+    provider: str  # what it runs on, as `/readyz` and `foley doctor` name it
+    max_batch: int  # segments that one run takes
 
     def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed padded rows of sound, float32, shape (B, S), with their true lengths (B,), as float32 (B, T, D)."""

@@ -1,13 +1,11 @@
 """ONNX Runtime on an NVIDIA GPU, by its CUDA provider or by TensorRT.
 
-A run takes one of a few fixed batch sizes (`BUCKETS`); smaller batches are padded. Each size has input and output
-buffers on the device that stay where they are, bound to the session, so that a run copies in, computes and copies out,
-and so that its launches may be replayed as a CUDA graph. A batch that does not fit into memory is halved, and
-remembered.
+Batches are padded to one of a few sizes (`BUCKETS`). Each size has buffers on the device that stay where they are,
+bound to the session, so that its launches may be replayed as a CUDA graph. If a batch does not fit into memory, it is
+halved, and later ones are no larger.
 
-Written without a GPU at hand: the choice of sizes, the padding, the halving and the binding are tested on the CPU
-provider, which binds in the same way; speed, TensorRT and CUDA graphs were not tried. On a machine with a GPU
-`REQUIRE_GPU=1 pytest -m needs_gpu` tries them, and `python -m benchmarks.batch_speed` says how fast they are.
+Written without a GPU at hand: sizes, padding, halving and binding are tested on the CPU provider; speed, TensorRT and
+CUDA graphs were not tried (`REQUIRE_GPU=1 pytest -m needs_gpu`, `python -m benchmarks.batch_speed`).
 """
 
 from __future__ import annotations
@@ -51,9 +49,7 @@ Providers = list[str | tuple[str, dict[str, str]]]
 
 
 class OnnxCudaEngine:
-    """Both graphs on a GPU, by CUDA or compiled by TensorRT.
-
-    Raises `DeviceMissing` if ONNX Runtime takes another provider.
+    """Both graphs on a GPU, by CUDA or by TensorRT; raises `DeviceMissing` if ONNX Runtime takes another provider.
 
     `precision` is `fp16` if the graphs are in float16, else `tf32` or `fp32` for how float32 is multiplied.
     """
@@ -101,10 +97,7 @@ class OnnxCudaEngine:
 
 
 class BoundGraph:
-    """One graph with buffers on its device for each batch size, one run at a time.
-
-    The output of the session is `tracks`, (B, T, D) float32. The device is `cuda`, or `cpu` if a test has no GPU.
-    """
+    """One graph with buffers on its device (`cuda`; `cpu` in tests) for each batch size, one run at a time."""
 
     def __init__(
         self, session: onnxruntime.InferenceSession, *, device: str, uses_cuda_graphs: bool = False
@@ -210,16 +203,12 @@ def is_out_of_memory(exc: Exception) -> bool:
 
 
 def cuda_options(options: EngineOptions, *, uses_tf32: bool, captures: bool) -> dict[str, str]:
-    """Options of the CUDA provider.
-
-    TF32 multiplies float32 with 10 bits of mantissa, which is several times faster; `captures` replays launches as
-    CUDA graphs.
-    """
+    """Options of the CUDA provider; `captures` replays launches as CUDA graphs."""
     found = {
         "device_id": "0",
         "arena_extend_strategy": "kSameAsRequested",  # doubling would reserve memory that is never used
         "cudnn_conv_algo_search": "HEURISTIC",  # trying every algorithm costs seconds for each new shape
-        "use_tf32": str(int(uses_tf32)),
+        "use_tf32": str(int(uses_tf32)),  # float32 with 10 bits of mantissa: several times faster
         "enable_cuda_graph": str(int(captures)),
     }
     if options.gpu_memory_bytes is not None:

@@ -1,10 +1,8 @@
 """OpenVINO on the processor: bfloat16 if the processor multiplies it, or float32. It reads the same ONNX files.
 
-The log-mel spectrum stays in float32 even so: in bfloat16 it would turn the embeddings of sound six times further than
-all of the network does. The audio graph is therefore cut where the pictures of the windows enter the patch embedding,
-and its two halves are compiled apart.
-
-Needs the extra: `pip install 'foley-av[openvino]'`.
+The log-mel spectrum stays in float32: in bfloat16 it would turn the embeddings of sound six times further than all of
+the network does. So the audio graph is cut where the pictures of the windows enter the patch embedding, and its two
+halves are compiled apart. Needs the extra: `pip install 'foley-av[openvino]'`.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ INSTALL = "pip install 'foley-av[openvino]'"
 class OpenVinoEngine:
     """Both graphs on OpenVINO's CPU device; each run has memory of its own.
 
-    `EngineMissing` is raised if the package is not installed or the processor does not have the precision,
-    `EncoderFailure` if a graph cannot be loaded.
+    Raises `EngineMissing` without the package or the precision, `EncoderFailure` if a graph cannot be loaded.
     """
 
     max_batch = 1  # segments: one holds 16 pictures already, more is no faster and takes more memory
@@ -147,8 +144,8 @@ def open_core() -> openvino.Core:
     """The one core of this process, which lives as long as the process.
 
     A core's CPU plugin gives the thread that loads it another stack for signal handlers, and frees that stack when it
-    is unloaded, in whatever thread that is. Had each engine a core of its own, then after the first one is closed the
-    next SIGTERM would end the process with SIGSEGV.
+    is unloaded, in whatever thread that is. If each engine had a core of its own, then after the first one is closed
+    the next SIGTERM would end the process with SIGSEGV.
     """
     with _core_lock:
         if not _core:
