@@ -17,7 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.media.opening import DecodeLimits, MediaInfo, MediaSource, hash_media, open_media, open_regular
+from models.media.limits import DecodeLimits
+from models.media.opening import MediaInfo, MediaSource, hash_media, open_media, open_regular
 from models.media.picture import PictureReader
 from models.media.reading import Reading, ReadRequest, iterate_packets, read_media
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds

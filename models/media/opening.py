@@ -24,12 +24,13 @@ from typing import Any, NoReturn
 import av
 import av.error
 from av.container import InputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard
 
 from models.media.edits import MIN_CUT_SECONDS, Edits, read_edits
+from models.media.limits import DecodeLimits
+from models.media.tracks import best_stream, count_channels, tracks_heard_with
 from models.media.unreadable import (
     BrokenMedia,
-    ClipTooLong,
     EmptyFile,
     NoStream,
     NotARegularFile,
@@ -47,18 +48,6 @@ sequences, text (tty, lrc, subtitles) or devices."""
 
 MAX_STREAMS_OF_ANY_KIND = 1000
 
-CHANNEL_TRACK_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mxf"})
-"""Cameras and broadcasters keep each channel of the sound in a track of its own in these."""
-JOINED_PROGRAMMES = frozenset({"mpegts", "mpeg"})
-"""Which of their tracks belong to one programme is known of the best one only."""
-ALTERNATIVES = (
-    Disposition.comment
-    | Disposition.dub
-    | Disposition.karaoke
-    | Disposition.hearing_impaired
-    | Disposition.visual_impaired
-    | Disposition.descriptions
-)
 MAX_PIXEL_ASPECT = 4
 """DV and DVD have pixels of up to 1.46, anamorphic film of 2; a file that claims more is damaged."""
 ESTIMATED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "mpegvideo", "dv"})
@@ -72,108 +61,6 @@ LAST_TICK_SECONDS = 2**33 / 90_000
 
 MediaSource = Path | str | int
 """A regular file by its path, or by a descriptor that is open for reading; the latter stays open."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeLimits:
-    """Limits for a file. They apply to the decoded content, not only to the header."""
-
-    max_duration_seconds: float = 4 * 3600.0
-    """Longest file, declared or decoded, in seconds."""
-    max_frame_width: int = 8192
-    """Longer side of a picture, in pixels."""
-    max_frame_height: int = 4320
-    """Shorter side of a picture, in pixels."""
-    max_streams: int = 32
-    """Streams of sound and picture in one file; subtitles, attachments and data are not counted."""
-    max_edits: int = 2048
-    """Entries in the edit lists of a file: each repeats the index of its track in memory."""
-    max_channels: int = 64
-    """Channels of the sound."""
-    max_sample_rate_hz: int = 768_000
-    """Sample rate of the sound."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-
-    @property
-    def max_pixels(self) -> int:
-        """Pixels of the largest picture."""
-        return self.max_frame_width * self.max_frame_height
-
-    def check_duration(self, seconds: float) -> None:
-        """Refuse a file that is too long.
-
-        Args:
-            seconds: Length of the file, or how far it was seen to reach.
-
-        Raises:
-            ClipTooLong: If that is more than the limit.
-        """
-        if seconds > self.max_duration_seconds:
-            raise ClipTooLong(
-                f"a file may last at most {self.max_duration_seconds:g} s, this one has {seconds:.1f} s"
-            )
-
-    def check_frame_size(self, width: int, height: int) -> None:
-        """Refuse a picture that is too large, upright or on its side.
-
-        Args:
-            width: Width in pixels.
-            height: Height in pixels.
-
-        Raises:
-            TooComplex: If it is larger than the limits.
-        """
-        if max(width, height) > self.max_frame_width or min(width, height) > self.max_frame_height:
-            limit = f"{self.max_frame_width} x {self.max_frame_height}"
-            raise TooComplex(f"a picture may have at most {limit} pixels, this one has {width} x {height}")
-
-    def check_sound(self, num_channels: int, sample_rate_hz: int) -> None:
-        """Refuse sound of too many channels or too high a rate.
-
-        Args:
-            num_channels: Channels of one stream.
-            sample_rate_hz: Its sample rate.
-
-        Raises:
-            TooComplex: If either is more than the limit.
-        """
-        if num_channels > self.max_channels:
-            raise TooComplex(
-                f"sound may have at most {self.max_channels} channels, this one has {num_channels}"
-            )
-        if sample_rate_hz > self.max_sample_rate_hz:
-            raise TooComplex(
-                f"sound may have at most {self.max_sample_rate_hz} Hz, this one has {sample_rate_hz}"
-            )
-
-    def check_streams(self, num_streams: int) -> None:
-        """Refuse a file of too many streams.
-
-        Args:
-            num_streams: Streams of sound and picture.
-
-        Raises:
-            TooComplex: If there are more than the limit.
-        """
-        if num_streams > self.max_streams:
-            limit = f"{self.max_streams} streams of sound and picture"
-            raise TooComplex(f"a file may have at most {limit}, this one has {num_streams}")
-
-    def check_edits(self, num_edits: int) -> None:
-        """Refuse a file whose edit lists are too long.
-
-        Args:
-            num_edits: Entries of all edit lists.
-
-        Raises:
-            TooComplex: If there are more than the limit.
-        """
-        if num_edits > self.max_edits:
-            raise TooComplex(f"a file may have at most {self.max_edits} edits, this one has {num_edits}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,9 +221,9 @@ def _open_container(descriptor: int, limits: DecodeLimits, edits: Edits) -> Inpu
 
 def _choose_streams(container: InputContainer, status: os.stat_result, limits: DecodeLimits) -> Media:
     limits.check_streams(len(container.streams.video) + len(container.streams.audio))
-    video = _best_stream(container, "video")
-    audio = _best_stream(container, "audio", related=video)
-    sounds = _tracks_heard_with(container, audio) if audio is not None else ()
+    video = best_stream(container, "video")
+    audio = best_stream(container, "audio", related=video)
+    sounds = tracks_heard_with(container, audio) if audio is not None else ()
     chosen = [*sounds] if video is None else [video, *sounds]
     if not chosen:
         _explain_none_usable(container)
@@ -367,30 +254,6 @@ def _cut_end(media: Media, edits: Edits) -> Media:
     return replace(media, cut_seconds=seconds, info=replace(media.info, duration_seconds=seconds))
 
 
-def _tracks_heard_with(container: InputContainer, best: Any) -> tuple[Any, ...]:
-    """The best track and those that belong to it: a camera's or a broadcaster's channels, each a track of its own.
-
-    Tracks in other languages, commentary and the like are alternatives. Matroska and the rest keep alternatives too and
-    seldom tag them: there only mono tracks are heard together.
-    """
-    if container.format.name in JOINED_PROGRAMMES:
-        return (best,)
-
-    def belongs(stream: Any) -> bool:
-        if stream is best:
-            return True
-        return (
-            stream.codec_context is not None
-            and stream.codec_context.sample_rate == best.codec_context.sample_rate
-            and stream.language == best.language
-            and not stream.disposition & ALTERNATIVES
-        )
-
-    tracks = (best, *(stream for stream in container.streams.audio if stream is not best and belongs(stream)))
-    are_mono = all(_count_channels(stream.codec_context) == 1 for stream in tracks)
-    return tracks if are_mono or container.format.name in CHANNEL_TRACK_CONTAINERS else (best,)
-
-
 def _explain_none_usable(container: InputContainer) -> NoReturn:
     """Raise for a file without sound and picture, or for one whose header is wrong about them."""
     for stream in container.streams.audio:
@@ -400,24 +263,6 @@ def _explain_none_usable(container: InputContainer) -> NoReturn:
             found = f"{context.layout.nb_channels} channels at {context.sample_rate} Hz"
             raise BrokenMedia(f"the file declares sound, but its header is invalid: {found}")
     raise NoStream(f"no sound and no moving picture with a decoder in {len(container.streams)} streams")
-
-
-def _best_stream(container: InputContainer, kind: Any, *, related: Any = None) -> Any:
-    """Return FFmpeg's best stream of the kind, of the related one's programme; no cover art, none without a decoder."""
-
-    def is_usable(stream: Any) -> bool:
-        return stream.codec_context is not None and not stream.disposition & stream.disposition.attached_pic
-
-    best = container.streams.best(kind, related)
-    if best is None or is_usable(best):
-        return best
-
-    # As in FFmpeg's av_find_best_stream: the default stream first, then the higher bit rate, then the earlier one.
-    def rank(stream: Any) -> tuple[bool, int]:
-        return bool(stream.disposition & stream.disposition.default), stream.bit_rate or 0
-
-    others = [stream for stream in container.streams if stream.type == kind and is_usable(stream)]
-    return max(others, key=rank, default=None)
 
 
 def _origin(container: InputContainer, streams: list[Any]) -> float:
@@ -481,7 +326,7 @@ def read_pixel_aspect(stream: Any) -> float:
 
 
 def _audio_facts(tracks: tuple[Any, ...], limits: DecodeLimits) -> dict[str, Any]:
-    counts = [_count_channels(stream.codec_context) for stream in tracks]
+    counts = [count_channels(stream.codec_context) for stream in tracks]
     context = tracks[0].codec_context
     num_channels = sum(counts)
     limits.check_sound(num_channels, context.sample_rate)
@@ -491,15 +336,3 @@ def _audio_facts(tracks: tuple[Any, ...], limits: DecodeLimits) -> dict[str, Any
         "num_channels": num_channels,
         "sample_rate_hz": context.sample_rate,
     }
-
-
-def _count_channels(context: Any) -> int:
-    """Channels of a stream, whose order is forgotten if it is not one of FFmpeg's own.
-
-    PyAV frees the list of such an order once for every frame, which ends the process. All channels count the same
-    here, so only their number matters.
-    """
-    layout = context.layout
-    if " channels (" in layout.name:  # "2 channels (FR+FL)"
-        context.layout = f"{layout.nb_channels} channels"
-    return int(layout.nb_channels)

@@ -17,7 +17,8 @@ from typing import Any
 
 import av.error
 
-from models.media.opening import DecodeLimits, Media, MediaInfo, MediaSource, open_media, open_regular
+from models.media.limits import DecodeLimits
+from models.media.opening import Media, MediaInfo, MediaSource, open_media, open_regular
 from models.media.picture import LandedLate, PictureReader, SkippingInexact
 from models.media.sound import WARM_UP_SECONDS, MixedSound, SoundReader
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds

@@ -22,7 +22,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from models.media.opening import DecodeLimits
+from models.media.limits import DecodeLimits
 from models.media.timeline import MomentPlan
 from models.media.unreadable import TooComplex
 
