@@ -307,9 +307,21 @@ def _make_sound_readers(media: Media, plan: MomentPlan, request: ReadRequest) ->
     if "audio" not in request.modalities:
         return []
     return [
-        SoundReader(stream, origin_seconds=media.origin_seconds, plan=plan, limits=request.limits)
+        SoundReader(
+            stream,
+            origin_seconds=media.origin_seconds,
+            plan=plan,
+            limits=request.limits,
+            has_coarse_clock=_has_coarse_clock(media, stream),
+        )
         for stream in media.sounds
     ]
+
+
+def _has_coarse_clock(media: Media, stream: Any) -> bool:
+    """Whether packets without timestamps are counted in ticks that no sample falls on: the clock of AC-3 runs ahead."""
+    ticks = 1 / stream.time_base
+    return media.info.container in COUNTED_CONTAINERS and ticks % stream.codec_context.sample_rate != 0
 
 
 class _Feed:

@@ -85,9 +85,18 @@ class SoundReader:
         origin_seconds: Timestamp that is time 0.
         plan: Which segments are wanted.
         limits: The most channels.
+        has_coarse_clock: Whether timestamps drift away from the samples, so that all sound from the start is counted.
     """
 
-    def __init__(self, stream: Any, *, origin_seconds: float, plan: MomentPlan, limits: DecodeLimits) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        *,
+        origin_seconds: float,
+        plan: MomentPlan,
+        limits: DecodeLimits,
+        has_coarse_clock: bool = False,
+    ) -> None:
         self.start_seconds = math.inf  # of the first sample that decoded
         self.end_seconds = -math.inf  # of the last one
         self.progress_seconds = -math.inf  # how far the file was read
@@ -96,6 +105,7 @@ class SoundReader:
         self._time_base: Fraction = stream.time_base
         self._origin_seconds = origin_seconds
         self._plan = plan
+        self._decodes_all = plan.first == 0 or has_coarse_clock
         self._average = _ChannelAverage(limits)
         self._run: _Run | None = None
         self._is_finished = False
@@ -117,7 +127,7 @@ class SoundReader:
         if start > self._plan.stop_seconds + self._plan.spec.min_segment_seconds:
             self.finish()
             self.end_seconds = max(self.end_seconds, end)
-        elif self._plan.first == 0 or end >= self._plan.start_seconds - WARM_UP_SECONDS:
+        elif self._decodes_all or end >= self._plan.start_seconds - WARM_UP_SECONDS:
             self._decode(packet)
 
     def finish(self) -> None:
