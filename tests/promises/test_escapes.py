@@ -90,6 +90,6 @@ def test_names_that_are_addresses_are_only_names(walled: Decoder, canaries: Cana
         str(canaries.folder / "%03d.png"),
     ):
         with pytest.raises(UnreadableClip) as caught:
-            walled.decode(name, ClipSpec(), timeout_seconds=20.0)
+            walled.submit(name, ClipSpec(), timeout_seconds=20.0).result()
         assert caught.value.code == "not_a_file"
     assert canaries.take() == set()

@@ -93,9 +93,9 @@ def test_the_message_says_what_the_file_is_instead(tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     os.mkfifo(tmp_path / "pipe.pth")
     for name, message in (
-        ("empty.pth", r"is empty: it is no file of torch\.save"),
-        ("pointer.pth", r"begins with b'version https://': it is no file of torch\.save"),
-        ("tensors.pth", r"it is no file of torch\.save, nor named \.safetensors"),
+        ("empty.pth", r"is empty: it is not a torch\.save file"),
+        ("pointer.pth", r"begins with b'version https://': it is not a torch\.save file"),
+        ("tensors.pth", r"it is not a torch\.save file and is not named \.safetensors"),
         ("folder.safetensors", "must be a file"),
         ("pipe.pth", "must be a file"),  # opening it would wait for a writer
     ):

@@ -114,7 +114,7 @@ def test_a_worker_that_cannot_be_restricted_does_not_work() -> None:
     """Where there is Landlock, it holds or nothing is decoded."""
     if landlock_version() == 0:
         pytest.skip("needs Landlock")
-    program = "from service import landlock; landlock.RESTRICT_SELF = 1_000_000; landlock.restrict([])"
+    program = "from service.decode import landlock; landlock.RESTRICT_SELF = 1_000_000; landlock.restrict([])"
     ended = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, check=False)
     assert ended.returncode == 1
     assert b"landlock restrict_self: Function not implemented" in ended.stderr

@@ -250,7 +250,7 @@ def test_what_cannot_be_imported_is_said_and_code_2(tmp_path: Path) -> None:
     for name, message in (
         ("malicious.pth", "is refused: it asks for posix.mkdir, and only tensors are read"),
         ("wrong.pth", "missing (1): norm_a.bias\nunexpected (1): x"),
-        ("wrong.pth", "must be given at width 16 (--heads) and in a decoder of width 8 (--decoder-heads)"),
+        ("wrong.pth", "give it at width 16 (--heads) and in a decoder of width 8 (--decoder-heads)"),
         ("nothing.pth", "cannot be read as a file of torch.save"),
     ):
         assert message in run(tmp_path / name, "--kind", "tgdp", "--output", tmp_path / "bundle", code=2)
