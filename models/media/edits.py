@@ -33,11 +33,7 @@ class Edits:
 
 
 def read_edits(descriptor: int) -> Edits:
-    """Read the edit lists; none for a file that is no MP4 or MOV.
-
-    Args:
-        descriptor: A file open for reading; its position is kept.
-    """
+    """Read the edit lists of an open file, whose position is kept; a file that is no MP4 or MOV has none."""
     size_bytes = os.fstat(descriptor).st_size
     first = next(_boxes(descriptor, 0, size_bytes), None)
     if first is None or first[0] not in FILE_TYPES:
