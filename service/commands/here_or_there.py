@@ -130,7 +130,7 @@ def cancel_job(settings: Settings, job_id: str) -> str:
     """Cancel a job that waits or runs, and return its state."""
 
     def here() -> str:
-        with Ledger.open(settings.data / LEDGER_NAME) as ledger:  # nobody runs it: the ledger is ours
+        with Ledger.open(settings.data / LEDGER_NAME) as ledger:  # no process runs it: the ledger is ours
             job = ledger.get_job(job_id)
             if job.has_ended:
                 raise JobEnded(f"job {job_id} has ended: {job.state}")

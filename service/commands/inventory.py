@@ -29,7 +29,7 @@ from service.system.settings import Settings
 
 
 class Inventory(Protocol):
-    """The assets of a library, whoever has its index open; as the HTTP API describes them."""
+    """The assets of a library, as the HTTP API describes them, from the index or from the server that has it open."""
 
     def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
         """Every asset that passes the filter, in the order of the index."""

@@ -1,4 +1,4 @@
-"""The commands of whoever runs the service: `foley serve`, `doctor`, `keys`, `backup`, `restore`, `migrate`."""
+"""The commands for running the service: `foley serve`, `doctor`, `keys`, `backup`, `restore`, `migrate`."""
 
 # The commands import what they need themselves: `foley --help` must not wait for it.
 # ruff: noqa: PLC0415

@@ -116,7 +116,7 @@ class Lane(threading.Thread):
             if task.future.set_running_or_notify_cancel():
                 try:
                     outcome = self._execute(task)
-                except BaseException as exc:  # every outcome belongs to whoever waits for the future
+                except BaseException as exc:  # every outcome belongs to the caller that waits for the future
                     task.future.set_exception(exc)
                 else:
                     task.future.set_result(outcome)

@@ -46,7 +46,7 @@ def scope_of(method: str, path: str) -> keys.Scope | None:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessRules:
-    """Who may call; without a `store` nobody needs a key, and `own_origins` are hosts of other pages that may call.
+    """Who may call; without a `store` no key is needed, and `own_origins` are hosts of other pages that may call.
 
     `hosts` are the values of the `Host` header that are answered, without ports; None for all.
     """
@@ -58,7 +58,7 @@ class AccessRules:
 
 
 class AccessGuard:
-    """ASGI middleware that refuses whoever may not call."""
+    """ASGI middleware that refuses callers without the right."""
 
     def __init__(self, app: ASGIApp, *, rules: AccessRules) -> None:
         self._app = app

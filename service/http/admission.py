@@ -34,7 +34,7 @@ class Overloaded(Failure):
 
 
 class Client:
-    """The client of one request, after its body; nobody else may read from the request while it is watched."""
+    """The client of one request, after its body; do not read from the request elsewhere while it is watched."""
 
     def __init__(self, request: Request) -> None:
         self.caller = Caller()

@@ -101,7 +101,7 @@ class _Body:
 
     async def receive(self) -> Message:
         """The next message of the client; raises `BodyTooLarge` or `BodyTooSlow`."""
-        if self._is_complete or self._is_answered:  # whoever reads now waits for the client to go
+        if self._is_complete or self._is_answered:  # a reader now waits for the client to disconnect
             return await self._receive()
         message = await self._receive_in_time()
         if message["type"] == "http.request":

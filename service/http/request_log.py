@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 UNKNOWN_ROUTE = "unknown"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-CLIENT_GONE = 499  # as nginx writes it: nobody was there for an answer
+CLIENT_GONE = 499  # as nginx writes it: the client was gone before the answer
 
 
 @dataclass(kw_only=True)

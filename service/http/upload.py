@@ -118,7 +118,7 @@ class UploadFolder:
 
 @asynccontextmanager
 async def receive_upload(request: Request, folder: UploadFolder) -> AsyncIterator[Upload]:
-    """Receive the multipart body of a request, which nobody has read; the file exists inside the block only."""
+    """Receive the multipart body of a request, not read before; the file exists inside the block only."""
     form = FormReader(read_boundary(request.headers.get("content-type", "")))
     async with _in_threads(folder.create()) as (path, file):
         num_bytes = 0

@@ -57,7 +57,7 @@ def copy_assets(source: Index, target: Index) -> Iterator[bool]:
     """Copy every asset, several at a time, and yield for each whether it was written.
 
     An asset that the target describes exactly as the source does is skipped, so an interrupted copy can be resumed.
-    Nobody should write to the source meanwhile.
+    Do not write to the source meanwhile.
     """
 
     def copy(asset: Asset) -> bool:

@@ -1,1 +1,1 @@
-"""For whoever runs the service: doctor, API keys, backup, restore, migration. May import `foley` and below."""
+"""For the operator: doctor, API keys, backup, restore, migration. May import `foley` and below."""

@@ -130,7 +130,7 @@ def _copy_files(settings: Settings, release_id: str, scratch: Path) -> Iterator[
 def _member(name: str, path: Path) -> Member:
     """A file for the backup; a small one is read now, because it may be replaced before it is sent."""
     num_bytes = path.stat().st_size
-    if num_bytes > PIECE_BYTES:  # of a bundle, which nobody changes
+    if num_bytes > PIECE_BYTES:  # of a bundle, which never changes
         return Member(name=name, num_bytes=num_bytes, content=path)
     content = path.read_bytes()
     return Member(name=name, num_bytes=len(content), content=content)

@@ -85,7 +85,7 @@ def _settings_of(place: str | None, settings: Settings) -> Settings:
 
 
 def migrate(source: Index, target: Index, *, on_copied: OnCopied = lambda _done, _all: None) -> Migration:
-    """Copy every asset, then compare both sides. Nobody should write to the source meanwhile."""
+    """Copy every asset, then compare both sides. Do not write to the source meanwhile."""
     num_assets = source.info().num_assets
     num_copied = num_done = 0
     for is_copied in copy_assets(source, target):

@@ -138,7 +138,7 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
 def _embed(
     settings: Settings, release: Release, active: OpenRelease, estimate: Estimate, tell: OnBuild, stop: Caller
 ) -> tuple[LibraryCounts, tuple[str, ...]]:
-    """Embed the library in a child process until nobody wrote meanwhile; returns counts, and assets that failed."""
+    """Embed the library in a child process until no write came meanwhile; returns counts, and assets that failed."""
     began = time.monotonic()
     report: dict[str, Any] = {}
     num_embedded = 0

@@ -217,7 +217,7 @@ class ReleaseManager:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """A block in which nobody else changes releases, begun with the release that is active everywhere."""
+        """A block in which no other process changes releases, begun with the release that is active everywhere."""
         with self._change, self.store.changing():
             self.follower.catch_up()
             yield
@@ -259,7 +259,7 @@ class ReleaseManager:
                 return
 
     def _switch(self, opened: OpenRelease, *, given_up: Sequence[str], began: float) -> Switched:
-        """Bring paths, metadata and deletions up to date while nobody writes, and activate the release."""
+        """Bring paths, metadata and deletions up to date while writers wait, and activate the release."""
         current = self._releases.current
         with self._releases.gate.closed(), self._writers():
             wanted = list(iter_assets(current.index))

@@ -46,7 +46,7 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
 
 def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
     """Warn if the bundle of the settings is named, but is not active and no release of it exists."""
-    if settings.bundle == starter_path():  # nobody named one
+    if settings.bundle == starter_path():  # none was named
         return
     try:
         bundle_id = read_bundle_id(settings.bundle)

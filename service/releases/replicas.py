@@ -1,7 +1,7 @@
 """One of several services on a Qdrant server: it activates the release that the library's alias names.
 
-Whoever switches moves the alias; every other replica looks every few seconds, and before it changes anything. A running
-request ends with the release it began with; a running job is paused and continues with the new one.
+A replica that switches moves the alias; every other replica looks every few seconds, and before it changes anything.
+A running request ends with the release it began with; a running job is paused and continues with the new one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Submit = Callable[[Sequence[Path]], object]
 class Follower:
     """Follows the alias of a shared place; a data folder has none, and nothing is done.
 
-    `change` is held by whoever changes releases in this process. For `writers` and `submit` see `ReleaseManager`.
+    `change` is held while releases change in this process. For `writers` and `submit` see `ReleaseManager`.
     """
 
     def __init__(

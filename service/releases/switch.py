@@ -5,7 +5,7 @@
     releases.switch(other)               # further requests get the other; the old one closes after its last request
 
 A lease is one reference to everything that belongs together: encoder, index and calibration. So an answer is never made
-of two releases, and nobody closes what another still uses.
+of two releases, and nothing is closed that another still uses.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whoever waits for an answer: until when, and whether they still do.
+"""A caller that waits for an answer: until when, and whether it still does.
 
 A request makes one `Caller`, and everything done for the request asks it. When the client hangs up, `leave` drops what
 is queued for it; after its deadline nothing further is started.

@@ -315,12 +315,8 @@ def fit_batch(wanted: int, num_segments: int, processes: Processes) -> int:
     if size == 0:
         raise BadShare(f"{num_segments} segments are too few for {processes.count} processes")
     if processes.is_first:
-        logger.warning(
-            "batches have %d segments instead of %d, because there are only %d segments",
-            size,
-            wanted,
-            num_segments,
-        )
+        text = "batches have %d segments instead of %d, because there are only %d segments"
+        logger.warning(text, size, wanted, num_segments)
     return size
 
 

@@ -91,7 +91,7 @@ async def create_job(
     request = _read_request(body, state.foley.settings)
     submit = functools.partial(state.jobs.library.submit, body.kind, request, idempotency_key=idempotency_key)
     created = await anyio.to_thread.run_sync(submit)
-    # As it was when it was made: whoever repeats a request gets the same answer, however far the job is by then.
+    # As it was when it was made: a repeated request gets the same answer, however far the job is by then.
     job = replace(
         created.job,
         state="queued",

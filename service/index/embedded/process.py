@@ -124,7 +124,7 @@ class ShardProcess:
                 number, value, failure, times = self._connection.recv()
                 self.answered_at = time.monotonic()
                 future, context = self._waiting.pop(number)
-                for stage, seconds in times:  # to whoever collects them for the caller
+                for stage, seconds in times:  # to the collector of the caller
                     context.run(report, stage, seconds)
                 if failure:
                     future.set_exception(failure)

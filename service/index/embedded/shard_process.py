@@ -56,7 +56,7 @@ def main() -> None:
             return
         connection.send(None)
         try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # nobody is left to answer
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the service is gone
                 serve(connection, shard)
         finally:
             shard.close()

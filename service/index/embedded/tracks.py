@@ -5,7 +5,7 @@
     copies.read(rows)
 
 Qdrant Edge gives a vector as Python floats: reading ten tracks of 16 × 768 takes it 2.8 ms, this file .3 ms. What Edge
-stores counts: a copy may be missing, and whoever reads one compares it with Edge's score
+stores counts: a copy may be missing, and a reader compares it with Edge's score
 (`service.index.embedded.ranking`). Rows are on the disk before the head of their asset is, and never written twice;
 those of deleted points are left out when the shard is built aside.
 """
