@@ -28,7 +28,7 @@ from av.stream import Discard
 
 from models.media.edits import MIN_CUT_SECONDS, Edits, read_edits
 from models.media.limits import DecodeLimits
-from models.media.tracks import best_stream, count_channels, tracks_heard_with
+from models.media.tracks import MPEG_STREAMS, best_stream, count_channels, tracks_heard_with
 from models.media.unreadable import (
     BrokenMedia,
     EmptyFile,
@@ -55,9 +55,8 @@ ESTIMATED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "
 MP3_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
 MP3_HEAD_BYTES = 1 << 10
 
-WRAPPING_CONTAINERS = frozenset({"mpegts", "mpeg"})
 LAST_TICK_SECONDS = 2**33 / 90_000
-"""Their clock turns over after 26.5 h."""
+"""The clock of MPEG streams turns over after 26.5 h."""
 
 MediaSource = Path | str | int
 """A regular file by its path, or by a descriptor that is open for reading; the latter stays open."""
@@ -281,7 +280,7 @@ def _declared_end(container: InputContainer, streams: list[Any]) -> float | None
     if len(ends) < len(streams) and container.duration is not None:
         ends.append(((container.start_time or 0) + container.duration) / av.time_base)
     end = max(ends, default=None)
-    if container.format.name in WRAPPING_CONTAINERS and end is not None and end > LAST_TICK_SECONDS:
+    if container.format.name in MPEG_STREAMS and end is not None and end > LAST_TICK_SECONDS:
         return None  # FFmpeg took a clock that starts anew for one that turned over
     return end
 

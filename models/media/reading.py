@@ -22,13 +22,14 @@ from models.media.opening import Media, MediaInfo, MediaSource, open_media, open
 from models.media.picture import LandedLate, PictureReader, SkippingInexact
 from models.media.sound import WARM_UP_SECONDS, MixedSound, SoundReader
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
+from models.media.tracks import MPEG_STREAMS
 from models.media.unreadable import Encrypted, NoStream
 
 SEEK_MARGINS_SECONDS = (1.0, 15.0, 60.0)
 """How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""
 COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"})
 """Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
-JOINED_CONTAINERS = frozenset({"mpegts", "mpeg", "ogg", "flac"})
+JOINED_CONTAINERS = MPEG_STREAMS | {"ogg", "flac"}
 """Containers of which two, one after the other, are one again: the clock starts anew in mid-file."""
 BYTE_RATE_CONTAINERS = frozenset({"wav", "w64", "aiff", "au", "caf", "wv", "tta"})
 """Containers of sound that FFmpeg seeks in by an average byte rate: right for plain PCM with a right header."""

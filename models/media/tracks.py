@@ -9,8 +9,8 @@ from av.stream import Disposition
 
 CHANNEL_TRACK_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mxf"})
 """Cameras and broadcasters keep each channel of the sound in a track of its own in these."""
-JOINED_PROGRAMMES = frozenset({"mpegts", "mpeg"})
-"""Which of their tracks belong to one programme is known of the best one only."""
+MPEG_STREAMS = frozenset({"mpegts", "mpeg"})
+"""They may hold several programmes; which tracks belong to one is known only of the best track."""
 ALTERNATIVES = (
     Disposition.comment
     | Disposition.dub
@@ -27,7 +27,7 @@ def tracks_heard_with(container: InputContainer, best: Any) -> tuple[Any, ...]:
     Tracks in other languages, commentary and the like are alternatives. Matroska and the rest keep alternatives too and
     seldom tag them: there only mono tracks are heard together.
     """
-    if container.format.name in JOINED_PROGRAMMES:
+    if container.format.name in MPEG_STREAMS:
         return (best,)
 
     def belongs(stream: Any) -> bool:

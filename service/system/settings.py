@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     """Answer `/metrics` without a key."""
 
     library_roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders that jobs over HTTP may work on, separated by colons. Default: every folder. Whoever may read can
+    """Folders that jobs over HTTP may work on, separated by colons. Default: every folder. Any reader can
     play what is indexed."""
 
     # Requests
