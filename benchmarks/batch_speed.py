@@ -22,11 +22,12 @@ import torch
 from benchmarks.clip_speed import encode_plainly, plain_network
 from benchmarks.encode_speed import bundle_parser, clip_gflop, golden_clip, open_bundle, runnable
 from models.bundle.bundle import Bundle, Golden, cosines
+from models.cores import num_cores
 from models.network.geometry import TgdpConfig
 from service.encode.choice import load_graphs
 from service.encode.engines.candidates import GPU, open_candidate
 from service.encode.engines.contract import Engine, EngineOptions
-from service.encode.engines.hardware import gpu_name, num_cores, processor_name
+from service.encode.engines.hardware import gpu_name, processor_name
 
 SIDES = {"cuda": 8192, "cpu": 2048}
 """Rows of the two matrices whose product is the peak: large enough to fill the device."""

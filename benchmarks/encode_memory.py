@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from models.bundle.bundle import load_bundle, starter_path
+from models.cores import num_cores
 from service.encode.agreement import ProbeClips, encode_clips
 from service.encode.choice import load_graphs
 from service.encode.engines.candidates import RANKING, Candidate, check_hardware, find_variant, open_candidate
 from service.encode.engines.contract import EngineMissing, EngineOptions
-from service.encode.engines.hardware import num_cores
 
 
 def main() -> None:

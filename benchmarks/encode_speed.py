@@ -35,6 +35,7 @@ from PIL import Image
 from benchmarks.clip_speed import encode_plainly, plain_network
 from benchmarks.matrix_peak import MatrixPeak
 from models.bundle.bundle import Bundle, Golden, cosines, load_bundle, starter_path
+from models.cores import num_cores
 from models.media.clip import Clip, ClipSpec, decode_clip
 from models.network.export import export_bundle
 from models.network.geometry import TgdpConfig
@@ -43,7 +44,7 @@ from service.encode.agreement import ProbeClips, encode_clips
 from service.encode.choice import load_graphs
 from service.encode.engines.candidates import RANKING, Candidate, check_hardware, find_variant, open_candidate
 from service.encode.engines.contract import Engine, EngineMissing, EngineOptions
-from service.encode.engines.hardware import num_cores, processor_name
+from service.encode.engines.hardware import processor_name
 
 PARTS = ("speed", "media", "runs")
 HEIGHTS = (360, 1080)

@@ -37,6 +37,7 @@ import numpy as np
 from benchmarks.embedding_forms import measure_forms
 from benchmarks.pipeline_speed import write_sound
 from models.bundle.bundle import Bundle, load_bundle, starter_path
+from models.cores import num_cores
 from service.encode.encoder import Encoder
 from service.foley import open_foley
 from service.library.indexing import index_paths
@@ -124,7 +125,7 @@ def read_memory(pid: int, name: str) -> int:
 @contextmanager
 def serve(data: Path, bundle: Path, environment: dict[str, str], workers: int) -> Iterator[Server]:
     """Run a server until the block ends."""
-    given = {name: value.format(workers=workers, cores=os.cpu_count()) for name, value in environment.items()}
+    given = {name: value.format(workers=workers, cores=num_cores()) for name, value in environment.items()}
     given |= {
         "FOLEY_DATA": str(data),
         "FOLEY_BUNDLE": str(bundle),
@@ -331,7 +332,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     options = parser.parse_args()
     bundle = load_bundle(options.bundle)
-    print(f"{bundle.bundle_id}, {options.clients} clients, {options.workers} workers, {os.cpu_count()} cores")
+    print(f"{bundle.bundle_id}, {options.clients} clients, {options.workers} workers, {num_cores()} cores")
     if "forms" in options.parts:
         asyncio.run(measure_forms(rounds=40))
     if "runs" in options.parts:

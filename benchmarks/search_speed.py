@@ -32,6 +32,7 @@ import numpy as np
 from benchmarks.search_corpus import ASSET_SEGMENTS, Corpus, asset_id, open_corpus
 from benchmarks.search_http import cpu_seconds, time_http
 from benchmarks.search_peers import time_pooled
+from models.cores import num_cores
 from service.index.contract import Segment, VectorQuery
 from service.index.embedded.generation import current_shard
 from service.index.embedded.index import EmbeddedIndex
@@ -73,7 +74,7 @@ def main() -> None:
         )
         print(
             f"{options.segments} segments, {options.width} wide, {options.queries} queries, {options.rounds} rounds, "
-            f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+            f"load {os.getloadavg()[0]:.1f} on {num_cores()} cores"
         )
         index = folder / f"index-{options.segments}-{options.width}-{options.own_noise}"
         build_index(index, corpus)

@@ -28,6 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from models.cores import num_cores
 from models.network.geometry import PublishedKind
 from training.corpus.labels import CorpusMismatch
 from training.corpus.scene import BadScene, Split
@@ -60,7 +61,8 @@ def _commands(name: str) -> ModuleType:
     """Import a command that needs torch, or exit with one line that says what to install."""
     try:
         # Not at the top: `synthesize` needs no torch and should not wait a second for it.
-        return importlib.import_module(f"training.commands.{name}")
+        commands = importlib.import_module(f"training.commands.{name}")
+        torch = importlib.import_module("torch")
     except (ImportError, OSError) as exc:  # OSError: a shared library is missing or of another version
         module = getattr(exc, "name", None) or ""
         if module.split(".")[0] in ("training", "models"):
@@ -72,6 +74,8 @@ def _commands(name: str) -> ModuleType:
             reason = f"torch or torchaudio cannot be loaded ({first_line})"
         typer.echo(f"{reason}: training needs {_torch_pins()}, pip install 'foley-av[train]'", err=True)
         raise typer.Exit(1) from exc
+    torch.set_num_threads(min(torch.get_num_threads(), num_cores()))  # torch knows the affinity, but no quota
+    return commands
 
 
 def _torch_pins() -> str:

@@ -8,7 +8,6 @@ log-mel spectrum spans more than float16 holds, and the last norm and the unit l
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from models.bundle.bundle import (
     variant_path,
 )
 from models.bundle.norms import add_outliers, level_channels
+from models.cores import num_cores
 from models.media.clip import Clip
 
 GRAPHS = {"audio": AUDIO_GRAPH, "video": VIDEO_GRAPH}
@@ -117,7 +117,7 @@ def encode(graph: Path, modality: str, clips: Sequence[Clip]) -> NDArray[np.floa
         Tracks, float32, shape (N, T, D).
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = num_cores()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     tracks = []

@@ -29,6 +29,7 @@ from models.bundle.bundle import (
     describe_file,
     load_bundle,
 )
+from models.cores import num_cores
 from models.media.clip import Clip, ClipSpec
 from models.network.tgdp import Tgdp
 
@@ -271,10 +272,12 @@ def open_graphs(folder: Path) -> tuple[onnxruntime.InferenceSession, onnxruntime
     Returns:
         Sessions of the audio and the video encoder.
     """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_cores()
     providers = ["CPUExecutionProvider"]
     return (
-        onnxruntime.InferenceSession(folder / AUDIO_GRAPH, providers=providers),
-        onnxruntime.InferenceSession(folder / VIDEO_GRAPH, providers=providers),
+        onnxruntime.InferenceSession(folder / AUDIO_GRAPH, options, providers=providers),
+        onnxruntime.InferenceSession(folder / VIDEO_GRAPH, options, providers=providers),
     )
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle.bundle import Bundle, cosines
+from models.cores import num_cores
 from service.encode.agreement import AgreementStore
 from service.encode.choice import open_fastest
 from service.encode.engines.candidates import EXACT, candidates
 from service.encode.engines.contract import Device, EncoderFailure, EngineOptions, GoldenMismatch, Precision
-from service.encode.engines.hardware import num_cores
 
 Row = TypeVar("Row", bound=NDArray[Any])
 

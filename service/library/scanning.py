@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.media.clip import hash_media
+from models.media.names import is_ignored
 from service.system.failure import Failure
 from service.system.paths import make_absolute
 
@@ -99,7 +100,7 @@ Finding = FoundFile | IgnoredFile | UnusableFile | UnsettledFile
 def find_files(paths: Iterable[Path], *, settle_seconds: float = 0.0) -> Iterator[Finding]:
     """Find the media files under some paths: each once, in the order of the paths and then of the names' bytes.
 
-    A file that is named is always tried. In folders, hidden entries and what is not media are skipped, and symbolic
+    A file that is named is always tried. In folders, hidden entries, recycle bins and what is not media are skipped, and symbolic
     links to folders are not followed. Files that were written to, or came here, within `settle_seconds` are unsettled.
     """
     seen: set[str] = set()
@@ -184,7 +185,7 @@ def _walk(folder: Path) -> Iterator[Finding]:
         visited.add((status.st_dev, status.st_ino))
         folders = []
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_ignored(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(Path(entry.path))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from models.bundle.bundle import Bundle, load_bundle
+from models.cores import num_cores
 from models.media.clip import Clip, UnreadableClip
 from service.decode.decoder import Decoder
 from service.decode.landlock import describe_landlock, landlock_version
@@ -38,7 +39,6 @@ from service.encode.engines.hardware import (
     has_bf16,
     has_cuda_driver,
     installed_version,
-    num_cores,
     processor_name,
 )
 from service.encode.engines.openvino_cpu import INSTALL

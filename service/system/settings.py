@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.bundle.bundle import starter_path
+from models.cores import num_cores
 from service.system.files import DiskSpace, read_disk_space
 
 KIB = 1024
@@ -116,7 +117,7 @@ class Settings(BaseSettings):
     """Minimum level of lines in the log of `foley serve`."""
 
     # Concurrency
-    search_workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    search_workers: PositiveInt = Field(default_factory=num_cores)
     """Maximum number of requests that decode, encode and search at the same time."""
     waiting_per_worker: PositiveInt = 4
     """Maximum number of waiting requests for each search worker; further ones get 429 at once."""
@@ -124,7 +125,7 @@ class Settings(BaseSettings):
     """Maximum wait for a search worker, then 429."""
     max_work_seconds: PositiveFloat = 300.0
     """Maximum time to answer a request once its body is there; what is not encoded by then is dropped."""
-    decode_workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    decode_workers: PositiveInt = Field(default_factory=num_cores)
     """Sandboxed processes that decode media."""
 
     # Encoding
@@ -212,7 +213,7 @@ class Settings(BaseSettings):
     """Assets of the library that gates and calibration search with."""
     release_trial_bytes: PositiveInt | None = 16 * GIB
     """Maximum address space of the process that tries a bundle; no limit if a GPU maps all of its memory."""
-    release_threads: PositiveInt = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) // 2))
+    release_threads: PositiveInt = Field(default_factory=lambda: max(1, num_cores() // 2))
     """Processor threads that embed the library for a new release, at the lowest priority."""
     release_stall_seconds: PositiveFloat = 600.0
     """Maximum time for one run of a new release's encoder while it embeds the library."""

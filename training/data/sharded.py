@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from models.cores import num_cores
 from models.media.clip import ClipSpec
 from training.data.archive import BrokenShard, read_index, read_listing, scan_shard
 from training.data.packing import BrokenSample, decode_flac, decode_jpeg, frame_name, member_names
@@ -85,7 +85,7 @@ class ShardedSegments:
     spec: ClipSpec
     _threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(
-            min(MAX_THREADS, len(os.sched_getaffinity(0))), thread_name_prefix="shards"
+            min(MAX_THREADS, num_cores()), thread_name_prefix="shards"
         ),
         repr=False,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -41,11 +40,6 @@ def processor_name() -> str:
     info = _cpu_info()
     numbers = [info.get(name, "?") for name in ("cpu family", "model", "stepping")]
     return f"{info.get('model name', 'unknown processor')} ({'/'.join(numbers)})"
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def installed_version(package: str) -> str | None:
