@@ -100,8 +100,9 @@ Finding = FoundFile | IgnoredFile | UnusableFile | UnsettledFile
 def find_files(paths: Iterable[Path], *, settle_seconds: float = 0.0) -> Iterator[Finding]:
     """Find the media files under some paths: each once, in the order of the paths and then of the names' bytes.
 
-    A file that is named is always tried. In folders, hidden entries, recycle bins and what is not media are skipped, and symbolic
-    links to folders are not followed. Files that were written to, or came here, within `settle_seconds` are unsettled.
+    A file that is named is always tried. In folders, hidden entries, recycle bins and what is not media are skipped,
+    and symbolic links to folders are not followed. Files that were written to, or came here, within `settle_seconds`
+    are unsettled.
     """
     seen: set[str] = set()
     for path in paths:

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from models.media.names import is_ignored
 from training.corpus.labels import CorpusMismatch, read_labels
 
 MEDIA_SUFFIXES = frozenset(
@@ -143,12 +145,19 @@ def _list_file(path: Path) -> list[Item]:
 
 
 def _list_folder(folder: Path) -> list[Item]:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file())
+    files = sorted(p for p in _walk(folder) if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file())
     manifest = folder / "labels.csv"
     known: dict[Path | None, Item] = {}
     if manifest.is_file() and _is_of_corpus(_read_csv(manifest)[0]):
         known = {item.path: item for item in _list_corpus(manifest)}
     return [known.get(file, Item(path=file)) for file in files]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """The files of a folder to the bottom that indexing would not ignore; links to folders are not followed."""
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        yield from (Path(here, name) for name in names if not is_ignored(name))
 
 
 def _list_csv(manifest: Path) -> list[Item]:

@@ -118,14 +118,6 @@ def test_every_container_of_the_shared_media_is_told(shared_media: Path) -> None
             assert sniff_media(path.read_bytes()[:512]), path.name
 
 
-def test_hidden_entries_are_passed_over(tmp_path: Path) -> None:
-    (tmp_path / ".trash").mkdir()
-    (tmp_path / ".trash" / "old.mp4").write_bytes(b"x")
-    (tmp_path / "._clip.mp4").write_bytes(b"x")
-    assert _found(tmp_path) == []
-    assert _found(tmp_path / ".trash") == [str(tmp_path / ".trash" / "old.mp4")]
-
-
 def test_links(tmp_path: Path) -> None:
     library, elsewhere = tmp_path / "library", tmp_path / "elsewhere"
     library.mkdir()
