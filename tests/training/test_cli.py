@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from models.bundle.bundle import load_bundle
 from training.checkpoint import load_checkpoint
 from training.cli import app
 from training.data.files import only_one
+from training.pretraining.stopping import Stopped
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +145,19 @@ def test_ctrl_c_says_from_where_the_next_run_goes_on(tmp_path: Path, monkeypatch
     (tmp_path / "run" / "checkpoint").mkdir(parents=True)
     (tmp_path / "run" / "checkpoint" / "run.json").write_text('{"step": 400}')
     assert "stopped; run the same command to continue after step 400\n" in run(*arguments, code=130).output
+
+    def end(*_: object) -> NoReturn:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("training.commands.pretrain.train", end)
+    assert "stopped; run the same command to continue after step 400\n" in run(*arguments, code=143).output
+
+
+def test_fewer_steps_than_twice_the_warm_up_are_named(tmp_path: Path) -> None:
+    arguments = ("pretrain", "--data", tmp_path / "none", "--output", tmp_path / "run")
+    few = "199 steps are few: the first 100 warm up the learning rate; take at least 200"
+    assert few in " ".join(run(*arguments, "--steps", 199, code=2).output.split())
+    assert "steps are few" not in run(*arguments, "--steps", 200, code=2).output
 
 
 def test_weights_that_no_checkpoint_has_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -39,10 +40,12 @@ from training.data.sources import open_segments
 from training.pretraining.config import RUNS, PretrainConfig
 from training.pretraining.parallel import BadShare, Processes, join_processes
 from training.pretraining.pretrain import AnotherRun, TrainingDiverged, pretrain
+from training.pretraining.stopping import Stopped, heed_signals
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = 130
+SIGNALLED = 128
+"""Exit codes of what a signal ended begin above this."""
 EXPECTED = (
     AnotherRun,
     BadListing,
@@ -113,8 +116,8 @@ def run_pretraining(options: PretrainOptions, console: Console) -> None:
         console: Where the progress goes.
 
     Raises:
-        typer.Exit: With code 130 if it was stopped by Ctrl-C; with code 2 if the run is not known, the folder holds
-            another run, no media can be used, or the loss is not finite.
+        typer.Exit: With code 130 if it was stopped by Ctrl-C, 143 by SIGTERM; with code 2 if the run is not known, the
+            folder holds another run, no media can be used, or the loss is not finite.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
     if options.run_name not in RUNS:
@@ -131,9 +134,10 @@ def run_pretraining(options: PretrainOptions, console: Console) -> None:
     except EXPECTED as exc:
         console.print(str(exc), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from exc
-    except KeyboardInterrupt:
-        console.print(f"stopped; {say_what_is_kept(options.output)}", markup=False, highlight=False)
-        raise typer.Exit(INTERRUPTED) from None
+    except (KeyboardInterrupt, Stopped) as exc:
+        if isinstance(exc, KeyboardInterrupt) or processes.is_first:
+            console.print(f"stopped; {say_what_is_kept(options.output)}", markup=False, highlight=False)
+        raise typer.Exit(SIGNALLED + (exc.number if isinstance(exc, Stopped) else signal.SIGINT)) from None
     if processes.is_first:
         console.print(f"checkpoint in {options.output / 'checkpoint'}", markup=False)
 
@@ -164,6 +168,9 @@ def train(options: PretrainOptions, processes: Processes, console: Console) -> N
     """
     config = options.configure()
     processes.rows(config.batch_size)
+    if processes.is_first and config.num_steps < 2 * config.warmup_steps:
+        text = "%d steps are few: the first %d warm up the learning rate; take at least %d"
+        logger.warning(text, config.num_steps, config.warmup_steps, 2 * config.warmup_steps)
     facts = {"command": options.command, "commit": git_commit(), **first_weights(options.initial_weights)}
     paths = [*options.data, *(processes.hear(indexed_paths) if options.library else [])]
     options.output.mkdir(parents=True, exist_ok=True)
@@ -177,6 +184,7 @@ def train(options: PretrainOptions, processes: Processes, console: Console) -> N
             folder = options.output / "decoded-validation"
             validation = show_segments(options.validation, folder, options.num_workers, progress)
         bar = progress.add_task("train", total=config.num_steps)
+        asked_to_stop = stack.enter_context(heed_signals(is_heard=processes.is_first))
         pretrain(
             config,
             training,
@@ -190,6 +198,7 @@ def train(options: PretrainOptions, processes: Processes, console: Console) -> N
             on_step=lambda done, losses: progress.update(
                 bar, completed=done, description=f"train, loss {losses['loss']:.2f}"
             ),
+            asked_to_stop=asked_to_stop,
         )
 
 

@@ -110,6 +110,21 @@ class Processes:
         value: Value = told[0]
         return value
 
+    def largest(self, number: int) -> int:
+        """Find the largest of a number that each process has.
+
+        Args:
+            number: This process's.
+
+        Returns:
+            Everyone's largest, equal in every process.
+        """
+        if self.count == 1:
+            return number
+        most = torch.tensor(number, device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
     def wait(self) -> None:
         """Wait until every process has reached this call."""
         if self.count > 1:

@@ -32,6 +32,7 @@ from training.pretraining.journal import Journal
 from training.pretraining.objective import Objective, Pictures
 from training.pretraining.optim import learning_rate_at, make_optimiser, set_learning_rate
 from training.pretraining.parallel import BadShare, Processes, alone
+from training.pretraining.stopping import Stopped
 from training.pretraining.teacher import Teacher, momentum_at
 
 logger = logging.getLogger(__name__)
@@ -227,6 +228,7 @@ def pretrain(
     initialise: Callable[[Tgdp], object] | None = None,
     with_board: bool = False,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    asked_to_stop: Callable[[], int] = lambda: 0,
 ) -> Checkpoint:
     """Train a network on paired segments; a second call with the same arguments resumes.
 
@@ -244,9 +246,15 @@ def pretrain(
         initialise: Fills the fresh student with weights from elsewhere.
         with_board: Whether TensorBoard files are written, with pictures at every checkpoint.
         on_step: Called after every step with its number and losses.
+        asked_to_stop: Asked after every step for the signal that is to end the run, 0 for none. If one of several
+            processes has one, all of them end after the same step.
 
     Returns:
         The last checkpoint.
+
+    Raises:
+        Stopped: If the run was asked to stop before its last step; the checkpoint of the step is written, without
+            measuring retrieval.
     """
     processes = processes or alone()
     run = Run.start(config, processes, initialise=initialise)
@@ -272,11 +280,14 @@ def pretrain(
         for step in range(first, config.num_steps):
             numbers = take_step(run, step, itertools.islice(stream, num_each))
             done = step + 1
-            is_saved = done % evaluate_every == 0 or done == config.num_steps
-            retrieved = evaluate_both(run, validation) if is_saved and validation is not None else None
+            asked = processes.largest(asked_to_stop()) if done < config.num_steps else 0
+            is_due = done % evaluate_every == 0 or done == config.num_steps
+            retrieved = (
+                evaluate_both(run, validation) if is_due and not asked and validation is not None else None
+            )
             seconds = round(time.monotonic() - started, 2)
             journal.write(done, numbers, retrieved, seconds)
-            if is_saved:
+            if is_due or asked:
                 journal.show(done, run.student, run.teacher.network, batches.at(0), config)
                 state = {
                     **identity,
@@ -290,6 +301,8 @@ def pretrain(
                 save(run, output, state)
             if on_step:
                 on_step(done, numbers)
+            if asked:
+                raise Stopped(asked)
     return load_checkpoint(output / "checkpoint")
 
 

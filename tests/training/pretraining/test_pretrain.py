@@ -36,6 +36,7 @@ from training.pretraining.pretrain import (
     pretrain,
     take_step,
 )
+from training.pretraining.stopping import SIGNALS, Stopped, heed_signals
 
 TINY = TgdpConfig(
     width=32,
@@ -137,6 +138,51 @@ module.pretrain(CONFIG, segments, Path(sys.argv[2]), validation=segments, evalua
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         logs.append([{key: value for key, value in line.items() if key != "seconds"} for line in lines])
     assert logs[0] == logs[1]
+
+
+def test_a_signal_ends_a_run_after_its_step_and_it_goes_on_bit_for_bit(
+    segments: PairedSegments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = pretrain(CONFIG, segments, tmp_path / "whole")
+    with heed_signals() as asked, pytest.raises(Stopped, match="SIGTERM") as stopped:
+        pretrain(
+            CONFIG,
+            segments,
+            tmp_path / "ended",
+            validation=segments,
+            evaluate_every=2,
+            on_step=lambda done, _: signal.raise_signal(signal.SIGTERM) if done == 1 else None,
+            asked_to_stop=asked,
+        )
+    assert stopped.value.number == signal.SIGTERM
+    assert "stopping after this step" in capfd.readouterr().err
+    assert load_checkpoint(tmp_path / "ended" / "checkpoint").run["step"] == 2
+    continued = pretrain(CONFIG, segments, tmp_path / "ended")
+    for kind in ("student", "teacher", "optimiser"):
+        theirs = getattr(continued, kind)
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in getattr(whole, kind).items())
+    logs = []
+    for name in ("whole", "ended"):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        logs.append([{key: value for key, value in line.items() if key != "seconds"} for line in lines])
+    assert logs[0] == logs[1]
+
+
+def test_a_second_signal_ends_a_run_at_once() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with heed_signals(is_heard=False) as asked:
+        assert asked() == 0
+        signal.raise_signal(signal.SIGTERM)
+        assert asked() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert asked() == signal.SIGTERM
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_in_the_last_step_changes_nothing(segments: PairedSegments, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, num_steps=1)
+    assert pretrain(config, segments, tmp_path, asked_to_stop=lambda: signal.SIGINT).run["step"] == 1
 
 
 def test_a_finished_run_is_not_done_again_and_another_one_is_refused(
