@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from service.index.contract import Filter, MetadataValue
+    from service.index.contract import Bounds, Filter, MetadataValue
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 
@@ -42,8 +42,9 @@ ModifiedBefore = Annotated[
 Metadata = Annotated[
     list[str] | None,
     typer.Option(
-        help="Only assets with this metadata: `take=3`, `ok=true`, `mood=calm`. The same key several times: any of "
-        "the values matches. Several keys: all must match.",
+        help="Only assets with this metadata: `take=3`, `ok=true`, `mood=calm`; from one number to another: "
+        "`lufs=-24..-22.5`, `fps=50..`. The same key several times: any of the values matches. Several keys: all must "
+        "match.",
         metavar="KEY=VALUE",
         rich_help_panel=PANEL,
     ),
@@ -69,14 +70,31 @@ def read_filter(context: typer.Context) -> Filter | None:
     return None if chosen.is_empty else chosen
 
 
-def _read_pairs(pairs: list[str]) -> dict[str, list[MetadataValue]]:
+def _read_pairs(pairs: list[str]) -> dict[str, list[MetadataValue] | Bounds]:
+    from service.index.contract import Bounds
     from service.library.metadata import read_value
 
-    found: dict[str, list[MetadataValue]] = {}
+    found: dict[str, list[MetadataValue] | Bounds] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise typer.BadParameter(f"must be KEY=VALUE, got {pair!r}", param_hint="--metadata")
-        value = read_value(text)
-        found.setdefault(key, []).extend(value if isinstance(value, list) else [value])
+        bounds, value, earlier = _read_bounds(text), read_value(text), found.get(key, [])
+        if isinstance(earlier, Bounds) or (bounds and earlier):
+            raise typer.BadParameter(f"{key} takes one range or several values", param_hint="--metadata")
+        found[key] = bounds or [*earlier, *(value if isinstance(value, list) else [value])]
     return found
+
+
+def _read_bounds(text: str) -> Bounds | None:
+    """The bounds that `-24..-22.5`, `50..` and `..3` say; None for other text."""
+    from service.index.contract import Bounds
+    from service.library.metadata import read_value
+
+    numbers: list[float | None] = []
+    for part in text.split("..") if len(text) > len("..") else []:
+        value = read_value(part) if part else None
+        if isinstance(value, str | bool | list):
+            return None
+        numbers.append(value)
+    return Bounds(at_least=numbers[0], at_most=numbers[1]) if len(numbers) == 2 else None

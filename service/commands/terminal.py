@@ -31,16 +31,14 @@ def read_settings(**changes: Any) -> Settings:
     from pydantic import ValidationError
 
     from service.system.settings import Settings
+    from service.system.validation import name_faults
 
     _warn_of_unknown(Settings.model_fields)
     try:
         return Settings(**changes)
     except ValidationError as exc:
-        problems = [
-            f"{'FOLEY_' + str(error['loc'][0]).upper() + ': ' if error['loc'] else ''}"
-            f"{error['msg'].removeprefix('Value error, ')}"
-            for error in exc.errors(include_url=False, include_context=False)
-        ]
+        faults = name_faults(exc.errors(include_url=False), with_input=True)
+        problems = [f"{PREFIX}{name.upper()} {fault}" if name else fault for name, fault in faults.items()]
         fail("; ".join(problems), code=WRONG_USAGE)
 
 

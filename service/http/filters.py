@@ -2,23 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Json, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, Json, PlainValidator, WithJsonSchema
 
-from service.index.contract import Filter
+from service.index.contract import VALUES, Bounds, Filter, is_value
 from service.system.modality import Modality
 
 MAX_SECONDS = 1e11  # of a duration or since 1970: past every file there is
-Text = Annotated[StrictStr, Field(max_length=1024)]
-Number = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-Value = StrictBool | Number | Text
-Wanted = dict[
-    Annotated[str, Field(max_length=128)], Value | Annotated[list[Value], Field(min_length=1, max_length=64)]
+MAX_TEXT_CHARS = 1024
+MAX_VALUES = 64
+NUMBER_SCHEMA: dict[str, Any] = {"type": "number", "minimum": -(2**63), "exclusiveMaximum": 2**63}
+VALUE_SCHEMAS = ({"type": "string", "maxLength": MAX_TEXT_CHARS}, NUMBER_SCHEMA, {"type": "boolean"})
+LIST_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"anyOf": list(VALUE_SCHEMAS)},
+    "maxItems": MAX_VALUES,
+}
+BOUND_SCHEMA = {"anyOf": [NUMBER_SCHEMA, {"type": "null"}]}
+BOUNDS_SCHEMA = {
+    "type": "object",
+    "properties": {"at_least": BOUND_SCHEMA, "at_most": BOUND_SCHEMA},
+    "additionalProperties": False,
+}
+
+
+def read_values(given: Any) -> Any:
+    """A value of metadata or a list of them as they are; raises ValueError in one sentence for anything else.
+
+    No union of types: pydantic would say of each type why it is not that one.
+    """
+    values = given if isinstance(given, list) else [given]
+    if len(values) > MAX_VALUES:
+        raise ValueError(f"must have at most {MAX_VALUES} values")
+    if not all(map(is_value, values)):
+        raise ValueError(f"must be {VALUES}, or a list of them")
+    if any(isinstance(value, str) and len(value) > MAX_TEXT_CHARS for value in values):
+        raise ValueError(f"must have at most {MAX_TEXT_CHARS} characters")
+    return given
+
+
+def _read_wanted(given: Any) -> Any:
+    if not isinstance(given, dict):
+        if given == []:
+            raise ValueError("must have at least 1 value")
+        return read_values(given)
+    bounds = list(given.values())
+    if not given.keys() <= {"at_least", "at_most"} or not all(
+        bound is None or (isinstance(bound, int | float) and not isinstance(bound, bool) and is_value(bound))
+        for bound in bounds
+    ):
+        raise ValueError("bounds must be numbers under `at_least` and `at_most`")
+    return Bounds(**given)
+
+
+WantedValue = Annotated[
+    Any,
+    PlainValidator(_read_wanted),
+    WithJsonSchema({"anyOf": [*VALUE_SCHEMAS, {**LIST_SCHEMA, "minItems": 1}, BOUNDS_SCHEMA]}),
 ]
+Wanted = dict[Annotated[str, Field(max_length=128)], WantedValue]
 METADATA = (
-    "For each key the value an asset must have, or a list of values of which it must have one. Text, whole numbers, "
-    'true and false are compared as they are: `3` is not `"3"`.'
+    "For each key the value an asset must have, a list of values of which it must have one, or bounds of a number, "
+    'both included: `{"at_least": -24, "at_most": -22.5}`. `3` is not `"3"`, but it is `3.0`.'
 )
 MetadataText = Annotated[
     Json[Annotated[Wanted, Field(max_length=16)]] | None,

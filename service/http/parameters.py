@@ -104,6 +104,4 @@ def read_parameters(request: Request, fields: Mapping[str, str], kind: type[Para
     try:
         return kind.model_validate(values)
     except ValidationError as exc:
-        raise InvalidParameter.of(
-            exc.errors(include_url=False, include_input=False, include_context=False)
-        ) from exc
+        raise InvalidParameter.of(exc.errors(include_url=False, include_input=False)) from exc

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from models.bundle.bundle import BrokenBundle
 from models.media.clip import UnreadableClip
 from service.system.failure import Failure
+from service.system.validation import name_faults
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +110,12 @@ class InvalidParameter(Failure):
     @classmethod
     def of(cls, found: Sequence[Mapping[str, Any]]) -> InvalidParameter:
         """The error for what pydantic or FastAPI found, with names as the client wrote them."""
-        faults = []
-        for error in found:
-            place = [str(part) for part in error["loc"] if part not in ("query", "path", "body", "header")]
-            faults.append({"parameter": ".".join(place)[:80] or "request", "message": str(error["msg"])})
-        return cls(faults)
+        places = ("query", "path", "body", "header")  # FastAPI's, before the name
+        named = [
+            {**e, "loc": e["loc"][1:] if e["loc"][:1] and e["loc"][0] in places else e["loc"]} for e in found
+        ]
+        faults = name_faults(named).items()
+        return cls([{"parameter": place[:80] or "request", "message": fault} for place, fault in faults])
 
 
 def code_of(exc: Exception) -> str:

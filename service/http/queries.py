@@ -113,7 +113,7 @@ def _check(document: Any, *, place: tuple[int, ...]) -> Query:
     try:
         return kind.model_validate(document)
     except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_input=False, include_context=False)
+        errors = exc.errors(include_url=False, include_input=False)
         raise InvalidParameter.of([{**error, "loc": (*place, *error["loc"])} for error in errors]) from exc
 
 

@@ -92,7 +92,7 @@ StoredMedia = Annotated[
 ]
 UploadedMedia = Annotated[MediaInfo, _Changed(without="modified_ns")]  # that of our copy, not of the client's
 Metadata = Annotated[
-    dict[str, bool | int | str | list[bool | int | str]],
+    dict[str, bool | int | float | str | list[bool | int | float | str]],
     Field(description="What was said about the asset, by key."),
 ]
 

@@ -18,8 +18,19 @@ from numpy.typing import NDArray
 from service.index.failure import InvalidFilter, InvalidSegment, InvalidVector
 from service.system.modality import MODALITIES, Modality, Track
 
-MetadataValue = str | int | bool
+MetadataValue = str | int | float | bool
 _ASSET_ID = re.compile(r"[0-9a-f]{64}")
+
+
+VALUES = "text, numbers (64 bits), true and false"  # what metadata can hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Numbers of metadata from `at_least` to `at_most`, both included; None for no bound."""
+
+    at_least: float | None = None
+    at_most: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +40,8 @@ class Filter:
     A path of the asset must lie in `folder` (absolute) or below it; at least one segment must have `modality`. Bounds
     are compared with `media["duration_seconds"]`, inclusive, and with `media["modified_ns"]`, in seconds since 1970,
     `modified_before` exclusive. `metadata` has for each key the value an asset must have there, or several of which it
-    must have one; if the asset has a list, one of its elements must fit. `1`, `"1"` and `True` are three values.
+    must have one, or `Bounds`; if the asset has a list, one of its elements must fit. `1`, `"1"` and `True` are three
+    values, `1` and `1.0` are one.
 
     Raises `InvalidFilter` if a condition makes no sense.
     """
@@ -40,7 +52,7 @@ class Filter:
     max_duration_seconds: float | None = None
     modified_after: float | None = None
     modified_before: float | None = None
-    metadata: Mapping[str, MetadataValue | Sequence[MetadataValue]] = field(default_factory=dict)
+    metadata: Mapping[str, MetadataValue | Sequence[MetadataValue] | Bounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.folder is not None and (not self.folder.startswith("/") or "\0" in self.folder):
@@ -50,6 +62,11 @@ class Filter:
         for least, most in (
             (self.min_duration_seconds, self.max_duration_seconds),
             (self.modified_after, self.modified_before),
+            *(
+                (found.at_least, found.at_most)
+                for found in self.metadata.values()
+                if isinstance(found, Bounds)
+            ),
         ):
             for bound in (least, most):
                 if bound is not None and not math.isfinite(bound):
@@ -58,17 +75,27 @@ class Filter:
                 raise InvalidFilter(
                     f"a filter's lower bound must not be above the upper, got {least} and {most}"
                 )
+        self._check_metadata()
+
+    def _check_metadata(self) -> None:
         for key, values in self.metadata.items():
-            for value in values_of(values):
-                if not isinstance(value, str | int):
+            if isinstance(values, Bounds):
+                if '"' in key or "\\" in key:
                     raise InvalidFilter(
-                        f"metadata is compared with text, whole numbers, true and false: {key!r} has {value!r}"
+                        f"a key with a quote or backslash cannot have bounds, got {key[:80]!r}"
                     )
+            elif not all(map(is_value, values_of(values))):
+                raise InvalidFilter(f"metadata is compared with {VALUES}: {key!r} has {values!r}")
 
     @property
     def is_empty(self) -> bool:
         """Whether every asset passes."""
         return self == Filter()
+
+
+def is_value(value: object) -> bool:
+    """Whether metadata can hold it: text, true, false, a number that 64 bits hold (not NaN, not infinite)."""
+    return isinstance(value, str) or (isinstance(value, int | float) and -(2**63) <= value < 2**63)
 
 
 def values_of(values: MetadataValue | Sequence[MetadataValue]) -> Sequence[MetadataValue]:
@@ -126,7 +153,7 @@ class Segment:
         audio_track: Unit embeddings of the sound, float32, shape (T, D), or None if the segment has no sound.
         video_track: The same for the picture.
         paths: Paths of further files with the same content.
-        metadata: What people say about the asset, by key: text, whole numbers, true and false, or lists of them.
+        metadata: What people say about the asset, by key: text, numbers, true and false, or lists of them.
             The same in every segment of an asset.
 
     Raises `InvalidSegment` if id, position or span makes no sense, `InvalidVector` without any track.

@@ -7,6 +7,7 @@
 
 A filter becomes conditions on these keys: `folders` holds every folder above a path, and `labels` one word for each key
 and value of the metadata, so that one payload index serves all possible keys and `1`, `"1"` and `true` stay apart.
+Bounds of numbers look into `metadata` itself, without an index.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from service.index.contract import Asset, Filter, SegmentMatch, values_of
+from service.index.contract import (
+    VALUES,
+    Asset,
+    Bounds,
+    Filter,
+    MetadataValue,
+    SegmentMatch,
+    is_value,
+    values_of,
+)
 from service.index.failure import InvalidSegment
 
 WORDS = ("asset_id", "paths", "folders", "labels", "modalities")  # keys with a payload index
@@ -38,7 +48,7 @@ class AnyOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Within:
-    """The condition that a number lies within bounds; None for no bound."""
+    """The condition that a number, or one of a list of numbers, lies within bounds; None for no bound."""
 
     key: str
     at_least: float | None = None
@@ -68,6 +78,10 @@ def to_conditions(filter: Filter | None) -> list[Condition]:
     if after is not None or before is not None:
         conditions.append(Within(key="media.modified_ns", at_least=after, below=before))
     for key, values in filter.metadata.items():
+        if isinstance(values, Bounds):
+            bounds = Within(key=f'metadata."{key}"', at_least=values.at_least, at_most=values.at_most)
+            conditions.append(bounds)
+            continue
         words = tuple(_label(key, value) for value in values_of(values))
         conditions.append(AnyOf(key="labels", words=words))
     return conditions
@@ -93,23 +107,19 @@ def describe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     labels: dict[str, None] = {}
     for key, given in metadata.items():
         values = given if isinstance(given, list | tuple) else [given]
-        if not isinstance(key, str) or not all(_is_value(value) for value in values):
+        if not isinstance(key, str) or not all(map(is_value, values)):
             raise InvalidSegment(
-                "metadata holds text, whole numbers (64 bits), true, false and lists of them under names, got "
-                f"{str(key)[:80]!r}: {str(given)[:80]!r}"
+                f"metadata holds {VALUES}, and lists of them under names, got {str(key)[:80]!r}: {str(given)[:80]!r}"
             )
         held[key] = list(values) if isinstance(given, list | tuple) else given
         labels.update({_label(key, value): None for value in values})
     return {"metadata": check_media(held, name="metadata"), "labels": list(labels)}
 
 
-def _is_value(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
-
-
-def _label(key: str, value: str | int) -> str:
-    """One word for a key and its value: `["take",3]`."""
-    return json.dumps([key, value], separators=(",", ":"))
+def _label(key: str, value: MetadataValue) -> str:
+    """One word for a key and its value: `["take",3]`, for 3.0 too."""
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    return json.dumps([key, whole], separators=(",", ":"))
 
 
 def check_media(media: Mapping[str, Any], *, name: str = "media") -> dict[str, Any]:

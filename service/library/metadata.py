@@ -4,8 +4,8 @@
         print(annotation.path, annotation.values)
 
 A CSV file has a column `path` and a column for each key; a JSON file is a list of objects with `path` and keys, or
-an object of objects by path. Paths are absolute or relative to the file. In CSV, `12` is a whole number, `true` and
-`false` are booleans, a JSON list is a list, an empty cell is ignored, and all else is text.
+an object of objects by path. Paths are absolute or relative to the file. In CSV, `12` and `-23.5` are numbers, `true`
+and `false` are booleans, a JSON list is a list, an empty cell is ignored, and all else is text.
 `service.commands.annotation` applies it.
 """
 
@@ -15,13 +15,14 @@ import contextlib
 import csv
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.index.contract import Asset, Index, MetadataValue
+from service.index.contract import Asset, Index, MetadataValue, is_value
 from service.index.failure import InvalidSegment
 from service.index.payload import describe_metadata
 from service.system.failure import Failure
@@ -31,6 +32,8 @@ MAX_KEY_CHARS = 128
 MAX_TEXT_CHARS = 1024
 MAX_LIST_VALUES = 64
 PATH_KEY = "path"
+# 007 stays text, because as a number it would not come back as it was written; so does 3e8, unlike the 1e-07 of JSON
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-][0-9]+)?")
 _MERGING = threading.Lock()
 
 
@@ -122,17 +125,18 @@ def _read_csv(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_value(text: str) -> MetadataValue | list[MetadataValue]:
-    """Read a value that people wrote as plain text: `3`, `true`, `["a", 7]`, `calm`."""
+    """Read a value that people wrote as plain text: `3`, `-23.5`, `true`, `["a", 7]`, `calm`."""
     if text.startswith("["):
         with contextlib.suppress(ValueError):
             found: list[MetadataValue] = json.loads(text)
             return found
     if text in ("true", "false"):
         return text == "true"
-    digits = text.removeprefix("-")
-    # 007 stays text: as a number it would not come back as it was written
-    is_number = digits.isascii() and digits.isdigit() and (digits == "0" or digits[0] != "0")
-    return int(text) if is_number and len(digits) < 19 and text != "-0" else text
+    if not NUMBER.fullmatch(text) or text == "-0":
+        return text
+    if text.lstrip("-").isdigit():
+        return int(text) if len(text.lstrip("-")) < 19 else text
+    return float(text) if is_value(float(text)) else text
 
 
 def _read_json(file: Path) -> Iterator[dict[str, Any]]:

@@ -216,7 +216,7 @@ def test_wrong_usage_is_code_2(indexed: Foley, library_files: Path, tmp_path: Pa
 def test_wrong_settings_are_named(indexed: Foley, library_files: Path) -> None:
     result = indexed("index", library_files, PORT="many")
     assert result.returncode == 2
-    assert result.stderr.startswith("foley: FOLEY_PORT: Input should be a valid integer")
+    assert result.stderr.startswith("foley: FOLEY_PORT must be a whole number, got 'many'")
     result = indexed("index", library_files, BUNDLE="/nowhere")
     assert result.returncode == 1
     assert re.fullmatch(r"foley: /nowhere is not a bundle: .*\n", result.stderr)

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.index.contract import Filter, Index, Segment, VectorQuery
+from service.index.contract import Bounds, Filter, Index, Segment, VectorQuery
 from service.index.failure import IndexFailure, InvalidCursor, InvalidFilter, InvalidSegment, InvalidVector
 from service.system.modality import Track
 
@@ -126,13 +126,13 @@ FILTERED: dict[str, dict[str, Any]] = {
     "fours": {
         "path": "/lib/rainy/4.wav",
         "media": make_media(4.0, 400.5),
-        "metadata": {"take": "1", "ok": 1},
+        "metadata": {"take": "1", "ok": 1, "lufs": [-30, 12.25], "f.p s": 24.0},
     },
     "both": {
         "path": "/b\udce9/5.mp4",
         "paths": ("/lib/rain/copy.mp4",),
         "media": {"duration_seconds": None},
-        "metadata": {"tags": ["rain", 7, True]},
+        "metadata": {"tags": ["rain", 7, True], "lufs": -23.5, "f.p s": 23.976},
     },
 }
 FILTERS: list[tuple[Filter | None, set[str]]] = [
@@ -161,6 +161,17 @@ FILTERS: list[tuple[Filter | None, set[str]]] = [
     (Filter(metadata={"ok": 1}), {"fours"}),
     (Filter(metadata={"tags": "rain"}), {"both"}),
     (Filter(metadata={"tags": [True]}), {"both"}),
+    (Filter(metadata={"take": 1.0}), {"one"}),
+    (Filter(metadata={"f.p s": 24}), {"fours"}),
+    (Filter(metadata={"lufs": -23.5}), {"both"}),
+    (Filter(metadata={"lufs": [12.25, "-23.5"]}), {"fours"}),
+    (Filter(metadata={"lufs": Bounds(at_least=-24, at_most=-23.5)}), {"both"}),
+    (Filter(metadata={"lufs": Bounds(at_most=-23.4)}), {"both", "fours"}),
+    (Filter(metadata={"f.p s": Bounds(at_least=23.976, at_most=23.99)}), {"both"}),
+    (Filter(metadata={"take": Bounds(at_least=1), "ok": True}), {"one"}),
+    (Filter(metadata={"ok": Bounds(at_least=0)}), {"fours"}),
+    (Filter(metadata={"tags": Bounds(at_least=7, at_most=7)}), {"both"}),
+    (Filter(metadata={"nowhere": Bounds(at_least=7)}), set()),
     (Filter(metadata={"take": 1, "ok": True}), {"one"}),
     (Filter(metadata={"take": 1, "ok": False}), set()),
     (Filter(folder="/lib/rain", modality="video", metadata={"tags": 7}), {"both"}),
@@ -471,7 +482,14 @@ class IndexContract:
         asset = index.get_asset(make_id("a"))
         assert asset is not None
         assert asset.metadata == {"take": 3, "tags": ["rain", "wind"]}
-        said = {"ok": True, "mood": "\N{SNOWMAN} cold", "": "no name", "a.b[0]": -1}
+        said = {
+            "ok": True,
+            "mood": "\N{SNOWMAN} cold",
+            "": "no name",
+            "a.b[0]": -1,
+            "lufs": -23.5,
+            "fps": [24.0, 1e-7],
+        }
         assert index.set_metadata(make_id("a"), said)
         asset = index.get_asset(make_id("a"))
         assert asset is not None
@@ -482,8 +500,8 @@ class IndexContract:
         ]
         assert all_assets(index, filter=Filter(metadata={"take": 3})) == []
         assert not index.set_metadata(make_id("none"), {})
-        for refused in ({"x": 0.5}, {"x": None}, {"x": {"y": 1}}, {"x": [[1]]}, {"x": 2**63}, {1: "x"}):
-            with pytest.raises(InvalidSegment, match="metadata holds text, whole numbers"):
+        for refused in ({"x": math.nan}, {"x": None}, {"x": {"y": 1}}, {"x": [[1]]}, {"x": 2**63}, {1: "x"}):
+            with pytest.raises(InvalidSegment, match="metadata holds text, numbers"):
                 index.set_metadata(make_id("a"), refused)  # type: ignore[arg-type]
         with pytest.raises(InvalidSegment, match="metadata must hold JSON"):
             index.set_metadata(make_id("a"), {"x": "\udcff"})
@@ -573,8 +591,11 @@ class IndexContract:
                 {"min_duration_seconds": 2.0, "max_duration_seconds": 1.0},
                 r"above the upper, got 2\.0 and 1\.0",
             ),
-            ({"metadata": {"x": 0.5}}, "'x' has 0.5"),
-            ({"metadata": {"x": ["a", None]}}, "'x' has None"),
+            ({"metadata": {"x": math.nan}}, "'x' has nan"),
+            ({"metadata": {"x": ["a", None]}}, r"'x' has \['a', None\]"),
+            ({"metadata": {"x": Bounds(at_least=2, at_most=1.5)}}, "above the upper, got 2 and 1.5"),
+            ({"metadata": {"x": Bounds(at_most=math.inf)}}, "must be finite, got inf"),
+            ({"metadata": {'x"': Bounds(at_most=1)}}, "a key with a quote"),
         ]
         for conditions, message in refused:
             with pytest.raises(InvalidFilter, match=message):

@@ -12,6 +12,7 @@ and as long as its `index.json` exists. A folder that is open already is refused
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -287,16 +288,16 @@ def _passes(payload: Mapping[str, Any], conditions: Sequence[Condition]) -> bool
 
 def _holds(payload: Mapping[str, Any], condition: Condition) -> bool:
     value: Any = payload
-    for key in condition.key.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    for quoted, plain in re.findall(r'"([^"]*)"|([^."]+)', condition.key):
+        value = value.get(quoted or plain) if isinstance(value, Mapping) else None
     if isinstance(condition, AnyOf):
         return bool(set(value if isinstance(value, list) else [value]) & set(condition.words))
-    if value is None:
-        return False
-    return (
-        (condition.at_least is None or value >= condition.at_least)
-        and (condition.at_most is None or value <= condition.at_most)
-        and (condition.below is None or value < condition.below)
+    numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
+    return any(
+        (condition.at_least is None or number >= condition.at_least)
+        and (condition.at_most is None or number <= condition.at_most)
+        and (condition.below is None or number < condition.below)
+        for number in numbers
     )
 
 

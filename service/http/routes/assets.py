@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from service.foley import Foley
-from service.http.filters import FilterFields, MetadataText, Value
+from service.http.filters import LIST_SCHEMA, VALUE_SCHEMAS, FilterFields, MetadataText, read_values
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_media, describe_problems
 from service.http.routes.media import respond_with_media
@@ -48,6 +48,13 @@ class AssetListParameters(FilterFields):
     metadata: MetadataText = None
 
 
+NewValue = Annotated[
+    Any,
+    PlainValidator(lambda given: None if given is None else read_values(given)),
+    WithJsonSchema({"anyOf": [*VALUE_SCHEMAS, LIST_SCHEMA, {"type": "null"}]}),
+]
+
+
 class AssetChanges(BaseModel):
     """What to change about an asset."""
 
@@ -59,10 +66,9 @@ class AssetChanges(BaseModel):
     )
 
     metadata: Annotated[
-        dict[Annotated[str, Field(max_length=MAX_KEY_CHARS)], Value | list[Value] | None],
-        Field(max_length=MAX_KEYS),
+        dict[Annotated[str, Field(max_length=MAX_KEY_CHARS)], NewValue], Field(max_length=MAX_KEYS)
     ] = Field(
-        description="New values by key: text, whole numbers, true, false, or lists of them. Null removes a key; other "
+        description="New values by key: text, numbers, true, false, or lists of them. Null removes a key; other "
         "keys stay as they are (RFC 7396)."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from service.commands.annotation import annotate
 from service.commands.inventory import OpenInventory
 from service.index.contract import Index, Segment
-from service.library.metadata import InvalidMetadata, merge_metadata
+from service.library.metadata import InvalidMetadata, merge_metadata, read_value
 from tests.support.memory_index import MemoryIndex
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -65,9 +66,10 @@ def test_merges_at_the_same_time_all_count(index: Index) -> None:
         ({"k" * 129: 1}, "128 characters"),
         ({"k": list(range(65))}, "64 values"),
         ({"k": "x" * 1025}, "1024 characters, 'k' has more"),
-        ({"k": 0.5}, "text, whole numbers"),
+        ({"k": math.nan}, "text, numbers"),
+        ({"k": [1, -math.inf]}, "text, numbers"),
         ({"k": 2**63}, "64 bits"),
-        ({"k": {"nested": 1}}, "text, whole numbers"),
+        ({"k": {"nested": 1}}, "text, numbers"),
     ],
 )
 def test_metadata_that_cannot_be_kept_is_refused(index: Index, changes: dict[str, Any], message: str) -> None:
@@ -116,7 +118,7 @@ def test_a_json_file_is_applied(index: Index, tmp_path: Path, shape: str) -> Non
         ("x.json", "3", "must be a list of objects"),
         ("x.json", '["a.wav"]', "must hold objects, got 'a.wav'"),
         ("x.json", '[{"take": 1}]', "row 1 has no 'path'"),
-        ("x.json", '{"a.wav": {"take": 0.5}}', r"row 1: metadata holds text"),
+        ("x.json", '{"a.wav": {"take": NaN}}', r"row 1: metadata holds text, numbers"),
     ],
 )
 def test_a_file_that_is_no_metadata_changes_nothing(
@@ -139,16 +141,15 @@ def test_a_fault_in_the_last_row_changes_no_asset(index: Index, tmp_path: Path) 
 def test_patch_over_http(client: httpx.Client, library_files: Path) -> None:
     asset = client.get("/v1/assets", params={"limit": 1}).json()["assets"][0]
     url = f"/v1/assets/{asset['asset_id']}"
-    answer = client.patch(url, json={"metadata": {"take": 1, "tags": ["a", 2], "x": None}})
+    answer = client.patch(url, json={"metadata": {"take": 1, "tags": ["a", 2], "lufs": -23.5, "x": None}})
     assert answer.status_code == 200, answer.text
-    assert answer.json() == {**asset, "metadata": {"take": 1, "tags": ["a", 2]}}
+    assert answer.json() == {**asset, "metadata": {"take": 1, "tags": ["a", 2], "lufs": -23.5}}
     assert client.get(url).json() == answer.json()
-    assert client.patch(url, json={"metadata": {"take": None, "tags": None}}).json() == asset
+    assert client.patch(url, json={"metadata": {"take": None, "tags": None, "lufs": None}}).json() == asset
     missing = client.patch(f"/v1/assets/{'0' * 64}", json={"metadata": {}})
     assert (missing.status_code, missing.json()["code"]) == (404, "asset_not_found")
     for body in (
         {},
-        {"metadata": {"x": 0.5}},
         {"metadata": {"x": 2**63}},
         {"metadata": {}, "path": "/x"},
         [],
@@ -156,3 +157,28 @@ def test_patch_over_http(client: httpx.Client, library_files: Path) -> None:
         refused = client.patch(url, json=body)
         assert (refused.status_code, refused.json()["code"]) == (422, "invalid_parameter"), body
     assert client.get(url).json() == asset
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-23.5", -23.5),
+        ("23.976", 23.976),
+        ("120.50", 120.5),
+        ("0.5", 0.5),
+        ("120.0", 120.0),
+        ("1e-07", 1e-07),
+        ("3e8", "3e8"),
+        ("1.2.3", "1.2.3"),
+        (".5", ".5"),
+        ("5.", "5."),
+        ("00.5", "00.5"),
+        ("nan", "nan"),
+        ("1e+300", "1e+300"),
+        ("9" * 19, "9" * 19),
+        ("9" * 30 + ".5", "9" * 30 + ".5"),
+    ],
+)
+def test_numbers_as_people_write_them(text: str, value: object) -> None:
+    read = read_value(text)
+    assert (read, type(read)) == (value, type(value))

@@ -221,7 +221,10 @@ def test_lists_take_the_same_filters(
     modified = assets["long.mp4"]["media"]["modified_ns"] / 1e9
     assert assets["long.mp4"]["asset_id"] in listed(modified_after=modified - 1, modified_before=modified + 1)
     assert listed(modified_before=modified - 3600) == []
-    for wrong in ({"metadata": "{"}, {"metadata": '{"x": 0.5}'}, {"modality": "smell"}, {"folder": "x"}):
+    assert listed(metadata='{"take": 1.0}') == said[1:]
+    assert listed(metadata='{"take": {"at_least": 0.5}}') == said[1:]
+    assert listed(metadata='{"take": {"at_most": 0, "at_least": null}}') == said[:1]
+    for wrong in ({"metadata": "{"}, {"metadata": '{"x": NaN}'}, {"modality": "smell"}, {"folder": "x"}):
         answer = client.get("/v1/assets", params=wrong)
         assert problem(answer)[:2] == (422, "invalid_parameter"), answer.text
 
