@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.media.limits import DecodeLimits
-from models.media.opening import MediaInfo, MediaSource, hash_media, open_media, open_regular
+from models.media.opening import MediaInfo, MediaSource, clamp_time_ns, hash_media, open_media, open_regular
 from models.media.picture import PictureReader
 from models.media.reading import Reading, ReadRequest, iterate_packets, read_media
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
@@ -50,6 +50,7 @@ __all__ = [
     "NotMedia",
     "TooComplex",
     "UnreadableClip",
+    "clamp_time_ns",
     "decode_clip",
     "decode_segments",
     "hash_media",

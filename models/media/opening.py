@@ -160,7 +160,12 @@ def hash_media(source: MediaSource) -> tuple[str, int, int]:
     with open_regular(source) as (descriptor, status):
         with os.fdopen(os.dup(descriptor), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, status.st_size, status.st_mtime_ns
+        return digest, status.st_size, clamp_time_ns(status.st_mtime_ns)
+
+
+def clamp_time_ns(time_ns: int) -> int:
+    """Bring a time of a file within 64 bits, which hold 1678 to 2261 in nanoseconds since 1970; tmpfs keeps any."""
+    return max(1 - 2**63, min(time_ns, 2**63 - 1))
 
 
 @contextlib.contextmanager
@@ -234,7 +239,7 @@ def _choose_streams(container: InputContainer, status: os.stat_result, limits: D
     info = MediaInfo(
         container=container.format.name,
         size_bytes=status.st_size,
-        modified_ns=status.st_mtime_ns,
+        modified_ns=clamp_time_ns(status.st_mtime_ns),
         duration_seconds=None if end is None else max(0.0, end - origin),
         **(_video_facts(video, limits) if video is not None else {}),
         **(_audio_facts(sounds, limits) if sounds else {}),

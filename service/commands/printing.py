@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from service.jobs.release_jobs import OnStep
 
 MAX_FAILURES = 50  # lines; --json has all
+MAX_LINKS = 5
 MAX_PLANNED_LINES = 200
 
 
@@ -126,6 +127,10 @@ def _notes(report: IndexReport) -> list[str]:
         notes.append(f"{count(report.num_ignored, 'other file')} skipped: not media")
     if report.num_unsettled:
         notes.append(f"{report.num_unsettled} skipped for now: they are still being written to")
+    if report.linked_folders:
+        names = ", ".join(map(format_path, report.linked_folders[:MAX_LINKS]))
+        more = ", …" if len(report.linked_folders) > MAX_LINKS else ""
+        notes.append(f"{count(len(report.linked_folders), 'linked folder')} not followed: {names}{more}")
     for number, done in (
         (report.num_moved, "moved"),
         (report.num_copied, "copies of other files"),

@@ -175,6 +175,8 @@ class ReportBody(TypedDict):
     quarantined: list[QuarantinedBody]
     partial: list[str]
     """Files that are indexed and end before 95 % of the length they declare."""
+    linked_folders: NotRequired[list[str]]
+    """Links to folders, which are followed only if the job asks for it."""
     moved: int
     copied: int
     deleted: int

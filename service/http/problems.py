@@ -78,6 +78,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "too_long": Problem(422, "The file is too long"),
     "unknown_asset": Problem(422, "The asset to search with is not indexed"),
     "unknown_segment": Problem(422, "The asset to search with has no such segment"),
+    "unforeseen": Problem(422, "The service failed at this file"),
     "unreadable": Problem(422, "The file cannot be used"),
     "overloaded": Problem(429, "Too many requests at once; try again"),
     "build_failed": Problem(500, "The release could not be built"),

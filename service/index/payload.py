@@ -72,7 +72,7 @@ def to_conditions(filter: Filter | None) -> list[Condition]:
     if least is not None or most is not None:
         conditions.append(Within(key="media.duration_seconds", at_least=least, at_most=most))
     after, before = (
-        None if seconds is None else seconds * 1e9
+        None if seconds is None else max(-1e19, min(seconds * 1e9, 1e19))  # within what JSON can say
         for seconds in (filter.modified_after, filter.modified_before)
     )
     if after is not None or before is not None:

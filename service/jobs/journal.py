@@ -13,16 +13,19 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
+from service.jobs.database import LedgerFailure
 from service.jobs.files import read_files
 from service.jobs.ledger import Ledger
 from service.library.journal import NEVER_KEPT, Fault, FileRow, Journal
 from service.library.mounts import touches
 from service.library.scanning import FoundFile
 
+T = TypeVar("T")
 MAX_ATTEMPTS = 3
 COMMIT_SECONDS, COMMIT_FILES = 0.5, 256
 
@@ -44,20 +47,39 @@ class LedgerJournal(Journal):
         self._ended: list[FileRow] = []
         self._committed_at = time.monotonic()
 
-    def begin(self, found: Iterable[FoundFile]) -> None:
+    def begin(self, found: Sequence[FoundFile]) -> Sequence[tuple[FoundFile, Exception]]:
         """Give every file a row; one that changed since an earlier run of the job starts again."""
         if self.is_rehearsal:
-            return
-        values = [(self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns) for f in found]
+            return ()
+        unwritten = self._write_each(found, self._begin)
         with self._ledger.write() as connection:
-            connection.executemany(
-                "INSERT INTO files (job_id, path, size_bytes, modified_ns, outcome) VALUES (?, ?, ?, ?, 'pending') "
-                "ON CONFLICT (job_id, path) DO UPDATE SET size_bytes = excluded.size_bytes, "
-                "modified_ns = excluded.modified_ns, outcome = 'pending', asset_id = NULL, code = NULL, reason = NULL "
-                "WHERE size_bytes IS NOT excluded.size_bytes OR modified_ns IS NOT excluded.modified_ns",
-                values,
-            )
             connection.execute("UPDATE jobs SET is_scanned = 1 WHERE job_id = ?", (self._job_id,))
+        return unwritten
+
+    def _begin(self, connection: sqlite3.Connection, found: Sequence[FoundFile]) -> None:
+        connection.executemany(
+            "INSERT INTO files (job_id, path, size_bytes, modified_ns, outcome) VALUES (?, ?, ?, ?, 'pending') "
+            "ON CONFLICT (job_id, path) DO UPDATE SET size_bytes = excluded.size_bytes, "
+            "modified_ns = excluded.modified_ns, outcome = 'pending', asset_id = NULL, code = NULL, reason = NULL "
+            "WHERE size_bytes IS NOT excluded.size_bytes OR modified_ns IS NOT excluded.modified_ns",
+            [(self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns) for f in found],
+        )
+
+    def _write_each(
+        self, rows: Sequence[T], write: Callable[[sqlite3.Connection, Sequence[T]], None]
+    ) -> Sequence[tuple[T, Exception]]:
+        """Write rows in one transaction; if one of them cannot be written, all others in several. Returns those."""
+        try:
+            with self._ledger.write() as connection:
+                write(connection, rows)
+        except LedgerFailure:
+            raise
+        except Exception as exc:
+            if len(rows) == 1:
+                return [(rows[0], exc)]
+            half = len(rows) // 2
+            return [*self._write_each(rows[:half], write), *self._write_each(rows[half:], write)]
+        return ()
 
     def rows(self) -> dict[str, FileRow]:
         """What became of files in an earlier run of this job, by path."""
@@ -110,33 +132,34 @@ class LedgerJournal(Journal):
                 (fault.attempts, fault.code, fault.reason, self._job_id, os.fsencode(found.path)),
             )
 
-    def end(self, row: FileRow) -> None:
+    def end(self, row: FileRow) -> Sequence[tuple[FileRow, Exception]]:
         """Note what became of a file; it is durable after the next `flush`, which may be this one."""
         if self.is_rehearsal:
-            return
+            return ()
         self._ended.append(replace(row, ended_at=time.time()))
         is_due = time.monotonic() - self._committed_at > COMMIT_SECONDS
         if is_due or len(self._ended) >= COMMIT_FILES:
-            self.flush()
+            return self.flush()
+        return ()
 
-    def flush(self) -> None:
-        """Make everything that was noted durable."""
+    def flush(self) -> Sequence[tuple[FileRow, Exception]]:
+        """Make everything that was noted durable; returns the rows that cannot be written, and why."""
         ended, self._ended = self._ended, []
         self._committed_at = time.monotonic()
-        if not ended:
-            return
-        with self._ledger.write() as connection:
-            connection.executemany(
-                "INSERT INTO files (job_id, path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, "
-                "num_segments, is_partial, ended_at) VALUES (:job_id, :path, :size_bytes, :modified_ns, :asset_id, "
-                ":outcome, :code, :reason, :attempts, :num_segments, :is_partial, :ended_at) "
-                "ON CONFLICT (job_id, path) DO UPDATE SET asset_id = excluded.asset_id, outcome = excluded.outcome, "
-                "code = excluded.code, reason = excluded.reason, attempts = excluded.attempts, "
-                "num_segments = excluded.num_segments, is_partial = excluded.is_partial, ended_at = excluded.ended_at",
-                [{**asdict(row), "job_id": self._job_id, "path": os.fsencode(row.path)} for row in ended],
-            )
-            for row in ended:
-                self._learn(connection, row)
+        return self._write_each(ended, self._end) if ended else ()
+
+    def _end(self, connection: sqlite3.Connection, ended: Sequence[FileRow]) -> None:
+        connection.executemany(
+            "INSERT INTO files (job_id, path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, "
+            "num_segments, is_partial, ended_at) VALUES (:job_id, :path, :size_bytes, :modified_ns, :asset_id, "
+            ":outcome, :code, :reason, :attempts, :num_segments, :is_partial, :ended_at) "
+            "ON CONFLICT (job_id, path) DO UPDATE SET asset_id = excluded.asset_id, outcome = excluded.outcome, "
+            "code = excluded.code, reason = excluded.reason, attempts = excluded.attempts, "
+            "num_segments = excluded.num_segments, is_partial = excluded.is_partial, ended_at = excluded.ended_at",
+            [{**asdict(row), "job_id": self._job_id, "path": os.fsencode(row.path)} for row in ended],
+        )
+        for row in ended:
+            self._learn(connection, row)
 
     def mounts(self) -> set[str]:
         """Where disks were mounted at earlier runs."""

@@ -13,14 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.media.clip import UnreadableClip
+from models.media.clip import clamp_time_ns
 from service.index.contract import Index
 from service.index.iteration import iter_assets
-from service.library.scanning import FoundFile, UnusableFile, identify
+from service.library.scanning import FoundFile, identify
+from service.library.stages import FileError, blame_file
 
 HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
+NO_TIME_NS = -(2**63)  # below every time that is stored of a file
 
-Identity = str | UnreadableClip | UnusableFile
+Identity = str | FileError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,15 @@ class Placed:
     is_removed: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unplaced:
+    """Why the paths of an asset could not be written, and the files that had come to it."""
+
+    asset_id: str
+    files: Sequence[FoundFile]
+    error: FileError
+
+
 class Placement:
     """Gathers where contents were found and where they are no longer, and writes the paths of assets at the end.
 
@@ -125,15 +136,18 @@ class Placement:
         """Note that a path no longer has the content of an asset."""
         self._lost.setdefault(asset_id, set()).add(path)
 
-    def place(self, index: Index | None) -> Iterator[Placed]:
+    def place(self, index: Index | None) -> Iterator[Placed | Unplaced]:
         """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
 
         Without an index nothing is written.
         """
         for asset_id in sorted(self._gained.keys() | self._lost.keys() | self._touched.keys()):
             known = self._catalogue.get(asset_id)
-            if known is not None:
-                yield self._place(asset_id, known, index)
+            try:
+                if known is not None:
+                    yield self._place(asset_id, known, index)
+            except Exception as exc:
+                yield Unplaced(asset_id=asset_id, files=self._gained.get(asset_id, []), error=blame_file(exc))
 
     def _place(self, asset_id: str, known: Known, index: Index | None) -> Placed:
         gained, lost = self._gained.get(asset_id, []), self._lost.get(asset_id, set())
@@ -171,10 +185,10 @@ class Placement:
 def _facts_of(path: str) -> Mapping[str, int]:
     """Size and time of a file; if they cannot be read, a time that no file has, so that the next run reads the file."""
     try:
-        status = Path(path).lstat()
+        status = Path(path).stat()
     except OSError:
-        return {"modified_ns": -1}
-    return {"size_bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+        return {"modified_ns": NO_TIME_NS}
+    return {"size_bytes": status.st_size, "modified_ns": clamp_time_ns(status.st_mtime_ns)}
 
 
 def read_catalogue(index: Index, *, into: Catalogue) -> None:
@@ -183,14 +197,14 @@ def read_catalogue(index: Index, *, into: Catalogue) -> None:
         known = Known(
             paths=asset.paths or (asset.path,),
             size_bytes=asset.media.get("size_bytes", -1),
-            modified_ns=asset.media.get("modified_ns", -1),
+            modified_ns=asset.media.get("modified_ns", NO_TIME_NS),
             num_segments=asset.num_segments,
         )
         into.add(asset.asset_id, known)
 
 
 def identify_all(
-    files: Iterable[FoundFile], find_known: Callable[[FoundFile], str | None]
+    files: Iterable[FoundFile], find_known: Callable[[FoundFile], Identity | None]
 ) -> Iterator[tuple[FoundFile, Identity]]:
     """Each file in order, with its id (from `find_known`, else hashed a few files ahead) or what is wrong with it."""
     ahead: deque[tuple[FoundFile, Future[Identity]]] = deque()
@@ -208,10 +222,10 @@ def identify_all(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _identify(found: FoundFile, known: str | None) -> Identity:
+def _identify(found: FoundFile, known: Identity | None) -> Identity:
     if known is not None:
         return known
     try:
         return identify(found)
-    except (UnreadableClip, UnusableFile) as exc:
-        return exc
+    except Exception as exc:
+        return blame_file(exc)

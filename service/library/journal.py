@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,14 @@ from service.library.scanning import FoundFile
 
 # Reasons that may pass. Every other reason lies in the file.
 TRANSIENT = frozenset(
-    {"decode_timed_out", "decoder_crashed", "decoder_unavailable", "decode_failed", "encoder_failed"}
+    {
+        "decode_timed_out",
+        "decoder_crashed",
+        "decoder_unavailable",
+        "decode_failed",
+        "encoder_failed",
+        "unforeseen",
+    }
 )
 
 # Every run tries these again: that costs nothing, and they can pass without a change of the file.
@@ -24,8 +31,9 @@ class Journal:
     max_attempts = 1
     is_rehearsal = False
 
-    def begin(self, found: Iterable[FoundFile]) -> None:
-        """Write down which files there are, so that a run that is killed can be resumed."""
+    def begin(self, found: Sequence[FoundFile]) -> Sequence[tuple[FoundFile, Exception]]:
+        """Write down which files there are, so that a run that is killed can be resumed; returns what cannot be."""
+        return ()
 
     def rows(self) -> dict[str, FileRow]:
         """What became of files in an earlier run of this job, by path."""
@@ -45,11 +53,13 @@ class Journal:
     def attempt(self, found: FoundFile, fault: Fault) -> None:
         """Note that a file failed and is tried again."""
 
-    def end(self, row: FileRow) -> None:
-        """Note what became of a file."""
+    def end(self, row: FileRow) -> Sequence[tuple[FileRow, Exception]]:
+        """Note what became of a file; see `flush`."""
+        return ()
 
-    def flush(self) -> None:
-        """Make everything that was noted durable."""
+    def flush(self) -> Sequence[tuple[FileRow, Exception]]:
+        """Make everything that was noted durable; returns the rows that cannot be written, and why."""
+        return ()
 
     def mounts(self) -> set[str]:
         """Where disks were mounted at earlier runs."""

@@ -14,14 +14,14 @@ import time
 from collections import deque
 from concurrent.futures import Future
 
-from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream, UnreadableClip
+from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream
 from service.decode.decoder import Decoder
-from service.decode.lane import DecodeFailure, DecoderClosed
+from service.decode.lane import DecodeFailure
 from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import CHUNK_SEGMENTS
 from service.library.occupancy import Occupancy
 from service.library.report import StageTimes
-from service.library.scanning import UnusableFile, check_unchanged
+from service.library.scanning import check_unchanged
 from service.library.stages import (
     Broken,
     Chunk,
@@ -36,6 +36,7 @@ from service.library.stages import (
     Refused,
     Tracks,
     Written,
+    blame_file,
 )
 from service.library.writing import Writers
 from service.search.snapshot import Snapshot
@@ -145,19 +146,25 @@ class Pipeline:
     # Decoding
 
     def _submit(self, file: IncomingFile) -> None:
-        if self._resend(file):
-            return
+        try:
+            if not self._resend(file):
+                self._decode(file)
+        except Exception as exc:
+            file.is_refused = True
+            self._events.put(Refused(file=file, error=blame_file(exc)))
+
+    def _decode(self, file: IncomingFile) -> None:
         chunk = file.next_submitted
-        file.next_submitted += 1
-        self._num_chunks += 1
         future = self._decoder.submit(
-            file.found.path,
+            file.found.source,
             self._spec,
             first=chunk * CHUNK_SEGMENTS,
             count=CHUNK_SEGMENTS,
             limits=self._limits,
             timeout_seconds=self._timeout_seconds(file),
         )
+        file.next_submitted += 1
+        self._num_chunks += 1
         file.running[chunk] = future
         self._decoding.enter()
         future.add_done_callback(lambda _: self._end_decoding(file, chunk))
@@ -207,7 +214,10 @@ class Pipeline:
         """Send the chunks that are decoded to the encoder, in order."""
         while not file.is_forwarded and file.next_forwarded in file.decoded:
             media = file.decoded.pop(file.next_forwarded)
-            problem = self._accept(file, media) if isinstance(media, DecodedMedia) else media
+            try:
+                problem = self._accept(file, media) if isinstance(media, DecodedMedia) else media
+            except Exception as exc:
+                problem = blame_file(exc)
             if problem is not None:
                 self._num_chunks -= 1
                 return self._fail(file, problem)
@@ -221,10 +231,7 @@ class Pipeline:
         file.is_partial = file.is_partial or media.is_partial
         if media.is_last and file.num_segments == 0 and not media.clips:
             return NoStream("no segment of the file could be decoded")
-        try:
-            check_unchanged(file.found)  # for each chunk: it must be of this content
-        except UnusableFile as exc:
-            return exc
+        check_unchanged(file.found)  # for each chunk: it must be of this content
         file.num_segments += len(media.clips)
         file.next_forwarded += 1
         file.is_forwarded = media.is_last
@@ -247,7 +254,7 @@ class Pipeline:
                 self._submit(file)
 
     def _wants_chunk(self, file: IncomingFile) -> bool:
-        if file.error is not None or file.is_forwarded:
+        if file.error is not None or file.is_refused or file.is_forwarded:
             return False
         if not file.running and not file.decoded:
             return True
@@ -305,9 +312,7 @@ def _may_pass(error: FileError | None) -> bool:
 
 
 def _outcome_of(future: Future[DecodedMedia]) -> DecodedMedia | FileError:
-    error = future.exception()
-    if error is None:
+    try:
         return future.result()
-    if isinstance(error, DecoderClosed) or not isinstance(error, UnreadableClip | DecodeFailure):
-        raise error
-    return error
+    except Exception as exc:
+        return blame_file(exc)

@@ -74,6 +74,7 @@ class IndexReport:
     segments: Counts = field(default_factory=Counts)  # failed: decoded of files that failed later
     failed: list[FailedFile] = field(default_factory=list)
     partial: list[str] = field(default_factory=list)  # files that end before 95 % of their declared length
+    linked_folders: list[str] = field(default_factory=list)  # links to folders, which were not followed
     plan: list[Mapping[str, str]] = field(default_factory=list)  # of a rehearsal: outcome, path, moved from
     num_moved: int = 0  # files whose content was known under a path that is gone
     num_copied: int = 0  # files whose content is known under another path as well
@@ -108,6 +109,7 @@ class IndexReport:
                 for f in self.quarantined
             ],
             "partial": list(self.partial),
+            "linked_folders": list(self.linked_folders),
             "stages": self.stages.to_json(),
         }
         if self.plan:
@@ -130,6 +132,7 @@ class IndexReport:
                 for entry in document["failed"]
             ],
             partial=list(document["partial"]),
+            linked_folders=list(document.get("linked_folders", ())),
             plan=list(document.get("plan", ())),
             num_moved=document["moved"],
             num_copied=document["copied"],

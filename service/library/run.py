@@ -6,24 +6,40 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.index.contract import Index
-from service.index.failure import IndexFailure
-from service.library.catalogue import Catalogue, Known, Placement, identify_all, read_catalogue
-from service.library.journal import NEVER_KEPT, TRANSIENT, Fault, FileRow, Journal
+from service.library.catalogue import (
+    Catalogue,
+    Identity,
+    Known,
+    Placement,
+    Unplaced,
+    identify_all,
+    read_catalogue,
+)
+from service.library.journal import TRANSIENT, Fault, FileRow, Journal
+from service.library.outcomes import STORED, Outcomes, describe_error, row_of
 from service.library.pipeline import Pipeline, RehearsedPipeline
-from service.library.report import FailedFile, IndexReport, OnProgress, Outcome, Progress, StageTimes
-from service.library.scanning import FoundFile, IgnoredFile, UnsettledFile, UnusableFile, find_files
-from service.library.stages import FileError, IncomingFile
+from service.library.report import IndexReport, OnProgress, Progress, StageTimes
+from service.library.scanning import (
+    NO_LINKED_FOLDERS,
+    FoundFile,
+    IgnoredFile,
+    LinkedFolder,
+    LinkRules,
+    UnsettledFile,
+    UnusableFile,
+    find_files,
+)
+from service.library.stages import FileError, IncomingFile, blame_file
 from service.system.caller import Caller, CallerGone
 from service.system.paths import show_path
 
 logger = logging.getLogger(__name__)
 
 AnyPipeline = Pipeline | RehearsedPipeline
-STORED: tuple[Outcome, ...] = ("indexed", "unchanged", "moved", "copied")
 
 
 @dataclass(eq=False)
@@ -52,17 +68,16 @@ class LibraryRun:
         self._on_progress = on_progress
         self._journal = journal or Journal()
         self._rows = self._journal.rows()  # of an earlier run of this job
+        self._outcomes = Outcomes(self.report, self._journal)
         self._placement = Placement(self.catalogue)
         self._waiting: dict[str, _Waiting] = {}
         self._gone: set[str] = set()
-        self._changed: set[str] = set()  # paths whose content is another one now
         self._again: list[tuple[str, _Waiting]] = []  # failed for a reason that may pass
         self._stages = StageTimes()
         self._num_earlier = (
             0  # files that an earlier run of this job stored, and that are not looked at again
         )
         self._num_segments = 0
-        self._bytes_left = 0
         self._bytes_worked = 0
         self._started = time.monotonic()
         self._work_started: float | None = None
@@ -76,26 +91,32 @@ class LibraryRun:
             logger.info("the run was stopped")
             self.report.is_interrupted = True
         finally:
-            self._journal.flush()
+            self._outcomes.flush()
 
-    def scan(self, paths: Sequence[Path], *, settle_seconds: float = 0.0) -> None:
+    def scan(
+        self, paths: Sequence[Path], *, settle_seconds: float = 0.0, links: LinkRules = NO_LINKED_FOLDERS
+    ) -> None:
         """Find the files; those that were written to within `settle_seconds` are left out."""
         unusable: list[UnusableFile] = []
-        for finding in find_files(paths, settle_seconds=settle_seconds):
+        for finding in find_files(paths, settle_seconds=settle_seconds, links=links):
             self._stop.check()
             if isinstance(finding, FoundFile):
                 self.found.append(finding)
-                self._bytes_left += finding.size_bytes
+                self._outcomes.bytes_left += finding.size_bytes
             elif isinstance(finding, IgnoredFile):
                 self.report.num_ignored += 1
             elif isinstance(finding, UnsettledFile):
                 self.report.num_unsettled += 1
+            elif isinstance(finding, LinkedFolder):
+                self.report.linked_folders.append(show_path(finding.path))
             else:
                 unusable.append(finding)
-        self._journal.begin(self.found)
+        for found, exc in self._journal.begin(self.found):
+            self.found.remove(found)
+            unusable.append(UnusableFile(found.path, *describe_error(blame_file(exc))))
         self._count_earlier()
         for problem in unusable:
-            self._end_failed(FileRow(path=str(problem.path)), problem, attempts=1)
+            self._outcomes.end_failed(FileRow(path=str(problem.path)), problem, attempts=1)
         self._tell()
 
     def read(self, index: Index) -> None:
@@ -106,17 +127,22 @@ class LibraryRun:
         """Send every file through the pipeline, except those that are stored or skipped."""
         for found, identity in identify_all(self._choose(), self._find_known):
             self._stop.check()
-            if isinstance(identity, str):
-                self._place(found, identity, pipeline)
-            else:
-                self._bytes_left -= found.size_bytes
-                self._end_failed(_row_of(found), identity, attempts=1)
+            try:
+                if isinstance(identity, str):
+                    self._place(found, identity, pipeline)
+                else:
+                    self._outcomes.give_up(found, identity)
+            except Exception as exc:
+                self._outcomes.give_up(found, blame_file(exc))
             self._tell()
         self._drain(pipeline)
         while self._again:
             again, self._again = self._again, []
             for asset_id, waiting in again:
-                self._send(asset_id, waiting, pipeline)
+                try:
+                    self._send(asset_id, waiting, pipeline)
+                except Exception as exc:
+                    self._outcomes.give_up(waiting.found, blame_file(exc), *waiting.copies)
             self._drain(pipeline)
 
     def lose(self, asset_id: str, path: str) -> None:
@@ -130,18 +156,23 @@ class LibraryRun:
             self._stop.check()
             known = self.catalogue.get(placed.asset_id)
             num_segments = 0 if known is None else known.num_segments
+            if isinstance(placed, Unplaced):
+                for found in placed.files:
+                    self._outcomes.count_stored("unchanged", -num_segments, num_files=-1)
+                    self._outcomes.end_failed(row_of(found, placed.asset_id), placed.error, attempts=1)
+                continue
             self.report.num_moved += len(placed.moved)
             self.report.num_copied += len(placed.copied)
             self.report.num_removed += placed.is_removed
             for found, source in placed.moved:
-                row = _row_of(found, placed.asset_id)
-                self._note(row.ended("moved", num_segments=num_segments), source=source)
+                row = row_of(found, placed.asset_id)
+                self._outcomes.note(row.ended("moved", num_segments=num_segments), source=source)
             for found in placed.copied:
-                self._note(_row_of(found, placed.asset_id).ended("copied", num_segments=num_segments))
+                self._outcomes.note(row_of(found, placed.asset_id).ended("copied", num_segments=num_segments))
             for path in self._gone.intersection(placed.dropped):  # other dropped paths have a new content
                 self.report.num_deleted += 1
-                self._note(FileRow(path=path, asset_id=placed.asset_id, outcome="deleted"))
-        self._journal.flush()
+                self._outcomes.note(FileRow(path=path, asset_id=placed.asset_id, outcome="deleted"))
+        self._outcomes.flush()
 
     def finish(self) -> IndexReport:
         """Complete the report."""
@@ -166,7 +197,7 @@ class LibraryRun:
                 self._count_earlier_stored(row, row.num_segments)
 
     def _count_earlier_stored(self, row: FileRow, num_segments: int) -> None:
-        self._count_stored(row.outcome, num_segments)
+        self._outcomes.count_stored(row.outcome, num_segments)
         self.report.num_moved += row.outcome == "moved"
         self.report.num_copied += row.outcome == "copied"
         if row.is_partial:
@@ -175,15 +206,24 @@ class LibraryRun:
     def _choose(self) -> Iterator[FoundFile]:
         """The files to look at: neither done by an earlier run of this job, nor quarantined."""
         for found in self.found:
-            row = self._rows.get(str(found.path))
-            fault = self._journal.fault_of(found)
-            if row is not None and row.is_of(found) and self._keep(row, found):
+            try:
+                is_done = self._is_done(found)
+            except Exception as exc:
+                self._outcomes.give_up(found, blame_file(exc))
                 continue
-            if fault is not None and fault.is_quarantined:
-                self._bytes_left -= found.size_bytes
-                self._end_fault(_row_of(found), fault)
-                continue
-            yield found
+            if not is_done:
+                yield found
+
+    def _is_done(self, found: FoundFile) -> bool:
+        row = self._rows.get(str(found.path))
+        fault = self._journal.fault_of(found)
+        if row is not None and row.is_of(found) and self._keep(row, found):
+            return True
+        if fault is not None and fault.is_quarantined:
+            self._outcomes.bytes_left -= found.size_bytes
+            self._outcomes.end_fault(row_of(found), fault)
+            return True
+        return False
 
     def _keep(self, row: FileRow, found: FoundFile) -> bool:
         """Count a file as an earlier run of this job counted it, if the index confirms it."""
@@ -191,20 +231,23 @@ class LibraryRun:
         if known is None or row.outcome not in (*STORED, "pending") or row.path not in known.paths:
             return False
         if row.outcome == "pending":  # it is in the index: only its row was not written
-            self._end_stored(found, row.asset_id or "", "indexed", known.num_segments)
+            self._outcomes.end_stored(found, row.asset_id or "", "indexed", known.num_segments)
             return True
-        self._bytes_left -= found.size_bytes
+        self._outcomes.bytes_left -= found.size_bytes
         self._count_earlier_stored(row, known.num_segments)
         return True
 
-    def _find_known(self, found: FoundFile) -> str | None:
-        return self.catalogue.find_untouched(found) or self._journal.find_identity(found)
+    def _find_known(self, found: FoundFile) -> Identity | None:
+        try:
+            return self.catalogue.find_untouched(found) or self._journal.find_identity(found)
+        except Exception as exc:
+            return blame_file(exc)
 
     def _place(self, found: FoundFile, asset_id: str, pipeline: AnyPipeline) -> None:
         """Decide what a file needs: nothing, a further path of its asset, or the pipeline."""
         for other in self.catalogue.others_at(found.path, asset_id):
             self._placement.lose(other, str(found.path))
-            self._changed.add(str(found.path))
+            self._outcomes.changed.add(str(found.path))
         known = self.catalogue.get(asset_id)
         if asset_id in self._waiting:
             self._waiting[asset_id].copies.append(found)
@@ -218,10 +261,10 @@ class LibraryRun:
     def _find(self, found: FoundFile, asset_id: str, num_segments: int) -> None:
         """Count a file whose content is stored. If its path is new, `place` writes its row."""
         if self._placement.find(asset_id, found):
-            self._end_stored(found, asset_id, "unchanged", num_segments)
+            self._outcomes.end_stored(found, asset_id, "unchanged", num_segments)
         else:
-            self._bytes_left -= found.size_bytes
-            self._count_stored("unchanged", num_segments)
+            self._outcomes.bytes_left -= found.size_bytes
+            self._outcomes.count_stored("unchanged", num_segments)
 
     # Through the pipeline
 
@@ -229,25 +272,29 @@ class LibraryRun:
         while not pipeline.has_room:
             self._wait(pipeline)
         self._work_started = self._work_started or time.monotonic()
-        self._waiting[asset_id] = waiting
         self._journal.start(waiting.found, asset_id)
+        self._waiting[asset_id] = waiting
         pipeline.add(IncomingFile(asset_id=asset_id, found=waiting.found))
 
     def _drain(self, pipeline: AnyPipeline) -> None:
         while pipeline.is_busy:
             self._wait(pipeline)
-        self._journal.flush()
+        self._outcomes.flush()
 
     def _wait(self, pipeline: AnyPipeline) -> None:
         ended = pipeline.wait()
         self._num_segments = pipeline.num_written_segments
         self._stages = pipeline.stage_times
         for file in ended:
-            self._end_file(file)
+            waiting = self._waiting[file.asset_id]
+            try:
+                self._end_file(file, waiting)
+            except Exception as exc:
+                self._waiting.pop(file.asset_id, None)
+                self._outcomes.give_up(file.found, blame_file(exc), *waiting.copies)
         self._tell()
 
-    def _end_file(self, file: IncomingFile) -> None:
-        waiting = self._waiting[file.asset_id]
+    def _end_file(self, file: IncomingFile, waiting: _Waiting) -> None:
         waiting.attempts += 1
         if file.error is not None:
             self._retry_or_fail(file, file.error, waiting)
@@ -257,14 +304,16 @@ class LibraryRun:
         self.catalogue.add(file.asset_id, Known.of(file.found, num_segments=file.num_segments))
         if file.is_partial:
             self.report.partial.append(show_path(file.found.path))
-        self._end_stored(file.found, file.asset_id, "indexed", file.num_segments, is_partial=file.is_partial)
+        self._outcomes.end_stored(
+            file.found, file.asset_id, "indexed", file.num_segments, is_partial=file.is_partial
+        )
         for copy in waiting.copies:
             self._find(copy, file.asset_id, file.num_segments)
 
     def _retry_or_fail(self, file: IncomingFile, error: FileError, waiting: _Waiting) -> None:
-        code = code_of(error)
+        code, reason = describe_error(error)
         if code in TRANSIENT and waiting.attempts < self._journal.max_attempts:
-            fault = Fault(code=code, reason=str(error), attempts=waiting.attempts, is_quarantined=False)
+            fault = Fault(code=code, reason=reason, attempts=waiting.attempts, is_quarantined=False)
             self._journal.attempt(file.found, fault)
             self._again.append((file.asset_id, waiting))
             logger.info("attempt %d at %s failed: %s", waiting.attempts, show_path(file.found.path), error)
@@ -273,56 +322,8 @@ class LibraryRun:
         self._bytes_worked += file.found.size_bytes
         self.report.segments.failed += file.num_segments
         for found in (file.found, *waiting.copies):
-            self._bytes_left -= found.size_bytes
-            self._end_failed(_row_of(found, file.asset_id), error, attempts=waiting.attempts)
-
-    # Outcomes
-
-    def _end_stored(
-        self,
-        found: FoundFile,
-        asset_id: str,
-        outcome: Outcome,
-        num_segments: int,
-        *,
-        is_partial: bool = False,
-    ) -> None:
-        self._bytes_left -= found.size_bytes
-        self._count_stored(outcome, num_segments)
-        self._note(_row_of(found, asset_id).ended(outcome, num_segments=num_segments, is_partial=is_partial))
-
-    def _count_stored(self, outcome: Outcome, num_segments: int) -> None:
-        if outcome == "indexed":
-            self.report.files.indexed += 1
-            self.report.segments.indexed += num_segments
-        else:
-            self.report.files.unchanged += 1
-            self.report.segments.unchanged += num_segments
-
-    def _end_failed(self, row: FileRow, error: FileError, *, attempts: int) -> None:
-        code = code_of(error)
-        is_final = code not in TRANSIENT or attempts >= self._journal.max_attempts
-        is_quarantined = is_final and code not in NEVER_KEPT
-        self._end_fault(
-            row, Fault(code=code, reason=str(error), attempts=attempts, is_quarantined=is_quarantined)
-        )
-
-    def _end_fault(self, row: FileRow, fault: Fault) -> None:
-        self.report.files.failed += 1
-        self.report.failed.append(FailedFile(path=show_path(row.path), **asdict(fault)))
-        self._note(row.failed(fault))
-
-    def _note(self, row: FileRow, *, source: str = "") -> None:
-        self._journal.end(row)
-        if self._journal.is_rehearsal and row.outcome != "unchanged":
-            self.report.plan.append(self._plan(row, source))
-
-    def _plan(self, row: FileRow, source: str) -> dict[str, str]:
-        does: str = row.outcome
-        if does == "indexed":
-            does = "changed" if row.path in self._changed else "new"
-        entry = {"does": does, "path": show_path(row.path)}
-        return {**entry, "from": show_path(source)} if source else entry
+            self._outcomes.bytes_left -= found.size_bytes
+            self._outcomes.end_failed(row_of(found, file.asset_id), error, attempts=waiting.attempts)
 
     def _tell(self) -> None:
         if self._on_progress is None:
@@ -337,18 +338,9 @@ class LibraryRun:
                 num_failed=files.failed,
                 num_segments=self._num_segments,
                 segments_per_second=self._num_segments / seconds if seconds > 0 else 0.0,
-                left_seconds=seconds * self._bytes_left / self._bytes_worked if can_estimate else None,
+                left_seconds=seconds * self._outcomes.bytes_left / self._bytes_worked
+                if can_estimate
+                else None,
                 stages=self._stages,
             )
         )
-
-
-def _row_of(found: FoundFile, asset_id: str | None = None) -> FileRow:
-    return FileRow(
-        path=str(found.path), size_bytes=found.size_bytes, modified_ns=found.modified_ns, asset_id=asset_id
-    )
-
-
-def code_of(error: FileError) -> str:
-    """The stable name of why a file could not be indexed."""
-    return "invalid_vector" if isinstance(error, IndexFailure) else error.code

@@ -3,8 +3,8 @@
     for found in find_files([Path("~/Movies").expanduser()]):
         ...  # a FoundFile, an UnusableFile or an IgnoredFile
 
-Nothing here decodes. A file is opened only if it is a regular one, never through a symbolic link at the end of its path
-and never so that a FIFO could block.
+Nothing here decodes. A file is opened only if it is a regular one, and never so that a FIFO could block. A link to a
+file is a file of the folder in which it stands; what is opened is its target, by the name without links.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.media.clip import hash_media
+from models.media.clip import clamp_time_ns, hash_media
 from models.media.names import is_ignored
 from service.system.failure import Failure
 from service.system.paths import make_absolute
@@ -73,11 +73,28 @@ class UnusableFile(Failure):
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A regular file that may be media. Its path is absolute, and no symbolic link; its time is since 1970."""
+    """A regular file that may be media, or a link to one. Its path is absolute; its time is since 1970.
+
+    `stamp` is what only the kernel writes, empty if it is not known (see `stamp_of`); `target` is where a link leads.
+    """
 
     path: Path
     size_bytes: int
     modified_ns: int
+    stamp: str = field(default="", compare=False)
+    target: Path | None = field(default=None, compare=False)
+
+    @property
+    def source(self) -> Path:
+        """What is opened: no link."""
+        return self.target or self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkedFolder:
+    """A link to a folder, which is not followed."""
+
+    path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +111,39 @@ class UnsettledFile:
     path: Path
 
 
-Finding = FoundFile | IgnoredFile | UnusableFile | UnsettledFile
+Finding = FoundFile | IgnoredFile | LinkedFolder | UnusableFile | UnsettledFile
 
 
-def find_files(paths: Iterable[Path], *, settle_seconds: float = 0.0) -> Iterator[Finding]:
+@dataclass(frozen=True, kw_only=True)
+class LinkRules:
+    """Which links count: to folders only if they are followed, and none that leads out of all folders in `within`."""
+
+    follows_folders: bool = False
+    within: Sequence[Path] = ()
+
+    def allows(self, target: str | Path) -> bool:
+        """Whether a link may lead there; the target has no links."""
+        return not self.within or any(Path(target).is_relative_to(os.path.realpath(r)) for r in self.within)
+
+
+NO_LINKED_FOLDERS = LinkRules()
+
+
+def find_files(
+    paths: Iterable[Path], *, settle_seconds: float = 0.0, links: LinkRules = NO_LINKED_FOLDERS
+) -> Iterator[Finding]:
     """Find the media files under some paths: each once, in the order of the paths and then of the names' bytes.
 
     A file that is named is always tried. In folders, hidden entries, recycle bins and what is not media are skipped,
-    and symbolic links to folders are not followed. Files that were written to, or came here, within `settle_seconds`
-    are unsettled.
+    and links to folders come last. Files that were written to, or came here, within `settle_seconds` are unsettled.
     """
     seen: set[str] = set()
     for path in paths:
-        for finding in _find_under(make_absolute(path)):
+        for finding in _find_under(make_absolute(path), links):
             key = os.fspath(finding.path)
             if key not in seen:
                 seen.add(key)
-                is_settled = not isinstance(finding, FoundFile) or _is_settled(finding.path, settle_seconds)
+                is_settled = not isinstance(finding, FoundFile) or _is_settled(finding.source, settle_seconds)
                 yield finding if is_settled else UnsettledFile(path=finding.path)
 
 
@@ -128,22 +161,43 @@ def _is_settled(path: Path, settle_seconds: float) -> bool:
 def identify(found: FoundFile) -> str:
     """A file's sha256 in hex; `UnusableFile` if it is unreadable or another one now, and what `hash_media` raises."""
     try:
-        asset_id, size_bytes, modified_ns = hash_media(found.path)
+        asset_id, size_bytes, modified_ns = hash_media(found.source)
     except OSError as exc:  # a disk that fails in the middle
         raise UnusableFile(found.path, *_explain(exc)) from exc
     if (size_bytes, modified_ns) != (found.size_bytes, found.modified_ns):
         raise UnusableFile(found.path, "changed", CHANGED)
+    check_unchanged(found)
     return asset_id
 
 
 def check_unchanged(found: FoundFile) -> None:
     """Raise `UnusableFile` if a file is gone or was written to since it was found."""
     try:
-        status = found.path.lstat()
+        now = _describe(found.path, found.target, found.source.lstat())
     except OSError as exc:
         raise UnusableFile(found.path, *_explain(exc)) from exc
-    if (status.st_size, status.st_mtime_ns) != (found.size_bytes, found.modified_ns):
+    if now != found or not is_same_stamp(now.stamp, found.stamp):
         raise UnusableFile(found.path, "changed", CHANGED)
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """Inode, time of the last change by the kernel's clock, and the number of the disk, as one word."""
+    return f"{status.st_ino}:{status.st_ctime_ns}@{status.st_dev}"
+
+
+def is_same_stamp(stamp: str | None, known: str | None) -> bool:
+    """Whether two stamps can be those of one unchanged file; disks get new numbers when the machine starts."""
+    return not stamp or not known or stamp.partition("@")[0] == known.partition("@")[0]
+
+
+def _describe(path: Path, target: Path | None, status: os.stat_result) -> FoundFile:
+    return FoundFile(
+        path=path,
+        size_bytes=status.st_size,
+        modified_ns=clamp_time_ns(status.st_mtime_ns),
+        stamp=stamp_of(status),
+        target=target,
+    )
 
 
 def sniff_media(head: bytes) -> bool:
@@ -157,23 +211,24 @@ def sniff_media(head: bytes) -> bool:
     return any(len(train) >= 3 and all(byte == TS_SYNC for byte in train) for train in trains)
 
 
-def _find_under(path: Path) -> Iterator[Finding]:
+def _find_under(path: Path, links: LinkRules) -> Iterator[Finding]:
     try:
         status = path.stat()
     except OSError as exc:
         yield UnusableFile(path, *_explain(exc))
         return
     if stat.S_ISDIR(status.st_mode):
-        yield from _walk(path)
+        yield from _walk(path, links)
     else:
-        yield _examine(path, is_named=True)
+        yield _examine(path, links, is_named=True)
 
 
-def _walk(folder: Path) -> Iterator[Finding]:
+def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
     waiting = [folder]  # a stack and not recursion: folders may be thousands deep
-    visited: set[tuple[int, int]] = set()  # a bind mount can make a folder its own descendant
-    while waiting:
-        folder = waiting.pop()
+    linked: list[Path] = []
+    visited: set[tuple[int, int]] = set()  # a link or a bind mount can make a folder its own descendant
+    while waiting or linked:
+        folder = waiting.pop() if waiting else linked.pop(0)
         try:
             status = folder.stat()
             with os.scandir(folder) as listing:
@@ -188,27 +243,42 @@ def _walk(folder: Path) -> Iterator[Finding]:
         for entry in entries:
             if is_ignored(entry.name):
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
-            elif not (entry.is_symlink() and os.path.isdir(entry.path)):  # noqa: PTH112 - pathlib's raises
-                yield _examine(Path(entry.path), is_named=False)
+            path = Path(entry.path)
+            try:
+                is_folder, is_link = entry.is_dir(follow_symlinks=False), entry.is_symlink()
+            except OSError as exc:
+                yield UnusableFile(path, *_explain(exc))
+                continue
+            if is_folder:
+                folders.append(path)
+            elif not (is_link and os.path.isdir(path)):  # noqa: PTH112 - pathlib's raises
+                yield _examine(path, links, is_named=False)
+            elif links.follows_folders and links.allows(os.path.realpath(path)):
+                linked.append(path)
+            else:
+                yield LinkedFolder(path=path)
         waiting.extend(reversed(folders))
 
 
-def _examine(path: Path, *, is_named: bool) -> Finding:
+def _examine(path: Path, links: LinkRules, *, is_named: bool) -> Finding:
     looks_like_media = is_named or path.suffix.lower() in MEDIA_EXTENSIONS
     try:
-        if path.is_symlink():
-            path = path.resolve(strict=True)
-        if not stat.S_ISREG(path.lstat().st_mode):
+        target = path.resolve(strict=True) if path.is_symlink() else None
+        if target is not None and not links.allows(target):
+            raise UnusableFile(
+                path, "path_not_allowed", "the link leads out of the folders that jobs may work on"
+            )
+        source = target or path
+        if not stat.S_ISREG(source.lstat().st_mode):
             raise UnusableFile(path, "not_a_file", "it is not a regular file")
-        if not looks_like_media and not sniff_media(_read_head(path)):
+        if not looks_like_media and not sniff_media(_read_head(source)):
             return IgnoredFile(path=path)
-        status = path.lstat()
-        return FoundFile(path=path, size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
+        return _describe(path, target, source.lstat())
     except UnusableFile as exc:
         return exc if looks_like_media else IgnoredFile(path=path)
-    except (OSError, RuntimeError) as exc:  # pathlib reports a loop of links as a RuntimeError
+    except (
+        Exception
+    ) as exc:  # pathlib reports a loop of links as a RuntimeError; and one file must not end the scan
         return UnusableFile(path, *_explain(exc)) if looks_like_media else IgnoredFile(path=path)
 
 
@@ -226,7 +296,7 @@ def _open_regular(path: Path) -> int:
     return descriptor
 
 
-def _explain(exc: OSError | RuntimeError) -> tuple[str, str]:
+def _explain(exc: Exception) -> tuple[str, str]:
     """Code and reason of a failed system call."""
     if isinstance(exc, FileNotFoundError):
         return "not_found", "there is no such file"

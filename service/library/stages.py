@@ -6,6 +6,7 @@ or the index refuses is marked at once: later chunks of it are skipped.
 
 from __future__ import annotations
 
+import errno
 import logging
 import queue
 import threading
@@ -15,14 +16,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from models.media.clip import Clip, DecodedMedia, MediaInfo, UnreadableClip
-from service.decode.lane import DecodeFailure
+from service.decode.lane import DecodeFailure, DecoderClosed
 from service.encode.batching import SegmentEncoder
 from service.encode.embedding import EmbeddedSegment, embed_clips
 from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import Spool, SpooledChunk
-from service.index.failure import IndexFailure
+from service.index.failure import IndexFailure, InvalidSegment, InvalidVector
 from service.library.occupancy import Occupancy
 from service.library.scanning import FoundFile, UnusableFile
+from service.system.failure import Failure
 from service.system.modality import Modality
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,31 @@ BATCH_CLIPS = 16  # what the encoder is given at once; on a GPU that is one run
 MAX_REFUSALS = 5  # after so many failures in a row the encoder itself is at fault
 MODALITIES: tuple[Modality, ...] = ("audio", "video")
 
-FileError = UnreadableClip | DecodeFailure | EncoderFailure | IndexFailure | UnusableFile
+EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+
+
+class Unforeseen(Failure):
+    """A step failed at one file in a way that nobody foresaw; the log has the traceback."""
+
+    code = "unforeseen"
+
+
+FileError = UnreadableClip | DecodeFailure | EncoderFailure | IndexFailure | UnusableFile | Unforeseen
+
+
+def blame_file(exc: Exception) -> FileError:
+    """What is wrong with the file at which a step raised this; raises it if the machine or the job is at fault."""
+    if isinstance(exc, DecoderClosed) or (isinstance(exc, OSError) and exc.errno in EXHAUSTED):
+        raise exc
+    if isinstance(
+        exc, UnreadableClip | DecodeFailure | UnusableFile | InvalidVector | InvalidSegment | Unforeseen
+    ):
+        return exc
+    if isinstance(exc, Failure):
+        raise exc
+    logger.error("a step failed at one file: %r", exc, exc_info=exc)
+    text = f"{type(exc).__name__}: {exc}"
+    return Unforeseen(text.encode("utf-8", "backslashreplace").decode())
 
 
 @dataclass(eq=False, kw_only=True)
@@ -139,8 +165,10 @@ class Broken:
     error: BaseException
 
     def reraise(self) -> NoReturn:
-        """Raise the error in the caller's thread."""
-        raise self.error
+        """Raise the error in the caller's thread, and never as that of one file."""
+        if isinstance(self.error, Failure) or not isinstance(self.error, Exception):
+            raise self.error
+        raise Failure(f"a stage of the pipeline broke: {self.error!r}") from self.error
 
 
 Event = Decoded | Encoded | Written | Refused | Dropped | Broken
@@ -209,8 +237,11 @@ class EncodeThread(threading.Thread):
             if isinstance(message, Drop):
                 self._next_stage.put(message)
             elif id(message) in embedded:
-                self._keep(message, embedded[id(message)])
-                self._next_stage.put(embedded[id(message)])
+                try:
+                    self._keep(message, embedded[id(message)])
+                except Exception as exc:
+                    self._refuse(message.file, blame_file(exc))
+                self._next_stage.put(embedded[id(message)])  # of a refused file nothing is written
         if chunks:
             self._events.put(Encoded(num_chunks=len(chunks), num_sent=len(embedded)))
 
@@ -231,9 +262,10 @@ class EncodeThread(threading.Thread):
             return {}
         try:
             embedded = self._embed_together(chunks)
-        except EncoderFailure as exc:
+        except Exception as exc:
+            error = exc if isinstance(exc, EncoderFailure) else blame_file(exc)
             if len(chunks) == 1:
-                self._refuse(chunks[0].file, exc)
+                self._refuse(chunks[0].file, error)
                 return {}
             return {key: tracks for chunk in chunks for key, tracks in self._embed([chunk]).items()}
         self._num_refusals = 0
@@ -256,9 +288,9 @@ class EncodeThread(threading.Thread):
             for chunk in chunks
         }
 
-    def _refuse(self, file: IncomingFile, exc: EncoderFailure) -> None:
+    def _refuse(self, file: IncomingFile, exc: FileError) -> None:
         self._num_refusals += 1
         if self._num_refusals >= MAX_REFUSALS:
-            raise exc
+            raise exc if isinstance(exc, EncoderFailure) else EncoderFailure(str(exc)) from exc
         file.is_refused = True
         self._events.put(Refused(file=file, error=exc))

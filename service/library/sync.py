@@ -126,13 +126,11 @@ def _find_gone(run: LibraryRun, roots: Sequence[Path]) -> Iterator[tuple[str, st
 
 
 def _is_gone(path: str) -> bool:
-    """Whether there is no such file; one that cannot be examined is not gone."""
+    """Whether there is no such file, or only a link that leads nowhere; one that cannot be examined is not gone."""
     try:
-        Path(path).lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
+        Path(path).stat()
+    except (OSError, ValueError) as exc:
+        return isinstance(exc, FileNotFoundError | NotADirectoryError)
     return False
 
 

@@ -10,9 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.index.contract import Index, Segment
-from service.index.failure import IndexUnavailable, InvalidSegment, InvalidVector
+from service.index.failure import IndexUnavailable
 from service.library.occupancy import Occupancy
-from service.library.stages import Broken, Drop, Dropped, Event, IncomingFile, Refused, Tracks, Written
+from service.library.stages import (
+    Broken,
+    Drop,
+    Dropped,
+    Event,
+    IncomingFile,
+    Refused,
+    Tracks,
+    Written,
+    blame_file,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +100,20 @@ class WriteThread(threading.Thread):
         """Hand segments to the index; returns False if it refuses the file."""
         file = tracks.file
         waiting = self._waiting.setdefault(file, [])
-        waiting += self._to_segments(tracks)
         first_media = self._first_media.setdefault(file, tracks.media)
         try:
+            waiting += self._to_segments(tracks)
             self._write(waiting, is_final=tracks.is_final)
-        except (InvalidVector, InvalidSegment) as exc:
+            if (
+                tracks.is_final and tracks.media != first_media
+            ):  # the end of a long file showed its true length
+                self._index.set_paths(file.asset_id, paths=[str(file.found.path)], media=tracks.media)
+        except Exception as exc:
+            error = blame_file(exc)
             file.is_refused = True
-            self._events.put(Refused(file=file, error=exc))
+            self._events.put(Refused(file=file, error=error))
             return False
         if tracks.is_final:
-            if tracks.media != first_media:  # the end of a long file showed its true length
-                self._index.set_paths(file.asset_id, paths=[str(file.found.path)], media=tracks.media)
             self._forget(file)
         return True
 
@@ -143,7 +156,10 @@ class WriteThread(threading.Thread):
 
     def _drop(self, file: IncomingFile) -> None:
         self._forget(file)
-        self._index.delete_asset(file.asset_id)
+        try:
+            self._index.delete_asset(file.asset_id)
+        except Exception as exc:  # what is unfinished is not shown, and swept away when the index is opened
+            blame_file(exc)
         self._events.put(Dropped(file=file))
 
     def _forget(self, file: IncomingFile) -> None:

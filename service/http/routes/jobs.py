@@ -267,7 +267,7 @@ def _describe(job: JobRecord, live: LiveProgress | None) -> dict[str, Any]:
     document = describe_job(job, live)
     report = document["report"]
     if report is not None:  # that of a release has no lists
-        lists = [name for name in ("failed", "quarantined", "partial") if name in report]
+        lists = [name for name in ("failed", "quarantined", "partial", "linked_folders") if name in report]
         document["report"] = {**report, **{name: report[name][:MAX_LISTED] for name in lists}}
     return document
 

@@ -223,10 +223,10 @@ class _Order:
             write_asset(segments, is_last=is_last)
             self.events.append(("durable", segments[0].path))
 
-        def record_flush(journal: LedgerJournal) -> None:
+        def record_flush(journal: LedgerJournal) -> Any:
             for row in journal._ended:
                 self.events.append((row.outcome, row.path))
-            end(journal)
+            return end(journal)
 
         patch.setattr(index, "write_asset", record_write)
         patch.setattr(LedgerJournal, "flush", record_flush)

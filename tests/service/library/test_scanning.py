@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,8 @@ from models.media.clip import EmptyFile, NotARegularFile
 from service.library.scanning import (
     FoundFile,
     IgnoredFile,
+    LinkedFolder,
+    LinkRules,
     UnusableFile,
     check_unchanged,
     find_files,
@@ -129,13 +132,57 @@ def test_links(tmp_path: Path) -> None:
     (library / "dangling.mp4").symlink_to(elsewhere / "gone.mp4")
     (library / "loop.mp4").symlink_to(library / "loop.mp4")
     (library / "dangling.txt").symlink_to(elsewhere / "gone.txt")
-    # The file once, under its own name; the linked folder not at all; links that lead nowhere by name.
-    assert _found(library) == [str(elsewhere / "real.mp4")]
+    # A linked file belongs to its folder; the linked folders are only named, and links that lead nowhere.
+    assert _found(library) == [str(library / "file.mp4")]
+    linked = [finding.path.name for finding in find_files([library]) if isinstance(finding, LinkedFolder)]
+    assert linked == ["folder", "up"]
     assert _unusable(library) == [
         (str(library / "dangling.mp4"), "not_found"),
         (str(library / "loop.mp4"), "not_readable"),
     ]
     assert _found(library / "folder") == [str(library / "folder" / "real.mp4")]
+
+
+def test_linked_folders_are_followed_once_where_that_is_wanted(tmp_path: Path) -> None:
+    library, elsewhere = tmp_path / "library", tmp_path / "elsewhere"
+    for name in ("library/z/a.mp4", "elsewhere/b.mp4", "elsewhere/deep/c.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (library / "again").symlink_to(library / "z")
+    (library / "out").symlink_to(elsewhere)
+    (library / "z" / "up").symlink_to(library)
+    (elsewhere / "deep" / "back").symlink_to(library)
+    (library / "out.mp4").symlink_to(elsewhere / "b.mp4")
+
+    def names(**rules: object) -> list[str]:
+        found = find_files([library], links=LinkRules(**rules))  # type: ignore[arg-type]
+        return [str(f.path.relative_to(library)) for f in found if isinstance(f, FoundFile)]
+
+    assert names() == ["out.mp4", "z/a.mp4"]
+    assert names(follows_folders=True) == ["out.mp4", "z/a.mp4", "out/b.mp4", "out/deep/c.mp4"]
+    assert names(follows_folders=True, within=(library,)) == ["z/a.mp4"]
+    assert names(follows_folders=True, within=(library, elsewhere)) == names(follows_folders=True)
+
+
+@pytest.mark.parametrize("time_ns", [0, -1, -11_676_096_000 * 10**9, 64_060_588_800 * 10**9, 2**63, 2**70])
+def test_a_time_that_no_clock_has_is_brought_within_64_bits(tmp_path: Path, time_ns: int) -> None:
+    """What a file system keeps of it differs, so the answer of the system is made up as well."""
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"content")
+    os.utime(path, ns=(time_ns, time_ns))
+    lstat, fstat = Path.lstat, os.fstat
+
+    def with_time(status: os.stat_result) -> SimpleNamespace:
+        names = [name for name in dir(status) if name.startswith("st_")]
+        return SimpleNamespace(**{**{n: getattr(status, n) for n in names}, "st_mtime_ns": time_ns})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "lstat", lambda path: with_time(lstat(path)))
+        patch.setattr(os, "fstat", lambda descriptor: with_time(fstat(descriptor)))
+        (found,) = find_files([path])
+        assert isinstance(found, FoundFile)
+        assert found.modified_ns == max(1 - 2**63, min(time_ns, 2**63 - 1))
+        assert identify(found) == hashlib.sha256(b"content").hexdigest()
 
 
 def test_a_link_that_no_system_call_follows(tmp_path: Path) -> None:
