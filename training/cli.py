@@ -293,6 +293,15 @@ def convert(
     commands.convert(bundle, precision, media=media, max_clips=max_clips, console=Console(stderr=True))
 
 
+@app.command()
+def upgrade(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle made by an earlier version.")],
+    output: Annotated[Path, typer.Option(help="Folder of the new bundle; must not exist.")],
+) -> None:
+    """Make a bundle of an earlier version tell sound from the silence after it. The weights stay the same."""
+    _commands("upgrade").upgrade(bundle, output, console=Console(stderr=True))
+
+
 Model = Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")]
 Weights = Annotated[
     Literal["student", "teacher"] | None, typer.Option(help="Weights of a checkpoint. Default: student.")

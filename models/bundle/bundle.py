@@ -1,7 +1,7 @@
 """A bundle: one trained encoder pair as a flat folder of files that never change.
 
     manifest.json   name, geometry, how it was trained, and the size and sha256 of every other file
-    audio.onnx      samples (B, S) float32, lengths (B,) int64 → tracks (B, T, D) float32 of unit rows
+    audio.onnx      samples (B, S) float32, lengths (B,) and heard (B,) int64 → tracks (B, T, D) float32 of unit rows
     video.onnx      frames (B, T, H, W, 3) uint8 → tracks (B, T, D) float32 of unit rows
     golden.npz      one clip and the tracks that the network gave for it
 
@@ -15,6 +15,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,14 @@ __all__ = [
     "load_bundle",
     "load_variant",
     "read_bundle_id",
+    "sound_inputs",
     "starter_path",
     "variant_path",
 ]
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)
+"""Layouts that are read. In the first, audio graphs have no input `heard`: the log-mel sees the silence at the end."""
 AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN, MANIFEST = "audio.onnx", "video.onnx", "golden.npz", "manifest.json"
 FILES = (AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN)
 VARIANT = "variant.json"
@@ -107,8 +111,8 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse a manifest that no bundle can have."""
-        if self.format != FORMAT:
-            raise BrokenBundle(f"bundle format must be {FORMAT}, got {self.format}")
+        if self.format not in FORMATS:
+            raise BrokenBundle(f"bundle format must be {' or '.join(map(str, FORMATS))}, got {self.format}")
         check_name(self.name)
         if not 1 <= self.embedding_width <= 65_536:
             raise BrokenBundle(f"embedding_width must be in [1, 65536], got {self.embedding_width}")
@@ -148,12 +152,14 @@ class Golden:
         frames: uint8, shape (T, H, W, 3).
         audio_track: float32, shape (T, D).
         video_track: float32, shape (T, D).
+        num_heard: Samples until the sound ends.
     """
 
     samples: NDArray[np.float32]
     frames: NDArray[np.uint8]
     audio_track: NDArray[np.float32]
     video_track: NDArray[np.float32]
+    num_heard: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +202,35 @@ class Bundle:
                     frames=arrays["frames"],
                     audio_track=arrays["audio_track"],
                     video_track=arrays["video_track"],
+                    num_heard=int(arrays["num_heard"] if "num_heard" in arrays else len(arrays["samples"])),
                 )
-        except (OSError, KeyError, ValueError) as exc:
+        except (OSError, KeyError, ValueError, TypeError) as exc:
             raise BrokenBundle(f"{self.path / GOLDEN} cannot be read: {exc}") from exc
+
+
+def sound_inputs(
+    names: Iterable[str],
+    samples: NDArray[np.float32],
+    lengths: NDArray[np.int64],
+    heard: NDArray[np.int64] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Name what an audio graph reads.
+
+    Args:
+        names: Of the graph's inputs; without `heard` in bundles of before.
+        samples: float32, shape (B, S).
+        lengths: Samples of each row's segment, int64, shape (B,).
+        heard: Samples until the sound of each row ends, int64, shape (B,); None if it fills the segment.
+
+    Returns:
+        Arrays by name.
+    """
+    arrays: dict[str, NDArray[Any]] = {
+        "samples": samples,
+        "lengths": lengths,
+        "heard": lengths if heard is None else heard,
+    }
+    return {name: arrays[name] for name in names}
 
 
 def starter_path() -> Path:

@@ -28,6 +28,7 @@ from models.bundle.bundle import (
     Bundle,
     Variant,
     describe_file,
+    sound_inputs,
     variant_path,
 )
 from models.bundle.norms import add_outliers, level_channels
@@ -120,12 +121,14 @@ def encode(graph: Path, modality: str, clips: Sequence[Clip]) -> NDArray[np.floa
     options.intra_op_num_threads = num_cores()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
     tracks = []
     for clip in clips:
         inputs: dict[str, NDArray[np.generic]]
         if modality == "audio":
             assert clip.samples is not None, "clips without sound were left out"
-            inputs = {"samples": clip.samples[None], "lengths": np.array([len(clip.samples)], np.int64)}
+            lengths, heard = np.array([len(clip.samples)]), np.array([clip.num_heard])
+            inputs = sound_inputs(names, clip.samples[None], lengths, heard)
         else:
             assert clip.frames is not None, "clips without picture were left out"
             inputs = {"frames": clip.frames[None]}
@@ -197,10 +200,19 @@ def _network_of(graph: onnx.GraphProto) -> set[str]:
     """Names of the operations between the last convolution, the patch embedding, and the last LayerNorm."""
     first = [node for node in graph.node if node.op_type == "Conv"][-1]
     last = [node for node in graph.node if node.op_type == "LayerNormalization"][-1]
-    return _upstream(graph, last.input[0]) - _upstream(graph, first.input[0])
+    return upstream(graph, last.input[0]) - upstream(graph, first.input[0])
 
 
-def _upstream(graph: onnx.GraphProto, name: str) -> set[str]:
+def upstream(graph: onnx.GraphProto, name: str) -> set[str]:
+    """Name the operations that a value of a graph depends on.
+
+    Args:
+        graph: Whose nodes have names.
+        name: Of the value.
+
+    Returns:
+        Names of nodes.
+    """
     makers = {output: node for node in graph.node for output in node.output}
     found: set[str] = set()
     waiting = [name]

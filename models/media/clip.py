@@ -9,6 +9,7 @@ Needs the standard library, NumPy, PyAV and Pillow; no torch.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -75,6 +76,8 @@ class Clip:
         frames: Frame i is on screen at i/T of the segment; uint8, shape (T, H, W, 3); None without a picture.
         frame_times_seconds: When each frame came on screen, float64, shape (T,); a held frame repeats.
         samples: Mono sound of the whole segment, zero where there is none, float32, shape (S,); None under 25 ms of it.
+        num_heard: Samples until the sound ends, which may be before the picture; those after it are zero. 0 without
+            sound; what is more than there are means all of them.
     """
 
     start_seconds: float
@@ -82,6 +85,7 @@ class Clip:
     frames: NDArray[np.uint8] | None
     frame_times_seconds: NDArray[np.float64] | None
     samples: NDArray[np.float32] | None
+    num_heard: int = sys.maxsize
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds < self.end_seconds:
@@ -93,6 +97,8 @@ class Clip:
             raise ValueError(f"frames must be (T, H, W, 3), got {self.frames.shape}")
         if self.samples is not None and self.samples.ndim != 1:
             raise ValueError(f"samples must be (S,), got {self.samples.shape}")
+        num_samples = 0 if self.samples is None else len(self.samples)
+        object.__setattr__(self, "num_heard", min(self.num_heard, num_samples))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +236,7 @@ def _build_clip(
         again = replace(request, first=segment, stop=segment + 1, end_seconds=reading.end_seconds)
         picture = read_media(again).picture
     frames = frame_times = samples = None
+    num_heard = 0
     if picture is not None and (picked := picture.frames(segment)) is not None:
         frames, frame_times = picked
     if reading.sound is not None:
@@ -237,10 +244,16 @@ def _build_clip(
         if num_decoded >= MIN_SAMPLES:
             samples = np.zeros(round((end - start) * request.spec.sample_rate_hz), np.float32)
             samples[: len(heard)] = heard[: len(samples)]
+            num_heard = len(heard)
     if frames is None and samples is None:
         return None
     return Clip(
-        start_seconds=start, end_seconds=end, frames=frames, frame_times_seconds=frame_times, samples=samples
+        start_seconds=start,
+        end_seconds=end,
+        frames=frames,
+        frame_times_seconds=frame_times,
+        samples=samples,
+        num_heard=num_heard,
     )
 
 

@@ -28,6 +28,7 @@ from models.bundle.bundle import (
     check_name,
     describe_file,
     load_bundle,
+    sound_inputs,
 )
 from models.cores import num_cores
 from models.media.clip import Clip, ClipSpec
@@ -53,17 +54,18 @@ class AudioGraph(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, samples: Tensor, lengths: Tensor, heard: Tensor) -> Tensor:
         """Embed a padded batch (see `Tgdp.audio_track`).
 
         Args:
             samples: float32, shape (B, S).
             lengths: int64, shape (B,).
+            heard: int64, shape (B,).
 
         Returns:
             float32, shape (B, T, D).
         """
-        return self.network.audio_track(samples, lengths)
+        return self.network.audio_track(samples, lengths, heard)
 
 
 class VideoGraph(nn.Module):
@@ -138,6 +140,7 @@ def export_bundle(
         np.savez_compressed(
             folder / GOLDEN,
             samples=_array(pairs[0].samples),
+            num_heard=pairs[0].num_heard,
             frames=_array(pairs[0].frames),
             audio_track=expected[0].audio,
             video_track=expected[0].video,
@@ -173,7 +176,7 @@ def torch_tracks(network: Tgdp, clip: Clip) -> Tracks:
         Its tracks.
     """
     samples = torch.from_numpy(_array(clip.samples))[None]
-    audio = network.audio_track(samples, torch.tensor([samples.shape[1]]))
+    audio = network.audio_track(samples, torch.tensor([samples.shape[1]]), torch.tensor([clip.num_heard]))
     video = network.video_track(torch.from_numpy(_array(clip.frames))[None])
     return Tracks(audio=audio[0].numpy(), video=video[0].numpy())
 
@@ -205,10 +208,10 @@ def write_audio_graph(network: Tgdp, path: Path) -> None:
     batch, length = Dim("batch", min=1, max=4096), Dim("length", min=1, max=10_000_000)
     _export(
         AudioGraph(network),
-        (torch.zeros(2, 160_000), torch.tensor([160_000, 8_000])),
+        (torch.zeros(2, 160_000), torch.tensor([160_000, 8_000]), torch.tensor([150_000, 8_000])),
         path,
-        inputs=["samples", "lengths"],
-        dynamic_shapes={"samples": {0: batch, 1: length}, "lengths": {0: batch}},
+        inputs=["samples", "lengths", "heard"],
+        dynamic_shapes={"samples": {0: batch, 1: length}, "lengths": {0: batch}, "heard": {0: batch}},
     )
 
 
@@ -295,9 +298,10 @@ def graph_tracks(
         Its tracks.
     """
     samples = _array(clip.samples)[None]
-    lengths = np.array([samples.shape[1]], np.int64)
+    lengths, heard = np.array([samples.shape[1]]), np.array([clip.num_heard])
+    names = [given.name for given in audio.get_inputs()]
     return Tracks(
-        audio=audio.run(None, {"samples": samples, "lengths": lengths})[0][0],
+        audio=audio.run(None, sound_inputs(names, samples, lengths, heard))[0][0],
         video=video.run(None, {"frames": _array(clip.frames)[None]})[0][0],
     )
 

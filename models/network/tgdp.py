@@ -298,12 +298,14 @@ class Tgdp(nn.Module):
 
     # From raw input to tracks
 
-    def audio_track(self, samples: Tensor, lengths: Tensor) -> Tensor:
+    def audio_track(self, samples: Tensor, lengths: Tensor, heard: Tensor | None = None) -> Tensor:
         """Embed the sound of every moment. Only the distinct windows are encoded: the same numbers for less work.
 
         Args:
             samples: Mono sound at 16 kHz, float32, shape (B, S), in [-1, 1].
-            lengths: How many samples of each row are real, int64, shape (B,).
+            lengths: Samples of each row's segment, int64, shape (B,): they place the windows.
+            heard: Samples until the sound of each row ends, int64, shape (B,): the log-mel sees no others, and is
+                padded after them as in the published code. None if it fills the segment.
 
         Returns:
             Unit embeddings, float32, shape (B, T, D).
@@ -313,7 +315,7 @@ class Tgdp(nn.Module):
         # Moments that share a window in a whole segment share it in every shorter one.
         moments = [window_of_moment.index(window) for window in range(len(distinct))]
         starts = moment_starts(lengths, moments, num_moments=num_moments, window_frames=width)
-        windows = cut_windows(self.log_mel(samples, lengths), starts, width)
+        windows = cut_windows(self.log_mel(samples, lengths if heard is None else heard), starts, width)
         tokens = self.embed_patches(self.audio_pictures(windows.flatten(0, 1)), "audio")
         embeddings = F.normalize(self.embed(tokens, "audio"), dim=1)
         return embeddings.reshape(-1, len(moments), self.config.width)[:, window_of_moment]

@@ -42,11 +42,12 @@ REFERENCE = Candidate(engine="onnxruntime", precision=EXACT)
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeClips:
-    """Clips that precisions are compared on: sound (S,) float32 and pictures (T, H, W, 3) uint8 of each."""
+    """Clips that precisions are compared on: sound (S,) float32, its end, and pictures (T, H, W, 3) uint8 of each."""
 
     samples: Sequence[NDArray[np.float32]]
     frames: Sequence[NDArray[np.uint8]]
     description: str
+    num_heard: Sequence[int] | None = None  # None: every sound fills its segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,8 @@ def measure_agreement(
 
 def encode_clips(engine: Engine, clips: ProbeClips) -> Tracks:
     """Embed clips one by one; returns tracks by modality, float32, shape (N, T, D) each."""
-    audio = [engine.run_audio(row[None], np.array([len(row)], np.int64)) for row in clips.samples]
+    sounds = zip(clips.samples, clips.num_heard or map(len, clips.samples), strict=True)
+    audio = [engine.run_audio(row[None], np.array([len(row)]), np.array([end])) for row, end in sounds]
     video = [engine.run_video(frames[None]) for frames in clips.frames]
     return {"audio": np.concatenate(audio), "video": np.concatenate(video)}
 

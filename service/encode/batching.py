@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encode.engines.contract import EncoderFailure
+from service.encode.engines.contract import EncoderFailure, Floats
 from service.encode.queue import PRIORITIES, BatchLimits, BatchQueue, Item, Order, Priority
 from service.system.caller import Caller, CallerGone, DeadlinePassed
 from service.system.failure import Failure
@@ -51,8 +51,8 @@ class QueueFull(Failure):
 class SegmentEncoder(Protocol):
     """Turns segments into tracks: an encoder, or its queue."""
 
-    def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Embed sound, float32 (S,) each, as (B, T, D)."""
+    def encode_audio(self, samples: Sequence[Floats], num_heard: Sequence[int] | None = None) -> Floats:
+        """Embed sound, float32 (S,) each, which ends after so many samples, as (B, T, D)."""
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed pictures, uint8 (T, H, W, 3) each, as (B, T, D)."""
@@ -89,9 +89,10 @@ class QueuedEncoder:
         self._caller = caller
         self._priority = priority
 
-    def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode_audio(self, samples: Sequence[Floats], num_heard: Sequence[int] | None = None) -> Floats:
         """Embed sound; see `service.encode.encoder.Encoder.encode_audio`, and `Batcher.encode` for further errors."""
-        return self._batcher.encode(samples, modality="audio", caller=self._caller, priority=self._priority)
+        rows = list(zip(samples, map(len, samples) if num_heard is None else num_heard, strict=True))
+        return self._batcher.encode(rows, modality="audio", caller=self._caller, priority=self._priority)
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed pictures; see `Encoder.encode_video`, and `Batcher.encode` for further errors."""
@@ -104,7 +105,7 @@ class Batcher:
     def __init__(self, encoder: SegmentEncoder, limits: BatchLimits) -> None:
         self.limits = limits
         self._encode: dict[Modality, Callable[[Sequence[Any]], NDArray[np.float32]]] = {
-            "audio": encoder.encode_audio,
+            "audio": lambda rows: encoder.encode_audio([row[0] for row in rows], [row[1] for row in rows]),
             "video": encoder.encode_video,
         }
         self._queue = BatchQueue(limits)
@@ -134,9 +135,9 @@ class Batcher:
         return QueuedEncoder(self, caller, priority)
 
     def encode(
-        self, rows: Sequence[NDArray[Any]], *, modality: Modality, caller: Caller, priority: Priority
+        self, rows: Sequence[Any], *, modality: Modality, caller: Caller, priority: Priority
     ) -> NDArray[np.float32]:
-        """Queue samples or frames of B segments and wait for their unit embeddings, float32, shape (B, T, D).
+        """Queue the samples, each with where its sound ends, or frames of B segments; returns their unit embeddings.
 
         Bulk work waits for room in a full queue, a query is refused with `QueueFull`. Raises `CallerGone`,
         `DeadlinePassed`, `BatcherClosed`, and `EncoderFailure` if the encoder cannot take one of the segments.

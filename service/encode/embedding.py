@@ -46,5 +46,7 @@ def _has(clip: Clip, modality: Modality) -> bool:
 
 def _encode(clips: Sequence[Clip], modality: Modality, encoder: SegmentEncoder) -> NDArray[np.float32]:
     if modality == "audio":
-        return encoder.encode_audio([clip.samples for clip in clips if clip.samples is not None])
+        return encoder.encode_audio(
+            [clip.samples for clip in clips if clip.samples is not None], [clip.num_heard for clip in clips]
+        )
     return encoder.encode_video([clip.frames for clip in clips if clip.frames is not None])

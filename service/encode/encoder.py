@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,16 @@ from models.cores import num_cores
 from service.encode.agreement import AgreementStore
 from service.encode.choice import open_fastest
 from service.encode.engines.candidates import EXACT, candidates
-from service.encode.engines.contract import Device, EncoderFailure, EngineOptions, GoldenMismatch, Precision
+from service.encode.engines.contract import (
+    Device,
+    EncoderFailure,
+    EngineOptions,
+    Floats,
+    GoldenMismatch,
+    Precision,
+)
 
-Row = TypeVar("Row", bound=NDArray[Any])
+Row = TypeVar("Row")
 
 GOLDEN_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 2e-3}
 """Maximum difference of any number from the golden tracks, where numbers can be compared one by one."""
@@ -75,14 +82,15 @@ class Encoder:
         )
         self.provider = self.engine.provider
 
-    def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode_audio(self, samples: Sequence[Floats], num_heard: Sequence[int] | None = None) -> Floats:
         """Embed mono sound at 16 kHz of B segments, float32, shape (S,) each, of any length from 1 on.
 
-        Returns unit embeddings, float32, shape (B, T, D). Raises `EncoderFailure` if the engine fails or a number is
-        not finite.
+        `num_heard` says after how many samples the sound of each ends; None: it fills the segment. Returns unit
+        embeddings, float32, shape (B, T, D). Raises `EncoderFailure` if the engine fails or a number is not finite.
         """
         tracks = []
-        for batch in self._batches(samples):
+        heard = list(map(len, samples)) if num_heard is None else num_heard
+        for batch, ends in zip(self._batches(samples), self._batches(heard), strict=True):
             lengths = np.array([len(row) for row in batch], np.int64)
             padded = np.zeros((len(batch), int(lengths.max())), np.float32)
             for row, values in zip(padded, batch, strict=True):
@@ -90,7 +98,7 @@ class Encoder:
             # Not left to the engine: OpenVINO's maximum turns what is not a number into one.
             if not np.isfinite(padded).all():
                 raise EncoderFailure("the sound has a number that is not finite")
-            tracks.append(self.engine.run_audio(padded, lengths))
+            tracks.append(self.engine.run_audio(padded, lengths, np.array(ends, np.int64)))
         return self._joined(tracks)
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -104,7 +112,8 @@ class Encoder:
         """
         golden = self.bundle.golden()
         expected = {"audio": golden.audio_track, "video": golden.video_track}
-        audio, video = self.encode_audio([golden.samples]), self.encode_video([golden.frames])
+        audio = self.encode_audio([golden.samples], [golden.num_heard])
+        video = self.encode_video([golden.frames])
         found = {"audio": audio[0], "video": video[0]}
         difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
         precision = self.choice.candidate.precision

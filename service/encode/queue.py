@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ class Order:
     caller: Caller
     priority: Priority
     modality: Modality
-    rows: Sequence[NDArray[np.generic]]
+    rows: Sequence[Any]  # frames, or samples and after how many of them their sound ends
     arrived_at: float = 0.0
     tracks: dict[int, Track] = field(default_factory=dict)
     error: Exception | None = None
@@ -103,7 +103,7 @@ class Item:
     position: int
 
     @property
-    def row(self) -> NDArray[np.generic]:
+    def row(self) -> Any:
         """Its samples or frames."""
         return self.order.rows[self.position]
 

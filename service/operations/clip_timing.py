@@ -45,10 +45,11 @@ def time_clip(path: Path, *, encoder: Encoder, decoder: Decoder, index: Index | 
 def _time_encoding(encoder: Encoder, clip: Clip) -> list[Stage]:
     stages = []
     if (samples := clip.samples) is not None:
-        lengths, row, engine = np.array([len(samples)], np.int64), samples[None], encoder.engine
+        lengths, row, engine = np.array([len(samples)]), samples[None], encoder.engine
+        heard = np.array([clip.num_heard])
         if isinstance(engine, OpenVinoEngine) and engine.has_front_end:
-            pictures = engine.run_front_end(row, lengths)
-            stages.append(time_call("sound: front end", lambda: engine.run_front_end(row, lengths)))
+            pictures = engine.run_front_end(row, lengths, heard)
+            stages.append(time_call("sound: front end", lambda: engine.run_front_end(row, lengths, heard)))
             stages.append(time_call("sound: encoder", lambda: engine.run_windows(pictures, lengths)))
         else:
             stages.append(time_call("sound: front end and encoder", lambda: encoder.encode_audio([samples])))
@@ -69,7 +70,7 @@ def _time_search(encoder: Encoder, clip: Clip, index: Index) -> list[Stage]:
 
 def _track(encoder: Encoder, clip: Clip) -> NDArray[np.float32]:
     if clip.samples is not None:
-        tracks = encoder.encode_audio([clip.samples])
+        tracks = encoder.encode_audio([clip.samples], [clip.num_heard])
     else:
         assert clip.frames is not None, "a clip has sound or picture"
         tracks = encoder.encode_video([clip.frames])
@@ -96,7 +97,8 @@ def write_golden_clip(golden: Golden, path: Path) -> None:
             image.pts, image.time_base = number, Fraction(1, FRAME_RATE)
             container.mux(picture.encode(image))
         container.mux(picture.encode())
-        block = av.AudioFrame.from_ndarray(golden.samples[None], format="fltp", layout="mono")
+        heard = golden.samples[None, : golden.num_heard]
+        block = av.AudioFrame.from_ndarray(heard, format="fltp", layout="mono")
         block.sample_rate, block.pts, block.time_base = RATE_HZ, 0, Fraction(1, RATE_HZ)
         container.mux(sound.encode(block))
         container.mux(sound.encode())

@@ -259,6 +259,7 @@ def _probe_clips(
         return None
     return ProbeClips(
         samples=[np.asarray(clip.samples) for clip in found],
+        num_heard=[clip.num_heard for clip in found],
         frames=[np.asarray(clip.frames) for clip in found],
         description=f"{count(len(found), 'segment')} of {count(num_used, 'file')}",
     )

@@ -22,6 +22,7 @@ from models.bundle.bundle import (
     Bundle,
     describe_file,
     load_bundle,
+    sound_inputs,
     starter_path,
 )
 
@@ -65,11 +66,24 @@ def scale_weights(factor: float, *, initialiser: str = LAST_MLP) -> Change:
     return change
 
 
+def join_lengths(folder: Path) -> Path:
+    """Let a bundle be one of format 1, whose audio graph reads one length."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.input[:] = ["lengths" if name == "heard" else name for name in node.input]
+        model.graph.input.remove(next(given for given in model.graph.input if given.name == "heard"))
+
+    change_graph(folder, AUDIO_GRAPH, change)
+    return rehash(folder, format=1)
+
+
 def record_golden(folder: Path) -> None:
     """Run the graphs on the golden clip, and keep what they give."""
     with np.load(folder / GOLDEN) as arrays:
         samples, frames = arrays["samples"], arrays["frames"]
-    audio = _run(folder / AUDIO_GRAPH, samples=samples[None], lengths=np.array([len(samples)], np.int64))
+    sound = sound_inputs(["samples", "lengths", "heard"], samples[None], np.array([len(samples)]))
+    audio = _run(folder / AUDIO_GRAPH, **sound)
     video = _run(folder / VIDEO_GRAPH, frames=frames[None])
     np.savez(
         folder / GOLDEN.removesuffix(".npz"),

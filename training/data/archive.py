@@ -168,6 +168,7 @@ def _list_sample(members: dict[str, Member], num_moments: int, *, where: str) ->
     try:
         facts = json.loads(members["json"].data)
         kept = {name: kind(facts[name]) for name, kind in FACTS.items()}
+        kept["num_heard"] = int(facts.get("num_heard", kept["num_samples"]))  # shards of before do not say it
     except (ValueError, KeyError, TypeError) as exc:
         raise BrokenShard(f"{where} has a JSON that is not ours: {exc!r}") from exc
     ordered = [members[name] for name in names]

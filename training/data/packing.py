@@ -1,8 +1,9 @@
 """A segment as the files of a WebDataset sample: 16 JPEG frames, the sound as FLAC, and facts as JSON.
 
     00000042.00.jpg … 00000042.15.jpg    frame of each moment, 224 × 224
-    00000042.flac                        real samples, 16 kHz mono, no padding
-    00000042.json                        {"path", "labels", "start_seconds", "end_seconds", "num_samples", "gain"}
+    00000042.flac                        the segment's sound, 16 kHz mono
+    00000042.json                        {"path", "labels", "start_seconds", "end_seconds", "num_samples", "num_heard",
+                                          "gain"}
 
 A sample of the FLAC is a whole number of steps of 2⁻²³ (24 bits) or 2⁻¹⁵ (16 bits) of full scale. Sound over full scale
 is turned down to fit; `gain` times what is in the FLAC is the sound. On real files the log-mel moves by 3e-6 on average
@@ -97,6 +98,7 @@ def pack_segment(clip: Clip, packing: Packing, *, max_samples: int) -> PackedSeg
         "start_seconds": clip.start_seconds,
         "end_seconds": clip.end_seconds,
         "num_samples": len(samples),
+        "num_heard": min(clip.num_heard, len(samples)),
         "gain": gain,
     }
     return PackedSegment(start_seconds=clip.start_seconds, members=members, facts=facts)

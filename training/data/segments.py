@@ -31,7 +31,7 @@ from training.data.rows import RowFile
 
 NUM_MEL_BINS = 128
 """Mel bins M of a stored log-mel."""
-FORMAT = 2
+FORMAT = 3
 """Number of the layout of a prepared folder; another one is made anew."""
 
 
@@ -52,7 +52,11 @@ class Segments(Protocol):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Real samples of each row, int64, shape (N,)."""
+        """Samples of the segment of each row, int64, shape (N,)."""
+
+    @property
+    def heard(self) -> NDArray[np.int64]:
+        """Samples until the sound of each row ends, at most its length, int64, shape (N,)."""
 
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
@@ -122,7 +126,8 @@ class PairedSegments:
         frames_file: uint8, shape (N, T, H, W, 3).
         samples_file: float32, shape (N, S), zero after each row's length.
         log_mel_file: Normalised log-mel of the network's own front end, float16, shape (N, 1024, M).
-        lengths: Real samples of each row, int64, shape (N,).
+        lengths: Samples of the segment of each row, int64, shape (N,).
+        heard: Samples until its sound ends, int64, shape (N,).
         paths: The file of each row.
         labels: What is true of each row, in the words of its manifest.
         failed: Files that could not be read, with the reason.
@@ -132,6 +137,7 @@ class PairedSegments:
     samples_file: RowFile
     log_mel_file: RowFile
     lengths: NDArray[np.int64]
+    heard: NDArray[np.int64]
     paths: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
     failed: tuple[dict[str, str], ...]
@@ -210,6 +216,7 @@ class PairedSegments:
             samples_file=rows_of("samples.raw", np.float32, spec.segment_samples),
             log_mel_file=rows_of("log_mel.raw", np.float16, NUM_LOG_MEL_FRAMES, NUM_MEL_BINS),
             lengths=np.array([row["num_samples"] for row in rows], np.int64),
+            heard=np.array([row["num_heard"] for row in rows], np.int64),
             paths=tuple(items[row["item"]].name for row in rows),
             labels=tuple(tuple(listing["labels"][row["item"]]) for row in rows),
             failed=tuple(listing["failed"]),
@@ -224,6 +231,7 @@ class _Row:
     samples: NDArray[np.float32]
     log_mel: NDArray[np.float16]
     num_samples: int
+    num_heard: int
     start_seconds: float
     end_seconds: float
 
@@ -239,17 +247,17 @@ def _keep_to_one_thread() -> None:
 
 
 @torch.no_grad()
-def compute_log_mel(samples: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
+def compute_log_mel(samples: NDArray[np.float32], num_heard: int) -> NDArray[np.float32]:
     """Compute the normalised log-mel of a segment with the network's own front end.
 
     Args:
         samples: Mono sound at 16 kHz, float32, shape (S,).
-        num_samples: How many of them are real.
+        num_heard: After how many of them the sound ends.
 
     Returns:
         float32, shape (1024, M).
     """
-    log_mel = _front_end()(torch.from_numpy(samples).unsqueeze(0), torch.tensor([num_samples]))
+    log_mel = _front_end()(torch.from_numpy(samples).unsqueeze(0), torch.tensor([num_heard]))
     return np.asarray(log_mel[0].numpy())
 
 
@@ -260,12 +268,13 @@ def _make_row(clip: Clip, *, num_samples: int) -> _Row:
     assert clip.samples is not None
     samples = np.zeros(num_samples, np.float32)
     samples[: len(clip.samples)] = clip.samples[:num_samples]
-    num_real = min(len(clip.samples), num_samples)
+    num_heard = min(clip.num_heard, num_samples)
     return _Row(
         frames=clip.frames,
         samples=samples,
-        log_mel=compute_log_mel(samples, num_real).astype(np.float16),
-        num_samples=num_real,
+        log_mel=compute_log_mel(samples, num_heard).astype(np.float16),
+        num_samples=min(len(clip.samples), num_samples),
+        num_heard=num_heard,
         start_seconds=clip.start_seconds,
         end_seconds=clip.end_seconds,
     )
@@ -348,6 +357,7 @@ def _decode_into(
                     "start_seconds": row.start_seconds,
                     "end_seconds": row.end_seconds,
                     "num_samples": row.num_samples,
+                    "num_heard": row.num_heard,
                 }
             )
     if not rows:

@@ -64,7 +64,8 @@ class ShardedSegments:
         sizes: How long each is, uint32, shape (N, T + 2).
         crc32: Checksum of each, uint32, shape (N, T + 2).
         gains: What the sound of each row is multiplied by, float32, shape (N,).
-        lengths: Real samples of each row, int64, shape (N,).
+        lengths: Samples of the segment of each row, int64, shape (N,).
+        heard: Samples until its sound ends, int64, shape (N,).
         paths: The file of each row.
         labels: What is true of each row, in the words of its manifest.
         failed: Files that could not be read when the shards were made, with the reason.
@@ -79,6 +80,7 @@ class ShardedSegments:
     crc32: NDArray[np.uint32]
     gains: NDArray[np.float32]
     lengths: NDArray[np.int64]
+    heard: NDArray[np.int64]
     paths: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
     failed: tuple[dict[str, str], ...]
@@ -119,6 +121,7 @@ class ShardedSegments:
             crc32=np.array([row["crc32"] for row in rows], np.uint32),
             gains=np.array([row["gain"] for row in rows], np.float32),
             lengths=np.array([row["num_samples"] for row in rows], np.int64),
+            heard=np.array([row.get("num_heard", row["num_samples"]) for row in rows], np.int64),
             paths=tuple(row["path"] for row in rows),
             labels=tuple(tuple(row["labels"]) for row in rows),
             failed=tuple(failed),
@@ -144,7 +147,7 @@ class ShardedSegments:
             some = slice(first, first + WINDOWS_AT_A_TIME)
             samples = np.stack(list(self._threads.map(self.samples_of, rows[some])))
             windows[some] = _log_mel_windows()(
-                samples, self.lengths[list(rows[some])], starts[some], num_frames
+                samples, self.heard[list(rows[some])], starts[some], num_frames
             )
         return windows
 

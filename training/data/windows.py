@@ -38,15 +38,15 @@ class LogMelWindows:
     def __call__(
         self,
         samples: NDArray[np.float32],
-        lengths: NDArray[np.int64],
+        heard: NDArray[np.int64],
         starts: Sequence[int],
         num_frames: int,
     ) -> NDArray[np.float32]:
         """Make one window of each of some segments.
 
         Args:
-            samples: Mono sound at 16 kHz, float32, shape (B, S), zero after each row's length.
-            lengths: Real samples of each row, int64, shape (B,).
+            samples: Mono sound at 16 kHz, float32, shape (B, S).
+            heard: Samples until the sound of each row ends, int64, shape (B,).
             starts: First analysis frame of the window of each.
             num_frames: Analysis frames W of a window.
 
@@ -55,16 +55,16 @@ class LogMelWindows:
         """
         num_samples = (num_frames - 1) * HOP_SAMPLES + FRAME_SAMPLES
         cuts = np.zeros((len(samples), num_samples), np.float32)
-        for cut, row, length, start in zip(cuts, samples, lengths, starts, strict=True):
+        for cut, row, end, start in zip(cuts, samples, heard, starts, strict=True):
             # Frames lose their own mean; without the segment's they would lose digits.
-            heard = row[start * HOP_SAMPLES : min(start * HOP_SAMPLES + num_samples, length)]
-            cut[: len(heard)] = heard - row[:length].mean()
+            part = row[start * HOP_SAMPLES : min(start * HOP_SAMPLES + num_samples, end)]
+            cut[: len(part)] = part - row[:end].mean()
         frames = torch.from_numpy(cuts).unfold(1, FRAME_SAMPLES, HOP_SAMPLES)  # (B, W, 400)
         power = (frames.reshape(-1, FRAME_SAMPLES) @ self._spectrum).square_()  # (B W, 514)
         half = FFT_SIZE // 2 + 1
         energies = (power[:, :half] + power[:, half:]) @ self._banks
         log_mel = energies.clamp_(min=torch.finfo(torch.float32).eps).log_().view(*frames.shape[:2], -1)
-        num_real = torch.from_numpy((lengths - FRAME_SAMPLES) // HOP_SAMPLES + 1) - torch.tensor(starts)
+        num_real = torch.from_numpy((heard - FRAME_SAMPLES) // HOP_SAMPLES + 1) - torch.tensor(starts)
         is_empty = torch.arange(num_frames) >= num_real.unsqueeze(1)  # (B, W)
         log_mel.masked_fill_(is_empty.unsqueeze(2), 0.0)
         return np.asarray(log_mel.sub_(LOG_MEL_MEAN).div_(LOG_MEL_STD).numpy())

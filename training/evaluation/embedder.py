@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from models.bundle.bundle import load_bundle
+from models.bundle.bundle import load_bundle, sound_inputs
 from models.network.export import open_graphs
 from models.network.tgdp import Tgdp
 from training.checkpoint import load_checkpoint
@@ -43,13 +43,18 @@ class Embedder(Protocol):
         """Segments to embed together."""
 
     def embed(
-        self, samples: NDArray[np.float32], lengths: NDArray[np.int64], frames: NDArray[np.uint8]
+        self,
+        samples: NDArray[np.float32],
+        lengths: NDArray[np.int64],
+        heard: NDArray[np.int64],
+        frames: NDArray[np.uint8],
     ) -> tuple[Tracks, Tracks]:
         """Embed a padded batch.
 
         Args:
             samples: Mono sound at 16 kHz, float32, shape (B, S).
-            lengths: How many samples of each row are real, int64, shape (B,).
+            lengths: Samples of each row's segment, int64, shape (B,).
+            heard: Samples until the sound of each row ends, int64, shape (B,).
             frames: uint8, shape (B, T, H, W, 3).
 
         Returns:
@@ -86,13 +91,17 @@ class NetworkEmbedder:
 
     @torch.no_grad()
     def embed(
-        self, samples: NDArray[np.float32], lengths: NDArray[np.int64], frames: NDArray[np.uint8]
+        self,
+        samples: NDArray[np.float32],
+        lengths: NDArray[np.int64],
+        heard: NDArray[np.int64],
+        frames: NDArray[np.uint8],
     ) -> tuple[Tracks, Tracks]:
         """Embed a padded batch; see `Embedder`."""
-        sound, num_samples, pictures = (
-            torch.from_numpy(array).to(self.device) for array in (samples, lengths, frames)
+        sound, num_samples, num_heard, pictures = (
+            torch.from_numpy(array).to(self.device) for array in (samples, lengths, heard, frames)
         )
-        audio = self.network.audio_track(sound, num_samples)
+        audio = self.network.audio_track(sound, num_samples, num_heard)
         video = self.network.video_track(pictures)
         return audio.float().cpu().numpy(), video.float().cpu().numpy()
 
@@ -119,10 +128,15 @@ class GraphEmbedder:
         return SEGMENTS_ON_A_CPU
 
     def embed(
-        self, samples: NDArray[np.float32], lengths: NDArray[np.int64], frames: NDArray[np.uint8]
+        self,
+        samples: NDArray[np.float32],
+        lengths: NDArray[np.int64],
+        heard: NDArray[np.int64],
+        frames: NDArray[np.uint8],
     ) -> tuple[Tracks, Tracks]:
         """Embed a padded batch; see `Embedder`."""
-        audio: Tracks = self.audio_graph.run(None, {"samples": samples, "lengths": lengths})[0]
+        names = [given.name for given in self.audio_graph.get_inputs()]
+        audio: Tracks = self.audio_graph.run(None, sound_inputs(names, samples, lengths, heard))[0]
         video: Tracks = self.video_graph.run(None, {"frames": frames})[0]
         return audio, video
 

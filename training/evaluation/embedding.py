@@ -39,12 +39,14 @@ class Recording(NamedTuple):
         name: Its file.
         labels: What is true of it, in the words of its manifest.
         samples: Mono sound at 16 kHz, float32, shape (S,).
+        num_heard: Samples until the sound ends.
         frames: uint8, shape (T, H, W, 3).
     """
 
     name: str
     labels: tuple[str, ...]
     samples: NDArray[np.float32]
+    num_heard: int
     frames: NDArray[np.uint8]
 
 
@@ -152,7 +154,8 @@ def embed_media(
             number, clip = found
             assert clip.samples is not None
             assert clip.frames is not None
-            yield Recording(items[number].name, items[number].labels, clip.samples, clip.frames)
+            item = items[number]
+            yield Recording(item.name, item.labels, clip.samples, clip.num_heard, clip.frames)
 
     return _embed(embedder, recordings(), num_files=len(items), failed=failed)
 
@@ -187,7 +190,8 @@ def embed_prepared(
 
     def read(row: int) -> Recording:
         samples = segments.samples_of(row)[: segments.lengths[row]]
-        return Recording(segments.paths[row], segments.labels[row], samples, segments.frames_of(row))
+        num_heard, frames = int(segments.heard[row]), segments.frames_of(row)
+        return Recording(segments.paths[row], segments.labels[row], samples, num_heard, frames)
 
     def recordings() -> Iterator[Recording]:
         with ThreadPoolExecutor(num_threads, thread_name_prefix="segments") as pool:
@@ -216,7 +220,8 @@ def _embed(
         samples = np.zeros((len(batch), lengths.max()), np.float32)
         for row, recording in zip(samples, batch, strict=True):
             row[: len(recording.samples)] = recording.samples
-        tracks = embedder.embed(samples, lengths, np.stack([recording.frames for recording in batch]))
+        heard = np.array([recording.num_heard for recording in batch], np.int64)
+        tracks = embedder.embed(samples, lengths, heard, np.stack([recording.frames for recording in batch]))
         audio.append(tracks[0])
         video.append(tracks[1])
         names += [recording.name for recording in batch]

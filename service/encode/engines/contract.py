@@ -13,6 +13,8 @@ from service.system.failure import Failure
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
+Floats = NDArray[np.float32]
+Lengths = NDArray[np.int64]
 EngineName = Literal["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
 
 
@@ -47,7 +49,7 @@ class DeviceOutOfMemory(EncoderFailure):
 class Graphs:
     """The two ONNX files that an engine runs."""
 
-    audio: Path  # samples (B, S) float32, lengths (B,) int64 → tracks (B, T, D)
+    audio: Path  # samples (B, S) float32, lengths and heard (B,) int64 → tracks (B, T, D)
     video: Path  # frames (B, T, H, W, 3) uint8 → tracks (B, T, D)
 
 
@@ -74,8 +76,11 @@ class Engine(Protocol):
     provider: str  # what it runs on, as `/readyz` and `foley doctor` name it
     max_batch: int  # segments that one run takes
 
-    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed padded rows of sound, float32, shape (B, S), with their true lengths (B,), as float32 (B, T, D)."""
+    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
+        """Embed padded rows of sound, float32, shape (B, S), as float32 (B, T, D).
+
+        `lengths` (B,) are those of the segments, `heard` (B,) those of the sound in them, None if it fills them.
+        """
         ...
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:

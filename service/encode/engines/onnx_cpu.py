@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from service.encode.engines.contract import EncoderFailure, EngineOptions, Graphs
+from models.bundle.bundle import sound_inputs
+from service.encode.engines.contract import EncoderFailure, EngineOptions, Floats, Graphs, Lengths
 
 CPU = "CPUExecutionProvider"
 
@@ -25,9 +26,9 @@ class OnnxCpuEngine:
         self._audio = open_session(graphs.audio, session_options(options.num_threads), [CPU])
         self._video = open_session(graphs.video, session_options(options.num_threads), [CPU])
 
-    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`."""
-        return self._run(self._audio, {"samples": samples, "lengths": lengths})
+        return self._run(self._audio, sound_inputs(input_names(self._audio), samples, lengths, heard))
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed pictures; see `Engine.run_video`."""
@@ -52,6 +53,11 @@ def session_options(num_threads: int) -> onnxruntime.SessionOptions:
     # The cores are shared with decoding: a thread that has nothing to do sleeps.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def input_names(session: onnxruntime.InferenceSession) -> list[str]:
+    """Names of what a graph reads."""
+    return [given.name for given in session.get_inputs()]
 
 
 def open_session(

@@ -21,15 +21,18 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from models.bundle.bundle import sound_inputs
 from service.encode.engines.contract import (
     DeviceMissing,
     DeviceOutOfMemory,
     EncoderFailure,
     EngineOptions,
+    Floats,
     Graphs,
+    Lengths,
     Precision,
 )
-from service.encode.engines.onnx_cpu import CPU, open_session, session_options
+from service.encode.engines.onnx_cpu import CPU, input_names, open_session, session_options
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +87,12 @@ class OnnxCudaEngine:
             )
         return BoundGraph(session, device="cuda", uses_cuda_graphs=options.cuda_graphs)
 
-    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`. Padding to whole segments changes no number and keeps the shapes few."""
         num_segments = -(-samples.shape[1] // self._segment_samples)
         padded = np.zeros((len(samples), num_segments * self._segment_samples), np.float32)
         padded[:, : samples.shape[1]] = samples
-        return self._audio.run({"samples": padded, "lengths": lengths})
+        return self._audio.run(sound_inputs(self._audio.inputs, padded, lengths, heard))
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed pictures; see `Engine.run_video`."""
@@ -105,6 +108,7 @@ class BoundGraph:
         self._session = session
         self._device = device
         self._uses_cuda_graphs = uses_cuda_graphs
+        self.inputs = input_names(session)
         self._row_shape = session.get_outputs()[0].shape[1:]
         self._buffers: dict[tuple[tuple[int, ...], ...], _Buffers] = {}
         self._lock = threading.Lock()

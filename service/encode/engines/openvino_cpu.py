@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from service.encode.engines.contract import EncoderFailure, EngineMissing, EngineOptions, Graphs
+from models.bundle.bundle import sound_inputs
+from service.encode.engines.contract import (
+    EncoderFailure,
+    EngineMissing,
+    EngineOptions,
+    Floats,
+    Graphs,
+    Lengths,
+)
 
 if TYPE_CHECKING:
     import openvino
@@ -38,7 +46,9 @@ class OpenVinoEngine:
         self.provider = f"OpenVINO {precision}"
         self._options = options
         core = open_core()
-        front_end, network = cut_front_end(_read(core, graphs.audio))
+        audio = _read(core, graphs.audio)
+        self._names = [given.get_any_name() for given in audio.inputs]
+        front_end, network = cut_front_end(audio)
         self._front_end = None if front_end is None else self._open(core, front_end, "fp32")
         self._audio = self._open(core, network, precision)
         self._video = self._open(core, _read(core, graphs.video), precision)
@@ -65,20 +75,22 @@ class OpenVinoEngine:
             raise EngineMissing(f"asked OpenVINO for {wanted}, it computes in {got} on this processor")
         return _Network(compiled, self._options.num_runs)
 
-    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`."""
         if self._front_end is None:
-            return self._audio.run({"samples": samples, "lengths": lengths})
-        return self.run_windows(self.run_front_end(samples, lengths), lengths)
+            return self._audio.run(sound_inputs(self._names, samples, lengths, heard))
+        return self.run_windows(self.run_front_end(samples, lengths, heard), lengths)
 
-    def run_front_end(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run_front_end(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
         """Turn sound (B, S) into float32 log-mel pictures, one for each distinct window of each row."""
         assert self._front_end is not None, "asked only of a graph that was cut"
-        return self._front_end.run({"samples": samples, "lengths": lengths})
+        return self._front_end.run(sound_inputs(self._names, samples, lengths, heard))
 
-    def run_windows(self, pictures: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run_windows(self, pictures: Floats, lengths: Lengths) -> Floats:
         """Embed the log-mel pictures of windows, as `run_front_end` gives them for B rows."""
-        return self._audio.run({PICTURES: pictures, "lengths": lengths})
+        return self._audio.run(
+            {PICTURES: pictures} | sound_inputs(set(self._names) - {"samples"}, pictures, lengths)
+        )
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed pictures; see `Engine.run_video`."""
@@ -132,7 +144,7 @@ def cut_front_end(model: openvino.Model) -> tuple[openvino.Model | None, openvin
     entry.output(0).set_names({PICTURES})
     patch_embedding.replace_source_output(entry.output(0))
     # The lengths go into both halves: the network takes the number of rows from their shape.
-    lengths = [p for p in model.get_parameters() if "lengths" in p.output(0).get_names()]
+    lengths = [p for p in model.get_parameters() if "samples" not in p.output(0).get_names()]
     return front_end, openvino.Model(model.outputs, [entry, *lengths], "network")
 
 

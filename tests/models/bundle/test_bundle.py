@@ -86,7 +86,7 @@ def test_a_link_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "bundle format must be 1, got 2"),
+        ({"format": 3}, "bundle format must be 1 or 2, got 3"),
         ({"name": "../up"}, "bundle name must be"),
         ({"embedding_width": 0}, "embedding_width must be"),
         ({"files": {}}, "files must be audio"),

@@ -75,6 +75,7 @@ def test_the_front_end_stays_in_float32(bundle: Bundle, tmp_path: Path) -> None:
     assert [(i.name, i.type.tensor_type.elem_type) for i in model.graph.input] == [
         ("samples", TensorProto.FLOAT),
         ("lengths", TensorProto.INT64),
+        ("heard", TensorProto.INT64),
     ]
     assert model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
 

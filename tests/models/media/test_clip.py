@@ -302,6 +302,11 @@ def test_half_a_file_is_partial(suffix: str, tmp_path: Path) -> None:
     assert 1 < decoded.info.duration_seconds < 7
 
 
+def tone_of(path: Path) -> tuple[np.ndarray, int]:
+    plain = decode_plainly(path)
+    return plain.samples, plain.rate
+
+
 def test_sound_longer_than_the_picture_and_the_other_way_round(tmp_path: Path) -> None:
     tone = make_tone(24, 48000, [300, 500])
     path = write_media(
@@ -317,7 +322,17 @@ def test_sound_longer_than_the_picture_and_the_other_way_round(tmp_path: Path) -
         video=VideoTrack(times=every(24, 25)),
         audio=AudioTrack(samples=tone[:, : 48000 * 12]),
     )
-    assert [clip.samples is None for clip in decode_segments(path, SPEC).clips] == [False, False, True]
+    clips = decode_segments(path, SPEC).clips
+    assert [clip.samples is None for clip in clips] == [False, False, True]
+    assert [clip.num_heard for clip in clips] == [
+        160_000,
+        pytest.approx(32_000, abs=342),
+        0,
+    ]  # AAC fills up its last frame
+    assert len(clips[1].samples) == 160_000
+    assert clips[1].samples[clips[1].num_heard - 1600 : clips[1].num_heard].any()
+    assert not clips[1].samples[clips[1].num_heard :].any()
+    assert len(resample_plainly(*tone_of(path))) == pytest.approx(160_000 + clips[1].num_heard, abs=2)
 
 
 def test_a_picture_that_comes_late(tmp_path: Path) -> None:

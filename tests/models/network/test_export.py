@@ -79,9 +79,10 @@ def test_graphs_take_any_batch_and_any_length(bundle) -> None:
     for batch, length in ((1, 100), (1, 160_000), (3, 400), (2, 200_000)):
         samples = rng.normal(size=(batch, length)).astype(np.float32) * 0.1
         lengths = np.linspace(max(1, length // 2), length, batch).astype(np.int64)
-        tracks = session.run(None, {"samples": samples, "lengths": lengths})[0]
+        heard = lengths * np.arange(batch, 0, -1) // batch
+        tracks = session.run(None, {"samples": samples, "lengths": lengths, "heard": heard})[0]
         with torch.no_grad():
-            expected = reference.audio_track(torch.from_numpy(samples), torch.from_numpy(lengths)).numpy()
+            expected = reference.audio_track(*map(torch.from_numpy, (samples, lengths, heard))).numpy()
         assert np.abs(tracks - expected).max() < 1e-4
     session = onnxruntime.InferenceSession(bundle.video_graph, providers=["CPUExecutionProvider"])
     for batch in (1, 3):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.network.frontend import window_starts
 from models.network.geometry import MODALITIES, TgdpConfig
 from models.network.published import Heads, WrongStateDict, import_network, load_tgdp
 from tests.support.published_reference import HEADS, embed, random_blocks
@@ -38,6 +39,10 @@ def embed_with(network, recorded, modality: str) -> Tensor:
     return network.embed(network.embed_patches(pictures(recorded, modality), modality), modality)
 
 
+def unit(rows: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
 def differs(found: Tensor, expected: Tensor) -> float:
     assert found.shape == expected.shape
     return float((found - expected).abs().max())
@@ -57,6 +62,24 @@ def test_the_plain_reference_gives_the_recorded_embeddings(published, modality: 
     weights, recorded, _ = published
     found = embed(weights, pictures(recorded, modality), modality, heads=4)
     assert differs(found, recorded[f"{modality}_embedding"]) < TOLERANCE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["pig", "guitar"])
+def test_sound_that_ends_early_is_padded_after_the_logarithm(published, golden_frontend, name: str) -> None:
+    """6.5 s of sound in a segment of 10 s: the recorded log-mel at the published windows, plainly embedded."""
+    weights, _, kind = published
+    network = import_network(weights, kind=kind, heads=SMALL)
+    heard = golden_frontend[f"{name}_pcm16"].float() / 32768
+    samples, length = torch.zeros(1, 160_000), torch.tensor([160_000])
+    samples[0, : len(heard)] = heard
+    width = network.config.window_frames
+    log_mel = (golden_frontend[f"{name}_log_mel"] + 5.081) / 4.4849
+    windows = torch.stack([log_mel[first : first + width].T for first in window_starts(window_frames=width)])
+    expected = unit(embed(weights, windows.unsqueeze(1), "audio", heads=4))
+    assert differs(network.audio_track(samples, length, torch.tensor([len(heard)]))[0], expected) < TOLERANCE
+    if name == "pig":  # the control: silence that is heard turns the last windows
+        assert differs(network.audio_track(samples, length)[0], expected) > 0.1
 
 
 def test_geometry_is_read_from_the_shapes(golden_weights, cavmae_weights) -> None:

@@ -142,7 +142,9 @@ class BlurredEngine:
     def _blur(self, track: NDArray[np.float32]) -> NDArray[np.float32]:
         return (track + self.noise * self.rng.standard_normal(track.shape)).astype(np.float32)[None]
 
-    def run_audio(self, samples: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+    def run_audio(
+        self, samples: NDArray[np.float32], lengths: NDArray[np.int64], heard: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         return self._blur(np.roll(self.tracks.audio_track, int(1e4 * np.abs(samples).mean()), axis=1))
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:

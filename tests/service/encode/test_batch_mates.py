@@ -35,10 +35,13 @@ class JoinedEncoder:
             for name, path in paths.items()
         }
 
-    def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode_audio(
+        self, samples: Sequence[NDArray[np.float32]], num_heard: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         lengths = np.array([len(one) for one in samples], np.int64)
         padded = np.stack([np.pad(one, (0, lengths.max() - len(one))) for one in samples])
-        inputs = {"samples": padded, "lengths": lengths}
+        heard = lengths if num_heard is None else np.array(num_heard)
+        inputs = {"samples": padded, "lengths": lengths, "heard": heard}
         return np.asarray(self._sessions["audio"].run(["tracks"], inputs)[0], np.float32)
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -54,9 +57,10 @@ def test_batch_mates_change_nothing(bundle: Bundle, kind: str) -> None:
     golden = bundle.golden()
     rng = np.random.default_rng(1)
     sounds = [np.resize(golden.samples, length) for length in (1, 16_000, 90_001, 160_000)]
+    ends = [1, 16_000, 70_001, 100_000]  # where each is over, before its picture
     pictures = [golden.frames, 255 - golden.frames, golden.frames[::-1]]
     alone = {
-        "audio": [encoder.encode_audio([sound])[0] for sound in sounds],
+        "audio": [encoder.encode_audio([sound], [end])[0] for sound, end in zip(sounds, ends, strict=True)],
         "video": [encoder.encode_video([picture])[0] for picture in pictures],
     }
     # A track given to the wrong caller would be seen.
@@ -70,7 +74,7 @@ def test_batch_mates_change_nothing(bundle: Bundle, kind: str) -> None:
     def call(batcher: Batcher, modality: str, which: NDArray[np.int64]) -> float:
         queued = batcher.encoder_of(Caller())
         if modality == "audio":
-            tracks = queued.encode_audio([sounds[i] for i in which])
+            tracks = queued.encode_audio([sounds[i] for i in which], [ends[i] for i in which])
         else:
             tracks = queued.encode_video([pictures[i] for i in which])
         expected = np.stack([alone[modality][i] for i in which])

@@ -36,7 +36,10 @@ class Recorder:
         self.peak = 0
         self._lock = threading.Lock()
 
-    def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode_audio(
+        self, samples: Sequence[NDArray[np.float32]], num_heard: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        assert num_heard is None or list(num_heard) == list(map(len, samples))
         return self._encode("audio", samples)
 
     def encode_video(self, frames: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
@@ -248,7 +251,7 @@ def test_a_segment_the_encoder_cannot_take_fails_its_own_caller_only(
 def test_whatever_an_encoder_raises_belongs_to_the_caller(
     recorder: Recorder, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(rows: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    def fail(*_: object) -> NDArray[np.float32]:
         raise error
 
     monkeypatch.setattr(recorder, "encode_audio", fail)
@@ -259,7 +262,7 @@ def test_whatever_an_encoder_raises_belongs_to_the_caller(
 
 
 def test_an_encoder_that_miscounts_is_an_error(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "encode_audio", lambda rows: np.zeros((0, 1, 1), np.float32))
+    monkeypatch.setattr(recorder, "encode_audio", lambda *_: np.zeros((0, 1, 1), np.float32))
     with (
         Batcher(recorder, BatchLimits()) as batcher,
         pytest.raises(EncoderFailure, match="gave 0 tracks for 1 segments"),

@@ -347,10 +347,12 @@ class FaultyEncoder(Encoder):
 
     refused_lengths: frozenset[int] = frozenset()
 
-    def encode_audio(self, samples: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def encode_audio(
+        self, samples: Sequence[NDArray[np.float32]], num_heard: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         if self.refused_lengths.intersection(map(len, samples)):
             raise EncoderFailure("the encoder gave a number that is not finite")
-        return super().encode_audio(samples)
+        return super().encode_audio(samples, num_heard)
 
 
 def _write_tone(path: Path, num_samples: int) -> None:

@@ -56,7 +56,7 @@ def test_a_run_that_takes_too_long_ends_the_process(run_seconds: float, code: in
         from service.releases.builder import watch_encoder
 
         class Slow:
-            def encode_audio(self, samples):
+            def encode_audio(self, samples, num_heard=None):
                 time.sleep({run_seconds})
                 return np.zeros((len(samples), 16, 8), np.float32)
             encode_video = encode_audio

@@ -93,6 +93,7 @@ def run_from_patches(graph: Path, pictures: NDArray[np.float32], folder: Path) -
     of_one_clip = {
         "samples": np.zeros((1, 160_000), np.float32),
         "lengths": np.array([160_000]),
+        "heard": np.array([160_000]),
         "frames": np.zeros((1, 16, 224, 224, 3), np.uint8),
     }
     feed = {given.name: of_one_clip.get(given.name, pictures) for given in session.get_inputs()}

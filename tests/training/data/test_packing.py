@@ -92,9 +92,12 @@ def test_loud_sound_is_turned_down_and_its_gain_kept() -> None:
         frames=np.zeros((3, 16, 16, 3), np.uint8),
         frame_times_seconds=np.zeros(3),
         samples=samples,
+        num_heard=500,
     )
     packed = pack_segment(clip, Packing(), max_samples=590)
-    assert packed.facts == {"start_seconds": 10.0, "end_seconds": 10.0375, "num_samples": 590, "gain": 2.5}
+    assert packed.facts == {
+        "start_seconds": 10.0, "end_seconds": 10.0375, "num_samples": 590, "num_heard": 500, "gain": 2.5,
+    }  # fmt: skip
     assert sorted([*packed.members, "json"]) == member_names(3)
     heard = decode_flac(packed.members["flac"]) * packed.facts["gain"]
     assert np.abs(heard - samples[:590]).max() < 1e-6

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torchaudio.compliance import kaldi
 
-from models.media.clip import ClipSpec
+from models.media.clip import Clip, ClipSpec
 from tests.support.paths import REPOSITORY
+from training.data import segments as segments_module
 from training.data.listing import Item
+from training.data.packing import Packing, pack_segment
 from training.data.segments import BrokenSegments, NoTrainingData, PairedSegments, prepare
 
 
@@ -63,6 +65,26 @@ def test_stored_windows_are_those_of_kaldi(segments: PairedSegments) -> None:
     assert windows.dtype == np.float32
     for window, start in zip(windows, (0, 608), strict=True):
         assert np.abs(window - whole[start : start + 416].numpy()).max() < 4 * 2**-11 / 2 + 2e-4
+
+
+def test_the_log_mel_sees_only_what_is_heard() -> None:
+    """Sound of 3 s that ends after 2: padded after the logarithm, as the published code does it."""
+    samples = np.random.default_rng(0).normal(0.1, 0.1, 48_000).astype(np.float32)
+    samples[32_000:] = 0
+    clip = Clip(
+        start_seconds=0, end_seconds=3, samples=samples, num_heard=32_000,
+        frames=np.zeros((16, 2, 2, 3), np.uint8), frame_times_seconds=np.zeros(16),
+    )  # fmt: skip
+    row = segments_module._make_row(clip, num_samples=160_000)
+    assert (row.num_samples, row.num_heard) == (48_000, 32_000)
+    heard = torch.from_numpy(samples[:32_000])
+    log_mel = kaldi.fbank(
+        (heard - heard.mean()).unsqueeze(0), htk_compat=True, sample_frequency=16_000, use_energy=False,
+        window_type="hanning", num_mel_bins=128, dither=0.0, frame_shift=10,
+    )  # fmt: skip
+    whole = (torch.nn.functional.pad(log_mel, (0, 0, 0, 1024 - len(log_mel))) + 5.081) / 4.4849
+    assert np.abs(row.log_mel - whole.numpy()).max() < 2e-3
+    assert pack_segment(clip, Packing(), max_samples=160_000).facts["num_heard"] == 32_000
 
 
 def test_what_is_read_is_a_copy_of_the_asked_row_and_moment(segments: PairedSegments) -> None:

@@ -100,12 +100,13 @@ def prepared() -> Prepared:
     rng = np.random.default_rng(0)
     lengths = np.array([160_000, 32_000, 90_000])
     samples = rng.normal(size=(3, 160_000)).astype(np.float32) / 9
-    for row, length in zip(samples, lengths, strict=True):
-        row[length:] = 0
+    samples[1, 24_000:] = 0
+    samples[2, 90_000:] = 0
     return Prepared(
         frames=rng.integers(0, 256, (3, 16, 224, 224, 3)).astype(np.uint8),
         samples=samples,
         lengths=lengths,
+        heard=lengths - np.array([0, 8_000, 0]),
         paths=("a.mp4", "a.mp4", "b.mp4"),
         labels=(("rain",), ("rain",), ()),
         failed=({"path": "c.mp4", "reason": "empty"},),
@@ -116,7 +117,8 @@ def test_prepared_segments_are_embedded_whatever_their_length(network: Tgdp, pre
     embedder = NetworkEmbedder("tiny", network)
     media = embed_prepared(embedder, prepared)
     with torch.no_grad():
-        audio = network.audio_track(torch.from_numpy(prepared.samples), torch.from_numpy(prepared.lengths))
+        sound = (prepared.samples, prepared.lengths, prepared.heard)
+        audio = network.audio_track(*map(torch.from_numpy, sound))
         video = network.video_track(torch.from_numpy(prepared.frames))
     assert np.abs(media.audio - audio.numpy()).max() < 1e-6
     assert np.abs(media.video - video.numpy()).max() < 1e-6
@@ -131,7 +133,9 @@ def test_prepared_segments_are_embedded_whatever_their_length(network: Tgdp, pre
 
 
 def test_one_segment_of_each_file_or_all(network: Tgdp, monkeypatch: pytest.MonkeyPatch) -> None:
-    clip = SimpleNamespace(samples=np.zeros(16_000, np.float32), frames=np.zeros((16, 224, 224, 3), np.uint8))
+    clip = SimpleNamespace(
+        num_heard=1, samples=np.zeros(16_000, np.float32), frames=np.zeros((16, 224, 224, 3), np.uint8)
+    )
 
     def work_on_pairs(items, spec, work, *, num_workers, first_only, on_progress):
         numbers = [0, 1] if first_only else [0, 0, 1]
@@ -181,9 +185,8 @@ def test_a_bundle_gives_the_tracks_that_it_recorded() -> None:
     starter = REPOSITORY / "models/starter"
     embedder = open_embedder(starter)
     golden = embedder_module.load_bundle(starter).golden()
-    audio, video = embedder.embed(
-        golden.samples[None], np.array([len(golden.samples)], np.int64), golden.frames[None]
-    )
+    length = np.array([len(golden.samples)])
+    audio, video = embedder.embed(golden.samples[None], length, length, golden.frames[None])
     assert np.abs(audio[0] - golden.audio_track).max() < 1e-4
     assert np.abs(video[0] - golden.video_track).max() < 1e-4
     assert embedder.num_heads == 4

@@ -171,7 +171,7 @@ def test_sound_is_padded_to_whole_segments(bundle_path: Path, golden: Golden) ->
     for samples in (golden.samples, short, long):
         row, lengths = samples[None], np.array([len(samples)])
         plain = open_session(bundle_path / "audio.onnx", session_options(1), [CPU])
-        expected = plain.run(["tracks"], {"samples": row, "lengths": lengths})[0]
+        expected = plain.run(["tracks"], {"samples": row, "lengths": lengths, "heard": lengths})[0]
         np.testing.assert_allclose(engine.run_audio(row, lengths), expected, atol=1e-6)
     assert sorted(shapes[0][1] for shapes in engine._audio._buffers) == [160_000, 320_000]
     np.testing.assert_allclose(engine.run_video(golden.frames[None])[0], golden.video_track, atol=1e-4)

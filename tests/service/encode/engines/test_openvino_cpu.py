@@ -13,7 +13,9 @@ import pytest
 from models.bundle.bundle import Golden, load_bundle, starter_path
 from service.encode.engines.contract import EngineMissing, EngineOptions, Graphs
 from service.encode.engines.hardware import has_bf16
+from service.encode.engines.onnx_cpu import OnnxCpuEngine
 from service.encode.engines.openvino_cpu import OpenVinoEngine, cut_front_end
+from tests.support.bundles import copy_starter, join_lengths
 
 openvino = pytest.importorskip("openvino", reason="needs the extra [openvino]")
 needs_bf16 = pytest.mark.skipif(not has_bf16(), reason="the processor has neither avx512_bf16 nor amx_bf16")
@@ -55,6 +57,23 @@ def test_rows_of_other_lengths_do_not_matter(engine: OpenVinoEngine, golden: Gol
     assert np.abs(tracks[0] - golden.audio_track).max() < 1e-5
     alone = engine.run_audio(golden.samples[None, :80_000], np.array([80_000]))
     np.testing.assert_allclose(tracks[2], alone[0], atol=1e-5)
+
+
+def test_sound_that_ends_early_is_that_of_onnx_runtime(
+    engine: OpenVinoEngine, graphs: Graphs, golden: Golden, tmp_path: Path
+) -> None:
+    lengths, heard = np.array([len(golden.samples)] * 2), np.array([len(golden.samples), 70_000])
+    rows = np.stack([golden.samples] * 2)
+    tracks = engine.run_audio(rows, lengths, heard)
+    expected = OnnxCpuEngine(graphs, EngineOptions(num_threads=1)).run_audio(rows, lengths, heard)
+    np.testing.assert_allclose(tracks, expected, atol=1e-5)
+    assert turned(tracks[1], tracks[0]) > 0.01
+
+    old = join_lengths(copy_starter(tmp_path / "old"))  # of format 1: its graph knows no end of the sound
+    engine = OpenVinoEngine(
+        Graphs(audio=old / "audio.onnx", video=graphs.video), EngineOptions(num_threads=1), precision="fp32"
+    )
+    np.testing.assert_allclose(engine.run_audio(rows, lengths, heard), tracks[:1].repeat(2, 0), atol=1e-5)
 
 
 def test_an_answer_is_not_overwritten_by_the_next(engine: OpenVinoEngine, golden: Golden) -> None:
