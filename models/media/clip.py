@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.media.limits import DecodeLimits
-from models.media.opening import MediaInfo, MediaSource, clamp_time_ns, hash_media, open_media, open_regular
+from models.media.opening import (
+    MediaInfo,
+    MediaSource,
+    clamp_time_ns,
+    hash_media,
+    open_media,
+    open_regular,
+    open_without_links,
+)
 from models.media.picture import PictureReader
 from models.media.reading import Reading, ReadRequest, iterate_packets, read_media
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
@@ -56,6 +64,7 @@ __all__ = [
     "decode_segments",
     "hash_media",
     "open_regular",
+    "open_without_links",
     "probe_media",
     "segment_bounds",
 ]

@@ -201,6 +201,31 @@ def open_regular(source: MediaSource) -> Iterator[tuple[int, os.stat_result]]:
         os.close(descriptor)
 
 
+def open_without_links(path: str, below: str) -> int:
+    """Open a file for reading, so that no link at its name or above it is followed, nor a pipe waited for.
+
+    Fails with OSError if there is no such file or a link on its way, and ValueError if it is not below the folder.
+
+    Args:
+        path: Absolute path, normalised.
+        below: Folder above it from which no link is followed.
+
+    Returns:
+        A descriptor, which the caller closes.
+    """
+    *folders, name = Path(path).relative_to(below).parts
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    place = os.open(below, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_PATH | os.O_DIRECTORY | flags, dir_fd=place)
+            os.close(place)
+            place = inner
+        return os.open(name, os.O_RDONLY | os.O_NONBLOCK | flags, dir_fd=place)
+    finally:
+        os.close(place)
+
+
 def _open_container(descriptor: int, limits: DecodeLimits, edits: Edits) -> InputContainer:
     options = {
         "format_whitelist": CONTAINERS,

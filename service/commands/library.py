@@ -34,18 +34,28 @@ if TYPE_CHECKING:
 jobs_app = typer.Typer(help="Jobs: list, show, retry, cancel.")
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try quarantined files again.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Read every file again, even if it looks unchanged.")]
+FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links to folders.")]
 WATCH_SETTLE_SECONDS = 5.0
 JobName = Annotated[str, typer.Argument(help="Id of the job.", metavar="JOB")]
 
 
-def index(paths: Paths, retry: Retry = False, as_json: Json = False) -> None:
+def index(
+    paths: Paths,
+    retry: Retry = False,
+    verify: Verify = False,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> None:
     """Index media files and folders. Files that are already indexed and have not changed are skipped."""
     from service.commands.here_or_there import run_job
     from service.jobs.records import JobRequest
 
     settings = read_settings()
     with _working() as on_progress:
-        request = JobRequest(paths=_absolute(paths), retry_quarantined=retry)
+        request = JobRequest(
+            paths=_absolute(paths), retry_quarantined=retry, verify=verify, follow_links=follow_links
+        )
         report = run_job(settings, "index", request, on_progress=on_progress, say=say)
     _show_report(report, as_json=as_json)
     if report.is_interrupted:
@@ -83,6 +93,8 @@ def sync(
         ),
     ] = False,
     retry: Retry = False,
+    verify: Verify = False,
+    follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Bring the index in step with the files: new, changed, moved and deleted ones."""
@@ -99,6 +111,8 @@ def sync(
         dry_run=dry_run,
         settle_seconds=settle_seconds,
         retry_quarantined=retry,
+        verify=verify,
+        follow_links=follow_links,
     )
     if watch:
         with _working() as on_progress:

@@ -94,6 +94,10 @@ class JobRequestBody(BaseModel):
         0.0, ge=0, le=3600, description="`sync` only: leave files changed within this time to the next job."
     )
     retry_quarantined: bool = Field(False, description="Try quarantined files under the paths again.")
+    verify: bool = Field(
+        False, description="Read every file again, even if its size and times are unchanged."
+    )
+    follow_links: bool = Field(False, description="Follow links to folders, inside the library's folders.")
 
 
 # These become JSON as they are: a field with a default is there as well.

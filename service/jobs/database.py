@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.system.failure import Failure
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
 
 SCHEMA = """
@@ -73,6 +73,14 @@ CREATE TABLE mounts (                          -- where disks were mounted at th
 """
 
 
+UPGRADES = {  # from each version to the next; of what was hashed before, only changes from now on are noticed
+    1: [
+        *(f"ALTER TABLE {table} ADD COLUMN stamp TEXT" for table in ("files", "faults", "identities")),
+        "UPDATE identities SET stamp = '<' || (CAST(strftime('%s', 'now') AS INTEGER) * 1000000000)",
+    ]
+}
+
+
 class LedgerFailure(Failure):
     """The ledger cannot be read or written."""
 
@@ -113,6 +121,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         for statement in SCHEMA.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
+        version = 1
+    for statement in (one for known, steps in UPGRADES.items() if known >= version for one in steps):
+        connection.execute(statement)
+    if version < SCHEMA_VERSION:
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     connection.execute("COMMIT")
     if version > SCHEMA_VERSION:

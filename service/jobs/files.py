@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from service.library.journal import FileRow
 from service.library.report import Outcome
 
 FILE_COLUMNS = (
-    "path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, num_segments, is_partial, "
+    "path, size_bytes, modified_ns, stamp, asset_id, outcome, code, reason, attempts, num_segments, is_partial, "
     "started_at, ended_at"
 )
 
@@ -37,6 +38,20 @@ def read_files(
         FileRow(**{**dict(row), "path": os.fsdecode(row["path"]), "is_partial": bool(row["is_partial"])})
         for row in rows
     ]
+
+
+def recall_identity(ledger: Ledger, path: str) -> FileRow | None:
+    """What is remembered of the file at a path: size, time, stamp, and the asset that its content was."""
+    rows = ledger.read("SELECT * FROM identities WHERE path = ?", os.fsencode(path))
+    return FileRow(**{**dict(rows[0]), "path": path}) if rows else None
+
+
+def write_identity(connection: sqlite3.Connection, row: FileRow) -> None:
+    """Remember the asset of a file, with its size, time and stamp."""
+    connection.execute(
+        "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?)",
+        (os.fsencode(row.path), row.size_bytes, row.modified_ns, row.asset_id, row.stamp),
+    )
 
 
 def count_outcomes(ledger: Ledger, job_id: str) -> dict[str, int]:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.jobs.database import LedgerFailure
-from service.jobs.files import read_files
+from service.jobs.files import read_files, recall_identity, write_identity
 from service.jobs.ledger import Ledger
 from service.library.journal import NEVER_KEPT, Fault, FileRow, Journal
 from service.library.mounts import touches
-from service.library.scanning import FoundFile
+from service.library.scanning import FoundFile, doubt_stamp, is_same_stamp
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 3
@@ -45,6 +45,7 @@ class LedgerJournal(Journal):
         self._job_id = job_id
         self._basis = basis
         self._ended: list[FileRow] = []
+        self._doubted: set[str] = set()  # taken for unchanged without a stamp
         self._committed_at = time.monotonic()
 
     def begin(self, found: Sequence[FoundFile]) -> Sequence[tuple[FoundFile, Exception]]:
@@ -58,11 +59,16 @@ class LedgerJournal(Journal):
 
     def _begin(self, connection: sqlite3.Connection, found: Sequence[FoundFile]) -> None:
         connection.executemany(
-            "INSERT INTO files (job_id, path, size_bytes, modified_ns, outcome) VALUES (?, ?, ?, ?, 'pending') "
-            "ON CONFLICT (job_id, path) DO UPDATE SET size_bytes = excluded.size_bytes, "
-            "modified_ns = excluded.modified_ns, outcome = 'pending', asset_id = NULL, code = NULL, reason = NULL "
-            "WHERE size_bytes IS NOT excluded.size_bytes OR modified_ns IS NOT excluded.modified_ns",
-            [(self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns) for f in found],
+            "INSERT INTO files (job_id, path, size_bytes, modified_ns, stamp, outcome) "
+            "VALUES (?, ?, ?, ?, ?, 'pending') ON CONFLICT (job_id, path) DO UPDATE SET "
+            "size_bytes = excluded.size_bytes, modified_ns = excluded.modified_ns, stamp = excluded.stamp, "
+            "outcome = 'pending', asset_id = NULL, code = NULL, reason = NULL "
+            "WHERE size_bytes IS NOT excluded.size_bytes OR modified_ns IS NOT excluded.modified_ns "
+            "OR (stamp IS NOT NULL AND stamp IS NOT excluded.stamp)",
+            [
+                (self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns, f.stamp or None)
+                for f in found
+            ],
         )
 
     def _write_each(
@@ -90,26 +96,33 @@ class LedgerJournal(Journal):
     def fault_of(self, found: FoundFile) -> Fault | None:
         """Why the file failed before, if neither it nor what it is decoded with has changed."""
         rows = self._ledger.read(
-            "SELECT code, reason, attempts, is_quarantined FROM faults WHERE bundle_id = 'library' AND path = ? "
+            "SELECT code, reason, attempts, is_quarantined, stamp FROM faults WHERE bundle_id = 'library' AND path = ? "
             "AND size_bytes = ? AND modified_ns = ? AND basis = ?",
             os.fsencode(found.path),
             found.size_bytes,
             found.modified_ns,
             self._basis,
         )
-        if not rows:
+        if not rows or not is_same_stamp(found.stamp, rows[0]["stamp"]):
             return None
-        return Fault(**{**dict(rows[0]), "is_quarantined": bool(rows[0]["is_quarantined"])})
+        code, reason, attempts, is_quarantined, _ = rows[0]
+        return Fault(code=code, reason=reason, attempts=attempts, is_quarantined=bool(is_quarantined))
 
     def find_identity(self, found: FoundFile) -> str | None:
         """The asset of a file whose content was hashed before and that has not changed since."""
-        rows = self._ledger.read(
-            "SELECT asset_id FROM identities WHERE path = ? AND size_bytes = ? AND modified_ns = ?",
-            os.fsencode(found.path),
-            found.size_bytes,
-            found.modified_ns,
-        )
-        return rows[0]["asset_id"] if rows else None
+        known = recall_identity(self._ledger, str(found.path))
+        if known is None or not known.is_of(found):
+            return None
+        if known.stamp is not None and known.stamp.startswith("<"):
+            self._doubted.add(known.path)
+        return known.asset_id
+
+    def knows(self, found: FoundFile) -> bool:
+        """Whether the content at the path was hashed before; if not, what is noted of the file is in doubt."""
+        is_known = recall_identity(self._ledger, str(found.path)) is not None
+        if not is_known:
+            self._doubted.add(str(found.path))
+        return is_known
 
     def start(self, found: FoundFile, asset_id: str) -> None:
         """Note that work on a file begins: if it is in the index after a kill, this job put it there."""
@@ -126,7 +139,13 @@ class LedgerJournal(Journal):
         if self.is_rehearsal:
             return
         with self._ledger.write(is_durable=False) as connection:
-            self._keep_fault(connection, str(found.path), found.size_bytes, found.modified_ns, fault)
+            row = FileRow(
+                path=str(found.path),
+                size_bytes=found.size_bytes,
+                modified_ns=found.modified_ns,
+                stamp=found.stamp or None,
+            )
+            self._keep_fault(connection, row, fault)
             connection.execute(
                 "UPDATE files SET attempts = ?, code = ?, reason = ? WHERE job_id = ? AND path = ?",
                 (fault.attempts, fault.code, fault.reason, self._job_id, os.fsencode(found.path)),
@@ -150,9 +169,9 @@ class LedgerJournal(Journal):
 
     def _end(self, connection: sqlite3.Connection, ended: Sequence[FileRow]) -> None:
         connection.executemany(
-            "INSERT INTO files (job_id, path, size_bytes, modified_ns, asset_id, outcome, code, reason, attempts, "
-            "num_segments, is_partial, ended_at) VALUES (:job_id, :path, :size_bytes, :modified_ns, :asset_id, "
-            ":outcome, :code, :reason, :attempts, :num_segments, :is_partial, :ended_at) "
+            "INSERT INTO files (job_id, path, size_bytes, modified_ns, stamp, asset_id, outcome, code, reason, "
+            "attempts, num_segments, is_partial, ended_at) VALUES (:job_id, :path, :size_bytes, :modified_ns, :stamp, "
+            ":asset_id, :outcome, :code, :reason, :attempts, :num_segments, :is_partial, :ended_at) "
             "ON CONFLICT (job_id, path) DO UPDATE SET asset_id = excluded.asset_id, outcome = excluded.outcome, "
             "code = excluded.code, reason = excluded.reason, attempts = excluded.attempts, "
             "num_segments = excluded.num_segments, is_partial = excluded.is_partial, ended_at = excluded.ended_at",
@@ -183,10 +202,8 @@ class LedgerJournal(Journal):
         if row.outcome == "deleted":
             connection.execute("DELETE FROM identities WHERE path = ?", (path,))
         elif row.asset_id is not None and row.size_bytes is not None:
-            connection.execute(
-                "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?)",
-                (path, row.size_bytes, row.modified_ns, row.asset_id),
-            )
+            in_doubt = row.path in self._doubted and row.stamp is not None
+            write_identity(connection, replace(row, stamp=doubt_stamp(row.stamp or "")) if in_doubt else row)
         if row.outcome not in ("failed", "quarantined"):
             connection.execute("DELETE FROM faults WHERE bundle_id = 'library' AND path = ?", (path,))
         elif row.code not in NEVER_KEPT and row.size_bytes is not None and row.modified_ns is not None:
@@ -196,21 +213,20 @@ class LedgerJournal(Journal):
                 attempts=row.attempts,
                 is_quarantined=row.outcome == "quarantined",
             )
-            self._keep_fault(connection, row.path, row.size_bytes, row.modified_ns, fault)
+            self._keep_fault(connection, row, fault)
 
-    def _keep_fault(
-        self, connection: sqlite3.Connection, path: str, size_bytes: int, modified_ns: int, fault: Fault
-    ) -> None:
+    def _keep_fault(self, connection: sqlite3.Connection, row: FileRow, fault: Fault) -> None:
         connection.execute(
-            "INSERT OR REPLACE INTO faults VALUES ('library', ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO faults VALUES ('library', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                os.fsencode(path),
-                size_bytes,
-                modified_ns,
+                os.fsencode(row.path),
+                row.size_bytes,
+                row.modified_ns,
                 self._basis,
                 fault.code,
                 fault.reason,
                 fault.attempts,
                 fault.is_quarantined,
+                row.stamp,
             ),
         )

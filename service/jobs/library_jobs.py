@@ -18,6 +18,7 @@ from service.jobs.records import CreatedJob, JobRecord, JobRequest, Kind
 from service.library.indexing import index_paths, library_limits
 from service.library.mounts import find_mounts
 from service.library.report import IndexReport, OnProgress, Progress
+from service.library.scanning import LinkRules
 from service.library.sync import sync_paths
 from service.search.snapshot import Snapshot
 
@@ -90,6 +91,8 @@ class LibraryJobs:
             on_progress=tell,
             journal=journal,
             stop=job.stop,
+            verify=request.verify,
+            links=LinkRules(follows_folders=request.follow_links, within=self._foley.settings.library_roots),
         )
         if record.is_retry:
             return do([Path(row.path) for row in read_files(ledger, record.job_id, outcomes=("pending",))])

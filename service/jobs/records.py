@@ -21,6 +21,8 @@ class JobRequest:
     dry_run: bool = False  # `sync`: only report what would be done
     settle_seconds: float = 0.0  # `sync`: skip files that were written to within this time
     retry_quarantined: bool = False
+    verify: bool = False  # read every file again, whatever its size and times say
+    follow_links: bool = False  # to folders
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON values."""

@@ -19,6 +19,7 @@ from service.library.journal import Journal
 from service.library.pipeline import Pipeline
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
+from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 from service.system.settings import Settings
@@ -33,6 +34,8 @@ def index_paths(
     on_progress: OnProgress | None = None,
     journal: Journal | None = None,
     stop: Caller | None = None,
+    verify: bool = False,
+    links: LinkRules = NO_LINKED_FOLDERS,
 ) -> IndexReport:
     """Index every media file under some paths (see `service.library.scanning.find_files`), and report what was done.
 
@@ -40,9 +43,9 @@ def index_paths(
     so. Errors of the index itself (`service.index.failure.IndexFailure`) and of the encoder are raised. Without a
     journal nothing is remembered beyond the run.
     """
-    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal)
+    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify)
     with run.stopping_early():
-        run.scan(paths)
+        run.scan(paths, links=links)
         run.read(snapshot.index)
         with Pipeline(
             snapshot=snapshot, decoder=decoder, limits=limits or DecodeLimits(), stop=stop

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.library.report import Outcome
-from service.library.scanning import FoundFile
+from service.library.scanning import FoundFile, is_same_stamp
 
 # Reasons that may pass. Every other reason lies in the file.
 TRANSIENT = frozenset(
@@ -47,6 +47,10 @@ class Journal:
         """The asset of a file whose content was hashed before and that has not changed since."""
         return None
 
+    def knows(self, found: FoundFile) -> bool:
+        """Whether the content at the path was hashed before; if not, what is noted of the file is in doubt."""
+        return False
+
     def start(self, found: FoundFile, asset_id: str) -> None:
         """Note that work on a file begins."""
 
@@ -76,6 +80,7 @@ class FileRow:
     path: str
     size_bytes: int | None = None  # None if the file was not found
     modified_ns: int | None = None
+    stamp: str | None = None  # see `service.library.scanning.stamp_of`
     asset_id: str | None = None  # None until its content is hashed
     outcome: Outcome = "pending"
     code: str | None = None  # stable name of why it failed
@@ -97,7 +102,10 @@ class FileRow:
 
     def is_of(self, found: FoundFile) -> bool:
         """Whether the file has not been touched since."""
-        return (self.size_bytes, self.modified_ns) == (found.size_bytes, found.modified_ns)
+        return (self.size_bytes, self.modified_ns) == (
+            found.size_bytes,
+            found.modified_ns,
+        ) and is_same_stamp(found.stamp, self.stamp)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,11 @@ class Outcomes:
 def row_of(found: FoundFile, asset_id: str | None = None) -> FileRow:
     """The row of a file without an outcome yet."""
     return FileRow(
-        path=str(found.path), size_bytes=found.size_bytes, modified_ns=found.modified_ns, asset_id=asset_id
+        path=str(found.path),
+        size_bytes=found.size_bytes,
+        modified_ns=found.modified_ns,
+        stamp=found.stamp or None,
+        asset_id=asset_id,
     )
 
 

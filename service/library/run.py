@@ -60,12 +60,14 @@ class LibraryRun:
         stop: Caller | None = None,
         on_progress: OnProgress | None = None,
         journal: Journal | None = None,
+        verify: bool = False,
     ) -> None:
         self.report = IndexReport()
         self.catalogue = Catalogue()
         self.found: list[FoundFile] = []
         self._stop = stop or Caller()
         self._on_progress = on_progress
+        self._verifies = verify  # reads every file again
         self._journal = journal or Journal()
         self._rows = self._journal.rows()  # of an earlier run of this job
         self._outcomes = Outcomes(self.report, self._journal)
@@ -239,7 +241,11 @@ class LibraryRun:
 
     def _find_known(self, found: FoundFile) -> Identity | None:
         try:
-            return self.catalogue.find_untouched(found) or self._journal.find_identity(found)
+            if self._verifies:
+                return None
+            if (asset_id := self._journal.find_identity(found)) is not None or self._journal.knows(found):
+                return asset_id
+            return self.catalogue.find_untouched(found)
         except Exception as exc:
             return blame_file(exc)
 

@@ -185,9 +185,18 @@ def stamp_of(status: os.stat_result) -> str:
     return f"{status.st_ino}:{status.st_ctime_ns}@{status.st_dev}"
 
 
+def doubt_stamp(stamp: str) -> str:
+    """What to remember of a file that was taken for known without its stamp: that it has not changed since now."""
+    return "<" + stamp.partition("@")[0].partition(":")[2]
+
+
 def is_same_stamp(stamp: str | None, known: str | None) -> bool:
     """Whether two stamps can be those of one unchanged file; disks get new numbers when the machine starts."""
-    return not stamp or not known or stamp.partition("@")[0] == known.partition("@")[0]
+    if not stamp or not known:
+        return True
+    if known.startswith("<"):
+        return int(stamp.partition("@")[0].partition(":")[2]) <= int(known[1:])
+    return stamp.partition("@")[0] == known.partition("@")[0]
 
 
 def _describe(path: Path, target: Path | None, status: os.stat_result) -> FoundFile:

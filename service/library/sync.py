@@ -21,6 +21,7 @@ from service.library.mounts import find_mounts, is_within, touches
 from service.library.pipeline import Pipeline, RehearsedPipeline
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
+from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 from service.system.failure import Failure
@@ -42,6 +43,8 @@ def sync_paths(
     on_progress: OnProgress | None = None,
     journal: Journal | None = None,
     stop: Caller | None = None,
+    verify: bool = False,
+    links: LinkRules = NO_LINKED_FOLDERS,
     allow_empty: bool = False,
     settle_seconds: float = 0.0,
 ) -> IndexReport:
@@ -53,11 +56,11 @@ def sync_paths(
     """
     roots = [make_absolute(path) for path in paths]
     journal = journal or Journal()
-    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal)
+    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify)
     with run.stopping_early():
         for root in roots:
             _check_root(root, allow_empty=allow_empty)
-        run.scan(roots, settle_seconds=settle_seconds)
+        run.scan(roots, settle_seconds=settle_seconds, links=links)
         run.read(snapshot.index)
         _check_mounts(roots, journal, allow_empty=allow_empty)
         gone = list(_find_gone(run, roots))

@@ -160,11 +160,11 @@ async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
         "content."
     ),
     response_class=Response,
-    responses={**describe_media(), **describe_problems(404, 409, 416, 500, 503)},
+    responses={**describe_media(), **describe_problems(404, 410, 416, 500, 503)},
 )
 async def get_asset_media(asset_id: AssetId, request: Request, state: StateOf) -> Response:
     """Answer with an asset's file."""
-    return await respond_with_media(request, await find_asset(state.foley, asset_id))
+    return await respond_with_media(request, await find_asset(state.foley, asset_id), state)
 
 
 # A route of its own, so that the API description has one operation for the file.

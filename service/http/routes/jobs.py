@@ -244,6 +244,8 @@ def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
         dry_run=body.dry_run,
         settle_seconds=body.settle_seconds,
         retry_quarantined=body.retry_quarantined,
+        verify=body.verify,
+        follow_links=body.follow_links,
     )
 
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from models.media.clip import hash_media, open_without_links
+from service.http.state import State
 from service.index.contract import Asset
+from service.jobs.database import LedgerFailure
+from service.jobs.files import recall_identity, write_identity
+from service.jobs.ledger import Ledger
+from service.library.journal import FileRow
+from service.library.mounts import is_within
+from service.library.scanning import stamp_of
 from service.system.failure import Failure
 
 CHUNK_BYTES = 256 * 1024
@@ -73,10 +83,18 @@ class _OpenFileResponse(FileResponse):
     def __init__(self, file: BinaryIO, facts: os.stat_result, headers: Mapping[str, str]) -> None:
         super().__init__(f"/proc/self/fd/{file.fileno()}", headers=headers, stat_result=facts)
         self._file = file
+        self._facts = facts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stamp = stamp_of(self._facts)
+
+        async def send_unchanged(message: Message) -> None:
+            if stamp_of(os.fstat(self._file.fileno())) != stamp:
+                raise MediaChanged("the file is being written to: the rest of it is not sent")
+            await send(message)
+
         with self._file:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_unchanged)
 
     @classmethod
     def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
@@ -84,9 +102,10 @@ class _OpenFileResponse(FileResponse):
         return [] if span is None else [span]
 
 
-async def respond_with_media(request: Request, asset: Asset) -> Response:
+async def respond_with_media(request: Request, asset: Asset, state: State) -> Response:
     """Answer with the file, a range or 304; raises `MediaMissing`, `MediaChanged`, `RangeNotSatisfiable`."""
-    file, facts = await anyio.to_thread.run_sync(open_media, asset)
+    work = partial(open_media, asset, ledger=state.jobs.ledger, roots=state.foley.settings.library_roots)
+    file, facts = await anyio.to_thread.run_sync(work)
     etag = f'"{asset.asset_id}"'  # the id is the hash of the content: as strong as a validator can be
     headers = _headers(asset, etag, os.pread(file.fileno(), HEAD_BYTES, 0))
     if _matches(request.headers.get("if-none-match"), etag):
@@ -95,38 +114,66 @@ async def respond_with_media(request: Request, asset: Asset) -> Response:
     return _OpenFileResponse(file, facts, headers)
 
 
-def open_media(asset: Asset) -> tuple[BinaryIO, os.stat_result]:
-    """Open one of an asset's files, once, and make sure it can be the one that was indexed.
+def open_media(
+    asset: Asset, *, ledger: Ledger | None = None, roots: Sequence[Path] = ()
+) -> tuple[BinaryIO, os.stat_result]:
+    """Open one of an asset's files, once, and make sure that it has the content that was indexed.
 
-    Raises what is wrong with the first: `MediaMissing` if it is gone or cannot be read, `MediaChanged` if its size or
-    time of change differs from the indexed one. Of a copy only the size is known.
+    It must lie below one of the roots, if there are any. The content is read unless the ledger knows it by its size,
+    times, inode and disk. Raises what is wrong with the first: `MediaMissing` or `MediaChanged`.
     """
     reasons = []
     for path in asset.paths:
         try:
-            return _open_file(path, asset.media, is_copy=path != asset.path)
+            descriptor = _open_file(path, roots)
+            try:
+                facts = os.fstat(descriptor)
+                _check_content(descriptor, facts, path, asset, ledger)
+            except BaseException:
+                os.close(descriptor)
+                raise
         except (MediaMissing, MediaChanged) as exc:
             reasons.append(exc)
+        else:
+            return os.fdopen(descriptor, "rb", buffering=0), facts
     raise reasons[0]
 
 
-def _open_file(path: str, media: Mapping[str, Any], *, is_copy: bool) -> tuple[BinaryIO, os.stat_result]:
+def _open_file(path: str, roots: Sequence[Path]) -> int:
     try:
-        # O_NONBLOCK: a FIFO put in the file's place must not hang us.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Links are followed here, and the place to which they lead is opened without any.
+        real = os.path.realpath(path)
+        root = next((r for r in map(os.path.realpath, roots or ("/",)) if is_within(real, r)), None)
+        if root is None:
+            raise MediaMissing("the file does not lie in the folders of the library")
+        return open_without_links(real, root)
     except (OSError, ValueError) as exc:
         raise MediaMissing("the file was moved, deleted or made unreadable since it was indexed") from exc
-    facts = os.fstat(descriptor)
+
+
+def _check_content(
+    descriptor: int, facts: os.stat_result, path: str, asset: Asset, ledger: Ledger | None
+) -> None:
     if not stat.S_ISREG(facts.st_mode):
-        os.close(descriptor)
         raise MediaMissing("what is now at the file's path is not a regular file")
-    found = {"size_bytes": facts.st_size, "modified_ns": facts.st_mtime_ns}
-    if is_copy:
-        del found["modified_ns"]
-    if any(media.get(name, value) != value for name, value in found.items()):
-        os.close(descriptor)
-        raise MediaChanged("the file was written to since it was indexed; index it again")
-    return os.fdopen(descriptor, "rb", buffering=0), facts
+    changed = MediaChanged("the file was written to since it was indexed; index it again")
+    if not facts.st_size or asset.media.get("size_bytes", facts.st_size) != facts.st_size:
+        raise changed
+    stamp = stamp_of(facts)
+    known = None if ledger is None else recall_identity(ledger, path)
+    if known is None or known.stamp != stamp:
+        asset_id, size_bytes, modified_ns = hash_media(descriptor)
+        if stamp_of(os.fstat(descriptor)) != stamp:
+            raise changed
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        known = FileRow(
+            path=path, size_bytes=size_bytes, modified_ns=modified_ns, stamp=stamp, asset_id=asset_id
+        )
+        if ledger is not None:
+            with suppress(LedgerFailure), ledger.write(is_durable=False) as connection:
+                write_identity(connection, known)
+    if known.asset_id != asset.asset_id:
+        raise changed
 
 
 def parse_range(header: str | None, num_bytes: int) -> tuple[int, int] | None:

@@ -7,6 +7,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,12 +113,28 @@ def test_a_writer_waits_for_another_and_then_says_so(path: Path, monkeypatch: py
         second.create_job("index", {})
 
 
+def test_a_ledger_of_the_first_version_is_upgraded(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(ledger_file.SCHEMA)
+        connection.execute("INSERT INTO identities VALUES (?, 7, 9, ?)", (b"/videos/a.mp4", "f" * 64))
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    for _ in range(2):
+        with Ledger.open(path) as ledger:
+            journal = LedgerJournal(ledger, "job", basis="b")
+            earlier, later = (replace(FOUND, stamp=f"5:{ns}@9") for ns in (1, 2 * time.time_ns()))
+            assert journal.find_identity(earlier) == "f" * 64
+            assert journal.find_identity(later) is None
+
+
 def test_a_later_version_is_refused(path: Path) -> None:
     Ledger.open(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=99")
     connection.close()
-    with pytest.raises(LedgerFailure, match="schema version 99; this Foley knows 1"):
+    with pytest.raises(
+        LedgerFailure, match=f"schema version 99; this Foley knows {ledger_file.SCHEMA_VERSION}"
+    ):
         Ledger.open(path)
 
 
@@ -244,7 +262,7 @@ def test_a_rehearsal_writes_nothing(path: Path) -> None:
         rehearsal.flush()
         rehearsal.remember_mounts([Path("/x")], {"/x"})
         assert read_files(ledger, job_id) == []
-        assert ledger.read("SELECT * FROM identities UNION SELECT path, 1, 1, '' FROM mounts") == []
+        assert ledger.read("SELECT path FROM identities UNION SELECT path FROM mounts") == []
 
 
 def test_mounts_are_remembered_where_they_concern_a_folder(path: Path) -> None:

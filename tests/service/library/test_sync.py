@@ -17,8 +17,10 @@ from service.index.contract import Asset, Filter
 from service.jobs.files import count_outcomes
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRequest
+from service.library import catalogue as catalogue_module
 from service.library import sync as sync_module
 from service.library.report import Counts, IndexReport
+from service.library.scanning import FoundFile
 from service.library.sync import SyncRefused
 from service.system.settings import Settings
 from tests.support.libraries import write_tone
@@ -294,3 +296,65 @@ def test_a_move_that_was_not_noted_is_found_again(
         assert sync(library).is_interrupted
     assert sync(library).num_moved == 1
     assert {path for paths in paths_of().values() for path in paths} == set(map(str, library.rglob("*.wav")))
+
+
+def test_a_file_replaced_with_its_size_and_time_is_noticed(
+    sync: Sync, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(library)
+    time_ns = (library / "a.wav").stat().st_mtime_ns
+    other = write_tone(library.parent / "other.wav", next(NUMBERS), seconds=0.5)
+    (library / "a.wav").write_bytes(other.read_bytes())  # the same inode
+    other.replace(library / "b.wav")  # another inode
+    for name in ("a.wav", "b.wav"):
+        os.utime(library / name, ns=(time_ns, time_ns))
+    assert (library / "a.wav").stat().st_size == (library / "sub" / "c.wav").stat().st_size
+    report = sync(library)
+    assert (report.files, report.num_copied) == (Counts(indexed=1, unchanged=3), 1)
+    (paths,) = (paths for paths in paths_of().values() if str(library / "a.wav") in paths)
+    assert paths == (str(library / "a.wav"), str(library / "b.wav"))
+
+    read: list[str] = []
+    identify = catalogue_module.identify
+
+    def record(found: FoundFile) -> str:
+        read.append(found.path.name)
+        return identify(found)
+
+    monkeypatch.setattr(catalogue_module, "identify", record)
+    assert (sync(library).files, read) == (Counts(unchanged=4), [])
+    assert sync(library, verify=True).files == Counts(unchanged=4)
+    assert sorted(read) == ["a.wav", "b.wav", "c.wav", "d.wav"]
+
+
+def test_a_ledger_of_before_is_trusted_for_what_was_not_touched_since(
+    sync: Sync, jobs: Jobs, library: Path
+) -> None:
+    sync(library)
+    with jobs.ledger.write() as connection:  # as its upgrade leaves it
+        connection.execute("UPDATE identities SET stamp = ?", (f"<{time.time_ns()}",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalogue_module, "identify", None)
+        assert sync(library).files == Counts(unchanged=4)
+    time_ns = (library / "a.wav").stat().st_mtime_ns
+    write_tone(library / "a.wav", next(NUMBERS), seconds=0.5)
+    os.utime(library / "a.wav", ns=(time_ns, time_ns))
+    assert sync(library).files == Counts(indexed=1, unchanged=3)
+
+
+def test_linked_files_belong_to_their_folder_and_leave_with_it(
+    sync: Sync, library: Path, paths_of: Paths
+) -> None:
+    target = write_tone(library.parent / "elsewhere" / "t.wav", next(NUMBERS), seconds=0.5)
+    (library / "link.wav").symlink_to(target)
+    (library / "folder").symlink_to(target.parent)
+    report = sync(library)
+    assert (report.files, report.linked_folders) == (Counts(indexed=5), [str(library / "folder")])
+    assert (str(library / "link.wav"),) in paths_of().values()
+    report = sync(library, follow_links=True)
+    assert (report.num_copied, report.linked_folders) == (1, [])
+    assert sync(library).num_deleted == 0  # it is still there, though not looked at
+    target.unlink()
+    report = sync(library)
+    assert (report.num_deleted, report.num_removed) == (2, 1)
+    assert not any(str(library / "link.wav") in paths for paths in paths_of().values())

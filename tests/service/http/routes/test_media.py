@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from service.http.routes.media import (
     parse_range,
 )
 from service.index.contract import Asset
+from service.jobs.ledger import Ledger
 from service.library.indexing import index_paths
 from service.system.settings import Settings
 from tests.support.memory_index import memory_indexes
@@ -104,8 +106,10 @@ def test_names(path: str, expected: str) -> None:
 
 def asset_at(path: Path, **media: object) -> Asset:
     paths = (str(path),)
+    content = path.read_bytes() if "\0" not in str(path) and path.is_file() else b""
+    asset_id = hashlib.sha256(content).hexdigest()
     return Asset(
-        asset_id="0" * 64, path=paths[0], paths=paths, num_segments=1, modalities=("audio",), media=media
+        asset_id=asset_id, path=paths[0], paths=paths, num_segments=1, modalities=("audio",), media=media
     )
 
 
@@ -126,8 +130,78 @@ def test_files_that_changed(tmp_path: Path) -> None:
     assert facts.st_size == 5
     with pytest.raises(MediaChanged, match="index it again"):
         open_media(asset_at(path, size_bytes=6))
+    asset = asset_at(path, size_bytes=5)
+    path.write_bytes(b"54321")
     with pytest.raises(MediaChanged, match="index it again"):
-        open_media(asset_at(path, size_bytes=5, modified_ns=1))
+        open_media(asset)
+
+
+def test_only_the_indexed_content_is_opened_and_only_in_the_library(tmp_path: Path) -> None:
+    library, outside = tmp_path / "library", tmp_path / "outside"
+    for folder in (library / "sub", outside):
+        folder.mkdir(parents=True)
+    path, secret = library / "sub" / "a.wav", outside / "a.wav"
+    path.write_bytes(b"sound")
+    secret.write_bytes(b"other")
+    os.utime(path, ns=(1, 1))
+    os.utime(secret, ns=(1, 1))
+    asset = asset_at(path, size_bytes=5, modified_ns=1)
+
+    def read(*roots: Path) -> bytes:
+        with Ledger.open(tmp_path / "ledger.sqlite", is_worker=False) as ledger:
+            file, _ = open_media(asset, ledger=ledger, roots=roots)
+        with file:
+            return file.read()
+
+    assert read() == read(library) == read(outside, library) == b"sound"
+    with pytest.raises(MediaMissing, match="does not lie in the folders"):
+        read(outside)
+    path.write_bytes(b"SOUND")  # in place, and the time set back
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(MediaChanged):
+        read()
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(MediaChanged):
+        read()
+    with pytest.raises(MediaMissing):
+        read(library)
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.symlink_to(outside)
+    with pytest.raises(MediaChanged):
+        read()
+    with pytest.raises(MediaMissing):
+        read(library)
+    secret.write_bytes(b"sound")  # a link may lead to the content, inside the folders
+    assert read(tmp_path) == b"sound"
+
+
+def test_a_content_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"sound")
+    asset = asset_at(path, size_bytes=5)
+    with Ledger.open(tmp_path / "ledger.sqlite", is_worker=False) as ledger:
+        open_media(asset, ledger=ledger)[0].close()
+        monkeypatch.setattr("service.http.routes.media.hash_media", None)
+        open_media(asset, ledger=ledger)[0].close()
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_opened_is_not_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder" / "a.wav"
+    path.parent.mkdir()
+    path.write_bytes(b"sound")
+    asset = asset_at(path)
+    real = os.path.realpath(path)
+    path.parent.rename(tmp_path / "aside")
+    path.parent.symlink_to(tmp_path / "aside")
+    monkeypatch.setattr(
+        "service.http.routes.media.os.path.realpath", lambda given: real if "wav" in str(given) else given
+    )
+    with pytest.raises(MediaMissing):
+        open_media(asset)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +271,7 @@ def test_file_that_vanished_or_changed(own_library: tuple[serve_in_thread, dict[
     assert (answer.status_code, answer.json()["code"]) == (404, "media_missing")
     changed[1].write_bytes(b"<script>")
     answer = running.client.get(f"/v1/assets/{changed[0]}/media")
-    assert (answer.status_code, answer.json()["code"]) == (409, "media_changed")
+    assert (answer.status_code, answer.json()["code"]) == (410, "media_changed")
     # The index still knows both.
     assert running.client.get(f"/v1/assets/{gone[0]}").status_code == 200
 
@@ -220,7 +294,7 @@ def test_a_copy_is_served_where_the_first_file_is_gone(tmp_path: Path) -> None:
     first, copy = tmp_path / "first.wav", tmp_path / "copy.wav"
     copy.write_bytes(b"hello")
     paths = (str(first), str(copy))
-    asset = replace(asset_at(first, size_bytes=5, modified_ns=1), paths=paths)
+    asset = replace(asset_at(copy, size_bytes=5, modified_ns=1), path=paths[0], paths=paths)
     file, facts = open_media(asset)  # a copy has a time of its own
     assert (file.read(), facts.st_size) == (b"hello", 5)
     file.close()
