@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from qdrant_client import QdrantClient
 
-from service.index import opening
 from service.index.failure import IndexUnavailable
 from service.index.qdrant import index as server
+from service.index.qdrant import place
 
 
 class LockedClient:
@@ -71,7 +71,7 @@ def serve_local(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]
     """Let everything in this process that opens a Qdrant server get one local client instead."""
     client = open_local(path)
     shared = Shared(client)
-    for module in (opening, server):
+    for module in (place, server):
         monkeypatch.setattr(module, "open_client", lambda _: shared)
     yield shared
     client.close()

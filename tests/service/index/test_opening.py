@@ -11,13 +11,14 @@ import pytest
 from qdrant_client import QdrantClient
 
 from models.bundle.bundle import Bundle, load_bundle, starter_path
-from service.index import opening
 from service.index.embedded.index import EmbeddedIndex
-from service.index.opening import ServerPlace, index_place
+from service.index.opening import index_place
 from service.index.qdrant import index as server
+from service.index.qdrant import place
 from service.index.qdrant.collection import activate
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import Link, ServerConfig
+from service.index.qdrant.place import ServerPlace
 from service.system.settings import Settings
 from tests.support.qdrant_local import open_local
 
@@ -37,7 +38,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[QdrantClient]:
         def __getattr__(self, name: str) -> Any:
             return (lambda: None) if name == "close" else getattr(client, name)
 
-    for module in (opening, server):
+    for module in (place, server):
         monkeypatch.setattr(module, "open_client", lambda _: Shared())
     yield client
     client.close()

@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 from models.bundle.bundle import load_bundle
 from service.cli import app
 from service.commands.terminal import FAILED, WRONG_USAGE
-from service.index import iteration, opening
+from service.index import iteration
 from service.index.contract import Index, Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFailure
 from service.index.opening import index_place
 from service.index.points import point_id
 from service.index.qdrant import index as server
+from service.index.qdrant import place
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import ServerConfig
 from service.operations.migration import Migration, MigrationFailed, compare, migrate, migrate_places
@@ -232,7 +233,7 @@ def settings(tmp_path: Path, client: QdrantClient, monkeypatch: pytest.MonkeyPat
         def __getattr__(self, name: str) -> Any:
             return (lambda: None) if name == "close" else getattr(client, name)
 
-    for module in (opening, server):
+    for module in (place, server):
         monkeypatch.setattr(module, "open_client", lambda _: Shared())
     return Settings(data=tmp_path / "data", min_free_bytes=0)
 

@@ -15,8 +15,8 @@ import pytest
 
 from models.bundle.bundle import Bundle, load_bundle
 from service.foley import Foley, open_foley
-from service.index import opening
 from service.index.opening import index_place
+from service.index.qdrant import place
 from service.library.indexing import index_paths
 from service.releases.manager import ReleaseManager
 from service.releases.opening import open_release
@@ -276,7 +276,7 @@ def test_a_look_uses_the_connection_that_is_open(replicas: Replicas, monkeypatch
     def refuse(_: object) -> NoReturn:
         raise AssertionError("another connection was opened")
 
-    monkeypatch.setattr(opening, "open_client", refuse)
+    monkeypatch.setattr(place, "open_client", refuse)
     with two.manager.lease_to_write() as index:
         assert index.info().num_assets > 0
     assert not two.manager.follower.follow_once()
