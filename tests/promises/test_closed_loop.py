@@ -16,8 +16,8 @@ from tests.support.paths import REPOSITORY
 pytest.importorskip("torch", reason="the loop trains")
 pytestmark = pytest.mark.timeout(1800)  # a dozen commands, and two runs of training
 
-NUM_SCENES = 40
-TRAIN = ("--run", "ablation_random", "--batch-size", "20", "--no-board", "--workers", "1")
+NUM_SCENES = 24
+TRAIN = ("--run", "ablation_random", "--batch-size", "12", "--no-board", "--workers", "1")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_library_teaches_its_own_encoders(folder: Path) -> None:
 
     # The library is the training data.
     second = folder / "runs" / "second"
-    run(folder, "training.cli", "pretrain", "--library", "--output", second, "--steps", "50", *TRAIN)
+    run(folder, "training.cli", "pretrain", "--library", "--output", second, "--steps", "40", *TRAIN)
     export = ("export", second / "checkpoint", "--media", media, "--output", better)
     run(folder, "training.cli", *export, "--name", "better", "--weights", "student")
 

@@ -64,56 +64,81 @@ class Replicas:
         assert scores_of(answer) == pytest.approx(self.expected[release_id], abs=1e-4)
 
 
-@pytest.fixture
-def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
-    yield from serve_local(tmp_path / "qdrant", monkeypatch)
+def settings_of(folder: Path, name: str, bundle: Path) -> Settings:
+    """A data folder of its own; Qdrant server and releases are one for all in `folder`."""
+    return Settings(
+        data=folder / name,
+        releases=folder / "releases",
+        bundle=bundle,
+        device="cpu",
+        precision="fp32",
+        num_threads=1,
+        decode_workers=1,
+        qdrant_url=URL,
+    )
 
 
-@pytest.fixture
-def settings(tmp_path: Path, bundle_path: Path, remote: Shared) -> list[Settings]:
-    """Data folders of their own, one folder of releases."""
-    return [
-        Settings(
-            data=tmp_path / name,
-            releases=tmp_path / "releases",
-            bundle=bundle_path,
-            device="cpu",
-            precision="fp32",
-            num_threads=1,
-            decode_workers=1,
-            qdrant_url=URL,
-        )
-        for name in ("one", "two")
-    ]
+@dataclass(frozen=True)
+class Filled:
+    """A folder in which two releases are filled, their names, and what each of them finds for a query."""
+
+    folder: Path
+    names: tuple[str, str]
+    query: Path
+    expected: dict[str, dict[str, float]]
 
 
-@pytest.fixture
-def replicas(
-    settings: list[Settings], second_bundle: Bundle, library_files: Path, tmp_path: Path
-) -> Iterator[Replicas]:
-    (query,) = write_tones(tmp_path / "query", 1)
-    store = ReleaseStore(settings[0].release_folder)
-    names, expected = [], {}
-    with open_foley(settings[0]) as foley:
-        for bundle in (load_bundle(settings[0].bundle), second_bundle):
-            release_id = store.create(bundle, outcome="ready").release_id
-            live = open_release(settings[0], release_id, bundle)
-            snapshot = live.snapshot(priority="bulk")
-            assert not index_paths([library_files], snapshot=snapshot, decoder=foley.decoder).failed
-            answer = foley.search_file(query, SearchOptions(target=TARGET), snapshot=snapshot)
-            names.append(release_id)
-            expected[release_id] = scores_of(answer.to_json())
-            live.close()
-    first, second = names
+@pytest.fixture(scope="module")
+def filled(
+    tmp_path_factory: pytest.TempPathFactory, bundle_path: Path, second_bundle: Bundle, library_files: Path
+) -> Filled:
+    """Made once; every test takes a copy."""
+    folder = tmp_path_factory.mktemp("filled")
+    (query,) = write_tones(tmp_path_factory.mktemp("query"), 1)
+    settings = settings_of(folder, "first", bundle_path)
+    store = ReleaseStore(settings.release_folder)
+    expected = {}
+    with pytest.MonkeyPatch.context() as patch, contextmanager(serve_local)(folder / "qdrant", patch):
+        with open_foley(settings) as foley:
+            for bundle in (load_bundle(settings.bundle), second_bundle):
+                release_id = store.create(bundle, outcome="ready").release_id
+                live = open_release(settings, release_id, bundle)
+                snapshot = live.snapshot(priority="bulk")
+                assert not index_paths([library_files], snapshot=snapshot, decoder=foley.decoder).failed
+                answer = foley.search_file(query, SearchOptions(target=TARGET), snapshot=snapshot)
+                expected[release_id] = scores_of(answer.to_json())
+                live.close()
+    first, second = expected
     differences = [abs(expected[first][asset] - expected[second][asset]) for asset in expected[first]]
     assert max(differences) > LEAST_DIFFERENCE
+    return Filled(folder, (first, second), query, expected)
+
+
+@pytest.fixture
+def copied(filled: Filled, tmp_path: Path) -> Path:
+    shutil.copytree(filled.folder, tmp_path / "shared")
+    return tmp_path / "shared"
+
+
+@pytest.fixture
+def remote(copied: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shared]:
+    yield from serve_local(copied / "qdrant", monkeypatch)
+
+
+@pytest.fixture
+def settings(copied: Path, bundle_path: Path, remote: Shared) -> list[Settings]:
+    return [settings_of(copied, name, bundle_path) for name in ("one", "two")]
+
+
+@pytest.fixture
+def replicas(filled: Filled, settings: list[Settings]) -> Iterator[Replicas]:
     with ExitStack() as stack:
         engines = [stack.enter_context(open_foley(one)) for one in settings]
         one, two = (
             Replica(foley, ReleaseManager(chosen, foley.releases, foley.decoder))
             for foley, chosen in zip(engines, settings, strict=True)
         )
-        yield Replicas((one, two), (first, second), query, expected)
+        yield Replicas((one, two), filled.names, filled.query, filled.expected)
 
 
 def test_a_switch_on_one_reaches_the_other_and_mixes_nothing(
