@@ -26,6 +26,9 @@ from tests.support.swapping import TwoReleases, prepare_releases
 # numbers, and do so with float32.
 os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
+# Every client of httpx reads all certificates of its package otherwise, for 70 ms; few of ours speak TLS.
+os.environ.setdefault("SSL_CERT_DIR", "/etc/ssl/certs")
+
 # Beside other workers of pytest-xdist two threads of torch wait for each other most of the time.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

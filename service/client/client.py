@@ -6,6 +6,7 @@ with find_server(settings, held) as client:
 
 from __future__ import annotations
 
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,12 @@ class Client:
 
     def __init__(self, host: str, port: int, *, headers: Mapping[str, str]) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._http = httpx.Client(base_url=f"http://{self.address}", headers=headers, trust_env=False)
+        no_tls = ssl.SSLContext(
+            ssl.PROTOCOL_TLS_CLIENT
+        )  # httpx's own reads every certificate there is, for 70 ms
+        self._http = httpx.Client(
+            base_url=f"http://{self.address}", headers=headers, trust_env=False, verify=no_tls
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from service.system.failure import Failure
 
 STALE_SECONDS = 3600.0  # no file of ours takes that long to write: an older one was left by a crash
@@ -83,8 +85,8 @@ def locked_file(path: Path, *, wait_seconds: float | None = None) -> Iterator[in
     """Hold the lock of a file until the block ends or the process dies; the file is made if it is missing.
 
     Yields the descriptor: a child process that inherits it keeps the lock as well. The file holds the id of the
-    process, for people. `wait_seconds` limits the wait for another holder (None: no limit, 0: refuse at once);
-    `FileLocked` is raised after it.
+    process. `FileLocked` is raised if another process that runs has the lock, or if the lock of one that has ended is
+    not free after `wait_seconds`: a child of its may still be dying. None: wait for every holder, without a limit.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -106,12 +108,19 @@ def _lock(descriptor: int, path: Path, wait_seconds: float | None) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
+            holder = os.pread(descriptor, 64, 0).decode("ascii", "replace").strip() or "unknown"
+            if time.monotonic() >= deadline or _runs(holder):
                 raise FileLocked(path, holder) from None
             time.sleep(POLL_SECONDS)
         else:
             return
+
+
+def _runs(holder: str) -> bool:
+    try:
+        return psutil.Process(int(holder)).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except (psutil.Error, ValueError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,6 @@ class FolderLock:
         self._lock = contextlib.ExitStack()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # A moment's wait: the shard process of a service that was killed just now may still be dying.
             self.fd = self._lock.enter_context(locked_file(folder / "lock", wait_seconds=LOCK_SECONDS))
         except FileLocked as exc:
             raise IndexInUse(

@@ -98,16 +98,19 @@ def filled(
     settings = settings_of(folder, "first", bundle_path)
     store = ReleaseStore(settings.release_folder)
     expected = {}
-    with pytest.MonkeyPatch.context() as patch, contextmanager(serve_local)(folder / "qdrant", patch):
-        with open_foley(settings) as foley:
-            for bundle in (load_bundle(settings.bundle), second_bundle):
-                release_id = store.create(bundle, outcome="ready").release_id
-                live = open_release(settings, release_id, bundle)
-                snapshot = live.snapshot(priority="bulk")
-                assert not index_paths([library_files], snapshot=snapshot, decoder=foley.decoder).failed
-                answer = foley.search_file(query, SearchOptions(target=TARGET), snapshot=snapshot)
-                expected[release_id] = scores_of(answer.to_json())
-                live.close()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextmanager(serve_local)(folder / "qdrant", patch),
+        open_foley(settings) as foley,
+    ):
+        for bundle in (load_bundle(settings.bundle), second_bundle):
+            release_id = store.create(bundle, outcome="ready").release_id
+            live = open_release(settings, release_id, bundle)
+            snapshot = live.snapshot(priority="bulk")
+            assert not index_paths([library_files], snapshot=snapshot, decoder=foley.decoder).failed
+            answer = foley.search_file(query, SearchOptions(target=TARGET), snapshot=snapshot)
+            expected[release_id] = scores_of(answer.to_json())
+            live.close()
     first, second = expected
     differences = [abs(expected[first][asset] - expected[second][asset]) for asset in expected[first]]
     assert max(differences) > LEAST_DIFFERENCE

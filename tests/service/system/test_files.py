@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,7 +88,7 @@ def test_a_lock_is_held_by_one_and_names_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked_file(path):
         assert path.read_text() == f"{os.getpid()}\n"
-        for wait_seconds in (0.0, 0.05):
+        for wait_seconds in (0.0, 3600.0):  # this process runs: it is not waited for
             with pytest.raises(FileLocked, match="locked by process") as refused:
                 locked_file(path, wait_seconds=wait_seconds).__enter__()
             assert refused.value.holder == str(os.getpid())
@@ -107,6 +108,10 @@ def test_who_waits_for_a_lock_gets_it_when_it_is_free(tmp_path: Path, wait_secon
 
     with ThreadPoolExecutor(1) as threads:
         with locked_file(tmp_path / "lock"):
+            if wait_seconds is not None:  # of a service that was killed; its child holds the lock
+                ended = subprocess.Popen(["true"])
+                ended.wait()
+                (tmp_path / "lock").write_text(f"{ended.pid}\n")
             waiting = threads.submit(wait)
             assert not waiting.done()
         assert waiting.result(60) == "mine"
