@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.system.failure import Failure
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
 
 SCHEMA = """
@@ -77,7 +77,9 @@ UPGRADES = {  # from each version to the next; of what was hashed before, only c
     1: [
         *(f"ALTER TABLE {table} ADD COLUMN stamp TEXT" for table in ("files", "faults", "identities")),
         "UPDATE identities SET stamp = '<' || (CAST(strftime('%s', 'now') AS INTEGER) * 1000000000)",
-    ]
+    ],
+    # what people said of assets that are gone; JSON
+    2: ["CREATE TABLE kept_metadata (asset_id TEXT NOT NULL, path BLOB, metadata TEXT NOT NULL)"],
 }
 
 

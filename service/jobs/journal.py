@@ -10,6 +10,7 @@ file, so a commit that a crash prevents costs nothing: the next run finds the fi
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -21,7 +22,7 @@ from typing import TypeVar
 from service.jobs.database import LedgerFailure
 from service.jobs.files import read_files, recall_identity, write_identity
 from service.jobs.ledger import Ledger
-from service.library.journal import NEVER_KEPT, Fault, FileRow, Journal
+from service.library.journal import NEVER_KEPT, Fault, FileRow, Journal, KeptMetadata
 from service.library.mounts import touches
 from service.library.scanning import FoundFile, doubt_stamp, is_same_stamp
 
@@ -179,6 +180,33 @@ class LedgerJournal(Journal):
         )
         for row in ended:
             self._learn(connection, row)
+
+    def keep_metadata(self, kept: KeptMetadata) -> None:
+        """Keep what people said, durably, before its asset is removed."""
+        self.forget_metadata(kept)
+        with self._ledger.write() as connection:
+            path = None if kept.path is None else os.fsencode(kept.path)
+            values = (kept.asset_id, path, json.dumps(kept.metadata))
+            connection.execute("INSERT INTO kept_metadata VALUES (?, ?, ?)", values)
+
+    def kept_metadata(self) -> Sequence[KeptMetadata]:
+        """All that is kept."""
+        return [
+            KeptMetadata(
+                asset_id=row["asset_id"],
+                path=None if row["path"] is None else os.fsdecode(row["path"]),
+                metadata=json.loads(row["metadata"]),
+            )
+            for row in self._ledger.read("SELECT * FROM kept_metadata")
+        ]
+
+    def forget_metadata(self, kept: KeptMetadata) -> None:
+        """Forget what was given back."""
+        path = None if kept.path is None else os.fsencode(kept.path)
+        with self._ledger.write() as connection:
+            connection.execute(
+                "DELETE FROM kept_metadata WHERE asset_id = ? AND path IS ?", (kept.asset_id, path)
+            )
 
     def mounts(self) -> set[str]:
         """Where disks were mounted at earlier runs."""

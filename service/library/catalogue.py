@@ -16,6 +16,8 @@ from pathlib import Path
 from models.media.clip import clamp_time_ns
 from service.index.contract import Index
 from service.index.iteration import iter_assets
+from service.library.journal import Journal, KeptMetadata
+from service.library.metadata import inherit_metadata
 from service.library.scanning import FoundFile, identify
 from service.library.stages import FileError, blame_file
 
@@ -121,6 +123,7 @@ class Placement:
         self._gained: dict[str, list[FoundFile]] = {}
         self._lost: dict[str, set[str]] = {}
         self._touched: dict[str, FoundFile] = {}
+        self._heirs: dict[str, dict[str, str]] = {}  # by asset and path: what the path holds now
 
     def find(self, asset_id: str, found: FoundFile) -> bool:
         """Note that a file has the content of a stored asset; returns whether the index knows it at this path."""
@@ -132,30 +135,59 @@ class Placement:
             self._touched[asset_id] = found
         return True
 
-    def lose(self, asset_id: str, path: str) -> None:
-        """Note that a path no longer has the content of an asset."""
+    def lose(self, asset_id: str, path: str, *, heir: str | None = None) -> None:
+        """Note that a path no longer has the content of an asset, but that of its heir, if there is a file."""
         self._lost.setdefault(asset_id, set()).add(path)
+        if heir is not None:
+            self._heirs.setdefault(asset_id, {})[path] = heir
 
-    def place(self, index: Index | None) -> Iterator[Placed | Unplaced]:
+    def place(self, index: Index | None, journal: Journal) -> Iterator[Placed | Unplaced]:
         """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
 
+        What people said of an asset goes first to what its paths hold now; the journal keeps it if that is not stored.
         Without an index nothing is written.
         """
+        if index is not None:
+            self._restore_metadata(index, journal)
         for asset_id in sorted(self._gained.keys() | self._lost.keys() | self._touched.keys()):
             known = self._catalogue.get(asset_id)
             try:
                 if known is not None:
-                    yield self._place(asset_id, known, index)
+                    yield self._place(asset_id, known, index, journal)
             except Exception as exc:
                 yield Unplaced(asset_id=asset_id, files=self._gained.get(asset_id, []), error=blame_file(exc))
 
-    def _place(self, asset_id: str, known: Known, index: Index | None) -> Placed:
+    def _restore_metadata(self, index: Index, journal: Journal) -> None:
+        """Give back what was kept of assets whose content is there again, and of paths that hold another."""
+        for kept in journal.kept_metadata():
+            asset_ids = (
+                {kept.asset_id} if kept.path is None else self._catalogue.others_at(Path(kept.path), "")
+            )
+            for asset_id in asset_ids:
+                if self._catalogue.get(asset_id) and inherit_metadata(index, asset_id, kept.metadata):
+                    journal.forget_metadata(kept)
+
+    def _bequeath(self, asset_id: str, index: Index, journal: Journal, *, is_removed: bool) -> None:
+        """Give what people said of an asset to what its paths hold now, or keep it."""
+        asset = index.get_asset(asset_id)
+        if asset is None or not asset.metadata:
+            return
+        heirs = self._heirs.get(asset_id, {})
+        for path, heir in heirs.items():
+            if not (self._catalogue.get(heir) and inherit_metadata(index, heir, asset.metadata)):
+                journal.keep_metadata(KeptMetadata(asset_id=asset_id, path=path, metadata=asset.metadata))
+        if is_removed and not heirs:
+            journal.keep_metadata(KeptMetadata(asset_id=asset_id, path=None, metadata=asset.metadata))
+
+    def _place(self, asset_id: str, known: Known, index: Index | None, journal: Journal) -> Placed:
         gained, lost = self._gained.get(asset_id, []), self._lost.get(asset_id, set())
         # If the content was found elsewhere too, a path that is gone is where it was moved from.
         kept = [p for p in known.paths if p not in lost and not (gained and not os.path.lexists(p))]
         gone = [path for path in known.paths if path not in kept]
         paths = [*kept, *(str(found.path) for found in gained)]
         if index is not None:
+            if not gained:  # else it was moved, and what people said of it goes with it
+                self._bequeath(asset_id, index, journal, is_removed=not paths)
             if paths:
                 self._write(index, asset_id, paths, gained)
             else:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from service.library.report import Outcome
 from service.library.scanning import FoundFile, is_same_stamp
@@ -65,12 +66,31 @@ class Journal:
         """Make everything that was noted durable; returns the rows that cannot be written, and why."""
         return ()
 
+    def keep_metadata(self, kept: KeptMetadata) -> None:
+        """Keep what people said, durably, before its asset is removed."""
+
+    def kept_metadata(self) -> Sequence[KeptMetadata]:
+        """All that is kept."""
+        return ()
+
+    def forget_metadata(self, kept: KeptMetadata) -> None:
+        """Forget what was given back."""
+
     def mounts(self) -> set[str]:
         """Where disks were mounted at earlier runs."""
         return set()
 
     def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
         """Note where disks are mounted at, above and below the roots now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptMetadata:
+    """What people said of an asset that is gone, for when its content comes back or, if given, the path is indexed."""
+
+    asset_id: str
+    path: str | None
+    metadata: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

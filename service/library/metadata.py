@@ -74,6 +74,26 @@ def merge_metadata(index: Index, asset_id: str, changes: Mapping[str, Any]) -> A
         return index.get_asset(asset_id)
 
 
+def inherit_metadata(index: Index, asset_id: str, metadata: Mapping[str, Any]) -> bool:
+    """Give an asset what people said of another; a key with two values gets a list of both. False if that fails."""
+    with _MERGING:
+        asset = index.get_asset(asset_id)
+        if asset is None:
+            return False
+        merged = {**metadata, **asset.metadata}
+        for key in metadata.keys() & asset.metadata.keys():
+            own, others = (
+                v[key] if isinstance(v[key], list) else [v[key]] for v in (asset.metadata, metadata)
+            )
+            if more := [value for value in others if repr(value) not in map(repr, own)]:
+                merged[key] = [*own, *more]
+        try:
+            check_size(merged)
+        except InvalidMetadata:
+            return False
+        return merged == asset.metadata or index.set_metadata(asset_id, merged)
+
+
 def check_size(metadata: Mapping[str, Any]) -> None:
     """Raise `InvalidMetadata` if an asset's metadata is too large, or a value is of a kind it cannot have."""
     if len(metadata) > MAX_KEYS:

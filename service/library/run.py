@@ -154,7 +154,7 @@ class LibraryRun:
 
     def place(self, index: Index | None) -> None:
         """Write the final paths of every asset; see `Placement.place`."""
-        for placed in self._placement.place(index):
+        for placed in self._placement.place(index, self._journal):
             self._stop.check()
             known = self.catalogue.get(placed.asset_id)
             num_segments = 0 if known is None else known.num_segments
@@ -252,7 +252,7 @@ class LibraryRun:
     def _place(self, found: FoundFile, asset_id: str, pipeline: AnyPipeline) -> None:
         """Decide what a file needs: nothing, a further path of its asset, or the pipeline."""
         for other in self.catalogue.others_at(found.path, asset_id):
-            self._placement.lose(other, str(found.path))
+            self._placement.lose(other, str(found.path), heir=asset_id)
             self._outcomes.changed.add(str(found.path))
         known = self.catalogue.get(asset_id)
         if asset_id in self._waiting:

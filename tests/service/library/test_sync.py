@@ -358,3 +358,70 @@ def test_linked_files_belong_to_their_folder_and_leave_with_it(
     report = sync(library)
     assert (report.num_deleted, report.num_removed) == (2, 1)
     assert not any(str(library / "link.wav") in paths for paths in paths_of().values())
+
+
+def test_what_people_said_stays_with_the_path_and_follows_the_file(
+    sync: Sync, opened: Foley, library: Path
+) -> None:
+    shutil.copy(library / "a.wav", library / "twin.wav")
+    sync(library)
+    said = {}
+    for asset in _assets(opened, library):
+        said[Path(asset.path).name] = {"title": Path(asset.path).name, "take": 3}
+        opened.index.set_metadata(asset.asset_id, said[Path(asset.path).name])
+
+    def now() -> dict[str, object]:
+        return {Path(p).name: asset.metadata for asset in _assets(opened, library) for p in asset.paths}
+
+    before = now()
+    (library / "a.wav").write_bytes((library / "a.wav").read_bytes() + b"LIST\4\0\0\0INFO")  # one of two
+    (library / "b.wav").rename(library / "moved.wav")
+    write_tone(library / "sub" / "c.wav", next(NUMBERS), seconds=0.5)
+    (library / "sub" / "d.wav").write_bytes(b"broken while it was edited")
+    sync(library, dry_run=True)
+    report = sync(library)
+    assert (report.num_moved, len(report.failed)) == (1, 1)
+    moved = {"b.wav": "moved.wav"}
+    expected = {moved.get(name, name): values for name, values in before.items() if name != "d.wav"}
+    assert now() == expected
+    # What could not be indexed has it when it can; what was deleted has it when it comes back.
+    write_tone(library / "sub" / "d.wav", number := next(NUMBERS), seconds=0.5)
+    shutil.move(library / "moved.wav", library.parent / "aside.wav")
+    sync(library)
+    assert now() == {name: values for name, values in before.items() if name != "b.wav"}
+    shutil.move(library.parent / "aside.wav", library / "back.wav")
+    sync(library)
+    assert now() == {"back.wav" if name == "b.wav" else name: values for name, values in before.items()}
+    # Over a file of another content: both are kept.
+    write_tone(library / "sub" / "c.wav", number, seconds=0.5)
+    sync(library)
+    assert now()["c.wav"] == now()["d.wav"] == {"title": ["d.wav", "c.wav"], "take": 3}
+    # Two files that changed their names took what was said with them.
+    (library / "back.wav").rename(library / "x.wav")
+    (library / "a.wav").rename(library / "back.wav")
+    (library / "x.wav").rename(library / "a.wav")
+    sync(library)
+    assert (now()["a.wav"], now()["back.wav"]) == (before["b.wav"], before["a.wav"])
+
+
+@pytest.mark.parametrize("dies_at", ["set_metadata", "delete_asset"])
+def test_what_people_said_outlives_a_kill_between_two_steps(
+    sync: Sync, opened: Foley, library: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+) -> None:
+    sync(library)
+    path = str(library / "a.wav")
+    asset = opened.index.find_path(path)
+    assert asset is not None
+    opened.index.set_metadata(asset.asset_id, {"take": 7})
+    write_tone(library / "a.wav", next(NUMBERS), seconds=0.5)
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.index, dies_at, die)
+        assert sync(library).is_interrupted
+    assert {"take": 7} in [dict(a.metadata) for a in _assets(opened, library) if path in a.paths]
+    sync(library)
+    (new,) = [a for a in _assets(opened, library) if path in a.paths]
+    assert (new.metadata, new.asset_id != asset.asset_id) == ({"take": 7}, True)
