@@ -30,6 +30,7 @@ from models.media.opening import (
 )
 from models.media.picture import PictureReader
 from models.media.reading import Reading, ReadRequest, iterate_packets, read_media
+from models.media.stillness import all_known, is_silence, is_still
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
 from models.media.unreadable import (
     BrokenMedia,
@@ -87,6 +88,8 @@ class Clip:
         samples: Mono sound of the whole segment, zero where there is none, float32, shape (S,); None under 25 ms of it.
         num_heard: Samples until the sound ends, which may be before the picture; those after it are zero. 0 without
             sound; what is more than there are means all of them.
+        is_silent: Whether the sound is silence; None without sound, or if nobody judged it.
+        is_static: Whether nothing changes in the picture; None likewise.
     """
 
     start_seconds: float
@@ -95,6 +98,8 @@ class Clip:
     frame_times_seconds: NDArray[np.float64] | None
     samples: NDArray[np.float32] | None
     num_heard: int = sys.maxsize
+    is_silent: bool | None = None
+    is_static: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_seconds < self.end_seconds:
@@ -223,13 +228,14 @@ def decode_segments(
     decoded = tuple(clip for clip in clips if clip is not None)
     if not decoded and first == 0 and reading.is_last:
         raise BrokenMedia(_explain_nothing(reading.info, request.limits))
+    info = replace(
+        reading.info,
+        is_out_of_phase=reading.sound is not None and reading.sound.is_out_of_phase,
+        is_silent=all_known(clip.is_silent for clip in decoded),
+        is_static=all_known(clip.is_static for clip in decoded),
+    )
     return DecodedMedia(
-        info=_describe(
-            reading.info,
-            reading.picture,
-            reading.end_seconds if reading.is_whole else None,
-            is_out_of_phase=reading.sound is not None and reading.sound.is_out_of_phase,
-        ),
+        info=_describe(info, reading.picture, reading.end_seconds if reading.is_whole else None),
         clips=decoded,
         is_last=reading.is_last,
         is_partial=reading.is_partial,
@@ -244,13 +250,14 @@ def _build_clip(
     if picture is not None and not picture.has_right_frames(segment, start, end):
         again = replace(request, first=segment, stop=segment + 1, end_seconds=reading.end_seconds)
         picture = read_media(again).picture
-    frames = frame_times = samples = None
+    frames = frame_times = samples = is_silent = None
     num_heard = 0
     if picture is not None and (picked := picture.frames(segment)) is not None:
         frames, frame_times = picked
     if reading.sound is not None:
         heard, num_decoded = reading.sound.samples(segment)
         if num_decoded >= MIN_SAMPLES:
+            is_silent = is_silence(heard)
             samples = np.zeros(round((end - start) * request.spec.sample_rate_hz), np.float32)
             samples[: len(heard)] = heard[: len(samples)]
             num_heard = len(heard)
@@ -263,6 +270,8 @@ def _build_clip(
         frame_times_seconds=frame_times,
         samples=samples,
         num_heard=num_heard,
+        is_silent=is_silent,
+        is_static=None if frames is None else is_still(frames),
     )
 
 
@@ -273,15 +282,8 @@ def _explain_nothing(info: MediaInfo, limits: DecodeLimits) -> str:
     return reason
 
 
-def _describe(
-    info: MediaInfo,
-    picture: PictureReader | None,
-    end_seconds: float | None,
-    *,
-    is_out_of_phase: bool = False,
-) -> MediaInfo:
+def _describe(info: MediaInfo, picture: PictureReader | None, end_seconds: float | None) -> MediaInfo:
     """Return the header's facts, corrected by the decoded content."""
-    info = replace(info, is_out_of_phase=is_out_of_phase)
     if picture is not None and picture.size is not None:
         width, height = picture.size
         info = replace(info, width=width, height=height, rotation_degrees=picture.rotation_degrees)

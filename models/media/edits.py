@@ -35,19 +35,19 @@ class Edits:
 def read_edits(descriptor: int) -> Edits:
     """Read the edit lists of an open file, whose position is kept; a file that is no MP4 or MOV has none."""
     size_bytes = os.fstat(descriptor).st_size
-    first = next(_boxes(descriptor, 0, size_bytes), None)
+    first = next(iterate_boxes(descriptor, 0, size_bytes), None)
     if first is None or first[0] not in FILE_TYPES:
         return Edits()
     num_entries, are_many, timescale = 0, False, 0
     ends: list[int] = []
-    for moov in _find(descriptor, 0, size_bytes, b"moov"):
-        for header in _find(descriptor, *moov, b"mvhd"):
+    for moov in find_boxes(descriptor, 0, size_bytes, b"moov"):
+        for header in find_boxes(descriptor, *moov, b"mvhd"):
             timescale = _read_timescale(descriptor, header[0])
-        for track in _find(descriptor, *moov, b"trak"):
+        for track in find_boxes(descriptor, *moov, b"trak"):
             lists = [
                 entries
-                for edts in _find(descriptor, *track, b"edts")
-                for entries in _find(descriptor, *edts, b"elst")
+                for edts in find_boxes(descriptor, *track, b"edts")
+                for entries in find_boxes(descriptor, *edts, b"elst")
             ]
             found = [_read_list(descriptor, low) for low, _ in lists]
             num_entries += sum(number for number, _, _ in found)
@@ -77,12 +77,12 @@ def _read_list(descriptor: int, low: int) -> tuple[int, int, int]:
     return number, sum(shown) if number == len(entries) else number, sum(durations) if is_ended else 0
 
 
-def _find(descriptor: int, start: int, stop: int, wanted: bytes) -> Iterator[tuple[int, int]]:
+def find_boxes(descriptor: int, start: int, stop: int, wanted: bytes) -> Iterator[tuple[int, int]]:
     """Start and end of what each box of a kind holds."""
-    return ((low, high) for kind, low, high in _boxes(descriptor, start, stop) if kind == wanted)
+    return ((low, high) for kind, low, high in iterate_boxes(descriptor, start, stop) if kind == wanted)
 
 
-def _boxes(descriptor: int, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+def iterate_boxes(descriptor: int, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
     """Kind, start and end of what each box between two offsets holds."""
     for _ in range(MAX_BOXES):
         header = os.pread(descriptor, HEADER_BYTES, start) if start < stop else b""

@@ -27,7 +27,9 @@ from av.container import InputContainer
 from av.stream import Discard
 
 from models.media.edits import MIN_CUT_SECONDS, Edits, read_edits
+from models.media.foreign import refuse_encrypted, refuse_picture
 from models.media.limits import DecodeLimits
+from models.media.stillness import all_known
 from models.media.tracks import MPEG_STREAMS, best_stream, count_channels, tracks_heard_with
 from models.media.unreadable import (
     BrokenMedia,
@@ -98,6 +100,21 @@ class MediaInfo:
     """Stored sample rate of the sound."""
     is_out_of_phase: bool = False
     """Whether the channels cancel each other, so that the loudest of them was taken in place of their mean."""
+    is_silent: bool | None = None
+    """Whether all of the sound is silence, or no louder than dither of 16 bits; None if not judged."""
+    is_static: bool | None = None
+    """Whether nothing changes in the picture of any segment: one colour, a still, test bars; None if not judged."""
+
+    def after(self, earlier: MediaInfo | None) -> MediaInfo:
+        """These facts of a part of the file, joined with those of the parts before it; None if it is the first."""
+        if earlier is None:
+            return self
+        return replace(
+            self,
+            is_out_of_phase=self.is_out_of_phase or earlier.is_out_of_phase,
+            is_silent=all_known((earlier.is_silent, self.is_silent)),
+            is_static=all_known((earlier.is_static, self.is_static)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +153,12 @@ def open_media(source: MediaSource, limits: DecodeLimits | None = None) -> Itera
     """
     limits = limits or DecodeLimits()
     with open_regular(source) as (descriptor, status):
+        refuse_picture(descriptor)
         edits = read_edits(descriptor)
         limits.check_edits(edits.num_entries)
         container = _open_container(descriptor, limits, edits)
         try:
+            refuse_encrypted(descriptor, container.format.name)
             media = _choose_streams(container, status, limits)
             if _is_length_estimated(container, descriptor):
                 media = replace(media, info=replace(media.info, duration_seconds=None))

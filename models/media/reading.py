@@ -159,9 +159,7 @@ def _demux(media: Media, streams: list[Any], clock: _JoinedClock | None) -> Iter
         if packet is None:
             return
         if packet.has_sidedata("encryption_info"):
-            raise Encrypted(
-                "the file is encrypted: its sound and picture need a key that only a licensed player has"
-            )
+            raise Encrypted
         if packet.size:  # those without bytes would tell the decoder that the stream is over
             if clock is not None:
                 clock.carry_on(packet)

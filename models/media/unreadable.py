@@ -57,6 +57,11 @@ class Encrypted(UnreadableClip):
 
     code = "encrypted"
 
+    def __init__(
+        self, reason: str = "the file is encrypted: only a player that has its key can show it"
+    ) -> None:
+        super().__init__(reason)
+
 
 class ClipTooLong(UnreadableClip):
     """The file lasts longer than the limit."""

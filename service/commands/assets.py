@@ -19,6 +19,8 @@ from service.commands.options import (
     MinDuration,
     ModifiedAfter,
     ModifiedBefore,
+    Silent,
+    Static,
     read_filter,
 )
 from service.commands.terminal import WRONG_USAGE, fail, print_json, read_settings, report_errors, say, stdout
@@ -43,6 +45,8 @@ def assets(
     max_duration: MaxDuration = None,
     modified_after: ModifiedAfter = None,
     modified_before: ModifiedBefore = None,
+    silent: Silent = None,
+    static: Static = None,
     metadata: Metadata = None,
     as_json: Json = False,
 ) -> None:
@@ -65,6 +69,8 @@ def list_assets(
     max_duration: MaxDuration = None,
     modified_after: ModifiedAfter = None,
     modified_before: ModifiedBefore = None,
+    silent: Silent = None,
+    static: Static = None,
     metadata: Metadata = None,
     as_json: Json = False,
 ) -> None:
@@ -153,6 +159,8 @@ def export(
     max_duration: MaxDuration = None,
     modified_after: ModifiedAfter = None,
     modified_before: ModifiedBefore = None,
+    silent: Silent = None,
+    static: Static = None,
     metadata: Metadata = None,
 ) -> None:
     """Write paths and metadata of assets to a file that `annotate` can read."""

@@ -39,6 +39,22 @@ ModifiedAfter = Annotated[
 ModifiedBefore = Annotated[
     datetime | None, typer.Option(help="Only files last changed before this time.", rich_help_panel=PANEL)
 ]
+Silent = Annotated[
+    bool | None,
+    typer.Option(
+        "--silent/--no-silent",
+        help="Only assets whose sound is silence from start to end, or only those with other sound.",
+        rich_help_panel=PANEL,
+    ),
+]
+Static = Annotated[
+    bool | None,
+    typer.Option(
+        "--static/--no-static",
+        help="Only assets in whose picture nothing changes, or only those with a moving picture.",
+        rich_help_panel=PANEL,
+    ),
+]
 Metadata = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,6 +81,8 @@ def read_filter(context: typer.Context) -> Filter | None:
         max_duration_seconds=given["max_duration"],
         modified_after=None if after is None else after.timestamp(),
         modified_before=None if before is None else before.timestamp(),
+        is_silent=given["silent"],
+        is_static=given["static"],
         metadata=_read_pairs(given["metadata"] or []),
     )
     return None if chosen.is_empty else chosen

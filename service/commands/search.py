@@ -19,6 +19,8 @@ from service.commands.options import (
     MinDuration,
     ModifiedAfter,
     ModifiedBefore,
+    Silent,
+    Static,
     read_filter,
 )
 from service.commands.terminal import (
@@ -60,6 +62,8 @@ def search(
     max_duration: MaxDuration = None,
     modified_after: ModifiedAfter = None,
     modified_before: ModifiedBefore = None,
+    silent: Silent = None,
+    static: Static = None,
     metadata: Metadata = None,
     as_json: Json = False,
 ) -> None:

@@ -106,6 +106,15 @@ class FilterFields(BaseModel):
     modified_before: float | None = Field(
         None, ge=0, le=MAX_SECONDS, description="Only files changed before this time, seconds since 1970."
     )
+    is_silent: bool | None = Field(
+        None,
+        description="Only assets whose sound is silence from start to end; false: only those with other sound.",
+    )
+    is_static: bool | None = Field(
+        None,
+        description="Only assets in whose picture nothing changes (one colour, a still, test bars); false: only those "
+        "with a moving picture.",
+    )
     metadata: Annotated[Wanted, Field(max_length=16)] | None = Field(
         None, description=METADATA, examples=[{"take": 3, "mood": ["calm", "cold"]}]
     )
@@ -119,6 +128,8 @@ class FilterFields(BaseModel):
             max_duration_seconds=self.max_duration_seconds,
             modified_after=self.modified_after,
             modified_before=self.modified_before,
+            is_silent=self.is_silent,
+            is_static=self.is_static,
             metadata=self.metadata or {},
         )
         return None if chosen.is_empty else chosen

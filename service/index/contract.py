@@ -39,9 +39,10 @@ class Filter:
 
     A path of the asset must lie in `folder` (absolute) or below it; at least one segment must have `modality`. Bounds
     are compared with `media["duration_seconds"]`, inclusive, and with `media["modified_ns"]`, in seconds since 1970,
-    `modified_before` exclusive. `metadata` has for each key the value an asset must have there, or several of which it
-    must have one, or `Bounds`; if the asset has a list, one of its elements must fit. `1`, `"1"` and `True` are three
-    values, `1` and `1.0` are one.
+    `modified_before` exclusive. `is_silent` and `is_static` are compared with those of `media`; unknown is neither true
+    nor false. `metadata` has for each key the value an asset must have there, or several of which it must have one, or
+    `Bounds`; if the asset has a list, one of its elements must fit. `1`, `"1"` and `True` are three values, `1` and
+    `1.0` are one.
 
     Raises `InvalidFilter` if a condition makes no sense.
     """
@@ -52,6 +53,8 @@ class Filter:
     max_duration_seconds: float | None = None
     modified_after: float | None = None
     modified_before: float | None = None
+    is_silent: bool | None = None
+    is_static: bool | None = None
     metadata: Mapping[str, MetadataValue | Sequence[MetadataValue] | Bounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """The payload of a point: where the asset's files are, what is known about them, what filters look at.
 
     {"asset_id", "index", "start_seconds", "end_seconds",                      where the segment is
-     "paths", "folders", "media", "metadata", "labels", "written_at_seconds",  the asset, the same in each segment
-     "modalities",                                                             of the whole asset
+     "paths", "folders", "media", "truths", "metadata", "labels",              the asset, the same in each segment
+     "written_at_seconds", "modalities",                                       of the whole asset
      "num_segments", "last_index"}                                             in the first segment alone
 
 A filter becomes conditions on these keys: `folders` holds every folder above a path, and `labels` one word for each key
@@ -35,6 +35,8 @@ from service.index.failure import InvalidSegment
 
 WORDS = ("asset_id", "paths", "folders", "labels", "modalities")  # keys with a payload index
 NUMBERS = ("media.duration_seconds", "media.modified_ns")  # the same
+SERVER_WORDS = (*WORDS, "truths")  # embedded, one index more would slow down every flush
+TRUTHS = ("is_silent", "is_static")  # facts of `media` that become words, like those of `labels`
 _RAW_PATH = "\0raw:"  # no path holds a NUL
 
 
@@ -77,6 +79,9 @@ def to_conditions(filter: Filter | None) -> list[Condition]:
     )
     if after is not None or before is not None:
         conditions.append(Within(key="media.modified_ns", at_least=after, below=before))
+    for key, truth in zip(TRUTHS, (filter.is_silent, filter.is_static), strict=True):
+        if truth is not None:
+            conditions.append(AnyOf(key="truths", words=(_label(key, truth),)))
     for key, values in filter.metadata.items():
         if isinstance(values, Bounds):
             bounds = Within(key=f'metadata."{key}"', at_least=values.at_least, at_most=values.at_most)
@@ -97,6 +102,7 @@ def describe_files(paths: Sequence[str], media: Mapping[str, Any]) -> dict[str, 
         "paths": [store_path(path) for path in unique],
         "folders": sorted(store_path(folder) for folder in folders),
         "media": check_media(media),
+        "truths": [_label(key, media[key]) for key in TRUTHS if isinstance(media.get(key), bool)],
         "written_at_seconds": time.time(),
     }
 

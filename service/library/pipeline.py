@@ -227,7 +227,7 @@ class Pipeline:
 
     def _accept(self, file: IncomingFile, media: DecodedMedia) -> FileError | None:
         """Send a chunk to the encoder; returns what is wrong with the file instead, if anything is."""
-        file.info = media.info  # the last one knows the measured duration
+        file.info = media.info.after(file.info)  # the last one knows the measured duration
         file.is_partial = file.is_partial or media.is_partial
         if media.is_last and file.num_segments == 0 and not media.clips:
             return NoStream("no segment of the file could be decoded")

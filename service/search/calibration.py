@@ -149,10 +149,16 @@ def iter_pairs(index: Index) -> Iterator[Asset]:
 
 
 def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[Asset, int]]:
-    """Draw assets with sound and picture, and one segment of each; raises `TooFewPairs` below `MIN_ASSETS`."""
-    assets = sorted(iter_pairs(index), key=lambda asset: asset.asset_id)
+    """Draw assets with sound and picture, and one segment of each; raises `TooFewPairs` below `MIN_ASSETS`.
+
+    Silence and pictures that never change are left out: any sound and any picture would do for them.
+    """
+    telling = (a for a in iter_pairs(index) if not (a.media.get("is_silent") or a.media.get("is_static")))
+    assets = sorted(telling, key=lambda asset: asset.asset_id)
     if len(assets) < MIN_ASSETS:
-        raise TooFewPairs(f"{len(assets)} assets have sound and picture, {MIN_ASSETS} are needed")
+        raise TooFewPairs(
+            f"{len(assets)} assets have sound and picture, {MIN_ASSETS} are needed; silent and static ones do not count"
+        )
     rng = random.Random(seed)  # noqa: S311 - a sample, no secret
     chosen = rng.sample(assets, min(num_queries, len(assets)))
     return [(asset, rng.randrange(asset.num_segments)) for asset in chosen]

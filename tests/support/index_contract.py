@@ -117,10 +117,14 @@ def make_media(duration_seconds: float, modified_seconds: float) -> dict[str, An
 
 # Assets of two segments each, and filters with the names of those they leave.
 FILTERED: dict[str, dict[str, Any]] = {
-    "one": {"path": "/lib/rain/1.wav", "media": make_media(1.0, 100.0), "metadata": {"take": 1, "ok": True}},
+    "one": {
+        "path": "/lib/rain/1.wav",
+        "media": {**make_media(1.0, 100.0), "is_silent": True},
+        "metadata": {"take": 1, "ok": True},
+    },
     "three": {
         "path": "/lib/rain/far/3.wav",
-        "media": make_media(3.0, 300.0),
+        "media": {**make_media(3.0, 300.0), "is_silent": False, "is_static": True},
         "metadata": {"take": 3, "ok": False},
     },
     "fours": {
@@ -131,7 +135,7 @@ FILTERED: dict[str, dict[str, Any]] = {
     "both": {
         "path": "/b\udce9/5.mp4",
         "paths": ("/lib/rain/copy.mp4",),
-        "media": {"duration_seconds": None},
+        "media": {"duration_seconds": None, "is_silent": None},
         "metadata": {"tags": ["rain", 7, True], "lufs": -23.5, "f.p s": 23.976},
     },
 }
@@ -153,6 +157,11 @@ FILTERS: list[tuple[Filter | None, set[str]]] = [
     (Filter(modified_after=300.0), {"three", "fours"}),
     (Filter(modified_after=100.0, modified_before=300.0), {"one"}),
     (Filter(modified_before=400.25), {"one", "three"}),
+    (Filter(is_silent=True), {"one"}),
+    (Filter(is_silent=False), {"three"}),
+    (Filter(is_static=True), {"three"}),
+    (Filter(is_static=False), set()),
+    (Filter(is_silent=True, is_static=True), set()),
     (Filter(metadata={"take": 1}), {"one"}),
     (Filter(metadata={"take": "1"}), {"fours"}),
     (Filter(metadata={"take": [3, "1"]}), {"three", "fours"}),

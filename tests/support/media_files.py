@@ -146,6 +146,17 @@ def _add_audio(container: Any, track: AudioTrack) -> Callable[[], list[Any]]:
     return encode
 
 
+def write_quiet_start(path: Path) -> Path:
+    """2 s with a moving picture, the first of them without sound."""
+    sound = make_tone(2.0, 48_000, (440.0, 440.0))
+    sound[:, :48_480] = 0
+    return write_media(
+        path,
+        video=VideoTrack(times=every(2.0, 25)),
+        audio=AudioTrack(samples=sound, codec="pcm_s16le"),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlainMedia:
     """A file decoded the plain way: the time of every frame, and the mean of the channels at the stored rate."""

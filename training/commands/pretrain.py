@@ -245,6 +245,10 @@ def show_segments(paths: Sequence[Path], folder: Path, num_workers: int, progres
     progress.update(bar, completed=len(segments), total=len(segments))
     for failure in segments.failed:
         progress.console.print(f"skipped {failure['path']}: {failure['reason']}", markup=False)
+    if segments.num_left_out:
+        progress.console.print(
+            f"{segments.num_left_out} segments left out: silence, or a picture that never changes"
+        )
     if segments.failed:
         progress.console.print(f"{len(segments.failed)} files skipped, {len(segments)} segments for training")
     return segments

@@ -73,6 +73,7 @@ def make_shards(
     num_bytes = sum(shard["bytes"] for shard in index.shards)
     console.print(
         f"{index.num_segments} segments in {len(index.shards)} shards, {num_bytes / 1e6:.1f} MB, in {output}; "
-        f"{len(index.failed)} files skipped",
+        f"{len(index.failed)} files skipped, {index.num_left_out} segments left out: silence, or a picture that never "
+        "changes",
         markup=False,
     )

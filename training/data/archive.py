@@ -51,11 +51,13 @@ class ShardIndex:
         num_segments: Segments in all shards.
         shards: `name`, `bytes`, `sha256` and `num_segments` of each, in order.
         failed: `path` and `reason` of what could not be read.
+        num_left_out: Segments left out because their sound is silence or nothing changes in their picture.
     """
 
     num_segments: int
     shards: tuple[dict[str, Any], ...]
     failed: tuple[dict[str, str], ...]
+    num_left_out: int = 0
 
 
 def read_index(folder: Path) -> ShardIndex:
@@ -77,7 +79,10 @@ def read_index(folder: Path) -> ShardIndex:
     if not index["is_complete"]:
         raise BrokenShard(f"the shards in {folder} are not complete; run foley-train shard again")
     return ShardIndex(
-        num_segments=index["num_segments"], shards=tuple(index["shards"]), failed=tuple(index["failed"])
+        num_segments=index["num_segments"],
+        shards=tuple(index["shards"]),
+        failed=tuple(index["failed"]),
+        num_left_out=sum(index.get("left_out", {}).values()),
     )
 
 

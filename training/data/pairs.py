@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from models.media.clip import Clip, ClipSpec, DecodeLimits, UnreadableClip, decode_segments, segment_bounds
 from models.media.frame import crop_square
+from models.media.stillness import is_still
 from training.data.listing import Item
 
 logger = logging.getLogger(__name__)
@@ -54,12 +55,14 @@ class Chunk(Generic[Work]):
         results: What the work made of each one with both modalities.
         is_last: Whether the item has no more.
         num_segments: How many the whole item has, as far as its header says.
+        num_left_out: Segments with both modalities that are left out, because one of them tells nothing.
         failure: Why the item ends here, where it should not.
     """
 
     results: list[Work] = field(default_factory=list)
     is_last: bool = True
     num_segments: int = 0
+    num_left_out: int = 0
     failure: str | None = None
 
 
@@ -103,9 +106,11 @@ def _add_frames(clip: Clip, item: Item, spec: ClipSpec) -> Clip:
         np.arange(spec.num_moments) * len(files) // spec.num_moments
     )  # 10 pictures → 0 0 1 1 2 3 3 4 5 5 …
     squares = {number: read_picture(files[number], spec.frame_size) for number in set(numbers.tolist())}
+    frames = np.stack([squares[number] for number in numbers.tolist()])
     return replace(
         clip,
-        frames=np.stack([squares[number] for number in numbers.tolist()]),
+        frames=frames,
+        is_static=is_still(frames),
         frame_times_seconds=clip.start_seconds
         + numbers * (clip.end_seconds - clip.start_seconds) / len(files),
     )
@@ -135,15 +140,26 @@ def read_picture(path: Path, size: int) -> NDArray[np.uint8]:
 
 
 def _work_on_chunk(
-    item: Item, first: int, *, spec: ClipSpec, work: Callable[[Clip], Work], first_only: bool
+    item: Item,
+    first: int,
+    *,
+    spec: ClipSpec,
+    work: Callable[[Clip], Work],
+    first_only: bool,
+    telling_only: bool,
 ) -> Chunk[Work]:
     """Runs in a process of the pool."""
     try:
         pairs = decode_item(item, spec, first=first, count=1 if first_only else SEGMENTS_AT_A_TIME)
     except UnreadableClip as exc:
         return Chunk(failure=f"{exc.code}: {exc}")
-    results = [work(clip) for clip in pairs.results]
-    return Chunk(results=results, is_last=first_only or pairs.is_last, num_segments=pairs.num_segments)
+    clips = [clip for clip in pairs.results if not (telling_only and (clip.is_silent or clip.is_static))]
+    return Chunk(
+        results=[work(clip) for clip in clips],
+        is_last=first_only or pairs.is_last,
+        num_segments=pairs.num_segments,
+        num_left_out=len(pairs.results) - len(clips),
+    )
 
 
 @dataclass
@@ -240,6 +256,7 @@ def work_on_pairs(
     num_workers: int,
     first_only: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    on_left_out: Callable[[str, int], None] | None = None,
 ) -> Iterator[tuple[int, Work] | Failure]:
     """Decode every segment that has sound and picture and do some work on it there and then.
 
@@ -250,12 +267,15 @@ def work_on_pairs(
         num_workers: Processes.
         first_only: Whether only the first segment of each item is looked at.
         on_progress: Called with the items done and their total.
+        on_left_out: If given, segments with silence or a picture that never changes are left out: any picture, or any
+            sound, would do for them. It is called with the name of each item that has some, and how many.
 
     Yields:
         The number of each segment's item and what the work made of it, in the order of items and time; and a failure
         for each item that could not be read to its end, or has no such segment.
     """
-    call = partial(_work_on_chunk, spec=spec, work=work, first_only=first_only)
+    telling_only = on_left_out is not None
+    call = partial(_work_on_chunk, spec=spec, work=work, first_only=first_only, telling_only=telling_only)
     nothing = (
         "its first segment lacks picture or sound" if first_only else "no segment has both picture and sound"
     )
@@ -266,21 +286,28 @@ def work_on_pairs(
             lambda number, first: min(lanes, key=_Lane.num_waiting).submit(call, items[number], first),
             num_workers * CHUNKS_AHEAD,
         )
-        num_found = 0
+        num_found = num_left_out = 0
         for task in schedule:
             chunk = _take(task)
             yield from ((task.number, result) for result in chunk.results)
             num_found += len(chunk.results)
+            num_left_out += chunk.num_left_out
             if not chunk.is_last:
                 schedule.go_on(task, chunk.num_segments)
                 continue
             schedule.end(task)
-            reason = chunk.failure or ("" if num_found else f"no_pair: {nothing}")
+            name = items[task.number].name
+            if num_left_out and on_left_out is not None:
+                on_left_out(name, num_left_out)
+                nothing_here = "every segment has silence or a picture that never changes"
+            else:
+                nothing_here = nothing
+            reason = chunk.failure or ("" if num_found else f"no_pair: {nothing_here}")
             if reason:
-                name, part = items[task.number].name, "the rest of " if num_found else ""
+                part = "the rest of " if num_found else ""
                 logger.info("skipped %s%s: %s", part, name, reason)
                 yield Failure(path=name, reason=reason)
-            num_found = 0
+            num_found = num_left_out = 0
             if on_progress:
                 on_progress(task.number + 1, len(items))
 

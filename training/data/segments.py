@@ -67,6 +67,10 @@ class Segments(Protocol):
         """Files that could not be read, with the reason: `path` and `reason`."""
 
     @property
+    def num_left_out(self) -> int:
+        """Segments left out because their sound is silence or nothing changes in their picture."""
+
+    @property
     def fingerprint(self) -> str:
         """Equal for two runs that learn from the same segments in one order."""
 
@@ -131,6 +135,7 @@ class PairedSegments:
         paths: The file of each row.
         labels: What is true of each row, in the words of its manifest.
         failed: Files that could not be read, with the reason.
+        num_left_out: Segments left out because their sound is silence or nothing changes in their picture.
     """
 
     frames_file: RowFile
@@ -141,6 +146,7 @@ class PairedSegments:
     paths: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
     failed: tuple[dict[str, str], ...]
+    num_left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -220,6 +226,7 @@ class PairedSegments:
             paths=tuple(items[row["item"]].name for row in rows),
             labels=tuple(tuple(listing["labels"][row["item"]]) for row in rows),
             failed=tuple(listing["failed"]),
+            num_left_out=sum(listing.get("left_out", {}).values()),
         )
 
 
@@ -292,7 +299,8 @@ def prepare(
 
     The folder holds `frames.raw` uint8 (N, T, H, W, 3), `samples.raw` float32 (N, S), `log_mel.raw` float16
     (N, 1024, M) and, written last and at once, `segments.json` with the file, labels, start and length of every row,
-    the files that could not be read and why: a folder with it is whole. Several processes may ask for one folder: one
+    the files that could not be read and why, and how many segments of which file were left out because they have
+    silence or a picture that never changes: a folder with it is whole. Several processes may ask for one folder: one
     decodes, the others wait.
 
     Args:
@@ -337,13 +345,21 @@ def _decode_into(
     """Write the arrays and return what `segments.json` says of them."""
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
+    left_out: dict[str, int] = {}
     work = functools.partial(_make_row, num_samples=spec.segment_samples)
     with (
         written_through(output / "frames.raw") as frames,
         written_through(output / "samples.raw") as samples,
         written_through(output / "log_mel.raw") as log_mel,
     ):
-        for found in work_on_pairs(items, spec, work, num_workers=num_workers, on_progress=on_progress):
+        for found in work_on_pairs(
+            items,
+            spec,
+            work,
+            num_workers=num_workers,
+            on_progress=on_progress,
+            on_left_out=left_out.__setitem__,
+        ):
             if isinstance(found, Failure):
                 failed.append({"path": found.path, "reason": found.reason})
                 continue
@@ -363,4 +379,4 @@ def _decode_into(
     if not rows:
         reasons = f"; {failed[0]['path']}: {failed[0]['reason']}" if failed else ""
         raise NoTrainingData(f"none of {len(items)} files has a segment with both picture and sound{reasons}")
-    return {"segments": rows, "failed": failed}
+    return {"segments": rows, "failed": failed, "left_out": left_out}

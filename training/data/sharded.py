@@ -17,14 +17,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.cores import num_cores
 from models.media.clip import ClipSpec
-from training.data.archive import BrokenShard, read_index, read_listing, scan_shard
+from training.data.archive import BrokenShard, ShardIndex, read_index, read_listing, scan_shard
 from training.data.packing import BrokenSample, decode_flac, decode_jpeg, frame_name, member_names
 from training.data.rows import RandomFile
 from training.data.segments import NUM_MEL_BINS, NoTrainingData
@@ -69,6 +69,7 @@ class ShardedSegments:
         paths: The file of each row.
         labels: What is true of each row, in the words of its manifest.
         failed: Files that could not be read when the shards were made, with the reason.
+        num_left_out: Segments left out then because their sound is silence or nothing changes in their picture.
         spec: What a segment looks like.
     """
 
@@ -84,6 +85,7 @@ class ShardedSegments:
     paths: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
     failed: tuple[dict[str, str], ...]
+    num_left_out: int
     spec: ClipSpec
     _threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(
@@ -107,7 +109,7 @@ class ShardedSegments:
             NoTrainingData: If there is no segment in them.
         """
         spec = spec or ClipSpec()
-        shards, failed = _find_shards(paths)
+        shards, indexes = _find_shards(paths)
         tables = [read_listing(shard) or scan_shard(shard, spec.num_moments) for shard in shards]
         rows = [row for table in tables for row in table["segments"]]
         if not rows:
@@ -124,7 +126,8 @@ class ShardedSegments:
             heard=np.array([row.get("num_heard", row["num_samples"]) for row in rows], np.int64),
             paths=tuple(row["path"] for row in rows),
             labels=tuple(tuple(row["labels"]) for row in rows),
-            failed=tuple(failed),
+            failed=tuple(failure for index in indexes for failure in index.failed),
+            num_left_out=sum(index.num_left_out for index in indexes),
             spec=spec,
         )
 
@@ -186,10 +189,10 @@ class ShardedSegments:
         return f"{self.shards[self.shard_of[row]]}, segment of {self.paths[row]}"
 
 
-def _find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[dict[str, Any]]]:
-    """List shards, and the files that could not be read when they were made."""
+def _find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[ShardIndex]]:
+    """List shards, and the indexes of the folders that have one."""
     shards: list[Path] = []
-    failed: list[dict[str, Any]] = []
+    indexes: list[ShardIndex] = []
     for path in paths:
         if not path.is_dir():
             if not path.exists():
@@ -198,10 +201,10 @@ def _find_shards(paths: Sequence[Path]) -> tuple[list[Path], list[dict[str, Any]
         elif (path / "index.json").exists():
             index = read_index(path)
             shards += [_check_size(path / shard["name"], shard["bytes"]) for shard in index.shards]
-            failed += index.failed
+            indexes.append(index)
         else:
             shards += sorted(path.glob("*.tar"))
-    return shards, failed
+    return shards, indexes
 
 
 def _check_size(path: Path, num_bytes: int) -> Path:

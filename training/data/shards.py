@@ -90,6 +90,7 @@ def write_shards(
                     work,
                     num_workers=num_workers,
                     on_progress=on_progress and (lambda more, _: on_progress(done + more, len(items))),
+                    on_left_out=lambda path, count: pile.newly_left_out.update({path: count}),
                 )
             )
             if not pile.num_segments:
@@ -133,6 +134,8 @@ class _Pile:
         self.shards: list[dict[str, Any]] = []
         self.failed: dict[str, str] = {}  # until the last whole shard
         self.newly_failed: dict[str, str] = {}
+        self.left_out: dict[str, int] = {}  # likewise
+        self.newly_left_out: dict[str, int] = {}
         self.num_segments = 0
         self.last = (0, -1.0)  # item and start of the last segment that is in a whole shard
         while (shard := read_listing(self._path())) is not None:
@@ -146,6 +149,7 @@ class _Pile:
         self.last = number, start_seconds
         self.num_segments += len(shard["segments"])
         self.failed |= shard["failed"]
+        self.left_out |= shard.get("left_out", {})
         entry = {name: shard[name] for name in ("name", "bytes", "sha256")}
         self.shards.append({**entry, "num_segments": len(shard["segments"])})
 
@@ -154,7 +158,13 @@ class _Pile:
         failed = [
             {"path": path, "reason": reason} for path, reason in (self.failed | self.newly_failed).items()
         ]
-        return {"num_segments": self.num_segments, "shards": self.shards, "failed": failed}
+        left_out = self.left_out | self.newly_left_out
+        return {
+            "num_segments": self.num_segments,
+            "shards": self.shards,
+            "failed": failed,
+            "left_out": left_out,
+        }
 
     def fill(
         self, pack: Callable[[Sequence[Item], int], Iterator[tuple[int, PackedSegment] | Failure]]
@@ -201,10 +211,11 @@ class _Pile:
             file.flush()
             shard = scan_shard(Path(file.name), self.num_moments)
         assert len(shard["segments"]) == count
-        shard |= {"name": path.name, "last": last, "failed": self.newly_failed}
+        shard |= {"name": path.name, "last": last}
+        shard |= {"failed": self.newly_failed, "left_out": self.newly_left_out}
         _write_json(shard_listing(path), shard)
         self._count(shard)
-        self.newly_failed = {}
+        self.newly_failed, self.newly_left_out = {}, {}
 
 
 class _Peekable(Generic[Value]):

@@ -15,7 +15,7 @@ import re
 from qdrant_client import models
 
 from service.index.failure import IndexFailure
-from service.index.payload import NUMBERS, WORDS
+from service.index.payload import NUMBERS, SERVER_WORDS
 from service.index.points import TRACK_SUFFIX
 from service.index.qdrant.link import Link, ServerConfig, status_of
 from service.index.qdrant.points import UNFINISHED
@@ -109,7 +109,7 @@ def _create_payload_indexes(link: Link, name: str) -> None:
         type=models.IntegerIndexType.INTEGER, lookup=True, range=True, enable_hnsw=False
     )
     truth = models.BoolIndexParams(type=models.BoolIndexType.BOOL, enable_hnsw=False)
-    wanted: dict[str, models.PayloadSchemaParams] = dict.fromkeys(WORDS, word)
+    wanted: dict[str, models.PayloadSchemaParams] = dict.fromkeys(SERVER_WORDS, word)
     wanted |= dict.fromkeys(NUMBERS, number) | {"index": position, UNFINISHED: truth}
     present = link.run(lambda client: client.get_collection(name)).payload_schema
     for key, schema in wanted.items():

@@ -77,6 +77,9 @@ def test_assets_are_annotated_found_and_exported(run: Run, library_files: Path, 
     assert listed("--metadata", "take=3") == [str(files[0])]
     assert listed("--metadata", "take=3", "--metadata", "take=4") == [str(path) for path in files[:2]]
     assert listed("--metadata", "tags=a", "--metadata", "take=4") == []
+    heard = [asset["path"] for asset in run("--json")["assets"] if "audio" in asset["modalities"]]
+    assert (listed("--silent"), listed("--no-silent")) == ([], sorted(heard))
+    assert listed("--silent", "--no-static") == []
     assert listed("--min-duration", 20) == [str(library_files / "long.mp4")]
     assert listed("--folder", library_files, "--modified-after", "2001-01-01") == listed()
     assert listed("--modified-before", "2001-01-01") == []

@@ -357,6 +357,8 @@ def test_search_takes_a_form_with_a_file(document: dict[str, Any]) -> None:
         "min_probability",
         *filters,
         "modified_before",
+        "is_silent",
+        "is_static",
         "metadata",
     }
     assert set(form["properties"]) == {"file", *common}

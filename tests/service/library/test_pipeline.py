@@ -49,6 +49,7 @@ def long_file(tmp_path_factory: pytest.TempPathFactory) -> FoundFile:
 
     path = tmp_path_factory.mktemp("long") / "long.mp4"
     frames = np.zeros((10 * NUM_SEGMENTS * FRAME_RATE, 16, 16, 3), dtype=np.uint8)
+    frames[: 2 * FRAME_RATE] = 255  # the only change is in the first chunk
     write_media(path, frames=frames, samples=None)
     (found,) = find_files([path])
     assert isinstance(found, FoundFile)
@@ -193,6 +194,7 @@ def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
             tracks[name] = np.array([s.video_track for s in segments])
         assert list((tmp_path / f"spool-{name}").iterdir()) == []
     assert stored["whole"] == stored["broken"]
+    assert {media["is_static"] for *_, media in stored["whole"]} == {False}, "facts are about the whole file"
     # Other batches, other rounding: within that of float16.
     np.testing.assert_allclose(tracks["whole"], tracks["broken"], atol=2e-3)
 

@@ -240,6 +240,16 @@ def test_queries_are_assets_with_both_modalities_each_once() -> None:
     assert again == queries, "the draw hangs on the order of the index"
 
 
+def test_silence_and_pictures_that_never_change_teach_nothing() -> None:
+    told = [make_asset(n) for n in range(MIN_ASSETS)]
+    quiet = [replace(make_asset(100 + n), media={"is_silent": True, "is_static": False}) for n in range(9)]
+    still = [replace(make_asset(200 + n), media={"is_silent": False, "is_static": True}) for n in range(9)]
+    queries = choose_queries(as_index(PlainIndex([*quiet, *told, *still])), num_queries=100, seed=0)
+    assert {asset.asset_id for asset, _ in queries} == {asset.asset_id for asset in told}
+    with pytest.raises(TooFewPairs, match=r"29 assets have sound and picture, .* static ones do not count"):
+        choose_queries(as_index(PlainIndex([*quiet, *told[1:], *still])), num_queries=100, seed=0)
+
+
 def test_a_library_that_is_too_small() -> None:
     index = as_index(PlainIndex([make_asset(n) for n in range(MIN_ASSETS - 1)]))
     with pytest.raises(TooFewPairs, match="29 assets have sound and picture, 30 are needed"):

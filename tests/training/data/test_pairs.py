@@ -13,6 +13,15 @@ import torch
 from PIL import Image
 
 from models.media.clip import Clip, ClipSpec, UnreadableClip
+from tests.support.media_files import (
+    AudioTrack,
+    VideoTrack,
+    every,
+    make_tone,
+    paint_number,
+    write_media,
+    write_quiet_start,
+)
 from training.data import pairs
 from training.data.listing import Item, list_items
 from training.data.pairs import Failure, decode_item, read_picture, work_on_pairs
@@ -80,6 +89,23 @@ def test_a_process_that_hangs_costs_its_item_only(
 def test_a_link_in_a_folder_is_followed(segments: PairedSegments, tmp_path: Path) -> None:
     (tmp_path / "link.mp4").symlink_to(segments.paths[0])
     assert list(work_on_pairs(list_items([tmp_path]), ClipSpec(), starts, num_workers=1)) == [(0, 0.0)]
+
+
+def test_segments_that_tell_nothing_are_left_out_and_counted(tmp_path: Path) -> None:
+    quiet = write_quiet_start(tmp_path / "a.mkv")
+    still = write_media(
+        tmp_path / "b.mkv",
+        video=VideoTrack(times=every(2.0, 25), paint=lambda _: paint_number(5)),
+        audio=AudioTrack(samples=make_tone(2.0, 48_000, (440.0, 440.0)), codec="pcm_s16le"),
+    )
+    spec = ClipSpec(segment_seconds=1.0)
+    left_out: dict[str, int] = {}
+    items = [Item(path=quiet), Item(path=still)]
+    found = list(work_on_pairs(items, spec, starts, num_workers=1, on_left_out=left_out.__setitem__))
+    nothing = "no_pair: every segment has silence or a picture that never changes"
+    assert found == [(0, 1.0), Failure(path=str(still), reason=nothing)]
+    assert left_out == {str(quiet): 1, str(still): 2}
+    assert len(decode_item(items[0], spec, first=0).results) == 2, "evaluation takes them all"
 
 
 def write_sound(path: Path, *, seconds: float) -> None:

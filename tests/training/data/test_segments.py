@@ -13,11 +13,14 @@ import torch
 from torchaudio.compliance import kaldi
 
 from models.media.clip import Clip, ClipSpec
+from tests.support.media_files import write_quiet_start
 from tests.support.paths import REPOSITORY
 from training.data import segments as segments_module
-from training.data.listing import Item
+from training.data.listing import Item, list_items
 from training.data.packing import Packing, pack_segment
 from training.data.segments import BrokenSegments, NoTrainingData, PairedSegments, prepare
+from training.data.sharded import ShardedSegments
+from training.data.shards import write_shards
 
 
 def test_files_that_cannot_be_used_are_counted_and_named(segments: PairedSegments, corpus: Path) -> None:
@@ -40,6 +43,16 @@ def test_a_complete_folder_is_used_again_and_another_list_is_decoded_anew(
     assert again.paths == segments.paths
     one = prepare([Path(segments.paths[0])], tmp_path / "one", ClipSpec(), num_workers=1)
     assert (one.frames == segments.frames[:1]).all()
+
+
+def test_what_tells_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
+    path = write_quiet_start(tmp_path / "a.mkv")
+    spec = ClipSpec(segment_seconds=1.0)
+    segments = prepare([path], tmp_path / "prepared", spec, num_workers=1)
+    assert (len(segments), segments.num_left_out, segments.failed) == (1, 1, ())
+    index = write_shards(list_items([path]), tmp_path / "shards", spec, Packing(), num_workers=1)
+    assert (index.num_segments, index.num_left_out) == (1, 1)
+    assert ShardedSegments.open([tmp_path / "shards"], spec).num_left_out == 1
 
 
 def test_nothing_to_learn_from_is_an_error(corpus: Path, tmp_path: Path) -> None:

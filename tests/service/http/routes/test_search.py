@@ -212,12 +212,17 @@ def test_lists_take_the_same_filters(
         assert answer.status_code == 200, answer.text
         return sorted(asset["asset_id"] for asset in answer.json()["assets"])
 
+    by_id = {asset["asset_id"]: asset for asset in assets.values()}
     assert listed(metadata='{"take": 1}') == said[1:]
     assert listed(metadata='{"take": "1"}') == []
     assert listed(min_duration_seconds=20) == [assets["long.mp4"]["asset_id"]]
     silent = sorted(a["asset_id"] for a in assets.values() if "audio" not in a["modalities"])
     assert sorted(set(listed()) - set(listed(modality="audio"))) == silent
     assert listed(folder="/nowhere") == []
+    for fact in ("is_silent", "is_static"):
+        for value in (True, False):
+            have = sorted(name for name, asset in by_id.items() if asset["media"][fact] is value)
+            assert listed(**{fact: value}) == have
     modified = assets["long.mp4"]["media"]["modified_ns"] / 1e9
     assert assets["long.mp4"]["asset_id"] in listed(modified_after=modified - 1, modified_before=modified + 1)
     assert listed(modified_before=modified - 3600) == []
