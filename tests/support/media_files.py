@@ -124,6 +124,8 @@ def _add_video(container: Any, track: VideoTrack) -> Callable[[], list[Any]]:
 
 def _add_audio(container: Any, track: AudioTrack) -> Callable[[], list[Any]]:
     stream = container.add_stream(track.codec, rate=track.rate, layout=track.layout)
+    if track.codec.startswith("wma"):  # has no bit rate of its own
+        stream.bit_rate = 128_000
 
     def encode() -> list[Any]:
         context = stream.codec_context

@@ -49,8 +49,6 @@ NOT_MEDIA = {
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>',
     "dash": b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"></MPD>',
     "zip": b"PK\x03\x04" + bytes(60),
-    "jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF" + bytes(500),
-    "gif": b"GIF89a\x01\x00\x01\x00" + bytes(30),
     "elf": b"\x7fELF\x02\x01\x01" + bytes(500),
 }
 
