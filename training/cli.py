@@ -202,11 +202,17 @@ def shard(
     )
 
 
+Clips = Annotated[
+    int, typer.Option(min=1, help="Maximum number of clips on which ONNX is compared with torch.")
+]
+
+
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
     output: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
     media: Annotated[list[Path], typer.Option(help="Real clips on which ONNX is compared with torch.")],
+    clips: Clips = 4,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "trained",
     weights: Annotated[
         Literal["student", "teacher"], typer.Option(help="Weights of the checkpoint to export.")
@@ -218,6 +224,7 @@ def export(
         checkpoint=checkpoint,
         output=output,
         media=media,
+        num_clips=clips,
         name=name,
         weights=weights,
         console=Console(stderr=True),
@@ -233,6 +240,7 @@ def import_weights(
         list[Path] | None,
         typer.Option(help="Real clips on which ONNX is compared with torch. Default: synthetic clips."),
     ] = None,
+    clips: Clips = 4,
     name: Annotated[str | None, typer.Option(help="Name of the bundle. Default: the kind.")] = None,
     heads: Annotated[
         int | None, typer.Option(min=1, help="Number of attention heads; needed if the width is not 768.")
@@ -269,6 +277,7 @@ def import_weights(
         request,
         output=output,
         media=media or [],
+        num_clips=clips,
         name=name or kind,
         command=shlex.join(["foley-train", *sys.argv[1:]]),
         console=Console(stderr=True),

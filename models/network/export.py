@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,13 @@ class Tracks:
 
 
 def export_bundle(
-    network: Tgdp, output: Path, *, name: str, clips: Sequence[Clip], training: dict[str, Any]
+    network: Tgdp,
+    output: Path,
+    *,
+    name: str,
+    clips: Sequence[Clip],
+    training: dict[str, Any],
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Write a bundle beside its place, check it there, and move it into place in one step.
 
@@ -110,6 +116,7 @@ def export_bundle(
         name: Name of the bundle.
         clips: Clips with picture and sound; the first becomes the golden clip.
         training: JSON values that say how the network was made.
+        on_step: Called with what is done next, for people.
 
     Returns:
         The bundle as it will be loaded.
@@ -127,16 +134,22 @@ def export_bundle(
     if not pairs:
         raise ValueError("export needs at least one real clip with both picture and sound")
     network = network.float().cpu().eval()
-    expected = [torch_tracks(network, clip) for clip in pairs]
+    expected = []
+    for number, clip in enumerate(pairs, start=1):
+        on_step(f"torch embeds clip {number} of {len(pairs)}")
+        expected.append(torch_tracks(network, clip))
     check_lengths(expected)
 
     folder = output.with_name(f".{output.name}.{os.getpid()}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
+        on_step("exporting the graph of the sound")
         write_audio_graph(network, folder / AUDIO_GRAPH)
+        on_step("exporting the graph of the picture")
         write_video_graph(network, folder / VIDEO_GRAPH)
-        agreement = compare(folder, pairs, expected)
+        agreement = compare(folder, pairs, expected, on_step=on_step)
+        on_step("writing the bundle")
         np.savez_compressed(
             folder / GOLDEN,
             samples=_array(pairs[0].samples),
@@ -306,13 +319,20 @@ def graph_tracks(
     )
 
 
-def compare(folder: Path, clips: Sequence[Clip], expected: Sequence[Tracks]) -> dict[str, float]:
+def compare(
+    folder: Path,
+    clips: Sequence[Clip],
+    expected: Sequence[Tracks],
+    *,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> dict[str, float]:
     """Run the exported graphs on clips and measure how far they are from torch.
 
     Args:
         folder: Where the graphs are.
         clips: Clips with both modalities.
         expected: Tracks that torch gave for them.
+        on_step: Called with what is done next, for people.
 
     Returns:
         Largest absolute difference by graph.
@@ -322,7 +342,8 @@ def compare(folder: Path, clips: Sequence[Clip], expected: Sequence[Tracks]) -> 
     """
     sessions = open_graphs(folder)
     worst = {"audio": 0.0, "video": 0.0}
-    for clip, tracks in zip(clips, expected, strict=True):
+    for number, (clip, tracks) in enumerate(zip(clips, expected, strict=True), start=1):
+        on_step(f"ONNX Runtime embeds clip {number} of {len(clips)}")
         given = graph_tracks(*sessions, clip)
         for modality, found, wanted in (
             ("audio", given.audio, tracks.audio),

@@ -11,7 +11,8 @@ out by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,6 +37,11 @@ from models.network.weights import WrongStateDict
 __all__ = ["Heads", "Initialised", "WrongStateDict", "import_network", "initialise", "load_tgdp"]
 
 RELEASED_DEPTH, RELEASED_DECODER_DEPTH = 11, 8
+MAX_NAMED = 10
+"""Names of each kind in a refusal; the rest is counted."""
+ANCHOR = "patch_embed_a.proj.weight"
+"""A name that every kind has."""
+POSITIONS = re.compile(r"(decoder_)?pos_embed_[av] ")
 
 
 def import_network(
@@ -140,18 +146,47 @@ def _compare_names(tensors: Mapping[str, Tensor], wanted: set[str]) -> list[str]
     unexpected = sorted(name for name in tensors.keys() - wanted if not UNUSED_NORMS.fullmatch(name))
     problems = []
     if missing:
-        problems.append(f"missing ({len(missing)}): {', '.join(missing)}")
-        if all(DECODER.fullmatch(name) for name in missing):
-            problems.append(
-                "only the decoder lacks tensors: the encoder alone is imported with --without-decoder"
-            )
-        if set(missing) == CLS_AND_REGISTERS:
-            problems.append("all but CLS and registers is there: that is CAV-MAE, --kind cavmae")
+        problems.append(f"missing {_some(missing)}")
     if unexpected:
-        problems.append(f"unexpected ({len(unexpected)}): {', '.join(unexpected)}")
-        if set(unexpected) == CLS_AND_REGISTERS:
-            problems.append("CLS and registers are those of --kind tgdp or cavmae-sync")
+        problems.append(f"unexpected {_some(unexpected)}")
+    if problems:
+        problems += _likeliest_cause(wanted, set(missing), set(unexpected))
     return problems
+
+
+def _some(names: Sequence[str], separator: str = ", ") -> str:
+    """Their number, and the first ten."""
+    more = f"{separator}and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"({len(names)}): {separator.join(names[:MAX_NAMED])}{more}"
+
+
+def _likeliest_cause(wanted: set[str], missing: set[str], unexpected: set[str]) -> list[str]:
+    """Say in one line why names may differ, as far as they tell."""
+    ends = [name.removesuffix(ANCHOR) for name in unexpected if name.endswith(f".{ANCHOR}")]
+    prefix = ends[0] if len(ends) == 1 and all(name.startswith(ends[0]) for name in unexpected) else ""
+    causes = (
+        (missing == CLS_AND_REGISTERS, "all but CLS and registers is there: that is CAV-MAE, --kind cavmae"),
+        (unexpected == CLS_AND_REGISTERS, "CLS and registers are those of --kind tgdp or cavmae-sync"),
+        (
+            missing and all(DECODER.fullmatch(name) for name in missing),
+            "only the decoder lacks tensors: the encoder alone is imported with --without-decoder",
+        ),
+        (prefix, f"every name has {prefix} before it, which is no wrapper that is known: take it off"),
+        (
+            any(name.startswith("streams.") for name in unexpected),
+            "these are names of foley-train's own checkpoints: foley-train export makes a bundle of one",
+        ),
+        (
+            any(name.startswith("blocks.0.") for name in unexpected),
+            "blocks.0 is of a plain ViT, which can only start a training: foley-train pretrain --initialise",
+        ),
+        (missing == wanted, "not one name is right: it is the checkpoint of another network"),
+        (
+            missing and not unexpected,
+            "the file holds a part of the network: saved while incomplete, or one part of a split checkpoint",
+        ),
+    )
+    return [text for is_so, text in causes if is_so][:1]
 
 
 def _compare_shapes(tensors: Mapping[str, Tensor], names: Mapping[str, str], config: TgdpConfig) -> list[str]:
@@ -172,11 +207,17 @@ def _compare_shapes(tensors: Mapping[str, Tensor], names: Mapping[str, str], con
             wrong.append(f"{name} is {tuple(tensor.shape)}, must be {wanted[name]}")
         elif not tensor.is_floating_point():
             wrong.append(f"{name} is {tensor.dtype}, must be a floating-point type")
-    return [f"wrong shape or type ({len(wrong)}): {'; '.join(wrong)}"] if wrong else []
+    if not wrong:
+        return []
+    are_positions = all(POSITIONS.match(text) for text in wrong)
+    cause = (
+        "made for pictures or windows of another size" if are_positions else "of a network of another size"
+    )
+    return [f"wrong shape or type {_some(wrong, '; ')}", f"part of the file is {cause}"]
 
 
 def _find_not_finite(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]:
     """Look at float32, in which the network computes: what overflows in it is no number either."""
     used = sorted(set(names.values()))
     broken = [name for name in used if not torch.isfinite(tensors[name].float()).all()]
-    return [f"not finite in float32 ({len(broken)}): {', '.join(broken)}"] if broken else []
+    return [f"not finite in float32 {_some(broken)}"] if broken else []

@@ -65,8 +65,11 @@ def read_geometry(tensors: Mapping[str, Tensor], counts: Counts, heads: Heads) -
     )
     audio_patch = _vote(tensors, r"patch_embed_a\.proj\.weight", 16)
     video_patch = _vote(tensors, r"patch_embed_v\.proj\.weight", 16)
-    num_audio_patches = _vote(tensors, r"(decoder_)?pos_embed_a", 208, axis=-2)
-    num_video_patches = _vote(tensors, r"(decoder_)?pos_embed_v", 196, axis=-2)
+    rows, released_frames = NUM_MEL_BINS // max(1, audio_patch), 416 if counts.has_cls else 1024
+    num_audio_patches = _vote(
+        tensors, r"(decoder_)?pos_embed_a", rows * (released_frames // max(1, audio_patch)), axis=-2
+    )
+    num_video_patches = _vote(tensors, r"(decoder_)?pos_embed_v", (224 // max(1, video_patch)) ** 2, axis=-2)
     num_registers = max(1, _vote(tensors, "register_tokens", 16, axis=0) // 2) if counts.has_registers else 0
     num_heads, decoder_heads = _find_heads(heads, width, decoder_width if counts.decoder_depth else 512)
     if width < 1 or not 1 <= audio_patch <= NUM_MEL_BINS:
@@ -97,12 +100,12 @@ def read_geometry(tensors: Mapping[str, Tensor], counts: Counts, heads: Heads) -
 
 
 def _vote(tensors: Mapping[str, Tensor], pattern: str, default: int, *, axis: int = -1) -> int:
-    """Return the size that most tensors of these names have along one axis."""
+    """The size that most tensors of these names have along one axis; the released one if that is as frequent."""
     named = (tensor for name, tensor in tensors.items() if re.fullmatch(pattern, name))
     sizes = Counter(
         tensor.shape[axis] for tensor in named if tensor.ndim >= (axis + 1 if axis >= 0 else -axis)
     )
-    return sizes.most_common(1)[0][0] if sizes else default
+    return max(sizes, key=lambda size: (sizes[size], size == default)) if sizes else default
 
 
 def _find_heads(heads: Heads, width: int, decoder_width: int) -> tuple[int, int]:

@@ -21,12 +21,16 @@ from training.data.listing import find_media
 
 logger = logging.getLogger(__name__)
 
-NUM_COMPARED_CLIPS = 8
-"""Real clips on which an exported graph is compared with torch."""
-
 
 def export(
-    *, checkpoint: Path, output: Path, media: list[Path], name: str, weights: str, console: Console
+    *,
+    checkpoint: Path,
+    output: Path,
+    media: list[Path],
+    num_clips: int,
+    name: str,
+    weights: str,
+    console: Console,
 ) -> None:
     """Make a bundle of a checkpoint.
 
@@ -34,6 +38,7 @@ def export(
         checkpoint: Folder of the checkpoint.
         output: Folder of the bundle.
         media: Real clips to compare on; the first readable one becomes the golden clip.
+        num_clips: Most of them to compare on.
         name: Name of the bundle.
         weights: "student" or "teacher".
         console: Where the result goes.
@@ -43,38 +48,67 @@ def export(
     """
     try:
         loaded = load_checkpoint(checkpoint)
-        clips = compared_clips(media, ClipSpec())
+        clips = compared_clips(media, ClipSpec(), num_clips, console)
         facts = {key: value for key, value in loaded.run.items() if key != "config"}
         training = {**facts, "weights": weights, "run": {**loaded.run["config"], "network": None}}
-        bundle = export_quietly(loaded.build(weights), output, name=name, clips=clips, facts=training)
+        bundle = export_quietly(
+            loaded.build(weights), output, name=name, clips=clips, facts=training, console=console
+        )
     except (BrokenCheckpoint, GraphsDisagree, OSError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from exc
+    print_bundle(bundle, output, num_clips=len(clips), console=console)
+
+
+def print_bundle(bundle: Bundle, output: Path, *, num_clips: int, console: Console) -> None:
+    """Print what was made, and how far ONNX Runtime was from torch.
+
+    Args:
+        bundle: New bundle.
+        output: Its folder as it was given.
+        num_clips: How many clips were compared.
+        console: Where it goes.
+    """
     size = sum(entry["bytes"] for entry in bundle.manifest.files.values())
-    console.print(
-        f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB, agreement {bundle.manifest.agreement}",
-        markup=False,
-        soft_wrap=True,
-    )
+    agreement = ", ".join(f"{graph} {value:.1e}" for graph, value in bundle.manifest.agreement.items())
+    clips = f"{num_clips} clip{'' if num_clips == 1 else 's'}"
+    for line in (
+        f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB",
+        f"largest difference between ONNX Runtime and torch on {clips}: {agreement}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
 
 
-def compared_clips(media: Sequence[Path], spec: ClipSpec) -> list[Clip]:
+def compared_clips(media: Sequence[Path], spec: ClipSpec, num_clips: int, console: Console) -> list[Clip]:
     """Decode the clips that an export is compared on.
 
     Args:
         media: Folders, manifests and files.
         spec: How the network needs them.
+        num_clips: At most so many.
+        console: Where the progress is shown.
 
     Returns:
-        At most 8 first segments with picture and sound; files without are left out and logged.
+        First segments with picture and sound; files without are left out and logged.
     """
-    return list(itertools.islice(_pairs(find_media(media), spec), NUM_COMPARED_CLIPS))
+    clips: list[Clip] = []
+    with console.status("decoding clips") as status:
+        for clip in itertools.islice(_pairs(find_media(media), spec), num_clips):
+            clips.append(clip)
+            status.update(f"decoding clips: {len(clips)} of at most {num_clips}")
+    return clips
 
 
 def export_quietly(
-    network: Tgdp, output: Path, *, name: str, clips: Sequence[Clip], facts: dict[str, Any]
+    network: Tgdp,
+    output: Path,
+    *,
+    name: str,
+    clips: Sequence[Clip],
+    facts: dict[str, Any],
+    console: Console,
 ) -> Bundle:
-    """Export without the exporter's warnings about its own internals; see `export_bundle`.
+    """Export with progress, and without the exporter's warnings about its own internals; see `export_bundle`.
 
     Args:
         network: The trained network.
@@ -82,14 +116,23 @@ def export_quietly(
         name: Name of the bundle.
         clips: Real clips with picture and sound.
         facts: JSON values that say how the network was made.
+        console: Where the progress is shown.
 
     Returns:
         The bundle as it will be loaded.
     """
-    with warnings.catch_warnings():
+    num_steps, done = 2 * len(clips) + 3, itertools.count(1)
+    with warnings.catch_warnings(), console.status("exporting") as status:
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        return export_bundle(network, output, name=name, clips=clips, training=facts)
+        return export_bundle(
+            network,
+            output,
+            name=name,
+            clips=clips,
+            training=facts,
+            on_step=lambda step: status.update(f"step {next(done)} of {num_steps}: {step}"),
+        )
 
 
 def _pairs(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:

@@ -7,6 +7,7 @@ Both graphs are compared with torch before the bundle appears, and its golden cl
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,20 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
+from torch import Tensor
 
 from models.bundle.bundle import describe_file
 from models.media.clip import Clip, ClipSpec
 from models.network.geometry import PublishedKind
 from models.network.published import Heads, import_network
 from models.network.tgdp import Tgdp
-from models.network.weights import read_weights
-from training.commands.export import compared_clips, export_quietly
+from models.network.weights import unwrap_weights
+from training.commands.export import compared_clips, export_quietly, print_bundle
 from training.corpus.picture import render_frames
 from training.corpus.scene import SCENE_SECONDS, sample_scene
 from training.corpus.sound import render_samples
 
 logger = logging.getLogger(__name__)
-
-NUM_SYNTHETIC_CLIPS = 2
-"""Clips that are made for the comparison where no media are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,14 @@ class ImportRequest:
 
 
 def import_weights(
-    request: ImportRequest, *, output: Path, media: list[Path], name: str, command: str, console: Console
+    request: ImportRequest,
+    *,
+    output: Path,
+    media: list[Path],
+    num_clips: int,
+    name: str,
+    command: str,
+    console: Console,
 ) -> None:
     """Make a bundle of released weights.
 
@@ -60,6 +66,7 @@ def import_weights(
         request: What to import.
         output: Folder of the bundle; must not exist.
         media: Clips to compare on; the first readable one becomes the golden clip. None: synthetic ones.
+        num_clips: Most clips to compare on.
         name: Name of the bundle.
         command: What was typed, for the manifest.
         console: Where the result goes.
@@ -69,36 +76,42 @@ def import_weights(
     """
     try:
         with console.status(f"reading {escape(request.file.name)}"):
-            network = _read_network(request)
-        clips = _decode_clips(media, network) if media else make_clips(network)
+            found = unwrap_weights(request.file)
+            network = _build_network(request, found.tensors)
+        if found.wrappers:
+            console.print(
+                f"taken off around the tensors and their names: {', '.join(found.wrappers)}",
+                markup=False,
+                soft_wrap=True,
+            )
+        if media:
+            config = network.config
+            spec = ClipSpec(num_moments=config.num_moments, frame_size=config.frame_size)
+            clips = compared_clips(media, spec, num_clips, console)
+        else:
+            clips = make_clips(network, num_clips)
         facts = {**_describe(request, network), "command": command}
         facts["golden_clip"] = "the first of the given media" if media else "synthetic"
-        with console.status("exporting both graphs and comparing them with torch"):
-            bundle = export_quietly(network, output, name=name, clips=clips, facts=facts)
+        bundle = export_quietly(network, output, name=name, clips=clips, facts=facts, console=console)
     except (OSError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from exc
-    size = sum(entry["bytes"] for entry in bundle.manifest.files.values())
-    agreement = ", ".join(f"{graph} {value:.1e}" for graph, value in bundle.manifest.agreement.items())
-    for line in (
-        f"{bundle.bundle_id} in {output}, {size / 1e6:.1f} MB",
-        f"largest difference between ONNX Runtime and torch on {len(clips)} clips: {agreement}",
-    ):
-        console.print(line, markup=False, soft_wrap=True)
+    print_bundle(bundle, output, num_clips=len(clips), console=console)
 
 
-def make_clips(network: Tgdp) -> list[Clip]:
+def make_clips(network: Tgdp, num_clips: int) -> list[Clip]:
     """Render clips of synthetic scenes, always the same ones.
 
     Args:
         network: Whose frames and moments they have.
+        num_clips: How many.
 
     Returns:
         Clips of 10 s with picture and sound.
     """
     config, spec = network.config, ClipSpec()
     times = np.arange(config.num_moments) * SCENE_SECONDS / config.num_moments
-    scenes = (sample_scene(0, "demo", index) for index in range(NUM_SYNTHETIC_CLIPS))
+    scenes = (sample_scene(0, "demo", index) for index in range(num_clips))
     return [
         Clip(
             start_seconds=0.0,
@@ -111,9 +124,9 @@ def make_clips(network: Tgdp) -> list[Clip]:
     ]
 
 
-def _read_network(request: ImportRequest) -> Tgdp:
+def _build_network(request: ImportRequest, tensors: Mapping[str, Tensor]) -> Tgdp:
     return import_network(
-        read_weights(request.file),
+        tensors,
         kind=request.kind,
         heads=request.heads,
         without_decoder=request.without_decoder,
@@ -134,9 +147,3 @@ def _describe(request: ImportRequest, network: Tgdp) -> dict[str, Any]:
             "contrastive_heads": "left out" if request.without_contrastive_heads else heads,
         }
     }
-
-
-def _decode_clips(media: list[Path], network: Tgdp) -> list[Clip]:
-    config = network.config
-    spec = ClipSpec(num_moments=config.num_moments, frame_size=config.frame_size)
-    return compared_clips(media, spec)

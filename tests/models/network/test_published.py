@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -176,7 +177,46 @@ def test_one_error_lists_everything_that_is_wrong(golden_weights: dict[str, Tens
         "wrong shape or type (4): blocks_a.3.mlp.fc1.bias is torch.int64, must be a floating-point type; "
         "norm_a.weight is (47,), must be (48,); pos_embed_v is (1, 197, 48), must be (1, 196, 48); "
         "register_tokens is (15, 48), must be (14, 48)",
+        "part of the file is of a network of another size",
     ]
+
+
+@pytest.mark.parametrize("name", ["pos_embed_a", "pos_embed_v", "decoder_pos_embed_a", "decoder_pos_embed_v"])
+@pytest.mark.parametrize("length", [100, 196, 208, 400, 512])
+def test_positions_of_another_length_are_named_alone(published, name: str, length: int) -> None:
+    """And not those of the decoder, which are right, because the wrong ones come first."""
+    weights, _, kind = published
+    if weights[name].shape[1] == length:
+        return
+    wrong = weights | {name: torch.zeros(1, length, weights[name].shape[2])}
+    shape = tuple(weights[name].shape)
+    with pytest.raises(WrongStateDict) as caught:
+        import_network(wrong, kind=kind, heads=SMALL)
+    assert str(caught.value).split("\n") == [
+        f"wrong shape or type (1): {name} is {tuple(wrong[name].shape)}, must be {shape}",
+        "part of the file is made for pictures or windows of another size",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda name: f"student.{name}", "every name has student. before it, .+: take it off"),
+        (lambda name: name.replace("blocks_a", "blocks"), "blocks.0 is of a plain ViT, .+ --initialise"),
+        (lambda name: f"{name}.x", "not one name is right: it is the checkpoint of another network"),
+        (lambda name: None if "blocks_v.1" in name else name, "the file holds a part of the network: saved"),
+    ],
+)
+def test_a_refusal_names_ten_of_each_kind_and_the_likeliest_cause(golden_weights, change, cause: str) -> None:
+    renamed = {change(name): tensor for name, tensor in golden_weights.items() if change(name)}
+    with pytest.raises(WrongStateDict) as caught:
+        import_network(renamed, kind="tgdp", heads=SMALL)
+    *kinds, last = str(caught.value).split("\n")
+    assert re.match(cause, last)
+    for line in kinds:
+        kind, number, names = re.fullmatch(r"(\w+) \((\d+)\): (.+), and \d+ more", line).groups()
+        assert kind in ("missing", "unexpected")
+        assert int(number) > len(names.split(", ")) == 10
 
 
 def test_shapes_that_make_no_network_are_named_with_the_rest(golden_weights: dict[str, Tensor]) -> None:
@@ -262,7 +302,8 @@ def test_a_geometry_that_is_known_is_held_to(golden_weights: dict[str, Tensor]) 
 def test_a_decoder_is_left_out_only_by_name(golden_weights, golden) -> None:
     encoder_only = {n: t for n, t in golden_weights.items() if not n.startswith(("decoder_", "mask_token"))}
     with pytest.raises(
-        WrongStateDict, match=r"missing .+mask_token\nonly the decoder lacks .+--without-decoder"
+        WrongStateDict,
+        match=r"missing \(\d+\): decoder_.+ and \d+ more\nonly the decoder lacks .+--without-decoder",
     ):
         import_network(encoder_only, kind="tgdp", heads=SMALL)
     some = {name: t for name, t in golden_weights.items() if name != "decoder_pred_a.bias"}

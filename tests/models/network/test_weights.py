@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.network.weights import UnreadableWeights, read_weights
+from models.network.weights import UnreadableWeights, read_weights, unwrap_weights
 
+OTHERS = {"norm.weight": torch.zeros(3), "norm.bias": torch.zeros(3)}
 TENSORS = {"norm.weight": torch.arange(3.0), "norm.bias": torch.ones(3, dtype=torch.float16)}
 
 
@@ -28,6 +32,84 @@ def test_files_of_torch(prefix: str, wrapper: str | None, tmp_path: Path) -> Non
     tensors = {prefix + name: tensor for name, tensor in TENSORS.items()}
     torch.save(tensors if wrapper is None else {wrapper: tensors, "epoch": 25}, tmp_path / "weights.pth")
     assert is_same(read_weights(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "wrappers"),
+    [
+        ({"_orig_mod.": TENSORS}, ["_orig_mod."]),
+        ({"module._orig_mod.": TENSORS}, ["_orig_mod.", "module."]),
+        ({"_orig_mod.module.": TENSORS}, ["_orig_mod.", "module."]),
+        ({"model.": TENSORS}, ["model."]),
+        ({"module.model._orig_mod.": TENSORS}, ["_orig_mod.", "module.", "model."]),
+        ({"state_dict": {"model.": TENSORS}}, ["state_dict", "model."]),
+        ({"state_dict": {"model": {"module.": TENSORS}}}, ["state_dict", "model", "module."]),
+        ({"ema": {"": TENSORS}}, ["ema"]),
+        ({"ema_state_dict": {"module.": TENSORS}}, ["ema_state_dict", "module."]),
+        ({"ema": {"state_dict": {"": TENSORS}}}, ["ema", "state_dict"]),
+        ({"ema.": TENSORS}, ["ema."]),
+        (
+            {"model_state_dict": {"": TENSORS}, "ema_state_dict": {"": OTHERS}},
+            ["model_state_dict (ema_state_dict is not used)"],
+        ),
+        ({"state_dict": {"model.": TENSORS, "ema.": OTHERS}}, ["state_dict", "model. (ema. is not used)"]),
+        ({"module.": TENSORS, "": {"n_averaged": torch.tensor(7)}}, ["n_averaged", "module."]),
+    ],
+)
+def test_wrappers_are_taken_off_and_said(content, wrappers: list[str], tmp_path: Path) -> None:
+    """Keys that end in a dot stand for names with that prefix, an empty one for names as they are."""
+
+    def built(values):
+        whole = {}
+        for key, inside in values.items():
+            if key and not key.endswith("."):
+                whole[key] = built(inside)
+            else:
+                whole |= {key + name: tensor for name, tensor in inside.items()}
+        return whole
+
+    whole = built(content)
+    are_tensors = all(isinstance(value, Tensor) for value in whole.values())
+    torch.save(whole if are_tensors else {**whole, "epoch": 25, "optimizer": {}}, tmp_path / "weights.pth")
+    found = unwrap_weights(tmp_path / "weights.pth")
+    assert is_same(found.tensors)
+    assert list(found.wrappers) == wrappers
+
+
+def test_a_compiled_part_inside_a_network(tmp_path: Path) -> None:
+    torch.save(
+        {"norm._orig_mod.weight": TENSORS["norm.weight"], "norm.bias": TENSORS["norm.bias"]}, tmp_path / "w"
+    )
+    assert is_same(read_weights(tmp_path / "w"))
+
+
+def test_settings_beside_the_tensors_say_how_to_save_the_tensors_alone(tmp_path: Path) -> None:
+    path = tmp_path / "with args.pth"
+    torch.save({"model": TENSORS, "args": argparse.Namespace(lr=0.1)}, path)
+    with pytest.raises(UnreadableWeights) as refused:
+        read_weights(path)
+    said = str(refused.value)
+    assert "asks for argparse.Namespace, and only tensors are read; settings lie beside them" in said
+    assert "\n" not in said
+    script = said.partition('python -c "')[2].removesuffix('"')
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=100)
+    assert is_same(read_weights(tmp_path / "weights.pth"))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_a_file_that_was_cut_short_says_so(share: float, tmp_path: Path) -> None:
+    large = {"norm.weight": torch.ones(10_000)}
+    torch.save(large, tmp_path / "new.pth")
+    torch.save(large, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(large, tmp_path / "safe.safetensors")
+    for path in (tmp_path / "new.pth", tmp_path / "old.pth", tmp_path / "safe.safetensors"):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(
+            UnreadableWeights, match="it ends too early: copy or download it again"
+        ) as refused:
+            read_weights(path)
+        assert "\n" not in str(refused.value)
 
 
 def test_safetensors(tmp_path: Path) -> None:

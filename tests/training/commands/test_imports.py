@@ -35,7 +35,6 @@ from models.network.tgdp import Tgdp
 from tests.support.paths import GOLDEN
 from training.cli import app
 from training.commands import export as export_command
-from training.commands import imports as import_command
 from training.commands.imports import make_clips
 from training.corpus.scene import sample_scene
 from training.corpus.synthesis import write_scene
@@ -72,7 +71,7 @@ def imported(request, tmp_path_factory: pytest.TempPathFactory) -> Imported:
     else:
         source = folder / "cav-mae.safetensors"
         save_file(weights, source)
-    options = ["--heads", "4", "--decoder-heads", "4", "--license", "BSD-2-Clause"]
+    options = ["--heads", "4", "--decoder-heads", "4", "--license", "BSD-2-Clause", "--clips", "2"]
     run(source, "--kind", request.param, "--output", folder / "bundle", *options)
     expected = load_file(GOLDEN / f"{request.param}_small_expected.safetensors")
     return Imported(source, load_bundle(folder / "bundle"), {n: t.float() for n, t in expected.items()})
@@ -132,7 +131,7 @@ def test_recorded_pictures_through_the_bundle(imported: Imported, tmp_path: Path
 def test_the_bundle_holds_its_golden_clip_and_where_it_comes_from(imported: Imported) -> None:
     manifest, golden = imported.bundle.manifest, imported.bundle.golden()
     assert max(manifest.agreement.values()) < 1e-5
-    (clip, *_) = make_clips(Tgdp(TINY))
+    (clip,) = make_clips(Tgdp(TINY), 1)
     assert np.array_equal(golden.samples, clip.samples)
     assert np.array_equal(golden.frames, clip.frames)
     found = graph_tracks(*open_graphs(imported.bundle.path), clip)
@@ -177,7 +176,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[Exported]:
     exported: list[Exported] = []
 
     def record(
-        network: Tgdp, output: Path, *, name: str, clips: list[Clip], training: dict[str, Any]
+        network: Tgdp, output: Path, *, name: str, clips: list[Clip], training: dict[str, Any], on_step: Any
     ) -> Bundle:
         exported.append(Exported(network, output, name, clips, training))
         return load_bundle(starter_path())
@@ -230,7 +229,7 @@ def test_contrastive_heads_are_embedded_through_unless_left_out(
     (exported,) = exports
     assert exported.network.config == dataclasses.replace(TINY, head_depth=2)
     assert exported.training["imported"]["contrastive_heads"] == "part of the embedding"
-    assert len(exported.clips) == import_command.NUM_SYNTHETIC_CLIPS
+    assert len(exported.clips) == 4
 
 
 class Malicious:
