@@ -82,7 +82,8 @@ def interval(values: Sequence[float]) -> str:
 def tabulate(found: list[dict[str, Any]]) -> str:
     """Return a Markdown table: one line a variant, mean over seeds with interval."""
     lines = [
-        "| variant | alignment sees | distilled | A→V R@1 | R@10 | V→A R@1 | R@10 | median ranks | seeds |",
+        "| variant | alignment sees | distilled "
+        "| sound → picture R@1 | R@10 | picture → sound R@1 | R@10 | median ranks | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (title, view, distilled) in WORDS.items():

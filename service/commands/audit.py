@@ -24,10 +24,14 @@ def audit(
     max_offset: Annotated[
         float, typer.Option(min=0, max=600, help="Maximum shift of the sound to look for, in seconds.")
     ] = 30.0,
-    show_all: Annotated[bool, typer.Option("--all", help="Also show files that fit.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="Also show files that fit, and those of which it cannot tell.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find files whose sound does not belong to their picture, is out of sync, or is silent."""
+    from service.search.separation import Separation
+
     settings = read_settings()
     log_to_stderr()
     with report_errors():
@@ -35,13 +39,12 @@ def audit(
     if as_json:
         print_json(found)
         return
-    shown = [one for one in found["findings"] if show_all or one["verdict"] != "fits"]
-    num_files = count(found["num_files"], "file")
-    if not shown:
-        say(f"nothing is wrong with {num_files} with sound and picture")
-        return
-    _print(shown)
-    say(f"checked {num_files} with sound and picture")
+    hidden = () if show_all else ("fits", "cannot_tell")
+    _print([one for one in found["findings"] if one["verdict"] not in hidden])
+    verdicts = {name.replace("_", " "): number for name, number in found["verdicts"].items()}
+    numbers = ", ".join(f"{number} {name}" for name, number in sorted(verdicts.items()))
+    say(f"checked {count(found['num_files'], 'file')} with sound and picture: {numbers}")
+    say(f"own sound against that of other files: {Separation(**found['separation'])}")
 
 
 def _audit(settings: Settings, *, limit: int, max_offset: float) -> dict[str, Any]:
@@ -51,13 +54,8 @@ def _audit(settings: Settings, *, limit: int, max_offset: float) -> dict[str, An
 
     def here() -> dict[str, Any]:
         with open_foley(settings) as foley:
-            snapshot = foley.snapshot(priority="bulk")
-            findings = audit_release(snapshot, max_offset_seconds=max_offset)
-            return {
-                "findings": [finding.to_json() for finding in findings[:limit]],
-                "num_files": len(findings),
-                "release_id": snapshot.release_id,
-            }
+            found = audit_release(foley.snapshot(priority="bulk"), max_offset_seconds=max_offset)
+            return found.to_json(limit=limit)
 
     query = {"limit": limit, "max_offset_seconds": max_offset}
     return here_or_there(
@@ -68,12 +66,14 @@ def _audit(settings: Settings, *, limit: int, max_offset: float) -> dict[str, An
 
 
 def _print(findings: list[dict[str, Any]]) -> None:
-    from service.commands.printing import format_path
+    from service.commands.printing import format_path, format_probability
     from service.commands.tables import print_columns
 
     rows = []
     for one in findings:
         offset = one["offset_seconds"]
         late = f"sound {abs(offset):.1f} s {'late' if offset > 0 else 'early'}" if offset else ""
-        rows.append((f"{one['match_probability']:.0%}", one["verdict"], late, format_path(one["path"])))
-    print_columns(stdout(), ("own sound", "verdict", "offset", "file"), rows)
+        likely = format_probability(one["match_probability"])
+        rows.append((likely, one["verdict"].replace("_", " "), late, format_path(one["path"])))
+    if rows:
+        print_columns(stdout(), ("own sound", "verdict", "offset", "file"), rows)

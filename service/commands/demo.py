@@ -31,13 +31,12 @@ from service.library.indexing import index_paths, library_limits
 from service.releases.manager import ReleaseManager
 from service.search.options import SearchOptions
 from service.system.failure import Failure
-from service.system.modality import OPPOSITE, Modality
+from service.system.modality import NAMES, OPPOSITE, Modality, name_direction
 from service.system.paths import make_absolute
 
 LABELS_NAME = "labels.csv"
 NUM_ROWS = 12
 NUM_SHOWN = 3
-NAMES: Mapping[Modality, str] = {"audio": "sound", "video": "picture"}
 
 
 class BadCorpus(Failure):
@@ -226,7 +225,7 @@ def print_recall(
         chance = 1 / num_candidates[target]
         rows.append(
             (
-                f"{NAMES[source]} → {NAMES[target]}",
+                name_direction(target),
                 f"{num_right} of {len(ranks)}",
                 f"{num_right / len(ranks):.1%}",
                 f"{chance:.1%}",

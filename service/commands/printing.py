@@ -27,6 +27,7 @@ from models.bundle.bundle import Agreement
 from service.commands.tables import print_columns
 from service.library.report import FailedFile, IndexReport, OnProgress
 from service.library.report import Progress as IndexProgress
+from service.system.modality import NAMES
 from service.system.paths import show_path
 from service.system.text import count
 
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 MAX_FAILURES = 50  # lines; --json has all
 MAX_LINKS = 5
 MAX_PLANNED_LINES = 200
+CANNOT_TELL = (
+    "This release tells what belongs together no better than chance: scores and order mean nothing here."
+)
 
 
 def format_time(seconds: float) -> str:
@@ -185,7 +189,7 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
     columns: dict[str, list[str]] = {
         "#": [str(rank) for rank in range(1, len(results) + 1)],
         "score": [f"{result['score']:.3f}" for result in results],
-        "likely": [_format_probability(result["match_probability"]) for result in results],
+        "likely": [format_probability(result["match_probability"]) for result in results],
         "segment": [format_span(result) for result in results],
         "best moment": [_format_moment(result["best_moment"]) for result in results],
         "file": [format_path(result["path"]) for result in results],
@@ -196,13 +200,16 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
         console, [*columns], [*zip(*columns.values(), strict=True)], right=columns.keys() - {"file"}
     )
     console.print(
-        f"{answer['target']} that goes with the {answer['from']} of the query · {answer['bundle_id']}",
+        f"{NAMES[answer['from']]} → {NAMES[answer['target']]} · {answer['bundle_id']}",
         style="dim",
         highlight=False,
     )
+    if answer.get("probability_reason") == "cannot_tell":
+        console.print(CANNOT_TELL, style="yellow", highlight=False)
 
 
-def _format_probability(probability: float | None) -> str:
+def format_probability(probability: float | None) -> str:
+    """Write a probability in percent; nothing if it is not known."""
     return "" if probability is None else f"{probability:.0%}"
 
 

@@ -49,6 +49,7 @@ def list_all(as_json: Json = False) -> None:
     """List the releases, the oldest first."""
     from service.commands.here_or_there import list_releases
     from service.commands.tables import print_columns
+    from service.system.modality import OPPOSITE, name_direction
 
     settings = read_settings()
     with report_errors():
@@ -65,11 +66,16 @@ def list_all(as_json: Json = False) -> None:
         made = datetime.datetime.fromtimestamp(release["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
         state = release["state"] + (" (previous)" if release["is_previous"] else "")
         recall = release["gates"].get("recall", {}).get("new", {})
-        shown = " / ".join(f"{recall[name]['at_1']:.1%}" for name in ("audio", "video") if name in recall)
+        shown = " / ".join(f"{recall[name]['at_1']:.1%}" for name in OPPOSITE if name in recall)
         rows.append((release["release_id"], state, made, shown))
         if reasons := release["gates"].get("reasons"):
             refusals.append(f"{release['release_id']} was refused: {'; '.join(reasons)}")
-    print_columns(stdout(), ("release", "state", "created", "R@1 sound / picture"), rows, folding=())
+    print_columns(
+        stdout(),
+        ("release", "state", "created", f"R@1 {' / '.join(map(name_direction, OPPOSITE))}"),
+        rows,
+        folding=(),
+    )
     for refusal in refusals:  # a line each: a column of them would be a few letters wide
         stdout().print(refusal, markup=False, highlight=False, soft_wrap=True)
 
@@ -84,6 +90,7 @@ def create(
     """Build a release from a bundle: test it, embed the library with it, compare it with the active one."""
     from service.commands.here_or_there import create_release
     from service.commands.printing import show_steps
+    from service.releases.documents import explain_refusal
 
     if force and not activate:
         fail("--force needs --activate", code=WRONG_USAGE)
@@ -101,7 +108,7 @@ def create(
     if switched is not None:
         _print_switch(switched, as_json=False)
     elif release["outcome"] != "ready":
-        fail(f"release {release['release_id']} was refused")
+        fail(explain_refusal(release))
     else:
         name = release["release_id"]
         say(f"release {name} is ready: activate it with `foley releases activate {name}`")
@@ -170,6 +177,8 @@ def compare(
 def calibrate(as_json: Json = False) -> None:
     """Recalibrate scores on the current library."""
     from service.commands.here_or_there import calibrate_release
+    from service.search.separation import Separation
+    from service.system.modality import name_direction
 
     settings = read_settings()
     log_to_stderr()
@@ -180,20 +189,29 @@ def calibrate(as_json: Json = False) -> None:
         return
     for target, direction in calibration["directions"].items():
         say(
-            f"{target}: {direction['num_queries']} queries; expected calibration error {direction['error']:.3f} on "
-            f"held-out pairs, {direction['best']['error']:.3f} on the best results alone"
+            f"{name_direction(target)}: {direction['num_queries']} queries; expected calibration error "
+            f"{direction['error']:.3f} on held-out pairs, {direction['best']['error']:.3f} on the best results alone"
         )
+    if calibration["separation"]:
+        separation = Separation(**calibration["separation"])
+        so = (
+            ""
+            if separation.can_tell
+            else "; results have no probability, because that is no better than chance"
+        )
+        say(f"own sound against that of other files: {separation}{so}")
 
 
 def _print_gates(release: Mapping[str, Any]) -> None:
     from service.commands.tables import print_columns
+    from service.releases.documents import name_gate, show_verdict
 
     gates = release["gates"].get("gates", ())
-    rows = [(gate["gate"], "passed" if gate["passed"] else "failed", gate["reason"]) for gate in gates]
+    rows = [(name_gate(gate), show_verdict(gate), gate["reason"]) for gate in gates]
     if rows:
         print_columns(stdout(), ("gate", "", "measured"), rows)
-    else:
-        stdout().print("; ".join(release["gates"].get("reasons", ())), markup=False, highlight=False)
+    for words in release["gates"].get("undecided", ()):
+        say(f"undecided: {words}")
 
 
 def _print_switch(switched: Mapping[str, Any], *, as_json: bool) -> None:

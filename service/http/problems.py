@@ -49,6 +49,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "media_missing": Problem(404, "The asset's file is gone"),
     "release_not_found": Problem(404, "No such release"),
     "body_timeout": Problem(408, "The request body came too slowly"),
+    "cannot_tell": Problem(409, "The release does not tell what belongs together"),
     "job_ended": Problem(409, "The job has ended"),
     "job_not_ended": Problem(409, "The job has not ended"),
     "release_error": Problem(409, "This release does not allow that"),

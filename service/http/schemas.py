@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from models.media.clip import MediaInfo
-from service.search.matching import EmptyReason
+from service.search.matching import EmptyReason, ProbabilityReason
 from service.system.modality import Modality
 
 ASSET_ID = "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
@@ -60,6 +60,7 @@ EMPTY_ANSWER: dict[str, Any] = {
     "query": {"num_segments": 1, "is_partial": False},
     "next_offset": None,
     "reason": "nothing_passes_filter",
+    "probability_reason": None,
 }
 IS_PARTIAL = "True if less than 95 % of the file could be decoded."
 NEXT_CURSOR = "Give it as `cursor` for the next page; null after the last."
@@ -155,8 +156,7 @@ class SearchResultBody(Document):
     score: float = Field(description="Mean of `moments`, in [-1, 1].")
     match_probability: float | None = Field(
         description="How likely the result belongs to the query, in [0, 1], learned from the library's own pairs at "
-        "even odds that there is anything to find. Null if the library is too small to learn from, and if sound is "
-        "compared with sound or picture with picture."
+        "even odds that there is anything to find. Null if `probability_reason` says why."
     )
     best_moment: BestMoment
     moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")
@@ -208,6 +208,10 @@ class SearchAnswerBody(Document):
         description="Give it as `offset` for the next page. Null after the last page, and without an `offset`."
     )
     reason: EmptyReason | None = Field(description="Why there are no results; null if there are some.")
+    probability_reason: ProbabilityReason | None = Field(
+        description="Why results have no `match_probability`: like was compared with like, the library is too small to "
+        "learn from, or the release does not tell what belongs together better than chance. Null if they have one."
+    )
 
 
 class BatchAnswerBody(Document):

@@ -11,6 +11,7 @@ from service.jobs.lane import FOR_EVER, JobLane, JobResult, RunningJob
 from service.jobs.ledger import Ledger
 from service.jobs.records import CreatedJob, ReleaseRequest
 from service.releases.building import BuildProgress
+from service.releases.documents import explain_refusal
 from service.releases.manager import ReleaseManager, Switched
 from service.releases.store import Release, ReleaseInUse, ReleaseRefused
 
@@ -61,7 +62,7 @@ class ReleaseJobs:
             job.stop.check()
             switched = self.manager.activate(release.release_id, who=request.who, why=request.force)
         elif request.activate:
-            refusal = ReleaseRefused("; ".join(release.gates.get("reasons", ())) or "its gates failed")
+            refusal = ReleaseRefused(explain_refusal(release.to_json()))
         report = {
             "release": release.to_json(),
             "switched": None if switched is None else switched.to_json(),

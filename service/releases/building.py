@@ -26,13 +26,12 @@ from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.releases.builder import write_asset
 from service.releases.documents import Estimate, Gates, LibraryCounts, Outcome, Side, Trial
-from service.releases.gates import GateLimits, describe_gates, judge, measure_overlap
+from service.releases.gates import NUM_RANKS, describe_gates, judge, measure_overlap
 from service.releases.opening import write_settings
 from service.releases.store import Release, ReleaseError, ReleaseRefused, ReleaseStore
 from service.releases.switch import OpenRelease
 from service.releases.trial import try_bundle
 from service.search.calibration import (
-    DIRECTIONS,
     Calibration,
     Pairs,
     TooFewPairs,
@@ -40,9 +39,10 @@ from service.search.calibration import (
     fit_direction,
     sample_pairs,
 )
+from service.search.separation import measure_separation
 from service.system.caller import Caller, CallerGone
 from service.system.child import start_child
-from service.system.modality import Modality
+from service.system.modality import OPPOSITE, Modality
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -212,21 +212,26 @@ def _measure(
     """Search both releases with the same segments, for the gates and the calibration."""
     samples: dict[Side, dict[Modality, Pairs]] = {"new": {}, "active": {}}
     overlap: float | None = None
+    undecided: list[str] = []
     try:
         queries = choose_queries(active, num_queries=settings.release_sample, seed=0)
         queries = [query for query in queries if query[0].asset_id not in release.missing]
         sides: dict[Side, Index] = {"new": new, "active": active}
         for side, index in sides.items():
-            samples[side] = {target: sample_pairs(index, queries, target=target) for target in DIRECTIONS}
-        shares = [measure_overlap(new, active, queries, target=target) for target in DIRECTIONS]
+            samples[side] = {
+                target: sample_pairs(index, queries, target=target, num_ranks=NUM_RANKS)
+                for target in OPPOSITE
+            }
+        shares = [measure_overlap(new, active, queries, target=target) for target in OPPOSITE]
         found = [share for share in shares if share is not None]
         overlap = sum(found) / len(found) if found else None
-        learn_calibration(store, release.release_id, samples["new"], num_assets=release.library["num_assets"])
+        learn_calibration(store, release.release_id, new, queries, samples["new"])
     except TooFewPairs as exc:
+        undecided.append(f"recall could not be compared: {exc}")
         logger.warning("release %s is not compared by retrieval: %s", release.release_id, exc)
     num_assets = release.library["num_assets"]
     gates = judge(
-        gate_limits(settings),
+        settings,
         trial=trial,
         num_assets=num_assets,
         num_embedded=num_assets - len(release.missing),
@@ -235,28 +240,24 @@ def _measure(
         overlap=overlap,
     )
     outcome: Outcome = "ready" if all(gate["passed"] for gate in gates) else "refused"
-    return replace(release, outcome=outcome, gates=describe_gates(gates, trial, samples))
+    return replace(release, outcome=outcome, gates=describe_gates(gates, trial, samples, undecided))
 
 
 def learn_calibration(
-    store: ReleaseStore, release_id: str, pairs: Mapping[Modality, Pairs], *, num_assets: int
+    store: ReleaseStore,
+    release_id: str,
+    index: Index,
+    queries: Sequence[tuple[Asset, int]],
+    pairs: Mapping[Modality, Pairs],
 ) -> Calibration:
     """Fit both directions to pairs of a release's own index, and keep the calibration with it."""
-    directions = {target: fit_direction(found) for target, found in pairs.items()}
-    calibration = Calibration(directions=directions, num_assets=num_assets)
+    calibration = Calibration(
+        directions={target: fit_direction(found) for target, found in pairs.items()},
+        num_assets=index.info().num_assets,
+        separation=measure_separation(index, queries),
+    )
     store.save_calibration(release_id, calibration)
     return calibration
-
-
-def gate_limits(settings: Settings) -> GateLimits:
-    """What a release must keep, as the settings say."""
-    return GateLimits(
-        max_recall_drop=settings.release_max_recall_drop,
-        min_overlap=settings.release_min_overlap,
-        min_coverage=settings.release_min_coverage,
-        max_latency_ratio=settings.release_max_latency_ratio,
-        max_memory_ratio=settings.release_max_memory_ratio,
-    )
 
 
 def _save(store: ReleaseStore, release: Release) -> Release:

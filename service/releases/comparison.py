@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.releases.documents import name_gate, show_verdict
 from service.releases.store import Release
+from service.system.modality import OPPOSITE, name_direction
 
 COLOURS = ("#3b6ea5", "#d08b35")
 STYLE = """
@@ -97,9 +99,9 @@ def _explain(pair: Sequence[Release], figures: Sequence[Figure]) -> str:
 
 def _recalls(pair: Sequence[Release]) -> dict[str, list[Figure]]:
     rows: dict[str, list[Figure]] = {}
-    for target, source in (("audio", "video"), ("video", "audio")):
+    for target in OPPOSITE:
         for at in ("at_1", "at_5", "at_10"):
-            name = f"{source} → {target}, R@{at[3:]}"
+            name = f"{name_direction(target)}, R@{at[3:]}"
             own, active = (_read(pair, "recall", who, target, at, scale=100.0) for who in ("new", "active"))
             rows[name] = _fill(pair, own, active)
     return rows
@@ -132,16 +134,13 @@ def _fill(
 
 
 def _read(pair: Sequence[Release], *keys: str, scale: float) -> list[float | None]:
-    found = [_look(release.gates, *keys) for release in pair]
-    return [None if value is None else value * scale for value in found]
-
-
-def _look(value: Any, *keys: str) -> float | None:
-    for key in keys:
-        if not isinstance(value, Mapping) or key not in value:
-            return None
-        value = value[key]
-    return float(value)
+    found: list[float | None] = []
+    for release in pair:
+        value: Any = release.gates
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        found.append(None if value is None else scale * value)
+    return found
 
 
 def _bars(title: str, rows: Mapping[str, Sequence[Figure]], *, best: float | None) -> str:
@@ -170,8 +169,8 @@ def _gates(release: Release) -> str:
         reasons = "; ".join(release.gates.get("reasons", ())) or "it was never measured"
         return f"<h2>Gates of {html.escape(release.release_id)}</h2><p>{html.escape(reasons)}</p>"
     rows = "".join(
-        f'<tr class="{"passed" if gate["passed"] else "failed"}"><td>{html.escape(gate["gate"])}</td>'
-        f"<td>{'passed' if gate['passed'] else 'failed'}</td><td>{html.escape(gate['reason'])}</td></tr>"
+        f'<tr class="{"passed" if gate["passed"] else "failed"}"><td>{html.escape(name_gate(gate))}</td>'
+        f"<td>{show_verdict(gate)}</td><td>{html.escape(gate['reason'])}</td></tr>"
         for gate in gates
     )
     return (

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired, cast
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic takes the one of `typing` from Python 3.12 on
 
-from service.system.modality import Modality
+from service.system.modality import Modality, name_direction
 
 Outcome = Literal["building", "ready", "refused"]
 Side = Literal["new", "active"]
+Verdict = Literal["passed", "failed", "cannot_tell"]
 _DESCRIBED = with_config(ConfigDict(use_attribute_docstrings=True))
 
 
@@ -28,7 +29,9 @@ class Gate(TypedDict):
     limit: float | None
     """The bound of the value; null if there is none."""
     passed: bool
-    """Whether the value keeps the bound."""
+    """False if the release is refused because of it."""
+    verdict: NotRequired[Verdict]
+    """`cannot_tell` if there are too few pairs to tell whether recall fell by more than is allowed."""
     reason: str
     """The result in words."""
 
@@ -51,12 +54,15 @@ class Trial(TypedDict):
     """The same of the active bundle, in a process of its own."""
 
 
+@_DESCRIBED
 class Recall(TypedDict):
     """Share of sampled queries whose own asset is among the best 1, 5 and 10 results, in [0, 1]."""
 
     at_1: float
     at_5: float
     at_10: float
+    median_rank: NotRequired[float]
+    """Median rank of the own asset; 101 stands for all above 100."""
 
 
 @_DESCRIBED
@@ -67,6 +73,8 @@ class Gates(TypedDict, total=False):
     """Whether every gate passed."""
     reasons: list[str]
     """Why the release was refused."""
+    undecided: list[str]
+    """What too few pairs could not tell; the release is not refused for it."""
     gates: list[Gate]
     """Every gate, passed or not."""
     recall: dict[Side, dict[Modality, Recall]]
@@ -180,3 +188,26 @@ class SwitchDocument(TypedDict):
     """Time of all of it: opening the release, catching up, switching."""
     num_behind: int
     """Assets of the library that the release does not hold yet; a job embeds them."""
+
+
+def name_gate(gate: Gate) -> str:
+    """The name of a gate for people."""
+    _, _, target = gate["gate"].partition("_to_")
+    return f"recall, {name_direction(cast(Modality, target))}" if target else gate["gate"]
+
+
+def show_verdict(gate: Gate) -> str:
+    """Whether a gate passed, for people; gates of before know no verdict."""
+    return gate.get("verdict", "passed" if gate["passed"] else "failed").replace("_", " ")
+
+
+def explain_refusal(release: ReleaseRecord) -> str:
+    """Why a release was refused, and how it is activated all the same."""
+    reasons = "; ".join(release["gates"].get("reasons", ())) or "its gates failed"
+    how = (
+        f"To activate it all the same, give a reason: `foley releases activate {release['release_id']} --force WHY`, "
+        "over HTTP `force`"
+        if release["gates"].get("gates")
+        else "It was not measured to the end: it cannot be forced"
+    )
+    return f"release {release['release_id']} was refused: {reasons}. {how}"

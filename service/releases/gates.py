@@ -4,41 +4,43 @@ A failed gate says why in words. All gates are measured, passed or not, so that 
 
     golden      tracks of the bundle's own clip are those of its export, in the precision that will serve
     coverage    share of the active release's assets that the new one has embedded
-    recall      zero-shot R@1 of sampled assets in both directions, against the active release on the same queries
+    recall      how early sampled assets find their own other half, in each direction, against the active release
     overlap     mean share of the ten best assets that both releases find for the same query
     latency     time to encode one segment, against the active release, in turns
     memory      peak of a process that loads the bundle and encodes, against the active release
+
+Recall is a paired test on the same queries, because two of 94 are noise: of R@1, R@10 and the rank itself the queries
+that are answered better and worse are counted, as McNemar (1947) and the sign test do. The net share has the interval
+of Agresti and Min (2005), which holds for few pairs too; the three hold together (Bonferroni). Recall fell if the share
+is below what is allowed and the whole interval is below zero. If it is not, and a greater fall than is allowed lies
+within the interval, there are too few pairs to tell: that is said and refuses nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.index.contract import Asset, Index, VectorQuery
-from service.releases.documents import Gate, Gates, Recall, Side, Trial
-from service.search.calibration import DIRECTIONS, Pairs
+from service.releases.documents import Gate, Gates, Recall, Side, Trial, Verdict
+from service.search.calibration import Pairs
 from service.search.prefetch import choose_prefetch
-from service.system.modality import Modality
+from service.system.modality import OPPOSITE, Modality, name_direction
+from service.system.settings import Settings
 
 OVERLAP_RESULTS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateLimits:
-    """What a release must keep: shares in [0, 1], and multiples of what the active release takes."""
-
-    max_recall_drop: float = 0.02
-    min_overlap: float = 0.1
-    min_coverage: float = 0.99
-    max_latency_ratio: float = 2.0
-    max_memory_ratio: float = 2.0
+NUM_RANKS = 100
+"""Ranks that are told apart; those above count as the next."""
+Z = NormalDist().inv_cdf(1 - 0.05 / 2 / 3)
+"""Three intervals that hold together with 95 %."""
 
 
 def judge(
-    limits: GateLimits,
+    limits: Settings,
     *,
     trial: Trial,
     num_assets: int,
@@ -47,7 +49,7 @@ def judge(
     active: Mapping[Modality, Pairs],
     overlap: float | None,
 ) -> list[Gate]:
-    """Compare what was measured with the limits, and return every gate.
+    """Compare what was measured with the limits that the settings have, and return every gate.
 
     `num_assets` is that of the active release. `new` and `active` hold the same sampled queries to both releases by
     target, and are empty if the library is too small; `overlap` is then None.
@@ -63,19 +65,20 @@ def judge(
             passed=True,  # a trial that does not reproduce them ends with an error
             reason=f"the golden tracks are reproduced on {trial['engine']}",
         ),
-        _at_least("coverage", coverage, limits.min_coverage, covered),
+        _at_least("coverage", coverage, limits.release_min_coverage, covered),
     ]
-    for target, source in DIRECTIONS.items():
-        if target in new:
-            direction = f"{source}_to_{target}"
-            gates.append(_recall(new[target], active[target], limits.max_recall_drop, direction))
+    gates += [
+        _recall(new[target], active[target], limits.release_max_recall_drop)
+        for target in OPPOSITE
+        if target in new
+    ]
     if overlap is not None:
         words = f"of the ten best assets {overlap:.0%} are those of the active release"
-        gates.append(_at_least("overlap", overlap, limits.min_overlap, words))
+        gates.append(_at_least("overlap", overlap, limits.release_min_overlap, words))
     now, before = trial["segment_seconds"], trial["active_segment_seconds"]
-    gates.append(_ratio("latency", now, before, limits.max_latency_ratio, "s a segment"))
+    gates.append(_ratio("latency", now, before, limits.release_max_latency_ratio, "s a segment"))
     now, before = trial["peak_bytes"], trial["active_peak_bytes"]
-    gates.append(_ratio("memory", now, before, limits.max_memory_ratio, "bytes"))
+    gates.append(_ratio("memory", now, before, limits.release_max_memory_ratio, "bytes"))
     return gates
 
 
@@ -87,7 +90,7 @@ def measure_overlap(
     for asset, number in queries:
         found = []
         for index in (new, active):
-            track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
+            track = index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
             if track is not None:
                 prefetch = choose_prefetch(track, limit=OVERLAP_RESULTS)
                 query = VectorQuery(track=track, target=target, limit=OVERLAP_RESULTS, prefetch=prefetch)
@@ -98,12 +101,19 @@ def measure_overlap(
 
 
 def describe_gates(
-    gates: list[Gate], trial: Trial, samples: Mapping[Side, Mapping[Modality, Pairs]]
+    gates: list[Gate],
+    trial: Trial,
+    samples: Mapping[Side, Mapping[Modality, Pairs]],
+    undecided: Sequence[str] = (),
 ) -> Gates:
     """What a release keeps of its gates; the samples are queries to both releases, by target."""
     return {
         "passed": all(gate["passed"] for gate in gates),
         "reasons": [gate["reason"] for gate in gates if not gate["passed"]],
+        "undecided": [
+            *undecided,
+            *(gate["reason"] for gate in gates if gate.get("verdict") == "cannot_tell"),
+        ],
         "gates": gates,
         "recall": {
             side: {target: _describe_recall(pairs) for target, pairs in found.items()}
@@ -118,6 +128,7 @@ def _describe_recall(pairs: Pairs) -> Recall:
         "at_1": round(pairs.recall(1), 4),
         "at_5": round(pairs.recall(5), 4),
         "at_10": round(pairs.recall(10), 4),
+        "median_rank": float(np.median(_ranks(pairs)[pairs.ranks >= 0])),
     }
 
 
@@ -127,14 +138,56 @@ def _at_least(name: str, value: float, limit: float, words: str) -> Gate:
     return Gate(gate=name, value=value, active=None, limit=limit, passed=passed, reason=reason)
 
 
-def _recall(new: Pairs, active: Pairs, max_drop: float, direction: str) -> Gate:
-    value, before = new.recall(1), active.recall(1)
-    limit = before - max_drop
-    passed = value >= limit
-    words = f"R@1 {direction} is {value:.1%}, of the active release {before:.1%} ({new.num_queries} queries)"
-    reason = words if passed else f"{words}: a fall of {max_drop:.1%} is allowed"
+def compare_paired(new: NDArray[Any], active: NDArray[Any]) -> tuple[float, float, float]:
+    """Compare two answers to the same queries, smaller is better, shape (N,): Agresti and Min, 2005, section 5.
+
+    Returns the share of the queries that are answered better less the share answered worse, and its interval.
+    """
+    better, worse = int((new < active).sum()), int((new > active).sum())
+    total, middle = len(new) + 2, (better - worse) / (len(new) + 2)
+    reach = Z * ((better + worse + 1) / total - middle**2) ** 0.5 / total**0.5 if better + worse else 0.0
+    return (better - worse) / len(new), middle - reach, middle + reach
+
+
+def _ranks(pairs: Pairs) -> NDArray[np.int64]:
+    """Ranks of the own assets, one for each query; -1 if it has no track."""
+    return np.where(pairs.ranks == 0, NUM_RANKS + 1, pairs.ranks)
+
+
+def _show_rank(rank: float) -> str:
+    return f"above {NUM_RANKS}" if rank > NUM_RANKS else f"{rank:g}"
+
+
+def _recall(new: Pairs, active: Pairs, max_drop: float) -> Gate:
+    both = (new.ranks >= 0) & (active.ranks >= 0)
+    now, before = _ranks(new)[both], _ranks(active)[both]
+    at = {k: (float((now <= k).mean()), float((before <= k).mean())) for k in (1, 10)}
+    median, median_before = float(np.median(now)), float(np.median(before))
+    changes = {f"R@{k}": compare_paired(now > k, before > k) for k in at}
+    is_unsure = any(low < -max_drop for _, low, _ in changes.values())
+    changes["median rank"] = compare_paired(now, before)
+    shown = [f"{share:.1%}, was {was:.1%}" for share, was in at.values()]
+    shown.append(f"{_show_rank(median)}, was {_show_rank(median_before)}")
+    words = [
+        f"{name} {figures} (net {net:+.1%} of the queries better, 95 % interval {low:+.1%} to {high:+.1%})"
+        for (name, (net, low, high)), figures in zip(changes.items(), shown, strict=True)
+    ]
+    if median <= median_before:
+        del changes["median rank"]
+    fell = [name for name, (net, _, high) in changes.items() if net < -max_drop and high < 0]
+    verdict: Verdict = "failed" if fell else "cannot_tell" if is_unsure else "passed"
+    if fell:
+        words.append(f"{' and '.join(fell)} fell, and a fall of {max_drop:.1%} is allowed")
+    elif is_unsure:
+        words.append(f"too few queries to tell whether recall fell by more than the {max_drop:.1%} allowed")
     return Gate(
-        gate=f"recall_{direction}", value=value, active=before, limit=limit, passed=passed, reason=reason
+        gate=f"recall_{OPPOSITE[new.target]}_to_{new.target}",
+        value=at[1][0],
+        active=at[1][1],
+        limit=at[1][1] - max_drop,
+        passed=not fell,
+        verdict=verdict,
+        reason=f"{name_direction(new.target)}, {len(now)} queries: {'; '.join(words)}",
     )
 
 

@@ -31,14 +31,13 @@ from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.library.indexing import library_limits
 from service.releases.building import OnBuild, build_release, learn_calibration
-from service.releases.documents import ReleaseDocument, SwitchDocument
+from service.releases.documents import ReleaseDocument, SwitchDocument, explain_refusal
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release
 from service.releases.replicas import Follower, submit_behind
 from service.releases.store import Active, Release, ReleaseError, ReleaseInUse, ReleaseRefused, ReleaseStore
 from service.releases.switch import OpenRelease, ReleaseSwitch
 from service.search.calibration import (
-    DIRECTIONS,
     MIN_ASSETS,
     Calibration,
     TooFewPairs,
@@ -46,6 +45,7 @@ from service.search.calibration import (
     sample_pairs,
 )
 from service.system.caller import Caller
+from service.system.modality import OPPOSITE
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -193,16 +193,15 @@ class ReleaseManager:
         """Recalibrate the scores of the active release on its current library, for further requests too."""
         with self._releases.lease() as active:
             queries = choose_queries(active.index, num_queries=self._settings.release_sample, seed=0)
-            pairs = {target: sample_pairs(active.index, queries, target=target) for target in DIRECTIONS}
-            num_assets = active.index.info().num_assets
-            calibration = learn_calibration(self.store, active.release_id, pairs, num_assets=num_assets)
+            pairs = {target: sample_pairs(active.index, queries, target=target) for target in OPPOSITE}
+            calibration = learn_calibration(self.store, active.release_id, active.index, queries, pairs)
             self._releases.recalibrate(active.release_id, calibration)
         return calibration
 
     def calibrate_if_stale(self) -> bool:
         """Recalibrate if that was never done, or the library has grown or shrunk by a quarter; returns whether."""
         active = self._releases.current
-        known = 0 if active.calibration is None else active.calibration.num_assets
+        known = active.calibration.num_assets if active.calibration and active.calibration.separation else 0
         num_assets = active.index.info().num_assets
         if num_assets < MIN_ASSETS or abs(num_assets - known) < STALE_SHARE * max(known, 1):
             return False
@@ -287,8 +286,4 @@ def name_of_user() -> str:
 def _explain(release: Release) -> str:
     if release.outcome == "building":
         return f"release {release.release_id} is not complete: create it again to continue"
-    reasons = "; ".join(release.gates.get("reasons", ())) or "its gates failed"
-    return (
-        f"release {release.release_id} was refused: {reasons}. To activate it all the same, give a reason: "
-        "--force WHY, over HTTP `force`"
-    )
+    return explain_refusal(release.to_json())

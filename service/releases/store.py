@@ -159,12 +159,12 @@ class ReleaseStore:
 
     def describe(self, release: Release, *, current: str) -> ReleaseDocument:
         """A release for people and programs; `current` is the active one."""
-        active = self.active()
+        active, calibration = self.active(), self.load_calibration(release.release_id)
         return {
             **release.to_json(),
             "state": "active" if release.release_id == current else release.outcome,
             "is_previous": active is not None and active.previous == release.release_id,
-            "has_calibration": self.load_calibration(release.release_id) is not None,
+            "has_calibration": calibration is not None and calibration.can_tell,
         }
 
     def load_bundle(self, release_id: str) -> Bundle:

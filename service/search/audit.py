@@ -1,16 +1,18 @@
 """Finding files whose sound does not belong to their picture: dubbed, muxed with another file, silent, shifted in time.
 
-    for finding in audit_library(index, silence=silent_track):
+    for finding in audit_release(snapshot, max_offset_seconds=30).findings:
         print(finding.path, finding.verdict, finding.match_probability, finding.offset_seconds)
 
 Nothing is decoded: everything is in the index. The library itself teaches what fits: scores of sound and picture of one
-file against those of two files, by isotonic regression at even odds. A file that fits better with its sound moved
-against the picture is shifted, by about that much.
+file against those of two files, by isotonic regression at even odds. If the two hardly differ there is no audit, and
+where they overlap a file is called neither right nor wrong. A file that fits better with its sound moved against the
+picture is shifted, by about that much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,21 +22,25 @@ from pydantic import ConfigDict, with_config
 
 from service.index.contract import Asset, Index, Segment, VectorQuery
 from service.index.iteration import iter_segments
-from service.search.calibration import MIN_ASSETS, TooFewPairs, iter_pairs
+from service.search.calibration import MIN_ASSETS, TooFewPairs, iter_pairs, says_nothing
 from service.search.prefetch import choose_prefetch
+from service.search.separation import Separation, draw_foreign, separate
 from service.search.snapshot import Snapshot
+from service.system.failure import Failure
 from service.system.modality import Modality, Track
 from service.system.paths import show_path
 
-Verdict = Literal["fits", "doubtful", "mismatch", "silent", "shifted"]
+Verdict = Literal["mismatch", "silent", "shifted", "cannot_tell", "fits"]  # the order of findings
 
 MAX_SEGMENTS = 8
 """At most this many segments of a long file are searched with, evenly spread."""
 RANK_LIMIT = 10
-MISMATCH, DOUBTFUL = 0.1, 0.5
-"""Probabilities below which a file is called so."""
-SURE = 0.99
-"""A file that fits so well is not called shifted, whatever else fits."""
+MISMATCH, FITS = 0.1, 0.9
+"""Probabilities up to which the sound is another file's, and from which it is the file's own; none in between."""
+DOUBT = 0.5
+"""Of one file: the weight of a foreign pair above all others, and of an own one below: a few extremes prove nothing."""
+NUM_FOLDS = 10
+"""A file is judged by curves that nine in ten of the others taught: its own pair may be the wrong one."""
 MIN_GAIN, MIN_DEVIATIONS = 0.02, 3.0
 """How much better a file must fit with its sound moved to be called shifted: in mean cosine, and in standard errors."""
 CORRELATED_MOMENTS = 4
@@ -44,8 +50,12 @@ MIN_SHARE = 0.5
 MIN_MOMENTS = 12
 SILENT = 0.99
 """Mean cosine with the track of digital silence above which a sound is called silent."""
-NUM_FALSE_PAIRS = 4
-"""Other files that each file is compared with to learn what does not fit."""
+
+
+class CannotTell(Failure):
+    """The release tells a file's own sound from that of another no better than chance."""
+
+    code = "cannot_tell"
 
 
 @with_config(ConfigDict(use_attribute_docstrings=True))
@@ -57,9 +67,10 @@ class Finding:
     path: str
     """Its path, printable."""
     verdict: Verdict
-    """`shifted` and `silent` say why it does not fit, `mismatch` and `doubtful` how much."""
-    match_probability: float
-    """How likely the sound is the file's own and not that of another file, at even odds, in [0, 1]."""
+    """`cannot_tell` if the release does not know; `shifted` and `silent` say why it does not fit."""
+    match_probability: float | None
+    """How likely the sound is the file's own and not another's, at even odds, in [0, 1]; null if it is silent or the
+    picture never changes."""
     score: float
     """Mean cosine of its own sound and picture, in [-1, 1]."""
     rank: float
@@ -71,13 +82,50 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         """The finding as JSON values, rounded."""
-        return asdict(self) | {
-            "match_probability": round(self.match_probability, 4),
-            "score": round(self.score, 4),
-            "rank": round(self.rank, 2),
-            "offset_seconds": round(self.offset_seconds, 3),
-            "score_at_offset": round(self.score_at_offset, 4),
+        return {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in asdict(self).items()
         }
+
+
+_EXAMPLE: dict[str, Any] = {
+    "findings": [
+        {
+            "asset_id": "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a",
+            "path": "/media/rain/late.mp4",
+            "verdict": "shifted",
+            "match_probability": 0.023,
+            "score": -0.039,
+            "rank": 4.7,
+            "offset_seconds": 10.0,
+            "score_at_offset": 0.58,
+        }
+    ],
+    "num_files": 272,
+    "verdicts": {"shifted": 13, "cannot_tell": 11, "fits": 248},
+    "separation": {"auc": 0.97, "low": 0.95, "high": 0.98, "num_files": 272},
+    "release_id": "starter-0123456789ab",
+}
+
+
+@with_config(ConfigDict(use_attribute_docstrings=True, json_schema_extra={"examples": [_EXAMPLE]}))
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Files with sound and picture: first what is wrong, then what cannot be told, each with the least likely first."""
+
+    findings: Sequence[Finding]
+    num_files: int
+    """Files that were looked at."""
+    verdicts: Mapping[Verdict, int]
+    """How many files have each verdict."""
+    separation: Separation
+    """How well the release tells a file's own sound from that of another file."""
+    release_id: str
+    """The release whose index was read."""
+
+    def to_json(self, *, limit: int) -> dict[str, Any]:
+        """The audit as JSON values, with the first `limit` findings."""
+        return asdict(self) | {"findings": [finding.to_json() for finding in self.findings[:limit]]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +140,10 @@ class _Look:
     offset: tuple[float, float, float]
     is_silent: bool
 
+    @property
+    def says_nothing(self) -> bool:
+        return self.is_silent or says_nothing(self.asset)
+
 
 def audit_library(
     index: Index,
@@ -99,31 +151,30 @@ def audit_library(
     silence: Track | None = None,
     segment_seconds: float = 10.0,
     max_offset_seconds: float = 30.0,
-    on_progress: Callable[[int], None] | None = None,
-) -> list[Finding]:
-    """Ask of every file with sound and picture whether they belong together; returns all, the least likely first.
+    release_id: str = "",
+) -> Audit:
+    """Ask of every file with sound and picture whether they belong together.
 
-    `silence` is the track of digital silence, float32, shape (T, D); without it no file is called silent. Moments
-    divide `segment_seconds`, the length of a whole segment. `on_progress` gets the number of files done. Raises
-    `TooFewPairs` if the library is too small to say what fits.
+    `silence` is the track of digital silence, float32, shape (T, D), for files whose facts do not say whether they are
+    silent. Moments divide `segment_seconds`, the length of a whole segment. Raises `TooFewPairs` if the library is too
+    small to say what fits, `CannotTell` if the release does not know.
     """
-    looks = []
-    for number, asset in enumerate(iter_pairs(index), start=1):
-        look = _look_at(index, asset, silence, segment_seconds, max_offset_seconds)
-        if look is not None:
-            looks.append(look)
-        if on_progress is not None:
-            on_progress(number)
-    if len(looks) < MIN_ASSETS:
-        raise TooFewPairs(f"{len(looks)} files have sound and picture together, {MIN_ASSETS} are needed")
-    judged = zip(looks, _judge_scores(looks), strict=True)
-    findings = [_to_finding(look, probability) for look, probability in judged]
-    return sorted(findings, key=lambda finding: (finding.match_probability, finding.score, finding.asset_id))
+    seen = (
+        _look_at(index, asset, silence, segment_seconds, max_offset_seconds) for asset in iter_pairs(index)
+    )
+    looks = [look for look in seen if look is not None]
+    separation, judged = _judge_scores(looks)
+    findings = [_to_finding(look, *likely) for look, likely in zip(looks, judged, strict=True)]
+    return Audit(
+        findings=sorted(findings, key=_order),
+        num_files=len(findings),
+        verdicts=dict(Counter(finding.verdict for finding in findings)),
+        separation=separation,
+        release_id=release_id,
+    )
 
 
-def audit_release(
-    snapshot: Snapshot, *, max_offset_seconds: float, on_progress: Callable[[int], None] | None = None
-) -> list[Finding]:
+def audit_release(snapshot: Snapshot, *, max_offset_seconds: float) -> Audit:
     """Audit the library of a release, with silence encoded by its own encoder; see `audit_library`."""
     spec = snapshot.spec
     num_samples = round(spec.segment_seconds * spec.sample_rate_hz)
@@ -133,7 +184,7 @@ def audit_release(
         silence=silence,
         segment_seconds=spec.segment_seconds,
         max_offset_seconds=max_offset_seconds,
-        on_progress=on_progress,
+        release_id=snapshot.release_id,
     )
 
 
@@ -152,6 +203,7 @@ def _look_at(
         ranks.append(_rank(index, picture, target="audio", asset_id=asset.asset_id))
         ranks.append(_rank(index, sound, target="video", asset_id=asset.asset_id))
     sounds, pictures = (np.stack(tracks) for tracks in zip(*chosen, strict=True))
+    known = asset.media.get("is_silent")
     return _Look(
         asset=asset,
         sounds=sounds,
@@ -159,47 +211,92 @@ def _look_at(
         score=_score(sounds, pictures),
         rank=float(np.mean(ranks)),
         offset=find_offset(segments, segment_seconds, max_offset_seconds),
-        is_silent=silence is not None and float((sounds * silence).sum(axis=-1).mean()) > SILENT,
+        is_silent=(silence is not None and _score(sounds, silence) > SILENT) if known is None else known,
     )
 
 
-def _score(sounds: NDArray[np.float32], pictures: NDArray[np.float32]) -> float:
+def _score(sounds: NDArray[np.float32], others: NDArray[np.float32]) -> float:
     """Mean cosine of the moments of segments, shapes (S, T, D)."""
-    return float((sounds * pictures).sum(axis=-1).mean())
+    return float((sounds * others).sum(axis=-1).mean())
 
 
-def _judge_scores(looks: Sequence[_Look]) -> NDArray[np.float64]:
-    """P(own sound | score) at even odds, shape (N,), from the files' own pairs and from sound of other files."""
+def _judge_scores(looks: Sequence[_Look]) -> tuple[Separation, NDArray[np.float64]]:
+    """How well own pairs are told from foreign ones, and P(own sound | score) at even odds, shape (N, 2).
+
+    The columns are for the score of a file as it is, and at its offset. The files' own pairs teach, and sound of other
+    files; silent and static files teach nothing, and neither does the own pair of a shifted one.
+    """
     # The server does not need it to answer searches.
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
 
-    rng = np.random.default_rng(0)
-    own = np.array([look.score for look in looks])
-    false = []
-    for at, look in enumerate(looks):
-        for other in (at + 1 + rng.integers(len(looks) - 1, size=NUM_FALSE_PAIRS)) % len(looks):
-            sounds = looks[other].sounds
-            count = min(len(sounds), len(look.pictures))
-            false.append(_score(sounds[:count], look.pictures[:count]))
-    scores = np.concatenate([own, false])
-    weights = np.concatenate([np.full(len(own), 1 / len(own)), np.full(len(false), 1 / len(false))])
-    labels = np.concatenate([np.ones(len(own)), np.zeros(len(false))])
-    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, labels, weights)
-    return np.asarray(model.predict(own), np.float64)
+    _check_number(len(looks))
+    own, pairs = np.array([look.score for look in looks]), draw_foreign(len(looks))
+    foreign = np.array([_score_foreign(looks[picture], looks[sound]) for picture, sound in pairs])
+    separation = separate(own, foreign, pairs)
+    if not separation.can_tell:
+        raise CannotTell(
+            f"the active release tells a file's own sound from that of another no better than chance ({separation}): "
+            "it can say nothing of this library; train one on the library's own files"
+        )
+    is_telling = np.array([not look.says_nothing for look in looks])
+    _check_number(int(is_telling.sum()))
+    foreign = foreign[is_telling[pairs].all(axis=1)]
+    teaches = is_telling & np.array([look.offset[0] == 0 for look in looks])
+    if teaches.sum() < MIN_ASSETS:
+        teaches = is_telling
+    asked = np.array([(look.score, look.offset[1]) for look in looks])
+    found, folds = np.empty((len(looks), 2)), np.arange(len(looks)) % NUM_FOLDS
+    for fold in np.unique(folds):
+        taught = own[teaches & (folds != fold)]
+        scores = np.concatenate([taught, [-1.0], foreign, [1.0]])
+        labels = np.repeat([1.0, 0.0], [len(taught) + 1, len(foreign) + 1])
+        weights = np.concatenate(
+            [np.full(len(taught), 1.0), [DOUBT], np.full(len(foreign), len(taught) / len(foreign)), [DOUBT]]
+        )
+        model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, labels, weights)
+        found[folds == fold] = model.predict(asked[folds == fold].ravel()).reshape(-1, 2)
+    return separation, found
 
 
-def _to_finding(look: _Look, probability: float) -> Finding:
+def _check_number(num_files: int) -> None:
+    if num_files < MIN_ASSETS:
+        raise TooFewPairs(f"{num_files} files have sound and picture together, {MIN_ASSETS} are needed")
+
+
+def _score_foreign(picture: _Look, sound: _Look) -> float:
+    num_segments = min(len(picture.pictures), len(sound.sounds))
+    return _score(sound.sounds[:num_segments], picture.pictures[:num_segments])
+
+
+def _to_finding(look: _Look, likely: float, likely_moved: float) -> Finding:
     offset, gained, plain = look.offset
+    verdict: Verdict = "cannot_tell"
+    if look.says_nothing:
+        verdict = "silent" if look.is_silent else "cannot_tell"
+    elif likely >= FITS:
+        verdict = "fits"
+    elif offset and likely_moved >= FITS:
+        verdict = "shifted"
+    elif likely <= MISMATCH:
+        verdict = "mismatch"
+    is_shifted = verdict == "shifted"
     return Finding(
         asset_id=look.asset.asset_id,
         path=show_path(look.asset.path),
-        verdict=_judge(probability, is_shifted=offset != 0, is_silent=look.is_silent),
-        match_probability=float(probability),
+        verdict=verdict,
+        match_probability=None if look.says_nothing else float(likely),
         score=look.score,
         rank=look.rank,
-        offset_seconds=offset,
-        score_at_offset=gained if offset else plain,
+        offset_seconds=offset if is_shifted else 0.0,
+        score_at_offset=gained if is_shifted else plain,
     )
+
+
+def _order(finding: Finding) -> tuple[bool, bool, float, float, str]:
+    """What is wrong first, then what cannot be told; the least likely first."""
+    likely = finding.match_probability or 0.0
+    verdict = finding.verdict
+    return verdict == "fits", verdict == "cannot_tell", likely, finding.score, finding.asset_id
 
 
 def find_offset(
@@ -213,45 +310,36 @@ def find_offset(
     tracks = (track for s in segments for track in (s.audio_track, s.video_track) if track is not None)
     step = segment_seconds / len(next(tracks))
     sound, picture = _lay_out(segments, "audio", step), _lay_out(segments, "video", step)
-    cosines = _Cosines(sound, picture)
-    plain, _ = cosines.at(0)
+    plain = _cosines(sound, picture, 0)
+    num_plain = np.count_nonzero(~np.isnan(plain))
     reach = min(round(max_offset_seconds / step), len(sound) - 1)
-    least = max(MIN_MOMENTS, MIN_SHARE * len(plain))
-    before = float(plain.mean()) if len(plain) else 0.0
+    least = max(MIN_MOMENTS, MIN_SHARE * num_plain)
+    before = float(np.nanmean(plain)) if num_plain else 0.0
     best, gained = 0, before
     for lag in sorted(range(-reach, reach + 1), key=abs):
-        found, _ = cosines.at(lag)
-        if len(found) >= least and found.mean() > gained:
-            best, gained = lag, float(found.mean())
-    if best == 0 or gained - before < MIN_GAIN or cosines.deviations(best) < MIN_DEVIATIONS:
+        moved = _cosines(sound, picture, lag)
+        if np.count_nonzero(~np.isnan(moved)) >= least and np.nanmean(moved) > gained:
+            best, gained = lag, float(np.nanmean(moved))
+    gains = _cosines(sound, picture, best) - plain
+    if best == 0 or gained - before < MIN_GAIN or _deviations(gains[~np.isnan(gains)]) < MIN_DEVIATIONS:
         return 0.0, before, before
     return best * step, gained, before
 
 
-class _Cosines:
-    """Cosines of sound and picture, on time lines as of `_lay_out`, with one moved against the other."""
+def _cosines(sound: NDArray[np.float32], picture: NDArray[np.float32], lag: int) -> NDArray[np.float32]:
+    """Cosines of the picture with the sound `lag` steps later, shape (N,); NaN if one is missing."""
+    moved = np.full_like(sound, np.nan)
+    num_steps = len(sound)
+    moved[max(0, -lag) : num_steps - max(0, lag)] = sound[max(0, lag) : num_steps - max(0, -lag)]
+    return np.asarray((moved * picture).sum(axis=1))
 
-    def __init__(self, sound: NDArray[np.float32], picture: NDArray[np.float32]) -> None:
-        self._sound, self._picture = sound, picture
 
-    def at(self, lag: int) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Cosines of the picture with the sound `lag` steps later, and the steps of the picture, shape (M,) each."""
-        num_steps = len(self._picture)
-        steps = np.arange(max(0, -lag), num_steps - max(0, lag))
-        cosines = (self._sound[steps + lag] * self._picture[steps]).sum(axis=1)
-        together = ~np.isnan(cosines)
-        return cosines[together], steps[together]
-
-    def deviations(self, lag: int) -> float:
-        """How much better a lag fits than none, on the same pictures, in standard errors."""
-        moved, steps = self.at(lag)
-        plain, plain_steps = self.at(0)
-        _, ours, theirs = np.intersect1d(steps, plain_steps, return_indices=True)
-        gains = moved[ours] - plain[theirs]
-        if len(gains) < MIN_MOMENTS:
-            return 0.0
-        error = gains.std(ddof=1) / np.sqrt(len(gains) / CORRELATED_MOMENTS)
-        return float(gains.mean() / max(error, 1e-9))
+def _deviations(gains: NDArray[np.float32]) -> float:
+    """The mean gain of moments in standard errors."""
+    if len(gains) < MIN_MOMENTS:
+        return 0.0
+    error = gains.std(ddof=1) / np.sqrt(len(gains) / CORRELATED_MOMENTS)
+    return float(gains.mean() / max(error, 1e-9))
 
 
 def _lay_out(segments: Sequence[Segment], modality: Modality, step: float) -> NDArray[np.float32]:
@@ -273,13 +361,3 @@ def _rank(index: Index, track: Track, *, target: Modality, asset_id: str) -> int
     query = VectorQuery(track=track, target=target, limit=RANK_LIMIT, prefetch=prefetch)
     ids = [match.asset_id for match in index.search_assets(query)]
     return ids.index(asset_id) + 1 if asset_id in ids else RANK_LIMIT + 1
-
-
-def _judge(probability: float, *, is_shifted: bool, is_silent: bool) -> Verdict:
-    if is_shifted and probability < SURE:
-        return "shifted"
-    if probability >= DOUBTFUL:
-        return "fits"
-    if is_silent:
-        return "silent"
-    return "mismatch" if probability < MISMATCH else "doubtful"

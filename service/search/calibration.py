@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from service.index.contract import Asset, Filter, Index, VectorQuery
 from service.index.iteration import iter_assets
 from service.search.prefetch import choose_prefetch
+from service.search.separation import Separation
 from service.system.failure import Failure
-from service.system.modality import Modality
+from service.system.modality import OPPOSITE, Modality
 
-DIRECTIONS: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
-"""Target and the modality that is searched by."""
 NUM_RESULTS = 10
 MIN_ASSETS = 30
 """With fewer assets that have both modalities a curve would say more than is known."""
@@ -55,11 +55,13 @@ class Pairs:
     is_first: NDArray[np.bool_]  # whether it was the best result of its query
     is_held_out: NDArray[np.bool_]  # whether its query belongs to a held-out asset
     num_queries: int
-    ranks: NDArray[np.int64]  # (num_queries,), of the own asset, from 1; 0 if it was not found
+    ranks: NDArray[
+        np.int64
+    ]  # of the own asset, from 1; 0 if it was not found, -1 if the query has no such track
 
     def recall(self, k: int) -> float:
         """Share of the queries whose own asset is among the best k, in [0, 1]."""
-        return float(((self.ranks >= 1) & (self.ranks <= k)).mean()) if self.num_queries else 0.0
+        return float(((self.ranks >= 1) & (self.ranks <= k)).sum() / max(self.num_queries, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,43 +105,35 @@ class Direction:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What the scores of one release mean, by target; `num_assets` is the size of the library it was learned from."""
+    """What the scores of one release mean, by target; `num_assets` is the size of the library it was learned from.
+
+    `separation` is None in calibrations of before it was measured.
+    """
 
     directions: Mapping[Modality, Direction]
     num_assets: int
+    separation: Separation | None = None
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether scores say more than chance."""
+        return self.separation is None or self.separation.can_tell
 
     def probability(self, score: float, *, target: Modality, is_best: bool) -> float | None:
-        """P(match | score, direction, place); None if that direction was never learned."""
+        """P(match | score, direction, place); None if that was never learned, or scores say no more than chance."""
         direction = self.directions.get(target)
-        if direction is None:
+        if direction is None or not self.can_tell:
             return None
         return (direction.best if is_best else direction.further).probability(score)
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as JSON values."""
-        return {
-            "num_assets": self.num_assets,
-            "directions": {name: asdict(direction) for name, direction in self.directions.items()},
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Calibration:
         """Read what `to_json` wrote; raises `ValueError` if it is something else."""
-        try:
-            directions = {
-                name: Direction(
-                    **{**found, "best": _read_curve(found["best"]), "further": _read_curve(found["further"])}
-                )
-                for name, found in fields["directions"].items()
-            }
-            return cls(directions=directions, num_assets=fields["num_assets"])
-        except (KeyError, TypeError, AttributeError) as exc:
-            raise ValueError(f"not a calibration: {exc!r}") from exc
-
-
-def _read_curve(fields: Mapping[str, Any]) -> Curve:
-    numbers = {name: tuple(fields[name]) for name in ("scores", "probabilities")}
-    return Curve(**{**fields, **numbers})
+        return TypeAdapter(cls).validate_python(fields)
 
 
 def iter_pairs(index: Index) -> Iterator[Asset]:
@@ -148,12 +142,14 @@ def iter_pairs(index: Index) -> Iterator[Asset]:
     return (asset for asset in assets if "video" in asset.modalities)
 
 
-def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[Asset, int]]:
-    """Draw assets with sound and picture, and one segment of each; raises `TooFewPairs` below `MIN_ASSETS`.
+def says_nothing(asset: Asset) -> bool:
+    """Whether an asset is silent, or its picture never changes: it fits everything and nothing."""
+    return bool(asset.media.get("is_silent") or asset.media.get("is_static"))
 
-    Silence and pictures that never change are left out: any sound and any picture would do for them.
-    """
-    telling = (a for a in iter_pairs(index) if not (a.media.get("is_silent") or a.media.get("is_static")))
+
+def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[Asset, int]]:
+    """Draw assets with sound and picture, and one segment of each; raises `TooFewPairs` below `MIN_ASSETS`."""
+    telling = (asset for asset in iter_pairs(index) if not says_nothing(asset))
     assets = sorted(telling, key=lambda asset: asset.asset_id)
     if len(assets) < MIN_ASSETS:
         raise TooFewPairs(
@@ -164,16 +160,26 @@ def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[A
     return [(asset, rng.randrange(asset.num_segments)) for asset in chosen]
 
 
-def sample_pairs(index: Index, queries: Sequence[tuple[Asset, int]], *, target: Modality) -> Pairs:
-    """Search with stored segments that have the modality; each counts with its own asset found, and without."""
+def sample_pairs(
+    index: Index,
+    queries: Sequence[tuple[Asset, int]],
+    *,
+    target: Modality,
+    num_ranks: int = NUM_RESULTS + 1,
+) -> Pairs:
+    """Search with stored segments that have the modality; each counts with its own asset found, and without.
+
+    Ranks up to `num_ranks` are told apart.
+    """
     rows: list[tuple[float, bool, bool, bool]] = []
     ranks: list[int] = []
     for asset, number in queries:
-        track = index.get_track(asset.asset_id, index=number, modality=DIRECTIONS[target])
+        track = index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
         if track is None:
+            ranks.append(-1)
             continue
         prefetch = choose_prefetch(track, limit=NUM_RESULTS)
-        query = VectorQuery(track=track, target=target, limit=NUM_RESULTS + 1, prefetch=prefetch)
+        query = VectorQuery(track=track, target=target, limit=num_ranks, prefetch=prefetch)
         matches = index.search_assets(query)
         own = [match.asset_id == asset.asset_id for match in matches]
         ranks.append(own.index(True) + 1 if any(own) else 0)
@@ -190,7 +196,7 @@ def sample_pairs(index: Index, queries: Sequence[tuple[Asset, int]], *, target: 
         matches=np.array(columns[1], bool),
         is_first=np.array(columns[2], bool),
         is_held_out=np.array(columns[3], bool),
-        num_queries=len(ranks),
+        num_queries=sum(rank >= 0 for rank in ranks),
         ranks=np.array(ranks, np.int64),
     )
 

@@ -31,6 +31,7 @@ EmptyReason = Literal[
     "below_min_probability",
     "no_further_results",
 ]
+ProbabilityReason = Literal["same_modality", "not_calibrated", "cannot_tell"]
 
 
 class NotCalibrated(Failure):
@@ -43,7 +44,7 @@ class NotCalibrated(Failure):
 class SearchResult:
     """The best segment of one asset, and the segment of the query that it matches best.
 
-    `match_probability`, in [0, 1], is None if the release is not calibrated, and if like was compared with like.
+    `match_probability`, in [0, 1], is None if `probability_reason` of the answer says why.
     """
 
     match: SegmentMatch
@@ -81,7 +82,7 @@ class SearchAnswer:
 
     `source` is the modality of the query (`from` outside Python). `is_partial` means that less than 95 % of its file
     could be decoded. `next_offset` is None after the last page, and if no page was asked for; `reason` says why there
-    are no results.
+    are no results, `probability_reason` why they have no probability.
     """
 
     results: tuple[SearchResult, ...]
@@ -93,6 +94,7 @@ class SearchAnswer:
     is_partial: bool = False
     next_offset: int | None = None
     reason: EmptyReason | None = None
+    probability_reason: ProbabilityReason | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The answer as JSON values: the body of the HTTP answer and the output of `--json`."""
@@ -105,6 +107,7 @@ class SearchAnswer:
             "query": {"num_segments": self.num_query_segments, "is_partial": self.is_partial},
             "next_offset": self.next_offset,
             "reason": self.reason,
+            "probability_reason": self.probability_reason,
         }
 
 
@@ -120,9 +123,10 @@ def find_matches(
 
     Raises `NotCalibrated` if results are wanted by their probability and it is not known.
     """
-    calibration = _find_calibration(options, source, snapshot.calibration)
+    calibration = snapshot.calibration
+    probability_reason = _why_no_probability(options, source, calibration)
     ranked = _rank_assets(queries, options, source, snapshot.index)
-    if calibration is not None:
+    if calibration is not None and probability_reason is None:
         for rank, result in enumerate(ranked):
             likely = calibration.probability(result.match.score, target=options.target, is_best=rank == 0)
             ranked[rank] = replace(result, match_probability=likely)
@@ -137,26 +141,27 @@ def find_matches(
         is_partial=is_partial,
         next_offset=next_offset,
         reason=reason,
+        probability_reason=probability_reason,
     )
 
 
-def _find_calibration(
+def _why_no_probability(
     options: SearchOptions, source: Modality, calibration: Calibration | None
-) -> Calibration | None:
-    """What the scores mean; a calibration is of sound against picture and says nothing of like against like."""
+) -> ProbabilityReason | None:
+    """Why results have no probability; a calibration is of sound against picture, says nothing of like against like."""
+    reason: ProbabilityReason | None = None
     if source == options.target:
-        if options.min_probability is not None:
-            raise NotCalibrated(
-                f"min_probability is for the other modality: {source} was compared with {options.target}"
-            )
-        return None
-    if options.min_probability is not None and (
-        calibration is None or options.target not in calibration.directions
-    ):
-        raise NotCalibrated(
-            "min_probability needs a release that has learned what its scores mean: see `foley releases calibrate`"
-        )
-    return calibration
+        reason = "same_modality"
+        words = f"min_probability is for the other modality: {source} was compared with {options.target}"
+    elif calibration is None or options.target not in calibration.directions:
+        reason = "not_calibrated"
+        words = "min_probability needs a release that has learned what its scores mean: see `foley releases calibrate`"
+    elif not calibration.can_tell:
+        reason = "cannot_tell"
+        words = f"min_probability needs a release whose scores say more than chance: {calibration.separation}"
+    if reason is not None and options.min_probability is not None:
+        raise NotCalibrated(words)
+    return reason
 
 
 def _rank_assets(

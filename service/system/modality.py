@@ -16,3 +16,10 @@ Track = NDArray[np.float32]  # (T, D): one unit embedding per moment
 
 
 OPPOSITE: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
+
+NAMES: Mapping[Modality, str] = {"audio": "sound", "video": "picture"}
+
+
+def name_direction(target: Modality) -> str:
+    """The one name of a search across the modalities: `sound → picture` searches for pictures with a sound."""
+    return f"{NAMES[OPPOSITE[target]]} → {NAMES[target]}"

@@ -200,7 +200,7 @@ class Settings(BaseSettings):
 
     # Releases
     release_max_recall_drop: float = Field(default=0.02, ge=0, le=1)
-    """Maximum drop of a new release's R@1 below that of the active one."""
+    """Maximum net share of queries that a new release may answer worse, unless it may be chance."""
     release_min_overlap: float = Field(default=0.1, ge=0, le=1)
     """Minimum share of the ten best results that a new release must keep."""
     release_min_coverage: float = Field(default=0.99, ge=0, le=1)

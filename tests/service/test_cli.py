@@ -169,7 +169,7 @@ def test_search_for_people(indexed: Foley, library_files: Path) -> None:
     )
     assert result.returncode == 0
     assert re.search(r" 1\s+1\.000\s+00:\d\d–00:\d\d\s+00:\d\d \(1\.00\)\s+\S*long\.mp4", result.stdout)
-    assert "video that goes with the video of the query" in result.stdout
+    assert "picture → picture ·" in result.stdout
 
 
 def test_failed_searches_say_why_in_one_line(

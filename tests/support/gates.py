@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from service.releases.documents import Trial
-from service.releases.gates import GateLimits
 from service.search.calibration import Pairs
 from service.system.modality import Modality
+from service.system.settings import Settings
 
-LIMITS = GateLimits()
+LIMITS = Settings()
 TRIAL = Trial(
     golden_difference=1e-7,
     engine="onnxruntime fp32",
@@ -28,7 +28,7 @@ def make_pairs(target: Modality, ranks: list[int]) -> Pairs:
         matches=none.astype(bool),
         is_first=none.astype(bool),
         is_held_out=none.astype(bool),
-        num_queries=len(ranks),
+        num_queries=sum(rank >= 0 for rank in ranks),
         ranks=np.array(ranks),
     )
 

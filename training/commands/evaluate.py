@@ -22,7 +22,7 @@ from training.data.listing import BadListing
 from training.data.segments import NoTrainingData
 from training.evaluation.embedder import Embedder, NoSuchWeights, open_embedder
 from training.evaluation.embedding import EmbeddedMedia, embed_data
-from training.evaluation.evaluate import COMBINATIONS, Combination, Retrieval, retrieval
+from training.evaluation.evaluate import COMBINATIONS, DIRECTIONS, Combination, Recall, Retrieval, retrieval
 from training.evaluation.probe import BadLabels, ProbeResult, probe
 from training.evaluation.probe_head import Classes, ProbeConfig
 
@@ -191,13 +191,11 @@ def retrieval_table(measured: dict[Combination, Retrieval]) -> Table:
     for heading in ("moments", "query → found", "R@1 (95 % interval)", "R@5", "R@10", "median rank"):
         table.add_column(heading)
     for combine, found in measured.items():
-        for direction, r in (
-            ("sound → picture", found.audio_to_video),
-            ("picture → sound", found.video_to_audio),
-        ):
+        for direction, name in DIRECTIONS.items():
+            r: Recall = getattr(found, direction)
             low, high = r.at_1_interval
             at_1 = f"{r.at_1:.1f} ({low:.1f}-{high:.1f})"
-            table.add_row(combine, direction, at_1, f"{r.at_5:.1f}", f"{r.at_10:.1f}", f"{r.median_rank:g}")
+            table.add_row(combine, name, at_1, f"{r.at_5:.1f}", f"{r.at_10:.1f}", f"{r.median_rank:g}")
     return table
 
 

@@ -27,6 +27,8 @@ from training.evaluation.embedding import embed_prepared
 Combination = Literal["diagonal_mean", "diagonal_max", "mean", "max"]
 Scores = NDArray[np.float32]
 
+DIRECTIONS = {"audio_to_video": "sound → picture", "video_to_audio": "picture → sound"}
+"""The name of each direction for people, by field of `Retrieval`."""
 NUM_RESAMPLES = 2000
 """Bootstrap samples of the queries behind an interval."""
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from models.network.tgdp import Tgdp
+from training.evaluation.evaluate import DIRECTIONS
 from training.pretraining.board import Board
 from training.pretraining.config import PretrainConfig
 
@@ -70,7 +71,7 @@ class Journal:
         line: dict[str, Any] = {"step": step, **numbers}
         if retrieved is not None:
             line["retrieval"] = retrieved
-            logger.info("step %d: held-out retrieval %s", step, retrieved)
+            logger.info("step %d: held-out retrieval: %s", step, describe_retrieval(retrieved))
         self._file.write(json.dumps({**line, "seconds": seconds}) + "\n")
         self._file.flush()
         if self._board:
@@ -95,6 +96,22 @@ class Journal:
             self._board.pictures(step, student, teacher, windows, frames, config)
 
 
+def describe_retrieval(retrieved: dict[str, Any]) -> str:
+    """Put held-out retrieval in words.
+
+    Args:
+        retrieved: By network and direction, JSON values.
+
+    Returns:
+        Recall at 1 and 10 of each network in each direction.
+    """
+    return "; ".join(
+        f"{network}, {name}: R@1 {found[direction]['at_1']:.1f} %, R@10 {found[direction]['at_10']:.1f} %"
+        for network, found in retrieved.items()
+        for direction, name in DIRECTIONS.items()
+    )
+
+
 def recalls(retrieved: dict[str, Any]) -> dict[str, float]:
     """Flatten held-out retrieval to curves.
 
@@ -107,6 +124,6 @@ def recalls(retrieved: dict[str, Any]) -> dict[str, float]:
     return {
         f"{network}/{direction}/{at}": found[direction][at]
         for network, found in retrieved.items()
-        for direction in ("audio_to_video", "video_to_audio")
+        for direction in DIRECTIONS
         for at in ("at_1", "at_10")
     }

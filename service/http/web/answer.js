@@ -14,6 +14,9 @@ const WHY_NONE = {
   no_further_results: "there are no more",
 };
 
+const CANNOT_TELL =
+  "This release tells what belongs together no better than chance: scores and order mean nothing here.";
+
 export function clearAnswer() {
   stopPair();
   arrivals.disconnect();
@@ -33,10 +36,12 @@ export function showAnswer(answer, query) {
       : `No ${NAMES[target]} found ${from}: ${WHY_NONE[answer.reason] ?? "the service does not say why"}. Release ${answer.release_id}.`,
   ];
   if (answer.query.is_partial) notes.push("Less than 95 % of the clip could be decoded.");
+  if (answer.probability_reason === "cannot_tell") notes.push(CANNOT_TELL);
   if (answer.bundle_id.startsWith("starter-")) notes.push("The starter bundle only knows synthetic clips.");
   find("answer").textContent = notes.join(" ");
   // One scale for all strips, so that they can be compared.
-  const highest = Math.max(...results.map((result) => result.best_moment.similarity), 0.01);
+  const highest = answer.probability_reason === "cannot_tell" ? null
+    : Math.max(...results.map((result) => result.best_moment.similarity), 0.01);
   results.forEach((result, index) => {
     find("results").append(describeResult(result, { rank: index + 1, answer, query, highest }));
   });
@@ -48,7 +53,7 @@ function describeResult(result, { rank, answer, query, highest }) {
   const player = makePlayer(result, { kind: answer.target, name });
   const times = make("div", { className: "times quiet" });
   times.append(make("span", { text: formatSpan(result.start_seconds, result.end_seconds) }));
-  times.append(make("span", { text: `best at ${formatTime(result.best_moment.time_seconds)}` }));
+  if (highest !== null) times.append(make("span", { text: `best at ${formatTime(result.best_moment.time_seconds)}` }));
   if (answer.query.num_segments > 1) {
     const span = formatSpan(result.query_start_seconds, result.query_end_seconds);
     times.append(make("span", { text: `fits ${span} of your clip` }));
@@ -64,14 +69,13 @@ function describeResult(result, { rank, answer, query, highest }) {
       make("span", { className: "rank", text: `${rank}.` }),
       make("span", { className: "name", text: name, title: result.path }),
     ),
-    make("div", { className: "facts" }, makeScore(result), makeMoments(result, { player, highest }), times),
+    make("div", { className: "facts" }, makeScore(result, highest), makeMoments(result, { player, highest }), times),
     play,
   );
 }
 
-function makeScore({ score, match_probability: probability }) {
-  const bar = make("div");
-  setPart(bar, score);
+/** The score, with a bar; `highest` is null if it means nothing. */
+function makeScore({ score, match_probability: probability }, highest) {
   const title = "Mean similarity of the 16 moments, at most 1";
   const text = make("span", { text: score.toFixed(3), title });
   if (probability !== null) {
@@ -80,21 +84,26 @@ function makeScore({ score, match_probability: probability }) {
       title: "How often a result with this score is a match, learned from this library",
     }));
   }
-  return make("div", { className: "score" }, make("span", { className: "quiet", text: "score" }), text,
-    make("div", { className: "track", "aria-hidden": "true" }, bar));
+  const line = make("div", { className: "score" }, make("span", { className: "quiet", text: "score" }), text);
+  if (highest !== null) {
+    const bar = make("div");
+    setPart(bar, score);
+    line.append(make("div", { className: "track", "aria-hidden": "true" }, bar));
+  }
+  return line;
 }
 
-/** One bar for each moment. The strip is one stop of the tab key; arrows move inside it. */
+/** One bar for each moment, all alike if `highest` is null. The strip is one stop of the tab key; arrows move inside it. */
 function makeMoments(result, { player, highest }) {
   const step = (result.end_seconds - result.start_seconds) / result.moments.length;
   const buttons = result.moments.map((similarity, index) => {
     const seconds = result.start_seconds + index * step;
-    const isBest = index === result.best_moment.index;
+    const isBest = highest !== null && index === result.best_moment.index;
     const label = `${isBest ? "Best moment, " : ""}${formatTime(seconds)}, similarity ${similarity.toFixed(3)}`;
     const button = make("button", { type: "button", title: label, "aria-label": `Play from ${label}` });
-    button.tabIndex = isBest ? 0 : -1;
+    button.tabIndex = index === result.best_moment.index ? 0 : -1;
     button.classList.toggle("is-best", isBest);
-    setPart(button, similarity / highest);
+    setPart(button, highest === null ? 0.1 : similarity / highest);
     button.addEventListener("click", () => playFrom(player, seconds));
     return button;
   });

@@ -74,6 +74,19 @@ def test_likely_is_a_column_where_it_is_known(probability: float | None) -> None
     text = shown(print_answer, {"results": [result], "target": "audio", "from": "video", "bundle_id": "x"})
     assert ("likely" in text, "50%" in text) == (probability is not None,) * 2
     assert "heavy-rain-on-a-tin-roof.wav" in text
+    assert "picture → sound · x" in text
+    assert "no better than chance" not in text
+
+
+def test_a_release_that_cannot_tell_is_named_below_the_results() -> None:
+    answer = {
+        "results": [],
+        "target": "audio",
+        "from": "video",
+        "bundle_id": "x",
+        "probability_reason": "cannot_tell",
+    }
+    assert "no better than chance" in shown(print_answer, answer)
 
 
 def test_one_is_not_many() -> None:

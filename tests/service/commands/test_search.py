@@ -74,7 +74,7 @@ def test_the_table_is_the_same(served: Settings, library_files: Path) -> None:
     )
     assert (code, errors) == (0, "")
     assert "long.mp4" in output
-    assert "video that goes with the video of the query" in output
+    assert "picture → picture ·" in output
 
 
 def test_a_refusal_is_one_line(served: Settings, library_files: Path, tmp_path: Path) -> None:

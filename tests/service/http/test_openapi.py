@@ -326,7 +326,7 @@ def test_no_known_field_is_a_free_object(document: dict[str, Any]) -> None:
     [
         "AssetBody",
         "AssetPageBody",
-        "AuditBody",
+        "Audit",
         "BatchAnswerBody",
         "EmbeddingsBody",
         "EncodedEmbeddingsBody",

@@ -25,7 +25,8 @@ from service.search.calibration import (
     is_held_out,
     sample_pairs,
 )
-from tests.support.calibrations import make_asset, make_curve
+from service.search.separation import Separation
+from tests.support.calibrations import CALIBRATION, make_asset, make_curve
 
 
 def make_pairs(scores: NDArray[np.float64], matches: NDArray[np.bool_], *, seed: int = 0) -> Pairs:
@@ -148,6 +149,34 @@ def test_best_and_further_results_have_curves_of_their_own() -> None:
     assert calibration.probability(0.5, target="video", is_best=True) is None
 
 
+def test_a_release_that_cannot_tell_gives_no_probability() -> None:
+    separation = Separation(auc=0.51, low=0.44, high=0.58, num_files=94)
+    chance, better = (replace(CALIBRATION, separation=replace(separation, low=low)) for low in (0.5, 0.501))
+    assert chance.probability(0.3, target="audio", is_best=True) is None
+    assert better.probability(0.3, target="audio", is_best=True) == CALIBRATION.directions[
+        "audio"
+    ].best.probability(0.3)
+    assert Calibration.from_json(json.loads(json.dumps(chance.to_json()))) == chance
+
+
+def test_calibrations_of_before_say_what_they_said() -> None:
+    fields = json.loads(json.dumps(CALIBRATION.to_json()))
+    del fields["separation"]
+    old = Calibration.from_json(fields)
+    assert old == CALIBRATION
+    assert old.probability(0.3, target="audio", is_best=True) == pytest.approx(0.55)
+
+
+def test_what_says_nothing_teaches_nothing() -> None:
+    assets = [make_asset(n) for n in range(MIN_ASSETS)]
+    mute = [
+        replace(make_asset(50), media={"is_silent": True}),
+        replace(make_asset(51), media={"is_static": True}),
+    ]
+    queries = choose_queries(as_index(PlainIndex([*assets, *mute])), num_queries=100, seed=0)
+    assert {asset.asset_id for asset, _ in queries} == {asset.asset_id for asset in assets}
+
+
 @pytest.mark.parametrize("damage", ["no directions", "no curve", "not a mapping", "falling"])
 def test_json_that_is_no_calibration(damage: str) -> None:
     fields: dict[str, Any] = Calibration(
@@ -161,7 +190,7 @@ def test_json_that_is_no_calibration(damage: str) -> None:
         fields["directions"] = [1]
     else:
         fields["directions"]["audio"]["best"] |= {"scores": [0.1, 0.2], "probabilities": [0.5, 0.4]}
-    with pytest.raises(ValueError, match=r"not a calibration|must lie in"):
+    with pytest.raises(ValueError, match=r"for Calibration"):
         Calibration.from_json(fields)
 
 
@@ -260,7 +289,7 @@ def test_pairs_of_a_query_with_and_without_its_own_asset() -> None:
     index = as_index(PlainIndex([], [(5, 0.9), (1, 0.7), (6, 0.2)]))
     pairs = sample_pairs(index, [(make_asset(1), 0), (make_asset(99), 0), (make_asset(8), 1)], target="audio")
     assert pairs.num_queries == 2, "one has no track"
-    assert pairs.ranks.tolist() == [2, 0]
+    assert pairs.ranks.tolist() == [2, -1, 0]
     assert [pairs.recall(k) for k in (1, 2, 5)] == [0.0, 0.5, 0.5]
     rows = list(zip(pairs.scores, pairs.matches, pairs.is_first, strict=True))
     present, absent = rows[:3], rows[3:5]

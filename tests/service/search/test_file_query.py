@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,11 @@ from service.search.file_query import choose_source
 from service.search.matching import NotCalibrated, SearchAnswer, SearchResult, find_matches
 from service.search.options import SearchOptions
 from service.search.prefetch import choose_prefetch, measure_alikeness
+from service.search.separation import Separation
 from service.search.snapshot import Snapshot
 from service.system.modality import Modality
 from service.system.settings import Settings
+from tests.support.calibrations import CALIBRATION
 from tests.support.memory_index import MemoryIndex, memory_indexes
 
 WIDTH = 8
@@ -177,6 +180,7 @@ def test_json_of_an_answer() -> None:
         "bundle_id": "starter-1",
         "release_id": "starter-1.2",
         "reason": None,
+        "probability_reason": None,
         "query": {"num_segments": 1, "is_partial": False},
         "next_offset": None,
     }
@@ -242,6 +246,38 @@ def test_like_compared_with_like_has_no_probability(crowded: Index) -> None:
     assert [result.match_probability for result in alike] == [None]
     with pytest.raises(NotCalibrated, match="for the other modality: audio was compared with audio"):
         ask("audio", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "reason", "words"),
+    [
+        (None, "not_calibrated", "has learned what its scores mean"),
+        (CALIBRATION, None, ""),
+        (
+            replace(CALIBRATION, separation=Separation(auc=0.51, low=0.44, high=0.58, num_files=94)),
+            "cannot_tell",
+            "say more than chance: AUC 0.51, 95 % interval 0.44 to 0.58, 94 files",
+        ),
+    ],
+)
+def test_an_answer_says_why_it_has_no_probability(
+    crowded: Index, calibration: Calibration | None, reason: str | None, words: str
+) -> None:
+    queries = [query(unit_tracks(1, 12)[0])]
+    options = SearchOptions(target="audio", limit=3)
+    answer = find_matches(
+        queries, options, source="video", snapshot=snapshot_of(crowded, calibration)
+    ).to_json()
+    assert answer["probability_reason"] == reason
+    assert [result["match_probability"] is None for result in answer["results"]] == [reason is not None] * 3
+    if reason is not None:
+        with pytest.raises(NotCalibrated, match=words):
+            find_matches(
+                queries,
+                replace(options, min_probability=0.1),
+                source="video",
+                snapshot=snapshot_of(crowded, calibration),
+            )
 
 
 @pytest.fixture(scope="module")
