@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from models.media.names import show_bytes_in_streams
 from service.commands.assets import assets_app
 from service.commands.audit import audit
 from service.commands.library import index, jobs_app, sync
@@ -39,6 +40,7 @@ def main(
     ] = False,
 ) -> None:
     """Finds the sound for a picture and the picture for a sound."""
+    show_bytes_in_streams()
 
 
 for command in (index, sync, search, audit, demo, serve, doctor, backup, restore, migrate):

@@ -29,6 +29,7 @@ from rich.progress import (
 )
 
 from models.cores import num_cores
+from models.media.names import show_bytes_in_streams
 from models.network.geometry import PublishedKind
 from training.corpus.labels import CorpusMismatch
 from training.corpus.scene import BadScene, Split
@@ -55,6 +56,7 @@ def main(
     ] = False,
 ) -> None:
     """Train Foley's encoders."""
+    show_bytes_in_streams()
 
 
 def _commands(name: str) -> ModuleType:

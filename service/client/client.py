@@ -227,7 +227,7 @@ class Client:
         try:
             yield
         except UnicodeEncodeError as exc:
-            raise ServerRefused("a path that is not UTF-8 cannot be sent to the server") from exc
+            raise ServerRefused("a value that is not UTF-8 cannot be sent to the server") from exc
         except httpx.LocalProtocolError as exc:
             raise ServerRefused(f"the file changed while it was sent: {exc}") from exc
         except httpx.TransportError as exc:

@@ -19,7 +19,7 @@ from service.client.client import Client, find_server
 from service.foley import open_foley
 from service.index.failure import IndexInUse
 from service.jobs.database import LedgerInUse
-from service.jobs.documents import LEDGER_NAME, describe_job
+from service.jobs.documents import LEDGER_NAME, describe_job, show_request
 from service.jobs.lane import JobEnded
 from service.jobs.ledger import Ledger
 from service.jobs.opening import Jobs, open_jobs
@@ -73,7 +73,9 @@ def run_job(
             return jobs.library.run(job.job_id, on_progress=on_progress)
 
     def there(client: Client) -> IndexReport:
-        job = client.ask("POST", "/v1/jobs", body={"kind": kind, **request.to_json()}, is_keyed=True)
+        job = client.ask(
+            "POST", "/v1/jobs", body={"kind": kind, **show_request(request.to_json())}, is_keyed=True
+        )
         say(f"the server on {client.address} has the index open and runs job {job['job_id']}")
         return _follow(client, job["job_id"], on_progress)
 
@@ -232,7 +234,7 @@ def create_release(
             return describe_job(jobs.ledger.get_job(job.job_id))
 
     def there(client: Client) -> Mapping[str, Any]:
-        body = _pick(request.to_json(), "bundle", "activate", "force")
+        body = _pick(show_request(request.to_json()), "bundle", "activate", "force")
         return client.follow(client.ask("POST", "/v1/releases", body=body)["job_id"], on_step)
 
     job = here_or_there(settings, here, there)

@@ -129,7 +129,7 @@ def list_inventory(settings: Settings, filter: Filter | None = None) -> list[Ass
 
 def find_asset(inventory: Inventory, name: str) -> AssetDocument | None:
     """Find an asset by its id or by a path of one of its files."""
-    asset = inventory.get_asset(name)
+    asset = inventory.get_asset(name) if name.isascii() else None
     if asset is not None:
         return asset
     path = Path(name).expanduser().absolute()
@@ -144,4 +144,5 @@ def to_query(filter: Filter | None) -> Query:
         return {}
     fields = asdict(filter)
     metadata = fields.pop("metadata")
-    return {**fields, "metadata": json.dumps(metadata) if metadata else None}
+    folder = None if filter.folder is None else show_path(filter.folder)
+    return {**fields, "folder": folder, "metadata": json.dumps(metadata) if metadata else None}

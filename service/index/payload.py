@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from models.media.names import read_path
 from service.index.contract import (
     VALUES,
     Asset,
@@ -67,7 +68,9 @@ def to_conditions(filter: Filter | None) -> list[Condition]:
         return []
     conditions: list[Condition] = []
     if filter.folder is not None:
-        conditions.append(AnyOf(key="folders", words=(store_path(str(PurePosixPath(filter.folder))),)))
+        folder = str(PurePosixPath(filter.folder))  # as Python names it, or as it is shown
+        words = tuple(dict.fromkeys(map(store_path, (folder, read_path(folder)))))
+        conditions.append(AnyOf(key="folders", words=words))
     if filter.modality is not None:
         conditions.append(AnyOf(key="modalities", words=(filter.modality,)))
     least, most = filter.min_duration_seconds, filter.max_duration_seconds

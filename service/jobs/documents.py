@@ -37,7 +37,7 @@ def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, 
         "job_id": job.job_id,
         "kind": job.kind,
         "state": job.state,
-        "request": _show_request(job.request),
+        "request": show_request(job.request),
         "progress": (live.progress if live is not None else _last_progress(job)).to_json(),
         "report": None if job.report is None else dict(job.report),
         "error": None if job.error_code is None else {"code": job.error_code, "detail": job.error},
@@ -48,11 +48,13 @@ def describe_job(job: JobRecord, live: LiveProgress | None = None) -> dict[str, 
     }
 
 
-def _show_request(request: Mapping[str, Any]) -> dict[str, Any]:
+def show_request(request: Mapping[str, Any]) -> dict[str, Any]:
     """A request whose paths can be written as JSON: those of the command line may be any bytes."""
     shown = dict(request)
-    if "paths" in shown:  # a release has none
+    if "paths" in shown:
         shown["paths"] = [show_path(path) for path in shown["paths"]]
+    if "bundle" in shown:
+        shown["bundle"] = show_path(shown["bundle"])
     return shown
 
 

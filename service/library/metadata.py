@@ -3,16 +3,16 @@
     for annotation in read_annotations(Path("takes.csv")):
         print(annotation.path, annotation.values)
 
-A CSV file has a column `path` and a column for each key; a JSON file is a list of objects with `path` and keys, or
-an object of objects by path. Paths are absolute or relative to the file. In CSV, `12` and `-23.5` are numbers, `true`
-and `false` are booleans, a JSON list is a list, an empty cell is ignored, and all else is text.
+A CSV file (`models.sheet`) has a column `path` and a column for each key; a JSON file is a list of objects with `path`
+and keys, or an object of objects by path. Paths are absolute or relative to the file. In CSV, `12` and `-23.5` are
+numbers (`-23,5` too between `;`), `true` and `false` are booleans, a JSON list is a list, an empty cell is ignored, and
+all else is text.
 `service.commands.annotation` applies it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import re
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.sheet import read_sheet
 from service.index.contract import Asset, Index, MetadataValue, is_value
 from service.index.failure import InvalidSegment
 from service.index.payload import describe_metadata
@@ -116,7 +117,7 @@ def read_annotations(file: Path) -> Iterator[Annotation]:
     """Read a file of metadata, CSV or JSON by the end of its name; raises `InvalidMetadata` if it is neither."""
     try:
         rows = list(_read_json(file) if file.suffix.lower() == ".json" else _read_csv(file))
-    except (ValueError, csv.Error, UnicodeDecodeError) as exc:
+    except ValueError as exc:
         raise InvalidMetadata(f"{file} cannot be read: {exc}") from exc
     for number, row in enumerate(rows, start=1):
         path = row.pop(PATH_KEY, None)
@@ -130,18 +131,13 @@ def read_annotations(file: Path) -> Iterator[Annotation]:
 
 
 def _read_csv(file: Path) -> Iterator[dict[str, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)
-        if PATH_KEY not in (rows.fieldnames or ()):
-            raise ValueError(f"it has no column {PATH_KEY!r}")
-        for row in rows:
-            if None in row:
-                raise ValueError(f"line {rows.line_num} has more cells than there are columns")
-            yield {
-                key: text if key == PATH_KEY else read_value(text)
-                for key, text in row.items()
-                if text not in ("", None)
-            }
+    sheet = read_sheet(file, column=PATH_KEY)
+    if PATH_KEY not in sheet.columns:
+        raise ValueError(
+            f"it has no column {PATH_KEY!r}, but {', '.join(map(repr, sheet.columns)) or 'none'}"
+        )
+    for _, row in sheet.rows:
+        yield {k: text if k == PATH_KEY else read_value(sheet.point(text)) for k, text in row.items() if text}
 
 
 def read_value(text: str) -> MetadataValue | list[MetadataValue]:
@@ -160,7 +156,7 @@ def read_value(text: str) -> MetadataValue | list[MetadataValue]:
 
 
 def _read_json(file: Path) -> Iterator[dict[str, Any]]:
-    document = json.loads(file.read_text("utf-8"))
+    document = json.loads(file.read_bytes())  # UTF-8, -16 or -32, with a mark or without
     if isinstance(document, dict):
         document = [{PATH_KEY: path, **_to_row(values)} for path, values in document.items()]
     if not isinstance(document, list):

@@ -18,6 +18,8 @@ from typing import Literal, TextIO, cast
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from models.media.names import show_text
+
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -95,6 +97,12 @@ def _text(stream: TextIO) -> list[Processor]:
 
 
 def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Write durations to the microsecond (0.034211, not 0.03421087200000001) and nothing twice."""
+    """Write durations to the microsecond (0.034211, not 0.03421087200000001), names in UTF-8, nothing twice."""
     event.pop("color_message", None)  # uvicorn's line again, with escape codes
-    return {name: round(value, 6) if isinstance(value, float) else value for name, value in event.items()}
+    return {name: _tidy_value(value) for name, value in event.items()}
+
+
+def _tidy_value(value: object) -> object:
+    if isinstance(value, str):
+        return show_text(value)
+    return round(value, 6) if isinstance(value, float) else value

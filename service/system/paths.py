@@ -1,14 +1,11 @@
-"""Paths: absolute, and written so that they can be shown."""
+"""Absolute paths, and the text that stands for a path (`models.media.names`)."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-
-def show_path(path: Path | str) -> str:
-    r"""Write a path so that it can be printed and sent as JSON: bytes that are not UTF-8 become \xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+from models.media.names import show_path as show_path
 
 
 def make_absolute(path: Path) -> Path:

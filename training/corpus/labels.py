@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from models.sheet import read_sheet
 from training.corpus.scene import SCENE_SECONDS, Scene, Source, open_stream
 
 Streams = Literal["audio+video", "audio", "video"]
@@ -156,11 +157,11 @@ def read_labels(path: Path) -> list[LabelRow]:
     Raises:
         CorpusMismatch: If a column is missing or a value is not what the column holds.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        try:
-            return [_parse_row(cells) for cells in csv.DictReader(file)]
-        except (KeyError, ValueError, TypeError) as exc:
-            raise CorpusMismatch(f"{path} is not a label file of a synthetic corpus: {exc!r}") from exc
+    try:
+        sheet = read_sheet(path, column="file")
+        return [_parse_row({name: sheet.point(text) for name, text in row.items()}) for _, row in sheet.rows]
+    except (KeyError, ValueError, TypeError) as exc:
+        raise CorpusMismatch(f"{path} is not a label file of a synthetic corpus: {exc!r}") from exc
 
 
 def _parse_row(cells: dict[str, str]) -> LabelRow:

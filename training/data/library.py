@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from models.media.names import find_path
+
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "service.cli", "assets", "--json")
@@ -66,6 +68,6 @@ def _list_assets(command: Sequence[str]) -> list[tuple[Path, set[str]]]:
         raise LibraryUnavailable(f"`foley assets` failed: {said[-1].removeprefix('foley: ')}")
     try:
         assets = json.loads(answer.stdout)["assets"]
-        return [(Path(asset["path"]), set(asset["modalities"])) for asset in assets]
+        return [(Path(find_path(asset["path"])), set(asset["modalities"])) for asset in assets]
     except (ValueError, KeyError, TypeError) as exc:
         raise LibraryUnavailable(f"`foley assets --json` did not print a list of assets: {exc!r}") from exc

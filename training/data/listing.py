@@ -14,16 +14,16 @@ A manifest names its files relative to its own folder:
 
 from __future__ import annotations
 
-import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from models.media.names import is_ignored
+from models.media.names import find_path, is_ignored, show_path
+from models.sheet import Sheet, UnreadableSheet, read_sheet
 from training.corpus.labels import CorpusMismatch, read_labels
 
 MEDIA_SUFFIXES = frozenset(
@@ -62,8 +62,8 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The file that stands for the item in reports."""
-        return str(self.wav if self.path is None else self.path)
+        """The file that stands for the item in reports, as text that UTF-8 can hold."""
+        return show_path(self.wav or self.path or "")
 
     @property
     def frames(self) -> tuple[Path, ...]:
@@ -148,7 +148,7 @@ def _list_folder(folder: Path) -> list[Item]:
     files = sorted(p for p in _walk(folder) if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file())
     manifest = folder / "labels.csv"
     known: dict[Path | None, Item] = {}
-    if manifest.is_file() and _is_of_corpus(_read_csv(manifest)[0]):
+    if manifest.is_file() and _is_of_corpus(_read_csv(manifest).columns):
         known = {item.path: item for item in _list_corpus(manifest)}
     return [known.get(file, Item(path=file)) for file in files]
 
@@ -161,39 +161,34 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _list_csv(manifest: Path) -> list[Item]:
-    columns, lines = _read_csv(manifest)
-    if _is_of_corpus(columns):
+    sheet = _read_csv(manifest)
+    if _is_of_corpus(sheet.columns):
         return _list_corpus(manifest)
-    if "path" not in columns:
-        raise BadListing(f"{manifest} must have a column `path`, got {', '.join(columns) or 'none'}")
+    if "path" not in sheet.columns:
+        raise BadListing(f"{manifest} must have a column `path`, got {', '.join(sheet.columns) or 'none'}")
     items = []
-    for number, cells in lines:
-        if len(cells) > len(columns):
-            raise BadListing(
-                f"{manifest}, line {number}: {len(cells)} cells under {len(columns)} columns; quote cells with commas"
-            )
-        row = dict(zip(columns, cells, strict=False))
+    for number, row in sheet.rows:
         if not row.get("path"):
             raise BadListing(f"{manifest}, line {number}: the path is empty")
-        items.append(Item(path=manifest.parent / row["path"], labels=_split(row.get("labels", ""), ";")))
+        items.append(
+            Item(path=_locate(manifest.parent, row["path"]), labels=_split(row.get("labels", ""), ";"))
+        )
     return items
 
 
-def _read_csv(manifest: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read the columns of a CSV file, and its lines with their numbers; empty lines are left out."""
+def _read_csv(manifest: Path) -> Sheet:
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as exc:
-        raise BadListing(f"{manifest}, line {reader.line_num}: {exc}") from exc
-    except UnicodeDecodeError as exc:
-        raise BadListing(f"{manifest} is not UTF-8 text: {exc}") from exc
-    columns = [name.strip() for name in lines[0][1]] if lines else []
-    return columns, lines[1:]
+        return read_sheet(manifest, column="path")
+    except UnreadableSheet as exc:
+        raise BadListing(f"{manifest}: {exc}") from exc
 
 
-def _is_of_corpus(columns: list[str]) -> bool:
+def _locate(folder: Path, text: str) -> Path:
+    """The file that a manifest in a folder names."""
+    return Path(find_path(str(folder / text)))
+
+
+def _is_of_corpus(columns: Collection[str]) -> bool:
     return "timbre_1" in columns and "file" in columns
 
 
@@ -213,7 +208,7 @@ def _list_corpus(manifest: Path) -> list[Item]:
 
 def _list_json(manifest: Path) -> list[Item]:
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8-sig"))
+        entries = json.loads(manifest.read_bytes())  # UTF-8, -16 or -32, with a mark or without
     except ValueError as exc:  # UnicodeDecodeError is one too
         raise BadListing(f"{manifest} is not JSON: {exc}") from exc
     if isinstance(entries, dict):
@@ -236,12 +231,12 @@ def _parse_entry(folder: Path, entry: Any, count_frames: Callable[[Path], int]) 
     if not isinstance(entry, dict):
         raise BadListing(f"an entry is an object, got {json.dumps(entry)[:80]}")
     if "path" in entry:
-        return Item(path=folder / _text(entry, "path"), labels=_labels(entry, ";"))
+        return Item(path=_locate(folder, _text(entry, "path")), labels=_labels(entry, ";"))
     if "wav" not in entry:
         raise BadListing(f"an entry needs path or wav, got only {', '.join(entry) or 'nothing'}")
-    pictures = folder / _text(entry, "video_path")
+    pictures = _locate(folder, _text(entry, "video_path"))
     return Item(
-        wav=folder / _text(entry, "wav"),
+        wav=_locate(folder, _text(entry, "wav")),
         frame_folder=pictures,
         frame_name=f"{_text(entry, 'video_id')}.jpg",
         num_frames=count_frames(pictures),

@@ -17,6 +17,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from models.media.names import find_path
 from service.http.events import event_id, stream_events
 from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
 from service.http.json_response import JsonResponse
@@ -256,7 +257,7 @@ def _read_path(text: str, roots: Sequence[Path]) -> str:
             raise ValueError("null byte")
     except ValueError as exc:
         raise InvalidParameter([{"parameter": "paths", "message": "not a path of this machine"}]) from exc
-    path = make_absolute(Path(text))
+    path = make_absolute(Path(find_path(text)))
     if roots:
         # By name and by what the name leads to: a link may lead out, and a folder of links may lead in.
         real = Path(os.path.realpath(path))

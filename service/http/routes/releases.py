@@ -13,6 +13,7 @@ from fastapi import Path as PathParameter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from models.media.names import find_path
 from service.http.job_schemas import JobBody
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
@@ -116,7 +117,10 @@ async def create_release(
         raise InvalidParameter([{"parameter": "force", "message": "belongs to `activate`"}])
     # Links are refused where the bundle is read, and `..` means nothing once it is a path of the machine.
     wanted = ReleaseRequest(
-        bundle=str(Path(body.bundle)), activate=body.activate, force=body.force, who=_name_of(request)
+        bundle=str(Path(find_path(body.bundle))),
+        activate=body.activate,
+        force=body.force,
+        who=_name_of(request),
     )
     submit = functools.partial(state.jobs.releases.submit, wanted, idempotency_key=idempotency_key)
     created = await anyio.to_thread.run_sync(submit)

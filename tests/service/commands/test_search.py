@@ -130,5 +130,7 @@ def test_an_empty_library_says_how_to_begin(alone: Settings, library_files: Path
 
 
 def test_what_cannot_be_sent(served: Settings, library_files: Path) -> None:
-    code, _, errors = search(served, library_files / "long.mp4", "--target", "audio", "--folder", "/\udcff")
-    assert (code, errors) == (1, "foley: a path that is not UTF-8 cannot be sent to the server\n")
+    code, _, errors = search(
+        served, library_files / "long.mp4", "--target", "audio", "--metadata", "x=\udcff"
+    )
+    assert (code, errors) == (1, "foley: a value that is not UTF-8 cannot be sent to the server\n")

@@ -45,8 +45,11 @@ def test_a_csv_manifest_names_files_beside_it_and_their_labels(tmp_path: Path) -
         ("file,label\na.mp4,rain\n", r"set\.csv must have a column `path`, got file, label"),
         ("", r"set\.csv must have a column `path`, got none"),
         ("path,labels\na.mp4,x\n,y\n", r"set\.csv, line 3: the path is empty"),
-        ("path,labels\na.mp4,x\n\nb.mp4,y,z\n", r"set\.csv, line 4: 3 cells under 2 columns"),
-        ('path\n"a.mp4" b\n', r"set\.csv, line 2: "),
+        (
+            "path,labels\na.mp4,x\n\nb.mp4,y,z\n",
+            r"set\.csv: line 4 has more cells than there are columns \(3, 2\)",
+        ),
+        ('path\n"a.mp4" b\n', r"set\.csv: line 2: "),
     ],
 )
 def test_a_malformed_csv_manifest_is_an_error_that_names_the_line(
@@ -58,7 +61,7 @@ def test_a_malformed_csv_manifest_is_an_error_that_names_the_line(
 
 def test_a_csv_manifest_that_is_not_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "set.csv").write_bytes(b"path\n\xff\xfe.mp4\n")
-    with pytest.raises(BadListing, match=r"set\.csv is not UTF-8 text: "):
+    with pytest.raises(BadListing, match=r"set\.csv: line 2 is not UTF-8 text: save it"):
         list_items([tmp_path / "set.csv"])
 
 
