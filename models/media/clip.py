@@ -28,6 +28,7 @@ from models.media.opening import (
     open_regular,
     open_without_links,
 )
+from models.media.packets import hash_packets
 from models.media.picture import PictureReader
 from models.media.reading import Reading, ReadRequest, iterate_packets, read_media
 from models.media.stillness import all_known, is_silence, is_still
@@ -189,6 +190,7 @@ def decode_segments(
     count: int | None = None,
     limits: DecodeLimits | None = None,
     modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
+    hashes_packets: bool = False,
 ) -> DecodedMedia:
     """Decode a media file, or a stretch of its segments, in one pass.
 
@@ -204,6 +206,7 @@ def decode_segments(
         count: How many segments; None for all to the end.
         limits: What the file may ask for.
         modalities: What to decode; the other is None in every clip.
+        hashes_packets: Whether to read all packets for `MediaInfo.packets_hash`; from the first segment on only.
 
     Returns:
         The segments and the facts of the file.
@@ -234,8 +237,11 @@ def decode_segments(
         is_silent=all_known(clip.is_silent for clip in decoded),
         is_static=all_known(clip.is_static for clip in decoded),
     )
+    info = _describe(info, reading.picture, reading.end_seconds if reading.is_whole else None)
+    if hashes_packets and first == 0:
+        info = replace(info, packets_hash=hash_packets(source, info, limits))
     return DecodedMedia(
-        info=_describe(info, reading.picture, reading.end_seconds if reading.is_whole else None),
+        info=info,
         clips=decoded,
         is_last=reading.is_last,
         is_partial=reading.is_partial,

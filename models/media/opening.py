@@ -104,6 +104,8 @@ class MediaInfo:
     """Whether all of the sound is silence, or no louder than dither of 16 bits; None if not judged."""
     is_static: bool | None = None
     """Whether nothing changes in the picture of any segment: one colour, a still, test bars; None if not judged."""
+    packets_hash: str | None = None
+    """Hash of the coded sound and picture, the same in files that differ in their tags alone; null if unknown."""
 
     def after(self, earlier: MediaInfo | None) -> MediaInfo:
         """These facts of a part of the file, joined with those of the parts before it; None if it is the first."""
@@ -114,6 +116,7 @@ class MediaInfo:
             is_out_of_phase=self.is_out_of_phase or earlier.is_out_of_phase,
             is_silent=all_known((earlier.is_silent, self.is_silent)),
             is_static=all_known((earlier.is_static, self.is_static)),
+            packets_hash=self.packets_hash or earlier.packets_hash,
         )
 
 

@@ -138,6 +138,7 @@ def _notes(report: IndexReport) -> list[str]:
     for number, done in (
         (report.num_moved, "moved"),
         (report.num_copied, "copies of other files"),
+        (report.num_retagged, "with new tags alone"),
         (report.num_deleted, "deleted"),
         (report.num_removed, "removed: no file has their content any more"),
     ):

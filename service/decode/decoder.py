@@ -62,6 +62,7 @@ class Decoder:
         modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
         limits: DecodeLimits = DEFAULT_LIMITS,
         timeout_seconds: float = 60.0,
+        hashes_packets: bool = False,
     ) -> Future[DecodedMedia]:
         """Cut a file into segments and decode at most `count` of them; see `models.media.clip.decode_segments`.
 
@@ -69,7 +70,13 @@ class Decoder:
         work timed out, its worker crashed or the decoder was closed. `timeout_seconds` limits wall-clock and CPU time;
         waiting for a worker is not counted.
         """
-        arguments = {"first": first, "count": count, "limits": limits, "modalities": tuple(modalities)}
+        arguments = {
+            "first": first,
+            "count": count,
+            "limits": limits,
+            "modalities": tuple(modalities),
+            "hashes_packets": hashes_packets,
+        }
         return self._enqueue(decode_segments, (spec,), arguments, timeout_seconds, file=Path(path))
 
     def read(

@@ -183,6 +183,8 @@ class ReportBody(TypedDict):
     """Links to folders, which are followed only if the job asks for it."""
     moved: int
     copied: int
+    retagged: NotRequired[int]
+    """Files of which only the tags are new: they count as unchanged, too."""
     deleted: int
     removed_assets: int
     """Assets removed because no file has their content any more."""

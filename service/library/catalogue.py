@@ -35,15 +35,17 @@ class Known:
     size_bytes: int
     modified_ns: int
     num_segments: int
+    packets_hash: str | None = None
 
     @classmethod
-    def of(cls, found: FoundFile, *, num_segments: int) -> Known:
+    def of(cls, found: FoundFile, *, num_segments: int, packets_hash: str | None) -> Known:
         """What the index knows of a file that was just indexed."""
         return cls(
             paths=(str(found.path),),
             size_bytes=found.size_bytes,
             modified_ns=found.modified_ns,
             num_segments=num_segments,
+            packets_hash=packets_hash,
         )
 
     def is_untouched(self, found: FoundFile) -> bool:
@@ -57,16 +59,23 @@ class Catalogue:
     def __init__(self) -> None:
         self._assets: dict[str, Known] = {}
         self._ids_at: dict[str, set[str]] = {}
+        self._ids_of: dict[str, str] = {}  # by the hash of packets
 
     def add(self, asset_id: str, known: Known) -> None:
         """Remember an asset."""
         self._assets[asset_id] = known
+        if known.packets_hash is not None:
+            self._ids_of[known.packets_hash] = asset_id
         for path in known.paths:
             self._ids_at.setdefault(path, set()).add(asset_id)
 
     def get(self, asset_id: str) -> Known | None:
         """The asset; None if it is not stored."""
         return self._assets.get(asset_id)
+
+    def find_twin(self, packets_hash: str | None) -> str | None:
+        """An asset with the same coded sound and picture."""
+        return None if packets_hash is None else self._ids_of.get(packets_hash)
 
     def find_untouched(self, found: FoundFile) -> str | None:
         """The asset of a file that has not been touched since it was indexed."""
@@ -140,6 +149,13 @@ class Placement:
         self._lost.setdefault(asset_id, set()).add(path)
         if heir is not None:
             self._heirs.setdefault(asset_id, {})[path] = heir
+
+    def succeed(self, twin_id: str, asset_id: str) -> None:
+        """Note that a file is another with new tags: if that is gone, this is its heir."""
+        twin = self._catalogue.get(twin_id)
+        for path in () if twin is None else twin.paths:
+            if not os.path.lexists(path):
+                self._heirs.setdefault(twin_id, {})[path] = asset_id
 
     def place(self, index: Index | None, journal: Journal) -> Iterator[Placed | Unplaced]:
         """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
@@ -231,6 +247,7 @@ def read_catalogue(index: Index, *, into: Catalogue) -> None:
             size_bytes=asset.media.get("size_bytes", -1),
             modified_ns=asset.media.get("modified_ns", NO_TIME_NS),
             num_segments=asset.num_segments,
+            packets_hash=asset.media.get("packets_hash"),
         )
         into.add(asset.asset_id, known)
 

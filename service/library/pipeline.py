@@ -23,6 +23,7 @@ from service.library.occupancy import Occupancy
 from service.library.report import StageTimes
 from service.library.scanning import check_unchanged
 from service.library.stages import (
+    Adopt,
     Broken,
     Chunk,
     Decoded,
@@ -43,6 +44,7 @@ from service.search.snapshot import Snapshot
 from service.system.caller import Caller, CallerGone
 
 MAX_UNWRITTEN = 32  # embedded chunks that may wait for the disk
+MIN_HASH_RATE = 10e6  # bytes a second of a slow network disk
 MIN_TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 60.0, 1800.0
 
 
@@ -162,6 +164,7 @@ class Pipeline:
             count=CHUNK_SEGMENTS,
             limits=self._limits,
             timeout_seconds=self._timeout_seconds(file),
+            hashes_packets=chunk == 0,
         )
         file.next_submitted += 1
         self._num_chunks += 1
@@ -197,7 +200,9 @@ class Pipeline:
         chunk_seconds = CHUNK_SEGMENTS * self._spec.segment_seconds
         # A container without an index is read from its start to reach a later chunk.
         media_seconds = max(chunk_seconds, (file.info and file.info.duration_seconds) or 0.0)
-        return min(max(MIN_TIMEOUT_SECONDS, 2 * media_seconds), MAX_TIMEOUT_SECONDS)
+        # With the first chunk all packets are hashed.
+        hash_seconds = 0.0 if file.next_submitted else file.found.size_bytes / MIN_HASH_RATE
+        return min(max(MIN_TIMEOUT_SECONDS, 2 * media_seconds) + hash_seconds, MAX_TIMEOUT_SECONDS)
 
     def _take_decoded(self, file: IncomingFile, chunk: int) -> list[IncomingFile]:
         future = file.running.pop(chunk)
@@ -232,6 +237,12 @@ class Pipeline:
         if media.is_last and file.num_segments == 0 and not media.clips:
             return NoStream("no segment of the file could be decoded")
         check_unchanged(file.found)  # for each chunk: it must be of this content
+        if file.next_forwarded == 0 and (twin_id := file.find_twin(file.info.packets_hash)) is not None:
+            file.next_forwarded, file.is_forwarded = 1, True
+            self._num_chunks -= 1
+            self._num_unwritten += 1
+            self._write.put(Adopt(file=file, twin_id=twin_id, facts=file.media()))
+            return None
         file.num_segments += len(media.clips)
         file.next_forwarded += 1
         file.is_forwarded = media.is_last

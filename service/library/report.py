@@ -78,6 +78,7 @@ class IndexReport:
     plan: list[Mapping[str, str]] = field(default_factory=list)  # of a rehearsal: outcome, path, moved from
     num_moved: int = 0  # files whose content was known under a path that is gone
     num_copied: int = 0  # files whose content is known under another path as well
+    num_retagged: int = 0  # files of which only the tags are new: they keep their embeddings
     num_deleted: int = 0  # files that are gone and were removed from the index
     num_ignored: int = 0  # files of folders that are not media
     num_unsettled: int = 0  # files written to just now, left for the next run
@@ -100,6 +101,7 @@ class IndexReport:
             "seconds": round(self.seconds, 3),
             "moved": self.num_moved,
             "copied": self.num_copied,
+            "retagged": self.num_retagged,
             "deleted": self.num_deleted,
             "removed_assets": self.num_removed,
             "ignored": self.num_ignored,
@@ -136,6 +138,7 @@ class IndexReport:
             plan=list(document.get("plan", ())),
             num_moved=document["moved"],
             num_copied=document["copied"],
+            num_retagged=document.get("retagged", 0),
             num_deleted=document["deleted"],
             num_ignored=document["ignored"],
             num_unsettled=document["unsettled"],

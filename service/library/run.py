@@ -22,7 +22,7 @@ from service.library.catalogue import (
 from service.library.journal import TRANSIENT, Fault, FileRow, Journal
 from service.library.outcomes import STORED, Outcomes, describe_error, row_of
 from service.library.pipeline import Pipeline, RehearsedPipeline
-from service.library.report import IndexReport, OnProgress, Progress, StageTimes
+from service.library.report import IndexReport, OnProgress, Outcome, Progress, StageTimes
 from service.library.scanning import (
     NO_LINKED_FOLDERS,
     FoundFile,
@@ -280,7 +280,10 @@ class LibraryRun:
         self._work_started = self._work_started or time.monotonic()
         self._journal.start(waiting.found, asset_id)
         self._waiting[asset_id] = waiting
-        pipeline.add(IncomingFile(asset_id=asset_id, found=waiting.found))
+        file = IncomingFile(asset_id=asset_id, found=waiting.found)
+        if not waiting.attempts:
+            file.find_twin = self.catalogue.find_twin
+        pipeline.add(file)
 
     def _drain(self, pipeline: AnyPipeline) -> None:
         while pipeline.is_busy:
@@ -307,11 +310,17 @@ class LibraryRun:
             return
         del self._waiting[file.asset_id]
         self._bytes_worked += file.found.size_bytes
-        self.catalogue.add(file.asset_id, Known.of(file.found, num_segments=file.num_segments))
+        packets_hash = None if file.info is None else file.info.packets_hash
+        if file.is_adopted and (twin_id := self.catalogue.find_twin(packets_hash)) is not None:
+            self.report.num_retagged += 1
+            self._placement.succeed(twin_id, file.asset_id)
+        known = Known.of(file.found, num_segments=file.num_segments, packets_hash=packets_hash)
+        self.catalogue.add(file.asset_id, known)
+        outcome: Outcome = "unchanged" if file.is_adopted else "indexed"
         if file.is_partial:
             self.report.partial.append(show_path(file.found.path))
         self._outcomes.end_stored(
-            file.found, file.asset_id, "indexed", file.num_segments, is_partial=file.is_partial
+            file.found, file.asset_id, outcome, file.num_segments, is_partial=file.is_partial
         )
         for copy in waiting.copies:
             self._find(copy, file.asset_id, file.num_segments)

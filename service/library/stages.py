@@ -10,7 +10,7 @@ import errno
 import logging
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, Protocol
@@ -72,6 +72,8 @@ class IncomingFile:
     error: FileError | None = None
     is_refused: bool = False  # set by a stage that cannot take the file; it skips the rest
     is_forwarded: bool = False  # its last chunk went to the encoder
+    is_adopted: bool = False  # it has the segments of an asset with the same sound and picture
+    find_twin: Callable[[str | None], str | None] = lambda _: None  # the asset of that, by `packets_hash`
     spooled: Iterator[SpooledChunk] | None = None  # of an earlier run, written first; None: not read yet
     next_submitted: int = 0  # the chunk to decode next
     next_forwarded: int = 0  # the chunk to encode next
@@ -106,6 +108,15 @@ class Tracks:
     segments: Sequence[EmbeddedSegment]
     is_final: bool
     media: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adopt:
+    """Store a file with the segments of an asset that has the same sound and picture."""
+
+    file: IncomingFile
+    twin_id: str
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

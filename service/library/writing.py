@@ -6,13 +6,16 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from service.index.contract import Index, Segment
 from service.index.failure import IndexUnavailable
+from service.index.iteration import iter_segments, write_in_parts
 from service.library.occupancy import Occupancy
 from service.library.stages import (
+    Adopt,
     Broken,
     Drop,
     Dropped,
@@ -20,6 +23,7 @@ from service.library.stages import (
     IncomingFile,
     Refused,
     Tracks,
+    Unforeseen,
     Written,
     blame_file,
 )
@@ -44,7 +48,7 @@ class Writers:
         for thread in self._threads:
             thread.start()
 
-    def put(self, message: Tracks | Drop) -> None:
+    def put(self, message: Tracks | Adopt | Drop) -> None:
         """Hand a message to the thread of its file."""
         self._threads[int(message.file.asset_id[:8], 16) % WRITERS].messages.put(message)
 
@@ -64,7 +68,7 @@ class WriteThread(threading.Thread):
 
     def __init__(self, index: Index, events: queue.SimpleQueue[Event], occupancy: Occupancy) -> None:
         super().__init__(name="write", daemon=True)
-        self.messages: queue.SimpleQueue[Tracks | Drop | None] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[Tracks | Adopt | Drop | None] = queue.SimpleQueue()
         self._occupancy = occupancy
         self._index = index
         self._events = events
@@ -80,6 +84,8 @@ class WriteThread(threading.Thread):
                 with self._occupancy.working():
                     if isinstance(message, Drop):
                         self._drop(message.file)
+                    elif isinstance(message, Adopt):
+                        self._adopt(message)
                     else:
                         self._take(message)
         except BaseException as exc:
@@ -89,6 +95,33 @@ class WriteThread(threading.Thread):
         """End after the write that runs; waiting messages are dropped."""
         self._is_stopping = True
         self.messages.put(None)
+
+    def _adopt(self, message: Adopt) -> None:
+        file = message.file
+        try:
+            write_in_parts(self._index, self._segments_of_twin(message))
+            file.is_adopted = True
+        except Exception as exc:
+            error = blame_file(exc)
+            file.is_refused = True
+            self._events.put(Refused(file=file, error=error))
+        self._events.put(Written(file=file, num_segments=0, is_final=file.is_adopted))
+
+    def _segments_of_twin(self, message: Adopt) -> Iterator[Segment]:
+        file, twin = message.file, self._index.get_asset(message.twin_id)
+        num_read = 0
+        if twin is not None:
+            file.num_segments, file.is_partial = twin.num_segments, bool(twin.media.get("is_partial"))
+            own = {name: message.facts[name] for name in ("container", "size_bytes", "modified_ns")}
+            media = {**twin.media, **own}
+            for segment in iter_segments(self._index, twin):
+                num_read += 1
+                path = str(file.found.path)
+                yield replace(segment, asset_id=file.asset_id, path=path, paths=(), media=media, metadata={})
+        if (
+            twin is None or num_read != twin.num_segments
+        ):  # before the last write: what is written is not shown
+            raise Unforeseen("the asset with the same sound and picture was removed: the file is decoded")
 
     def _take(self, tracks: Tracks) -> None:
         is_stored = not tracks.file.is_refused and self._store(tracks)

@@ -464,5 +464,7 @@ def test_the_report_as_json(run: Run, library: Path) -> None:
         ],
         "partial": [],
         "linked_folders": [],
-        **dict.fromkeys(("moved", "copied", "deleted", "removed_assets", "ignored", "unsettled"), 0),
+        **dict.fromkeys(
+            ("moved", "copied", "retagged", "deleted", "removed_assets", "ignored", "unsettled"), 0
+        ),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.foley import Foley, open_foley
@@ -18,6 +20,7 @@ from service.jobs.files import count_outcomes
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRequest
 from service.library import catalogue as catalogue_module
+from service.library import stages as stages_module
 from service.library import sync as sync_module
 from service.library.report import Counts, IndexReport
 from service.library.scanning import FoundFile
@@ -425,3 +428,64 @@ def test_what_people_said_outlives_a_kill_between_two_steps(
     sync(library)
     (new,) = [a for a in _assets(opened, library) if path in a.paths]
     assert (new.metadata, new.asset_id != asset.asset_id) == ({"take": 7}, True)
+
+
+def _edit_tags(path: Path) -> None:
+    """Add a chunk of tags to a WAV."""
+    content = path.read_bytes() + b"LIST\4\0\0\0INFO"
+    path.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+
+
+def test_new_tags_alone_embed_nothing(
+    sync: Sync, opened: Foley, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(library)
+    before = {Path(asset.path).name: asset for asset in _assets(opened, library)}
+    for asset in before.values():
+        opened.index.set_metadata(asset.asset_id, {"of": Path(asset.path).name})
+    _edit_tags(library / "a.wav")
+    _edit_tags(library / "b.wav")
+    (library / "b.wav").rename(library / "new.wav")
+    tracks = opened.index.read_segments(before["a.wav"].asset_id, limit=9)
+    monkeypatch.setattr(stages_module, "embed_clips", None)
+    report = sync(library)
+    assert (report.files, report.segments.indexed) == (Counts(unchanged=4), 0)
+    assert (report.num_retagged, report.num_removed, report.failed) == (2, 2, [])
+    after = {Path(asset.path).name: asset for asset in _assets(opened, library)}
+    assert after.keys() == {"a.wav", "new.wav", "c.wav", "d.wav"}
+    new = after["a.wav"]
+    assert new.asset_id == identify_path(library / "a.wav") != before["a.wav"].asset_id
+    assert (new.metadata, after["new.wav"].metadata) == ({"of": "a.wav"}, {"of": "b.wav"})
+    assert new.media["size_bytes"] == (library / "a.wav").stat().st_size
+    assert new.media.items() >= {"duration_seconds": 0.5, "is_partial": False}.items()
+    (old,), (copied,) = tracks, opened.index.read_segments(new.asset_id, limit=9)
+    np.testing.assert_array_equal(copied.audio_track, old.audio_track)
+    assert sync(library).files == Counts(unchanged=4)
+    # Control: what is embedded is embedded by this.
+    write_tone(library / "c.wav", next(NUMBERS), seconds=0.5)
+    assert [failed.code for failed in sync(library).failed] == ["unforeseen"]
+
+
+def test_an_asset_that_is_removed_while_its_segments_are_taken_over(
+    sync: Sync, opened: Foley, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(library)
+    old = opened.index.find_path(str(library / "a.wav"))
+    assert old is not None
+    _edit_tags(library / "a.wav")
+    read = opened.index.read_segments
+
+    def remove_and_read(asset_id: str, **options: int) -> object:
+        opened.index.delete_asset(old.asset_id)
+        return read(asset_id, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opened.index, "read_segments", remove_and_read)
+    report = sync(library)
+    assert (report.files, report.num_retagged) == (Counts(indexed=1, unchanged=3), 0)
+    new = opened.index.find_path(str(library / "a.wav"))
+    assert new is not None
+    assert (new.num_segments, new.asset_id) == (1, identify_path(library / "a.wav"))
+
+
+def identify_path(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
