@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo serve quick test check bench soak lock clean
+.PHONY: help demo serve quick test instructions check bench soak lock clean
 
 help:
 	@echo "make demo   install, make a small library, index it, search it (no torch)"
 	@echo "make serve  serve the library of the demo on http://127.0.0.1:8000"
 	@echo "make quick  install everything and run the tests that start no process"
 	@echo "make test   install everything and run the whole suite"
+	@echo "make instructions  the tests of engines and precisions, as if the processor had AVX2 only, and AVX-512 without VNNI"
 	@echo "make check  formatting, lint, types, docstrings, imports"
 	@echo "make bench  speed and memory as ratios to named baselines"
 	@echo "make soak   longer durability runs"
@@ -40,6 +41,15 @@ quick: $(VENV)/.all
 
 test: $(VENV)/.all
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30
+
+# Needs a C compiler and a processor with CPUID faulting (`cpuid_fault` in /proc/cpuinfo); see the C file.
+ENGINE_TESTS := tests/service/encode tests/models/bundle tests/training/commands/test_convert.py
+instructions: $(VENV)/.all
+	cc -shared -fPIC -O1 -o /tmp/foley-instructions.so tests/support/instructions.c
+	for only in avx2 avx512; do \
+	  FOLEY_ONLY=$$only LD_PRELOAD=/tmp/foley-instructions.so $(BIN)/python -m pytest -p no:faulthandler $(ENGINE_TESTS) || exit 1; \
+	done
+	rm /tmp/foley-instructions.so
 
 check: $(VENV)/.all
 	$(BIN)/ruff format --check .

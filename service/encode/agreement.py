@@ -31,7 +31,7 @@ from models.bundle.bundle import (
 )
 from service.encode.engines.candidates import EXACT, GPU, Candidate, find_variant, open_candidate
 from service.encode.engines.contract import Engine, EngineOptions, Graphs
-from service.encode.engines.hardware import gpu_name, processor_name
+from service.encode.engines.hardware import gpu_name, instruction_set, processor_name
 from service.system.files import replace_file
 
 logger = logging.getLogger(__name__)
@@ -52,12 +52,13 @@ class ProbeClips:
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementKey:
-    """What a record holds for: weights, engine, precision, version, processor or GPU, and the clips and figures."""
+    """What a record holds for: weights, engine, precision, version, processor and its instructions or GPU, figures."""
 
     bundle_id: str
     candidate: str
     version: str
     processor: str
+    instructions: str
     measure: int = MEASURE
 
     @classmethod
@@ -69,6 +70,7 @@ class AgreementKey:
             candidate=str(candidate),
             version=candidate.version,
             processor=gpu or processor_name(),
+            instructions="" if gpu else instruction_set(),
         )
 
 

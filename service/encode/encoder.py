@@ -22,14 +22,7 @@ from models.cores import num_cores
 from service.encode.agreement import AgreementStore
 from service.encode.choice import open_fastest
 from service.encode.engines.candidates import EXACT, candidates
-from service.encode.engines.contract import (
-    Device,
-    EncoderFailure,
-    EngineOptions,
-    Floats,
-    GoldenMismatch,
-    Precision,
-)
+from service.encode.engines.contract import Device, EncoderFailure, EngineOptions, GoldenMismatch, Precision
 
 Row = TypeVar("Row")
 
@@ -82,7 +75,9 @@ class Encoder:
         )
         self.provider = self.engine.provider
 
-    def encode_audio(self, samples: Sequence[Floats], num_heard: Sequence[int] | None = None) -> Floats:
+    def encode_audio(
+        self, samples: Sequence[NDArray[np.float32]], num_heard: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
         """Embed mono sound at 16 kHz of B segments, float32, shape (S,) each, of any length from 1 on.
 
         `num_heard` says after how many samples the sound of each ends; None: it fills the segment. Returns unit

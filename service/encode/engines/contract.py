@@ -14,7 +14,7 @@ from service.system.failure import Failure
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
 Floats = NDArray[np.float32]
-Lengths = NDArray[np.int64]
+Ints = NDArray[np.int64]
 EngineName = Literal["tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
 
 
@@ -76,7 +76,7 @@ class Engine(Protocol):
     provider: str  # what it runs on, as `/readyz` and `foley doctor` name it
     max_batch: int  # segments that one run takes
 
-    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
+    def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed padded rows of sound, float32, shape (B, S), as float32 (B, T, D).
 
         `lengths` (B,) are those of the segments, `heard` (B,) those of the sound in them, None if it fills them.

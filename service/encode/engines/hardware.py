@@ -8,6 +8,7 @@ from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+INSTRUCTIONS = "avx2 avx512f avx_vnni avx512_vnni avx512_bf16 amx_int8 amx_bf16 asimddp i8mm".split()
 GPU_NAME_BYTES = 256
 
 
@@ -40,6 +41,13 @@ def processor_name() -> str:
     info = _cpu_info()
     numbers = [info.get(name, "?") for name in ("cpu family", "model", "stepping")]
     return f"{info.get('model name', 'unknown processor')} ({'/'.join(numbers)})"
+
+
+def instruction_set() -> str:
+    """Which of `INSTRUCTIONS` the processor has: what it multiplies 8-bit integers and bfloat16 with."""
+    info = _cpu_info()
+    flags = info.get("flags", info.get("Features", "")).split()
+    return " ".join(name for name in INSTRUCTIONS if name in flags)
 
 
 def installed_version(package: str) -> str | None:

@@ -10,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.bundle.bundle import sound_inputs
-from service.encode.engines.contract import EncoderFailure, EngineOptions, Floats, Graphs, Lengths
+from service.encode.engines.contract import EncoderFailure, EngineOptions, Floats, Graphs, Ints
 
 CPU = "CPUExecutionProvider"
 
@@ -26,7 +26,7 @@ class OnnxCpuEngine:
         self._audio = open_session(graphs.audio, session_options(options.num_threads), [CPU])
         self._video = open_session(graphs.video, session_options(options.num_threads), [CPU])
 
-    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
+    def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`."""
         return self._run(self._audio, sound_inputs(input_names(self._audio), samples, lengths, heard))
 

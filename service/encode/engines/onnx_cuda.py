@@ -29,7 +29,7 @@ from service.encode.engines.contract import (
     EngineOptions,
     Floats,
     Graphs,
-    Lengths,
+    Ints,
     Precision,
 )
 from service.encode.engines.onnx_cpu import CPU, input_names, open_session, session_options
@@ -87,7 +87,7 @@ class OnnxCudaEngine:
             )
         return BoundGraph(session, device="cuda", uses_cuda_graphs=options.cuda_graphs)
 
-    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
+    def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`. Padding to whole segments changes no number and keeps the shapes few."""
         num_segments = -(-samples.shape[1] // self._segment_samples)
         padded = np.zeros((len(samples), num_segments * self._segment_samples), np.float32)

@@ -17,14 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle.bundle import sound_inputs
-from service.encode.engines.contract import (
-    EncoderFailure,
-    EngineMissing,
-    EngineOptions,
-    Floats,
-    Graphs,
-    Lengths,
-)
+from service.encode.engines.contract import EncoderFailure, EngineMissing, EngineOptions, Floats, Graphs, Ints
 
 if TYPE_CHECKING:
     import openvino
@@ -75,18 +68,18 @@ class OpenVinoEngine:
             raise EngineMissing(f"asked OpenVINO for {wanted}, it computes in {got} on this processor")
         return _Network(compiled, self._options.num_runs)
 
-    def run_audio(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
+    def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`."""
         if self._front_end is None:
             return self._audio.run(sound_inputs(self._names, samples, lengths, heard))
         return self.run_windows(self.run_front_end(samples, lengths, heard), lengths)
 
-    def run_front_end(self, samples: Floats, lengths: Lengths, heard: Lengths | None = None) -> Floats:
+    def run_front_end(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Turn sound (B, S) into float32 log-mel pictures, one for each distinct window of each row."""
         assert self._front_end is not None, "asked only of a graph that was cut"
         return self._front_end.run(sound_inputs(self._names, samples, lengths, heard))
 
-    def run_windows(self, pictures: Floats, lengths: Lengths) -> Floats:
+    def run_windows(self, pictures: Floats, lengths: Ints) -> Floats:
         """Embed the log-mel pictures of windows, as `run_front_end` gives them for B rows."""
         return self._audio.run(
             {PICTURES: pictures} | sound_inputs(set(self._names) - {"samples"}, pictures, lengths)

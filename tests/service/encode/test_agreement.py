@@ -55,7 +55,7 @@ def test_a_record_comes_back(bundle: Bundle, tmp_path: Path) -> None:
     assert files == ["openvino-bf16.json"]  # nothing half written is left beside it
 
 
-@pytest.mark.parametrize("changed", ["version", "processor", "bundle_id", "measure"])
+@pytest.mark.parametrize("changed", ["version", "processor", "instructions", "bundle_id", "measure"])
 def test_a_record_of_something_else_does_not_count(bundle: Bundle, tmp_path: Path, changed: str) -> None:
     store = AgreementStore(folder=tmp_path)
     store.save(bundle, BF16, FIGURES)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from models.bundle.bundle import load_bundle, starter_path
+from models.bundle.bundle import Agreement, load_bundle, starter_path
 from service.encode import agreement
-from service.encode.agreement import AgreementKey
+from service.encode.agreement import AgreementKey, AgreementStore
 from service.encode.engines import hardware
 from service.encode.engines.candidates import Candidate
 from service.encode.engines.hardware import gpu_name, has_cuda_driver
@@ -62,6 +62,32 @@ def test_agreement_on_a_gpu_holds_for_that_gpu(monkeypatch: pytest.MonkeyPatch) 
     on_processor = AgreementKey.of(bundle, Candidate(engine="onnxruntime", precision="int8"))
     assert on_gpu.processor == "Some GPU 200"
     assert on_processor.processor != on_gpu.processor
+    assert on_gpu.instructions == ""
+
+
+def test_agreement_on_a_processor_holds_for_its_instructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual machine hides some of them, and keeps the name of the processor."""
+    bundle, int8 = load_bundle(starter_path()), Candidate(engine="onnxruntime", precision="int8")
+    store = AgreementStore(folder=tmp_path)
+    figures = Agreement(
+        cosine_mean=1,
+        cosine_min=1,
+        neighbours=1,
+        stressed_mean=1,
+        stressed_min=1,
+        num_embeddings=256,
+        clips="",
+    )
+    monkeypatch.setattr(hardware, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(CPU_INFO.format(flags="avx2 avx512f avx512_vnni"))
+    store.save(bundle, int8, figures)
+    assert store.load(bundle, int8) == figures
+    for flags in ("avx2 avx512f", "avx2", "avx2 avx_vnni"):
+        (tmp_path / "cpuinfo").write_text(CPU_INFO.format(flags=flags))
+        assert AgreementKey.of(bundle, int8).instructions == flags
+        assert store.load(bundle, int8) is None
 
 
 CPU_INFO = """processor\t: 0
