@@ -12,19 +12,11 @@ from service.system.modality import Modality
 MAX_SECONDS = 1e11  # of a duration or since 1970: past every file there is
 MAX_TEXT_CHARS = 1024
 MAX_VALUES = 64
-NUMBER_SCHEMA: dict[str, Any] = {"type": "number", "minimum": -(2**63), "exclusiveMaximum": 2**63}
-VALUE_SCHEMAS = ({"type": "string", "maxLength": MAX_TEXT_CHARS}, NUMBER_SCHEMA, {"type": "boolean"})
-LIST_SCHEMA: dict[str, Any] = {
-    "type": "array",
-    "items": {"anyOf": list(VALUE_SCHEMAS)},
-    "maxItems": MAX_VALUES,
-}
-BOUND_SCHEMA = {"anyOf": [NUMBER_SCHEMA, {"type": "null"}]}
-BOUNDS_SCHEMA = {
-    "type": "object",
-    "properties": {"at_least": BOUND_SCHEMA, "at_most": BOUND_SCHEMA},
-    "additionalProperties": False,
-}
+NUMBER: dict[str, Any] = {"type": "number", "minimum": -(2**63), "exclusiveMaximum": 2**63}
+VALUE_SCHEMAS = ({"type": "string", "maxLength": MAX_TEXT_CHARS}, NUMBER, {"type": "boolean"})
+LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [*VALUE_SCHEMAS]}, "maxItems": MAX_VALUES}
+ENDS = {end: {"anyOf": [NUMBER, {"type": "null"}]} for end in ("at_least", "at_most")}
+BOUNDS_SCHEMA = {"type": "object", "properties": ENDS, "additionalProperties": False}
 
 
 def read_values(given: Any) -> Any:
@@ -43,24 +35,18 @@ def read_values(given: Any) -> Any:
 
 
 def _read_wanted(given: Any) -> Any:
+    if given == []:
+        raise ValueError("must have at least 1 value")
     if not isinstance(given, dict):
-        if given == []:
-            raise ValueError("must have at least 1 value")
         return read_values(given)
-    bounds = list(given.values())
-    if not given.keys() <= {"at_least", "at_most"} or not all(
-        bound is None or (isinstance(bound, int | float) and not isinstance(bound, bool) and is_value(bound))
-        for bound in bounds
-    ):
-        raise ValueError("bounds must be numbers under `at_least` and `at_most`")
-    return Bounds(**given)
+    numbers = [number for number in given.values() if number is not None]
+    if given.keys() <= ENDS.keys() and all(type(n) in (int, float) and is_value(n) for n in numbers):
+        return Bounds(**given)
+    raise ValueError("bounds must be numbers under `at_least` and `at_most`")
 
 
-WantedValue = Annotated[
-    Any,
-    PlainValidator(_read_wanted),
-    WithJsonSchema({"anyOf": [*VALUE_SCHEMAS, {**LIST_SCHEMA, "minItems": 1}, BOUNDS_SCHEMA]}),
-]
+WANTED_SCHEMA = {"anyOf": [*VALUE_SCHEMAS, {**LIST_SCHEMA, "minItems": 1}, BOUNDS_SCHEMA]}
+WantedValue = Annotated[Any, PlainValidator(_read_wanted), WithJsonSchema(WANTED_SCHEMA)]
 Wanted = dict[Annotated[str, Field(max_length=128)], WantedValue]
 METADATA = (
     "For each key the value an asset must have, a list of values of which it must have one, or bounds of a number, "

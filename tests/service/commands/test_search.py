@@ -129,8 +129,11 @@ def test_an_empty_library_says_how_to_begin(alone: Settings, library_files: Path
     )
 
 
-def test_what_cannot_be_sent(served: Settings, library_files: Path) -> None:
-    code, _, errors = search(
-        served, library_files / "long.mp4", "--target", "audio", "--metadata", "x=\udcff"
-    )
-    assert (code, errors) == (1, "foley: a value that is not UTF-8 cannot be sent to the server\n")
+def test_names_that_are_no_utf8_are_sent_and_other_text_is_refused(
+    served: Settings, library_files: Path
+) -> None:
+    asked = (library_files / "long.mp4", "--target", "audio")
+    assert search(served, *asked, "--folder", "/\udcff")[0] == 0
+    code, _, errors = search(served, *asked, "--metadata", "x=\udcff")
+    assert code == 1
+    assert "metadata: must be JSON: lone leading surrogate" in errors

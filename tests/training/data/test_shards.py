@@ -16,7 +16,8 @@ from tests.support.paths import REPOSITORY
 from training.data.archive import BrokenShard, read_index, read_listing, scan_shard
 from training.data.listing import Item, list_items
 from training.data.packing import Packing, decode_flac
-from training.data.segments import NoTrainingData, PairedSegments
+from training.data.segments import NoTrainingData, PairedSegments, prepare
+from training.data.sharded import ShardedSegments
 from training.data.shards import AnotherSet, write_shards
 
 SHARD_BYTES = 1_100_000
@@ -28,6 +29,19 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     write_shards(list_items([corpus]), folder, ClipSpec(), Packing(), shard_bytes=SHARD_BYTES, num_workers=1)
     return folder
+
+
+def test_a_name_that_is_no_utf8_is_in_shards_and_in_segments(corpus: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff\xfe caf\xe9.mp4")
+    os.link(next(corpus.glob("[0-9]*.mp4")), odd)
+    (tmp_path / "\udcff.mp4").touch()
+    items = list_items([tmp_path])
+    write_shards(items, tmp_path / "shards", ClipSpec(), Packing(), num_workers=1)
+    index = read_index(tmp_path / "shards")
+    assert [failed["path"] for failed in index.failed] == [rf"{tmp_path}/\xff.mp4"]
+    segments = prepare(items, tmp_path / "prepared", ClipSpec(), num_workers=1)
+    shown = rf"{tmp_path}/\xff\xfe caf\xe9.mp4"
+    assert set(ShardedSegments.open([tmp_path / "shards"]).paths) == set(segments.paths) == {shown}
 
 
 def test_shards_hold_every_segment_and_stay_below_their_size(shards: Path, segments: PairedSegments) -> None:
