@@ -23,9 +23,9 @@ from tests.support.waiting import wait_until
 
 NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "4"))
 KILLS_A_JOB = 4
-NUM_GOOD, NUM_BAD = 48, 12
+NUM_GOOD, NUM_BAD = 32, 8
 MAX_REDONE = BATCH_CLIPS + CHUNK_SEGMENTS - 1  # one batch of the encoder
-LONG_SEGMENTS = 240
+LONG_SEGMENTS = 140
 
 
 @pytest.fixture

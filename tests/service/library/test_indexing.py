@@ -291,26 +291,26 @@ def test_a_later_chunk_that_fails_leaves_nothing_behind(
 ) -> None:
     from training.corpus.recording import FRAME_RATE, write_media
 
-    frames = np.zeros((900 * FRAME_RATE, 16, 16, 3), dtype=np.uint8)
+    frames = np.zeros((300 * FRAME_RATE, 16, 16, 3), dtype=np.uint8)
     write_media(tmp_path / "long.mp4", frames=frames, samples=None)
     submit = Decoder.submit
 
     def fail_late(
         self: Decoder, path: Path, spec: ClipSpec, *, first: int, **kwargs: Any
     ) -> Future[DecodedMedia]:
-        if first >= 80:
+        if first >= 24:
             return self._enqueue(signal.raise_signal, (signal.SIGKILL,), {}, 20.0)
         return submit(self, path, spec, first=first, **kwargs)
 
     monkeypatch.setattr(decoder, "submit", fail_late.__get__(decoder))
     report = run(tmp_path / "long.mp4")
     assert report.files == Counts(failed=1)
-    assert report.segments == Counts(failed=80)
+    assert report.segments == Counts(failed=24)
     assert _failures(report) == {"long.mp4": "decoder_crashed"}
     assert _assets(index) == {}
     assert index.info().num_segments == 0
     monkeypatch.undo()
-    assert run(tmp_path / "long.mp4").segments == Counts(indexed=90)
+    assert run(tmp_path / "long.mp4").segments == Counts(indexed=30)
 
 
 def test_a_file_that_changes_under_our_hands(run: Run, index: Index, library: Path) -> None:

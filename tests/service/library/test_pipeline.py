@@ -32,7 +32,7 @@ from service.system.caller import Caller
 from tests.support.memory_index import MemoryIndex
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
-NUM_SEGMENTS = 90
+NUM_SEGMENTS = 60
 
 
 class SlowEncoder(Encoder):
@@ -162,7 +162,7 @@ def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
     bundle = load_bundle(bundle_path)
     asset_id = identify(long_file)
     stored, tracks = {}, {}
-    for name, breaks in {"whole": (), "broken": (30, 30, 20)}.items():
+    for name, breaks in {"whole": (), "broken": (20, 20, 14)}.items():
         with (
             MemoryIndex.open(tmp_path / name, width=bundle.manifest.embedding_width) as index,
             Decoder(num_workers=2) as decoder,

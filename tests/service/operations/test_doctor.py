@@ -215,7 +215,9 @@ def test_advice(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_sealed_files_of_the_index_are_read_where_that_is_asked_for(settings: Settings) -> None:
+def test_sealed_files_of_the_index_are_read_where_that_is_asked_for(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = load_bundle(settings.bundle)
     width = bundle.manifest.embedding_width
     folder = index_folder(settings, bundle.bundle_id)
@@ -223,20 +225,14 @@ def test_sealed_files_of_the_index_are_read_where_that_is_asked_for(settings: Se
     with EmbeddedIndex(config) as index:
         index.write_asset(make_asset("a", make_tracks(100, seed=3, width=width)), is_last=True)
         index.optimize_aside()
-    command = [sys.executable, "-m", "service.cli", "doctor", "--read-index", "--json"]
-    environment = os.environ | {
-        "FOLEY_DATA": str(settings.data),
-        "FOLEY_DEVICE": "cpu",
-        "FOLEY_PRECISION": "fp32",
-        "FOLEY_MIN_FREE_BYTES": "0",
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd=REPOSITORY)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["index"]["num_files_read"] > 0
+    monkeypatch.setattr("service.operations.stopwatch.ROUNDS", 1)
+    found = examine(settings, reads_index=True).to_json()
+    assert found["problems"] == []
+    assert found["index"]["num_files_read"] > 0
     sealed = max(folder.glob("shard.*/segments/**/matrix.dat"))
     with sealed.open("r+b") as file:
         file.seek(100)
         file.write(b"damaged")
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, cwd=REPOSITORY)
+    done = run_doctor(settings, "--read-index", "--json")
     assert done.returncode == 1
     assert "its content is not what was sealed" in json.loads(done.stdout)["problems"][0]

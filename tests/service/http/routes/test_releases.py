@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 
 from models.bundle.bundle import Bundle
+from service.cli import app
 from tests.support.killing import Victim
 from tests.support.libraries import write_tones
-from tests.support.paths import REPOSITORY
-from tests.support.waiting import GENEROUS_SECONDS, wait_until
+from tests.support.waiting import wait_until
 
-NUM_FILES = 48
+NUM_FILES = 28
 
 
 @pytest.fixture
@@ -67,20 +66,10 @@ def wait_until_embedding(victim: Victim, location: str, *, num_done: int) -> Non
     wait_until(embeds)
 
 
-def run_command(victim: Victim, *args: object) -> subprocess.CompletedProcess[str]:
+def run_command(victim: Victim, *args: object) -> Result:
     """`foley releases` with the settings of the server."""
-    environment = {
-        name: value for name, value in victim._environment.items() if not name.startswith("KILLING")
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "service.cli", "releases", *map(str, args)],
-        env={**environment, "COLUMNS": "200"},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=GENEROUS_SECONDS,
-    )
+    settings = {name: value for name, value in victim._environment.items() if name.startswith("FOLEY_")}
+    return CliRunner().invoke(app, ["releases", *map(str, args)], env={**settings, "COLUMNS": "200"})
 
 
 def test_a_build_survives_a_kill_and_the_release_answers(
@@ -134,7 +123,7 @@ def test_a_build_survives_a_kill_and_the_release_answers(
         second: "active",
     }
     back = run_command(victim, "rollback")
-    assert back.returncode == 0, back.stderr
+    assert back.exit_code == 0, back.stderr
     assert f"release {first} is active: switched" in back.stderr
     assert http.get("/v1/releases").json()["active"] == first
 
@@ -142,24 +131,24 @@ def test_a_build_survives_a_kill_and_the_release_answers(
     victim.process.terminate()
     victim.process.wait(40)
     done = run_command(victim, "activate", second, "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["release_id"] == second
     wrong = run_command(victim, "activate", "none")
-    assert wrong.returncode == 1
+    assert wrong.exit_code == 1
     assert wrong.stderr.strip().endswith("there is no release none")
     assert len(wrong.stderr.strip().splitlines()) == 1
     output = tmp_path / "page.html"
-    assert run_command(victim, "compare", first, second, "--output", output).returncode == 0
+    assert run_command(victim, "compare", first, second, "--output", output).exit_code == 0
     assert second in output.read_text()
     in_use = run_command(victim, "delete", second)
-    assert (in_use.returncode, "is active" in in_use.stderr) == (1, True)
+    assert (in_use.exit_code, "is active" in in_use.stderr) == (1, True)
     previous = run_command(victim, "delete", first)
-    assert (previous.returncode, "--force" in previous.stderr) == (1, True)
-    assert run_command(victim, "delete", first, "--force").returncode == 0
+    assert (previous.exit_code, "--force" in previous.stderr) == (1, True)
+    assert run_command(victim, "delete", first, "--force").exit_code == 0
     nowhere = run_command(victim, "rollback")
-    assert (nowhere.returncode, "no release before" in nowhere.stderr) == (1, True)
+    assert (nowhere.exit_code, "no release before" in nowhere.stderr) == (1, True)
     few = run_command(victim, "calibrate")
-    assert (few.returncode, "0 assets have sound and picture" in few.stderr) == (1, True)
+    assert (few.exit_code, "0 assets have sound and picture" in few.stderr) == (1, True)
 
 
 def test_a_build_is_cancelled_and_gone_on_with(victim: Victim, second_bundle: Bundle) -> None:
