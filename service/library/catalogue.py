@@ -59,13 +59,12 @@ class Catalogue:
     def __init__(self) -> None:
         self._assets: dict[str, Known] = {}
         self._ids_at: dict[str, set[str]] = {}
-        self._ids_of: dict[str, str] = {}  # by the hash of packets
+        self._ids_of: dict[str | None, list[str]] = {}  # by the hash of packets
 
     def add(self, asset_id: str, known: Known) -> None:
         """Remember an asset."""
         self._assets[asset_id] = known
-        if known.packets_hash is not None:
-            self._ids_of[known.packets_hash] = asset_id
+        self._ids_of.setdefault(known.packets_hash, []).append(asset_id)
         for path in known.paths:
             self._ids_at.setdefault(path, set()).add(asset_id)
 
@@ -73,9 +72,10 @@ class Catalogue:
         """The asset; None if it is not stored."""
         return self._assets.get(asset_id)
 
-    def find_twin(self, packets_hash: str | None) -> str | None:
-        """An asset with the same coded sound and picture."""
-        return None if packets_hash is None else self._ids_of.get(packets_hash)
+    def find_twin(self, packets_hash: str | None, *, of: str = "") -> str | None:
+        """An asset with the same coded sound and picture, other than `of`."""
+        ids = [] if packets_hash is None else self._ids_of.get(packets_hash, [])
+        return next((asset_id for asset_id in ids if asset_id != of), None)
 
     def find_untouched(self, found: FoundFile) -> str | None:
         """The asset of a file that has not been touched since it was indexed."""
@@ -150,13 +150,6 @@ class Placement:
         if heir is not None:
             self._heirs.setdefault(asset_id, {})[path] = heir
 
-    def succeed(self, twin_id: str, asset_id: str) -> None:
-        """Note that a file is another with new tags: if that is gone, this is its heir."""
-        twin = self._catalogue.get(twin_id)
-        for path in () if twin is None else twin.paths:
-            if not os.path.lexists(path):
-                self._heirs.setdefault(twin_id, {})[path] = asset_id
-
     def place(self, index: Index | None, journal: Journal) -> Iterator[Placed | Unplaced]:
         """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
 
@@ -179,21 +172,25 @@ class Placement:
             asset_ids = (
                 {kept.asset_id} if kept.path is None else self._catalogue.others_at(Path(kept.path), "")
             )
-            for asset_id in asset_ids:
-                if self._catalogue.get(asset_id) and inherit_metadata(index, asset_id, kept.metadata):
+            try:
+                if any(inherit_metadata(index, asset_id, kept.metadata) for asset_id in asset_ids):
                     journal.forget_metadata(kept)
+            except Exception as exc:
+                blame_file(exc)
 
-    def _bequeath(self, asset_id: str, index: Index, journal: Journal, *, is_removed: bool) -> None:
-        """Give what people said of an asset to what its paths hold now, or keep it."""
+    def _bequeath(
+        self, asset_id: str, known: Known, index: Index, journal: Journal, *, is_gone: bool
+    ) -> None:
+        """Give what people said of an asset to what its paths hold now, to itself with new tags, or keep it."""
         asset = index.get_asset(asset_id)
         if asset is None or not asset.metadata:
             return
-        heirs = self._heirs.get(asset_id, {})
+        heirs = dict[str | None, str | None](self._heirs.get(asset_id, {}).items())
+        if is_gone and not heirs:
+            heirs = {None: self._catalogue.find_twin(known.packets_hash, of=asset_id)}
         for path, heir in heirs.items():
-            if not (self._catalogue.get(heir) and inherit_metadata(index, heir, asset.metadata)):
+            if heir is None or not inherit_metadata(index, heir, asset.metadata):  # it could not be indexed
                 journal.keep_metadata(KeptMetadata(asset_id=asset_id, path=path, metadata=asset.metadata))
-        if is_removed and not heirs:
-            journal.keep_metadata(KeptMetadata(asset_id=asset_id, path=None, metadata=asset.metadata))
 
     def _place(self, asset_id: str, known: Known, index: Index | None, journal: Journal) -> Placed:
         gained, lost = self._gained.get(asset_id, []), self._lost.get(asset_id, set())
@@ -203,7 +200,7 @@ class Placement:
         paths = [*kept, *(str(found.path) for found in gained)]
         if index is not None:
             if not gained:  # else it was moved, and what people said of it goes with it
-                self._bequeath(asset_id, index, journal, is_removed=not paths)
+                self._bequeath(asset_id, known, index, journal, is_gone=not paths)
             if paths:
                 self._write(index, asset_id, paths, gained)
             else:

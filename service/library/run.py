@@ -311,9 +311,7 @@ class LibraryRun:
         del self._waiting[file.asset_id]
         self._bytes_worked += file.found.size_bytes
         packets_hash = None if file.info is None else file.info.packets_hash
-        if file.is_adopted and (twin_id := self.catalogue.find_twin(packets_hash)) is not None:
-            self.report.num_retagged += 1
-            self._placement.succeed(twin_id, file.asset_id)
+        self.report.num_retagged += file.is_adopted
         known = Known.of(file.found, num_segments=file.num_segments, packets_hash=packets_hash)
         self.catalogue.add(file.asset_id, known)
         outcome: Outcome = "unchanged" if file.is_adopted else "indexed"

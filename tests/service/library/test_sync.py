@@ -408,15 +408,21 @@ def test_what_people_said_stays_with_the_path_and_follows_the_file(
 
 
 @pytest.mark.parametrize("dies_at", ["set_metadata", "delete_asset"])
+@pytest.mark.parametrize("change", ["content", "tags", "tags and name"])
 def test_what_people_said_outlives_a_kill_between_two_steps(
-    sync: Sync, opened: Foley, library: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str
+    sync: Sync, opened: Foley, library: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str, change: str
 ) -> None:
     sync(library)
     path = str(library / "a.wav")
     asset = opened.index.find_path(path)
     assert asset is not None
     opened.index.set_metadata(asset.asset_id, {"take": 7})
-    write_tone(library / "a.wav", next(NUMBERS), seconds=0.5)
+    if change == "content":
+        write_tone(library / "a.wav", next(NUMBERS), seconds=0.5)
+    else:
+        _edit_tags(library / "a.wav")
+    if "name" in change:
+        path = str((library / "a.wav").rename(library / "new.wav"))
 
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -424,7 +430,7 @@ def test_what_people_said_outlives_a_kill_between_two_steps(
     with monkeypatch.context() as patch:
         patch.setattr(opened.index, dies_at, die)
         assert sync(library).is_interrupted
-    assert {"take": 7} in [dict(a.metadata) for a in _assets(opened, library) if path in a.paths]
+    assert {"take": 7} in [dict(a.metadata) for a in _assets(opened, library)]
     sync(library)
     (new,) = [a for a in _assets(opened, library) if path in a.paths]
     assert (new.metadata, new.asset_id != asset.asset_id) == ({"take": 7}, True)
