@@ -53,7 +53,7 @@ def compare_releases(first: Release, second: Release) -> str:
     }
     sections = [
         f"<h1>Two releases</h1><p>{legend}</p>",
-        _table("Releases", [_facts(release) for release in pair]),
+        _facts(pair),
         _explain(pair, [figure for rows in groups.values() for row in rows.values() for figure in row]),
         *(_bars(title, rows, best=100.0 if "%" in title else None) for title, rows in groups.items()),
         *(_gates(release) for release in pair),
@@ -65,25 +65,20 @@ def compare_releases(first: Release, second: Release) -> str:
     )
 
 
-def _facts(release: Release) -> dict[str, str]:
-    return {
-        "release": release.release_id,
-        "bundle": release.bundle_id,
-        "made": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(release.created_at)),
-        "outcome": release.outcome,
-        "assets": str(release.library.get("num_assets", "not counted")),
-        "forced": f"by {release.forced['who']}: {release.forced['why']}" if release.forced else "no",
+def _facts(pair: Sequence[Release]) -> str:
+    rows: dict[str, list[str]] = {
+        "release": [release.release_id for release in pair],
+        "bundle": [release.bundle_id for release in pair],
+        "made": [time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(release.created_at)) for release in pair],
+        "outcome": [str(release.outcome) for release in pair],
+        "assets": [str(release.library.get("num_assets", "not counted")) for release in pair],
+        "forced": [f"by {by['who']}: {by['why']}" if (by := release.forced) else "no" for release in pair],
     }
-
-
-def _table(title: str, columns: Sequence[Mapping[str, str]]) -> str:
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th>"
-        + "".join(f"<td>{html.escape(column[name])}</td>" for column in columns)
-        + "</tr>"
-        for name in columns[0]
-    )
-    return f"<h2>{html.escape(title)}</h2><table>{rows}</table>"
+    cells = {
+        name: "".join(f"<td>{html.escape(value)}</td>" for value in values) for name, values in rows.items()
+    }
+    shown = "".join(f"<tr><th>{name}</th>{row}</tr>" for name, row in cells.items())
+    return f"<h2>Releases</h2><table>{shown}</table>"
 
 
 def _explain(pair: Sequence[Release], figures: Sequence[Figure]) -> str:

@@ -67,11 +67,8 @@ def judge(
         ),
         _at_least("coverage", coverage, limits.release_min_coverage, covered),
     ]
-    gates += [
-        _recall(new[target], active[target], limits.release_max_recall_drop)
-        for target in OPPOSITE
-        if target in new
-    ]
+    allowed, asked = limits.release_max_recall_drop, [t for t in OPPOSITE if t in new and new[t].num_queries]
+    gates += [_recall(new[target], active[target], allowed) for target in asked]
     if overlap is not None:
         words = f"of the ten best assets {overlap:.0%} are those of the active release"
         gates.append(_at_least("overlap", overlap, limits.release_min_overlap, words))
@@ -110,10 +107,7 @@ def describe_gates(
     return {
         "passed": all(gate["passed"] for gate in gates),
         "reasons": [gate["reason"] for gate in gates if not gate["passed"]],
-        "undecided": [
-            *undecided,
-            *(gate["reason"] for gate in gates if gate.get("verdict") == "cannot_tell"),
-        ],
+        "undecided": [*undecided, *(g["reason"] for g in gates if g.get("verdict") == "cannot_tell")],
         "gates": gates,
         "recall": {
             side: {target: _describe_recall(pairs) for target, pairs in found.items()}
@@ -128,7 +122,9 @@ def _describe_recall(pairs: Pairs) -> Recall:
         "at_1": round(pairs.recall(1), 4),
         "at_5": round(pairs.recall(5), 4),
         "at_10": round(pairs.recall(10), 4),
-        "median_rank": float(np.median(_ranks(pairs)[pairs.ranks >= 0])),
+        "median_rank": float(np.median(_ranks(pairs)[pairs.ranks >= 0]))
+        if pairs.num_queries
+        else NUM_RANKS + 1,
     }
 
 

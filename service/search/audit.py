@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -80,13 +80,6 @@ class Finding:
     score_at_offset: float
     """Mean cosine there."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The finding as JSON values, rounded."""
-        return {
-            name: round(value, 4) if isinstance(value, float) else value
-            for name, value in asdict(self).items()
-        }
-
 
 _EXAMPLE: dict[str, Any] = {
     "findings": [
@@ -125,7 +118,7 @@ class Audit:
 
     def to_json(self, *, limit: int) -> dict[str, Any]:
         """The audit as JSON values, with the first `limit` findings."""
-        return asdict(self) | {"findings": [finding.to_json() for finding in self.findings[:limit]]}
+        return asdict(replace(self, findings=self.findings[:limit]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,11 +277,11 @@ def _to_finding(look: _Look, likely: float, likely_moved: float) -> Finding:
         asset_id=look.asset.asset_id,
         path=show_path(look.asset.path),
         verdict=verdict,
-        match_probability=None if look.says_nothing else float(likely),
-        score=look.score,
-        rank=look.rank,
-        offset_seconds=offset if is_shifted else 0.0,
-        score_at_offset=gained if is_shifted else plain,
+        match_probability=None if look.says_nothing else round(float(likely), 4),
+        score=round(look.score, 4),
+        rank=round(look.rank, 2),
+        offset_seconds=round(offset, 3) if is_shifted else 0.0,
+        score_at_offset=round(gained if is_shifted else plain, 4),
     )
 
 
@@ -307,9 +300,7 @@ def find_offset(
     Returns how much later the sound is than the picture in seconds, 0 if moving it gains too little; the mean cosine
     there; and the mean cosine without moving.
     """
-    tracks = (track for s in segments for track in (s.audio_track, s.video_track) if track is not None)
-    step = segment_seconds / len(next(tracks))
-    sound, picture = _lay_out(segments, "audio", step), _lay_out(segments, "video", step)
+    step, sound, picture = _lay_out(segments, segment_seconds)
     plain = _cosines(sound, picture, 0)
     num_plain = np.count_nonzero(~np.isnan(plain))
     reach = min(round(max_offset_seconds / step), len(sound) - 1)
@@ -342,18 +333,22 @@ def _deviations(gains: NDArray[np.float32]) -> float:
     return float(gains.mean() / max(error, 1e-9))
 
 
-def _lay_out(segments: Sequence[Segment], modality: Modality, step: float) -> NDArray[np.float32]:
-    """Embeddings on one time line with equal steps, shape (N, D); rows of NaN if there is nothing."""
-    tracks = [segment.audio_track if modality == "audio" else segment.video_track for segment in segments]
-    present = (track for s in segments for track in (s.audio_track, s.video_track) if track is not None)
-    end = max(segment.end_seconds for segment in segments)
-    line = np.full((int(np.ceil(end / step)) + 1, next(present).shape[1]), np.nan, np.float32)
-    for segment, track in zip(segments, tracks, strict=True):
-        if track is not None:
-            length = segment.end_seconds - segment.start_seconds
-            times = segment.start_seconds + np.arange(len(track)) * length / len(track)
-            line[np.round(times / step).astype(int)] = track
-    return line
+def _lay_out(
+    segments: Sequence[Segment], segment_seconds: float
+) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
+    """Sound and picture on one time line: its step in seconds, and rows (N, D) each, of NaN if there is nothing."""
+    tracks = [(s.audio_track, s.video_track) for s in segments]
+    num_moments, width = next(track.shape for pair in tracks for track in pair if track is not None)
+    step = segment_seconds / num_moments
+    num_steps = int(np.ceil(max(segment.end_seconds for segment in segments) / step)) + 1
+    lines = np.full((2, num_steps, width), np.nan, np.float32)
+    for segment, pair in zip(segments, tracks, strict=True):
+        length = segment.end_seconds - segment.start_seconds
+        times = segment.start_seconds + np.arange(num_moments) * length / num_moments
+        for line, track in zip(lines, pair, strict=True):
+            if track is not None:
+                line[np.round(times / step).astype(int)] = track
+    return step, lines[0], lines[1]
 
 
 def _rank(index: Index, track: Track, *, target: Modality, asset_id: str) -> int:

@@ -55,9 +55,7 @@ class Pairs:
     is_first: NDArray[np.bool_]  # whether it was the best result of its query
     is_held_out: NDArray[np.bool_]  # whether its query belongs to a held-out asset
     num_queries: int
-    ranks: NDArray[
-        np.int64
-    ]  # of the own asset, from 1; 0 if it was not found, -1 if the query has no such track
+    ranks: NDArray[np.int64]  # of each query's own asset, from 1; 0 if not found, -1 without a track
 
     def recall(self, k: int) -> float:
         """Share of the queries whose own asset is among the best k, in [0, 1]."""
@@ -152,9 +150,8 @@ def choose_queries(index: Index, *, num_queries: int, seed: int) -> list[tuple[A
     telling = (asset for asset in iter_pairs(index) if not says_nothing(asset))
     assets = sorted(telling, key=lambda asset: asset.asset_id)
     if len(assets) < MIN_ASSETS:
-        raise TooFewPairs(
-            f"{len(assets)} assets have sound and picture, {MIN_ASSETS} are needed; silent and static ones do not count"
-        )
+        count = f"{len(assets)} assets have sound and picture, {MIN_ASSETS} are needed"
+        raise TooFewPairs(f"{count}; silent and static ones do not count")
     rng = random.Random(seed)  # noqa: S311 - a sample, no secret
     chosen = rng.sample(assets, min(num_queries, len(assets)))
     return [(asset, rng.randrange(asset.num_segments)) for asset in chosen]

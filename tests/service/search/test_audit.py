@@ -40,7 +40,9 @@ def see(rng: np.random.Generator, line: Line) -> Line:
     return unit(line + rng.normal(scale=0.12, size=line.shape))
 
 
-def segments(name: str, sound: Line, picture: Line, *, media: dict[str, bool] | None = None) -> list[Segment]:
+def segments(
+    name: str, sound: Line, picture: Line, *, media: dict[str, bool | None] | None = None
+) -> list[Segment]:
     asset_id = hashlib.sha256(name.encode()).hexdigest()
     return [
         Segment(
@@ -146,7 +148,7 @@ def test_a_small_library_cannot_say_what_fits(tmp_path: Path) -> None:
 
 
 def relate(
-    rng: np.random.Generator, name: str, share: float, *, media: dict[str, bool] | None = None
+    rng: np.random.Generator, name: str, share: float, *, media: dict[str, bool | None] | None = None
 ) -> list[Segment]:
     """A file whose sound has so much in common with its picture: 1 for all, 0 for nothing."""
     line, other = make_line(rng)[:MOMENTS], make_line(rng)[:MOMENTS]
@@ -196,7 +198,10 @@ def test_facts_come_before_scores(tmp_path: Path, silence: Line) -> None:
             index.write_asset(relate(rng, name, 1.0, media={name: True}), is_last=True)
         loud = segments("loud", silence, make_line(rng)[:MOMENTS], media={"is_silent": False})
         index.write_asset(loud, is_last=True)
+        unknown = segments("unknown", silence, make_line(rng)[:MOMENTS], media={"is_silent": None})
+        index.write_asset(unknown, is_last=True)
         named = {Path(f.path).stem: f for f in audit_library(index, silence=silence).findings}
+    assert named["unknown"].verdict == "silent", "nobody judged the samples: the embedding decides"
     assert (named["is_silent"].verdict, named["is_silent"].match_probability) == ("silent", None)
     assert (named["is_static"].verdict, named["is_static"].match_probability) == ("cannot_tell", None)
     assert named["loud"].verdict == "mismatch", "an encoder hears silence where the samples have some sound"
