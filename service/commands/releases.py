@@ -110,8 +110,9 @@ def create(
     elif release["outcome"] != "ready":
         fail(explain_refusal(release))
     else:
-        name = release["release_id"]
-        say(f"release {name} is ready: activate it with `foley releases activate {name}`")
+        name, undecided = release["release_id"], release["gates"].get("undecided")
+        but = ", but too few pairs tell whether recall fell" if undecided else ""
+        say(f"release {name} is ready{but}: activate it with `foley releases activate {name}`")
 
 
 @releases_app.command("activate")
@@ -210,8 +211,8 @@ def _print_gates(release: Mapping[str, Any]) -> None:
     rows = [(name_gate(gate), show_verdict(gate), gate["reason"]) for gate in gates]
     if rows:
         print_columns(stdout(), ("gate", "", "measured"), rows)
-    for words in release["gates"].get("undecided", ()):
-        say(f"undecided: {words}")
+    for words in {*release["gates"].get("undecided", ())} - {gate["reason"] for gate in gates}:
+        say(words)
 
 
 def _print_switch(switched: Mapping[str, Any], *, as_json: bool) -> None:

@@ -142,7 +142,7 @@ def compare_paired(new: NDArray[Any], active: NDArray[Any]) -> tuple[float, floa
     better, worse = int((new < active).sum()), int((new > active).sum())
     total, middle = len(new) + 2, (better - worse) / (len(new) + 2)
     reach = Z * ((better + worse + 1) / total - middle**2) ** 0.5 / total**0.5 if better + worse else 0.0
-    return (better - worse) / len(new), middle - reach, middle + reach
+    return (better - worse) / len(new), max(middle - reach, -1.0), min(middle + reach, 1.0)
 
 
 def _ranks(pairs: Pairs) -> NDArray[np.int64]:
@@ -162,10 +162,10 @@ def _recall(new: Pairs, active: Pairs, max_drop: float) -> Gate:
     changes = {f"R@{k}": compare_paired(now > k, before > k) for k in at}
     is_unsure = any(low < -max_drop for _, low, _ in changes.values())
     changes["median rank"] = compare_paired(now, before)
-    shown = [f"{share:.1%}, was {was:.1%}" for share, was in at.values()]
-    shown.append(f"{_show_rank(median)}, was {_show_rank(median_before)}")
+    shown = [f"{share:.1%}, was {was:.1%} (change" for share, was in at.values()]
+    shown.append(f"{_show_rank(median)}, was {_show_rank(median_before)} (queries ranked better less worse")
     words = [
-        f"{name} {figures} (net {net:+.1%} of the queries better, 95 % interval {low:+.1%} to {high:+.1%})"
+        f"{name} {figures} {net:+.1%}, 95 % interval {low:+.1%} to {high:+.1%})"
         for (name, (net, low, high)), figures in zip(changes.items(), shown, strict=True)
     ]
     if median <= median_before:

@@ -53,7 +53,7 @@ def test_a_release_like_the_active_one_passes_every_gate() -> None:
         (
             "recall_video_to_audio",
             {"new": GOOD | {"audio": make_pairs("audio", [1] * 48 + [2] * 52)}},
-            r"picture → sound, 100 queries: R@1 48.0%, was 60.0% \(net -12.0% of the queries better, 95 % interval "
+            r"picture → sound, 100 queries: R@1 48.0%, was 60.0% \(change -12.0%, 95 % interval "
             r"-19.8% to -3.8%\); .*; R@1 and median rank fell, and a fall of 2.0% is allowed",
         ),
         (
