@@ -45,11 +45,11 @@ test: $(VENV)/.all
 # Needs a C compiler and a processor with CPUID faulting (`cpuid_fault` in /proc/cpuinfo); see the C file.
 ENGINE_TESTS := tests/service/encode tests/models/bundle tests/training/commands/test_convert.py
 instructions: $(VENV)/.all
-	cc -shared -fPIC -O1 -o /tmp/foley-instructions.so tests/support/instructions.c
+	mkdir -p build && cc -shared -fPIC -O1 -o $(CURDIR)/build/instructions.so tests/support/instructions.c
 	for only in avx2 avx512; do \
-	  FOLEY_ONLY=$$only LD_PRELOAD=/tmp/foley-instructions.so $(BIN)/python -m pytest -p no:faulthandler $(ENGINE_TESTS) || exit 1; \
+	  FOLEY_ONLY=$$only LD_PRELOAD=$(CURDIR)/build/instructions.so $(BIN)/python -m pytest -p no:faulthandler $(ENGINE_TESTS) || exit 1; \
 	done
-	rm /tmp/foley-instructions.so
+	rm $(CURDIR)/build/instructions.so
 
 check: $(VENV)/.all
 	$(BIN)/ruff format --check .

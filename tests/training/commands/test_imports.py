@@ -33,6 +33,7 @@ from models.network.geometry import PublishedKind, TgdpConfig
 from models.network.published_names import Counts, published_names
 from models.network.tgdp import Tgdp
 from tests.support.paths import GOLDEN
+from tests.support.published_reference import embed
 from training.cli import app
 from training.commands import export as export_command
 from training.commands.imports import make_clips
@@ -58,6 +59,7 @@ class Imported:
     source: Path
     bundle: Bundle
     expected: dict[str, Tensor]
+    weights: dict[str, Tensor]
 
 
 @pytest.fixture(scope="module", params=["tgdp", "cavmae"])
@@ -74,7 +76,9 @@ def imported(request, tmp_path_factory: pytest.TempPathFactory) -> Imported:
     options = ["--heads", "4", "--decoder-heads", "4", "--license", "BSD-2-Clause", "--clips", "2"]
     run(source, "--kind", request.param, "--output", folder / "bundle", *options)
     expected = load_file(GOLDEN / f"{request.param}_small_expected.safetensors")
-    return Imported(source, load_bundle(folder / "bundle"), {n: t.float() for n, t in expected.items()})
+    return Imported(
+        source, load_bundle(folder / "bundle"), {n: t.float() for n, t in expected.items()}, weights
+    )
 
 
 def run_from_patches(graph: Path, pictures: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
@@ -117,6 +121,22 @@ def test_recorded_sound_through_the_bundle(imported: Imported, tmp_path: Path) -
     assert track.shape == expected.shape == (16, 48)
     assert np.abs(track - expected).max() < 1e-4
     assert np.abs(track - np.roll(expected, 1, axis=1)).max() > 0.1  # the control
+
+
+def test_sound_that_ends_early_through_the_bundle(imported: Imported) -> None:
+    """6.5 s of sound in 10 s: the recorded log-mel, padded after the logarithm, embedded in plain torch."""
+    recorded, weights = load_file(GOLDEN / "frontend_expected.safetensors"), imported.weights
+    pcm = recorded["pig_pcm16"].numpy().astype(np.float32) / 32768
+    samples = np.pad(pcm, (0, 160_000 - len(pcm)))[None]
+    width = imported.bundle.manifest.network["window_frames"]
+    log_mel = (recorded["pig_log_mel"] + 5.081) / 4.4849
+    windows = torch.stack([log_mel[first : first + width].T for first in window_starts(window_frames=width)])
+    expected = unit(embed(weights, windows.unsqueeze(1), "audio", heads=4))
+    session, _ = open_graphs(imported.bundle.path)
+    inputs = {"samples": samples, "lengths": np.array([160_000])}
+    track = session.run(None, inputs | {"heard": np.array([len(pcm)])})[0][0]
+    assert np.abs(track - expected).max() < 1e-4
+    assert np.abs(session.run(None, inputs | {"heard": np.array([160_000])})[0][0] - expected).max() > 0.1
 
 
 def test_recorded_pictures_through_the_bundle(imported: Imported, tmp_path: Path) -> None:
