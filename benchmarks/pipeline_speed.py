@@ -64,7 +64,7 @@ def encode_alone(foley: Foley, clips: list[Clip]) -> float:
     started = time.perf_counter()
     for clip in clips:
         if clip.samples is not None:
-            encoder.encode_audio([clip.samples])
+            encoder.encode_audio([clip.samples], [clip.num_heard])
         if clip.frames is not None:
             encoder.encode_video([clip.frames])
     return time.perf_counter() - started

@@ -316,7 +316,7 @@ def test_kill_9_in_the_middle_and_again_equals_one_run(
         for path, asset in assets.items():
             for clip in decode_segments(path, bundle.manifest.clip_spec).clips:
                 if clip.samples is not None:
-                    (track,) = encoder.encode_audio([clip.samples])
+                    (track,) = encoder.encode_audio([clip.samples], [clip.num_heard])
                     matches = index.search(VectorQuery(track=track, target="audio", limit=20))
                     same = [
                         m

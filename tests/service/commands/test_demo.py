@@ -62,7 +62,7 @@ def _count_right(corpus: Path, foley: Foley) -> dict[str, int]:
     for path in sorted(corpus.glob("*.m*")):
         (clip,) = decode_segments(path, foley.bundle.manifest.clip_spec).clips
         if clip.samples is not None:
-            tracks["audio"][path.name] = foley.encoder.encode_audio([clip.samples])[0]
+            tracks["audio"][path.name] = foley.encoder.encode_audio([clip.samples], [clip.num_heard])[0]
         if clip.frames is not None:
             tracks["video"][path.name] = foley.encoder.encode_video([clip.frames])[0]
     right = {"audio": 0, "video": 0}
@@ -119,7 +119,7 @@ def test_a_tie_counts_against_us(corpus: Path, foley: Foley, printed: str) -> No
         index=0,
         start_seconds=0.0,
         end_seconds=10.0,
-        audio_track=foley.encoder.encode_audio([clip.samples])[0],
+        audio_track=foley.encoder.encode_audio([clip.samples], [clip.num_heard])[0],
     )
     foley.index.write_asset([twin], is_last=True)
     try:

@@ -161,7 +161,7 @@ def test_a_long_file_in_chunks_is_the_same_as_in_one_piece(
         for modality in ("audio", "video"):
             if modality == "audio":
                 assert clip.samples is not None
-                (track,) = encoder.encode_audio([clip.samples])
+                (track,) = encoder.encode_audio([clip.samples], [clip.num_heard])
             else:
                 assert clip.frames is not None
                 (track,) = encoder.encode_video([clip.frames])
