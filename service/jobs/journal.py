@@ -28,6 +28,10 @@ from service.library.scanning import FoundFile, doubt_stamp, is_same_stamp
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 3
+ENDED_COLUMNS = (
+    *("job_id", "path", "size_bytes", "modified_ns", "stamp"),  # as the file was found
+    *("asset_id", "outcome", "code", "reason", "attempts", "num_segments", "is_partial", "ended_at"),
+)
 COMMIT_SECONDS, COMMIT_FILES = 0.5, 256
 
 
@@ -115,15 +119,16 @@ class LedgerJournal(Journal):
         if known is None or not known.is_of(found):
             return None
         if known.stamp is not None and known.stamp.startswith("<"):
-            self._doubted.add(known.path)
+            self.doubt(found)
         return known.asset_id
 
     def knows(self, found: FoundFile) -> bool:
-        """Whether the content at the path was hashed before; if not, what is noted of the file is in doubt."""
-        is_known = recall_identity(self._ledger, str(found.path)) is not None
-        if not is_known:
-            self._doubted.add(str(found.path))
-        return is_known
+        """Whether what was at the path was hashed before."""
+        return recall_identity(self._ledger, str(found.path)) is not None
+
+    def doubt(self, found: FoundFile) -> None:
+        """Note that a file was taken for unchanged by its size and time alone."""
+        self._doubted.add(str(found.path))
 
     def start(self, found: FoundFile, asset_id: str) -> None:
         """Note that work on a file begins: if it is in the index after a kill, this job put it there."""
@@ -169,13 +174,11 @@ class LedgerJournal(Journal):
         return self._write_each(ended, self._end) if ended else ()
 
     def _end(self, connection: sqlite3.Connection, ended: Sequence[FileRow]) -> None:
+        names = ", ".join(ENDED_COLUMNS)
+        values = ", ".join(f":{name}" for name in ENDED_COLUMNS)
+        changes = ", ".join(f"{name} = excluded.{name}" for name in ENDED_COLUMNS[5:])
         connection.executemany(
-            "INSERT INTO files (job_id, path, size_bytes, modified_ns, stamp, asset_id, outcome, code, reason, "
-            "attempts, num_segments, is_partial, ended_at) VALUES (:job_id, :path, :size_bytes, :modified_ns, :stamp, "
-            ":asset_id, :outcome, :code, :reason, :attempts, :num_segments, :is_partial, :ended_at) "
-            "ON CONFLICT (job_id, path) DO UPDATE SET asset_id = excluded.asset_id, outcome = excluded.outcome, "
-            "code = excluded.code, reason = excluded.reason, attempts = excluded.attempts, "
-            "num_segments = excluded.num_segments, is_partial = excluded.is_partial, ended_at = excluded.ended_at",
+            f"INSERT INTO files ({names}) VALUES ({values}) ON CONFLICT (job_id, path) DO UPDATE SET {changes}",  # noqa: S608 - our own
             [{**asdict(row), "job_id": self._job_id, "path": os.fsencode(row.path)} for row in ended],
         )
         for row in ended:

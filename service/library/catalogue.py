@@ -102,22 +102,17 @@ class Catalogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """What became of the paths of one asset; without any left it was removed from the index."""
+    """What became of the paths of one asset; without any left it was removed from the index.
+
+    With an `error` nothing did, and `copied` are the files that came to it.
+    """
 
     asset_id: str
-    moved: Sequence[tuple[FoundFile, str]]  # each with the path that it was moved from
+    moved: Sequence[tuple[FoundFile, str]] = ()  # each with the path that it was moved from
     copied: Sequence[FoundFile]  # further files with its content
-    dropped: Sequence[str]  # paths that it lost without a new one in their place
-    is_removed: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unplaced:
-    """Why the paths of an asset could not be written, and the files that had come to it."""
-
-    asset_id: str
-    files: Sequence[FoundFile]
-    error: FileError
+    dropped: Sequence[str] = ()  # paths that it lost without a new one in their place
+    is_removed: bool = False
+    error: FileError | None = None
 
 
 class Placement:
@@ -150,7 +145,7 @@ class Placement:
         if heir is not None:
             self._heirs.setdefault(asset_id, {})[path] = heir
 
-    def place(self, index: Index | None, journal: Journal) -> Iterator[Placed | Unplaced]:
+    def place(self, index: Index | None, journal: Journal) -> Iterator[Placed]:
         """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
 
         What people said of an asset goes first to what its paths hold now; the journal keeps it if that is not stored.
@@ -164,7 +159,7 @@ class Placement:
                 if known is not None:
                     yield self._place(asset_id, known, index, journal)
             except Exception as exc:
-                yield Unplaced(asset_id=asset_id, files=self._gained.get(asset_id, []), error=blame_file(exc))
+                yield Placed(asset_id=asset_id, copied=self._gained.get(asset_id, []), error=blame_file(exc))
 
     def _restore_metadata(self, index: Index, journal: Journal) -> None:
         """Give back what was kept of assets whose content is there again, and of paths that hold another."""

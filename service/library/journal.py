@@ -49,8 +49,11 @@ class Journal:
         return None
 
     def knows(self, found: FoundFile) -> bool:
-        """Whether the content at the path was hashed before; if not, what is noted of the file is in doubt."""
+        """Whether what was at the path was hashed before."""
         return False
+
+    def doubt(self, found: FoundFile) -> None:
+        """Note that a file was taken for unchanged by its size and time alone."""
 
     def start(self, found: FoundFile, asset_id: str) -> None:
         """Note that work on a file begins."""

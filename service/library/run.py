@@ -10,15 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.index.contract import Index
-from service.library.catalogue import (
-    Catalogue,
-    Identity,
-    Known,
-    Placement,
-    Unplaced,
-    identify_all,
-    read_catalogue,
-)
+from service.library.catalogue import Catalogue, Identity, Known, Placement, identify_all, read_catalogue
 from service.library.journal import TRANSIENT, Fault, FileRow, Journal
 from service.library.outcomes import STORED, Outcomes, describe_error, row_of
 from service.library.pipeline import Pipeline, RehearsedPipeline
@@ -158,8 +150,8 @@ class LibraryRun:
             self._stop.check()
             known = self.catalogue.get(placed.asset_id)
             num_segments = 0 if known is None else known.num_segments
-            if isinstance(placed, Unplaced):
-                for found in placed.files:
+            if placed.error is not None:
+                for found in placed.copied:
                     self._outcomes.count_stored("unchanged", -num_segments, num_files=-1)
                     self._outcomes.end_failed(row_of(found, placed.asset_id), placed.error, attempts=1)
                 continue
@@ -245,7 +237,9 @@ class LibraryRun:
                 return None
             if (asset_id := self._journal.find_identity(found)) is not None or self._journal.knows(found):
                 return asset_id
-            return self.catalogue.find_untouched(found)
+            if (asset_id := self.catalogue.find_untouched(found)) is not None:
+                self._journal.doubt(found)
+            return asset_id
         except Exception as exc:
             return blame_file(exc)
 

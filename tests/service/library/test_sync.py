@@ -23,7 +23,7 @@ from service.library import catalogue as catalogue_module
 from service.library import stages as stages_module
 from service.library import sync as sync_module
 from service.library.report import Counts, IndexReport
-from service.library.scanning import FoundFile
+from service.library.scanning import FoundFile, stamp_of
 from service.library.sync import SyncRefused
 from service.system.settings import Settings
 from tests.support.libraries import write_tone
@@ -328,6 +328,23 @@ def test_a_file_replaced_with_its_size_and_time_is_noticed(
     assert (sync(library).files, read) == (Counts(unchanged=4), [])
     assert sync(library, verify=True).files == Counts(unchanged=4)
     assert sorted(read) == ["a.wav", "b.wav", "c.wav", "d.wav"]
+
+
+def _stamps(jobs: Jobs) -> dict[str, str]:
+    rows = jobs.ledger.read("SELECT path, stamp FROM identities")
+    return {os.fsdecode(row["path"]): row["stamp"] for row in rows}
+
+
+def test_what_was_hashed_has_its_stamp_and_what_was_not_has_none(
+    sync: Sync, jobs: Jobs, library: Path
+) -> None:
+    sync(library)
+    assert _stamps(jobs) == {str(path): stamp_of(path.lstat()) for path in library.rglob("*.wav")}
+    with jobs.ledger.write() as connection:  # it is lost, and the index is not
+        connection.execute("DELETE FROM identities")
+    for verify in (False, True):
+        assert sync(library, verify=verify).files == Counts(unchanged=4)
+        assert all(stamp.startswith("<") is not verify for stamp in _stamps(jobs).values())
 
 
 def test_a_ledger_of_before_is_trusted_for_what_was_not_touched_since(
