@@ -16,7 +16,7 @@ from tests.support.paths import REPOSITORY
 pytest.importorskip("torch", reason="the loop trains")
 pytestmark = pytest.mark.timeout(1800)  # a dozen commands, and two runs of training
 
-NUM_SCENES = 24
+NUM_SCENES = 32  # recall and calibration need 30
 TRAIN = ("--run", "ablation_random", "--batch-size", "12", "--no-board", "--workers", "1")
 
 
