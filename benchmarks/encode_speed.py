@@ -30,6 +30,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.video.reformatter import Colorspace
 from PIL import Image
 
 from benchmarks.clip_speed import encode_plainly, plain_network
@@ -260,7 +261,10 @@ def write_clip(bundle: Bundle, path: Path, height: int) -> None:
     with av.open(str(path), "w") as container:
         picture = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "veryfast"})
         picture.width, picture.height = size
-        picture.pix_fmt = "yuv420p"
+        picture.pix_fmt, picture.colorspace = (
+            "yuv420p",
+            Colorspace.SMPTE170M,
+        )  # untagged ones of 720 lines are BT.709
         sound = container.add_stream("aac", rate=16_000, layout="mono")
         for number in range(10 * FRAME_RATE):
             moved = np.roll(pictures[number * 16 // (10 * FRAME_RATE)], -2 * number, axis=1)
