@@ -32,7 +32,7 @@ from service.encode.engines.onnx_cpu import CPU, open_session
 from service.releases.documents import Trial
 from service.releases.opening import open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused
-from service.system.child import limit_memory, lower_limit, start_child
+from service.system.child import die_with_parent, limit_memory, lower_limit, start_child
 from service.system.settings import Settings
 
 ROUNDS = 5
@@ -127,6 +127,7 @@ def _follow(
 
 def main() -> None:
     """The child: each step prints one JSON line."""
+    die_with_parent(signal.SIGKILL)
     settings = read_settings(sys.stdin.readline())
     confine(settings.release_trial_bytes)
     paths = [Path(argument) for argument in sys.argv[1:]]
