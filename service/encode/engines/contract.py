@@ -81,8 +81,6 @@ class Engine(Protocol):
 
         `lengths` (B,) are those of the segments, `heard` (B,) those of the sound in them, None if it fills them.
         """
-        ...
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed pictures, uint8, shape (B, T, H, W, 3), as float32 (B, T, D)."""
-        ...
