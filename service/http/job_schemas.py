@@ -184,7 +184,7 @@ class ReportBody(TypedDict):
     moved: int
     copied: int
     retagged: NotRequired[int]
-    """Files of which only the tags are new: they count as unchanged, too."""
+    """Indexed files of which only the tags are new: their segments were there, and count as unchanged."""
     deleted: int
     removed_assets: int
     """Assets removed because no file has their content any more."""

@@ -14,7 +14,7 @@ from service.library.catalogue import Catalogue, Identity, Known, Placement, ide
 from service.library.journal import TRANSIENT, Fault, FileRow, Journal
 from service.library.outcomes import STORED, Outcomes, describe_error, row_of
 from service.library.pipeline import Pipeline, RehearsedPipeline
-from service.library.report import IndexReport, OnProgress, Outcome, Progress, StageTimes
+from service.library.report import IndexReport, OnProgress, Progress, StageTimes
 from service.library.scanning import (
     NO_LINKED_FOLDERS,
     FoundFile,
@@ -305,14 +305,16 @@ class LibraryRun:
         del self._waiting[file.asset_id]
         self._bytes_worked += file.found.size_bytes
         packets_hash = None if file.info is None else file.info.packets_hash
-        self.report.num_retagged += file.is_adopted
+        if file.is_adopted:
+            self.report.num_retagged += 1
+            self.report.segments.indexed -= file.num_segments
+            self.report.segments.unchanged += file.num_segments
         known = Known.of(file.found, num_segments=file.num_segments, packets_hash=packets_hash)
         self.catalogue.add(file.asset_id, known)
-        outcome: Outcome = "unchanged" if file.is_adopted else "indexed"
         if file.is_partial:
             self.report.partial.append(show_path(file.found.path))
         self._outcomes.end_stored(
-            file.found, file.asset_id, outcome, file.num_segments, is_partial=file.is_partial
+            file.found, file.asset_id, "indexed", file.num_segments, is_partial=file.is_partial
         )
         for copy in waiting.copies:
             self._find(copy, file.asset_id, file.num_segments)

@@ -472,7 +472,7 @@ def test_new_tags_alone_embed_nothing(
     tracks = opened.index.read_segments(before["a.wav"].asset_id, limit=9)
     monkeypatch.setattr(stages_module, "embed_clips", None)
     report = sync(library)
-    assert (report.files, report.segments.indexed) == (Counts(unchanged=4), 0)
+    assert (report.files, report.segments) == (Counts(indexed=2, unchanged=2), Counts(unchanged=4))
     assert (report.num_retagged, report.num_removed, report.failed) == (2, 2, [])
     after = {Path(asset.path).name: asset for asset in _assets(opened, library)}
     assert after.keys() == {"a.wav", "new.wav", "c.wav", "d.wav"}
