@@ -23,6 +23,7 @@ from pydantic import ConfigDict, with_config
 from service.index.contract import Asset, Index, Segment, VectorQuery
 from service.index.iteration import iter_segments
 from service.search.calibration import MIN_ASSETS, TooFewPairs, iter_pairs, says_nothing
+from service.search.isotonic import fit_isotonic
 from service.search.prefetch import choose_prefetch
 from service.search.separation import Separation, draw_foreign, separate
 from service.search.snapshot import Snapshot
@@ -219,9 +220,6 @@ def _judge_scores(looks: Sequence[_Look]) -> tuple[Separation, NDArray[np.float6
     The columns are for the score of a file as it is, and at its offset. The files' own pairs teach, and sound of other
     files; silent and static files teach nothing, and neither does the own pair of a shifted one.
     """
-    # The server does not need it to answer searches.
-    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
-
     _check_number(len(looks))
     own, pairs = np.array([look.score for look in looks]), draw_foreign(len(looks))
     foreign = np.array([_score_foreign(looks[picture], looks[sound]) for picture, sound in pairs])
@@ -246,8 +244,7 @@ def _judge_scores(looks: Sequence[_Look]) -> tuple[Separation, NDArray[np.float6
         weights = np.concatenate(
             [np.full(len(taught), 1.0), [DOUBT], np.full(len(foreign), len(taught) / len(foreign)), [DOUBT]]
         )
-        model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, labels, weights)
-        found[folds == fold] = model.predict(asked[folds == fold].ravel()).reshape(-1, 2)
+        found[folds == fold] = np.interp(asked[folds == fold], *fit_isotonic(scores, labels, weights))
     return separation, found
 
 

@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 
 from service.index.contract import Asset, Filter, Index, VectorQuery
 from service.index.iteration import iter_assets
+from service.search.isotonic import fit_isotonic
 from service.search.prefetch import choose_prefetch
 from service.search.separation import Separation
 from service.system.failure import Failure
@@ -219,16 +220,10 @@ def fit_direction(pairs: Pairs) -> Direction:
 
 def fit_curve(pairs: Pairs, chosen: NDArray[np.bool_]) -> Curve:
     """Learn one curve from chosen pairs, bool, shape (N,); raises `TooFewPairs` if none teach or none are held out."""
-    # Needed to build a release, not to answer: an answer reads the table.
-    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415
-
     taught, held_out = chosen & ~pairs.is_held_out, chosen & pairs.is_held_out
     if not taught.any() or not held_out.any():
         raise TooFewPairs(f"{chosen.sum()} pairs leave none to learn from, or none to test with")
-    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
-    model.fit(pairs.scores[taught], pairs.matches[taught].astype(np.float64))
-    scores, at = np.unique(model.X_thresholds_, return_index=True)
-    probabilities = np.clip(model.y_thresholds_[at], 0.0, 1.0)
+    scores, probabilities = fit_isotonic(pairs.scores[taught], pairs.matches[taught].astype(np.float64))
     found = np.interp(pairs.scores[held_out], scores, probabilities)
     return Curve(
         scores=tuple(scores.tolist()),
