@@ -62,14 +62,16 @@ def sync_paths(
             _check_root(root, allow_empty=allow_empty)
         run.scan(roots, settle_seconds=settle_seconds, links=links)
         run.read(snapshot.index)
-        _check_mounts(roots, journal, allow_empty=allow_empty)
         gone = list(_find_gone(run, roots))
+        dead = {Path(os.path.realpath(path)) for path, _ in gone if Path(path).is_symlink()}
+        _check_mounts([*roots, *dead], journal, allow_empty=allow_empty)
         if not allow_empty:
             _check_losses(run, roots, gone)
         for path, asset_id in gone:
             run.lose(asset_id, path)
         _work(run, snapshot=snapshot, decoder=decoder, limits=limits, stop=stop, journal=journal)
-        journal.remember_mounts(roots, find_mounts(roots))
+        places = [*roots, *(found.target for found in run.found if found.target is not None)]
+        journal.remember_mounts(places, find_mounts(places))
     return run.finish()
 
 

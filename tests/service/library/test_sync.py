@@ -22,6 +22,7 @@ from service.jobs.records import JobRequest
 from service.library import catalogue as catalogue_module
 from service.library import stages as stages_module
 from service.library import sync as sync_module
+from service.library.mounts import touches
 from service.library.report import Counts, IndexReport
 from service.library.scanning import FoundFile, stamp_of
 from service.library.sync import SyncRefused
@@ -512,3 +513,20 @@ def test_an_asset_that_is_removed_while_its_segments_are_taken_over(
 
 def identify_path(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_links_to_a_disk_that_is_not_mounted_are_not_dead(
+    sync: Sync, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = write_tone(library.parent / "disk" / "t.wav", next(NUMBERS), seconds=0.5)
+    (library / "link.wav").symlink_to(target)
+    mounted = {str(target.parent)}
+    monkeypatch.setattr(sync_module, "find_mounts", lambda places: {m for m in mounted if touches(m, places)})
+    sync(library)
+    before = paths_of()
+    target.unlink()
+    mounted.clear()
+    with pytest.raises(SyncRefused, match=r"no disk is mounted at .*disk, where there was one"):
+        sync(library)
+    assert paths_of() == before
+    assert sync(library, allow_empty=True).num_deleted == 1
