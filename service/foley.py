@@ -21,7 +21,12 @@ from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import Priority
 from service.index.contract import Index
-from service.releases.opening import active_release, open_release, warn_of_unused_bundle
+from service.releases.opening import (
+    active_release,
+    open_release,
+    warn_of_other_indexes,
+    warn_of_unused_bundle,
+)
 from service.releases.switch import ReleaseSwitch
 from service.search.file_query import EmbeddedFile, embed_file, search_file
 from service.search.matching import SearchAnswer
@@ -92,6 +97,7 @@ def open_foley(settings: Settings) -> Iterator[Foley]:
     with ExitStack() as stack:
         release_id, bundle = active_release(settings)
         warn_of_unused_bundle(settings, release_id)
+        warn_of_other_indexes(settings, release_id)
         releases = ReleaseSwitch(open_release(settings, release_id, bundle))
         stack.callback(releases.close)
         decoder = Decoder(num_workers=settings.decode_workers, limits=limits)

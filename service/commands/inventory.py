@@ -23,7 +23,7 @@ from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.library.assets import AssetDocument, describe_asset
 from service.library.metadata import merge_metadata
-from service.releases.opening import active_release
+from service.releases.opening import active_release, warn_of_other_indexes
 from service.system.paths import show_path
 from service.system.settings import Settings
 
@@ -110,6 +110,7 @@ class ServedInventory:
 def open_inventory(settings: Settings) -> Iterator[Inventory]:
     """Open a library's index, or find the server that has it open; raises `IndexInUse` if that is not our server."""
     release_id, bundle = active_release(settings)
+    warn_of_other_indexes(settings, release_id)
     with ExitStack() as stack:
         inventory: Inventory
         try:

@@ -18,7 +18,7 @@ from service.encode.encoder import Encoder
 from service.encode.queue import BatchLimits
 from service.encode.spool import CHUNK_SEGMENTS, Spool
 from service.index.contract import Index
-from service.index.opening import index_place
+from service.index.opening import index_folder, index_place
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.releases.switch import OpenRelease
 from service.system.settings import Settings
@@ -42,6 +42,18 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
             f"release {release_id} is active, but not in {store.folder}: FOLEY_RELEASES names the folder of releases"
         )
     return bundle.bundle_id, bundle
+
+
+def warn_of_other_indexes(settings: Settings, release_id: str) -> None:
+    """Warn if the library's folder has indexes of other bundles and none of the release that answers."""
+    folder = index_folder(settings, release_id)
+    others = [] if folder.exists() else sorted(path.name for path in folder.parent.glob("*"))
+    if others and settings.qdrant_url is None:
+        logger.warning(
+            "the library looks empty: it was indexed with %s, and FOLEY_BUNDLE is %s; index it again, or name that one",
+            " and ".join(others),
+            release_id,
+        )
 
 
 def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:

@@ -10,7 +10,7 @@ from models.bundle.bundle import starter_path
 from service.commands.inventory import list_inventory, open_inventory
 from service.index.opening import index_place
 from service.operations.doctor import examine
-from service.releases.opening import warn_of_unused_bundle
+from service.releases.opening import active_release, warn_of_other_indexes, warn_of_unused_bundle
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.system.settings import Settings
 from tests.support.bundles import copy_starter
@@ -91,3 +91,17 @@ def test_a_bundle_that_does_not_answer_is_told(
         f"release {active} is active, not FOLEY_BUNDLE: `foley releases create {other} --activate`"
     )
     assert "FOLEY_BUNDLE is not a bundle" in gone
+
+
+def test_a_library_of_another_bundle_does_not_look_empty_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an upgrade that ships another starter."""
+    settings = Settings(data=tmp_path)
+    release_id, _ = active_release(settings)
+    warn_of_other_indexes(settings, release_id)
+    assert caplog.messages == [], "nothing is indexed yet"
+    (tmp_path / "index" / "starter-of-before").mkdir(parents=True)
+    assert list_inventory(settings) == []
+    (told,) = caplog.messages
+    assert f"it was indexed with starter-of-before, and FOLEY_BUNDLE is {release_id}" in told
