@@ -4,18 +4,20 @@ On loopback no key is needed. Two rules keep other web pages out, which run in a
 header must name this machine (DNS rebinding), and a request that changes or computes something must not come from
 another site (`Origin`). Elsewhere every route but a few needs a key with its scope.
 
-A route's scope follows from its method and path: reading and computing need `read`, changes need `write`, and what is
-under ADMIN_PATHS needs `admin`. An unknown route needs more rather than less.
+ROUTES says which scope each route needs. Paths are compared as the router does (one that ends with a line break reaches
+its route too), and if two rows fit, the higher scope counts. What has no row is answered with 404 or 405.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 
+from starlette._utils import get_route_path  # the router's own: a proxy may serve us under a prefix
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http import origin
@@ -23,25 +25,57 @@ from service.http.problems import answer_own_error
 from service.operations import keys
 from service.system.settings import Settings, is_loopback
 
-OPEN_PATHS = frozenset(
-    {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+# Scope, method, and the templates of the routes; the higher scopes first. HEAD needs what GET does.
+ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
+    ("admin", "GET", "/v1/releases /v1/releases/{release_id} /v1/releases/{release_id}/comparison/{other}"),
+    ("admin", "POST", "/v1/releases /v1/releases/{release_id}:activate /v1/releases:rollback"),
+    ("admin", "POST", "/v1/releases:calibrate /v1/backup"),
+    ("admin", "DELETE", "/v1/releases/{release_id}"),
+    ("write", "PATCH", "/v1/assets/{asset_id}"),
+    ("write", "DELETE", "/v1/assets/{asset_id}"),
+    ("write", "POST", "/v1/jobs /v1/jobs/{job_id}:cancel /v1/jobs/{job_id}:retry"),
+    ("read", "POST", "/v1/search /v1/search/batch /v1/embeddings"),
+    ("read", "GET", "/metrics /v1/assets /v1/assets/{asset_id} /v1/assets/{asset_id}/media /v1/audit"),
+    ("read", "GET", "/v1/jobs /v1/jobs/{job_id} /v1/jobs/{job_id}/files /v1/jobs/{job_id}/events"),
+    (None, "GET", "/ /livez /readyz /openapi.json /docs /redoc /web/{name}"),
 )
-OPEN_PREFIX = "/web/"
-COMPUTING_PATHS = frozenset({"/v1/search", "/v1/search/batch", "/v1/embeddings"})
 ADMIN_PATHS = ("/v1/releases", "/v1/backup")
+RELEASE_JOBS: keys.Scope = "admin"  # to see, retry or cancel a job of kind `release`, by any route of jobs
 METRICS_PATH = "/metrics"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 COOKIE = "foley_key"  # a page's player cannot send a header; it is taken for reading only
 API_KEY_HEADER = "x-api-key"
 
 
+_ROWS = [(method, compile_path(path)[0], scope) for scope, method, paths in ROUTES for path in paths.split()]
+
+
 def scope_of(method: str, path: str) -> keys.Scope | None:
     """The scope a request needs by its method and path (or a route's template); None if anybody may make it."""
-    if any(path == prefix or path.startswith((f"{prefix}/", f"{prefix}:")) for prefix in ADMIN_PATHS):
+    for of_method, pattern, scope in _ROWS:
+        if of_method == ("GET" if method == "HEAD" else method) and pattern.match(path):
+            return scope
+    if path.startswith(ADMIN_PATHS):
         return "admin"
-    if method in SAFE_METHODS:
-        return None if path in OPEN_PATHS or path.startswith(OPEN_PREFIX) else "read"
-    return "read" if method == "POST" and path in COMPUTING_PATHS else "write"
+    return "read" if method in SAFE_METHODS else "write"
+
+
+def allows(request: Request, needed: keys.Scope) -> bool:
+    """Whether the request may do what needs this scope: without a key it may, if keys are not needed at all."""
+    key: keys.StoredKey | None = getattr(request.state, "key", None)
+    return key is None or key.allows(needed)
+
+
+def check_scope(request: Request, needed: keys.Scope) -> None:
+    """Raise `ScopeMissing` if the request may not do what needs this scope."""
+    if not allows(request, needed):
+        raise keys.ScopeMissing(has=request.state.key.scope, needs=needed)
+
+
+def name_of(request: Request) -> str:
+    """Who asks, for the record: the API key, if one is needed."""
+    key: keys.StoredKey | None = getattr(request.state, "key", None)
+    return "api" if key is None else f"API key {key.key_id}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +111,7 @@ class AccessGuard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        method, path = scope["method"], scope["path"]
+        method, path = scope["method"], get_route_path(scope)
         if self._rules.hosts is not None:
             origin.check_host(headers.get("host"), self._rules.hosts)
         if method not in SAFE_METHODS:
@@ -88,7 +122,7 @@ class AccessGuard:
         if path == METRICS_PATH and self._rules.has_open_metrics:
             return
         key = self._identify(headers, method)
-        scope.setdefault("state", {})["key_id"] = key.key_id  # for the log
+        scope.setdefault("state", {}).update(key=key, key_id=key.key_id)  # the latter for the log
         if not key.allows(needed):
             raise keys.ScopeMissing(has=key.scope, needs=needed)
 

@@ -62,8 +62,11 @@ def count_outcomes(ledger: Ledger, job_id: str) -> dict[str, int]:
     return {row["outcome"]: row["number"] for row in rows}
 
 
-def retry_failed(ledger: Ledger, job_id: str) -> int:
-    """Queue an ended job again for its failed files and those it never reached; returns how many failed."""
+def retry_failed(ledger: Ledger, job_id: str, *, who: str = "") -> int:
+    """Queue an ended job again for its failed files and those it never reached; returns how many failed.
+
+    A build is recorded as asked for by `who`.
+    """
     with ledger.write() as connection:
         connection.execute(
             "DELETE FROM faults WHERE bundle_id = 'library' AND path IN "
@@ -76,8 +79,10 @@ def retry_failed(ledger: Ledger, job_id: str) -> int:
             (job_id,),
         ).rowcount
         connection.execute(
-            "UPDATE jobs SET state = 'queued', is_retry = is_scanned, wants_cancel = 0, report = NULL WHERE job_id = ?",
-            (job_id,),
+            "UPDATE jobs SET state = 'queued', is_retry = is_scanned, wants_cancel = 0, report = NULL, request = "
+            "CASE kind WHEN 'release' THEN json_set(request, '$.who', ?) ELSE request END "
+            "WHERE job_id = ? AND state IS NOT 'running'",
+            (who, job_id),
         )
     return num_files
 

@@ -126,7 +126,9 @@ class Ledger:
         job_id = uuid.uuid4().hex
         with self.write() as connection:
             if idempotency_key is not None and (found := self._jobs("idempotency_key = ?", idempotency_key)):
-                if (found[0].kind, found[0].request) != (kind, json.loads(text)):
+                # `who` is not what was asked for, and changes with a retry.
+                asked = {**json.loads(text), "who": found[0].request.get("who")}
+                if (found[0].kind, {"who": None, **found[0].request}) != (kind, asked):
                     raise KeyReused(f"the key {idempotency_key!r} was used for another request")
                 return CreatedJob(job=found[0], is_new=False)
             connection.execute(
@@ -144,13 +146,16 @@ class Ledger:
         raise JobNotFound(f"there is no job {job_id[:80]!r}")
 
     def list_jobs(
-        self, *, limit: int, before: int | None = None, state: State | None = None
+        self,
+        *,
+        limit: int,
+        before: int | None = None,
+        state: State | None = None,
+        without: Kind | None = None,
     ) -> list[JobRecord]:
-        """At most `limit` jobs, the newest first: those whose number is below `before`, in this state."""
-        number = 2**62 if before is None else before
-        return self._jobs(
-            "number < ? AND state LIKE ? ORDER BY number DESC LIMIT ?", number, state or "%", limit
-        )
+        """At most `limit` jobs, the newest first: numbers below `before`, in this state, none `without` its kind."""
+        where = "number < ? AND state LIKE ? AND kind IS NOT ? ORDER BY number DESC LIMIT ?"
+        return self._jobs(where, 2**62 if before is None else before, state or "%", without, limit)
 
     def unfinished_jobs(self) -> list[JobRecord]:
         """Jobs that are queued or were running when their process ended, the oldest first."""

@@ -18,13 +18,15 @@ from pathlib import Path
 
 from service.foley import Foley
 from service.jobs.documents import LEDGER_NAME, LiveProgress
-from service.jobs.files import retry_failed
+from service.jobs.files import count_outcomes, retry_failed
 from service.jobs.lane import JobEnded, JobLane, JobNotEnded
 from service.jobs.ledger import Ledger
 from service.jobs.library_jobs import LibraryJobs, open_library_lane
 from service.jobs.records import JobRecord, JobRequest
 from service.jobs.release_jobs import ReleaseJobs, open_release_lane
 from service.releases.manager import ReleaseManager
+
+UNDONE = frozenset({"pending", "failed", "quarantined"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,17 @@ class Jobs:
             lane.leave(job_id)
         return job
 
-    def retry(self, job_id: str) -> JobRecord:
-        """Queue an ended job again for its failed files and those it never reached; others raise `JobNotEnded`."""
+    def retry(self, job_id: str, *, who: str = "") -> JobRecord:
+        """Queue an ended job again, for `who`: for its failed files and those it never reached, or to build again.
+
+        Raises `JobNotEnded` if it runs or waits, and `JobEnded` if it is done and no file of it failed.
+        """
         job = self.ledger.get_job(job_id)
         if not job.has_ended:
             raise JobNotEnded(f"job {job_id} is {job.state}")
-        retry_failed(self.ledger, job_id)
+        if job.state == "done" and not count_outcomes(self.ledger, job_id).keys() & UNDONE:
+            raise JobEnded(f"job {job_id} is done: nothing of it is left to retry")
+        retry_failed(self.ledger, job_id, who=who)
         for lane in self._lanes:
             lane.wake()
         return self.ledger.get_job(job_id)

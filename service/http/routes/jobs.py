@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.responses import StreamingResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from models.media.names import find_path
+from service.http.access import RELEASE_JOBS, allows, check_scope, name_of
 from service.http.events import event_id, stream_events
 from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
 from service.http.json_response import JsonResponse
@@ -27,7 +28,7 @@ from service.http.state import StateOf
 from service.jobs.documents import LiveProgress, describe_job
 from service.jobs.files import count_outcomes, read_files
 from service.jobs.opening import Jobs
-from service.jobs.records import JobRecord, JobRequest, State
+from service.jobs.records import JobRecord, JobRequest, Kind, State
 from service.library.journal import FileRow
 from service.library.report import Outcome
 from service.system.failure import Failure
@@ -60,6 +61,17 @@ class PathNotAllowed(Failure):
     """A path lies outside the folders that jobs may work on."""
 
     code = "path_not_allowed"
+
+
+async def _find_job(request: Request, job_id: JobId, state: StateOf) -> JobRecord:
+    """The job that a path names; raises `JobNotFound`, and `ScopeMissing` if the key may not see its kind."""
+    job = await anyio.to_thread.run_sync(state.jobs.ledger.get_job, job_id)
+    if job.kind == "release":
+        check_scope(request, RELEASE_JOBS)
+    return job
+
+
+JobOf = Annotated[JobRecord, Depends(_find_job)]
 
 
 @router.post(
@@ -109,18 +121,22 @@ async def create_job(
 @router.get(
     "",
     summary="List jobs",
-    description="The newest first.",
+    description="The newest first. Those that build releases are listed for scope `admin` only.",
     responses={200: {"model": JobPageBody}, **describe_problems(422, 500, 503)},
 )
 async def list_jobs(
     state: StateOf,
+    request: Request,
     limit: Limit = 100,
     cursor: NumberCursor = None,
     job_state: Annotated[State | None, Query(alias="state", description="Only jobs in this state.")] = None,
 ) -> Response:
     """Answer with one page of jobs."""
     before = None if cursor is None else int(cursor)
-    work = functools.partial(state.jobs.ledger.list_jobs, limit=limit + 1, before=before, state=job_state)
+    without: Kind | None = None if allows(request, RELEASE_JOBS) else "release"
+    work = functools.partial(
+        state.jobs.ledger.list_jobs, limit=limit + 1, before=before, state=job_state, without=without
+    )
     jobs = await anyio.to_thread.run_sync(work)
     page = jobs[:limit]
     document = {
@@ -135,9 +151,9 @@ async def list_jobs(
     summary="Describe a job",
     responses={200: {"model": JobBody}, **describe_problems(404, 500, 503)},
 )
-async def get_job(job_id: JobId, state: StateOf) -> Response:
+async def get_job(job: JobOf, state: StateOf) -> Response:
     """Answer with one job."""
-    return JsonResponse(await _describe_now(state.jobs, job_id))
+    return JsonResponse(await _describe_now(state.jobs, job.job_id))
 
 
 @router.get(
@@ -150,7 +166,7 @@ async def get_job(job_id: JobId, state: StateOf) -> Response:
     responses={200: {"model": JobFilePageBody}, **describe_problems(404, 422, 500, 503)},
 )
 async def list_job_files(
-    job_id: JobId,
+    job: JobOf,
     state: StateOf,
     outcome: Annotated[
         list[Outcome] | None, Query(description="Only files with one of these outcomes.", max_length=8)
@@ -163,11 +179,10 @@ async def list_job_files(
     ledger = state.jobs.ledger
 
     def work() -> dict[str, Any]:
-        ledger.get_job(job_id)
-        files = read_files(ledger, job_id, outcomes=outcome or (), limit=limit + 1, after=after)
+        files = read_files(ledger, job.job_id, outcomes=outcome or (), limit=limit + 1, after=after)
         return {
             "files": [_describe_file(file) for file in files[:limit]],
-            "counts": count_outcomes(ledger, job_id),
+            "counts": count_outcomes(ledger, job.job_id),
             "next_cursor": _write_path_cursor(files[limit - 1].path) if len(files) > limit else None,
         }
 
@@ -189,7 +204,7 @@ async def list_job_files(
     },
 )
 async def follow_job(
-    job_id: JobId,
+    job: JobOf,
     state: StateOf,
     last_event_id: Annotated[
         str | None,
@@ -197,10 +212,9 @@ async def follow_job(
     ] = None,
 ) -> Response:
     """Answer with the events of a job."""
-    job = await anyio.to_thread.run_sync(state.jobs.ledger.get_job, job_id)
     if job.has_ended and last_event_id == event_id(job, None):
         return Response(status_code=204)
-    events = stream_events(state.jobs, job_id, last_event_id=last_event_id, describe=_describe)
+    events = stream_events(state.jobs, job.job_id, last_event_id=last_event_id, describe=_describe)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
@@ -211,25 +225,30 @@ async def follow_job(
     description="What is done stays. A running job ends after its current step.",
     responses={200: {"model": JobBody}, **describe_problems(404, 409, 500, 503, 507)},
 )
-async def cancel_job(job_id: JobId, state: StateOf) -> Response:
+async def cancel_job(job: JobOf, state: StateOf) -> Response:
     """Cancel a job and answer with it."""
-    await anyio.to_thread.run_sync(state.jobs.cancel, job_id)
-    return JsonResponse(await _describe_now(state.jobs, job_id))
+    await anyio.to_thread.run_sync(state.jobs.cancel, job.job_id)
+    return JsonResponse(await _describe_now(state.jobs, job.job_id))
 
 
 @router.post(
     "/{job_id:job_id}:retry",
     status_code=202,
     summary="Retry the failed files of a job",
-    description="The job is queued again for files that failed, quarantined ones included, and files not reached.",
+    description=(
+        "The job is queued again for files that failed, quarantined ones included, and files not reached. One that is "
+        "done and has none of them is refused. A build of a release is recorded as asked for by who retries it."
+    ),
     responses={
         202: {"model": JobBody, "description": "The job is queued.", "headers": LOCATION},
         **describe_problems(404, 409, 500, 503, 507),
     },
 )
-async def retry_job(job_id: JobId, state: StateOf) -> Response:
+async def retry_job(job: JobOf, request: Request, state: StateOf) -> Response:
     """Queue a job again and answer with it."""
-    job = await anyio.to_thread.run_sync(state.jobs.retry, job_id)
+    job = await anyio.to_thread.run_sync(
+        functools.partial(state.jobs.retry, job.job_id, who=name_of(request))
+    )
     return JsonResponse(describe_job(job), status_code=202, headers={"Location": f"{PREFIX}/{job.job_id}"})
 
 

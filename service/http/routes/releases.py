@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from models.media.names import find_path
+from service.http.access import name_of
 from service.http.job_schemas import JobBody
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
@@ -120,7 +121,7 @@ async def create_release(
         bundle=str(Path(find_path(body.bundle))),
         activate=body.activate,
         force=body.force,
-        who=_name_of(request),
+        who=name_of(request),
     )
     submit = functools.partial(state.jobs.releases.submit, wanted, idempotency_key=idempotency_key)
     created = await anyio.to_thread.run_sync(submit)
@@ -170,7 +171,7 @@ async def activate_release(
 ) -> Response:
     """Switch to a release."""
     reason = "" if body is None else body.force
-    work = functools.partial(state.releases.activate, release_id, who=_name_of(request), why=reason)
+    work = functools.partial(state.releases.activate, release_id, who=name_of(request), why=reason)
     switched = await anyio.to_thread.run_sync(work, limiter=state.changing)
     return JsonResponse(switched.to_json())
 
@@ -218,9 +219,3 @@ async def delete_release(
     work = functools.partial(state.releases.delete, release_id, gives_up_rollback=force)
     await anyio.to_thread.run_sync(work, limiter=state.changing)
     return Response(status_code=204)
-
-
-def _name_of(request: Request) -> str:
-    """Who asks, for the record: the API key, if one is needed."""
-    key_id = getattr(request.state, "key_id", None)
-    return f"API key {key_id}" if key_id else "api"

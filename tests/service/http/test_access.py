@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import anyio
+import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from service.http.access import read_key, scope_of
+from service.http.access import ROUTES, read_key, scope_of
 from service.http.app import create_app
 from service.http.origin import CrossOrigin, HostNotAllowed, check_host, check_origin
+from service.jobs.opening import Jobs
 from service.jobs.records import ReleaseRequest
 from service.jobs.release_jobs import ReleaseJobs
 from service.operations.keys import KeysFailure, Scope, create_key, revoke_key
@@ -40,6 +43,11 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("POST", "/nothing", "write", 404),
     ("GET", "/v1/releases", "admin", 200),
     ("POST", "/v1/releases/x:activate", "admin", 404),
+    # A path that ends with a line break reaches the route all the same.
+    ("GET", "/v1/releases%0A", "admin", 200),
+    ("POST", "/v1/releases%0A", "admin", 422),
+    ("DELETE", f"{ASSET}%0A", "write", 404),
+    ("PUT", "/v1/releases", "admin", 405),
 ]
 
 
@@ -108,6 +116,67 @@ def test_no_route_is_forgotten(indexed_settings: Settings) -> None:
             schemes = [name for entry in operation["security"] for name in entry]
             assert schemes == ([] if scope is None else ["bearer", "api_key"])
     assert set(document["components"]["securitySchemes"]) == {"bearer", "api_key"}
+
+
+def _routes_of(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    for route in routes:
+        if hasattr(route, "original_router"):
+            yield from _routes_of(route.original_router.routes)
+        else:
+            yield from ((method, route.path_format) for method in route.methods if method != "HEAD")
+
+
+def test_every_route_has_a_row_and_every_row_a_route(indexed_settings: Settings) -> None:
+    rows = [(method, path) for _, method, paths in ROUTES for path in paths.split()]
+    app = create_app(indexed_settings)
+    assert sorted(rows) == sorted(set(_routes_of(app.routes)))
+
+    @app.post("/v1/new/{name}")
+    def new(name: str) -> None: ...
+
+    assert set(_routes_of(app.routes)) - set(rows) == {("POST", "/v1/new/{name}")}
+
+
+def test_a_prefix_of_a_proxy_changes_no_scope(guarded: serve_in_thread, keys: dict[str, str]) -> None:
+    async def ask(path: str) -> int:
+        transport = httpx.ASGITransport(guarded.app, root_path="/foley")
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.post(path, headers={"X-API-Key": keys["write"]})).status_code
+
+    assert anyio.run(ask, "/foley/v1/releases:rollback") == 403
+
+
+def test_a_build_is_seen_and_changed_by_admins_only(guarded: serve_in_thread, keys: dict[str, str]) -> None:
+    jobs: Jobs = guarded.app.state.shared.jobs
+    ledger, ask = jobs.ledger, guarded.client.request
+    wanted = ReleaseRequest(bundle="/models/mine", activate=True, force="I listened to it", who="API key old")
+
+    def listed(scope: str) -> list[str]:
+        found = ask("GET", "/v1/jobs", headers={"X-API-Key": keys[scope]}).json()["jobs"]
+        return [job["job_id"] for job in found if job["kind"] == "release"]
+
+    with jobs.releases.lane.paused():  # nothing is built
+        job_id = ledger.create_job("release", wanted.to_json(), idempotency_key="one").job.job_id
+        for scope in ("read", "write"):
+            for method, name in (("GET", ""), ("GET", "/files"), ("GET", "/events"), ("POST", ":cancel")):
+                answer = ask(method, f"/v1/jobs/{job_id}{name}", headers={"X-API-Key": keys[scope]})
+                assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope"), name
+            assert listed(scope) == []
+        assert ledger.get_job(job_id).state == "queued"
+        assert listed("admin") == [job_id]
+        ledger.end_job(job_id, "failed", report=None)
+        retry, admin = f"/v1/jobs/{job_id}:retry", {"X-API-Key": keys["admin"]}
+        assert ask("POST", retry, headers={"X-API-Key": keys["write"]}).status_code == 403
+        assert ask("POST", retry, headers=admin).status_code == 202
+        key_id = keys["admin"].split("_")[1]
+        asked = ledger.get_job(job_id).request
+        assert asked == {**wanted.to_json(), "who": f"API key {key_id}"}, "who asks now"
+        assert not ledger.create_job("release", wanted.to_json(), idempotency_key="one").is_new
+        assert ask("POST", f"/v1/jobs/{job_id}:cancel", headers=admin).json()["state"] == "cancelled"
+        ledger.end_job(job_id, "done", report=None)
+        answer = ask("POST", retry, headers=admin)
+        assert (answer.status_code, answer.json()["code"]) == (409, "job_ended")
+        assert ledger.get_job(job_id).state == "done"
 
 
 def test_ways_to_carry_a_key(guarded: serve_in_thread, keys: dict[str, str]) -> None:

@@ -229,12 +229,13 @@ def test_every_json_answer_is_as_described(
     job = check("create_job", client.post("/v1/jobs", json={"kind": "index", "paths": [str(tmp_path)]}))
     assert follow_job(checker, client, job)["report"]["quarantined"]
     assert check("list_job_files", client.get(f"/v1/jobs/{job['job_id']}/files"))["files"]
+    check("retry_job", client.post(f"/v1/jobs/{job['job_id']}:retry"))
+    follow_job(checker, client, check("get_job", client.get(f"/v1/jobs/{job['job_id']}")))
     (tmp_path / "good.mp4").rename(tmp_path / "moved.mp4")
     rehearsal = {"kind": "sync", "paths": [str(tmp_path)], "dry_run": True}
     job = check("create_job", client.post("/v1/jobs", json=rehearsal))
     assert follow_job(checker, client, job)["report"]["plan"]
-    check("retry_job", client.post(f"/v1/jobs/{job['job_id']}:retry"))
-    follow_job(checker, client, check("get_job", client.get(f"/v1/jobs/{job['job_id']}")))
+    assert client.post(f"/v1/jobs/{job['job_id']}:retry").json()["code"] == "job_ended"
 
     check("get_liveness", client.get("/livez"))
     check("get_readiness", client.get("/readyz"))
