@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from models.inference import import_openvino, onnxruntime
 from service.encode.engines.hardware import installed_version
 
 SIDE = 2048
@@ -64,8 +64,7 @@ class MatrixPeak:
         self._calls["fp32"].append(lambda: session.run(None, {"a": values}))
 
     def _add_openvino(self, values: np.ndarray, num_threads: int) -> None:
-        import openvino  # noqa: PLC0415 - optional
-
+        openvino = import_openvino()
         opset = openvino.opset13
         core = openvino.Core()
         for precision, hint in (("fp32", "f32"), ("bf16", "bf16")):

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from models.inference import onnxruntime
+
+# isort: split
+from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: TID251 - after its seam
 
 from models.bundle.agreement import Agreement, compare_tracks
 from models.bundle.bundle import (

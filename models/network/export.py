@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from models.bundle.bundle import (
     sound_inputs,
 )
 from models.cores import num_cores
+from models.inference import onnxruntime
 from models.media.clip import Clip, ClipSpec
 from models.network.tgdp import Tgdp
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import onnxruntime
 
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
+from models.inference import onnxruntime
 from service.encode.encoder import Encoder
 from service.encode.engines.contract import EncoderFailure
 from service.encode.engines.onnx_cpu import CPU, open_session

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import numpy_helper
 
 from models.bundle.bundle import (
@@ -25,6 +24,7 @@ from models.bundle.bundle import (
     sound_inputs,
     starter_path,
 )
+from models.inference import onnxruntime
 
 Change = Callable[[onnx.ModelProto], None]
 LAST_MLP = "val_275"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
 from models.bundle.bundle import load_bundle, sound_inputs
+from models.inference import onnxruntime
 from models.network.export import open_graphs
 from models.network.tgdp import Tgdp
 from training.checkpoint import load_checkpoint

@@ -16,9 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import onnxruntime
-
 from models.bundle.bundle import Bundle, Variant, load_variant
+from models.inference import onnxruntime
 from service.encode.engines.contract import (
     Device,
     DeviceMissing,

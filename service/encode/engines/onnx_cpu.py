@@ -6,10 +6,10 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from models.bundle.bundle import sound_inputs
+from models.inference import onnxruntime
 from service.encode.engines.contract import EncoderFailure, EngineOptions, Floats, Graphs, Ints
 
 CPU = "CPUExecutionProvider"

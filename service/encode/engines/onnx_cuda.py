@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from models.bundle.bundle import sound_inputs
+from models.inference import onnxruntime
 from service.encode.engines.contract import (
     DeviceMissing,
     DeviceOutOfMemory,

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from models import inference
 from models.bundle.bundle import sound_inputs
 from service.encode.engines.contract import EncoderFailure, EngineMissing, EngineOptions, Floats, Graphs, Ints
 
 if TYPE_CHECKING:
-    import openvino
+    import openvino  # noqa: TID251 - for its types
 
 OPENVINO_PRECISION = {"bf16": "bf16", "fp32": "f32"}
 PICTURES = "pictures"
@@ -161,7 +162,6 @@ def open_core() -> openvino.Core:
 def import_openvino() -> Any:
     """Import the package, which is an extra; raises `EngineMissing` if it is not installed."""
     try:
-        import openvino  # noqa: PLC0415 - an extra: the service must start without it
+        return inference.import_openvino()
     except ImportError as exc:
         raise EngineMissing(f"OpenVINO is not installed: {INSTALL}") from exc
-    return openvino

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
 from models.bundle.bundle import load_bundle, starter_path
 from models.bundle.lengths import split_lengths
+from models.inference import onnxruntime
 from models.network.frontend import LogMel
 from tests.support.bundles import copy_starter, join_lengths
 

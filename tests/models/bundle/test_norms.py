@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.bundle.bundle import load_bundle, starter_path
 from models.bundle.norms import NUM_OUTLIERS, NoScalableNorm, add_outliers, level_channels, rescale_norms
+from models.inference import onnxruntime
 
 GRAPH = starter_path() / "video.onnx"
 WIDTH = 128

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
 from models.bundle.bundle import BrokenBundle, Bundle
+from models.inference import onnxruntime
 from models.media.clip import Clip, ClipSpec, decode_clip
 from models.network import export
 from models.network.export import GraphsDisagree, export_bundle

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchaudio.compliance import kaldi
 
+from models.inference import onnxruntime
 from models.network.frontend import (
     LogMel,
     Pixels,

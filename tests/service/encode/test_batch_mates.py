@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from models.bundle.bundle import Bundle, load_bundle
+from models.inference import onnxruntime
 from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import BatchLimits

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnxruntime
 import pytest
 
 from models.bundle.bundle import load_bundle
+from models.inference import onnxruntime
 from service.encode.encoder import Encoder
 from service.encode.engines import candidates as choice
 from service.encode.engines.candidates import Candidate

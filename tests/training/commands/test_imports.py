@@ -17,7 +17,6 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from models.bundle.bundle import Bundle, load_bundle, starter_path
+from models.inference import onnxruntime
 from models.media.clip import Clip, ClipSpec, decode_clip
 from models.network.export import graph_tracks, open_graphs
 from models.network.frontend import distinct_windows, window_starts

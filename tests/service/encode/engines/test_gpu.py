@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from models.bundle.bundle import Bundle, Golden, cosines, load_bundle
 from models.bundle.conversion import convert_bundle
+from models.inference import onnxruntime
 from models.media.clip import decode_clip
 from service.encode.choice import load_graphs
 from service.encode.encoder import Encoder

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from models.bundle.bundle import Golden, load_bundle
+from models.inference import onnxruntime
 from service.encode.engines import onnx_cuda
 from service.encode.engines.contract import DeviceOutOfMemory, EncoderFailure, EngineOptions, Graphs
 from service.encode.engines.onnx_cpu import CPU, open_session, session_options
