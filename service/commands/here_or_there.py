@@ -46,7 +46,11 @@ Say = Callable[[str], None]
 
 
 class JobFailed(Failure):
-    """The job failed, here or on the server; the message says why."""
+    """The job failed on the server, with this code; the message says why."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{detail} ({code})")
+        self.code = code
 
 
 def here_or_there(settings: Settings, here: Callable[[], T], there: Callable[[Client], T]) -> T:
@@ -244,7 +248,7 @@ def create_release(
 
 def _check_job(job: Mapping[str, Any]) -> None:
     if job["state"] == "failed":
-        raise JobFailed(f"{job['error']['detail']} ({job['error']['code']})")
+        raise JobFailed(job["error"]["code"], job["error"]["detail"])
 
 
 def activate_release(settings: Settings, release_id: str, *, force: str) -> Mapping[str, Any]:

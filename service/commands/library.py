@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +31,9 @@ from service.commands.terminal import (
 )
 
 if TYPE_CHECKING:
+    from service.jobs.records import JobRequest
     from service.library.report import IndexReport, OnProgress
+    from service.system.settings import Settings
 
 jobs_app = typer.Typer(help="Jobs: list, show, retry, cancel.")
 Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")]
@@ -92,13 +96,19 @@ def sync(
             help="Accept that a path, all of its files or its disk is gone, and delete them from the index.",
         ),
     ] = False,
+    allow_gone: Annotated[
+        bool,
+        typer.Option(
+            "--allow-gone", help="Delete from the index without asking if most of a folder is gone."
+        ),
+    ] = False,
     retry: Retry = False,
     verify: Verify = False,
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> None:
     """Bring the index in step with the files: new, changed, moved and deleted ones."""
-    from service.commands.here_or_there import run_job, watch_library
+    from service.commands.here_or_there import watch_library
     from service.jobs.records import JobRequest
 
     if dry_run and watch:
@@ -108,6 +118,7 @@ def sync(
     request = JobRequest(
         paths=_absolute(paths),
         allow_empty=allow_empty,
+        allow_gone=allow_gone,
         dry_run=dry_run,
         settle_seconds=settle_seconds,
         retry_quarantined=retry,
@@ -125,11 +136,27 @@ def sync(
                 say=say,
             )
         return
-    with _working() as on_progress:
-        report = run_job(settings, "sync", request, on_progress=on_progress, say=say)
+    report = _sync(settings, request)
     _show_report(report, as_json=as_json)
     if report.is_interrupted:
         fail("stopped; run the same command to continue", code=INTERRUPTED)
+
+
+def _sync(settings: Settings, request: JobRequest) -> IndexReport:
+    """Synchronise; somebody at a terminal is asked before most of a folder is removed."""
+    from service.commands.here_or_there import run_job
+    from service.system.failure import Failure
+
+    with _working() as on_progress:
+        try:
+            return run_job(settings, "sync", request, on_progress=on_progress, say=say)
+        except Failure as exc:
+            if exc.code != "too_many_gone" or not sys.stdin.isatty():
+                raise
+            question = f"foley: {exc}\nRemove them from the index?"
+    if not typer.confirm(question, err=True):
+        fail("nothing was removed")
+    return _sync(settings, replace(request, allow_gone=True))
 
 
 @jobs_app.callback(invoke_without_command=True)

@@ -87,7 +87,12 @@ class JobRequestBody(BaseModel):
     allow_empty: bool = Field(
         False,
         description="`sync` only: accept that a path, all of its files or its disk are gone. Otherwise the job fails "
-        "with `sync_refused` and changes nothing.",
+        "with `sync_refused` and removes nothing.",
+    )
+    allow_gone: bool = Field(
+        False,
+        description="`sync` only: accept that more than `FOLEY_SYNC_MAX_GONE` of a folder is gone. Otherwise the job "
+        "fails with `too_many_gone` and removes nothing.",
     )
     dry_run: bool = Field(False, description="`sync` only: report what would be done, and change nothing.")
     settle_seconds: float = Field(

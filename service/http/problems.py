@@ -57,6 +57,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "release_refused": Problem(409, "The release did not pass its gates"),
     "sync_refused": Problem(409, "Files or their disk seem to be missing"),
     "too_few_pairs": Problem(409, "The library has too few files with sound and picture"),
+    "too_many_gone": Problem(409, "More files are gone than one sync removes without asking"),
     "media_changed": Problem(410, "The asset's file has changed since it was indexed"),
     "too_large": Problem(413, "The request is too large"),
     "not_media": Problem(415, "The file is not a media file of a known kind"),

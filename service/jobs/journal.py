@@ -14,16 +14,14 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TypeVar
 
 from service.jobs.database import LedgerFailure
 from service.jobs.files import read_files, recall_identity, write_identity
 from service.jobs.ledger import Ledger
 from service.library.journal import NEVER_KEPT, Fault, FileRow, Journal, KeptMetadata
-from service.library.mounts import touches
 from service.library.scanning import FoundFile, doubt_stamp, is_same_stamp
 
 T = TypeVar("T")
@@ -215,17 +213,18 @@ class LedgerJournal(Journal):
         """Where disks were mounted at earlier runs."""
         return {os.fsdecode(row["path"]) for row in self._ledger.read("SELECT path FROM mounts")}
 
-    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
-        """Note where disks are mounted at, above and below the roots now."""
-        if self.is_rehearsal:
-            return
-        before = {mount for mount in self.mounts() if touches(mount, roots)}
-        if before != mounts:
+    def remember_mounts(self, mounts: Set[str]) -> None:
+        """Note where disks are mounted, besides those that are known."""
+        self._change_mounts("INSERT OR IGNORE INTO mounts VALUES (?)", mounts - self.mounts())
+
+    def forget_mounts(self, mounts: Collection[str]) -> None:
+        """Expect no disks there any more: somebody said that they are gone."""
+        self._change_mounts("DELETE FROM mounts WHERE path = ?", mounts)
+
+    def _change_mounts(self, statement: str, mounts: Collection[str]) -> None:
+        if mounts and not self.is_rehearsal:
             with self._ledger.write() as connection:
-                for gone in before - mounts:
-                    connection.execute("DELETE FROM mounts WHERE path = ?", (os.fsencode(gone),))
-                for new in mounts - before:
-                    connection.execute("INSERT OR IGNORE INTO mounts VALUES (?)", (os.fsencode(new),))
+                connection.executemany(statement, [(os.fsencode(mount),) for mount in mounts])
 
     def _learn(self, connection: sqlite3.Connection, row: FileRow) -> None:
         """Keep what later runs should know of a file."""

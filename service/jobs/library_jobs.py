@@ -97,11 +97,17 @@ class LibraryJobs:
         if record.is_retry:
             return do([Path(row.path) for row in read_files(ledger, record.job_id, outcomes=("pending",))])
         if record.kind == "index":
+            journal.remember_mounts(find_mounts(roots))
             report = do(roots)
-            journal.remember_mounts(roots, find_mounts(roots) | journal.mounts())
+            journal.remember_mounts(find_mounts(roots))  # some are mounted when they are looked at
             return report
         return sync_paths(
-            roots, **do.keywords, allow_empty=request.allow_empty, settle_seconds=request.settle_seconds
+            roots,
+            **do.keywords,
+            allow_empty=request.allow_empty,
+            allow_gone=request.allow_gone,
+            max_gone=self._foley.settings.sync_max_gone,
+            settle_seconds=request.settle_seconds,
         )
 
 

@@ -18,6 +18,7 @@ class JobRequest:
 
     paths: tuple[str, ...]  # absolute
     allow_empty: bool = False  # `sync`: accept that everything below a path is gone
+    allow_gone: bool = False  # `sync`: accept that most of a folder is gone
     dry_run: bool = False  # `sync`: only report what would be done
     settle_seconds: float = 0.0  # `sync`: skip files that were written to within this time
     retry_quarantined: bool = False

@@ -18,6 +18,7 @@ from service.index.contract import Index
 from service.index.iteration import iter_assets
 from service.library.journal import Journal, KeptMetadata
 from service.library.metadata import inherit_metadata
+from service.library.mounts import find_mounts, is_within
 from service.library.scanning import FoundFile, identify
 from service.library.stages import FileError, blame_file
 
@@ -145,6 +146,10 @@ class Placement:
         if heir is not None:
             self._heirs.setdefault(asset_id, {})[path] = heir
 
+    def has_gained(self, asset_id: str) -> bool:
+        """Whether the content of a stored asset was found at a path that is new to it."""
+        return asset_id in self._gained
+
     def place(self, index: Index | None, journal: Journal) -> Iterator[Placed]:
         """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
 
@@ -190,7 +195,7 @@ class Placement:
     def _place(self, asset_id: str, known: Known, index: Index | None, journal: Journal) -> Placed:
         gained, lost = self._gained.get(asset_id, []), self._lost.get(asset_id, set())
         # If the content was found elsewhere too, a path that is gone is where it was moved from.
-        kept = [p for p in known.paths if p not in lost and not (gained and not os.path.lexists(p))]
+        kept = [p for p in known.paths if p not in lost and not (gained and _is_gone(p, journal))]
         gone = [path for path in known.paths if path not in kept]
         paths = [*kept, *(str(found.path) for found in gained)]
         if index is not None:
@@ -220,6 +225,14 @@ class Placement:
         elif paths[0] != asset.path:
             facts = _facts_of(paths[0])
         index.set_paths(asset_id, paths=paths, media={**asset.media, **facts})
+
+
+def _is_gone(path: str, journal: Journal) -> bool:
+    """Whether there is nothing at a path although every disk is mounted that was known to hold it."""
+    if os.path.lexists(path):
+        return False
+    mounts = {mount for mount in journal.mounts() if is_within(path, mount)}
+    return not mounts or mounts <= find_mounts([Path(path)])
 
 
 def _facts_of(path: str) -> Mapping[str, int]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from service.library.report import Outcome
@@ -83,8 +82,11 @@ class Journal:
         """Where disks were mounted at earlier runs."""
         return set()
 
-    def remember_mounts(self, roots: Sequence[Path], mounts: set[str]) -> None:
-        """Note where disks are mounted at, above and below the roots now."""
+    def remember_mounts(self, mounts: Set[str]) -> None:
+        """Note where disks are mounted, besides those that are known."""
+
+    def forget_mounts(self, mounts: Collection[str]) -> None:
+        """Expect no disks there any more: somebody said that they are gone."""
 
 
 @dataclass(frozen=True, kw_only=True)

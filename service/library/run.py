@@ -144,6 +144,12 @@ class LibraryRun:
         self._gone.add(path)
         self._placement.lose(asset_id, path)
 
+    def is_elsewhere(self, asset_id: str) -> bool:
+        """Whether this run found an asset's content at a new path, or its sound and picture with other tags."""
+        known = self.catalogue.get(asset_id)
+        twin = None if known is None else self.catalogue.find_twin(known.packets_hash, of=asset_id)
+        return twin is not None or self._placement.has_gained(asset_id)
+
     def place(self, index: Index | None) -> None:
         """Write the final paths of every asset; see `Placement.place`."""
         for placed in self._placement.place(index, self._journal):

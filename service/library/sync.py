@@ -4,13 +4,13 @@
 
 If a file is gone, its asset loses the path; an asset without paths is removed from the index. Files that moved keep
 their embeddings. A folder that cannot be read, or whose disk is not mounted, is never mistaken for one whose files were
-deleted: then nothing is changed and `SyncRefused` says why.
+deleted: then nothing is removed and `SyncRefused` says why.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 from models.media.clip import DecodeLimits
@@ -27,11 +27,19 @@ from service.system.caller import Caller
 from service.system.failure import Failure
 from service.system.paths import make_absolute, show_path
 
+MIN_GONE = 10  # fewer files may be gone without a question, whatever their share
+
 
 class SyncRefused(Failure):
-    """Files or their disk seem to be missing: nothing was changed."""
+    """Files or their disk seem to be missing: nothing was removed."""
 
     code = "sync_refused"
+
+
+class TooManyGone(SyncRefused):
+    """More files of a folder are gone at once than may be removed without asking: nothing was removed."""
+
+    code = "too_many_gone"
 
 
 def sync_paths(
@@ -46,13 +54,16 @@ def sync_paths(
     verify: bool = False,
     links: LinkRules = NO_LINKED_FOLDERS,
     allow_empty: bool = False,
+    allow_gone: bool = False,
+    max_gone: float = 0.5,
     settle_seconds: float = 0.0,
 ) -> IndexReport:
     """Make the index hold the media under some paths as they are now; see `service.library.indexing.index_paths`.
 
     A journal of a rehearsal writes nothing, and the report has a plan. Files that were written to within
     `settle_seconds` are left for the next run. Raises `SyncRefused` if a path cannot be read; also if a path, all its
-    files or its disk are gone, unless `allow_empty` accepts that.
+    files or its disk are gone, unless `allow_empty` accepts that; and if a disk goes during the run. Raises
+    `TooManyGone` if more than the share `max_gone` of a folder is gone, unless `allow_gone` or `allow_empty` does.
     """
     roots = [make_absolute(path) for path in paths]
     journal = journal or Journal()
@@ -60,31 +71,43 @@ def sync_paths(
     with run.stopping_early():
         for root in roots:
             _check_root(root, allow_empty=allow_empty)
+        mounts = find_mounts(roots)
+        journal.remember_mounts(mounts)  # at once: this run may not see its end, or these disks may not
         run.scan(roots, settle_seconds=settle_seconds, links=links)
         run.read(snapshot.index)
         gone = list(_find_gone(run, roots))
-        dead = {Path(os.path.realpath(path)) for path, _ in gone if Path(path).is_symlink()}
-        _check_mounts([*roots, *dead], journal, allow_empty=allow_empty)
+        targets = (found.target for found in run.found if found.target is not None)
+        dead = (Path(os.path.realpath(path)) for path, _ in gone if Path(path).is_symlink())
+        places = [*roots, *targets, *dead]
+        mounts |= find_mounts(places)  # some are mounted when they are looked at
+        journal.remember_mounts(mounts)
+        missed = {mount for mount in journal.mounts() if touches(mount, places)} - mounts
         if not allow_empty:
+            _check_mounts(run, gone, missed)
             _check_losses(run, roots, gone)
+        index = None if journal.is_rehearsal else snapshot.index
+        _work(run, index, snapshot=snapshot, decoder=decoder, limits=limits, stop=stop)
+        gone = [(path, asset_id) for path, asset_id in gone if _is_gone(path)]  # still
+        if not (allow_gone or allow_empty or journal.is_rehearsal):
+            _check_share(run, [*roots, *map(Path, sorted(mounts))], gone, max_gone=max_gone)
+        # Last, when all disks must be there: then what was seen above was seen with every disk in its place.
+        _check_mounts(run, gone, mounts - find_mounts(places))
+        journal.forget_mounts(missed if allow_empty else ())
         for path, asset_id in gone:
             run.lose(asset_id, path)
-        _work(run, snapshot=snapshot, decoder=decoder, limits=limits, stop=stop, journal=journal)
-        places = [*roots, *(found.target for found in run.found if found.target is not None)]
-        journal.remember_mounts(places, find_mounts(places))
+        run.place(index)
     return run.finish()
 
 
 def _work(
     run: LibraryRun,
+    index: Index | None,
     *,
     snapshot: Snapshot,
     decoder: Decoder,
     limits: DecodeLimits | None,
     stop: Caller | None,
-    journal: Journal,
 ) -> None:
-    index: Index | None = None if journal.is_rehearsal else snapshot.index
     if index is None:
         run.index_all(RehearsedPipeline())
     else:
@@ -92,7 +115,6 @@ def _work(
             snapshot=snapshot, decoder=decoder, limits=limits or DecodeLimits(), stop=stop
         ) as pipeline:
             run.index_all(pipeline)
-    run.place(index)
 
 
 def _check_root(root: Path, *, allow_empty: bool) -> None:
@@ -111,15 +133,15 @@ def _check_root(root: Path, *, allow_empty: bool) -> None:
         raise SyncRefused(f"{show_path(root)} cannot be read: {exc.strerror or exc}") from exc
 
 
-def _check_mounts(roots: Sequence[Path], journal: Journal, *, allow_empty: bool) -> None:
-    """Refuse if a disk that was mounted at an earlier run no longer is."""
-    before = {mount for mount in journal.mounts() if touches(mount, roots)}
-    missing = sorted(before - find_mounts(roots))
-    if missing and not allow_empty:
-        raise SyncRefused(
-            f"no disk is mounted at {show_path(missing[0])}, where there was one: mount it, or allow the removal "
-            "with --allow-empty"
-        )
+def _check_mounts(run: LibraryRun, gone: Sequence[tuple[str, str]], missing: Set[str]) -> None:
+    """Refuse if a disk is not mounted any more of which the index knows files, or to which links lead."""
+    for mount in sorted(missing):
+        holds = any(run.catalogue.under([Path(mount)]))
+        if holds or any(is_within(os.path.realpath(path), mount) for path, _ in gone):
+            raise SyncRefused(
+                f"no disk is mounted at {show_path(mount)}, where there was one: mount it, or allow the removal "
+                "with --allow-empty"
+            )
 
 
 def _find_gone(run: LibraryRun, roots: Sequence[Path]) -> Iterator[tuple[str, str]]:
@@ -149,4 +171,18 @@ def _check_losses(run: LibraryRun, roots: Sequence[Path], gone: Sequence[tuple[s
             raise SyncRefused(
                 f"{show_path(root)} has no media file any more, and the index knows {len(known)}: mount its disk, or "
                 "say that they are gone with --allow-empty"
+            )
+
+
+def _check_share(
+    run: LibraryRun, folders: Sequence[Path], gone: Sequence[tuple[str, str]], *, max_gone: float
+) -> None:
+    """Refuse to remove more than this share of what the index knows below a folder; what was moved stays."""
+    lost = {path for path, asset_id in gone if not run.is_elsewhere(asset_id)}
+    for folder in folders:
+        known = {path for path, _ in run.catalogue.under([folder])}
+        if MIN_GONE <= len(known & lost) > max_gone * len(known):
+            raise TooManyGone(
+                f"{len(known & lost)} of the {len(known)} files that the index knows in {show_path(folder)} are gone: "
+                "list them with --dry-run, mount their disk, or allow the removal with --allow-gone"
             )

@@ -175,6 +175,8 @@ class Settings(BaseSettings):
     prefetch: PositiveInt | None = None
     """Candidates by pooled vector that are scored by their tracks. Default: 100, 200 or 500, more if the moments
     of the query differ more."""
+    sync_max_gone: float = Field(default=0.5, gt=0, le=1)
+    """Maximum share of a folder's files that one sync removes without asking, if at least 10 are gone."""
     min_free_bytes: NonNegativeInt | None = None
     """Minimum free disk space; below it the index refuses writes. Default: max(2 GiB, 5 %)."""
 

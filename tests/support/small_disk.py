@@ -24,6 +24,12 @@ def small_disk(folder: Path, *, num_bytes: int) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        unmount(folder)
+
+
+def unmount(folder: Path) -> None:
+    """Take the disk away, also while it is in use; nothing happens if it is gone."""
+    if folder.is_mount():
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 

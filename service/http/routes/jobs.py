@@ -255,12 +255,13 @@ async def retry_job(job: JobOf, request: Request, state: StateOf) -> Response:
 def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
     """Check what the schema cannot express; raises `InvalidParameter` or `PathNotAllowed`."""
     if body.kind == "index":
-        for name in ("allow_empty", "dry_run", "settle_seconds"):
+        for name in ("allow_empty", "allow_gone", "dry_run", "settle_seconds"):
             if getattr(body, name):
                 raise InvalidParameter([{"parameter": name, "message": "only a job of kind sync takes it"}])
     return JobRequest(
         paths=tuple(_read_path(path, settings.library_roots) for path in body.paths),
         allow_empty=body.allow_empty,
+        allow_gone=body.allow_gone,
         dry_run=body.dry_run,
         settle_seconds=body.settle_seconds,
         retry_quarantined=body.retry_quarantined,

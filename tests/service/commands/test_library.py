@@ -11,16 +11,22 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import httpx
 import pytest
+import typer
 
 from service.commands import here_or_there as running
+from service.commands import library as library_commands
+from service.commands.here_or_there import JobFailed
 from service.jobs.documents import list_jobs, show_job
 from service.jobs.ledger import Ledger
 from service.jobs.records import JobRequest
 from service.library.report import IndexReport
+from service.library.sync import TooManyGone
+from service.system.failure import Failure
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tone, write_tones
 from tests.support.paths import REPOSITORY
@@ -132,6 +138,38 @@ def test_what_cannot_be_is_one_line(foley: Foley, library: Path) -> None:
     assert result.stderr.count("\n") == 1
     both = foley("sync", library, "--watch", "--dry-run")
     assert (both.returncode, both.stderr) == (2, "foley: --dry-run and --watch cannot be used together\n")
+
+
+@pytest.mark.parametrize(
+    "refusal", [TooManyGone("12 of 20"), JobFailed("too_many_gone", "12 of 20")], ids=["here", "there"]
+)
+@pytest.mark.parametrize("answer", [True, False, None])
+def test_somebody_at_a_terminal_is_asked_before_most_of_a_folder_goes(
+    monkeypatch: pytest.MonkeyPatch, refusal: Failure, answer: bool | None
+) -> None:
+    asked = []
+
+    def run_job(settings: object, kind: str, request: JobRequest, **_: object) -> IndexReport:
+        if not request.allow_gone:
+            raise refusal
+        return IndexReport(num_deleted=12)
+
+    def confirm(question: str, *, err: bool) -> bool | None:
+        asked.append(question)
+        return answer
+
+    monkeypatch.setattr(running, "run_job", run_job)
+    monkeypatch.setattr(typer, "confirm", confirm)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(library_commands, "log_to_stderr", lambda: None)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: answer is not None))
+    request = JobRequest(paths=("/videos",))
+    if answer:
+        assert library_commands._sync(Settings(), request).num_deleted == 12
+    else:
+        with pytest.raises(typer.Exit):
+            library_commands._sync(Settings(), request)
+    assert ["12 of 20" in question for question in asked] == [True] * (answer is not None)
 
 
 def test_a_server_that_has_the_index_does_the_job(foley: Foley, served: httpx.Client, library: Path) -> None:

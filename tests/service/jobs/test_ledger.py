@@ -260,16 +260,17 @@ def test_a_rehearsal_writes_nothing(path: Path) -> None:
         rehearsal.attempt(FOUND, Fault(code="c", reason="r", attempts=1, is_quarantined=False))
         rehearsal.end(FileRow(path="/x").ended("indexed", num_segments=1))
         rehearsal.flush()
-        rehearsal.remember_mounts([Path("/x")], {"/x"})
+        rehearsal.remember_mounts({"/x"})
         assert read_files(ledger, job_id) == []
         assert ledger.read("SELECT path FROM identities UNION SELECT path FROM mounts") == []
 
 
-def test_mounts_are_remembered_where_they_concern_a_folder(path: Path) -> None:
+def test_mounts_are_remembered_until_they_are_forgotten(path: Path) -> None:
     with Ledger.open(path) as ledger:
         journal = _journal(ledger)
-        journal.remember_mounts([Path("/a")], {"/a/disk"})
-        journal.remember_mounts([Path("/b")], {"/b"})
+        journal.remember_mounts({"/a/disk"})
+        journal.remember_mounts({"/b"})
+        journal.remember_mounts(set())
         assert journal.mounts() == {"/a/disk", "/b"}
-        journal.remember_mounts([Path("/a/disk/videos")], set())
+        journal.forget_mounts({"/a/disk"})
         assert journal.mounts() == {"/b"}

@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +17,23 @@ import pytest
 
 from service.foley import Foley, open_foley
 from service.index.contract import Asset, Filter
+from service.jobs import library_jobs as library_jobs_module
 from service.jobs.files import count_outcomes
 from service.jobs.opening import Jobs, open_jobs
-from service.jobs.records import JobRequest
+from service.jobs.records import JobRequest, Kind
 from service.library import catalogue as catalogue_module
 from service.library import stages as stages_module
 from service.library import sync as sync_module
 from service.library.mounts import touches
+from service.library.pipeline import Pipeline
 from service.library.report import Counts, IndexReport
+from service.library.run import LibraryRun
 from service.library.scanning import FoundFile, stamp_of
-from service.library.sync import SyncRefused
+from service.library.sync import SyncRefused, TooManyGone
 from service.system.settings import Settings
-from tests.support.libraries import write_tone
+from tests.support.libraries import write_tone, write_tones
 from tests.support.memory_index import memory_indexes
+from tests.support.small_disk import MIB, small_disk, unmount
 
 Sync = Callable[..., IndexReport]
 NUMBERS = itertools.count(0, 100)
@@ -530,3 +535,91 @@ def test_links_to_a_disk_that_is_not_mounted_are_not_dead(
         sync(library)
     assert paths_of() == before
     assert sync(library, allow_empty=True).num_deleted == 1
+
+
+@pytest.fixture
+def disk(library: Path) -> Iterator[Path]:
+    """A disk in the library with three more sounds, where root may mount one."""
+    with small_disk(library / "disk", num_bytes=MIB) as disk:
+        write_tones(disk, 3, first=next(NUMBERS), seconds=0.1)
+        yield disk
+
+
+def test_a_disk_that_is_lost_during_a_sync_is_missed_then_and_later(
+    sync: Sync, library: Path, disk: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index_all = LibraryRun.index_all
+
+    def lose_disk(run: LibraryRun, pipeline: Pipeline) -> None:
+        index_all(run, pipeline)
+        unmount(disk)
+
+    monkeypatch.setattr(LibraryRun, "index_all", lose_disk)
+    with pytest.raises(SyncRefused, match=r"no disk is mounted at .*disk"):
+        sync(library)
+    monkeypatch.setattr(LibraryRun, "index_all", index_all)
+    before = paths_of()
+    assert len(before) == 7
+    write_tone(disk / "stray.wav", next(NUMBERS), seconds=0.5)
+    for options in ({}, {}, {"allow_gone": True}, {"dry_run": True}):
+        with pytest.raises(SyncRefused, match=r"no disk is mounted at .*disk"):
+            sync(library, **options)
+    assert paths_of() == before
+    assert sync(library, allow_empty=True).num_deleted == 3
+    assert sync(library).files == Counts(unchanged=5)
+
+
+@pytest.mark.parametrize("kind", ["index", "sync"])
+def test_a_disk_that_was_there_at_the_start_of_a_run_is_remembered(
+    jobs: Jobs, library: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    mounted = {str(library / "sub")}
+    for module in (sync_module, library_jobs_module):
+        monkeypatch.setattr(module, "find_mounts", lambda roots: set(mounted))
+    monkeypatch.setattr(LibraryRun, "scan", lambda *_, **__: mounted.clear())
+    with suppress(SyncRefused):
+        jobs.library.run(jobs.library.submit(kind, JobRequest(paths=(str(library),))).job.job_id)
+    (path,) = jobs.ledger.read("SELECT path FROM mounts")
+    assert os.fsdecode(path["path"]) == str(library / "sub")
+
+
+def test_a_copy_of_what_is_on_a_lost_disk_was_not_moved(
+    sync: Sync, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = {str(library / "sub")}
+    for module in (sync_module, catalogue_module):
+        monkeypatch.setattr(module, "find_mounts", lambda roots: set(mounted))
+    sync(library)
+    elsewhere = library.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(library / "sub" / "c.wav", elsewhere)
+    for is_lost in (True, False):
+        if is_lost:
+            mounted.clear()
+        else:
+            mounted.add(str(library / "sub"))
+            (elsewhere / "c.wav").rename(elsewhere / "d.wav")
+        sync(elsewhere)
+        assert (str(library / "sub" / "c.wav") in {p for ps in paths_of().values() for p in ps}) is is_lost
+
+
+def test_half_of_a_folder_is_not_removed_without_a_question(
+    sync: Sync, jobs: Jobs, library: Path, paths_of: Paths
+) -> None:
+    many = write_tones(library / "many", 20, first=next(NUMBERS), seconds=0.1)
+    sync(library)
+    before = paths_of()
+    for path in many[:9]:
+        path.unlink()
+    (library / "many").rename(library / "renamed")  # what is moved is not gone
+    sync(library / "renamed")
+    assert sync(library).num_deleted == 9
+    rest = list((library / "renamed").iterdir())
+    for path in rest[:10]:
+        path.unlink()
+    with pytest.raises(TooManyGone, match=r"10 of the 15 files that the index knows in .*--allow-gone"):
+        sync(library)
+    assert jobs.ledger.list_jobs(limit=1)[0].error_code == "too_many_gone"
+    assert len(paths_of()) == len(before) - 9
+    assert len(sync(library, dry_run=True).plan) == 10
+    assert sync(library, allow_gone=True).num_deleted == 10
