@@ -170,16 +170,17 @@ def open_media(source: MediaSource, limits: DecodeLimits | None = None) -> Itera
             container.close()
 
 
-def hash_media(source: MediaSource) -> tuple[str, int, int]:
+def hash_media(source: MediaSource, *, follows_links: bool = True) -> tuple[str, int, int]:
     """Hash the content of a file, opened as safely as for decoding.
 
     Args:
         source: A regular file.
+        follows_links: Links above its name; see `open_regular`.
 
     Returns:
         sha256 as 64 hex digits, the size in bytes and the time of last change in nanoseconds since 1970.
     """
-    with open_regular(source) as (descriptor, status):
+    with open_regular(source, follows_links=follows_links) as (descriptor, status):
         with os.fdopen(os.dup(descriptor), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return digest, status.st_size, clamp_time_ns(status.st_mtime_ns)
@@ -191,11 +192,12 @@ def clamp_time_ns(time_ns: int) -> int:
 
 
 @contextlib.contextmanager
-def open_regular(source: MediaSource) -> Iterator[tuple[int, os.stat_result]]:
+def open_regular(source: MediaSource, *, follows_links: bool = True) -> Iterator[tuple[int, os.stat_result]]:
     """Open a regular file without following a link at its name or waiting for a pipe.
 
     Args:
         source: Path of the file, or a descriptor of it that nobody else reads at the same time.
+        follows_links: Whether folders above its name may be links; without, the path is absolute and has no `..`.
 
     Yields:
         tuple[int, os.stat_result]: A descriptor at the start of the file, closed at the end of the block, and facts.
@@ -206,7 +208,10 @@ def open_regular(source: MediaSource) -> Iterator[tuple[int, os.stat_result]]:
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.dup(source) if isinstance(source, int) else os.open(source, flags)
+        if isinstance(source, int):
+            descriptor = os.dup(source)
+        else:
+            descriptor = os.open(source, flags) if follows_links else open_without_links(source)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise NotARegularFile(f"the file cannot be opened: {reason}") from error
@@ -223,21 +228,21 @@ def open_regular(source: MediaSource) -> Iterator[tuple[int, os.stat_result]]:
         os.close(descriptor)
 
 
-def open_without_links(path: str, below: str) -> int:
-    """Open a file for reading, so that no link at its name or above it is followed, nor a pipe waited for.
+def open_without_links(path: Path | str) -> int:
+    """Open a file or folder for reading, so that no link at its name or above is followed, nor a pipe waited for.
 
-    Fails with OSError if there is no such file or a link on its way, and ValueError if it is not below the folder.
+    Fails with OSError if there is none or a link on its way, and with ValueError for a path that is none.
 
     Args:
         path: Absolute path, normalised.
-        below: Folder above it from which no link is followed.
 
     Returns:
         A descriptor, which the caller closes.
     """
-    *folders, name = Path(path).relative_to(below).parts
+    root, *folders = Path(path).parts
+    name = folders.pop() if folders else "."
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    place = os.open(below, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for folder in folders:
             inner = os.open(folder, os.O_PATH | os.O_DIRECTORY | flags, dir_fd=place)

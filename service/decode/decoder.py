@@ -63,12 +63,13 @@ class Decoder:
         limits: DecodeLimits = DEFAULT_LIMITS,
         timeout_seconds: float = 60.0,
         hashes_packets: bool = False,
+        follows_links: bool = True,
     ) -> Future[DecodedMedia]:
         """Cut a file into segments and decode at most `count` of them; see `models.media.clip.decode_segments`.
 
         Returns at once. The future raises an `UnreadableClip` if the file cannot be used, and a `DecodeFailure` if the
         work timed out, its worker crashed or the decoder was closed. `timeout_seconds` limits wall-clock and CPU time;
-        waiting for a worker is not counted.
+        waiting for a worker is not counted. For `follows_links` see `models.media.clip.open_regular`.
         """
         arguments = {
             "first": first,
@@ -77,7 +78,9 @@ class Decoder:
             "modalities": tuple(modalities),
             "hashes_packets": hashes_packets,
         }
-        return self._enqueue(decode_segments, (spec,), arguments, timeout_seconds, file=Path(path))
+        return self._enqueue(
+            decode_segments, (spec,), arguments, timeout_seconds, file=Path(path), follows_links=follows_links
+        )
 
     def read(
         self,
@@ -135,12 +138,14 @@ class Decoder:
         timeout_seconds: float,
         *,
         file: Path | None = None,
+        follows_links: bool = True,
     ) -> Future[Any]:
         if not (timeout_seconds > 0 and math.isfinite(timeout_seconds)):
             raise ValueError(f"timeout_seconds must be positive and finite, got {timeout_seconds}")
         future: Future[Any] = Future()
         task = Task(
             file=None if file is None else file.absolute(),
+            follows_links=follows_links,
             future=future,
             function=function,
             args=args,

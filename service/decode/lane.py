@@ -64,6 +64,7 @@ class Task:
     """A call that waits for a worker, and the future of its outcome; `file` goes before its arguments."""
 
     file: Path | None
+    follows_links: bool  # above the file's name
     future: Future[Any]
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -141,7 +142,7 @@ class Lane(threading.Thread):
         raise AssertionError("the second attempt returns or raises")
 
     def _attempt(self, task: Task) -> Any:
-        with _open_file(task.file) as descriptor:
+        with _open_file(task) as descriptor:
             running = self._schedule(task, descriptor)
         try:
             return running.result(timeout=task.timeout_seconds + START_GRACE_SECONDS)
@@ -209,11 +210,11 @@ def _bury(pool: ProcessPool, passage: FilePassage) -> None:
 
 
 @contextlib.contextmanager
-def _open_file(path: Path | None) -> Iterator[int | None]:
-    if path is None:
+def _open_file(task: Task) -> Iterator[int | None]:
+    if task.file is None:
         yield None
         return
-    with open_regular(path) as (descriptor, _):
+    with open_regular(task.file, follows_links=task.follows_links) as (descriptor, _):
         yield descriptor
 
 

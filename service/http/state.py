@@ -17,6 +17,7 @@ from service.http.upload import UploadFolder
 from service.jobs.opening import Jobs
 from service.releases.manager import ReleaseManager
 
+NUM_HASHED = 2  # files that are read at the same time before they are played
 NUM_WRITERS = 8  # writes that wait together share a flush
 
 
@@ -26,8 +27,8 @@ class State:
 
     Switching and deleting releases wait for each other and may take minutes, as does calibrating: each has one thread
     of its own (`changing`, `calibrating`), so that requests that wait for it take no thread of others. So do writes
-    to the index, which wait while releases are switched (`writing`). `backing_up` and `auditing` are held by the one
-    backup and audit that may run.
+    to the index, which wait while releases are switched (`writing`), and the reading of whole files before they are
+    played (`hashing`). `backing_up` and `auditing` are held by the one backup and audit that may run.
     """
 
     foley: Foley
@@ -41,6 +42,7 @@ class State:
     auditing: anyio.Lock = field(default_factory=anyio.Lock)
     changing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
     calibrating: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
+    hashing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(NUM_HASHED))
     writing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(NUM_WRITERS))
 
 

@@ -165,6 +165,7 @@ class Pipeline:
             limits=self._limits,
             timeout_seconds=self._timeout_seconds(file),
             hashes_packets=chunk == 0,
+            follows_links=False,
         )
         file.next_submitted += 1
         self._num_chunks += 1

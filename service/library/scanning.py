@@ -4,11 +4,13 @@
         ...  # a FoundFile, an UnusableFile or an IgnoredFile
 
 Nothing here decodes. A file is opened only if it is a regular one, and never so that a FIFO could block. A link to a
-file is a file of the folder in which it stands; what is opened is its target, by the name without links.
+file is a file of the folder in which it stands; what is opened is its target. Everything is opened by its name without
+links, looked up once and checked against the folders of the library: a link that appears later is not followed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
@@ -16,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.media.clip import clamp_time_ns, hash_media
+from models.media.clip import clamp_time_ns, hash_media, open_regular, open_without_links
 from models.media.names import is_ignored
 from service.system.failure import Failure
 from service.system.paths import make_absolute
@@ -75,7 +77,8 @@ class UnusableFile(Failure):
 class FoundFile:
     """A regular file that may be media, or a link to one. Its path is absolute; its time is since 1970.
 
-    `stamp` is what only the kernel writes, empty if it is not known (see `stamp_of`); `target` is where a link leads.
+    `stamp` is what only the kernel writes, empty if it is not known (see `stamp_of`); `target` is where a link leads,
+    and `folder` the folder of the path, if that has links.
     """
 
     path: Path
@@ -83,11 +86,12 @@ class FoundFile:
     modified_ns: int
     stamp: str = field(default="", compare=False)
     target: Path | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def source(self) -> Path:
-        """What is opened: no link."""
-        return self.target or self.path
+        """What is opened: no link, nor in a folder that is reached by one."""
+        return self.target or (self.folder / self.path.name if self.folder else self.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,13 @@ class LinkRules:
         """Whether a link may lead there; the target has no links."""
         return not self.within or any(Path(target).is_relative_to(os.path.realpath(r)) for r in self.within)
 
+    def check(self, path: Path) -> Path:
+        """Where a path leads, without links; raises `UnusableFile` if that is outside, and OSError if it is nowhere."""
+        real = Path(os.path.realpath(path, strict=True))
+        if not self.allows(real):
+            raise UnusableFile(path, "path_not_allowed", "it leads out of the folders that jobs may work on")
+        return real
+
 
 NO_LINKED_FOLDERS = LinkRules()
 
@@ -161,7 +172,7 @@ def _is_settled(path: Path, settle_seconds: float) -> bool:
 def identify(found: FoundFile) -> str:
     """A file's sha256 in hex; `UnusableFile` if it is unreadable or another one now, and what `hash_media` raises."""
     try:
-        asset_id, size_bytes, modified_ns = hash_media(found.source)
+        asset_id, size_bytes, modified_ns = hash_media(found.source, follows_links=False)
     except OSError as exc:  # a disk that fails in the middle
         raise UnusableFile(found.path, *_explain(exc)) from exc
     if (size_bytes, modified_ns) != (found.size_bytes, found.modified_ns):
@@ -173,7 +184,7 @@ def identify(found: FoundFile) -> str:
 def check_unchanged(found: FoundFile) -> None:
     """Raise `UnusableFile` if a file is gone or was written to since it was found."""
     try:
-        now = _describe(found.path, found.target, found.source.lstat())
+        now = _describe(found.path, found.source.lstat())
     except OSError as exc:
         raise UnusableFile(found.path, *_explain(exc)) from exc
     if now != found or not is_same_stamp(now.stamp, found.stamp):
@@ -199,13 +210,13 @@ def is_same_stamp(stamp: str | None, known: str | None) -> bool:
     return stamp.partition("@")[0] == known.partition("@")[0]
 
 
-def _describe(path: Path, target: Path | None, status: os.stat_result) -> FoundFile:
+def _describe(path: Path, status: os.stat_result, **places: Path | None) -> FoundFile:
     return FoundFile(
         path=path,
         size_bytes=status.st_size,
         modified_ns=clamp_time_ns(status.st_mtime_ns),
         stamp=stamp_of(status),
-        target=target,
+        **places,
     )
 
 
@@ -222,14 +233,13 @@ def sniff_media(head: bytes) -> bool:
 
 def _find_under(path: Path, links: LinkRules) -> Iterator[Finding]:
     try:
-        status = path.stat()
-    except OSError as exc:
-        yield UnusableFile(path, *_explain(exc))
-        return
-    if stat.S_ISDIR(status.st_mode):
-        yield from _walk(path, links)
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        links.check(path)
+        folder = Path(os.path.realpath(path.parent))
+    except (OSError, UnusableFile) as exc:
+        yield _unusable(path, exc)
     else:
-        yield _examine(path, links, is_named=True)
+        yield from _walk(path, links) if is_folder else (_examine(path, folder, links, is_named=True),)
 
 
 def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
@@ -238,51 +248,62 @@ def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
     visited: set[tuple[int, int]] = set()  # a link or a bind mount can make a folder its own descendant
     while waiting or linked:
         folder = waiting.pop() if waiting else linked.pop(0)
-        try:
-            status = folder.stat()
-            with os.scandir(folder) as listing:
-                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
-        except OSError as exc:
-            yield UnusableFile(folder, *_explain(exc))
-            continue
-        if (status.st_dev, status.st_ino) in visited:
-            continue
-        visited.add((status.st_dev, status.st_ino))
         folders = []
-        for entry in entries:
-            if is_ignored(entry.name):
-                continue
-            path = Path(entry.path)
-            try:
-                is_folder, is_link = entry.is_dir(follow_symlinks=False), entry.is_symlink()
-            except OSError as exc:
-                yield UnusableFile(path, *_explain(exc))
-                continue
-            if is_folder:
-                folders.append(path)
-            elif not (is_link and os.path.isdir(path)):  # noqa: PTH112 - pathlib's raises
-                yield _examine(path, links, is_named=False)
-            elif links.follows_folders and links.allows(os.path.realpath(path)):
-                linked.append(path)
-            else:
-                yield LinkedFolder(path=path)
+        try:
+            with _open_folder(folder, links) as (real, entries, identity):
+                for entry in entries if identity not in visited else ():
+                    path = folder / entry.name
+                    if _is_folder(entry):
+                        folders.append(path)
+                    elif not os.path.isdir(real / entry.name):  # noqa: PTH112 - pathlib's raises
+                        yield _examine(path, real, links, is_named=False)
+                    elif links.follows_folders and links.allows(os.path.realpath(path)):
+                        linked.append(path)
+                    else:
+                        yield LinkedFolder(path=path)
+                visited.add(identity)
+        except (OSError, UnusableFile) as exc:
+            yield _unusable(folder, exc)
         waiting.extend(reversed(folders))
 
 
-def _examine(path: Path, links: LinkRules, *, is_named: bool) -> Finding:
+@contextlib.contextmanager
+def _open_folder(
+    folder: Path, links: LinkRules
+) -> Iterator[tuple[Path, list[os.DirEntry[str]], tuple[int, int]]]:
+    """A folder by its name without links, what is in it, and its disk and inode; another is never listed."""
+    real = links.check(folder)
+    descriptor = open_without_links(real)
+    try:
+        status = os.fstat(descriptor)
+        with os.scandir(descriptor) as listing:
+            found = (entry for entry in listing if not is_ignored(entry.name))
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        yield real, entries, (status.st_dev, status.st_ino)
+    finally:
+        os.close(descriptor)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # looking at it as at a file says why
+        return False
+
+
+def _examine(path: Path, folder: Path, links: LinkRules, *, is_named: bool) -> Finding:
+    """What is at a path; `folder` is its folder by the name without links."""
     looks_like_media = is_named or path.suffix.lower() in MEDIA_EXTENSIONS
     try:
-        target = path.resolve(strict=True) if path.is_symlink() else None
-        if target is not None and not links.allows(target):
-            raise UnusableFile(
-                path, "path_not_allowed", "the link leads out of the folders that jobs may work on"
-            )
-        source = target or path
+        source = folder / path.name
+        target = links.check(path) if source.is_symlink() else None
+        source = target or source
         if not stat.S_ISREG(source.lstat().st_mode):
             raise UnusableFile(path, "not_a_file", "it is not a regular file")
         if not looks_like_media and not sniff_media(_read_head(source)):
             return IgnoredFile(path=path)
-        return _describe(path, target, source.lstat())
+        real_folder = None if target is not None or folder == path.parent else folder
+        return _describe(path, source.lstat(), target=target, folder=real_folder)
     except UnusableFile as exc:
         return exc if looks_like_media else IgnoredFile(path=path)
     except (
@@ -292,17 +313,12 @@ def _examine(path: Path, links: LinkRules, *, is_named: bool) -> Finding:
 
 
 def _read_head(path: Path) -> bytes:
-    with os.fdopen(_open_regular(path), "rb", buffering=0) as handle:
-        return handle.read(SNIFFED_BYTES)
+    with open_regular(path, follows_links=False) as (descriptor, _):
+        return os.pread(descriptor, SNIFFED_BYTES, 0)
 
 
-def _open_regular(path: Path) -> int:
-    """Open for reading without following a last link and without waiting for the writer of a FIFO."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise UnusableFile(path, "not_a_file", "it is not a regular file")
-    return descriptor
+def _unusable(path: Path, exc: OSError | UnusableFile) -> UnusableFile:
+    return exc if isinstance(exc, UnusableFile) else UnusableFile(path, *_explain(exc))
 
 
 def _explain(exc: Exception) -> tuple[str, str]:

@@ -70,7 +70,7 @@ def sync_paths(
     run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify)
     with run.stopping_early():
         for root in roots:
-            _check_root(root, allow_empty=allow_empty)
+            _check_root(root, links, allow_empty=allow_empty)
         mounts = find_mounts(roots)
         journal.remember_mounts(mounts)  # at once: this run may not see its end, or these disks may not
         run.scan(roots, settle_seconds=settle_seconds, links=links)
@@ -117,7 +117,9 @@ def _work(
             run.index_all(pipeline)
 
 
-def _check_root(root: Path, *, allow_empty: bool) -> None:
+def _check_root(root: Path, links: LinkRules, *, allow_empty: bool) -> None:
+    if not links.allows(os.path.realpath(root)):
+        raise SyncRefused(f"{show_path(root)} leads out of the folders that jobs may work on")
     try:
         if root.is_dir():
             with os.scandir(root) as entries:

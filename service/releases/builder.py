@@ -25,6 +25,7 @@ from service.index.contract import Asset, Index
 from service.index.failure import IndexInUse, IndexUnavailable
 from service.library.indexing import library_limits
 from service.library.report import Progress
+from service.library.scanning import LinkRules
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
@@ -58,6 +59,7 @@ def main() -> None:
                 decoder=decoder,
                 limits=library_limits(settings),
                 on_progress=_Printer(),
+                links=LinkRules(within=settings.library_roots),
             )
         # Graphs of the index are built here, where no request waits for them.
         if not report.is_interrupted and not report.did_nothing:

@@ -30,6 +30,7 @@ from service.index.failure import IndexFailure
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.library.indexing import library_limits
+from service.library.scanning import LinkRules
 from service.releases.building import OnBuild, build_release, learn_calibration
 from service.releases.documents import ReleaseDocument, SwitchDocument, explain_refusal
 from service.releases.mirroring import mirror
@@ -253,6 +254,7 @@ class ReleaseManager:
                 decoder=self._decoder,
                 limits=library_limits(self._settings),
                 given_up=given_up,
+                links=LinkRules(within=self._settings.library_roots),
             )
             if report.num_embedded == 0:
                 return

@@ -20,6 +20,7 @@ from service.index.contract import Asset, Index
 from service.index.iteration import iter_assets
 from service.library.indexing import index_paths
 from service.library.report import FailedFile, Progress
+from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 
@@ -62,6 +63,7 @@ def mirror(
     given_up: Collection[str] = (),
     embeds: bool = True,
     deletes: bool = True,
+    links: LinkRules = NO_LINKED_FOLDERS,
 ) -> MirrorReport:
     """Make a generation of the index hold these assets and no others.
 
@@ -81,6 +83,7 @@ def mirror(
             limits=limits,
             on_progress=on_progress,
             stop=stop,
+            links=links,
         )
         failed, is_interrupted = report.failed, report.is_interrupted
         held = {asset.asset_id: asset for asset in iter_assets(index)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -17,15 +18,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from models.media.clip import hash_media, open_without_links
+from models.media.clip import UnreadableClip, clamp_time_ns, hash_media, open_without_links
 from service.http.state import State
 from service.index.contract import Asset
 from service.jobs.database import LedgerFailure
 from service.jobs.files import recall_identity, write_identity
 from service.jobs.ledger import Ledger
 from service.library.journal import FileRow
-from service.library.mounts import is_within
-from service.library.scanning import stamp_of
+from service.library.scanning import NO_LINKED_FOLDERS, LinkRules, UnusableFile, stamp_of
 from service.system.failure import Failure
 
 CHUNK_BYTES = 256 * 1024
@@ -63,6 +63,10 @@ class MediaChanged(Failure):
     """The file at the asset's path is not the one that was indexed."""
 
     code = "media_changed"
+
+
+class _ContentUnknown(Exception):
+    """What a file holds must be read."""
 
 
 class RangeNotSatisfiable(Failure):
@@ -104,8 +108,14 @@ class _OpenFileResponse(FileResponse):
 
 async def respond_with_media(request: Request, asset: Asset, state: State) -> Response:
     """Answer with the file, a range or 304; raises `MediaMissing`, `MediaChanged`, `RangeNotSatisfiable`."""
-    work = partial(open_media, asset, ledger=state.jobs.ledger, roots=state.foley.settings.library_roots)
-    file, facts = await anyio.to_thread.run_sync(work)
+    links = LinkRules(within=state.foley.settings.library_roots)
+    work = partial(open_media, asset, ledger=state.jobs.ledger, links=links)
+    try:
+        file, facts = await anyio.to_thread.run_sync(partial(work, reads=False))
+    except (
+        _ContentUnknown
+    ):  # few are read at a time; who waits for another to read the same file finds it known
+        file, facts = await anyio.to_thread.run_sync(work, limiter=state.hashing)
     etag = f'"{asset.asset_id}"'  # the id is the hash of the content: as strong as a validator can be
     headers = _headers(asset, etag, os.pread(file.fileno(), HEAD_BYTES, 0))
     if _matches(request.headers.get("if-none-match"), etag):
@@ -115,20 +125,20 @@ async def respond_with_media(request: Request, asset: Asset, state: State) -> Re
 
 
 def open_media(
-    asset: Asset, *, ledger: Ledger | None = None, roots: Sequence[Path] = ()
+    asset: Asset, *, ledger: Ledger | None = None, links: LinkRules = NO_LINKED_FOLDERS, reads: bool = True
 ) -> tuple[BinaryIO, os.stat_result]:
     """Open one of an asset's files, once, and make sure that it has the content that was indexed.
 
-    It must lie below one of the roots, if there are any. The content is read unless the ledger knows it by its size,
-    times, inode and disk. Raises what is wrong with the first: `MediaMissing` or `MediaChanged`.
+    It must lie where `links` may lead. The content is read unless the ledger knows it by its size, times, inode and
+    disk; without `reads` that ends here. Raises what is wrong with the first: `MediaMissing` or `MediaChanged`.
     """
     reasons = []
     for path in asset.paths:
         try:
-            descriptor = _open_file(path, roots)
+            descriptor = _open_file(path, links)
             try:
                 facts = os.fstat(descriptor)
-                _check_content(descriptor, facts, path, asset, ledger)
+                _check_content(descriptor, facts, path, asset, ledger, reads=reads)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -139,36 +149,40 @@ def open_media(
     raise reasons[0]
 
 
-def _open_file(path: str, roots: Sequence[Path]) -> int:
+def _open_file(path: str, links: LinkRules) -> int:
     try:
-        # Links are followed here, and the place to which they lead is opened without any.
-        real = os.path.realpath(path)
-        root = next((r for r in map(os.path.realpath, roots or ("/",)) if is_within(real, r)), None)
-        if root is None:
-            raise MediaMissing("the file does not lie in the folders of the library")
-        return open_without_links(real, root)
+        return open_without_links(links.check(Path(path)))
+    except UnusableFile as exc:
+        raise MediaMissing("the file does not lie in the folders of the library") from exc
     except (OSError, ValueError) as exc:
         raise MediaMissing("the file was moved, deleted or made unreadable since it was indexed") from exc
 
 
 def _check_content(
-    descriptor: int, facts: os.stat_result, path: str, asset: Asset, ledger: Ledger | None
+    descriptor: int, facts: os.stat_result, path: str, asset: Asset, ledger: Ledger | None, *, reads: bool
 ) -> None:
     if not stat.S_ISREG(facts.st_mode):
         raise MediaMissing("what is now at the file's path is not a regular file")
     changed = MediaChanged("the file was written to since it was indexed; index it again")
     if not facts.st_size or asset.media.get("size_bytes", facts.st_size) != facts.st_size:
         raise changed
-    stamp = stamp_of(facts)
+    now = FileRow(
+        path=path,
+        size_bytes=facts.st_size,
+        modified_ns=clamp_time_ns(facts.st_mtime_ns),
+        stamp=stamp_of(facts),
+    )
     known = None if ledger is None else recall_identity(ledger, path)
-    if known is None or known.stamp != stamp:
-        asset_id, size_bytes, modified_ns = hash_media(descriptor)
-        if stamp_of(os.fstat(descriptor)) != stamp:
-            raise changed
+    if known is None or replace(known, asset_id=None) != now:
+        if not reads:
+            raise _ContentUnknown
+        try:
+            known = replace(now, asset_id=hash_media(descriptor)[0])
+            if stamp_of(os.fstat(descriptor)) != now.stamp:
+                raise changed
+        except (OSError, UnreadableClip) as exc:  # of a disk that fails, or it is cut short just now
+            raise MediaMissing("the file cannot be read to its end") from exc
         os.lseek(descriptor, 0, os.SEEK_SET)
-        known = FileRow(
-            path=path, size_bytes=size_bytes, modified_ns=modified_ns, stamp=stamp, asset_id=asset_id
-        )
         if ledger is not None:
             with suppress(LedgerFailure), ledger.write(is_durable=False) as connection:
                 write_identity(connection, known)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from models.media.clip import EmptyFile, NotARegularFile
+from service.decode.lane import Task, _open_file
 from service.library.scanning import (
     FoundFile,
     IgnoredFile,
@@ -162,6 +164,64 @@ def test_linked_folders_are_followed_once_where_that_is_wanted(tmp_path: Path) -
     assert names(follows_folders=True) == ["out.mp4", "z/a.mp4", "out/b.mp4", "out/deep/c.mp4"]
     assert names(follows_folders=True, within=(library,)) == ["z/a.mp4"]
     assert names(follows_folders=True, within=(library, elsewhere)) == names(follows_folders=True)
+
+
+def test_a_folder_that_is_swapped_after_the_scan_is_not_entered(tmp_path: Path) -> None:
+    library, outside = tmp_path / "library", tmp_path / "outside"
+    for folder in (library / "sub", outside):
+        folder.mkdir(parents=True)
+        (folder / "a.mp4").write_bytes(b"x")
+        os.utime(folder / "a.mp4", ns=(1, 1))
+    (found,) = find_files([library], links=LinkRules(within=[library]))
+    assert isinstance(found, FoundFile)
+    task = Task(
+        file=found.source,
+        follows_links=False,
+        future=Future(),
+        function=print,
+        args=(),
+        kwargs={},
+        timeout_seconds=1,
+    )
+    with _open_file(task) as descriptor:
+        assert descriptor is not None
+    (library / "sub").rename(tmp_path / "aside")
+    (library / "sub").symlink_to(outside)
+    with pytest.raises(NotARegularFile):
+        identify(found)
+    with pytest.raises(NotARegularFile), _open_file(task):
+        pass
+    # What is named is looked at where it really is.
+    for named in (library / "sub", library / "sub" / "a.mp4"):
+        (finding,) = find_files([named], links=LinkRules(within=[library]))
+        assert isinstance(finding, UnusableFile)
+        assert finding.code == "path_not_allowed"
+    # A library that is reached by a link is one, and a link that appears in its place is not followed.
+    (tmp_path / "link").symlink_to(outside)
+    (found,) = find_files([tmp_path / "link"], links=LinkRules(within=[tmp_path / "link"]))
+    assert isinstance(found, FoundFile)
+    assert (found.path, found.source) == (tmp_path / "link" / "a.mp4", outside / "a.mp4")
+    assert identify(found) == hashlib.sha256(b"x").hexdigest()
+
+
+def test_a_folder_that_is_swapped_while_it_is_opened_is_not_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library, outside = tmp_path / "library", tmp_path / "outside"
+    for folder in (library / "sub", outside):
+        folder.mkdir(parents=True)
+        (folder / f"{folder.name}.mp4").write_bytes(b"x")
+    check = LinkRules.check
+
+    def swap_after_check(self: LinkRules, path: Path) -> Path:
+        real = check(self, path)
+        if path.name == "sub":
+            path.rename(tmp_path / "aside")
+            path.symlink_to(outside)
+        return real
+
+    monkeypatch.setattr(LinkRules, "check", swap_after_check)
+    assert _found(library) == []
 
 
 @pytest.mark.parametrize("time_ns", [0, -1, -11_676_096_000 * 10**9, 64_060_588_800 * 10**9, 2**63, 2**70])

@@ -22,6 +22,7 @@ from service.jobs.files import count_outcomes
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRequest, Kind
 from service.library import catalogue as catalogue_module
+from service.library import scanning
 from service.library import stages as stages_module
 from service.library import sync as sync_module
 from service.library.mounts import touches
@@ -259,12 +260,12 @@ def test_a_disk_that_fails_is_not_a_disk_without_files(
 ) -> None:
     sync(library)
     before = paths_of()
-    scandir, lstat = os.scandir, Path.lstat
+    open_folder, lstat = scanning.open_without_links, Path.lstat
 
-    def fail_scan(path: object) -> object:
-        if str(path).endswith("sub"):
+    def fail_scan(path: Path) -> int:
+        if path.name == "sub":
             raise OSError(5, "Input/output error")
-        return scandir(path)  # type: ignore[call-overload]
+        return open_folder(path)
 
     def fail_lstat(path: Path) -> os.stat_result:
         if path.parent.name == "sub":
@@ -272,7 +273,7 @@ def test_a_disk_that_fails_is_not_a_disk_without_files(
         return lstat(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.library.scanning.os.scandir", fail_scan)
+        patch.setattr(scanning, "open_without_links", fail_scan)
         patch.setattr(Path, "lstat", fail_lstat)
         report = sync(library)
     assert (report.num_deleted, [failed.code for failed in report.failed]) == (0, ["not_readable"])

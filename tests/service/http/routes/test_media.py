@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from service.http.routes.media import (
     MediaChanged,
     MediaMissing,
     RangeNotSatisfiable,
+    _ContentUnknown,
     content_disposition,
     media_type,
     open_media,
@@ -24,6 +25,7 @@ from service.http.routes.media import (
 from service.index.contract import Asset
 from service.jobs.ledger import Ledger
 from service.library.indexing import index_paths
+from service.library.scanning import LinkRules
 from service.system.settings import Settings
 from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
@@ -149,7 +151,7 @@ def test_only_the_indexed_content_is_opened_and_only_in_the_library(tmp_path: Pa
 
     def read(*roots: Path) -> bytes:
         with Ledger.open(tmp_path / "ledger.sqlite", is_worker=False) as ledger:
-            file, _ = open_media(asset, ledger=ledger, roots=roots)
+            file, _ = open_media(asset, ledger=ledger, links=LinkRules(within=roots))
         with file:
             return file.read()
 
@@ -182,9 +184,74 @@ def test_a_content_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path.write_bytes(b"sound")
     asset = asset_at(path, size_bytes=5)
     with Ledger.open(tmp_path / "ledger.sqlite", is_worker=False) as ledger:
+        with pytest.raises(_ContentUnknown):  # the thread of a request reads no file of any size
+            open_media(asset, ledger=ledger, reads=False)
         open_media(asset, ledger=ledger)[0].close()
         monkeypatch.setattr("service.http.routes.media.hash_media", None)
-        open_media(asset, ledger=ledger)[0].close()
+        for _ in range(3):
+            open_media(asset, ledger=ledger, reads=False)[0].close()
+
+
+def _write_again(path: Path, _: Path) -> None:
+    path.write_bytes(b"SOUND")
+
+
+def _link_hard(path: Path, secret: Path) -> None:
+    path.unlink()
+    path.hardlink_to(secret)
+
+
+def _link(path: Path, secret: Path) -> None:
+    path.unlink()
+    path.symlink_to(secret)
+
+
+def _rename(path: Path, secret: Path) -> None:
+    secret.rename(path)
+
+
+def _swap_folder(path: Path, secret: Path) -> None:
+    path.parent.rename(path.parent.with_name("aside"))
+    secret.parent.rename(path.parent)
+
+
+def _make_pipe(path: Path, _: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _link_process(path: Path, secret: Path) -> None:
+    path.unlink()
+    path.symlink_to(f"/proc/self/root{secret}")
+
+
+@pytest.mark.parametrize(
+    "spoil", [_write_again, _link_hard, _link, _rename, _swap_folder, _make_pipe, _link_process]
+)
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_another_content_of_the_same_size_and_time_is_never_opened(
+    tmp_path: Path, spoil: Callable[[Path, Path], None], number: int, is_known: bool
+) -> None:
+    """By any path of the asset, whether the ledger knew the file or not."""
+    paths = [tmp_path / "library" / str(place) / "a.wav" for place in range(2)]
+    secret = tmp_path / "secret" / "a.wav"
+    for path, content in ((paths[0], b"sound"), (paths[1], b"sound"), (secret, b"other")):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+        os.utime(path, ns=(1, 1))
+    both = tuple(map(str, paths))
+    asset = replace(asset_at(paths[0], size_bytes=5, modified_ns=1), paths=both)
+    with Ledger.open(tmp_path / "ledger.sqlite", is_worker=False) as ledger:
+        if is_known:
+            open_media(replace(asset, paths=both[number:]), ledger=ledger)[0].close()
+        paths[1 - number].unlink()
+        spoil(paths[number], secret)
+        if spoil is not _make_pipe:
+            os.utime(paths[number], ns=(1, 1))
+        for _ in range(2):  # also once it is known what is there
+            with pytest.raises((MediaChanged, MediaMissing)):
+                open_media(asset, ledger=ledger)
 
 
 def test_a_folder_that_becomes_a_link_while_it_is_opened_is_not_entered(
@@ -194,12 +261,9 @@ def test_a_folder_that_becomes_a_link_while_it_is_opened_is_not_entered(
     path.parent.mkdir()
     path.write_bytes(b"sound")
     asset = asset_at(path)
-    real = os.path.realpath(path)
     path.parent.rename(tmp_path / "aside")
     path.parent.symlink_to(tmp_path / "aside")
-    monkeypatch.setattr(
-        "service.http.routes.media.os.path.realpath", lambda given: real if "wav" in str(given) else given
-    )
+    monkeypatch.setattr(LinkRules, "check", lambda _, given: given)
     with pytest.raises(MediaMissing):
         open_media(asset)
 
