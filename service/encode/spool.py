@@ -22,6 +22,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -74,10 +75,10 @@ class Spool:
     def append(self, asset_id: str, chunk: SpooledChunk) -> None:
         """Keep one more chunk of a file. If that fails, a kill costs embedding the file again from here on."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not read_disk_space(self.folder, min_free_bytes=self._min_free_bytes).has_room():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
-            with self._path(asset_id).open("ab") as file:
+            with open(self._path(asset_id), "ab", opener=partial(os.open, mode=0o600)) as file:
                 file.write(_pack(chunk, self._basis))
         except OSError as exc:
             if not self._has_warned:

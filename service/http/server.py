@@ -42,13 +42,21 @@ class AddressTaken(OSError):
     """The service cannot listen on its address, usually because another program does."""
 
 
-class _Connection(h11.Connection):
-    """Refuses tunnels, which the application would take for a path."""
+class Connection(h11.Connection):
+    """Refuses tunnels, which the application would take for a path, and large heads and trailers that arrive at once.
+
+    h11 itself counts only what has not arrived whole.
+    """
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """The next event; raises `h11.RemoteProtocolError`."""
         event = super().next_event()
         if isinstance(event, h11.Request) and event.method == b"CONNECT":
             raise h11.RemoteProtocolError("tunnels are for proxies")
+        if isinstance(event, h11.Request | h11.EndOfMessage):
+            fields = sum(len(name) + len(value) + len(b": \r\n") for name, value in event.headers.raw_items())
+            if fields + len(getattr(event, "target", b"")) > MAX_HEAD_BYTES:
+                raise h11.RemoteProtocolError("too much", error_status_hint=431)
         return event
 
 
@@ -61,7 +69,7 @@ class HttpProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start to wait for the first request."""
         super().connection_made(transport)
-        self.conn = _Connection(h11.SERVER, MAX_HEAD_BYTES)
+        self.conn = Connection(h11.SERVER, MAX_HEAD_BYTES)
         self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 from service.system.failure import Failure
+from service.system.files import make_private
 
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
@@ -107,6 +109,10 @@ class LedgerFull(LedgerFailure):
 def open_database(path: Path) -> sqlite3.Connection:
     """Open the file, or create it, for several threads that take turns; no transaction begins by itself."""
     with translate_errors():
+        with contextlib.suppress(OSError):  # SQLite says it better
+            path.touch(mode=0o600)  # the files that SQLite puts beside it get its mode
+        for file in path.parent.glob(f"{glob.escape(path.name)}*"):
+            make_private(file)
         connection = sqlite3.connect(
             path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

@@ -69,7 +69,7 @@ class Ledger:
     @classmethod
     def open(cls, path: Path, *, is_worker: bool = True) -> Self:
         """Open the ledger, or create it. Raises `LedgerInUse` if a second process wants to work on the jobs."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.ExitStack() as stack:
             if is_worker:
                 _take_lock(stack, path.with_name("ledger-library.lock"))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from service.index.failure import IndexFull
 from service.jobs.lane import FOR_EVER, JobLane, JobResult, RunningJob
 from service.jobs.ledger import Ledger
 from service.jobs.records import CreatedJob, ReleaseRequest
@@ -14,6 +15,7 @@ from service.releases.building import BuildProgress
 from service.releases.documents import explain_refusal
 from service.releases.manager import ReleaseManager, Switched
 from service.releases.store import Release, ReleaseInUse, ReleaseRefused
+from service.system.files import NoRoom
 
 BUSY_SECONDS = 30.0
 STOP_SECONDS = 60.0
@@ -22,11 +24,11 @@ OnStep = Callable[[Mapping[str, Any]], None]  # takes the progress of a build, a
 
 
 def open_release_lane(ledger: Ledger) -> JobLane:
-    """The lane of these jobs; a server waits while another replica builds."""
+    """The lane of these jobs; a server waits while another replica builds, and while the disk is full."""
     return JobLane(
         ledger,
         kinds=("release",),
-        attempts={ReleaseInUse: FOR_EVER},
+        attempts={ReleaseInUse: FOR_EVER, IndexFull: FOR_EVER, NoRoom: FOR_EVER},
         wait_seconds=BUSY_SECONDS,
         stop_seconds=STOP_SECONDS,
     )

@@ -14,7 +14,9 @@ import contextlib
 import hashlib
 import hmac
 import json
+import os
 import secrets
+import shlex
 import stat
 import threading
 from collections.abc import Iterator, Sequence
@@ -123,9 +125,9 @@ def revoke_key(path: Path, key_id: str) -> StoredKey:
 
 
 def read_keys(path: Path) -> list[StoredKey]:
-    """The keys of the file, the oldest first; raises `KeysFailure` if it is missing or damaged."""
+    """The keys of the file, the oldest first; raises `KeysFailure` if it is missing, damaged or open to others."""
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(_read_private(path))
         if document["version"] != FORMAT_VERSION:
             raise KeysFailure(
                 f"{path} has version {document['version']}, this program reads {FORMAT_VERSION}"
@@ -133,6 +135,19 @@ def read_keys(path: Path) -> list[StoredKey]:
         return [_to_key(entry) for entry in document["keys"]]
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise KeysFailure(f"the file of API keys {path} cannot be read: {exc}") from exc
+
+
+def _read_private(path: Path) -> bytes:
+    """The file's content; raises `KeysFailure` if it is no regular file, or others may read or change it."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise KeysFailure(f"the file of API keys {path} is not a regular file")
+        if mode & (stat.S_IRWXO | stat.S_IWGRP):
+            raise KeysFailure(
+                f"others may read or change the file of API keys: chmod 600 {shlex.quote(str(path))}"
+            )
+        return file.read()
 
 
 def _to_key(entry: dict[str, Any]) -> StoredKey:
@@ -175,7 +190,7 @@ class KeyStore:
                 facts = self._path.stat()
             except OSError as exc:
                 raise KeysFailure(f"the file of API keys {self._path} cannot be read: {exc}") from exc
-            seen = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
+            seen = (facts.st_ctime_ns, facts.st_ino, facts.st_size)
             if seen != self._seen:
                 self._keys = read_keys(self._path)
                 self._seen = seen
@@ -196,4 +211,4 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write_keys(path: Path, keys: Sequence[StoredKey]) -> None:
     document = {"version": FORMAT_VERSION, "keys": [asdict(key) for key in keys]}
-    replace_file(path, json.dumps(document, indent=1) + "\n", mode=stat.S_IRUSR | stat.S_IWUSR)
+    replace_file(path, json.dumps(document, indent=1) + "\n")

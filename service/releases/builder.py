@@ -22,7 +22,7 @@ from service.decode.decoder import Decoder
 from service.decode.sandbox import WorkerLimits
 from service.encode.batching import Batcher
 from service.index.contract import Asset, Index
-from service.index.failure import IndexInUse, IndexUnavailable
+from service.index.failure import IndexFull, IndexInUse, IndexUnavailable
 from service.library.indexing import library_limits
 from service.library.report import Progress
 from service.library.scanning import LinkRules
@@ -145,4 +145,7 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except IndexFull as exc:
+        write_line({"full": str(exc)})

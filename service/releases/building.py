@@ -42,6 +42,7 @@ from service.search.calibration import (
 from service.search.separation import measure_separation
 from service.system.caller import Caller, CallerGone
 from service.system.child import start_child
+from service.system.files import DiskSpace
 from service.system.modality import OPPOSITE, Modality
 from service.system.settings import Settings
 
@@ -89,9 +90,10 @@ def build_release(
     """Make a release of a verified bundle: ready to be activated, or refused with reasons.
 
     The caller keeps `active` open: its library is embedded again. A `token` that was used before finds its release
-    again. If `stop` leaves, `CallerGone` is raised, and the build can be resumed.
+    again. `IndexFull` is raised if the disk is full, `CallerGone` if `stop` leaves; then the build can be resumed.
     """
     tell, stop = on_progress or (lambda _: None), stop or Caller()
+    _check_room(settings.disk_space(settings.release_folder), _bundle_bytes(bundle), "copying the bundle")
     release = store.create(bundle, outcome="building", token=token)
     if release.outcome != "building":
         return release
@@ -116,6 +118,18 @@ def build_release(
     return _save(store, release)
 
 
+def _bundle_bytes(bundle: Bundle) -> int:
+    return sum(int(file["bytes"]) for file in bundle.manifest.files.values())
+
+
+def _check_room(disk: DiskSpace, num_bytes: int, doing: str) -> None:
+    """Raise `IndexFull` if a disk has no room for so many bytes."""
+    if not disk.has_room(num_bytes):
+        raise IndexFull(
+            f"{doing} takes about {num_bytes} bytes; {disk.free_bytes} are free and {disk.floor_bytes} must stay"
+        )
+
+
 def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, trial: Trial) -> Estimate:
     """Estimate what a build takes; raises `IndexFull` if the disk has too little room for its index."""
     num_segments = active.index.count_segments()
@@ -123,11 +137,8 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
     vector_bytes = 2 * manifest.embedding_width * (4 + 4 * manifest.clip_spec.num_moments)
     num_bytes = int(num_segments * vector_bytes * BYTES_OVERHEAD)
     disk = index_place(settings).disk_space()
-    if disk is not None and not disk.has_room(num_bytes):
-        raise IndexFull(
-            f"embedding {num_segments} segments takes about {num_bytes} bytes; {disk.free_bytes} are free and "
-            f"{disk.floor_bytes} must stay"
-        )
+    if disk is not None:
+        _check_room(disk, num_bytes, f"embedding {num_segments} segments")
     return {
         "num_segments": num_segments,
         "num_bytes": num_bytes,
@@ -172,6 +183,7 @@ def _run_builder(
     assert child.stdout is not None
     report: dict[str, Any] | None = None
     stalled_seconds: float | None = None
+    full: str | None = None
     with child, stop.telling(lambda: child.send_signal(signal.SIGTERM)):
         feeder = threading.Thread(target=_feed, args=(child, limited, wanted), daemon=True)
         feeder.start()
@@ -180,7 +192,7 @@ def _run_builder(
             if "progress" in fields:
                 tell(fields["progress"])
             stalled_seconds = fields.get("stalled_seconds", stalled_seconds)
-            report = fields.get("report", report)
+            report, full = fields.get("report", report), fields.get("full", full)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(STOP_SECONDS)
         child.kill()
@@ -191,6 +203,8 @@ def _run_builder(
         raise ReleaseRefused(
             f"its encoder took longer than {stalled_seconds:g} s for one batch of the library, and was stopped"
         )
+    if full is not None:
+        raise IndexFull(full)
     if report is None or child.returncode != 0:
         raise BuildFailed(
             f"the process that embeds the library for {release_id} ended with {child.returncode}"

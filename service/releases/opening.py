@@ -9,7 +9,7 @@ import base64
 import logging
 import pickle
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle, read_bundle_id, starter_path
@@ -21,6 +21,7 @@ from service.index.contract import Index
 from service.index.opening import index_folder, index_place
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.releases.switch import OpenRelease
+from service.system.files import make_private
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,10 @@ def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
 def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRelease:
     """Load the encoder, start its queue, open the index of a release and read its calibration."""
     calibration = ReleaseStore(settings.release_folder).load_calibration(release_id)
+    for folder in (settings.release_folder, settings.data / "index", settings.data / "spool"):
+        with suppress(OSError):  # whoever writes there says it better
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder)
     with ThreadPoolExecutor(1, thread_name_prefix="open-index") as pool, ExitStack() as stack:
         # Both take a second, in processes and threads of their own.
         opening = pool.submit(index_place(settings).open, bundle, release_id=release_id)

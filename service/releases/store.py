@@ -30,7 +30,7 @@ from service.releases.adoption import adopt_bundle
 from service.releases.documents import Forced, Gates, LibraryCounts, Outcome, ReleaseDocument, ReleaseRecord
 from service.search.calibration import Calibration
 from service.system.failure import Failure
-from service.system.files import FileLocked, locked_file, replace_file, sync_folder
+from service.system.files import FileLocked, locked_file, make_private, replace_file, sync_folder
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class ReleaseStore:
 
     @contextlib.contextmanager
     def _locked(self, name: str, refusal: str, *, waits: bool) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with ExitStack() as stack:
             try:
                 stack.enter_context(locked_file(self.folder / name, wait_seconds=None if waits else 0))
@@ -209,7 +209,7 @@ class ReleaseStore:
             created_at=time.time(),
             token=token,
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         aside = self.folder / f"{_NEW}{release_id}"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
@@ -219,6 +219,7 @@ class ReleaseStore:
         if target.exists():  # calibrated before it was kept: see `save_calibration`
             shutil.copyfile(target / "calibration.json", aside / "calibration.json")
             shutil.rmtree(target)
+        make_private(aside)
         sync_folder(aside)
         aside.rename(target)
         sync_folder(self.folder)
@@ -230,7 +231,7 @@ class ReleaseStore:
 
     def save_calibration(self, release_id: str, calibration: Calibration) -> None:
         """Replace the calibration of a release, durably; the release itself may not be in the store yet."""
-        self.path(release_id).mkdir(parents=True, exist_ok=True)
+        self.path(release_id).mkdir(parents=True, exist_ok=True, mode=0o700)
         replace_file(self.path(release_id) / "calibration.json", _text(calibration.to_json()))
 
     def active(self) -> Active | None:

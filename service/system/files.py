@@ -8,6 +8,7 @@ import fcntl
 import glob
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,16 +32,16 @@ class NoRoom(Failure, OSError):
     is_public = False
 
 
-def replace_file(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+def replace_file(path: Path, content: str | bytes) -> None:
     """Replace a file in one step: after a crash it holds the old content or the new, never a part.
 
-    Text is written as UTF-8. If two replace the file at the same time, the later rename wins. Raises `NoRoom` if the
-    disk is full; whatever fails leaves nothing behind.
+    Text is written as UTF-8; only the owner may read it. If two replace the file at the same time, the later rename
+    wins. Raises `NoRoom` if the disk is full; whatever fails leaves nothing behind.
     """
     _remove_stale(path)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.new")
     try:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
@@ -61,6 +62,21 @@ def _remove_stale(path: Path) -> None:
         with contextlib.suppress(OSError):  # another process removed it
             if aside.lstat().st_mtime < oldest:
                 aside.unlink()
+
+
+def make_private(place: Path) -> None:
+    """Let nobody but its owner into a file or folder and what is in it; what another user owns stays as it is."""
+    for root, folders, names in os.walk(place):
+        for path in (Path(root, name) for name in (*folders, *names)):
+            _close_to_others(path)
+    _close_to_others(place)
+
+
+def _close_to_others(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone by now, or on a disk that is read only or knows no modes
+        mode = path.lstat().st_mode
+        if mode & (stat.S_IRWXG | stat.S_IRWXO) and not stat.S_ISLNK(mode):
+            path.chmod(0o700 if stat.S_ISDIR(mode) else 0o600)
 
 
 def sync_folder(folder: Path) -> None:

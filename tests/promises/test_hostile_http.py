@@ -145,6 +145,13 @@ def test_malformed_http(strict: str, request_bytes: bytes) -> None:
     assert status in (400, 415)
 
 
+def test_a_large_head_that_arrives_at_once(strict: str) -> None:
+    """h11 counts only what has not arrived whole."""
+    fields = "".join(f"X-{number}: {'x' * 1000}\r\n" for number in range(70))
+    status, problem = exchange(strict, f"GET /livez HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
+    assert (status, problem["code"]) == (431, "head_too_large")
+
+
 def test_head_without_end(strict: str) -> None:
     with connect(strict) as connection:
         connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n")

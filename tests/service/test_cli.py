@@ -138,6 +138,29 @@ def test_index_of_nothing_useful_fails(foley: Foley, tmp_path: Path) -> None:
     assert json.loads(missing.stdout)["failed"][0]["code"] == "not_found"
 
 
+def test_what_is_kept_is_for_its_owner_only(indexed: Foley, library_files: Path) -> None:
+    """As it is made, whatever the umask; and what an older version left open is closed when it is opened."""
+
+    def kept() -> list[Path]:
+        roots = [indexed.data / name for name in ("index", "releases", "spool")]
+        return [
+            *indexed.data.glob("ledger.sqlite*"),
+            *(path for root in roots for path in (root, *root.rglob("*"))),
+        ]
+
+    def open_ones() -> list[Path]:
+        return [path for path in kept() if path.stat().st_mode & 0o077]
+
+    assert len(kept()) > 10
+    assert open_ones() == []
+    for path in kept():
+        path.chmod(path.stat().st_mode | 0o055)
+    assert indexed("search", library_files / "long.mp4", "--target", "audio").returncode == 0
+    assert all(path.name.startswith("ledger") for path in open_ones())  # which a search does not open
+    assert indexed("jobs").returncode == 0
+    assert open_ones() == []
+
+
 def test_search_as_json_names_everything(indexed: Foley, library_files: Path) -> None:
     result = indexed("search", library_files / "long.mp4", "--target", "audio", "--limit", 3, "--json")
     assert result.returncode == 0, result.stderr

@@ -44,7 +44,7 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self._lock = contextlib.ExitStack()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.fd = self._lock.enter_context(locked_file(folder / "lock", wait_seconds=LOCK_SECONDS))
         except FileLocked as exc:
             raise IndexInUse(

@@ -40,6 +40,7 @@ def main() -> None:
     """Open the shard as the first message asks, then serve until the other end closes."""
     socket_fd, lifeline_fd = (int(argument) for argument in sys.argv[1:3])
     configure_child_logs(sys.argv[3:])
+    os.umask(0o077)
     for ignored in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and a stopping container: the service drains
         signal.signal(ignored, signal.SIG_IGN)
     _die_with(lifeline_fd)

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio.to_thread
+import h11
 import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from service.http.server import Server
+from service.http.server import MAX_HEAD_BYTES, Connection, Server
 from service.system.settings import Settings
 from tests.support.serving import find_free_port, run_server
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
@@ -131,3 +132,25 @@ def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
         released.set()
     thread.join(10)
     assert called == ["jobs", "work", "work", "exit 1"]
+
+
+@pytest.mark.parametrize("place", ["target", "head", "trailer"])
+@pytest.mark.parametrize("excess", [-1000, 0])
+def test_a_head_is_counted_although_it_arrives_at_once(place: str, excess: int) -> None:
+    target, fields = "/", "X: " + "x" * (MAX_HEAD_BYTES + excess) + "\r\n"
+    if place == "target":
+        target, fields = f"/{fields[3:-2]}", ""
+    head = f"POST {target} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    ends = f"{fields}\r\n0\r\n\r\n" if place != "trailer" else f"\r\n0\r\n{fields}\r\n"
+    connection = Connection(h11.SERVER, MAX_HEAD_BYTES)
+    connection.receive_data((head + ends).encode())
+
+    def read() -> list[type]:
+        return [type(connection.next_event()) for _ in range(2)]
+
+    if excess < 0:
+        assert read() == [h11.Request, h11.EndOfMessage]
+        return
+    with pytest.raises(h11.RemoteProtocolError) as caught:
+        read()
+    assert caught.value.error_status_hint == 431

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -149,3 +150,27 @@ def test_the_commands(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.exit_code == 1
     assert again.stderr.startswith("foley: ")
     assert run(app, ["keys", "create", "x", "--scope", "root"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_refused"), [(0o644, True), (0o660, True), (0o640, False), (0o400, False)]
+)
+def test_a_file_that_others_may_read_or_change_lets_nobody_in(
+    path: Path, mode: int, is_refused: bool
+) -> None:
+    key = create_key(path, name="x", scope="read").key
+    store = KeyStore(path)
+    path.chmod(mode)
+    if is_refused:
+        with pytest.raises(KeysFailure, match=f"others may read or change .*: chmod 600 {path}$"):
+            store.identify(key)
+        path.chmod(0o600)
+    assert store.identify(key) is not None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_regular_file_is_refused_at_once(path: Path, kind: str) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path, 0o600) if kind == "pipe" else path.mkdir(0o700)
+    with pytest.raises(KeysFailure, match=r"is not a regular file|Is a directory"):
+        KeyStore(path)

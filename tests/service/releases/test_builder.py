@@ -9,15 +9,24 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from models.bundle.bundle import load_bundle
-from service.index.failure import IndexInUse
+from service.index.failure import IndexFull, IndexInUse
 from service.index.opening import index_place
-from service.releases import builder
+from service.jobs.lane import JobResult, RunningJob
+from service.jobs.ledger import Ledger
+from service.jobs.release_jobs import open_release_lane
+from service.releases import builder, building
 from service.releases.builder import open_patiently
+from service.releases.store import ReleaseStore
+from service.releases.switch import OpenRelease
+from service.system.caller import Caller
+from service.system.files import NoRoom
 from service.system.settings import Settings
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -74,3 +83,40 @@ def test_a_run_that_takes_too_long_ends_the_process(run_seconds: float, code: in
     assert time.monotonic() - began < 60, "it did not wait for the run"
     if code:
         assert json.loads(done.stdout)["stalled_seconds"] >= 0.2
+
+
+def test_a_build_below_the_floor_of_the_disk_has_no_room_and_waits(settings: Settings) -> None:
+    """Before anything is copied; and if the disk fills up later, as the process that embeds finds it."""
+    full, store = settings.replace(min_free_bytes=2**60), ReleaseStore(settings.release_folder)
+    store.folder.mkdir()
+    bundle, active = (
+        load_bundle(settings.bundle),
+        cast(OpenRelease, None),
+    )  # not looked at before there is room
+    with pytest.raises(
+        IndexFull, match=rf"copying the bundle takes about \d+ bytes; \d+ are free and {2**60} must"
+    ):
+        building.build_release(full, store, active, bundle)
+    assert store.list() == []
+    release = store.create(bundle, outcome="building")
+    with pytest.raises(IndexFull, match=rf"bytes free, writing needs {2**60}"):
+        building._run_builder(full, release.release_id, [], lambda _: None, Caller())
+
+
+@pytest.mark.parametrize("full", [IndexFull("no room"), NoRoom("no room")])
+def test_a_job_that_builds_waits_for_room(tmp_path: Path, full: Exception) -> None:
+    with Ledger.open(tmp_path / "ledger.sqlite") as ledger:
+        lane = open_release_lane(ledger)
+        lane._wait_seconds = 0.01
+        failures = iter([full, full])
+
+        def work(_: RunningJob) -> JobResult[None]:
+            if failure := next(failures, None):
+                raise failure
+            return JobResult(value=None, report={})
+
+        job_id = lane.submit("release", {}).job.job_id
+        lane.start(lambda job_id: lane.run(job_id, work))
+        job = wait_until(lambda: (job := ledger.get_job(job_id)).has_ended and job)
+        lane.stop()
+        assert (job.state, job.error_code) == ("done", None)

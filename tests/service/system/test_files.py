@@ -17,6 +17,7 @@ from service.system.files import (
     FileLocked,
     NoRoom,
     locked_file,
+    make_private,
     read_disk_space,
     replace_file,
 )
@@ -38,7 +39,7 @@ def test_many_may_replace_a_file_at_the_same_time(tmp_path: Path) -> None:
 
 def test_what_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "keys.json"
-    replace_file(path, "old", mode=0o600)
+    replace_file(path, "old")
     assert path.stat().st_mode & 0o777 == 0o600
     with monkeypatch.context() as patch:
         patch.setattr("service.system.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("no room")))
@@ -138,3 +139,31 @@ def test_the_floor_of_a_disk(monkeypatch: pytest.MonkeyPatch, total_gib: int, fl
     assert disk.has_room(5)
     assert not disk.has_room(6)
     assert read_disk_space(Path("/"), min_free_bytes=7).floor_bytes == 7
+
+
+def test_what_is_made_private(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder" / "deep", tmp_path / "outside"
+    folder.mkdir(parents=True)
+    (folder / "link").symlink_to(outside)
+    for file in (folder / "file", outside):
+        file.touch()
+        file.chmod(0o664)
+    make_private(tmp_path / "folder")
+    modes = {path: path.lstat().st_mode & 0o777 for path in (folder.parent, folder, folder / "file", outside)}
+    assert list(modes.values()) == [0o700, 0o700, 0o600, 0o664]
+    make_private(tmp_path / "missing")
+    make_private(outside)
+    assert outside.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to another user")
+def test_files_of_another_user_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(0o644)
+    os.chown(tmp_path / "file", 12345, -1)
+    tmp_path.chmod(0o755)
+    os.seteuid(10001)
+    try:
+        make_private(tmp_path)
+    finally:
+        os.seteuid(0)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
