@@ -8,6 +8,7 @@ part of each track, is cut here to the frame.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ MAX_BOXES = 10_000
 MAX_ENTRIES_READ = 64
 HEADER_BYTES = 16
 FILE_TYPES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+Spans = tuple[tuple[float, float], ...]
+"""Stretches of time, half-open, in order, in seconds of the timeline that a player shows."""
+EVERYTHING: Spans = ((0.0, math.inf),)
 MIN_CUT_SECONDS = 0.1
 """An edit that cuts less off the end cuts what the codec padded."""
 
@@ -28,8 +32,8 @@ class Edits:
     """Entries of all lists."""
     are_many: bool = False
     """Whether a track is shown in several parts."""
-    end_seconds: float | None = None
-    """Where the timeline ends by the edits of all tracks; None if a track has no edit, or one without an end."""
+    shown: tuple[Spans, ...] = ()
+    """For each track when it is shown: between them are empty edits; no span if it has no edit, or an unclear one."""
 
 
 def read_edits(descriptor: int) -> Edits:
@@ -39,7 +43,7 @@ def read_edits(descriptor: int) -> Edits:
     if first is None or first[0] not in FILE_TYPES:
         return Edits()
     num_entries, are_many, timescale = 0, False, 0
-    ends: list[int] = []
+    shown: list[Spans] = []
     for moov in find_boxes(descriptor, 0, size_bytes, b"moov"):
         for header in find_boxes(descriptor, *moov, b"mvhd"):
             timescale = _read_timescale(descriptor, header[0])
@@ -52,11 +56,8 @@ def read_edits(descriptor: int) -> Edits:
             found = [_read_list(descriptor, low) for low, _ in lists]
             num_entries += sum(number for number, _, _ in found)
             are_many = are_many or any(parts > 1 for _, parts, _ in found)
-            ends.append(found[0][2] if len(found) == 1 else 0)
-    is_ended = timescale > 0 and bool(ends) and all(ends)
-    return Edits(
-        num_entries=num_entries, are_many=are_many, end_seconds=max(ends) / timescale if is_ended else None
-    )
+            shown.append(_join(found[0][2], timescale) if len(found) == 1 and timescale else ())
+    return Edits(num_entries=num_entries, are_many=are_many, shown=tuple(shown))
 
 
 def _read_timescale(descriptor: int, low: int) -> int:
@@ -64,8 +65,8 @@ def _read_timescale(descriptor: int, low: int) -> int:
     return int.from_bytes(content[20:24] if content[:1] == b"\1" else content[12:16], "big")
 
 
-def _read_list(descriptor: int, low: int) -> tuple[int, int, int]:
-    """Entries of a list, how many of them show something, and the ticks of all; 0 if one has no end."""
+def _read_list(descriptor: int, low: int) -> tuple[int, int, list[tuple[int, bool]]]:
+    """Entries of a list, how many of them show something, and ticks and that of each; none if one has no end."""
     head = os.pread(descriptor, 8, low)
     number, size = int.from_bytes(head[4:], "big"), 20 if head[:1] == b"\1" else 12
     width = 8 if size == 20 else 4
@@ -74,7 +75,27 @@ def _read_list(descriptor: int, low: int) -> tuple[int, int, int]:
     durations = [int.from_bytes(entry[:width], "big") for entry in entries]
     shown = [int.from_bytes(entry[width : 2 * width], "big", signed=True) >= 0 for entry in entries]
     is_ended = number == len(entries) and all(durations)
-    return number, sum(shown) if number == len(entries) else number, sum(durations) if is_ended else 0
+    parts = list(zip(durations, shown, strict=True)) if is_ended else []
+    return number, sum(shown) if number == len(entries) else number, parts
+
+
+def _join(parts: list[tuple[int, bool]], timescale: int) -> Spans:
+    spans: list[tuple[float, float]] = []
+    end = 0
+    for ticks, is_shown in parts:
+        start, end = end, end + ticks
+        if is_shown and spans and spans[-1][1] == start / timescale:
+            spans[-1] = (spans[-1][0], end / timescale)
+        elif is_shown:
+            spans.append((start / timescale, end / timescale))
+    return tuple(spans)
+
+
+def leave_padding(spans: Spans, stored_end: float) -> Spans:
+    """The spans of a track, without an end that cuts nothing but what the codec padded; infinite is not known."""
+    if not spans or spans[-1][1] < stored_end - MIN_CUT_SECONDS < math.inf:
+        return spans
+    return (*spans[:-1], (spans[-1][0], math.inf))
 
 
 def find_boxes(descriptor: int, start: int, stop: int, wanted: bytes) -> Iterator[tuple[int, int]]:

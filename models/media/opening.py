@@ -16,8 +16,8 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +26,7 @@ import av.error
 from av.container import InputContainer
 from av.stream import Discard
 
-from models.media.edits import MIN_CUT_SECONDS, Edits, read_edits
+from models.media.edits import EVERYTHING, MIN_CUT_SECONDS, Edits, Spans, leave_padding, read_edits
 from models.media.foreign import refuse_encrypted, refuse_picture
 from models.media.limits import DecodeLimits
 from models.media.stillness import all_known
@@ -131,7 +131,7 @@ class Media:
         sounds: The tracks that are heard together, the best one first.
         origin_seconds: Timestamp that is time 0 of the asset: the earliest start of the chosen streams.
         info: Facts from the header.
-        cut_seconds: Where an edit list cuts the rest of the streams away; infinite if none does.
+        shown: By index, when a stream is shown and heard, where its edit list cuts something away or leaves it empty.
     """
 
     container: InputContainer
@@ -140,7 +140,7 @@ class Media:
     sounds: tuple[Any, ...]
     origin_seconds: float
     info: MediaInfo
-    cut_seconds: float = math.inf
+    shown: Mapping[int, Spans] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def open_media(source: MediaSource, limits: DecodeLimits | None = None) -> Itera
             media = _choose_streams(container, status, limits)
             if _is_length_estimated(container, descriptor):
                 media = replace(media, info=replace(media.info, duration_seconds=None))
-            yield media if edits.are_many else _cut_end(media, edits)
+            yield _cut(media, edits)
         finally:
             container.close()
 
@@ -301,13 +301,23 @@ def _choose_streams(container: InputContainer, status: os.stat_result, limits: D
     )
 
 
-def _cut_end(media: Media, edits: Edits) -> Media:
-    """Let a file end where its edit lists do, if they cut away more than padding."""
-    end, declared = edits.end_seconds, media.info.duration_seconds
-    if end is None or declared is None or end - media.origin_seconds > declared - MIN_CUT_SECONDS:
+def _cut(media: Media, edits: Edits) -> Media:
+    """Show each stream when its edit list does, and let the file end there; what an end pads is left alone."""
+    if len(edits.shown) != len(media.container.streams):
         return media
-    seconds = end - media.origin_seconds
-    return replace(media, cut_seconds=seconds, info=replace(media.info, duration_seconds=seconds))
+    origin, shown, ends = media.origin_seconds, dict[int, Spans](), []
+    for stream in media.sounds if media.video is None else (media.video, *media.sounds):
+        spans = edits.shown[stream.index]
+        stored = (_first_tick(stream) + stream.duration) * stream.time_base if stream.duration else math.inf
+        spans = leave_padding(spans, float(stored))
+        ends.append(min(float(stored), spans[-1][1]) if spans else float(stored))
+        if spans and spans != EVERYTHING:
+            shown[stream.index] = tuple((low - origin, high - origin) for low, high in spans)
+    media = replace(media, shown=shown)
+    seconds, declared = max(ends) - origin, media.info.duration_seconds
+    if declared is None or seconds > declared - MIN_CUT_SECONDS:
+        return media
+    return replace(media, info=replace(media.info, duration_seconds=seconds))
 
 
 def _explain_none_usable(container: InputContainer) -> NoReturn:

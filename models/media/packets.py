@@ -49,7 +49,7 @@ def hash_packets(source: MediaSource, info: MediaInfo, limits: DecodeLimits | No
                     times = [None if t is None else round(1000 * t * tick) for t in (packet.pts, packet.dts)]
                     digests[packet.stream_index].update(f"{times} {packet.size} {packet.is_discard}".encode())
                     digests[packet.stream_index].update(packet)
-            end = f"{media.origin_seconds:.3f} {media.cut_seconds:.3f}"
+            end = f"{media.origin_seconds:.3f} {sorted(media.shown.items())}"
     except av.error.FFmpegError:
         return None
     facts = [getattr(info, name) for name in FACTS]

@@ -24,6 +24,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from models.media.colour import matrix_of, needs_mapping, rows_of, show_on_sdr
+from models.media.edits import EVERYTHING, Spans
 from models.media.frame import Pixels, crop_square, read_display_matrix, turn_upright
 from models.media.limits import DecodeLimits
 from models.media.opening import read_pixel_aspect
@@ -58,6 +59,7 @@ class PictureReader:
         origin_seconds: Timestamp that is time 0.
         plan: The wanted times.
         limits: The largest picture.
+        shown: When the stream is shown: its first picture is held before that, its last one after.
         can_skip: Whether frames nobody needs may be left out, where the codec tells which these are.
         has_seeked: Whether the packets start in mid-file: what comes before the first key frame is then dropped.
     """
@@ -69,6 +71,7 @@ class PictureReader:
         origin_seconds: float,
         plan: MomentPlan,
         limits: DecodeLimits,
+        shown: Spans = EVERYTHING,
         can_skip: bool = True,
         has_seeked: bool = False,
     ) -> None:
@@ -87,10 +90,14 @@ class PictureReader:
         self._origin_seconds = origin_seconds
         self._plan = plan
         self._limits = limits
+        self._begin_seconds = shown[0][0] if shown[0][0] > 0 else -math.inf
+        self._cut_seconds = shown[-1][1]
         self._has_seeked = has_seeked
         self._floor_pts: int | None = None
         codec = self._context.codec
-        self._skipper = _Skipper(codec.intra_only) if can_skip and _can_skip_exactly(codec) else None
+        self._skipper = (
+            _Skipper(codec.intra_only) if can_skip and shown[0][0] <= 0 and _can_skip_exactly(codec) else None
+        )
         self._shown_pts: list[int] = []  # of the frames that decode, and of those that were left out
         self._is_finished = False
         self._segment, self._moment = plan.first, 0
@@ -176,14 +183,15 @@ class PictureReader:
         return pts * self._time_base.numerator / self._time_base.denominator - self._origin_seconds
 
     def _screen_seconds(self, pts: int) -> float:
-        """When a frame comes on screen: one that an edit list starts in the middle of, at 0."""
-        return max(0.0, self._seconds(pts))
+        """When a frame comes on screen: one that an edit list starts in the middle of, where that starts."""
+        return max(0.0, self._begin_seconds, self._seconds(pts))
 
     def _extend(self, item: Any) -> None:
         """Note how far the stream reaches: to the end of this packet or frame."""
         if item.pts is not None and not getattr(item, "is_discard", False):
             end = self._seconds(item.pts + item.duration) if item.duration else self._seconds(item.pts)
-            self.end_seconds = max(self.end_seconds, end if item.duration else end + self._frame_seconds)
+            end = min(self._cut_seconds, end if item.duration else end + self._frame_seconds)
+            self.end_seconds = max(self.end_seconds, end)
             self._limits.check_duration(self.end_seconds)
 
     def _drain(self, skipper: _Skipper, *, is_last: bool) -> None:
@@ -221,7 +229,9 @@ class PictureReader:
 
     def _show(self, frame: Any) -> None:
         """Take the next frame in order of presentation: with it the time of the one before ends."""
-        if self._frame is not None and frame.pts < self._frame.pts:
+        seconds = self._seconds(frame.pts)
+        is_cut_away = seconds >= self._cut_seconds - TIME_TOLERANCE_SECONDS
+        if is_cut_away or (self._frame is not None and frame.pts < self._frame.pts):
             return
         self._limits.check_frame_size(frame.width, frame.height)
         if self._skipper is not None:
@@ -231,10 +241,10 @@ class PictureReader:
         elif frame.pts not in self._shown_pts[-MAX_QUEUED_PACKETS:]:
             insort(self._shown_pts, frame.pts)
         self._extend(frame)
-        seconds = self._seconds(frame.pts)
         if self._frame is None:
-            self._start(frame, seconds)
-        while (wanted := self._plan.time(self._segment, self._moment)) < seconds - TIME_TOLERANCE_SECONDS:
+            self._start(frame, max(seconds, self._begin_seconds))
+        shown = seconds if seconds > self._begin_seconds + self._frame_seconds / 2 else -math.inf
+        while (wanted := self._plan.time(self._segment, self._moment)) < shown - TIME_TOLERANCE_SECONDS:
             self._pick(wanted)
         self._frame, self._pixels = frame, None
         if self._skipper is not None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import av.error
 
+from models.media.edits import EVERYTHING
 from models.media.limits import DecodeLimits
 from models.media.opening import Media, MediaInfo, MediaSource, open_media, open_regular
 from models.media.picture import LandedLate, PictureReader, SkippingInexact
@@ -33,6 +34,10 @@ JOINED_CONTAINERS = MPEG_STREAMS | {"ogg", "flac"}
 """Containers of which two, one after the other, are one again: the clock starts anew in mid-file."""
 BYTE_RATE_CONTAINERS = frozenset({"wav", "w64", "aiff", "au", "caf", "wv", "tta"})
 """Containers of sound that FFmpeg seeks in by an average byte rate: right for plain PCM with a right header."""
+REMEMBERING_CODECS = frozenset(
+    {"adpcm_yamaha", "adpcm_ima_qt", "adpcm_g726", "adpcm_g726le", "gsm", "gsm_ms", "speex"}
+)
+"""Codecs whose decoders never forget where they began, or not within the warm-up: all from the start is decoded."""
 MAX_STEP_BACK_SECONDS = 1.5  # less is an overlap, of which the second take is not heard
 MAX_STEP_SECONDS = 2**32 / 90_000
 """A packet earlier or later than this after the one before belongs to another clock: theirs turn over after 26.5 h."""
@@ -231,11 +236,11 @@ def _read_once(request: ReadRequest) -> Reading:
         sounds = _make_sound_readers(media, plan, request)
         sound = MixedSound(sounds) if sounds else None
         feeds = [
-            _Feed(stream, sounds[track] if sounds else None, media.origin_seconds)
+            _Feed(stream, sounds[track] if sounds else None, media)
             for track, stream in enumerate(media.sounds)
         ]
         if media.video is not None:
-            feeds.append(_Feed(media.video, picture, media.origin_seconds))
+            feeds.append(_Feed(media.video, picture, media))
         clock = _clock_of(media)
         is_whole = _feed_all(media, feeds, plan, request.limits, clock)
         if has_seeked and sound is not None:
@@ -245,7 +250,7 @@ def _read_once(request: ReadRequest) -> Reading:
             plan=plan,
             picture=picture,
             sound=sound,
-            end_seconds=min(media.cut_seconds, max(feed.end_seconds for feed in feeds)),
+            end_seconds=max(feed.end_seconds for feed in feeds),
             is_whole=is_whole,
             is_joined_badly=media.info.container == "flac" and clock is not None and clock.has_joint,
         )
@@ -276,6 +281,8 @@ def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
 
 def _is_seek_exact(media: Media) -> bool:
     """False for sound in a WAV-like container whose seek reckons with a byte rate that need not be the true one."""
+    if any(_is_counted(media, stream) for stream in media.sounds):
+        return False
     if media.info.container not in BYTE_RATE_CONTAINERS or media.audio is None:
         return True
     context = media.audio.codec_context
@@ -297,6 +304,7 @@ def _make_picture_reader(
         origin_seconds=media.origin_seconds,
         plan=plan,
         limits=request.limits,
+        shown=media.shown.get(media.video.index, EVERYTHING),
         can_skip=request.can_skip,
         has_seeked=has_seeked,
     )
@@ -311,32 +319,38 @@ def _make_sound_readers(media: Media, plan: MomentPlan, request: ReadRequest) ->
             origin_seconds=media.origin_seconds,
             plan=plan,
             limits=request.limits,
-            has_coarse_clock=_has_coarse_clock(media, stream),
+            shown=media.shown.get(stream.index, EVERYTHING),
+            counts_all=_is_counted(media, stream),
         )
         for stream in media.sounds
     ]
 
 
-def _has_coarse_clock(media: Media, stream: Any) -> bool:
-    """Whether packets without timestamps are counted in ticks that no sample falls on: the clock of AC-3 runs ahead."""
-    ticks = 1 / stream.time_base
+def _is_counted(media: Media, stream: Any) -> bool:
+    """Whether the sound of a chunk is only right if all before it is decoded too."""
+    codec, ticks = stream.codec_context.codec.canonical_name, 1 / stream.time_base
+    if codec in REMEMBERING_CODECS or (
+        codec.startswith("wma") and media.info.container in BYTE_RATE_CONTAINERS
+    ):
+        return True  # packets of WMA in a WAV tell wrong times
+    # Packets without timestamps are counted in ticks that no sample falls on: the clock of AC-3 runs ahead.
     return media.info.container in COUNTED_CONTAINERS and ticks % stream.codec_context.sample_rate != 0
 
 
 class _Feed:
     """Passes on the packets of one stream, or records how far they reach if they are not decoded."""
 
-    def __init__(
-        self, stream: Any, reader: PictureReader | SoundReader | None, origin_seconds: float
-    ) -> None:
+    def __init__(self, stream: Any, reader: PictureReader | SoundReader | None, media: Media) -> None:
         self.stream = stream
+        self.cut_seconds = media.shown.get(stream.index, EVERYTHING)[-1][1]
         self._reader = reader
-        self._origin_seconds = origin_seconds
+        self._origin_seconds = media.origin_seconds
         self._end_seconds = self._progress_seconds = -math.inf
 
     @property
     def end_seconds(self) -> float:
-        return self._end_seconds if self._reader is None else self._reader.end_seconds
+        end = self._end_seconds if self._reader is None else self._reader.end_seconds
+        return min(end, self.cut_seconds)
 
     @property
     def progress_seconds(self) -> float:
@@ -362,12 +376,13 @@ def _feed_all(
     """Pass packets on until the wanted segments are complete. True if that took all there are."""
     by_stream = {feed.stream.index: feed for feed in feeds}
     enough = plan.stop_seconds + plan.spec.min_segment_seconds
+    cut_seconds = max(feed.cut_seconds for feed in feeds)
     is_whole = True
     for packet in _demux(media, [feed.stream for feed in feeds], clock):
         by_stream[packet.stream_index].put(packet)
         end_seconds = max(feed.end_seconds for feed in feeds)
         limits.check_duration(end_seconds)
-        if min(feed.progress_seconds for feed in feeds) >= media.cut_seconds:
+        if min(feed.progress_seconds for feed in feeds) >= cut_seconds:
             break  # what follows is cut away
         if end_seconds >= enough and min(feed.progress_seconds for feed in feeds) >= plan.stop_seconds:
             is_whole = False

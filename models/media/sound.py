@@ -22,6 +22,7 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
+from models.media.edits import EVERYTHING, Spans
 from models.media.limits import DecodeLimits
 from models.media.timeline import MomentPlan
 from models.media.unreadable import TooComplex
@@ -85,7 +86,8 @@ class SoundReader:
         origin_seconds: Timestamp that is time 0.
         plan: Which segments are wanted.
         limits: The most channels.
-        has_coarse_clock: Whether timestamps drift away from the samples, so that all sound from the start is counted.
+        shown: When the stream is heard; what decodes at other times was cut away.
+        counts_all: Whether all sound from the start is decoded and counted: the clock drifts, or the decoder remembers.
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class SoundReader:
         origin_seconds: float,
         plan: MomentPlan,
         limits: DecodeLimits,
-        has_coarse_clock: bool = False,
+        shown: Spans = EVERYTHING,
+        counts_all: bool = False,
     ) -> None:
         self.start_seconds = math.inf  # of the first sample that decoded
         self.end_seconds = -math.inf  # of the last one
@@ -105,7 +108,8 @@ class SoundReader:
         self._time_base: Fraction = stream.time_base
         self._origin_seconds = origin_seconds
         self._plan = plan
-        self._decodes_all = plan.first == 0 or has_coarse_clock
+        self._shown = shown
+        self._decodes_all = plan.first == 0 or counts_all
         self._average = _ChannelAverage(limits)
         self._run: _Run | None = None
         self._is_finished = False
@@ -196,6 +200,13 @@ class SoundReader:
             self._run = None
 
     def _store(self, start: int, samples: Waveform) -> None:
+        rate, stop = self._plan.spec.sample_rate_hz, start + len(samples)
+        for begin, end in self._shown:
+            low, high = max(start, round(begin * rate)), round(min(stop, end * rate))
+            if low < high:
+                self._keep(low, samples[low - start : high - start])
+
+    def _keep(self, start: int, samples: Waveform) -> None:
         """Put samples of the result at their place, cut at the edges of the segments."""
         size = self._plan.spec.segment_samples
         stop = start + len(samples)

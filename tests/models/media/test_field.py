@@ -110,6 +110,9 @@ def test_chunks_are_the_whole_though_the_header_tells_a_wrong_byte_rate(cases: P
         ("a.aac", "aac"),
         ("a.ac3", "ac3"),
         ("a.m4a", "aac"),
+        ("a.wav", "adpcm_yamaha"),
+        ("a.mkv", "adpcm_yamaha"),
+        ("a.wav", "wmav2"),
     ],
 )
 def test_chunks_are_the_whole(tmp_path: Path, name: str, codec: str) -> None:
@@ -122,6 +125,8 @@ def test_chunks_are_the_whole(tmp_path: Path, name: str, codec: str) -> None:
             stream = container.add_stream(codec, rate=44_100, layout="stereo")
         except (av.error.FFmpegError, ValueError) as error:
             pytest.skip(f"this build of FFmpeg has no encoder for {codec}: {error}")
+        if codec == "wmav2":  # has no bit rate of its own
+            stream.bit_rate = 128_000
         pcm = np.round(32767 * np.stack(tones, axis=1)).astype(np.int16).reshape(1, -1)
         frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="stereo")
         frame.rate, frame.pts = 44_100, 0
