@@ -2,7 +2,8 @@
 
 On loopback no key is needed. Two rules keep other web pages out, which run in a browser on this machine: a `Host`
 header must name this machine (DNS rebinding), and a request that changes or computes something must not come from
-another site (`Origin`). Elsewhere every route but a few needs a key with its scope.
+another site (`Origin`), nor one that reads `/v1` (`Sec-Fetch-Site`). Elsewhere every route but a few needs a key with
+its scope.
 
 ROUTES says which scope each route needs. Paths are compared as the router does (one that ends with a line break reaches
 its route too), and if two rows fit, the higher scope counts. What has no row is answered with 404 or 405.
@@ -43,7 +44,8 @@ ADMIN_PATHS = ("/v1/releases", "/v1/backup")
 RELEASE_JOBS: keys.Scope = "admin"  # to see, retry or cancel a job of kind `release`, by any route of jobs
 METRICS_PATH = "/metrics"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-COOKIE = "foley_key"  # a page's player cannot send a header; it is taken for reading only
+COOKIE = "foley_key"  # a page's player cannot send a header; it is taken for reading these paths only
+PLAYED_PATHS = "/v1/assets/"
 API_KEY_HEADER = "x-api-key"
 
 
@@ -89,6 +91,8 @@ class AccessRules:
     hosts: Collection[str] | None
     own_origins: Collection[str] = ()
     has_open_metrics: bool = False
+    refuses_other_sites: bool = False
+    """Whether pages of other sites may not even read `/v1`."""
 
 
 class AccessGuard:
@@ -116,19 +120,22 @@ class AccessGuard:
             origin.check_host(headers.get("host"), self._rules.hosts)
         if method not in SAFE_METHODS:
             origin.check_origin(headers, self._rules.own_origins)
+        elif self._rules.refuses_other_sites and path.startswith("/v1/"):
+            origin.check_reader(headers)
         needed = scope_of(method, path)
         if needed is None or self._rules.store is None:
             return
         if path == METRICS_PATH and self._rules.has_open_metrics:
             return
-        key = self._identify(headers, method)
+        takes_cookie = method in SAFE_METHODS and f"{path}/".startswith(PLAYED_PATHS)
+        key = self._identify(headers, takes_cookie=takes_cookie)
         scope.setdefault("state", {}).update(key=key, key_id=key.key_id)  # the latter for the log
         if not key.allows(needed):
             raise keys.ScopeMissing(has=key.scope, needs=needed)
 
-    def _identify(self, headers: Headers, method: str) -> keys.StoredKey:
+    def _identify(self, headers: Headers, *, takes_cookie: bool) -> keys.StoredKey:
         assert self._rules.store is not None
-        given = read_key(headers, takes_cookie=method in SAFE_METHODS)
+        given = read_key(headers, takes_cookie=takes_cookie)
         if given is None:
             raise keys.Unauthorized("this needs an API key: Authorization: Bearer KEY", is_wrong=False)
         key = self._rules.store.identify(given)
@@ -148,7 +155,8 @@ def open_rules(settings: Settings) -> AccessRules:
             raise keys.KeysFailure(f"{exc}. Requests to {settings.host!r} need API keys") from exc
         return AccessRules(store=store, hosts=names or None, own_origins=names, has_open_metrics=has_metrics)
     if is_loopback(settings.host):
-        return AccessRules(store=None, hosts=names | {settings.host}, own_origins=names)
+        hosts = names | {settings.host}
+        return AccessRules(store=None, hosts=hosts, own_origins=names, refuses_other_sites=True)
     return AccessRules(store=None, hosts=names or None, own_origins=names)
 
 

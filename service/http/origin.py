@@ -53,6 +53,12 @@ def check_origin(headers: Headers, allowed: Collection[str]) -> None:
         raise CrossOrigin(f"a page of {page[:100]!r} may not call this: see FOLEY_ALLOWED_HOSTS")
 
 
+def check_reader(headers: Headers) -> None:
+    """Raise `CrossOrigin` if the browser says that it reads for a page of another site, or follows a link on one."""
+    if headers.get("sec-fetch-site") == "cross-site":
+        raise CrossOrigin("pages of other sites may not read this")
+
+
 def _place_of(page: str) -> str:
     """Host and port in an `Origin`; empty if it names none."""
     if not page.startswith(("http://", "https://")):

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 UNKNOWN_ROUTE = "unknown"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# On every answer: no page of another site may embed it, no browser may take it for something else.
+GUARDS = ((b"cross-origin-resource-policy", b"same-origin"), (b"x-content-type-options", b"nosniff"))
 CLIENT_GONE = 499  # as nginx writes it: the client was gone before the answer
 
 
@@ -119,7 +121,7 @@ def _counting_send(send: Send, record: _Record, request_id: str) -> Send:
     async def counting(message: Message) -> None:
         if message["type"] == "http.response.start":
             record.status = message["status"]
-            headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            headers = [*message.get("headers", ()), (b"x-request-id", request_id.encode()), *GUARDS]
             message = {**message, "headers": headers}
         record.num_sent_bytes += len(message.get("body", b""))
         await send(message)

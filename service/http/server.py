@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.foley import Foley, open_foley
 from service.http.access import open_rules
 from service.http.app import create_app
+from service.http.request_log import GUARDS
 from service.http.state import State
 from service.system.settings import Settings
 
@@ -132,9 +133,9 @@ def _write_problem(status: int, code: str, detail: str) -> bytes:
     body = json.dumps(document).encode()
     head = (
         f"HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\n"
-        f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\nx-request-id: {request_id}\r\nconnection: close\r\n"
     )
-    return head.encode() + body
+    return head.encode() + b"".join(b"%s: %s\r\n" % guard for guard in GUARDS) + b"\r\n" + body
 
 
 def configure_server(settings: Settings, foley: Foley | None = None) -> uvicorn.Config:

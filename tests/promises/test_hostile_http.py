@@ -63,6 +63,8 @@ def read_problem(connection: socket.socket) -> tuple[int, dict[str, Any]]:
     with response:
         response.begin()
         assert response.getheader("content-type") == "application/problem+json"
+        assert response.getheader("cross-origin-resource-policy") == "same-origin"
+        assert response.getheader("x-content-type-options") == "nosniff"
         problem = json.loads(response.read())
     assert problem["status"] == response.status
     return response.status, problem

@@ -243,7 +243,6 @@ def _headers(asset: Asset, etag: str, head: bytes) -> dict[str, str]:
         "Content-Disposition": content_disposition(asset.path),
         "ETag": etag,
         "Cache-Control": "private, max-age=0, must-revalidate",
-        "X-Content-Type-Options": "nosniff",
     }
 
 

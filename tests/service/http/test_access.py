@@ -185,7 +185,9 @@ def test_ways_to_carry_a_key(guarded: serve_in_thread, keys: dict[str, str]) -> 
     assert ask("GET", "/v1/assets", headers={"X-API-Key": key}).status_code == 200
     assert ask("GET", "/v1/assets", headers={"Authorization": f"bearer {key}"}).status_code == 200
     assert ask("GET", "/v1/assets", headers={"Cookie": f"a=b; foley_key={key}"}).status_code == 200
-    # A browser sends cookies without being asked: they let nobody change anything.
+    # A browser sends cookies without being asked: they let nobody change anything, or read more than players need.
+    for path in ("/v1/jobs", "/metrics", "/v1/audit", "/nothing"):
+        assert ask("GET", path, headers={"Cookie": f"foley_key={key}"}).status_code == 401, path
     assert ask("DELETE", ASSET, headers={"Cookie": f"foley_key={key}"}).status_code == 401
     assert ask("DELETE", ASSET, headers={"X-API-Key": key}).status_code == 404
     for wrong in ("x", key[:-1]):
@@ -288,6 +290,30 @@ def test_pages_of_other_sites_change_nothing(local: serve_in_thread) -> None:
         {},
     ):
         assert local.client.delete(ASSET, headers=headers).status_code == 404
+
+
+def test_pages_of_other_sites_read_nothing(local: serve_in_thread, guarded: serve_in_thread) -> None:
+    paths = ("/v1/assets", f"{ASSET}/media", "/v1/jobs", "/v1/releases", "/v1/nothing")
+    for path in paths:
+        for method in ("GET", "HEAD"):
+            assert (
+                local.client.request(method, path, headers={"Sec-Fetch-Site": "cross-site"}).status_code
+                == 403
+            )
+        for site in ("same-origin", "same-site", "none"):
+            assert local.client.get(path, headers={"Sec-Fetch-Site": site}).status_code in (200, 404)
+    assert (
+        local.client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+    )  # a link to the page
+    # With keys it is the key that counts.
+    assert guarded.client.get("/v1/assets", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 401
+
+
+def test_every_answer_says_whom_it_is_for(local: serve_in_thread) -> None:
+    for method, path, _, _ in REQUESTS:
+        headers = local.client.request(method, path).headers
+        assert headers["cross-origin-resource-policy"] == "same-origin", path
+        assert headers["x-content-type-options"] == "nosniff", path
 
 
 def test_without_the_checks_those_requests_would_pass(
