@@ -261,7 +261,7 @@ def _build_clip(
     if picture is not None and (picked := picture.frames(segment)) is not None:
         frames, frame_times = picked
     if reading.sound is not None:
-        heard, num_decoded = reading.sound.samples(segment)
+        heard, num_decoded = _hear(request, reading, segment)
         if num_decoded >= MIN_SAMPLES:
             is_silent = is_silence(heard)
             samples = np.zeros(round((end - start) * request.spec.sample_rate_hz), np.float32)
@@ -279,6 +279,21 @@ def _build_clip(
         is_silent=is_silent,
         is_static=None if frames is None else is_still(frames),
     )
+
+
+def _hear(request: ReadRequest, reading: Reading, segment: int) -> tuple[NDArray[np.float32], int]:
+    """Sound of a segment; a silent track hides no loud one behind it."""
+    heard = reading.sound.samples(segment) if reading.sound is not None else (np.zeros(0, np.float32), 0)
+    for track in range(reading.num_behind):
+        if len(heard[0]) and not is_silence(heard[0]):
+            break
+        again = replace(
+            request, first=segment, stop=segment + 1, modalities=frozenset({"audio"}), behind=track
+        )
+        sound = read_media(again).sound
+        if sound is not None and len((other := sound.samples(segment))[0]) and not is_silence(other[0]):
+            heard = other
+    return heard
 
 
 def _explain_nothing(info: MediaInfo, limits: DecodeLimits) -> str:

@@ -30,7 +30,14 @@ from models.media.edits import EVERYTHING, MIN_CUT_SECONDS, Edits, Spans, leave_
 from models.media.foreign import refuse_encrypted, refuse_picture
 from models.media.limits import DecodeLimits
 from models.media.stillness import all_known
-from models.media.tracks import MPEG_STREAMS, best_stream, count_channels, tracks_heard_with
+from models.media.tracks import (
+    MPEG_STREAMS,
+    audio_facts,
+    best_stream,
+    tracks_behind,
+    tracks_heard_with,
+    video_facts,
+)
 from models.media.unreadable import (
     BrokenMedia,
     EmptyFile,
@@ -50,8 +57,6 @@ sequences, text (tty, lrc, subtitles) or devices."""
 
 MAX_STREAMS_OF_ANY_KIND = 1000
 
-MAX_PIXEL_ASPECT = 4
-"""DV and DVD have pixels of up to 1.46, anamorphic film of 2; a file that claims more is damaged."""
 ESTIMATED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "mpegvideo", "dv"})
 """Their length is FFmpeg's estimate from the size and one bit rate, which is no declaration; an MP3 may declare one."""
 MP3_LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")
@@ -129,6 +134,7 @@ class Media:
         video: Best moving picture, or None.
         audio: Best sound, or None.
         sounds: The tracks that are heard together, the best one first.
+        behind: The tracks that are heard where those are silent.
         origin_seconds: Timestamp that is time 0 of the asset: the earliest start of the chosen streams.
         info: Facts from the header.
         shown: By index, when a stream is shown and heard, where its edit list cuts something away or leaves it empty.
@@ -138,18 +144,22 @@ class Media:
     video: Any
     audio: Any
     sounds: tuple[Any, ...]
+    behind: tuple[Any, ...]
     origin_seconds: float
     info: MediaInfo
     shown: Mapping[int, Spans] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
-def open_media(source: MediaSource, limits: DecodeLimits | None = None) -> Iterator[Media]:
+def open_media(
+    source: MediaSource, limits: DecodeLimits | None = None, behind: int | None = None
+) -> Iterator[Media]:
     """Open a media file and choose its best picture and sound by FFmpeg's own rule.
 
     Args:
         source: A regular file; a link is refused, so resolve it first where links are wanted.
         limits: What the file may ask for.
+        behind: Which of the tracks behind the best sound to take in its place.
 
     Yields:
         Media: The open file; it closes at the end of the block.
@@ -162,7 +172,7 @@ def open_media(source: MediaSource, limits: DecodeLimits | None = None) -> Itera
         container = _open_container(descriptor, limits, edits)
         try:
             refuse_encrypted(descriptor, container.format.name)
-            media = _choose_streams(container, status, limits)
+            media = _choose_streams(container, status, limits, behind)
             if _is_length_estimated(container, descriptor):
                 media = replace(media, info=replace(media.info, duration_seconds=None))
             yield _cut(media, edits)
@@ -272,32 +282,46 @@ def _open_container(descriptor: int, limits: DecodeLimits, edits: Edits) -> Inpu
             f"the file has {limit} streams of any kind or more, or needs too much memory"
         ) from error
     except (av.error.FFmpegError, ValueError, RuntimeError) as error:
+        refuse_encrypted(descriptor, "mp4")  # in fragments of which FFmpeg lacks a list
         raise NotMedia("this is not a supported media file, or its header is damaged") from error
 
 
-def _choose_streams(container: InputContainer, status: os.stat_result, limits: DecodeLimits) -> Media:
+def _choose_streams(
+    container: InputContainer, status: os.stat_result, limits: DecodeLimits, behind: int | None
+) -> Media:
     limits.check_streams(len(container.streams.video) + len(container.streams.audio))
     video = best_stream(container, "video")
     audio = best_stream(container, "audio", related=video)
     sounds = tracks_heard_with(container, audio) if audio is not None else ()
+    tracks_behind_it = tracks_behind(container, sounds)
     chosen = [*sounds] if video is None else [video, *sounds]
     if not chosen:
         _explain_none_usable(container)
+    origin = _origin(container, chosen)
+    if behind is not None:
+        sounds = (tracks_behind_it[behind],)
+        audio = sounds[0]
+        chosen = [*sounds] if video is None else [video, *sounds]
     for stream in container.streams:
         if stream not in chosen:
             stream.discard = Discard.all
-    origin = _origin(container, chosen)
     end = _declared_end(container, chosen)
     info = MediaInfo(
         container=container.format.name,
         size_bytes=status.st_size,
         modified_ns=clamp_time_ns(status.st_mtime_ns),
         duration_seconds=None if end is None else max(0.0, end - origin),
-        **(_video_facts(video, limits) if video is not None else {}),
-        **(_audio_facts(sounds, limits) if sounds else {}),
+        **(video_facts(video, limits) if video is not None else {}),
+        **(audio_facts(sounds, limits) if sounds else {}),
     )
     return Media(
-        container=container, video=video, audio=audio, sounds=sounds, origin_seconds=origin, info=info
+        container=container,
+        video=video,
+        audio=audio,
+        sounds=sounds,
+        behind=tracks_behind_it,
+        origin_seconds=origin,
+        info=info,
     )
 
 
@@ -370,35 +394,3 @@ def _first_tick(stream: Any) -> int:
     start = stream.start_time or 0
     entries = stream.index_entries
     return min(start, entries[0].timestamp) if stream.type == "audio" and len(entries) else start
-
-
-def _video_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
-    context = stream.codec_context
-    limits.check_frame_size(context.width, context.height)
-    rate = stream.average_rate
-    return {
-        "has_video": True,
-        "video_codec": context.codec.canonical_name,
-        "width": round(context.width * read_pixel_aspect(stream)),
-        "height": context.height,
-        "frame_rate": float(rate) if rate else None,
-    }
-
-
-def read_pixel_aspect(stream: Any) -> float:
-    """Width of a stored pixel over its height; 1 if the file says nothing, or nonsense."""
-    aspect = stream.sample_aspect_ratio
-    return float(aspect) if aspect and MAX_PIXEL_ASPECT >= aspect >= 1 / MAX_PIXEL_ASPECT else 1.0
-
-
-def _audio_facts(tracks: tuple[Any, ...], limits: DecodeLimits) -> dict[str, Any]:
-    counts = [count_channels(stream.codec_context) for stream in tracks]
-    context = tracks[0].codec_context
-    num_channels = sum(counts)
-    limits.check_sound(num_channels, context.sample_rate)
-    return {
-        "has_audio": True,
-        "audio_codec": context.codec.canonical_name,
-        "num_channels": num_channels,
-        "sample_rate_hz": context.sample_rate,
-    }

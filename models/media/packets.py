@@ -6,6 +6,7 @@ import hashlib
 from typing import Any
 
 import av.error
+from av.stream import Discard
 
 from models.media.limits import DecodeLimits
 from models.media.opening import MediaInfo, MediaSource, open_media
@@ -40,7 +41,9 @@ def hash_packets(source: MediaSource, info: MediaInfo, limits: DecodeLimits | No
     """
     try:
         with open_media(source, limits) as media:
-            streams = [stream for stream in (media.video, *media.sounds) if stream is not None]
+            streams = [stream for stream in (media.video, *media.sounds, *media.behind) if stream is not None]
+            for stream in media.behind:
+                stream.discard = Discard.default
             digests = {stream.index: hashlib.sha256(_describe(stream)) for stream in streams}
             for packet in media.container.demux(streams):
                 if packet.size:

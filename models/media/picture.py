@@ -27,8 +27,8 @@ from models.media.colour import matrix_of, needs_mapping, rows_of, show_on_sdr
 from models.media.edits import EVERYTHING, Spans
 from models.media.frame import Pixels, crop_square, read_display_matrix, turn_upright
 from models.media.limits import DecodeLimits
-from models.media.opening import read_pixel_aspect
 from models.media.timeline import TIME_TOLERANCE_SECONDS, MomentPlan
+from models.media.tracks import read_pixel_aspect
 from models.media.unreadable import TooComplex
 
 EXACT_SKIP_CODECS = frozenset({"h264"})

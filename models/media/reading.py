@@ -10,7 +10,6 @@ It takes shortcuts (seeking, leaving frames out), and reads again without the on
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from models.media.edits import EVERYTHING
 from models.media.limits import DecodeLimits
 from models.media.opening import Media, MediaInfo, MediaSource, open_media, open_regular
 from models.media.picture import LandedLate, PictureReader, SkippingInexact
+from models.media.seeking import is_counted, is_seek_exact
 from models.media.sound import WARM_UP_SECONDS, MixedSound, SoundReader
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
 from models.media.tracks import MPEG_STREAMS
@@ -28,16 +28,8 @@ from models.media.unreadable import Encrypted, NoStream
 
 SEEK_MARGINS_SECONDS = (1.0, 15.0, 60.0)
 """How far before a chunk to go; the next one is tried where a seek comes down too late, at last the whole file."""
-COUNTED_CONTAINERS = frozenset({"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb"})
-"""Containers without timestamps: a seek guesses the time from the file position, so packets are counted instead."""
 JOINED_CONTAINERS = MPEG_STREAMS | {"ogg", "flac"}
 """Containers of which two, one after the other, are one again: the clock starts anew in mid-file."""
-BYTE_RATE_CONTAINERS = frozenset({"wav", "w64", "aiff", "au", "caf", "wv", "tta"})
-"""Containers of sound that FFmpeg seeks in by an average byte rate: right for plain PCM with a right header."""
-REMEMBERING_CODECS = frozenset(
-    {"adpcm_yamaha", "adpcm_ima_qt", "adpcm_g726", "adpcm_g726le", "gsm", "gsm_ms", "speex"}
-)
-"""Codecs whose decoders never forget where they began, or not within the warm-up: all from the start is decoded."""
 MAX_STEP_BACK_SECONDS = 1.5  # less is an overlap, of which the second take is not heard
 MAX_STEP_SECONDS = 2**32 / 90_000
 """A packet earlier or later than this after the one before belongs to another clock: theirs turn over after 26.5 h."""
@@ -69,6 +61,8 @@ class ReadRequest:
     """Where the file ends, if that is known better than from its header."""
     can_skip: bool = True
     """Whether frames that nobody needs may be left out."""
+    behind: int | None = None
+    """Which track behind the best sound is heard in its place."""
     margin_seconds: float | None = None
     """How far before the first segment to go; None starts at the beginning of the file."""
 
@@ -89,8 +83,10 @@ class Reading:
     """How far the streams reach, as far as they were read."""
     is_whole: bool
     """Whether the file was read to its end."""
+    num_behind: int = 0
+    """Tracks that are heard where the best ones are silent."""
     is_joined_badly: bool = False
-    """Whether it is several FLAC files in a row: FFmpeg loses sound where the next one begins."""
+    """Whether it is several FLAC files in a row, or Ogg of several kinds: FFmpeg loses sound at the joint."""
 
     def bounds(self) -> list[tuple[float, float]]:
         """Start and end of the file's segments in seconds, up to the last requested one."""
@@ -156,10 +152,11 @@ def _demux(media: Media, streams: list[Any], clock: _JoinedClock | None) -> Iter
     while True:
         try:
             packet = next(packets, None)
-        except (
-            av.error.FFmpegError,
-            IndexError,
-        ):  # IndexError: PyAV at the end, where a stream began in mid-file
+        except IndexError:  # PyAV at the end, where a stream began in mid-file
+            return
+        except av.error.FFmpegError:
+            if clock is not None:
+                clock.is_cut_off = media.info.container == "ogg"
             return
         if packet is None:
             return
@@ -196,7 +193,7 @@ class _JoinedClock:
     """Puts each part of a joined file after the end of the part before it."""
 
     def __init__(self) -> None:
-        self.has_joint = False
+        self.has_joint = self.is_cut_off = False
         self._ends: dict[int, float] = {}
         self._shifts: dict[int, float] = {}
         self._newest_shift = 0.0
@@ -222,7 +219,7 @@ class _JoinedClock:
 
 
 def _read_once(request: ReadRequest) -> Reading:
-    with open_media(request.source, request.limits) as media:
+    with open_media(request.source, request.limits, request.behind) as media:
         _check_request(media, request)
         known_end = request.end_seconds
         plan = MomentPlan(
@@ -252,7 +249,9 @@ def _read_once(request: ReadRequest) -> Reading:
             sound=sound,
             end_seconds=max(feed.end_seconds for feed in feeds),
             is_whole=is_whole,
-            is_joined_badly=media.info.container == "flac" and clock is not None and clock.has_joint,
+            num_behind=len(media.behind),
+            is_joined_badly=clock is not None
+            and (clock.is_cut_off or (media.info.container == "flac" and clock.has_joint)),
         )
 
 
@@ -265,7 +264,7 @@ def _check_request(media: Media, request: ReadRequest) -> None:
 
 def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
     """Seek to before the first segment. Return False if reading starts at the beginning of the file."""
-    if margin_seconds is None or media.info.container in COUNTED_CONTAINERS or not _is_seek_exact(media):
+    if margin_seconds is None or not is_seek_exact(media):
         return False
     seconds = plan.start_seconds - margin_seconds
     if seconds <= 0:
@@ -277,21 +276,6 @@ def _seek(media: Media, plan: MomentPlan, margin_seconds: float | None) -> bool:
     except (av.error.FFmpegError, OverflowError) as error:
         raise LandedLate("the container cannot seek") from error
     return True
-
-
-def _is_seek_exact(media: Media) -> bool:
-    """False for sound in a WAV-like container whose seek reckons with a byte rate that need not be the true one."""
-    if any(_is_counted(media, stream) for stream in media.sounds):
-        return False
-    if media.info.container not in BYTE_RATE_CONTAINERS or media.audio is None:
-        return True
-    context = media.audio.codec_context
-    if not context.name.startswith("pcm_"):
-        return False
-    bits = re.search(r"\d+", context.name)  # pcm_s24le; pcm_alaw and pcm_mulaw have 8
-    return bool(
-        context.bit_rate == context.sample_rate * context.layout.nb_channels * int(bits[0] if bits else 8)
-    )
 
 
 def _make_picture_reader(
@@ -320,21 +304,10 @@ def _make_sound_readers(media: Media, plan: MomentPlan, request: ReadRequest) ->
             plan=plan,
             limits=request.limits,
             shown=media.shown.get(stream.index, EVERYTHING),
-            counts_all=_is_counted(media, stream),
+            counts_all=is_counted(media, stream),
         )
         for stream in media.sounds
     ]
-
-
-def _is_counted(media: Media, stream: Any) -> bool:
-    """Whether the sound of a chunk is only right if all before it is decoded too."""
-    codec, ticks = stream.codec_context.codec.canonical_name, 1 / stream.time_base
-    if codec in REMEMBERING_CODECS or (
-        codec.startswith("wma") and media.info.container in BYTE_RATE_CONTAINERS
-    ):
-        return True  # packets of WMA in a WAV tell wrong times
-    # Packets without timestamps are counted in ticks that no sample falls on: the clock of AC-3 runs ahead.
-    return media.info.container in COUNTED_CONTAINERS and ticks % stream.codec_context.sample_rate != 0
 
 
 class _Feed:

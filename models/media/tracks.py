@@ -7,10 +7,16 @@ from typing import Any
 from av.container import InputContainer
 from av.stream import Disposition
 
+from models.media.limits import DecodeLimits
+
 CHANNEL_TRACK_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mxf"})
 """Cameras and broadcasters keep each channel of the sound in a track of its own in these."""
 MPEG_STREAMS = frozenset({"mpegts", "mpeg"})
 """They may hold several programmes; which tracks belong to one is known only of the best track."""
+MAX_PIXEL_ASPECT = 4
+"""DV and DVD have pixels of up to 1.46, anamorphic film of 2; a file that claims more is damaged."""
+MAX_TRACKS_BEHIND = 8
+"""Each is read by itself, segment by segment, where all before it are silent."""
 ALTERNATIVES = (
     Disposition.comment
     | Disposition.dub
@@ -43,6 +49,18 @@ def tracks_heard_with(container: InputContainer, best: Any) -> tuple[Any, ...]:
     return tracks if are_mono or container.format.name in CHANNEL_TRACK_CONTAINERS else (best,)
 
 
+def tracks_behind(container: InputContainer, heard: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The tracks that are heard where the best ones are silent: other languages, rates and layouts, no commentary."""
+    if container.format.name in MPEG_STREAMS:
+        return ()
+    others = [
+        stream
+        for stream in container.streams.audio
+        if stream not in heard and stream.codec_context is not None and not stream.disposition & ALTERNATIVES
+    ]
+    return tuple(others[:MAX_TRACKS_BEHIND])
+
+
 def best_stream(container: InputContainer, kind: Any, *, related: Any = None) -> Any:
     """Return FFmpeg's best stream of the kind, of the related one's programme; no cover art, none without a decoder."""
 
@@ -71,3 +89,37 @@ def count_channels(context: Any) -> int:
     if " channels (" in layout.name:  # "2 channels (FR+FL)"
         context.layout = f"{layout.nb_channels} channels"
     return int(layout.nb_channels)
+
+
+def video_facts(stream: Any, limits: DecodeLimits) -> dict[str, Any]:
+    """What the header says of the picture, by the names of `MediaInfo`."""
+    context = stream.codec_context
+    limits.check_frame_size(context.width, context.height)
+    rate = stream.average_rate
+    return {
+        "has_video": True,
+        "video_codec": context.codec.canonical_name,
+        "width": round(context.width * read_pixel_aspect(stream)),
+        "height": context.height,
+        "frame_rate": float(rate) if rate else None,
+    }
+
+
+def read_pixel_aspect(stream: Any) -> float:
+    """Width of a stored pixel over its height; 1 if the file says nothing, or nonsense."""
+    aspect = stream.sample_aspect_ratio
+    return float(aspect) if aspect and MAX_PIXEL_ASPECT >= aspect >= 1 / MAX_PIXEL_ASPECT else 1.0
+
+
+def audio_facts(tracks: tuple[Any, ...], limits: DecodeLimits) -> dict[str, Any]:
+    """What the header says of the tracks that are heard together, by the names of `MediaInfo`."""
+    counts = [count_channels(stream.codec_context) for stream in tracks]
+    context = tracks[0].codec_context
+    num_channels = sum(counts)
+    limits.check_sound(num_channels, context.sample_rate)
+    return {
+        "has_audio": True,
+        "audio_codec": context.codec.canonical_name,
+        "num_channels": num_channels,
+        "sample_rate_hz": context.sample_rate,
+    }

@@ -22,6 +22,7 @@ from models.media.clip import (
     decode_segments,
     probe_media,
 )
+from tests.support.media_files import AudioTrack, make_tone, write_media
 
 RATE_HZ = 16_000
 
@@ -47,7 +48,8 @@ def samples_of(path: Path) -> NDArray[np.float32]:
     return samples
 
 
-def loudest_hz(samples: NDArray[np.float32]) -> float:
+def loudest_hz(samples: NDArray[np.float32] | None) -> float:
+    assert samples is not None
     return float(np.argmax(np.abs(np.fft.rfft(samples))) * RATE_HZ / len(samples))
 
 
@@ -175,6 +177,54 @@ def test_sound_on_one_track_or_in_opposite_phase_is_heard(
     assert decoded.clips[0].samples is not None
     assert np.sqrt(np.mean(decoded.clips[0].samples ** 2)) > 0.05
     assert decoded.info.is_out_of_phase == is_out_of_phase
+
+
+def write_tracks(path: Path, pitches: list[float], languages: list[str]) -> Path:
+    """Stereo tracks of two seconds in PCM, each of one pitch; 0 is silence."""
+    times = np.arange(2 * RATE_HZ) / RATE_HZ
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("pcm_s16le", rate=RATE_HZ, layout="stereo") for _ in pitches]
+        for stream, pitch, language in zip(streams, pitches, languages, strict=True):
+            stream.metadata["language"] = language
+            pcm = np.round(12_000 * np.sin(2 * np.pi * pitch * times)).astype(np.int16).repeat(2)
+            frame = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="stereo")
+            frame.rate, frame.pts = RATE_HZ, 0
+            for part in (frame, None):
+                container.mux(stream.encode(part))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mov"])
+@pytest.mark.parametrize(("pitches", "heard"), [([0, 700], 700), ([0, 0, 900], 900), ([300, 700], 300)])
+def test_a_silent_track_hides_no_loud_one_behind_it(
+    tmp_path: Path, name: str, pitches: list[float], heard: float
+) -> None:
+    path = write_tracks(tmp_path / name, pitches, ["eng", "fra", "deu"][: len(pitches)])
+    decoded = decode(path)
+    assert loudest_hz(decoded.clips[0].samples) == pytest.approx(heard, abs=2)
+    assert decoded.info.is_silent is False
+
+
+def test_a_change_of_a_track_behind_a_silent_one_is_no_change_of_tags(tmp_path: Path) -> None:
+    paths = [write_tracks(tmp_path / f"{pitch}.mkv", [0, pitch], ["eng", "fra"]) for pitch in (700, 900)]
+    first, second = (
+        decode_segments(path, ClipSpec(), hashes_packets=True).info.packets_hash for path in paths
+    )
+    assert first != second
+
+
+def test_a_chain_whose_second_part_ffmpeg_refuses_is_no_whole_file(tmp_path: Path) -> None:
+    """One channel, then two: the decoder library stops at the joint."""
+    path = tmp_path / "chain.ogg"
+    content = b""
+    for layout in ("mono", "stereo"):
+        track = AudioTrack(
+            samples=make_tone(2, 48_000, [440] * (1 + (layout == "stereo"))), layout=layout, codec="libopus"
+        )
+        content += write_media(path, audio=track).read_bytes()
+    path.write_bytes(content)
+    decoded = decode(path)
+    assert decoded.is_partial or decoded.info.duration_seconds == pytest.approx(4, abs=0.1)
 
 
 def test_joined_files_are_read_to_their_end(cases: Path) -> None:
