@@ -8,7 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, requires
+import tomllib
+from importlib.metadata import PackageNotFoundError, distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from service.system.settings import Settings
 from tests.support.paths import REPOSITORY
@@ -49,7 +51,7 @@ def test_compose_is_what_the_specification_says(tmp_path: Path) -> None:
 
 def test_every_image_has_one_version(compose: dict[str, Any]) -> None:
     images = [service["image"] for service in compose["services"].values()]
-    images += [line.split()[1] for name in ("Dockerfile", "Dockerfile.train") for line in from_lines(name)]
+    images += [base_of(name) for name in ("Dockerfile", "Dockerfile.train")]
     for image in images:
         assert re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+\.\d+[a-z-]*", image), image
 
@@ -134,8 +136,12 @@ def test_qdrant_health_check_runs(compose: dict[str, Any], tmp_path: Path) -> No
 # Images
 
 
-def from_lines(name: str) -> list[str]:
-    return [line for line in (DOCKER / name).read_text().splitlines() if line.startswith("FROM ")]
+def base_of(name: str) -> str:
+    """The image that every stage of a Dockerfile starts from, directly or by way of an earlier one."""
+    found = instructions(name)
+    stages = {value.split()[-1] for word, value in found if word == "FROM" and " AS " in value}
+    assert {value.split()[0] for word, value in found if word == "FROM"} <= {"${BASE}", *stages}
+    return next(value for word, value in found if word == "ARG").removeprefix("BASE=")
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -152,7 +158,11 @@ def test_final_stage_runs_without_rights(name: str) -> None:
     users = [value for word, value in final if word == "USER"]
     assert users == ["10001:10001"]
     copied = [value for word, value in final if word == "COPY"]
-    assert copied == ["--from=build /opt/foley /opt/foley"]
+    # What others wrote lies below our own code: a change of ours is a small layer.
+    assert [value.split()[1:] for value in copied] == [["/opt/foley", "/opt/foley"], ["/ours", "/"]]
+    labels = next(value for word, value in final if word == "LABEL")
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert f'org.opencontainers.image.version="{version}"' in labels
     for word, value in found:
         if word in ("ENTRYPOINT", "CMD"):
             assert json.loads(value), "in exec form: a shell would not pass SIGTERM on"
@@ -161,12 +171,16 @@ def test_final_stage_runs_without_rights(name: str) -> None:
 def test_serving_image_has_no_build_tools_and_a_health_check() -> None:
     found = instructions("Dockerfile")
     final = found[max(i for i, (word, _) in enumerate(found) if word == "FROM") :]
-    assert not [value for word, value in final if word == "RUN" and re.search(r"apt|pip|gcc|g\+\+", value)]
+    assert not [
+        value for word, value in final if word == "RUN" and re.search(r"apt|pip install|gcc|g\+\+", value)
+    ]
+    (removed,) = [value for word, value in final if word == "RUN" and "pip uninstall" in value]
+    assert removed.split("--break-system-packages ")[1].split()[:3] == ["pip", "setuptools", "wheel"]
     (check,) = [value for word, value in final if word == "HEALTHCHECK"]
     command = json.loads(check[check.index("[") :])
     assert command[0] == "python"
     compile(command[2], "health check", "exec")
-    assert "/readyz" in command[2]
+    assert "os.environ['FOLEY_PORT']}/readyz" in command[2]
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.train"])
@@ -197,8 +211,8 @@ def test_run_lines_are_shell(name: str) -> None:
 
 def installed_by(accelerator: str) -> list[str]:
     """What the serving image's pip line installs, as its shell expands it."""
-    (line,) = [v for w, v in instructions("Dockerfile") if w == "RUN" and "pip install" in v]
-    script = line.replace("/opt/foley/bin/python -m pip", "printf '%s\\n'")
+    (line,) = [v for w, v in instructions("Dockerfile") if w == "RUN" and "pip install --constraint" in v]
+    script = line.partition("&&")[0].replace("/opt/foley/bin/python -m pip", "printf '%s\\n'")
     done = subprocess.run(
         ["sh", "-c", script],
         env={"ACCELERATOR": accelerator},
@@ -244,6 +258,16 @@ def test_serving_brings_no_torch(accelerator: str) -> None:
     assert not {name for name in found if re.match(r"torch|triton|onnxscript|tensorboard|pytest", name)}
     assert "torch" in closure("foley-av[train]")  # the control: the way to look finds it
     assert installed_by("tpu") == []
+
+
+@pytest.mark.parametrize("extras", ["openvino", "train", "openvino,train,dev"])
+def test_every_package_of_an_image_is_pinned(extras: str) -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
+    found = {canonicalize_name(name) for name in closure(f"foley-av[{extras}]")} - {"foley-av"}
+    installed = {canonicalize_name(one.metadata["Name"]) for one in distributions()}
+    assert found & installed <= pinned
+    assert not found & installed <= pinned - {"numpy"}  # the control
 
 
 # What is measured

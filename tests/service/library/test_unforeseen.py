@@ -39,7 +39,7 @@ VICTIM = "victim.wav"
 ERRORS = (
     RuntimeError("odd"),
     KeyError("odd"),
-    UnicodeError("odd \udcff"),
+    UnicodeEncodeError("utf-8", "\udcff", 0, 1, "odd"),
     OverflowError("odd"),
     MemoryError(),
 )
