@@ -64,6 +64,17 @@ def _remove_stale(path: Path) -> None:
                 aside.unlink()
 
 
+def name_owner(exc: OSError) -> str:
+    """What went wrong, and who must own the folder if another user owns it."""
+    place = Path(exc.filename or "/")
+    while not place.exists():
+        place = place.parent
+    owner, user = place.stat().st_uid, os.geteuid()
+    if not isinstance(exc, PermissionError) or owner == user:
+        return str(exc)
+    return f"{exc}: user {owner} owns {place}, and this process is user {user}; `chown -R {user} {place}` gives it over"
+
+
 def make_private(place: Path) -> None:
     """Let nobody but its owner into a file or folder and what is in it; what another user owns stays as it is."""
     for root, folders, names in os.walk(place):

@@ -26,7 +26,14 @@ from service.index.embedded.generation import (
 )
 from service.index.embedded.messages import ShardConfig
 from service.index.failure import IndexFailure, IndexFull, IndexInUse
-from service.system.files import FileLocked, locked_file, read_disk_space, replace_file, sync_folder
+from service.system.files import (
+    FileLocked,
+    locked_file,
+    name_owner,
+    read_disk_space,
+    replace_file,
+    sync_folder,
+)
 
 FORMAT_VERSION = 2
 """Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are
@@ -51,7 +58,7 @@ class FolderLock:
                 f"the index in {folder} is open in another process (number {exc.holder})"
             ) from exc
         except OSError as exc:
-            raise IndexFailure(f"the index's folder {folder} cannot be used: {exc}") from exc
+            raise IndexFailure(f"the index's folder {folder} cannot be used: {name_owner(exc)}") from exc
 
     def close(self) -> None:
         """Release the lock in this process. Safe to call twice."""

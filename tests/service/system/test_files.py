@@ -18,6 +18,7 @@ from service.system.files import (
     NoRoom,
     locked_file,
     make_private,
+    name_owner,
     read_disk_space,
     replace_file,
 )
@@ -167,3 +168,13 @@ def test_files_of_another_user_stay_as_they_are(tmp_path: Path) -> None:
     finally:
         os.seteuid(0)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_of_another_user_names_who_must_own_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "data" / "index"))
+    assert name_owner(denied) == str(denied), "it is ours"
+    user = os.geteuid() + 10001
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert name_owner(denied).endswith(f"; `chown -R {user} {tmp_path}` gives it over")
