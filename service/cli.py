@@ -17,7 +17,7 @@ import typer
 from models.media.names import show_bytes_in_streams
 from service.commands.assets import assets_app
 from service.commands.audit import audit
-from service.commands.library import index, jobs_app, sync
+from service.commands.library import index, jobs_app, repair, sync
 from service.commands.operations import backup, doctor, keys_app, migrate, restore, serve
 from service.commands.releases import releases_app
 from service.commands.search import demo, search
@@ -43,7 +43,7 @@ def main(
     show_bytes_in_streams()
 
 
-for command in (index, sync, search, audit, demo, serve, doctor, backup, restore, migrate):
+for command in (index, sync, search, audit, demo, serve, doctor, repair, backup, restore, migrate):
     app.command()(command)
 app.add_typer(assets_app, name="assets")
 app.add_typer(jobs_app, name="jobs")

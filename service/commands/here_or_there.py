@@ -18,8 +18,11 @@ from urllib.parse import quote
 from service.client.client import Client, find_server
 from service.foley import open_foley
 from service.index.failure import IndexInUse
+from service.index.iteration import iter_assets
+from service.index.opening import index_place
 from service.jobs.database import LedgerInUse
 from service.jobs.documents import LEDGER_NAME, describe_job, show_request
+from service.jobs.files import find_missing
 from service.jobs.lane import JobEnded
 from service.jobs.ledger import Ledger
 from service.jobs.opening import Jobs, open_jobs
@@ -35,6 +38,7 @@ from service.releases.store import ReleaseStore
 from service.system.caller import CallerGone
 from service.system.failure import Failure
 from service.system.settings import Settings
+from service.system.text import count
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +88,25 @@ def run_job(
         return _follow(client, job["job_id"], on_progress)
 
     return here_or_there(settings, here, there)
+
+
+def repair_library(
+    settings: Settings, *, active: str | None, on_progress: OnProgress, say: Say
+) -> IndexReport:
+    """Let a damaged index open again, and index what it lacks of what the ledger knows; `active` becomes active."""
+    if active is not None:
+        ReleaseStore(settings.release_folder).activate(active, previous=None)
+    release_id, bundle = active_release(settings)
+    aside = index_place(settings).repair(bundle, release_id=release_id)
+    if aside is not None:
+        say(f"the index cannot be read and is kept in {aside}: what people said of assets is only in backups")
+    with open_foley(settings) as foley, open_jobs(foley) as jobs:
+        missing = find_missing(jobs.ledger, {asset.asset_id for asset in iter_assets(foley.index)})
+        say(f"{count(len(missing), 'file')} to index again")
+        if not missing:
+            return IndexReport()
+        job = jobs.library.submit("index", JobRequest(paths=tuple(missing))).job
+        return jobs.library.run(job.job_id, on_progress=on_progress)
 
 
 def retry_job(settings: Settings, job_id: str, *, on_progress: OnProgress, say: Say) -> IndexReport:

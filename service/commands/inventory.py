@@ -21,6 +21,9 @@ from service.index.contract import Filter, Index
 from service.index.failure import IndexInUse
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
+from service.jobs.documents import LEDGER_NAME
+from service.jobs.files import forget_asset
+from service.jobs.ledger import Ledger
 from service.library.assets import AssetDocument, describe_asset
 from service.library.metadata import merge_metadata
 from service.releases.opening import active_release, warn_of_other_indexes
@@ -49,10 +52,14 @@ class Inventory(Protocol):
 
 
 class OpenInventory:
-    """The assets of an index that this process has open; None is the index of a library in which nothing is indexed."""
+    """The assets of an index that this process has open; None is the index of a library in which nothing is indexed.
 
-    def __init__(self, index: Index | None) -> None:
+    `ledger` is told which assets are deleted.
+    """
+
+    def __init__(self, index: Index | None, *, ledger: Path | None = None) -> None:
         self._index = index
+        self._ledger = ledger
 
     def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
         """See `Inventory.list_assets`."""
@@ -70,7 +77,11 @@ class OpenInventory:
 
     def delete_asset(self, asset_id: str) -> bool:
         """See `Inventory.delete_asset`."""
-        return self._index is not None and self._index.delete_asset(asset_id) > 0
+        is_there = self._index is not None and self._index.delete_asset(asset_id) > 0
+        if is_there and self._ledger is not None:
+            with Ledger.open(self._ledger, is_worker=False) as ledger:
+                forget_asset(ledger, asset_id)
+        return is_there
 
 
 class ServedInventory:
@@ -118,7 +129,8 @@ def open_inventory(settings: Settings) -> Iterator[Inventory]:
         except IndexInUse as exc:
             inventory = ServedInventory(stack.enter_context(find_server(settings, exc)))
         else:
-            inventory = OpenInventory(index and stack.enter_context(closing(index)))
+            opened = index and stack.enter_context(closing(index))
+            inventory = OpenInventory(opened, ledger=settings.data / LEDGER_NAME)
         yield inventory
 
 

@@ -142,6 +142,21 @@ def sync(
         fail("stopped; run the same command to continue", code=INTERRUPTED)
 
 
+def repair(
+    active: Annotated[
+        str | None, typer.Option(help="Also make this release the active one.", metavar="RELEASE")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Repair a damaged index: drop what cannot be read, and index again what is missing. Stop `foley serve` first."""
+    from service.commands.here_or_there import repair_library
+
+    settings = read_settings()
+    with _working() as on_progress:
+        report = repair_library(settings, active=active, on_progress=on_progress, say=say)
+    _show_report(report, as_json=as_json)
+
+
 def _sync(settings: Settings, request: JobRequest) -> IndexReport:
     """Synchronise; somebody at a terminal is asked before most of a folder is removed."""
     from service.commands.here_or_there import run_job

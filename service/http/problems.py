@@ -90,6 +90,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "decoder_unavailable": Problem(503, "The decoder is not available"),
     "encoder_closed": Problem(503, "The service is stopping"),
     "encoder_failed": Problem(503, "The encoder failed"),
+    "index_damaged": Problem(503, "The index has lost data"),
     "index_failed": Problem(503, "The index failed"),
     "index_in_use": Problem(503, "Another process has the index open"),
     "index_unavailable": Problem(503, "The index is not available"),

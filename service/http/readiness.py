@@ -11,6 +11,7 @@ import pydantic_core
 
 from service.decode.landlock import landlock_version
 from service.foley import Foley
+from service.index.failure import REPAIR, IndexDamaged
 from service.jobs.ledger import Ledger
 from service.system.failure import Failure
 
@@ -53,9 +54,12 @@ def _check(foley: Foley, ledger: Ledger) -> _Verdict:
         with foley.releases.lease() as release:
             release.encoder.check_golden()
             checking = "the index"
+            release.index.check()
             num_segments = release.index.count_segments()
         checking = "the ledger of jobs"
         ledger.check()
+        if num_segments == 0 and (num_stored := ledger.count_stored()):
+            raise IndexDamaged(f"the index is empty, and jobs stored {num_stored} assets: {REPAIR}")
         checking = "the disk"
         disk = foley.settings.disk_space()
     except Exception as exc:

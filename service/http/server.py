@@ -30,6 +30,8 @@ from service.http.access import open_rules
 from service.http.app import create_app
 from service.http.request_log import GUARDS
 from service.http.state import State
+from service.jobs.documents import LEDGER_NAME
+from service.jobs.ledger import Ledger
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -230,6 +232,8 @@ def run_server(settings: Settings) -> None:
     """
     open_rules(settings)  # fails before a model is loaded
     check_address(settings)
+    with Ledger.open(settings.data / LEDGER_NAME, is_worker=False) as ledger:
+        ledger.check()
     # Once stopped, uvicorn sends itself the signal again; `foley` is still to be closed then.
     previous = signal.signal(signal.SIGTERM, _interrupt)
     server: Server | None = None

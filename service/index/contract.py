@@ -324,6 +324,9 @@ class Index(Protocol):
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""
 
+    def check(self) -> None:
+        """Raise `IndexDamaged` if stored data was lost."""
+
     def info(self) -> IndexInfo:
         """How large the index is."""
 

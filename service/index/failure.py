@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from service.system.failure import Failure
 
+REPAIR = "stop the service and run `foley repair`, which indexes what is missing"
+
 
 class IndexFailure(Failure):
     """The index could not do what was asked. Subclasses say why."""
@@ -24,6 +26,12 @@ class IndexUnavailable(IndexFailure):
 
     code = "index_unavailable"
     is_public = True
+
+
+class IndexDamaged(IndexFailure):
+    """Files of the index are damaged or lost; nothing was changed."""
+
+    code = "index_damaged"
 
 
 class IndexFull(IndexFailure):

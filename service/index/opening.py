@@ -10,15 +10,23 @@ one collection, and the library's alias says which release is active for all of 
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Index
+from service.index.embedded.folder import FolderLock
+from service.index.embedded.generation import check_shard, current_shard
 from service.index.embedded.index import EmbeddedIndex
+from service.index.failure import IndexDamaged, IndexFailure
 from service.system.files import DiskSpace
 from service.system.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class IndexPlace(Protocol):
@@ -48,6 +56,9 @@ class IndexPlace(Protocol):
 
     def drop(self, release_id: str) -> None:
         """Remove the index of a release, if there is one."""
+
+    def repair(self, bundle: Bundle, *, release_id: str) -> Path | None:
+        """Let the index of a release open again without what is damaged; returns where one that cannot is kept."""
 
     def disk_space(self) -> DiskSpace | None:
         """How full the disk is; None if a server has it and does not say."""
@@ -106,6 +117,22 @@ class FolderPlace:
     def drop(self, release_id: str) -> None:
         """Remove the folder of a release."""
         shutil.rmtree(index_folder(self._settings, release_id), ignore_errors=True)
+
+    def repair(self, bundle: Bundle, *, release_id: str) -> Path | None:
+        """Copy what can be trusted into a new shard, or move a folder aside whose content cannot be."""
+        folder = index_folder(self._settings, release_id)
+        with closing(FolderLock(folder)):
+            (folder / "counts").unlink(missing_ok=True)
+        try:
+            check_shard(folder / current_shard(folder), hashes=True)
+            with self.open(bundle, release_id=release_id) as index:
+                index.optimize_aside()
+        except IndexFailure as exc:
+            if type(exc) not in (IndexFailure, IndexDamaged):  # in use, or a full disk
+                raise
+            logger.warning("%s", exc)
+            return folder.rename(folder.with_name(f"{folder.name}.damaged-{time.time_ns()}"))
+        return None
 
     def disk_space(self) -> DiskSpace:
         """How full the disk of the data folder is."""

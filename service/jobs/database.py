@@ -99,6 +99,18 @@ class LedgerInUse(LedgerFailure):
     is_public = True
 
 
+class LedgerDamaged(LedgerFailure):
+    """The ledger's file is damaged; the message says what to do."""
+
+    is_public = True
+
+    def __init__(self, fault: object) -> None:
+        super().__init__(
+            f"the ledger of jobs cannot be used, it is damaged ({' '.join(str(fault).split())}): restore a backup, or "
+            "move ledger.sqlite out of FOLEY_DATA and run `foley sync` on your folders"
+        )
+
+
 class LedgerFull(LedgerFailure):
     """The disk that holds the ledger is full."""
 
@@ -142,6 +154,14 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def check_database(path: Path) -> None:
+    """Read every page anew; raises `LedgerDamaged` at the first that is damaged."""
+    with translate_errors(), contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise LedgerDamaged(found)
+
+
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
     """Turn SQLite's errors in the block into `LedgerFailure` or a subclass."""
@@ -155,4 +175,6 @@ def translate_errors() -> Iterator[None]:
             raise LedgerFull("the disk that holds the ledger is full") from exc
         raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc
     except sqlite3.DatabaseError as exc:
+        if getattr(exc, "sqlite_errorname", "").startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise LedgerDamaged(exc) from exc
         raise LedgerFailure(f"the ledger cannot be used: {exc}") from exc

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from service.jobs.database import check_database
 from service.jobs.files import count_outcomes
 from service.jobs.ledger import Ledger
 from service.jobs.records import JobRecord
@@ -81,6 +82,7 @@ def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
     path = settings.data / LEDGER_NAME
     if not path.exists():
         return []
+    check_database(path)
     with Ledger.open(path, is_worker=False) as ledger:
         return [describe_job(job) for job in ledger.list_jobs(limit=limit)]
 

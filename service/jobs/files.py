@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from service.jobs.ledger import Ledger
@@ -52,6 +52,18 @@ def write_identity(connection: sqlite3.Connection, row: FileRow) -> None:
         "INSERT OR REPLACE INTO identities VALUES (?, ?, ?, ?, ?)",
         (os.fsencode(row.path), row.size_bytes, row.modified_ns, row.asset_id, row.stamp),
     )
+
+
+def find_missing(ledger: Ledger, stored: Container[str]) -> list[str]:
+    """Files that jobs have stored whose assets are not among the `stored` ones of an index any more."""
+    rows = ledger.read("SELECT path, asset_id FROM identities WHERE path NOT IN (SELECT path FROM faults)")
+    return [os.fsdecode(row["path"]) for row in rows if row["asset_id"] not in stored]
+
+
+def forget_asset(ledger: Ledger, asset_id: str) -> None:
+    """Forget the files of an asset that somebody removed from the index: they are not missing."""
+    with ledger.write() as connection:
+        connection.execute("DELETE FROM identities WHERE asset_id = ?", (asset_id,))
 
 
 def count_outcomes(ledger: Ledger, job_id: str) -> dict[str, int]:

@@ -27,11 +27,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args
 
-from service.jobs.database import LedgerFailure, LedgerInUse, open_database, translate_errors
+from service.jobs.database import (
+    LedgerDamaged,
+    LedgerFailure,
+    LedgerInUse,
+    check_database,
+    open_database,
+    translate_errors,
+)
 from service.jobs.records import STATES, CreatedJob, JobRecord, Kind, State
 from service.system.files import FileLocked, locked_file
 
 KEPT_JOBS = 500  # ended jobs whose files are remembered
+CHECK_RATIO = 20  # so many times as long as it takes to read all rows, they are not read again
 LOCK_SECONDS = 1.0  # a process that was killed just now may still be dying
 
 JOB_COLUMNS = (
@@ -60,8 +68,10 @@ class Ledger:
     `lock` is closed with the ledger: the right to work on the jobs; empty if jobs are only read.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, lock: contextlib.ExitStack) -> None:
-        self._connection = connection
+    def __init__(self, path: Path, *, lock: contextlib.ExitStack) -> None:
+        self._path = path
+        self._connection = open_database(path)
+        self._check_rows_at = 0.0  # by the monotonic clock
         self._work_lock = lock
         self._lock = threading.RLock()
         self._is_closed = False
@@ -73,8 +83,9 @@ class Ledger:
         with contextlib.ExitStack() as stack:
             if is_worker:
                 _take_lock(stack, path.with_name("ledger-library.lock"))
-            connection = open_database(path)
-            return cls(connection, lock=stack.pop_all())
+            ledger = cls(path, lock=stack)
+            ledger._work_lock = stack.pop_all()
+            return ledger
 
     def __enter__(self) -> Self:
         return self
@@ -173,9 +184,19 @@ class Ledger:
         return counts
 
     def check(self) -> None:
-        """Raise if it cannot be written, by an empty transaction."""
+        """Raise if it cannot be written or is damaged; large ones are not read again for a while."""
         with self.write(is_durable=False):
             pass
+        began = time.monotonic()
+        if began >= self._check_rows_at:
+            check_database(self._path)
+            self._check_rows_at = began + CHECK_RATIO * (time.monotonic() - began)
+
+    def count_stored(self) -> int:
+        """How many assets jobs have stored of files that are not known to be gone."""
+        chosen = "SELECT asset_id FROM files WHERE outcome IN ('indexed', 'unchanged', 'moved', 'copied')"
+        rows = self.read(f"SELECT count(DISTINCT asset_id) FROM identities WHERE asset_id IN ({chosen})")  # noqa: S608
+        return int(rows[0][0])
 
     def start_job(self, job_id: str) -> JobRecord:
         """Note that a job runs now. One that was cancelled a moment ago stays cancelled."""
@@ -248,8 +269,11 @@ def _take_lock(stack: contextlib.ExitStack, path: Path) -> None:
 
 def _to_job(row: sqlite3.Row) -> JobRecord:
     values = dict(row)
-    values["request"] = json.loads(values["request"])
-    values["report"] = None if values["report"] is None else json.loads(values["report"])
+    try:
+        values["request"] = json.loads(values["request"])
+        values["report"] = None if values["report"] is None else json.loads(values["report"])
+    except ValueError as exc:
+        raise LedgerDamaged(exc) from exc
     for name in ("is_scanned", "is_retry", "wants_cancel"):
         values[name] = bool(values[name])
     return JobRecord(**values)

@@ -113,7 +113,13 @@ def _copy_files(settings: Settings, release_id: str, scratch: Path) -> Iterator[
     if ledger.exists():
         copy = scratch / LEDGER
         with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
+            try:
+                source.backup(target)
+                (found,) = target.execute("PRAGMA quick_check(1)").fetchone()
+            except sqlite3.DatabaseError as exc:
+                found = exc
+        if found != "ok":
+            raise BackupFailed(f"{ledger} is damaged, `foley jobs` says what to do: {found}")
         yield _member(LEDGER, copy)
     if settings.keys_path.exists():
         yield _member(KEYS, settings.keys_path)

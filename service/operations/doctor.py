@@ -45,7 +45,7 @@ from service.encode.engines.openvino_cpu import INSTALL
 from service.index.contract import Index
 from service.index.embedded.generation import check_shard, current_shard, read_seal
 from service.index.embedded.index import EmbeddedIndex
-from service.index.failure import IndexFailure
+from service.index.failure import IndexDamaged, IndexFailure
 from service.index.opening import index_folder, index_place
 from service.operations.clip_timing import time_clip, write_golden_clip
 from service.operations.stopwatch import DecodedOnce
@@ -182,10 +182,13 @@ def _examine_index(
             return None
         stack.callback(index.close)
         facts |= asdict(index.info())
+        index.check()
         if reads_index and not place.is_shared:
             facts["num_files_read"] = _read_sealed(diagnosis, index_folder(settings, release_id))
     except IndexFailure as exc:  # most often a running service has it open
         facts["unavailable"] = str(exc)
+        if isinstance(exc, IndexDamaged):
+            diagnosis.problems.append(str(exc))
         return None
     return index
 

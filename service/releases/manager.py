@@ -244,6 +244,8 @@ class ReleaseManager:
         current = self._releases.current
         if not (self.store.path(current.release_id) / "release.json").exists():
             self.store.create(current.bundle, outcome="ready", is_new_generation=False)
+        if self.store.active() is None:
+            self.store.activate(current.release_id, previous=None)
 
     def _catch_up(self, opened: OpenRelease, *, given_up: Sequence[str]) -> None:
         """Embed what was indexed since the release was built, until nothing is left."""

@@ -37,6 +37,12 @@ def active_release(settings: Settings) -> tuple[str, Bundle]:
     release_id = index_place(settings).active() or (active.release_id if active else None)
     if release_id is not None and (store.path(release_id) / "release.json").exists():
         return release_id, store.load_bundle(release_id)
+    if release_id is None and (releases := store.list()):
+        names = ", ".join(release.release_id for release in releases)
+        raise ReleaseNotFound(
+            f"{store.folder / 'active.json'} is lost, so nothing says which release is active: `foley repair --active "
+            f"RELEASE` with one of {names}"
+        )
     bundle = load_bundle(settings.bundle)
     if release_id not in (None, bundle.bundle_id):
         raise ReleaseNotFound(

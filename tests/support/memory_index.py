@@ -256,6 +256,9 @@ class MemoryIndex:
             points = [point for asset in store.complete.values() for point in asset]
         return sum(modality is None or modality in point.vectors for point in points)
 
+    def check(self) -> None:
+        """Raise `IndexDamaged` if stored data was lost: never."""
+
     def info(self) -> IndexInfo:
         """See `Index.info`; the bytes are those of the vectors."""
         with self._opened() as store:

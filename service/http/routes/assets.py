@@ -18,6 +18,7 @@ from service.http.routes.media import respond_with_media
 from service.http.schemas import AssetBody, AssetPageBody
 from service.http.state import StateOf
 from service.index.contract import Asset
+from service.jobs.files import forget_asset
 from service.library.assets import describe_asset
 from service.library.metadata import MAX_KEY_CHARS, MAX_KEYS, merge_metadata
 from service.system.failure import Failure
@@ -145,7 +146,9 @@ async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
 
     def work() -> int:
         with state.releases.lease_to_write() as index:
-            return index.delete_asset(asset_id)
+            num_segments = index.delete_asset(asset_id)
+        forget_asset(state.jobs.ledger, asset_id)
+        return num_segments
 
     if await anyio.to_thread.run_sync(work, limiter=state.writing) == 0:  # another request was faster
         raise AssetNotFound(f"no asset {asset_id} is indexed")

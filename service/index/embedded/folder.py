@@ -3,6 +3,7 @@
 FOLDER/
 index.json    width and number of moments: what the vectors mean
 lock          held by the service that has the index open and by its shard process; the lock dies with them
+counts        what the current shard holds at least: see `Counts`
 shard/        Qdrant Edge's own files; `service.index.embedded.generation` explains the later ones
 """
 
@@ -39,6 +40,7 @@ FORMAT_VERSION = 2
 """Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are
 opened (`service.index.embedded.schema.migrate_shard`); a program that knows version 1 only refuses them afterwards."""
 LOCK_SECONDS = 1.0
+COUNTS_BYTES = 128
 
 
 class FolderLock:
@@ -63,6 +65,34 @@ class FolderLock:
     def close(self) -> None:
         """Release the lock in this process. Safe to call twice."""
         self._lock.close()
+
+
+class Counts:
+    """How many points and rows of tracks a shard has on the disk, at least: if it opens with fewer, some were lost.
+
+    The file is written after each flush, and before anything is deleted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "counts"
+
+    def read(self, shard: str) -> tuple[int, int]:
+        """Points and rows; nothing if they are not known of this shard."""
+        try:
+            name, num_points, num_rows = self._path.read_text("ascii").split()
+            return (int(num_points), int(num_rows)) if name == shard else (0, 0)
+        except (OSError, ValueError):
+            return 0, 0
+
+    def write(self, shard: str, num_points: int, num_rows: int, *, is_durable: bool = False) -> None:
+        """Replace them in place, in one step but for a power cut."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(descriptor, f"{shard} {num_points} {num_rows}".ljust(COUNTS_BYTES).encode(), 0)
+            if is_durable:
+                os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class Folder:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from service.index.failure import IndexFailure
+from service.index.failure import REPAIR, IndexDamaged
 
 FIRST = "shard"
 BUILDING = "building"
@@ -45,16 +45,16 @@ class Seal:
 
 
 def current_shard(folder: Path) -> str:
-    """The name of the current shard; raises `IndexFailure` if it is missing, or the pointer unreadable."""
+    """The name of the current shard; raises `IndexDamaged` if it is missing, or the pointer unreadable."""
     pointer = folder / POINTER
     if not pointer.exists():
         return FIRST
     try:
         name = str(json.loads(pointer.read_text("utf-8"))["shard"])
     except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise IndexFailure(f"{pointer} cannot be read: {exc}") from exc
+        raise IndexDamaged(f"{pointer} cannot be read: {exc}; {REPAIR}") from exc
     if Path(name).name != name or not (folder / name).is_dir():
-        raise IndexFailure(f"{pointer} names the shard {name!r}, which is not there")
+        raise IndexDamaged(f"{pointer} names the shard {name!r}, which is not there; {REPAIR}")
     return name
 
 
@@ -81,7 +81,7 @@ def describe_seal(seal: Seal) -> str:
 
 
 def read_seal(shard: Path) -> Seal | None:
-    """The seal of the shard in a folder; None if it was never optimized. Raises `IndexFailure` if it cannot be read."""
+    """The seal of the shard in a folder; None if it was never optimized. Raises `IndexDamaged` if it cannot be read."""
     path = shard.with_name(f"{shard.name}.json")
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -90,20 +90,22 @@ def read_seal(shard: Path) -> Seal | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise IndexFailure(f"{path} cannot be read: {exc}") from exc
+        raise IndexDamaged(f"{path} cannot be read: {exc}; {REPAIR}") from exc
 
 
 def check_shard(shard: Path, *, hashes: bool = False) -> None:
-    """Raise `IndexFailure` if files of a shard differ from its seal in size or, with `hashes`, in content."""
+    """Raise `IndexDamaged` if files of a shard differ from its seal in size or, with `hashes`, in content."""
     seal = read_seal(shard)
     for name, facts in (seal.files if seal else {}).items():
         path = shard / name
         if not (shard / Path(name).parts[0] / Path(name).parts[1]).exists():
             continue  # Edge has merged this segment since
         if not path.exists() or path.stat().st_size != facts.num_bytes:
-            raise IndexFailure(f"{path} is damaged: it had {facts.num_bytes} bytes when it was sealed")
+            raise IndexDamaged(
+                f"{path} is damaged: it had {facts.num_bytes} bytes when it was sealed; {REPAIR}"
+            )
         if hashes and _hash(path) != facts.sha256:
-            raise IndexFailure(f"{path} is damaged: its content is not what was sealed")
+            raise IndexDamaged(f"{path} is damaged: its content is not what was sealed; {REPAIR}")
 
 
 def sweep_others(folder: Path, kept: str) -> None:

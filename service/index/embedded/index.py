@@ -194,6 +194,10 @@ class EmbeddedIndex:
             check_modality(modality)
         return cast(int, self._shard.call("count_segments", modality))
 
+    def check(self) -> None:
+        """Raise `IndexDamaged` if stored data was lost."""
+        self._shard.call("check")
+
     def info(self) -> IndexInfo:
         """How large the index is."""
         return cast(IndexInfo, self._shard.call("info"))

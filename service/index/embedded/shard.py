@@ -30,13 +30,13 @@ from service.index.embedded.changes import (
     read_point,
     replay,
 )
-from service.index.embedded.folder import Folder, count_bytes
+from service.index.embedded.folder import Counts, Folder, count_bytes
 from service.index.embedded.generation import Seal, SealedFile, seal_files
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
 from service.index.embedded.ranking import Searcher, select, to_edge
 from service.index.embedded.schema import create_shard, edge_config, migrate_shard
 from service.index.embedded.tracks import TrackCopies
-from service.index.failure import IndexFailure, InvalidCursor
+from service.index.failure import REPAIR, IndexDamaged, IndexFailure, InvalidCursor
 from service.index.payload import Condition, store_path, to_asset
 from service.index.points import StoredPoint
 from service.system.modality import MODALITIES, Modality
@@ -59,7 +59,11 @@ class Shard:
         self._edge = self._load_or_create(config)
         self._copies = TrackCopies(self._folder.shard, num_values=config.num_moments * config.width)
         self._searcher = Searcher(self._edge, self._copies, exact_below=config.exact_below)
-        if config.shard is None:
+        self._counts = Counts(self._folder.path)
+        self._is_current = config.shard is None
+        self._num_lost = 0  # rows of tracks
+        if self._is_current:
+            self._check_counts()
             self._migrate()
             self._sweep(config.unfinished)
 
@@ -75,7 +79,33 @@ class Shard:
         try:
             return edge.EdgeShard.load(str(self._folder.shard), edge_config(config))
         except Exception as exc:  # Edge raises nothing narrower
-            raise IndexFailure(f"the index in {self._folder.path} cannot be read: {exc}") from exc
+            raise IndexDamaged(f"the index in {self._folder.path} cannot be read: {exc}; {REPAIR}") from exc
+
+    def _check_counts(self) -> None:
+        """Raise `IndexDamaged` if there are fewer points than were written; see `check` for the rows of tracks."""
+        num_points, num_rows = self._counts.read(self._folder.shard.name)
+        self._num_lost = max(0, num_rows - len(self._copies))
+        if (found := self._edge.info().points_count) < num_points:
+            self._edge.close()
+            raise IndexDamaged(
+                f"the index in {self._folder.path} has {found} of its {num_points} segments; {REPAIR}"
+            )
+
+    def check(self) -> None:
+        """Raise `IndexDamaged` if tracks were lost; they are searched by Qdrant Edge's own copies, slowly."""
+        if self._num_lost:
+            raise IndexDamaged(f"the index in {self._folder.path} has lost {self._num_lost} tracks; {REPAIR}")
+
+    def _flush(self) -> None:
+        """Bring everything to the disk, and note how much it is."""
+        self._edge.flush()
+        self._note_counts(self._edge.info().points_count)
+
+    def _note_counts(self, num_points: int, *, is_durable: bool = False) -> None:
+        """Note what there is at least; 0 points before some are deleted."""
+        if self._is_current and not self._is_frozen:
+            num_rows = self._copies.num_synced + self._num_lost
+            self._counts.write(self._folder.shard.name, num_points, num_rows, is_durable=is_durable)
 
     def _migrate(self) -> None:
         if self._folder.must_migrate:
@@ -98,7 +128,7 @@ class Shard:
         for asset_id in set(counts) - self._unfinished:
             logger.warning("asset %s was left unfinished: removing %d segments", asset_id, counts[asset_id])
             self._delete(of_asset(asset_id))
-        self._edge.flush()
+        self._flush()
 
     def _repair(self, head: Payload) -> dict[str, int]:
         """Delete segments beyond the asset's last; return their number by asset if too few remain."""
@@ -149,7 +179,7 @@ class Shard:
                 facts = {"modalities": head.payload["modalities"]}
                 self._apply(SetPoints(ids=list(write.outdated_ids), facts=facts))
         if finished:
-            self._edge.flush()
+            self._flush()
         self._unfinished -= {write.asset_id for write, _ in finished}
         return refusals
 
@@ -181,6 +211,8 @@ class Shard:
         """Apply a change, and note it if a copy is being built."""
         if self._is_frozen:
             raise ShardFrozen("the index is being switched to a new shard")
+        if isinstance(change, DeletePoints | DeleteAsset):
+            self._note_counts(0, is_durable=True)
         try:
             apply_change(self._edge, self._copies, change)
             if self._log:
@@ -267,7 +299,7 @@ class Shard:
         num_segments = self._count(of_asset(asset_id))
         if num_segments:
             self._apply(DeleteAsset(asset_id=asset_id))
-            self._edge.flush()
+            self._flush()
         self._unfinished.discard(asset_id)
         return num_segments
 
@@ -354,11 +386,13 @@ class Shard:
         self._edge.flush()
         self._unfinished = set(unfinished)
         self._folder.switch_to(Seal(num_points=self._edge.info().points_count, files=self._sealed))
+        self._is_current = True
+        self._note_counts(self._edge.info().points_count)
 
     def close(self) -> None:
         """Flush and close."""
         self._drop_log()
-        self._edge.flush()
+        self._flush()
         self._edge.close()
         self._copies.close()
 
@@ -366,6 +400,7 @@ class Shard:
         return self._edge.count(edge.CountRequest(exact=True, filter=condition))
 
     def _delete(self, condition: edge.Filter) -> None:
+        self._note_counts(0, is_durable=True)
         self._edge.update(edge.UpdateOperation.delete_points_by_filter(condition))
 
 

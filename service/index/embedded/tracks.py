@@ -37,6 +37,8 @@ class TrackCopies:
         num_bytes = os.fstat(self._fd).st_size
         self._num_rows = -(-num_bytes // self._row_bytes)  # a row that was cut short is not used again
 
+        self.num_synced = self._num_rows  # rows that are on the disk
+
     def __len__(self) -> int:
         """Number of rows, those of deleted points included."""
         return self._num_rows
@@ -72,6 +74,7 @@ class TrackCopies:
     def sync(self) -> None:
         """Make all rows durable."""
         os.fdatasync(self._fd)
+        self.num_synced = self._num_rows
 
     def close(self) -> None:
         """Close the file. Safe to call twice."""

@@ -212,6 +212,9 @@ class ServerIndex:
         headless = without_head(self._points, set(asset_ids))
         return num_finished + sum(asset_id not in headless for asset_id in asset_ids)
 
+    def check(self) -> None:
+        """Raise `IndexDamaged` if stored data was lost, which a server looks after itself."""
+
     def info(self) -> IndexInfo:
         """Counts of the server; it does not say how many bytes a collection takes."""
         info = self.link.run(lambda client: client.get_collection(self.collection))

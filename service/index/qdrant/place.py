@@ -84,6 +84,9 @@ class ServerPlace:
         with self._link() as link:
             link.run(lambda client: client.delete_collection(name))
 
+    def repair(self, bundle: Bundle, *, release_id: str) -> None:
+        """Do nothing: the server looks after its collections."""
+
     def disk_space(self) -> None:
         """None: the server has the disk."""
 

@@ -15,12 +15,22 @@ import pytest
 
 from service.jobs import database as ledger_file
 from service.jobs import ledger as ledger_module
-from service.jobs.database import LedgerFailure, LedgerFull, LedgerInUse
-from service.jobs.files import count_outcomes, lift_quarantine, read_files, retry_failed
+from service.jobs.database import LedgerDamaged, LedgerFailure, LedgerFull, LedgerInUse
+from service.jobs.documents import list_jobs
+from service.jobs.files import (
+    count_outcomes,
+    find_missing,
+    forget_asset,
+    lift_quarantine,
+    read_files,
+    retry_failed,
+)
 from service.jobs.journal import LedgerJournal
 from service.jobs.ledger import JobNotFound, KeyReused, Ledger
 from service.library.journal import Fault, FileRow
 from service.library.scanning import FoundFile
+from service.operations.backup import BackupFailed, _copy_files
+from service.system.settings import Settings
 
 FOUND = FoundFile(path=Path("/videos/a.mp4"), size_bytes=7, modified_ns=9)
 LATIN = FoundFile(path=Path(os.fsdecode(b"/videos/caf\xe9.mp4")), size_bytes=1, modified_ns=2)
@@ -151,6 +161,42 @@ def test_damage_and_a_full_disk_have_names(path: Path, monkeypatch: pytest.Monke
         ledger.create_job("index", {"paths": ["x" * 200_000]})
     with pytest.raises(LedgerFailure, match="closed"):
         ledger.create_job("index", {})
+
+
+def test_a_damaged_page_is_found_wherever_it_is(path: Path, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path / "of", bundle=tmp_path)
+    path = settings.data / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        journal = _journal(ledger)
+        many = [replace(FOUND, path=Path(f"/videos/{'x' * 100}{number:04}.mp4")) for number in range(500)]
+        journal.begin(many)
+        ledger.check()
+        ledger.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        content = bytearray(path.read_bytes())
+        content[-3 * 4096 : -4096] = b"\xa5" * 2 * 4096
+        path.write_bytes(content)
+        ledger._check_rows_at = 0.0
+        with pytest.raises(
+            LedgerDamaged, match=r"damaged \(.*\): restore a backup, or move ledger\.sqlite out"
+        ):
+            ledger.check()
+        assert ledger.list_jobs(limit=1), "control: reading some rows finds nothing"
+    with pytest.raises(LedgerDamaged, match="restore a backup"):
+        list_jobs(settings, limit=9)
+    with pytest.raises(BackupFailed, match="is damaged, `foley jobs` says what to do"):
+        list(_copy_files(settings, "r", tmp_path))
+
+
+def test_what_somebody_removed_is_not_missing(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        journal = _journal(ledger)
+        for name, asset_id in (("a", "1" * 64), ("b", "2" * 64)):
+            row = FileRow(path=f"/{name}.mp4", size_bytes=1, modified_ns=1, asset_id=asset_id)
+            journal.end(row.ended("indexed", num_segments=1))
+        journal.flush()
+        assert (ledger.count_stored(), find_missing(ledger, {"1" * 64})) == (2, ["/b.mp4"])
+        forget_asset(ledger, "2" * 64)
+        assert (ledger.count_stored(), find_missing(ledger, ())) == (1, ["/a.mp4"])
 
 
 def test_a_key_makes_one_job(path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,14 @@ import pytest
 import qdrant_edge as edge
 
 from service.index.contract import Filter, Index, Segment, VectorQuery
+from service.index.draft import follow
 from service.index.embedded import ranking
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.schema import _migrate_asset, create_field_indexes
 from service.index.embedded.shard import Shard
 from service.index.embedded.tracks import FILE_NAME
-from service.index.failure import IndexFailure, IndexFull, IndexInUse, IndexUnavailable
+from service.index.failure import IndexDamaged, IndexFailure, IndexFull, IndexInUse, IndexUnavailable
 from service.index.points import to_points
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import (
@@ -440,6 +442,60 @@ def test_moments_are_right_whatever_became_of_the_copies_of_tracks(tmp_path: Pat
             stored = tracks[round(match.start_seconds / 10)].astype(np.float16).astype(np.float32)
             expected = np.einsum("td,td->t", tracks[0].astype(np.float16).astype(np.float32), stored)
             np.testing.assert_allclose(match.moments, np.clip(expected, -1, 1), atol=1e-6)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ShardConfig:
+    """An index that holds one asset of 20 segments."""
+    config = ShardConfig(folder=tmp_path / "i", width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    config.folder.mkdir()
+    shard = Shard(config)
+    segments = make_asset("a", make_tracks(20, seed=31))
+    points = to_points(segments, shape=config.shape)
+    draft = follow(None, segments[0], points[0]).extend(points)
+    bodies = [draft.label(point) for point in points if point is not draft.head]
+    shard.write([Write(asset_id=make_id("a"), bodies=bodies, head=draft.finish(), body_ids=draft.body_ids)])
+    shard.check()
+    shard.close()
+    return config
+
+
+def test_lost_segments_are_missed_when_it_opens(config: ShardConfig) -> None:
+    (segment,) = [s for s in (config.folder / "shard" / "segments").iterdir() if _holds_points(s)]
+    shutil.rmtree(segment)
+    for _ in range(2):
+        with pytest.raises(IndexDamaged, match=r"has \d of its 20 segments; .*`foley repair`"):
+            Shard(config)
+
+
+def _holds_points(segment: Path) -> bool:
+    return (segment / "segment.json").exists()
+
+
+def test_lost_tracks_are_missed_until_they_are_copied_anew(config: ShardConfig) -> None:
+    path = config.folder / "shard" / FILE_NAME
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    for _ in range(2):
+        shard = Shard(config)
+        with pytest.raises(IndexDamaged, match=r"has lost \d+ tracks; .*`foley repair`"):
+            shard.check()
+        shard.close()
+    assert shard.count_segments  # it answers, by the tracks of Edge
+    path.write_bytes(whole)
+    shard = Shard(config)
+    shard.check()
+    shard.close()
+
+
+def test_what_is_deleted_is_not_missed_after_a_kill(config: ShardConfig) -> None:
+    shard = Shard(config)
+    shard._flush = lambda: None  # type: ignore[method-assign]  # killed before it is noted
+    shard.delete_asset(make_id("a"))
+    shard.close()
+    shard = Shard(config)
+    assert shard.count_segments(None) == 0
+    shard.close()
 
 
 def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
