@@ -7,13 +7,15 @@ killed while it sends leaves the lock held and half a message in the pipe, and t
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import queue
+import re
 import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from service.decode.sandbox import (
 )
 from service.system.failure import Failure
 
+IDLE_BYTES = 256 << 20  # a worker that keeps more than that after a task is replaced
 START_GRACE_SECONDS = 60.0  # a spawned worker takes 0.3 s to import NumPy and PyAV on an idle machine
 
 
@@ -148,8 +151,7 @@ class Lane(threading.Thread):
             return running.result(timeout=task.timeout_seconds + START_GRACE_SECONDS)
         except TimeoutError as exc:
             self._deaths.count("timed_out")
-            if not running.done():
-                self._discard_pool()
+            self._discard_pool()
             raise DecodeTimedOut(
                 f"decoding took longer than {task.timeout_seconds:g} s and was stopped"
             ) from exc
@@ -164,6 +166,9 @@ class Lane(threading.Thread):
             raise
         except CancelledError as exc:
             raise DecoderClosed("the decoder was closed while it decoded this file") from exc
+        finally:
+            if self._passage is not None and self._passage.is_spent():
+                self._discard_pool()
 
     def _schedule(self, task: Task, descriptor: int | None) -> Future[Any]:
         with self._lock:
@@ -227,14 +232,29 @@ def _explain_death(exit_code: int, timeout_seconds: float) -> DecodeFailure:
     return DecoderCrashed(f"the decode worker ended with exit code {exit_code}")
 
 
-_files: socket.socket | None = None  # in a worker, where the files of its tasks come in
+# In a worker: where the files of its tasks come in, its memory as the kernel shows it, and how much is too much.
+_files: socket.socket | None = None
+_status: int | None = None
+_max_memory: Sequence[int] = ()
 
 
 def _prepare_worker(limits: WorkerLimits, parent_pid: int, files: socket.socket) -> None:
     """Confine a new worker. To find this function it has imported NumPy and PyAV: they are not counted."""
-    global _files
+    global _files, _status, _max_memory
     _files = files
+    with contextlib.suppress(OSError):
+        _status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    fresh = _read_memory()
+    _max_memory = [
+        now + more for now, more in zip(fresh, (limits.memory_bytes // 2, IDLE_BYTES), strict=False)
+    ]
     confine_worker(limits, parent_pid)
+
+
+def _read_memory() -> list[int]:
+    """Most resident memory so far and resident memory now, bytes; nothing if the kernel does not say."""
+    text = b"" if _status is None else os.pread(_status, 1 << 14, 0)
+    return [int(kib) << 10 for name in (b"VmHWM", b"VmRSS") for kib in re.findall(name + rb":\s*(\d+)", text)]
 
 
 def _run_task(
@@ -255,6 +275,9 @@ def _run_task(
         raise DecoderCrashed("decoding needs more memory than a worker may use") from exc
     except Exception as exc:  # a bug that one odd file found must not end the job that met it
         raise DecoderCrashed(f"the decoder failed: {type(exc).__name__}: {exc}") from exc
+    finally:
+        if _files is not None and any(map(operator.gt, _read_memory(), _max_memory)):
+            _files.send(b"!")  # before the outcome is sent; see `FilePassage.is_spent`
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import fcntl
 import math
 import os
 import resource
+import select
 import signal
 import site
 import socket
@@ -108,6 +109,12 @@ class FilePassage:
         self._num_sent += 1
         socket.send_fds(self._sender, [self._num_sent.to_bytes(TICKET_BYTES, "big")], [descriptor])
         return self._num_sent
+
+    def is_spent(self) -> bool:
+        """Whether the worker has said that its last task took or left too much memory."""
+        poll = select.poll()  # `select.select` fails above 1,024 open files
+        poll.register(self._sender, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Close both ends here; the worker's own stays open."""

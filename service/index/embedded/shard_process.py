@@ -21,7 +21,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from select import select
+from select import poll
 from typing import Any
 
 from service.index.embedded.messages import ShardConfig, Write
@@ -68,7 +68,9 @@ def _die_with(lifeline_fd: int) -> None:
     signal.signal(signal.SIGIO, signal.SIG_DFL)
     fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
-    if select([lifeline_fd], [], [], 0)[0]:  # it closed before we asked
+    lifeline = poll()  # `select` fails above 1,024 open files
+    lifeline.register(lifeline_fd)
+    if lifeline.poll(0):  # it closed before we asked
         sys.exit(1)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def test_arrays_come_back_exactly(decoder: Decoder) -> None:
 
 def test_worker_serves_many_tasks(decoder: Decoder) -> None:
     assert decoder.call(hostile_tasks.worker_pid, 20.0) == decoder.call(hostile_tasks.worker_pid, 20.0)
+
+
+def test_much_memory_costs_the_worker(decoder: Decoder) -> None:
+    """Half of its memory during a task, or a quarter of a gigabyte kept after it; less costs nothing."""
+    with Decoder(num_workers=1, limits=replace(LIMITS, memory_bytes=1 << 30)) as small:
+        pid = small.call(hostile_tasks.worker_pid, 20.0)
+        for num_mebibytes, end, costs in ((300, "return", False), (600, "raise", True), (300, "keep", True)):
+            with suppress(EmptyFile):
+                assert small.call(hostile_tasks.use_memory, 20.0, num_mebibytes << 20, end) == pid
+            before, pid = pid, small.call(hostile_tasks.worker_pid, 20.0)
+            assert (pid != before) is costs, (num_mebibytes, end)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
