@@ -317,7 +317,7 @@ def _compare_files(folder: Path, files: dict[str, dict[str, Any]]) -> None:
         except OSError as exc:
             raise BrokenBundle(f"{file} cannot be read: {exc}") from exc
         if found != expected:
-            raise BrokenBundle(f"{file} is not the file of the manifest: expected {expected}, found {found}")
+            raise BrokenBundle(f"{file} is not the file of the manifest: its size or sha256 differs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,7 +145,10 @@ class AccessGuard:
 
 
 def open_rules(settings: Settings) -> AccessRules:
-    """The rules that the settings ask for; raises `KeysFailure` if API keys are needed and there are none."""
+    """The rules that the settings ask for; raises `KeysFailure` if API keys are needed and there are none.
+
+    With keys, callers are of other machines: which folders of this one they may learn of must be said.
+    """
     names = frozenset(settings.allowed_hosts)
     has_metrics = settings.open_metrics
     if settings.needs_keys:
@@ -153,6 +156,10 @@ def open_rules(settings: Settings) -> AccessRules:
             store = keys.KeyStore(settings.keys_path)
         except keys.KeysFailure as exc:
             raise keys.KeysFailure(f"{exc}. Requests to {settings.host!r} need API keys") from exc
+        if not settings.library_roots:
+            raise keys.KeysFailure(
+                "with API keys FOLEY_LIBRARY_ROOTS must name the folders of the library, or be * for every folder"
+            )
         return AccessRules(store=store, hosts=names or None, own_origins=names, has_open_metrics=has_metrics)
     if is_loopback(settings.host):
         hosts = names | {settings.host}

@@ -258,8 +258,8 @@ class JobFileBody(Document):
     code: str | None = Field(description="Stable name of why it failed.")
     reason: str | None = Field(description="Why it failed, for people.")
     attempts: int = Field(ge=0, description="How often it was tried, over all jobs.")
-    asset_id: str | None = Field(description="sha256 of its content, once that is known.")
-    size_bytes: int | None
+    asset_id: str | None = Field(description="sha256 of its content; null unless it is indexed.")
+    size_bytes: int | None = Field(description="Null unless it is indexed.")
     num_segments: int = Field(ge=0, description="Segments of its asset.")
     is_partial: bool = Field(description=IS_PARTIAL)
     ended_at: float | None = Field(description="Seconds since 1970.")

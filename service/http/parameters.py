@@ -1,8 +1,10 @@
-"""The parameters of requests with a file: form fields or query parameters, by the same names."""
+"""The parameters of requests with a file: form fields or query parameters, by the same names; and paths of requests."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,11 +13,35 @@ from starlette.requests import Request
 from service.http.encodings import Encoding
 from service.http.filters import FilterFields, MetadataText
 from service.http.problems import InvalidParameter
+from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
 from service.search.options import SearchOptions
+from service.system.failure import Failure
 from service.system.modality import Modality
+from service.system.paths import show_path
 from service.system.settings import MAX_LIMIT, Settings
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
+KERNEL_FOLDERS = ("/proc", "/sys", "/dev/fd")  # what is in there are ways to the files of other processes
+
+
+class PathNotAllowed(Failure):
+    """A path lies outside the folders that jobs may work on."""
+
+    code = "path_not_allowed"
+
+
+def check_path(path: Path, links: LinkRules = NO_LINKED_FOLDERS) -> Path:
+    """The absolute path that a request names; raises `PathNotAllowed` if it or what it leads to may not be read."""
+    try:
+        # A link may lead out, and a folder of links may lead in.
+        places = [Path(os.path.normpath(path)), Path(os.path.realpath(path))]
+    except OSError:  # a link of another user's process
+        places = []
+    if any(place.is_relative_to(folder) for place in places for folder in KERNEL_FOLDERS) or not (
+        places and links.allows(places[1])
+    ):
+        raise PathNotAllowed(f"{show_path(path)[:200]} is in none of the folders that jobs may work on")
+    return path
 
 
 class SearchFields(FilterFields):

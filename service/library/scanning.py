@@ -129,11 +129,21 @@ class LinkRules:
         """Whether a link may lead there; the target has no links."""
         return not self.within or any(Path(target).is_relative_to(os.path.realpath(r)) for r in self.within)
 
+    def leads_in(self, path: Path) -> bool:
+        """Whether something is at a path and may be used."""
+        try:
+            return bool(self.check(path))
+        except (OSError, UnusableFile):
+            return False
+
     def check(self, path: Path) -> Path:
         """Where a path leads, without links; raises `UnusableFile` if that is outside, and OSError if it is nowhere."""
-        real = Path(os.path.realpath(path, strict=True))
-        if not self.allows(real):
-            raise UnusableFile(path, "path_not_allowed", "it leads out of the folders that jobs may work on")
+        for is_strict in (False, True):  # whether something is there is not told of what lies outside
+            real = Path(os.path.realpath(path, strict=is_strict))
+            if not self.allows(real):
+                raise UnusableFile(
+                    path, "path_not_allowed", "it leads out of the folders that jobs may work on"
+                )
         return real
 
 
@@ -233,8 +243,7 @@ def sniff_media(head: bytes) -> bool:
 
 def _find_under(path: Path, links: LinkRules) -> Iterator[Finding]:
     try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-        links.check(path)
+        is_folder = stat.S_ISDIR(links.check(path).stat().st_mode)
         folder = Path(os.path.realpath(path.parent))
     except (OSError, UnusableFile) as exc:
         yield _unusable(path, exc)
@@ -257,7 +266,7 @@ def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
                         folders.append(path)
                     elif not os.path.isdir(real / entry.name):  # noqa: PTH112 - pathlib's raises
                         yield _examine(path, real, links, is_named=False)
-                    elif links.follows_folders and links.allows(os.path.realpath(path)):
+                    elif links.follows_folders and links.leads_in(path):
                         linked.append(path)
                     else:
                         yield LinkedFolder(path=path)

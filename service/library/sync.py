@@ -21,7 +21,7 @@ from service.library.mounts import find_mounts, is_within, touches
 from service.library.pipeline import Pipeline, RehearsedPipeline
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
-from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
+from service.library.scanning import NO_LINKED_FOLDERS, LinkRules, UnusableFile
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 from service.system.failure import Failure
@@ -118,9 +118,8 @@ def _work(
 
 
 def _check_root(root: Path, links: LinkRules, *, allow_empty: bool) -> None:
-    if not links.allows(os.path.realpath(root)):
-        raise SyncRefused(f"{show_path(root)} leads out of the folders that jobs may work on")
     try:
+        links.check(root)
         if root.is_dir():
             with os.scandir(root) as entries:
                 next(entries, None)
@@ -131,6 +130,8 @@ def _check_root(root: Path, links: LinkRules, *, allow_empty: bool) -> None:
             raise SyncRefused(
                 f"{show_path(root)} is not there: mount its disk, or allow the removal with --allow-empty"
             ) from exc
+    except UnusableFile as exc:
+        raise SyncRefused(f"{show_path(root)}: {exc}") from exc
     except OSError as exc:
         raise SyncRefused(f"{show_path(root)} cannot be read: {exc.strerror or exc}") from exc
 

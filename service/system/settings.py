@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     """Answer `/metrics` without a key."""
 
     library_roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    """Folders that jobs over HTTP may work on, separated by colons. Default: every folder. Any reader can
-    play what is indexed."""
+    """Folders of the library, separated by colons: jobs work on, and players get, what really lies in them. `*` means
+    every folder, as does the default; with API keys there is no default."""
 
     # Requests
     max_upload_bytes: PositiveInt = 256 * MIB
@@ -227,7 +227,8 @@ class Settings(BaseSettings):
     @field_validator("library_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
-        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+        parts = [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+        return ["/" if part == "*" else part for part in parts] if isinstance(parts, list) else parts
 
     @field_validator("library_roots", mode="after")
     @classmethod

@@ -92,6 +92,7 @@ def test_environment_is_made_of_settings(compose: dict[str, Any], tmp_path: Path
     settings = Settings(**fields)
     assert settings.needs_keys
     assert settings.host == "0.0.0.0"
+    assert settings.library_roots == (Path("/media"),)
     assert settings.keys_path == Path("/data/api-keys.json")
     assert settings.graceful_stop_seconds < int(
         compose["services"]["foley"]["stop_grace_period"].removesuffix("s")

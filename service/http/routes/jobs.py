@@ -23,6 +23,7 @@ from service.http.events import event_id, stream_events
 from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
+from service.http.parameters import check_path
 from service.http.problems import InvalidParameter
 from service.http.state import StateOf
 from service.jobs.documents import LiveProgress, describe_job
@@ -30,8 +31,9 @@ from service.jobs.files import count_outcomes, read_files
 from service.jobs.opening import Jobs
 from service.jobs.records import JobRecord, JobRequest, Kind, State
 from service.library.journal import FileRow
+from service.library.outcomes import STORED
 from service.library.report import Outcome
-from service.system.failure import Failure
+from service.library.scanning import LinkRules
 from service.system.paths import make_absolute, show_path
 from service.system.settings import MAX_LIMIT, Settings
 
@@ -55,12 +57,6 @@ CURSOR = "`next_cursor` of the page before; leave it out for the first."
 Cursor = Annotated[str | None, Query(description=CURSOR)]
 NumberCursor = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description=CURSOR)]
 LOCATION = {"Location": {"description": "Address of the job.", "schema": {"type": "string"}}}
-
-
-class PathNotAllowed(Failure):
-    """A path lies outside the folders that jobs may work on."""
-
-    code = "path_not_allowed"
 
 
 async def _find_job(request: Request, job_id: JobId, state: StateOf) -> JobRecord:
@@ -277,13 +273,7 @@ def _read_path(text: str, roots: Sequence[Path]) -> str:
             raise ValueError("null byte")
     except ValueError as exc:
         raise InvalidParameter([{"parameter": "paths", "message": "not a path of this machine"}]) from exc
-    path = make_absolute(Path(find_path(text)))
-    if roots:
-        # By name and by what the name leads to: a link may lead out, and a folder of links may lead in.
-        real = Path(os.path.realpath(path))
-        if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
-            raise PathNotAllowed(f"{show_path(path)[:200]} is in none of the folders that jobs may work on")
-    return str(path)
+    return str(check_path(make_absolute(Path(find_path(text))), LinkRules(within=roots)))
 
 
 def _describe(job: JobRecord, live: LiveProgress | None) -> dict[str, Any]:
@@ -301,14 +291,18 @@ async def _describe_now(jobs: Jobs, job_id: str) -> dict[str, Any]:
 
 
 def _describe_file(file: FileRow) -> dict[str, Any]:
+    is_media = file.outcome in (
+        *STORED,
+        "deleted",
+    )  # of other files nobody learns more than that they are there
     return {
         "path": show_path(file.path),
         "outcome": file.outcome,
         "code": file.code,
         "reason": file.reason,
         "attempts": file.attempts,
-        "asset_id": file.asset_id,
-        "size_bytes": file.size_bytes,
+        "asset_id": file.asset_id if is_media else None,
+        "size_bytes": file.size_bytes if is_media else None,
         "num_segments": file.num_segments,
         "is_partial": file.is_partial,
         "ended_at": file.ended_at,

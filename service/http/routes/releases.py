@@ -18,6 +18,7 @@ from service.http.access import name_of
 from service.http.job_schemas import JobBody
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
+from service.http.parameters import check_path
 from service.http.problems import InvalidParameter
 from service.http.schemas import RELEASE_ID
 from service.http.state import StateOf
@@ -118,7 +119,7 @@ async def create_release(
         raise InvalidParameter([{"parameter": "force", "message": "belongs to `activate`"}])
     # Links are refused where the bundle is read, and `..` means nothing once it is a path of the machine.
     wanted = ReleaseRequest(
-        bundle=str(Path(find_path(body.bundle))),
+        bundle=str(check_path(Path(find_path(body.bundle)))),
         activate=body.activate,
         force=body.force,
         who=name_of(request),

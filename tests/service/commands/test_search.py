@@ -101,7 +101,7 @@ def test_a_refusal_is_one_line(served: Settings, library_files: Path, tmp_path: 
 def with_keys(alone: Settings) -> Iterator[tuple[Settings, str]]:
     path = alone.data / "api-keys.json"
     key = create_key(path, name="reader", scope="read").key
-    with serve_in_thread(alone.replace(api_keys_file=path)) as running:
+    with serve_in_thread(alone.replace(api_keys_file=path, library_roots="*")) as running:
         yield alone.replace(port=running.client.base_url.port), key
 
 

@@ -68,7 +68,9 @@ def guarded(
     keys_file: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[serve_in_thread]:
-    settings = indexed_settings.replace(data=tmp_path_factory.mktemp("data"), api_keys_file=keys_file)
+    settings = indexed_settings.replace(
+        data=tmp_path_factory.mktemp("data"), api_keys_file=keys_file, library_roots="*"
+    )
     with memory_indexes(), serve_in_thread(settings) as running:
         yield running
 
@@ -235,7 +237,10 @@ def test_no_door_is_open_without_keys(indexed_settings: Settings, tmp_path: Path
     with pytest.raises(KeysFailure, match="foley keys create"):
         create_app(settings)
     create_key(settings.keys_path, name="x", scope="read")
-    create_app(settings)
+    with pytest.raises(KeysFailure, match="FOLEY_LIBRARY_ROOTS must name the folders of the library"):
+        create_app(settings)
+    create_app(settings.replace(library_roots="*"))
+    create_app(settings.replace(library_roots=(tmp_path,)))
     assert not settings.replace(allow_remote=True).needs_keys  # said aloud by `foley serve`
     assert settings.replace(allow_remote=True, api_keys_file=tmp_path / "k").needs_keys
 

@@ -103,6 +103,30 @@ def _failures(report: IndexReport) -> dict[str, str]:
     return {Path(failed.path).name: failed.code for failed in report.failed}
 
 
+def test_a_folder_that_is_swapped_before_it_is_decoded(
+    run: Run, index: Index, library: Path, decoder: FaultyDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was hashed is in the folder that stood there; what a link shows in its place is not decoded."""
+    aside, outside = library.with_name("aside"), library.with_name("outside")
+    shutil.copytree(library, outside)
+
+    def submit(path: Path, spec: ClipSpec, **kwargs: Any) -> Future[DecodedMedia]:
+        library.rename(aside)
+        library.symlink_to(outside)
+        try:
+            future = FaultyDecoder.submit(decoder, path, spec, **kwargs)
+            future.exception()
+        finally:
+            library.unlink()
+            aside.rename(library)
+        return future
+
+    monkeypatch.setattr(decoder, "submit", submit)
+    report = run(min(library.glob("0*.mp4")))
+    assert [failed.code for failed in report.failed] == ["not_a_file"]
+    assert _assets(index) == {}
+
+
 def test_a_library_with_broken_files(run: Run, index: Index, library: Path) -> None:
     (library / "empty.webm").touch()
     (library / "text.mp4").write_text("no media at all " * 100)

@@ -386,7 +386,8 @@ def test_a_file_that_is_replaced_while_it_is_sent(source: Settings, tmp_path: Pa
 
 def test_a_server_with_keys_wants_an_admin(source: Settings, tmp_path: Path) -> None:
     shutil.copytree(source.data, tmp_path / "data")
-    settings = source.replace(data=tmp_path / "data", api_keys_file=tmp_path / "data" / "api-keys.json")
+    keys_file = tmp_path / "data" / "api-keys.json"
+    settings = source.replace(data=tmp_path / "data", api_keys_file=keys_file, library_roots="*")
     admin = create_key(settings.keys_path, name="admin", scope="admin").key
     writer = create_key(settings.keys_path, name="writer", scope="write").key
     with serve_in_thread(settings) as running:

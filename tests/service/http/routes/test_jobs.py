@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -95,6 +96,47 @@ def test_a_job_from_its_post_to_its_files(http: httpx.Client, done: dict[str, An
     assert all(file["reason"] and file["attempts"] == 1 for file in quarantine)
 
 
+def test_nothing_is_told_of_what_is_no_media(http: httpx.Client, done: dict[str, Any], root: Path) -> None:
+    location = f"/v1/jobs/{done['job_id']}"
+    files = http.get(f"{location}/files").json()["files"]
+    assert {file["outcome"] for file in files} == {"indexed", "quarantined"}
+    for file in files:
+        is_indexed = file["outcome"] == "indexed"
+        assert (file["asset_id"] is not None, file["size_bytes"] is not None) == (is_indexed, is_indexed)
+    told = json.dumps([done, http.get("/v1/jobs").json(), files])
+    for file in files:
+        path = Path(file["path"])
+        if file["outcome"] == "quarantined" and path.stat().st_size > 9:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() not in told
+            assert str(path.stat().st_size) not in told.replace(str(root), "")
+
+
+@pytest.mark.parametrize("kind", ["index", "sync"])
+def test_a_folder_that_is_swapped_after_its_job_was_accepted_is_not_entered(
+    running: serve_in_thread, root: Path, tmp_path: Path, kind: str
+) -> None:
+    http, jobs = running.client, running.app.state.shared.jobs
+    folder, outside = root / f"swapped-{kind}", tmp_path / "outside"
+    outside.mkdir()
+    write_tones(folder, 1, first=700)
+    write_tones(outside, 1, first=701)
+    with jobs.library.lane.paused():
+        answer = http.post("/v1/jobs", json={"kind": kind, "paths": [str(folder)]})
+        assert answer.status_code == 202
+        folder.rename(root / f"aside-{kind}")
+        folder.symlink_to(outside)
+    job = _wait(http, answer.headers["location"])
+    folder.unlink()
+    if kind == "sync":
+        assert (job["state"], job["error"]["code"]) == ("failed", "sync_refused")
+    else:
+        assert [(file["path"], file["code"]) for file in job["report"]["failed"]] == [
+            (str(folder), "path_not_allowed")
+        ]
+    assert str(outside) not in json.dumps(job)
+    assert http.get("/v1/assets", params={"folder": str(folder)}).json()["assets"] == []
+
+
 def test_a_job_over_a_name_that_is_not_utf8(running: serve_in_thread, root: Path) -> None:
     """Such a one comes from the command line, or from a switch of releases."""
     path = root / b"\xff\xfe.mp4".decode("utf-8", "surrogateescape")
@@ -182,6 +224,16 @@ def test_jobs_keep_to_their_folders(http: httpx.Client, root: Path, tmp_path: Pa
         answer = http.post("/v1/jobs", json={"kind": "index", "paths": [str(root), str(path)]})
         assert (answer.status_code, answer.json()["code"]) == (403, "path_not_allowed"), path
     (root / "way-out").unlink()
+    for path in (
+        "/proc/self/root",
+        f"/proc/1/root{root}",
+        f"{root}/../../../../../proc/self/cwd",
+        "/dev/fd/0",
+    ):
+        answer = http.post("/v1/jobs", json={"kind": "index", "paths": [path]})
+        assert (answer.status_code, answer.json()["code"]) == (403, "path_not_allowed"), path
+        answer = http.post("/v1/releases", json={"bundle": path})
+        assert (answer.status_code, answer.json()["code"]) == (403, "path_not_allowed"), path
     for paths in (["relative"], [], ["/a\0b"], [7], "text"):
         answer = http.post("/v1/jobs", json={"kind": "index", "paths": paths})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter"), paths

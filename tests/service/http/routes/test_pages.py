@@ -228,7 +228,13 @@ def test_a_key_is_asked_for_and_used(
     clip = min(library_files.glob("0*.mp4"))
     with open_foley(settings) as foley:
         index_paths([clip], snapshot=foley.snapshot(), decoder=foley.decoder)
-    guarded = {"DATA": tmp_path, "BUNDLE": bundle_path, "DEVICE": "cpu", "API_KEYS_FILE": settings.keys_path}
+    guarded = {
+        "DATA": tmp_path,
+        "BUNDLE": bundle_path,
+        "DEVICE": "cpu",
+        "API_KEYS_FILE": settings.keys_path,
+        "LIBRARY_ROOTS": library_files,
+    }
     with run_server(guarded, tmp_path / "log") as address, browser.new_context() as context:
         page = context.new_page()
         page.goto(address)
