@@ -10,11 +10,12 @@ wrong, 130 stopped by Ctrl-C.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from models.media.names import show_bytes_in_streams
+from models.media.names import find_argument, show_bytes_in_streams
 from service.commands.assets import assets_app
 from service.commands.audit import audit
 from service.commands.library import index, jobs_app, repair, sync
@@ -23,7 +24,16 @@ from service.commands.releases import releases_app
 from service.commands.search import demo, search
 from service.commands.terminal import print_version
 
+
+class _Commands(TyperGroup):
+    """Takes names of files as every command prints them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [find_argument(argument) for argument in args])
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Finds the sound for a picture and the picture for a sound.",
     no_args_is_help=True,
     add_completion=False,

@@ -52,6 +52,12 @@ def find_path(text: str) -> str:
     return text if "\\x" not in text or os.path.lexists(text) else read_path(text)
 
 
+def find_argument(text: str) -> str:
+    r"""An argument of a command: if it is the name of a file as `show_path` wrote it, that file's path."""
+    path = find_path(text)
+    return path if os.path.lexists(path) else text
+
+
 def show_text(text: str) -> str:
     r"""Text with paths in it, their bytes that are not UTF-8 as \xNN: what a log or a terminal takes."""
     return _SURROGATES.sub(lambda found: ascii(found[0])[1:-1].replace(r"\udc", r"\x"), text)

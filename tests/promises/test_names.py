@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from models.media.names import find_path, read_path, show_bytes_in_streams, show_path, show_text
+from service.cli import app
 from service.commands.annotation import annotate, export
 from service.commands.inventory import OpenInventory, find_asset, to_query
 from service.http.routes.jobs import _read_path
@@ -107,6 +109,13 @@ def test_metadata_goes_out_and_comes_back(index: Index, odd: Path, tmp_path: Pat
         file.write_text(json.dumps({show_path(odd): {"lufs": -23.5}}))
     assert annotate(file, inventory).num_changed == 1
     assert [asset["metadata"] for asset in inventory.list_assets()] == [{"lufs": -23.5}]
+
+
+def test_commands_take_the_shown_name(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLEY_DATA", str(odd.parent / "data"))
+    result = CliRunner().invoke(app, ["search", show_path(odd)])
+    assert "does not exist" not in result.output
+    assert "--target" in result.output
 
 
 def test_jobs_over_http_take_the_shown_name(odd: Path) -> None:
