@@ -12,6 +12,7 @@ A process that may open no file itself is given the descriptor of `open_regular`
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import math
 import os
@@ -214,6 +215,7 @@ def open_regular(source: MediaSource, *, follows_links: bool = True) -> Iterator
 
     Raises:
         NotARegularFile: If it cannot be opened, or is something else.
+        OSError: If this process or the machine has too many files open.
         EmptyFile: If it has no bytes.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -223,6 +225,8 @@ def open_regular(source: MediaSource, *, follows_links: bool = True) -> Iterator
         else:
             descriptor = os.open(source, flags) if follows_links else open_without_links(source)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # says nothing of the file
         reason = getattr(error, "strerror", None) or error
         raise NotARegularFile(f"the file cannot be opened: {reason}") from error
     try:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from models.bundle.bundle import BrokenBundle
 from models.media.clip import UnreadableClip
-from service.system.failure import Failure
+from service.system.failure import Failure, is_out_of_files
 from service.system.validation import name_faults
 
 logger = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "keys_unavailable": Problem(503, "API keys cannot be checked now"),
     "ledger_failed": Problem(503, "The ledger of jobs cannot be used"),
     "ledger_in_use": Problem(503, "Another process writes the ledger"),
+    "out_of_files": Problem(503, "The service has too many files open; try again"),
     "not_ready": Problem(503, "The service cannot answer correctly now"),
     "disk_full": Problem(507, "The disk is full"),
 }
@@ -126,6 +127,8 @@ def code_of(exc: Exception) -> str:
     """The code of an exception of ours; `internal_error` for any other."""
     if isinstance(exc, ClientDisconnect):
         return "client_disconnected"
+    if is_out_of_files(exc):
+        return "out_of_files"
     return exc.code if isinstance(exc, Failure | UnreadableClip | BrokenBundle) else INTERNAL
 
 
@@ -176,6 +179,13 @@ async def answer_own_error(request: Request, exc: Exception) -> Response:
     )
 
 
+async def answer_os_error(request: Request, exc: Exception) -> Response:
+    """Answer an error of the system that passes; any other is unexpected."""
+    if not is_out_of_files(exc):
+        raise exc
+    return await answer_own_error(request, exc)
+
+
 async def answer_http_error(request: Request, exc: Exception) -> Response:
     """Answer an error that the framework raised by its status."""
     if not isinstance(exc, HTTPException):
@@ -209,5 +219,6 @@ def add_error_handlers(app: FastAPI) -> None:
     """Let an application answer every error with a problem (unexpected ones: see `service.http.request_log`)."""
     for kind in (Failure, UnreadableClip, BrokenBundle, ClientDisconnect):
         app.add_exception_handler(kind, answer_own_error)
+    app.add_exception_handler(OSError, answer_os_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(RequestValidationError, answer_invalid_request)

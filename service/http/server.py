@@ -19,7 +19,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import h11
 import uvicorn
@@ -32,6 +32,7 @@ from service.http.request_log import GUARDS
 from service.http.state import State
 from service.jobs.documents import LEDGER_NAME
 from service.jobs.ledger import Ledger
+from service.system.child import raise_open_files
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,10 @@ class HttpProtocol(H11Protocol):
     """One connection to a client. `head_seconds` is the time for a head, from the connection or its first byte."""
 
     head_seconds = 10.0
+    max_connections = 1000
+    idle: ClassVar[
+        dict[HttpProtocol, None]
+    ] = {}  # connections of the server without a request, the oldest first
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -74,10 +79,17 @@ class HttpProtocol(H11Protocol):
         super().connection_made(transport)
         self.conn = Connection(h11.SERVER, MAX_HEAD_BYTES)
         self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+        self.idle[self] = None
+        if len(self.connections) > self.max_connections:
+            oldest = next(iter(self.idle))
+            oldest._refuse(
+                503, "too_many_connections", f"more than {self.max_connections} connections are open"
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._stop_waiting()
+        self.idle.pop(self, None)
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
@@ -85,8 +97,11 @@ class HttpProtocol(H11Protocol):
         super().handle_events()
         if self.conn.their_state is not h11.IDLE:
             self._stop_waiting()
+            self.idle.pop(self, None)
         elif self._head_timer is None and self.conn.trailing_data[0]:
             self._head_timer = self.loop.call_later(self.head_seconds, self._give_up)
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            self.idle.setdefault(self)
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that is not HTTP, or whose head is too large; uvicorn calls this as it catches the error."""
@@ -109,6 +124,7 @@ class HttpProtocol(H11Protocol):
 
     def _refuse(self, status: int, code: str, detail: str) -> None:
         self._stop_waiting()
+        self.idle.pop(self, None)
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
@@ -142,7 +158,12 @@ def _write_problem(status: int, code: str, detail: str) -> bytes:
 
 def configure_server(settings: Settings, foley: Foley | None = None) -> uvicorn.Config:
     """Configure uvicorn for the application, which opens a `Foley` if none is given; logging stays as it is."""
-    protocol = type("HttpProtocol", (HttpProtocol,), {"head_seconds": settings.header_timeout_seconds})
+    facts = {
+        "head_seconds": settings.header_timeout_seconds,
+        "max_connections": min(settings.max_connections, raise_open_files() // 2),
+        "idle": {},
+    }
+    protocol = type("HttpProtocol", (HttpProtocol,), facts)
     return uvicorn.Config(
         create_app(settings, foley=foley),
         host=settings.host,

@@ -17,7 +17,7 @@ from service.jobs.ledger import Ledger
 from service.jobs.records import CreatedJob, JobRecord, Kind
 from service.library.report import NOTHING_YET
 from service.system.caller import Caller, CallerGone
-from service.system.failure import Failure
+from service.system.failure import Failure, is_out_of_files
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +222,8 @@ class JobLane:
         self.ledger.end_job(job_id, "failed", report=None, error_code=code, error=text)
 
     def _max_attempts(self, exc: Exception) -> float:
+        if is_out_of_files(exc):
+            return FOR_EVER
         return next((number for kind, number in self._attempts.items() if isinstance(exc, kind)), 1)
 
     # The thread

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from models.media.clip import clamp_time_ns, hash_media, open_regular, open_without_links
 from models.media.names import is_ignored
-from service.system.failure import Failure
+from service.system.failure import Failure, is_out_of_files
 from service.system.paths import make_absolute
 
 MEDIA_EXTENSIONS = frozenset(
@@ -331,7 +331,9 @@ def _unusable(path: Path, exc: OSError | UnusableFile) -> UnusableFile:
 
 
 def _explain(exc: Exception) -> tuple[str, str]:
-    """Code and reason of a failed system call."""
+    """Code and reason of a failed system call; one for want of descriptors is raised, it says nothing of the file."""
+    if is_out_of_files(exc):
+        raise exc
     if isinstance(exc, FileNotFoundError):
         return "not_found", "there is no such file"
     if isinstance(exc, PermissionError):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
+MAX_OPEN_FILES = 65_536  # some programs of others close each number that there may be
 
 
 def start_child(
@@ -54,6 +55,14 @@ def limit_memory(more_bytes: int) -> None:
     if sys.platform == "linux":  # by hand: psutil would cost each decode worker 15 ms of imports
         num_pages = int(Path("/proc/self/statm").read_text().split()[0])
         lower_limit(resource.RLIMIT_AS, num_pages * resource.getpagesize() + more_bytes)
+
+
+def raise_open_files() -> int:
+    """Let this process open as many files as it may, at most 65,536; returns how many these are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, min(hard, MAX_OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def lower_limit(kind: int, value: int) -> None:

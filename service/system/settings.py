@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     """Each body byte received earns its share of a second at this rate."""
     header_timeout_seconds: PositiveFloat = 10.0
     """Time to receive a request's head."""
+    max_connections: PositiveInt = 1000
+    """Maximum number of open connections; above it the one that has waited longest for a request is closed. At most
+    half of the files that the process may open: the others are for work."""
     idle_timeout_seconds: PositiveFloat = 10.0
     """Keep-alive time of an idle connection."""
     graceful_stop_seconds: PositiveInt = 25

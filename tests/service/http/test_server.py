@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from service.http.server import MAX_HEAD_BYTES, Connection, Server
+from service.http.server import MAX_HEAD_BYTES, Connection, HttpProtocol, Server
 from service.system.settings import Settings
 from tests.support.serving import find_free_port, run_server
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
@@ -154,3 +154,50 @@ def test_a_head_is_counted_although_it_arrives_at_once(place: str, excess: int) 
     with pytest.raises(h11.RemoteProtocolError) as caught:
         read()
     assert caught.value.error_status_hint == 431
+
+
+def test_idle_connections_give_way_to_new_ones() -> None:
+    """However many there are, the others find room, and one that waits for its answer is never closed."""
+    app = FastAPI()
+    released = threading.Event()
+
+    async def wait() -> str:
+        await anyio.to_thread.run_sync(released.wait)
+        return "good"
+
+    app.add_api_route("/slow", wait)
+    app.add_api_route("/", lambda: "good")
+    facts: dict[str, Any] = {"max_connections": 8, "idle": {}}
+    protocol = type("Few", (HttpProtocol,), facts)
+    config = uvicorn.Config(app, port=find_free_port(), log_config=None, lifespan="off", http=protocol)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_until(lambda: server.started)
+    address = ("127.0.0.1", config.port)
+    slow, *idle = [socket.create_connection(address)]
+    slow.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    wait_until(lambda: server.server_state.tasks)
+    with httpx.Client(base_url=f"http://127.0.0.1:{config.port}", timeout=GENEROUS_SECONDS) as good:
+        for _ in range(3):
+            idle += [socket.create_connection(address) for _ in range(20)]
+            assert good.get("/").json() == "good"
+    assert len(server.server_state.connections) <= 8
+    assert idle[0].recv(1000).startswith(b"HTTP/1.1 503 ")
+    released.set()
+    assert b"good" in b"".join(iter(lambda: slow.recv(1000), b""))
+    for connection in (slow, *idle):
+        connection.close()
+    server.should_exit = True
+    thread.join(10)
+
+
+def test_the_soft_limit_of_open_files_is_raised() -> None:
+    code = (
+        "import resource; from service.system.child import raise_open_files; "
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)); "
+        "print(raise_open_files() == resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 65_536))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from service.http.problems import code_of
 from service.index.failure import IndexFull, IndexUnavailable
 from service.jobs.database import LedgerFull
 from service.jobs.lane import FOR_EVER, JobEnded, JobLane, JobResult, RunningJob
 from service.jobs.ledger import Ledger
 from service.jobs.records import JobRecord
 from service.library.report import NOTHING_YET
+from service.library.scanning import FoundFile, identify
+from service.library.stages import blame_file
 from service.releases.store import ReleaseRefused
 from service.system.caller import CallerGone
 from tests.support.waiting import wait_until
@@ -182,3 +186,31 @@ def test_versions_of_progress_rise_with_every_change(lane: JobLane) -> None:
         return DONE
 
     lane.run(_submit(lane), work)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_job_waits_for_descriptors(
+    lane: JobLane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whatever wants to open a file says so, and neither the file nor the job is blamed."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"RIFF")
+    failures = iter([True, True, True])
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(number, "Too many open files")
+
+    def work(_: RunningJob) -> JobResult[str]:
+        if next(failures, False):
+            with monkeypatch.context() as patch:
+                patch.setattr("models.media.opening.os.open", refuse)
+                try:
+                    identify(FoundFile(path=path, size_bytes=4, modified_ns=path.stat().st_mtime_ns))
+                except Exception as exc:
+                    raise blame_file(exc) from exc
+        return DONE
+
+    job_id = _submit(lane)
+    _serve(lane, work)
+    assert _ended(lane, job_id).state == "done"
+    assert code_of(OSError(number, "x")) == "out_of_files"
