@@ -225,8 +225,9 @@ def open_regular(source: MediaSource, *, follows_links: bool = True) -> Iterator
         else:
             descriptor = os.open(source, flags) if follows_links else open_without_links(source)
     except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-            raise  # says nothing of the file
+        number = getattr(error, "errno", None)
+        if number in (errno.EMFILE, errno.ENFILE):  # says nothing of the file
+            raise OSError(number, os.strerror(number)) from error
         reason = getattr(error, "strerror", None) or error
         raise NotARegularFile(f"the file cannot be opened: {reason}") from error
     try:
