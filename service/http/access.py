@@ -74,6 +74,12 @@ def check_scope(request: Request, needed: keys.Scope) -> None:
         raise keys.ScopeMissing(has=request.state.key.scope, needs=needed)
 
 
+def is_still_known(request: Request) -> bool:
+    """Whether the key that the request came with, if any, was not revoked since."""
+    key: keys.StoredKey | None = getattr(request.state, "key", None)
+    return key is None or request.state.keys.has(key)
+
+
 def name_of(request: Request) -> str:
     """Who asks, for the record: the API key, if one is needed."""
     key: keys.StoredKey | None = getattr(request.state, "key", None)
@@ -129,7 +135,7 @@ class AccessGuard:
             return
         takes_cookie = method in SAFE_METHODS and f"{path}/".startswith(PLAYED_PATHS)
         key = self._identify(headers, takes_cookie=takes_cookie)
-        scope.setdefault("state", {}).update(key=key, key_id=key.key_id)  # the latter for the log
+        scope.setdefault("state", {}).update(key=key, keys=self._rules.store, key_id=key.key_id)
         if not key.allows(needed):
             raise keys.ScopeMissing(has=key.scope, needs=needed)
 

@@ -17,6 +17,7 @@ from service.foley import Foley, open_foley
 from service.http.access import AccessGuard, open_rules
 from service.http.admission import Admission
 from service.http.body import BodyGuard, BodyLimits
+from service.http.events import EventStreams
 from service.http.gauges import FoleyCollector, JobsCollector
 from service.http.loop_lag import watch_loop
 from service.http.metrics import Metrics
@@ -131,6 +132,7 @@ def _state(
         readiness=readiness,
         metrics=metrics,
         jobs=opened_jobs,
+        streams=EventStreams(opened_jobs, max_streams=settings.max_event_streams),
         releases=opened_jobs.releases.manager,
     )
 

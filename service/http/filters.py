@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Json, PlainValidator, WithJsonSchema
+from pydantic import Field, Json, PlainValidator, WithJsonSchema
 
+from service.http.schemas import RequestBody, at_most
 from service.index.contract import VALUES, Bounds, Filter, is_value
 from service.system.modality import Modality
 
 MAX_SECONDS = 1e11  # of a duration or since 1970: past every file there is
 MAX_TEXT_CHARS = 1024
 MAX_VALUES = 64
+MAX_WANTED = 16  # keys of metadata in one filter
 NUMBER: dict[str, Any] = {"type": "number", "minimum": -(2**63), "exclusiveMaximum": 2**63}
 VALUE_SCHEMAS = ({"type": "string", "maxLength": MAX_TEXT_CHARS}, NUMBER, {"type": "boolean"})
 LIST_SCHEMA: dict[str, Any] = {"type": "array", "items": {"anyOf": [*VALUE_SCHEMAS]}, "maxItems": MAX_VALUES}
@@ -53,7 +55,7 @@ METADATA = (
     'both included: `{"at_least": -24, "at_most": -22.5}`. `3` is not `"3"`, but it is `3.0`.'
 )
 MetadataText = Annotated[
-    Json[Annotated[Wanted, Field(max_length=16)]] | None,
+    Json[Annotated[Wanted, Field(max_length=MAX_WANTED), at_most(MAX_WANTED)]] | None,
     Field(
         description=f"A JSON object. {METADATA}",
         max_length=4096,
@@ -62,10 +64,8 @@ MetadataText = Annotated[
 ]
 
 
-class FilterFields(BaseModel):
+class FilterFields(RequestBody):
     """Which assets count: every field that is given must hold."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: str | None = Field(
         None,
@@ -101,7 +101,7 @@ class FilterFields(BaseModel):
         description="Only assets in whose picture nothing changes (one colour, a still, test bars); false: only those "
         "with a moving picture.",
     )
-    metadata: Annotated[Wanted, Field(max_length=16)] | None = Field(
+    metadata: Annotated[Wanted, Field(max_length=MAX_WANTED), at_most(MAX_WANTED)] | None = Field(
         None, description=METADATA, examples=[{"take": 3, "mood": ["calm", "cold"]}]
     )
 

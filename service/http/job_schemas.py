@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from service.http.schemas import ASSET_ID, IS_PARTIAL, NEXT_CURSOR, Document, example
+from service.http.schemas import ASSET_ID, IS_PARTIAL, NEXT_CURSOR, Document, RequestBody, example
 from service.jobs.records import JobRequest, Kind, ReleaseRequest, State
 from service.library.report import Counts, Outcome, Progress, StageTimes
 from service.releases.documents import Estimate, ReleaseRecord, SwitchDocument
@@ -68,12 +68,10 @@ LibraryPath = Annotated[
 ]
 
 
-class JobRequestBody(BaseModel):
+class JobRequestBody(RequestBody):
     """What a job is to do."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
         strict=True,
         json_schema_extra={"examples": [{"kind": "sync", "paths": ["/media/rain"]}]},
     )

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 
 from service.http.encodings import Encoding
 from service.http.filters import FilterFields, MetadataText
 from service.http.problems import InvalidParameter
+from service.http.schemas import RequestBody
 from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
 from service.search.options import SearchOptions
 from service.system.failure import Failure
@@ -105,10 +106,8 @@ class SearchParameters(SearchFields):
     metadata: MetadataText = None
 
 
-class EmbeddingParameters(BaseModel):
+class EmbeddingParameters(RequestBody):
     """What to embed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     modality: Modality | None = Field(None, description="Embed this stream only. Default: what the file has.")
     encoding: Encoding = Field(

@@ -82,6 +82,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "unknown_segment": Problem(422, "The asset to search with has no such segment"),
     "unforeseen": Problem(422, "The service failed at this file"),
     "unreadable": Problem(422, "The file cannot be used"),
+    "too_many_streams": Problem(429, "Too many event streams are open"),
     "overloaded": Problem(429, "Too many requests at once; try again"),
     "build_failed": Problem(500, "The release could not be built"),
     INTERNAL: Problem(500, "The service failed"),
@@ -116,9 +117,9 @@ class InvalidParameter(Failure):
     def of(cls, found: Sequence[Mapping[str, Any]]) -> InvalidParameter:
         """The error for what pydantic or FastAPI found, with names as the client wrote them."""
         places = ("query", "path", "body", "header")  # FastAPI's, before the name
-        named = [
+        named = (
             {**e, "loc": e["loc"][1:] if e["loc"][:1] and e["loc"][0] in places else e["loc"]} for e in found
-        ]
+        )
         faults = name_faults(named).items()
         return cls([{"parameter": place[:80] or "request", "message": fault} for place, fault in faults])
 

@@ -28,7 +28,7 @@ MAX_TRACK_CHARS = 1024 * 1024
 class AssetQuery(SearchFields):
     """Search with an asset that is indexed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(strict=True)
 
     asset_id: str = Field(pattern="^[0-9a-f]{64}$", description="Search with the segments of this asset.")
     start_seconds: float | None = Field(
@@ -44,7 +44,7 @@ class AssetQuery(SearchFields):
 class TrackQuery(SearchFields):
     """Search with embeddings that the caller has, as `/v1/embeddings` returns them with `encoding=base64`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(strict=True)
 
     track: str = Field(
         max_length=MAX_TRACK_CHARS,

@@ -8,15 +8,17 @@ dataclass is the description. Tests hold the answers of every route to the descr
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from models.media.clip import MediaInfo
 from service.search.matching import EmptyReason, ProbabilityReason
 from service.system.modality import Modality
+from service.system.validation import MAX_FAULTS
 
 ASSET_ID = "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
 RELEASE_ID = "starter-0123456789ab"
@@ -65,6 +67,33 @@ EMPTY_ANSWER: dict[str, Any] = {
 IS_PARTIAL = "True if less than 95 % of the file could be decoded."
 NEXT_CURSOR = "Give it as `cursor` for the next page; null after the last."
 UPLOAD_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 503, 507)
+
+
+class RequestBody(BaseModel):
+    """What a request may say: these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, given: Any) -> Any:
+        """Leave out the unknown fields that no answer would name: pydantic would make an error of each."""
+        if not isinstance(given, dict) or len(given) <= MAX_FAULTS:
+            return given
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        unknown = islice((name for name in given if name not in known), MAX_FAULTS)
+        return {name: given[name] for name in (*known.intersection(given), *unknown)}
+
+
+def at_most(num_entries: int) -> BeforeValidator:
+    """Refuse an object with more entries before they are looked at: pydantic counts when it has checked them all."""
+
+    def check(given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > num_entries:
+            raise PydanticCustomError("too_long", "too long", {"max_length": num_entries})
+        return given
+
+    return BeforeValidator(check)
 
 
 class Document(BaseModel):

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from service.foley import Foley
 from service.http.admission import Admission
+from service.http.events import EventStreams
 from service.http.metrics import Metrics
 from service.http.readiness import Readiness
 from service.http.upload import UploadFolder
@@ -38,6 +39,7 @@ class State:
     metrics: Metrics
     releases: ReleaseManager
     jobs: Jobs
+    streams: EventStreams
     backing_up: threading.Lock = field(default_factory=threading.Lock)
     auditing: anyio.Lock = field(default_factory=anyio.Lock)
     changing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))

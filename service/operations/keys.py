@@ -184,6 +184,12 @@ class KeyStore:
                 found = stored
         return found
 
+    def has(self, key: StoredKey) -> bool:
+        """Whether a key is still valid; not if the file cannot be read."""
+        with contextlib.suppress(KeysFailure):
+            return key in self._current()
+        return False
+
     def _current(self) -> Sequence[StoredKey]:
         with self._lock:
             try:

@@ -173,6 +173,8 @@ class Settings(BaseSettings):
     optimize_share: float = Field(default=0.3, gt=0, le=1)
     """The embedded index rebuilds its graphs, in separate processes, once more than this share of its segments
     changed, above 10,000. 1 means never."""
+    max_event_streams: PositiveInt = 64
+    """Maximum number of open event streams for each API key, or for all clients if none is needed."""
     max_batch_queries: int = Field(default=24, ge=1, le=MAX_LIMIT)
     """Maximum number of queries in one batch. 24 tracks of 16 × 768 fill 0.8 of the 1 MiB a body may have."""
     prefetch: PositiveInt | None = None

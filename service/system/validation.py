@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
+
+MAX_FAULTS = 20  # are named: more help nobody, and a body of 1 MB may have 100,000
 
 KINDS = {  # by the first word of pydantic's name for an error
     "bool": "must be true or false",
@@ -36,9 +39,9 @@ SHOWN = ("_parsing", "_from_float", "literal_error")  # types of errors whose in
 
 
 def name_faults(errors: Iterable[Mapping[str, Any]], *, with_input: bool = False) -> dict[str, str]:
-    """The sentence for each field by its name, `metadata.take`; the name is empty if it is about all of them."""
+    """The first MAX_FAULTS sentences by field, `metadata.take`; the name is empty if it is about all of them."""
     found: dict[str, str] = {}
-    for error in errors:
+    for error in islice(errors, MAX_FAULTS):
         place = ".".join(str(part) for part in error["loc"] if part != "[key]")
         got = f", got {error['input']!r}" if with_input and error["type"].endswith(SHOWN) else ""
         found.setdefault(place, _describe(error) + got)

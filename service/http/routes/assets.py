@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from service.foley import Foley
 from service.http.filters import LIST_SCHEMA, VALUE_SCHEMAS, FilterFields, MetadataText, read_values
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_media, describe_problems
 from service.http.routes.media import respond_with_media
-from service.http.schemas import AssetBody, AssetPageBody
+from service.http.schemas import AssetBody, AssetPageBody, RequestBody, at_most
 from service.http.state import StateOf
 from service.index.contract import Asset
 from service.jobs.files import forget_asset
@@ -56,18 +56,18 @@ NewValue = Annotated[
 ]
 
 
-class AssetChanges(BaseModel):
+class AssetChanges(RequestBody):
     """What to change about an asset."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
         strict=True,
         json_schema_extra={"examples": [{"metadata": {"take": 3, "mood": ["calm", "cold"], "draft": None}}]},
     )
 
     metadata: Annotated[
-        dict[Annotated[str, Field(max_length=MAX_KEY_CHARS)], NewValue], Field(max_length=MAX_KEYS)
+        dict[Annotated[str, Field(max_length=MAX_KEY_CHARS)], NewValue],
+        Field(max_length=MAX_KEYS),
+        at_most(MAX_KEYS),
     ] = Field(
         description="New values by key: text, numbers, true, false, or lists of them. Null removes a key; other "
         "keys stay as they are (RFC 7396)."

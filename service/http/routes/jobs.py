@@ -14,12 +14,11 @@ from typing import Annotated, Any
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import StreamingResponse
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from models.media.names import find_path
-from service.http.access import RELEASE_JOBS, allows, check_scope, name_of
-from service.http.events import event_id, stream_events
+from service.http.access import RELEASE_JOBS, allows, check_scope, is_still_known, name_of
+from service.http.events import EventResponse, event_id
 from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
@@ -196,10 +195,11 @@ async def list_job_files(
     responses={
         200: {"description": "The events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
         204: {"description": "The job has ended, and you have seen it."},
-        **describe_problems(404, 422, 500, 503),
+        **describe_problems(404, 422, 429, 500, 503),
     },
 )
 async def follow_job(
+    request: Request,
     job: JobOf,
     state: StateOf,
     last_event_id: Annotated[
@@ -210,9 +210,13 @@ async def follow_job(
     """Answer with the events of a job."""
     if job.has_ended and last_event_id == event_id(job, None):
         return Response(status_code=204)
-    events = stream_events(state.jobs, job.job_id, last_event_id=last_event_id, describe=_describe)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    events = state.streams.follow(
+        job.job_id,
+        last_event_id=last_event_id,
+        describe=_describe,
+        is_allowed=lambda: is_still_known(request),
+    )
+    return EventResponse(events, state.streams.counted(getattr(request.state, "key_id", None)))
 
 
 @router.post(

@@ -10,7 +10,7 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from models.media.names import find_path
@@ -20,7 +20,7 @@ from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
 from service.http.parameters import check_path
 from service.http.problems import InvalidParameter
-from service.http.schemas import RELEASE_ID
+from service.http.schemas import RELEASE_ID, RequestBody
 from service.http.state import StateOf
 from service.jobs.documents import describe_job
 from service.jobs.records import ReleaseRequest
@@ -44,12 +44,10 @@ register_url_convertor("release_id", _ReleaseIdConvertor())
 ReleaseId = Annotated[str, PathParameter(description="Name of the release.", examples=[RELEASE_ID])]
 
 
-class ReleaseRequestBody(BaseModel):
+class ReleaseRequestBody(RequestBody):
     """What to build."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
         strict=True,
         json_schema_extra={"examples": [{"bundle": "/models/mine", "activate": True}]},
     )
@@ -67,10 +65,10 @@ class ReleaseRequestBody(BaseModel):
     )
 
 
-class ActivateBody(BaseModel):
+class ActivateBody(RequestBody):
     """How to activate."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(strict=True)
 
     force: str = Field(
         "", max_length=MAX_REASON, description="Why to activate a release that failed its gates. Recorded."

@@ -15,7 +15,7 @@ from service.http.access import ROUTES, read_key, scope_of
 from service.http.app import create_app
 from service.http.origin import CrossOrigin, HostNotAllowed, check_host, check_origin
 from service.jobs.opening import Jobs
-from service.jobs.records import ReleaseRequest
+from service.jobs.records import JobRequest, ReleaseRequest
 from service.jobs.release_jobs import ReleaseJobs
 from service.operations.keys import KeysFailure, Scope, create_key, revoke_key
 from service.releases.store import ReleaseError
@@ -69,7 +69,7 @@ def guarded(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[serve_in_thread]:
     settings = indexed_settings.replace(
-        data=tmp_path_factory.mktemp("data"), api_keys_file=keys_file, library_roots="*"
+        data=tmp_path_factory.mktemp("data"), api_keys_file=keys_file, library_roots="*", max_event_streams=2
     )
     with memory_indexes(), serve_in_thread(settings) as running:
         yield running
@@ -197,6 +197,25 @@ def test_ways_to_carry_a_key(guarded: serve_in_thread, keys: dict[str, str]) -> 
         assert answer.status_code == 401
         assert 'error="invalid_token"' in answer.headers["www-authenticate"]
     assert ask("GET", "/v1/assets", headers={"Authorization": "Basic eDp5"}).status_code == 401
+
+
+def test_streams_are_few_and_end_with_their_key(guarded: serve_in_thread, keys_file: Path) -> None:
+    created = create_key(keys_file, name="follower", scope="read")
+    headers, shared = {"X-API-Key": created.key}, guarded.app.state.shared
+    with shared.jobs.library.lane.paused():
+        job_id = shared.jobs.ledger.create_job("index", JobRequest(paths=("/x",)).to_json()).job.job_id
+        place = f"/v1/jobs/{job_id}/events"
+        with guarded.client.stream("GET", place, headers=headers) as first:
+            lines = first.iter_lines()
+            assert next(lines).startswith("retry:")
+            with guarded.client.stream("GET", place, headers=headers) as second:
+                others = second.iter_lines()  # which would be closed with its last reference
+                assert next(others).startswith("retry:")
+                refused = guarded.client.get(place, headers=headers)
+                assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
+                revoke_key(keys_file, created.stored.key_id)
+                assert "event: end" not in list(lines)  # the stream ends, and the job has not
+        shared.jobs.cancel(job_id)
 
 
 def test_a_revoked_key_is_refused_at_once(guarded: serve_in_thread, keys_file: Path) -> None:
