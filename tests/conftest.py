@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
 # Every client of httpx reads all certificates of its package otherwise, for 70 ms; few of ours speak TLS.
 os.environ.setdefault("SSL_CERT_DIR", "/etc/ssl/certs")
+
+# A shell that starts the suite in the background has it ignore Ctrl-C, and with it all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Beside other workers of pytest-xdist two threads of torch wait for each other most of the time.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -222,7 +222,7 @@ def test_another_attempt_at_a_file_goes_on_where_a_worker_died(
         MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
         CrashingDecoder(num_workers=1) as decoder,
     ):
-        decoder.crashes_at = 9 * CHUNK_SEGMENTS
+        decoder.crashes_at = 6 * CHUNK_SEGMENTS
         snapshot = Snapshot(
             encoder=encoder,
             index=index,
