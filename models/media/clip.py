@@ -19,18 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.media.limits import DecodeLimits
-from models.media.opening import (
-    MediaInfo,
-    MediaSource,
-    clamp_time_ns,
-    hash_media,
-    open_media,
-    open_regular,
-    open_without_links,
-)
+from models.media.opening import MediaInfo, open_media
 from models.media.packets import hash_packets
 from models.media.picture import PictureReader
 from models.media.reading import Reading, ReadRequest, iterate_packets, read_media
+from models.media.regular import (
+    MediaSource,
+    clamp_time_ns,
+    hash_media,
+    open_regular,
+    open_without_links,
+)
 from models.media.stillness import all_known, is_silence, is_still
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
 from models.media.unreadable import (

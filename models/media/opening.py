@@ -12,14 +12,10 @@ A process that may open no file itself is given the descriptor of `open_regular`
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import av
@@ -30,6 +26,7 @@ from av.stream import Discard
 from models.media.edits import EVERYTHING, MIN_CUT_SECONDS, Edits, Spans, leave_padding, read_edits
 from models.media.foreign import refuse_encrypted, refuse_picture
 from models.media.limits import DecodeLimits
+from models.media.regular import MediaSource, clamp_time_ns, open_regular
 from models.media.stillness import all_known
 from models.media.tracks import (
     MPEG_STREAMS,
@@ -39,14 +36,7 @@ from models.media.tracks import (
     tracks_heard_with,
     video_facts,
 )
-from models.media.unreadable import (
-    BrokenMedia,
-    EmptyFile,
-    NoStream,
-    NotARegularFile,
-    NotMedia,
-    TooComplex,
-)
+from models.media.unreadable import BrokenMedia, NoStream, NotMedia, TooComplex
 
 CONTAINERS = (
     "mov,matroska,mpegts,mpeg,mpegvideo,avi,flv,asf,dv,ogg,wav,w64,flac,wv,tta,ape,mp3,aac,aiff,au,ac3,eac3,amr,amrnb,amrwb,"
@@ -65,9 +55,6 @@ MP3_HEAD_BYTES = 1 << 10
 
 LAST_TICK_SECONDS = 2**33 / 90_000
 """The clock of MPEG streams turns over after 26.5 h."""
-
-MediaSource = Path | str | int
-"""A regular file by its path, or by a descriptor that is open for reading; the latter stays open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,106 +153,19 @@ def open_media(
         Media: The open file; it closes at the end of the block.
     """
     limits = limits or DecodeLimits()
-    with open_regular(source) as (descriptor, status):
+    with open_regular(source) as (descriptor, _):
         refuse_picture(descriptor)
         edits = read_edits(descriptor)
         limits.check_edits(edits.num_entries)
         container = _open_container(descriptor, limits, edits)
         try:
             refuse_encrypted(descriptor, container.format.name)
-            media = _choose_streams(container, status, limits, behind)
+            media = _choose_streams(container, descriptor, limits, behind)
             if _is_length_estimated(container, descriptor):
                 media = replace(media, info=replace(media.info, duration_seconds=None))
             yield _cut(media, edits)
         finally:
             container.close()
-
-
-def hash_media(source: MediaSource, *, follows_links: bool = True) -> tuple[str, int, int]:
-    """Hash the content of a file, opened as safely as for decoding.
-
-    Args:
-        source: A regular file.
-        follows_links: Links above its name; see `open_regular`.
-
-    Returns:
-        sha256 as 64 hex digits, the size in bytes and the time of last change in nanoseconds since 1970.
-    """
-    with open_regular(source, follows_links=follows_links) as (descriptor, status):
-        with os.fdopen(os.dup(descriptor), "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, status.st_size, clamp_time_ns(status.st_mtime_ns)
-
-
-def clamp_time_ns(time_ns: int) -> int:
-    """Bring a time of a file within 64 bits, which hold 1678 to 2261 in nanoseconds since 1970; tmpfs keeps any."""
-    return max(1 - 2**63, min(time_ns, 2**63 - 1))
-
-
-@contextlib.contextmanager
-def open_regular(source: MediaSource, *, follows_links: bool = True) -> Iterator[tuple[int, os.stat_result]]:
-    """Open a regular file without following a link at its name or waiting for a pipe.
-
-    Args:
-        source: Path of the file, or a descriptor of it that nobody else reads at the same time.
-        follows_links: Whether folders above its name may be links; without, the path is absolute and has no `..`.
-
-    Yields:
-        tuple[int, os.stat_result]: A descriptor at the start of the file, closed at the end of the block, and facts.
-
-    Raises:
-        NotARegularFile: If it cannot be opened, or is something else.
-        OSError: If this process or the machine has too many files open.
-        EmptyFile: If it has no bytes.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        if isinstance(source, int):
-            descriptor = os.dup(source)
-        else:
-            descriptor = os.open(source, flags) if follows_links else open_without_links(source)
-    except (OSError, ValueError) as error:
-        number = getattr(error, "errno", None)
-        if number in (errno.EMFILE, errno.ENFILE):  # says nothing of the file
-            raise OSError(number, os.strerror(number)) from error
-        reason = getattr(error, "strerror", None) or error
-        raise NotARegularFile(f"the file cannot be opened: {reason}") from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            kind = stat.filemode(status.st_mode)[0]
-            raise NotARegularFile(f"only regular files are read, this one is of type {kind!r}")
-        if status.st_size == 0:
-            raise EmptyFile("the file is empty: 0 bytes")
-        os.lseek(descriptor, 0, os.SEEK_SET)  # a copy of a descriptor shares its place with it
-        yield descriptor, status
-    finally:
-        os.close(descriptor)
-
-
-def open_without_links(path: Path | str) -> int:
-    """Open a file or folder for reading, so that no link at its name or above is followed, nor a pipe waited for.
-
-    Fails with OSError if there is none or a link on its way, and with ValueError for a path that is none.
-
-    Args:
-        path: Absolute path, normalised.
-
-    Returns:
-        A descriptor, which the caller closes.
-    """
-    root, *folders = Path(path).parts
-    name = folders.pop() if folders else "."
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    place = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for folder in folders:
-            inner = os.open(folder, os.O_PATH | os.O_DIRECTORY | flags, dir_fd=place)
-            os.close(place)
-            place = inner
-        return os.open(name, os.O_RDONLY | os.O_NONBLOCK | flags, dir_fd=place)
-    finally:
-        os.close(place)
 
 
 def _open_container(descriptor: int, limits: DecodeLimits, edits: Edits) -> InputContainer:
@@ -292,13 +192,13 @@ def _open_container(descriptor: int, limits: DecodeLimits, edits: Edits) -> Inpu
 
 
 def _choose_streams(
-    container: InputContainer, status: os.stat_result, limits: DecodeLimits, behind: int | None
+    container: InputContainer, descriptor: int, limits: DecodeLimits, behind: int | None
 ) -> Media:
     limits.check_streams(len(container.streams.video) + len(container.streams.audio))
     video = best_stream(container, "video")
     audio = best_stream(container, "audio", related=video)
     sounds = tracks_heard_with(container, audio) if audio is not None else ()
-    tracks_behind_it = tracks_behind(container, sounds)
+    tracks_behind_it = tracks_behind(container, sounds, descriptor)
     chosen = [*sounds] if video is None else [video, *sounds]
     if not chosen:
         _explain_none_usable(container)
@@ -310,7 +210,7 @@ def _choose_streams(
     for stream in container.streams:
         if stream not in chosen:
             stream.discard = Discard.all
-    end = _declared_end(container, chosen)
+    end, status = _declared_end(container, chosen), os.fstat(descriptor)
     info = MediaInfo(
         container=container.format.name,
         size_bytes=status.st_size,

@@ -9,7 +9,8 @@ import av.error
 from av.stream import Discard
 
 from models.media.limits import DecodeLimits
-from models.media.opening import MediaInfo, MediaSource, open_media
+from models.media.opening import MediaInfo, open_media
+from models.media.regular import MediaSource
 
 HASH_CHARS = 32
 TAGGED_CODECS = frozenset({"vorbis", "theora"})

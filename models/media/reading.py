@@ -18,8 +18,9 @@ import av.error
 
 from models.media.edits import EVERYTHING
 from models.media.limits import DecodeLimits
-from models.media.opening import Media, MediaInfo, MediaSource, open_media, open_regular
+from models.media.opening import Media, MediaInfo, open_media
 from models.media.picture import LandedLate, PictureReader, SkippingInexact
+from models.media.regular import MediaSource, open_regular
 from models.media.seeking import is_counted, is_seek_exact
 from models.media.sound import WARM_UP_SECONDS, MixedSound, SoundReader
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds

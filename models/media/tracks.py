@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
 
 from av.container import InputContainer
@@ -13,6 +15,9 @@ CHANNEL_TRACK_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "mxf"})
 """Cameras and broadcasters keep each channel of the sound in a track of its own in these."""
 MPEG_STREAMS = frozenset({"mpegts", "mpeg"})
 """They may hold several programmes; which tracks belong to one is known only of the best track."""
+HEAD_BYTES = 1 << 20
+FIRST_PACKET_OF_TABLES = re.compile(rb"\x47[\x40\x60]\x00[\x10-\x1f](.)", re.DOTALL)
+"""Of packets with the number 0, and no more than the table in them."""
 MAX_PIXEL_ASPECT = 4
 """DV and DVD have pixels of up to 1.46, anamorphic film of 2; a file that claims more is damaged."""
 MAX_TRACKS_BEHIND = 8
@@ -49,9 +54,9 @@ def tracks_heard_with(container: InputContainer, best: Any) -> tuple[Any, ...]:
     return tracks if are_mono or container.format.name in CHANNEL_TRACK_CONTAINERS else (best,)
 
 
-def tracks_behind(container: InputContainer, heard: tuple[Any, ...]) -> tuple[Any, ...]:
+def tracks_behind(container: InputContainer, heard: tuple[Any, ...], descriptor: int) -> tuple[Any, ...]:
     """The tracks that are heard where the best ones are silent: other languages, rates and layouts, no commentary."""
-    if container.format.name in MPEG_STREAMS:
+    if container.format.name == "mpegts" and count_programmes(os.pread(descriptor, HEAD_BYTES, 0)) != 1:
         return ()
     others = [
         stream
@@ -59,6 +64,17 @@ def tracks_behind(container: InputContainer, heard: tuple[Any, ...]) -> tuple[An
         if stream not in heard and stream.codec_context is not None and not stream.disposition & ALTERNATIVES
     ]
     return tuple(others[:MAX_TRACKS_BEHIND])
+
+
+def count_programmes(head: bytes) -> int:
+    """Programmes of a transport stream by the first table of them (PAT, ISO 13818-1) in its head; 0 without one."""
+    for packet in FIRST_PACKET_OF_TABLES.finditer(head):
+        at = packet.end() + packet[1][0]  # behind what the table before left
+        table, length = head[at : at + 1], int.from_bytes(head[at + 1 : at + 3], "big") & 0xFFF
+        if table == b"\0":
+            entries = head[at + 8 : at + length - 1]  # the last 4 bytes are a checksum
+            return sum(any(entries[start : start + 2]) for start in range(0, len(entries) - 3, 4))
+    return 0
 
 
 def best_stream(container: InputContainer, kind: Any, *, related: Any = None) -> Any:

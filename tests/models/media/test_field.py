@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import av
@@ -203,6 +205,37 @@ def test_a_silent_track_hides_no_loud_one_behind_it(
     decoded = decode(path)
     assert loudest_hz(decoded.clips[0].samples) == pytest.approx(heard, abs=2)
     assert decoded.info.is_silent is False
+
+
+def write_broadcast(path: Path, format: str, pitches: list[float], programmes: int = 1) -> Path:
+    """A picture and stereo tracks of two seconds in MP2 at one bit rate, each of one pitch; 0 is silence."""
+    sounds = [f"sine=f={pitch}:d=2" if pitch else "anullsrc=d=2" for pitch in pitches]
+    sources = [word for source in ("testsrc2=d=2:s=64x64", *sounds) for word in ("-f", "lavfi", "-i", source)]
+    maps = [word for number in range(len(sounds) + 1) for word in ("-map", str(number))]
+    names = [
+        f"program_num={n + 1}:" + ":".join(f"st={s}" for s in ((0, 1), (2,))[n]) for n in range(programmes)
+    ]
+    groups = [word for name in names if programmes > 1 for word in ("-program", name)]
+    codecs = ["-c:v", "mpeg2video", "-c:a", "mp2", "-b:a", "128k", "-ac", "2", "-ar", "48000"]
+    subprocess.run(
+        ["ffmpeg", "-v", "error", *sources, *maps, *codecs, *groups, "-f", format, path], check=True
+    )
+    return path
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the command ffmpeg")
+@pytest.mark.parametrize(
+    ("format", "programmes", "heard"), [("mpegts", 1, 700), ("mpeg", 1, 700), ("mpegts", 2, None)]
+)
+def test_a_silent_track_of_a_programme_hides_no_loud_one_of_it(
+    tmp_path: Path, format: str, programmes: int, heard: float | None
+) -> None:
+    """The sound of another programme is not heard instead: the control."""
+    decoded = decode(write_broadcast(tmp_path / "a.ts", format, [0, 700], programmes))
+    if heard is None:
+        assert decoded.info.is_silent
+    else:
+        assert loudest_hz(decoded.clips[0].samples) == pytest.approx(heard, abs=2)
 
 
 def test_a_change_of_a_track_behind_a_silent_one_is_no_change_of_tags(tmp_path: Path) -> None:

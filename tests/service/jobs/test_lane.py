@@ -203,7 +203,7 @@ def test_a_job_waits_for_descriptors(
     def work(_: RunningJob) -> JobResult[str]:
         if next(failures, False):
             with monkeypatch.context() as patch:
-                patch.setattr("models.media.opening.os.open", refuse)
+                patch.setattr("models.media.regular.os.open", refuse)
                 try:
                     identify(FoundFile(path=path, size_bytes=4, modified_ns=path.stat().st_mtime_ns))
                 except Exception as exc:
