@@ -252,22 +252,24 @@ def _find_under(path: Path, links: LinkRules) -> Iterator[Finding]:
 
 
 def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
-    waiting = [folder]  # a stack and not recursion: folders may be thousands deep
-    linked: list[Path] = []
+    # A stack and not recursion: folders may be thousands deep. Beside each its name without links, if it is known.
+    waiting: list[tuple[Path, Path | None]] = [(folder, None)]
+    linked: list[tuple[Path, None]] = []
     visited: set[tuple[int, int]] = set()  # a link or a bind mount can make a folder its own descendant
     while waiting or linked:
-        folder = waiting.pop() if waiting else linked.pop(0)
+        folder, real = waiting.pop() if waiting else linked.pop(0)
         folders = []
         try:
-            with _open_folder(folder, links) as (real, entries, identity):
+            real = real or links.check(folder)
+            with _open_folder(real) as (entries, identity):
                 for entry in entries if identity not in visited else ():
                     path = folder / entry.name
                     if _is_folder(entry):
-                        folders.append(path)
+                        folders.append((path, real / entry.name))
                     elif not os.path.isdir(real / entry.name):  # noqa: PTH112 - pathlib's raises
                         yield _examine(path, real, links, is_named=False)
                     elif links.follows_folders and links.leads_in(path):
-                        linked.append(path)
+                        linked.append((path, None))
                     else:
                         yield LinkedFolder(path=path)
                 visited.add(identity)
@@ -277,18 +279,15 @@ def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
 
 
 @contextlib.contextmanager
-def _open_folder(
-    folder: Path, links: LinkRules
-) -> Iterator[tuple[Path, list[os.DirEntry[str]], tuple[int, int]]]:
-    """A folder by its name without links, what is in it, and its disk and inode; another is never listed."""
-    real = links.check(folder)
+def _open_folder(real: Path) -> Iterator[tuple[list[os.DirEntry[str]], tuple[int, int]]]:
+    """What is in a folder, by its name without links, and its disk and inode; another is never listed."""
     descriptor = open_without_links(real)
     try:
         status = os.fstat(descriptor)
         with os.scandir(descriptor) as listing:
             found = (entry for entry in listing if not is_ignored(entry.name))
             entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
-        yield real, entries, (status.st_dev, status.st_ino)
+        yield entries, (status.st_dev, status.st_ino)
     finally:
         os.close(descriptor)
 

@@ -12,6 +12,7 @@ import pytest
 
 from models.media.clip import EmptyFile, NotARegularFile
 from service.decode.lane import Task, _open_file
+from service.library import scanning
 from service.library.scanning import (
     FoundFile,
     IgnoredFile,
@@ -211,17 +212,17 @@ def test_a_folder_that_is_swapped_while_it_is_opened_is_not_listed(
     for folder in (library / "sub", outside):
         folder.mkdir(parents=True)
         (folder / f"{folder.name}.mp4").write_bytes(b"x")
-    check = LinkRules.check
+    opened = scanning.open_without_links
 
-    def swap_after_check(self: LinkRules, path: Path) -> Path:
-        real = check(self, path)
+    def swap_before(path: Path) -> int:
         if path.name == "sub":
             path.rename(tmp_path / "aside")
             path.symlink_to(outside)
-        return real
+        return opened(path)
 
-    monkeypatch.setattr(LinkRules, "check", swap_after_check)
-    assert _found(library) == []
+    monkeypatch.setattr(scanning, "open_without_links", swap_before)
+    (found,) = find_files([library])
+    assert isinstance(found, UnusableFile)
 
 
 @pytest.mark.parametrize("time_ns", [0, -1, -11_676_096_000 * 10**9, 64_060_588_800 * 10**9, 2**63, 2**70])
