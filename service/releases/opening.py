@@ -84,7 +84,8 @@ def warn_of_unused_bundle(settings: Settings, release_id: str) -> None:
 def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRelease:
     """Load the encoder, start its queue, open the index of a release and read its calibration."""
     calibration = ReleaseStore(settings.release_folder).load_calibration(release_id)
-    for folder in (settings.release_folder, settings.data / "index", settings.data / "spool"):
+    indexes = () if settings.qdrant_url else (settings.data / "index",)
+    for folder in (settings.release_folder, settings.data / "spool", *indexes):
         with suppress(OSError):  # whoever writes there says it better
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         make_private(folder)

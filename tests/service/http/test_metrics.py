@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
+import psutil
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.decode.decoder import Decoder
 from service.decode.lane import DecoderCrashed, DecodeTimedOut
+from service.http import gauges
 from service.http.gauges import child_processes
 from service.http.metrics import Metrics
 from service.system.settings import Settings
@@ -138,20 +141,20 @@ def test_deaths_of_decode_workers_are_counted() -> None:
         assert decoder.deaths() == {"timed_out": 1, "crashed": 1, "failed": 0}
 
 
-def test_grandchildren_count() -> None:
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'], stdin=sys.stdin)"
-
+def test_grandchildren_count(monkeypatch: pytest.MonkeyPatch) -> None:
     def count() -> float:
         (_, number) = child_processes()
         return sum(sample.value for sample in number.samples)
 
-    before = count()
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
-        wait_until(lambda: count() >= before + 2)
-        assert count() == before + 2
-        assert child.stdin is not None
-        child.stdin.close()
-    assert count() == before
+    with subprocess.Popen(["sh", "-c", "sh -c 'cat; :'; :"], stdin=subprocess.PIPE) as ours:
+        root = SimpleNamespace(Process=partial(psutil.Process, ours.pid), Error=psutil.Error)
+        monkeypatch.setattr(gauges, "psutil", root)
+        wait_until(lambda: count() == 2)
+        assert ours.stdin is not None
+        ours.stdin.close()
+        ours.wait()
+    with pytest.raises(psutil.NoSuchProcess):
+        count()
 
 
 def test_a_dead_index_is_a_metric_and_not_a_failure(indexed_settings: Settings, tmp_path: Path) -> None:
