@@ -20,6 +20,7 @@ STARTERS = frozenset(
         "Popen",
         "get_context",
         # ours: each opens a shard process or decode workers, or both
+        "_run_builder",
         "CliRunner",
         "Decoder",
         "EmbeddedIndex",
