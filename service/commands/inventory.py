@@ -54,7 +54,7 @@ class Inventory(Protocol):
 class OpenInventory:
     """The assets of an index that this process has open; None is the index of a library in which nothing is indexed.
 
-    `ledger` is told which assets are deleted.
+    Deleted assets are noted in `ledger`.
     """
 
     def __init__(self, index: Index | None, *, ledger: Path | None = None) -> None:

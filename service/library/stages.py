@@ -37,7 +37,7 @@ EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
 
 
 class Unforeseen(Failure):
-    """A step failed at one file in a way that nobody foresaw; the log has the traceback."""
+    """A step failed unexpectedly at one file; the log has the traceback."""
 
     code = "unforeseen"
 

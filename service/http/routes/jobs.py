@@ -298,7 +298,7 @@ def _describe_file(file: FileRow) -> dict[str, Any]:
     is_media = file.outcome in (
         *STORED,
         "deleted",
-    )  # of other files nobody learns more than that they are there
+    )  # of other files only the path is shown
     return {
         "path": show_path(file.path),
         "outcome": file.outcome,
