@@ -1,11 +1,15 @@
-"""A bundle: one trained encoder pair as a flat folder of files that never change.
+"""A bundle: trained encoders as a flat folder of files that never change.
 
-    manifest.json   name, geometry, how it was trained, and the size and sha256 of every other file
-    audio.onnx      samples (B, S) float32, lengths (B,) and heard (B,) int64 → tracks (B, T, D) float32 of unit rows
-    video.onnx      frames (B, T, H, W, 3) uint8 → tracks (B, T, D) float32 of unit rows
-    golden.npz      one clip and the tracks that the network gave for it
+    manifest.json   what it embeds, how it was trained, and the size and sha256 of every other file
+    audio.onnx      samples (B, S) float32, lengths (B,) and heard (B,) int64 → tracks (B, T, D) float32
+    video.onnx      frames (B, F, H, W, 3) uint8 → tracks (B, T, D) float32
+    text.onnx       input_ids and attention_mask (B, L) int64 → one output (B, D) float32 for each head
+    tokenizer.json  words → input_ids, as the package `tokenizers` reads it
+    golden.npz      one clip, some texts, and what the network gave for them
 
-The id of a bundle is its name and the hash of its manifest, so two bundles with one id hold the same bytes.
+Only the manifest and golden.npz must be there: a bundle may embed sound, picture, words or some of them, and
+`models.bundle.manifest` says so. The id of a bundle is its name and the hash of its manifest, so two bundles with one
+id hold the same bytes.
 """
 
 from __future__ import annotations
@@ -13,10 +17,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle.agreement import Agreement, Tracks, compare_tracks, cosines
+from models.bundle.manifest import (
+    AUDIO_GRAPH,
+    FORMAT,
+    GOLDEN,
+    GRAPHS,
+    MANIFEST,
+    TEXT_GRAPH,
+    TOKENIZER,
+    VIDEO_GRAPH,
+    BrokenBundle,
+    Manifest,
+    Similarity,
+    TextSpec,
+    check_name,
+)
 from models.bundle.norms import NoScalableNorm, add_outliers
-from models.media.clip import ClipSpec
 
 __all__ = [
     "AUDIO_GRAPH",
-    "FILES",
+    "FORMAT",
     "GOLDEN",
+    "GRAPHS",
     "MANIFEST",
+    "TEXT_GRAPH",
+    "TOKENIZER",
     "VARIANT",
     "VIDEO_GRAPH",
     "Agreement",
@@ -40,6 +60,8 @@ __all__ = [
     "Golden",
     "Manifest",
     "NoScalableNorm",
+    "Similarity",
+    "TextSpec",
     "Tracks",
     "Variant",
     "add_outliers",
@@ -55,111 +77,39 @@ __all__ = [
     "variant_path",
 ]
 
-FORMAT = 2
-FORMATS = (1, FORMAT)
-"""Layouts that are read. In the first, audio graphs have no input `heard`: the log-mel sees the silence at the end."""
-AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN, MANIFEST = "audio.onnx", "video.onnx", "golden.npz", "manifest.json"
-FILES = (AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN)
 VARIANT = "variant.json"
 MAX_MANIFEST_BYTES = 1 << 20
 
 
-class BrokenBundle(ValueError):
-    """A bundle's folder does not match its manifest."""
-
-    code: str = "broken_bundle"
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that no bundle can have.
-
-    Args:
-        name: Of a bundle.
-
-    Raises:
-        BrokenBundle: If it is not 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise BrokenBundle(f"bundle name must be 1 to 64 of A-Z a-z 0-9 . _ -, got {name!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The manifest of a bundle.
-
-    Attributes:
-        name: Letters, digits, dots, dashes and underscores; for people.
-        embedding_width: Width D of every embedding.
-        clip_spec: How media are decoded for this network.
-        opset: ONNX operator set of the graphs.
-        network: Geometry of the network, JSON values.
-        training: How it was made: command, seed, seconds, metrics, or the file it was imported from; JSON values.
-        agreement: Largest difference between ONNX and torch on the clips of the export, by graph.
-        files: Size in bytes and sha256 of every other file, by name.
-        format: Version of this layout.
-    """
-
-    name: str
-    embedding_width: int
-    clip_spec: ClipSpec
-    opset: int
-    network: dict[str, Any]
-    training: dict[str, Any]
-    agreement: dict[str, float]
-    files: dict[str, dict[str, Any]]
-    format: int = FORMAT
-
-    def __post_init__(self) -> None:
-        """Refuse a manifest that no bundle can have."""
-        if self.format not in FORMATS:
-            raise BrokenBundle(f"bundle format must be {' or '.join(map(str, FORMATS))}, got {self.format}")
-        check_name(self.name)
-        if not 1 <= self.embedding_width <= 65_536:
-            raise BrokenBundle(f"embedding_width must be in [1, 65536], got {self.embedding_width}")
-        if not isinstance(self.files, dict) or set(self.files) != set(FILES):
-            raise BrokenBundle(f"files must be {', '.join(FILES)}, got {', '.join(map(str, self.files))}")
-
-    def to_json(self) -> str:
-        """Return the text of manifest.json."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Manifest:
-        """Read the text of manifest.json.
-
-        Args:
-            text: JSON.
-
-        Returns:
-            The manifest.
-
-        Raises:
-            BrokenBundle: If it is not JSON, or lacks a field, or has one too many.
-        """
-        try:
-            fields = json.loads(text)
-            return cls(**{**fields, "clip_spec": ClipSpec(**fields["clip_spec"])})
-        except (ValueError, TypeError, KeyError, RecursionError) as exc:
-            raise BrokenBundle(f"{MANIFEST} cannot be read: {exc}") from exc
-
-
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """One clip and its tracks, recorded when the bundle was exported.
+    """One clip and some texts, with what the network gave for them when the bundle was exported.
 
     Attributes:
-        samples: float32, shape (S,).
-        frames: uint8, shape (T, H, W, 3).
-        audio_track: float32, shape (T, D).
-        video_track: float32, shape (T, D).
+        samples: float32, shape (S,); empty in a bundle that embeds no sound.
+        frames: uint8, shape (F, H, W, 3); empty in a bundle that embeds no picture.
+        tracks: float32, shape (T, D), by modality.
         num_heard: Samples until the sound ends.
+        texts: Words; none in a bundle that embeds none.
+        text_vectors: float32, shape (texts, D), by the modality that they compare with.
     """
 
     samples: NDArray[np.float32]
     frames: NDArray[np.uint8]
-    audio_track: NDArray[np.float32]
-    video_track: NDArray[np.float32]
+    tracks: Mapping[str, NDArray[np.float32]]
     num_heard: int
+    texts: tuple[str, ...] = ()
+    text_vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def audio_track(self) -> NDArray[np.float32]:
+        """Track of the sound."""
+        return self.tracks["audio"]
+
+    @property
+    def video_track(self) -> NDArray[np.float32]:
+        """Track of the picture."""
+        return self.tracks["video"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,14 +145,17 @@ class Bundle:
         Raises:
             BrokenBundle: If an array is missing.
         """
+        embeds, text = self.manifest.tracks, self.manifest.text
         try:
             with np.load(self.path / GOLDEN, allow_pickle=False) as arrays:
+                samples = arrays["samples"] if "audio" in embeds else np.zeros(0, np.float32)
                 return Golden(
-                    samples=arrays["samples"],
-                    frames=arrays["frames"],
-                    audio_track=arrays["audio_track"],
-                    video_track=arrays["video_track"],
-                    num_heard=int(arrays["num_heard"] if "num_heard" in arrays else len(arrays["samples"])),
+                    samples=samples,
+                    frames=arrays["frames"] if "video" in embeds else np.zeros((0, 0, 0, 3), np.uint8),
+                    tracks={modality: arrays[f"{modality}_track"] for modality in embeds},
+                    num_heard=int(arrays["num_heard"] if "num_heard" in arrays else len(samples)),
+                    texts=() if text is None else tuple(map(str, arrays["texts"])),
+                    text_vectors={} if text is None else {to: arrays[f"text_{to}"] for to in text.outputs},
                 )
         except (OSError, KeyError, ValueError, TypeError) as exc:
             raise BrokenBundle(f"{self.path / GOLDEN} cannot be read: {exc}") from exc
@@ -331,7 +284,7 @@ class Variant:
         bundle_id: The bundle it was made of.
         precision: What its numbers are: `fp16` or `int8`.
         agreement: How far it is from float32, measured when it was made.
-        files: Size in bytes and sha256 of both graphs, by name.
+        files: Size in bytes and sha256 of the graphs of sound and picture, by name; words stay in float32.
     """
 
     path: Path
@@ -384,7 +337,8 @@ def load_variant(bundle: Bundle, precision: str) -> Variant | None:
         raise BrokenBundle(
             f"{folder} is {variant.precision} of {variant.bundle_id}, not {precision} of {bundle.bundle_id}"
         )
-    if not isinstance(variant.files, dict) or set(variant.files) != {AUDIO_GRAPH, VIDEO_GRAPH}:
-        raise BrokenBundle(f"{folder} must hold {AUDIO_GRAPH} and {VIDEO_GRAPH}, got {variant.files}")
+    graphs = {GRAPHS[modality] for modality in bundle.manifest.tracks}
+    if not isinstance(variant.files, dict) or set(variant.files) != graphs:
+        raise BrokenBundle(f"{folder} must hold {' and '.join(sorted(graphs))}, got {variant.files}")
     _compare_files(folder, variant.files)
     return variant

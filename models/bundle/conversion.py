@@ -25,9 +25,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: TID251
 
 from models.bundle.agreement import Agreement, compare_tracks
 from models.bundle.bundle import (
-    AUDIO_GRAPH,
+    GRAPHS,
     VARIANT,
-    VIDEO_GRAPH,
     Bundle,
     Variant,
     describe_file,
@@ -38,7 +37,6 @@ from models.bundle.norms import add_outliers, level_channels
 from models.cores import num_cores
 from models.media.clip import Clip
 
-GRAPHS = {"audio": AUDIO_GRAPH, "video": VIDEO_GRAPH}
 MIN_CLIPS = 8
 """Fewer clips say too little about neighbours."""
 
@@ -86,7 +84,7 @@ def convert_bundle(bundle: Bundle, precision: str, clips: Sequence[Clip]) -> Var
             bundle_id=bundle.bundle_id,
             precision=precision,
             agreement=agreement,
-            files={name: describe_file(finished / name) for name in GRAPHS.values()},
+            files={file.name: describe_file(file) for file in sorted(finished.iterdir())},
         )
         (finished / VARIANT).write_text(variant.to_json())
         finished.rename(output)
@@ -98,7 +96,8 @@ def _convert_and_compare(bundle: Bundle, precision: str, clips: Sequence[Clip], 
     finished = folder / "finished"
     finished.mkdir()
     reference, found, stressed = {}, {}, {}
-    for modality, name in GRAPHS.items():
+    for modality in bundle.manifest.tracks:
+        name = GRAPHS[modality]
         source = bundle.path / name
         reference[modality] = encode(source, modality, clips)
         convert(source, finished / name)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
+FrameTimes = Literal["moments", "ends", "all"]
+FrameShape = Literal["crop", "stretch"]
 TIME_TOLERANCE_SECONDS = 1e-6
 """Times closer than this are the same: timestamps pass through floats."""
 
@@ -19,7 +22,14 @@ class ClipSpec:
     """What a clip looks like to the encoders."""
 
     num_moments: int = 16
-    """Frames of a segment."""
+    """Embeddings of a segment, one for each moment."""
+    num_frames: int | None = None
+    """Pictures of a segment; None for one a moment."""
+    frame_times: FrameTimes = "moments"
+    """Picture i of F: the one on screen at i/F of the segment (`moments`), frame int(i·(n−1)/(F−1)) of the n frames in
+    it, so the first and the last (`ends`), or every frame (`all`)."""
+    frame_shape: FrameShape = "crop"
+    """How a picture becomes square: cut from the middle, or resized without keeping its shape."""
     frame_size: int = 224
     """Side of the square frames, in pixels."""
     sample_rate_hz: int = 16000
@@ -31,10 +41,18 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if not 0 < value < math.inf:
+            if isinstance(value, int | float) and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
+        for name, known in (("frame_times", FrameTimes), ("frame_shape", FrameShape)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} must be one of {get_args(known)}, got {getattr(self, name)!r}")
         if not (self.segment_seconds * self.sample_rate_hz).is_integer():
             raise ValueError(f"a segment must be a whole number of samples, got {self.segment_seconds} s")
+
+    @property
+    def frames_per_segment(self) -> int:
+        """Pictures of a segment, if it has not all of them."""
+        return self.num_moments if self.num_frames is None else self.num_frames
 
     @property
     def segment_samples(self) -> int:

@@ -18,7 +18,6 @@ from torch.export import Dim
 
 from models.bundle.bundle import (
     AUDIO_GRAPH,
-    FILES,
     GOLDEN,
     MANIFEST,
     VIDEO_GRAPH,
@@ -161,13 +160,13 @@ def export_bundle(
         config = network.config
         manifest = Manifest(
             name=name,
-            embedding_width=config.width,
+            tracks=dict.fromkeys(("audio", "video"), (config.num_moments, config.width)),
             clip_spec=ClipSpec(num_moments=config.num_moments, frame_size=config.frame_size),
             opset=OPSET,
             network=config.to_json(),
             training=training,
             agreement=agreement,
-            files={file: describe_file(folder / file) for file in FILES},
+            files={file: describe_file(folder / file) for file in (AUDIO_GRAPH, VIDEO_GRAPH, GOLDEN)},
         )
         (folder / MANIFEST).write_text(manifest.to_json())
         load_bundle(folder)

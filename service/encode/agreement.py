@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle.bundle import (
-    AUDIO_GRAPH,
-    VIDEO_GRAPH,
+    GRAPHS,
     Agreement,
     Bundle,
     Tracks,
@@ -122,20 +121,20 @@ def measure_agreement(
     before its numbers were rounded.
     """
     clips = clips or golden_views(bundle)
-    own = Graphs(audio=bundle.audio_graph, video=bundle.video_graph)
+    own = Graphs.of(bundle.manifest, bundle.path)
     reference = encode_clips(open_candidate(REFERENCE, own, options), clips)
     variant = find_variant(candidate, bundle)
     if variant is not None:
-        graphs = Graphs(audio=variant.path / AUDIO_GRAPH, video=variant.path / VIDEO_GRAPH)
+        graphs = Graphs.of(bundle.manifest, variant.path)
         found = encode_clips(open_candidate(candidate, graphs, options), clips)
         figures = compare_tracks(reference, found, found, clips=clips.description)
         made = variant.agreement
         return replace(figures, stressed_mean=made.stressed_mean, stressed_min=made.stressed_min)
     found = encode_clips(open_candidate(candidate, own, options), clips)
     with tempfile.TemporaryDirectory() as folder:
-        outliers = Graphs(audio=Path(folder) / AUDIO_GRAPH, video=Path(folder) / VIDEO_GRAPH)
-        add_outliers(own.audio, outliers.audio)
-        add_outliers(own.video, outliers.video)
+        outliers = Graphs.of(bundle.manifest, Path(folder))
+        for modality in bundle.manifest.tracks:
+            add_outliers(bundle.path / GRAPHS[modality], Path(folder) / GRAPHS[modality])
         stressed = encode_clips(open_candidate(candidate, outliers, options), clips)
     return compare_tracks(reference, found, stressed, clips=clips.description)
 
@@ -145,15 +144,19 @@ def encode_clips(engine: Engine, clips: ProbeClips) -> Tracks:
     sounds = zip(clips.samples, clips.num_heard or map(len, clips.samples), strict=True)
     audio = [engine.run_audio(row[None], np.array([len(row)]), np.array([end])) for row, end in sounds]
     video = [engine.run_video(frames[None]) for frames in clips.frames]
-    return {"audio": np.concatenate(audio), "video": np.concatenate(video)}
+    return {name: np.concatenate(rows) for name, rows in (("audio", audio), ("video", video)) if rows}
 
 
 def golden_views(bundle: Bundle) -> ProbeClips:
     """The golden clip of a bundle, and seven more made from it, as different as simple means make them."""
     golden = bundle.golden()
     return ProbeClips(
-        samples=[np.ascontiguousarray(row, np.float32) for row in _sound_views(golden.samples)],
-        frames=[np.ascontiguousarray(frames) for frames in _picture_views(golden.frames)],
+        samples=[np.ascontiguousarray(row, np.float32) for row in _sound_views(golden.samples)]
+        if "audio" in golden.tracks
+        else [],
+        frames=[np.ascontiguousarray(frames) for frames in _picture_views(golden.frames)]
+        if "video" in golden.tracks
+        else [],
         description="8 views of the golden clip",
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.bundle.bundle import AUDIO_GRAPH, VIDEO_GRAPH, Agreement, BrokenBundle, Bundle, NoScalableNorm
+from models.bundle.bundle import Agreement, BrokenBundle, Bundle, NoScalableNorm
 from service.encode.agreement import AgreementStore, measure_agreement
 from service.encode.engines.candidates import EXACT, Candidate, check_hardware, find_variant, open_candidate
 from service.encode.engines.contract import (
@@ -98,8 +98,7 @@ def open_fastest(
 def load_graphs(bundle: Bundle, candidate: Candidate) -> Graphs:
     """The files that a candidate runs: those of the bundle, or of its variant."""
     variant = find_variant(candidate, bundle)
-    folder = bundle.path if variant is None else variant.path
-    return Graphs(audio=folder / AUDIO_GRAPH, video=folder / VIDEO_GRAPH)
+    return Graphs.of(bundle.manifest, bundle.path if variant is None else variant.path)
 
 
 def _agreement(

@@ -33,7 +33,7 @@ GOLDEN_COSINE = 0.998
 
 
 class Encoder:
-    """Both encoders of one verified bundle. Every method may be called from any thread.
+    """The encoders of one verified bundle. Every method may be called from any thread.
 
     The `auto` precision is the fastest that agrees with float32 on this machine. On the CPU `num_runs` runs at the same
     time take `num_threads` each, or (None) share all cores of this process. The folder `agreement` keeps what was
@@ -58,7 +58,6 @@ class Encoder:
         self.bundle = bundle
         self.width = bundle.manifest.embedding_width
         spec = bundle.manifest.clip_spec
-        self.num_moments = spec.num_moments
         self.options = EngineOptions(
             num_threads=num_threads or max(1, num_cores() // num_runs),
             num_runs=num_runs,
@@ -78,7 +77,7 @@ class Encoder:
     def encode_audio(
         self, samples: Sequence[NDArray[np.float32]], num_heard: Sequence[int] | None = None
     ) -> NDArray[np.float32]:
-        """Embed mono sound at 16 kHz of B segments, float32, shape (S,) each, of any length from 1 on.
+        """Embed mono sound of B segments at the bundle's rate, float32, shape (S,) each, of any length from 1 on.
 
         `num_heard` says after how many samples the sound of each ends; None: it fills the segment. Returns unit
         embeddings, float32, shape (B, T, D). Raises `EncoderFailure` if the engine fails or a number is not finite.
@@ -94,11 +93,12 @@ class Encoder:
             if not np.isfinite(padded).all():
                 raise EncoderFailure("the sound has a number that is not finite")
             tracks.append(self.engine.run_audio(padded, lengths, np.array(ends, np.int64)))
-        return self._joined(tracks)
+        return self._joined(tracks, "audio")
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Embed RGB frames of B segments, uint8, shape (T, H, W, 3) each; see `encode_audio`."""
-        return self._joined([self.engine.run_video(np.stack(batch)) for batch in self._batches(frames)])
+        """Embed RGB frames of B segments, uint8, shape (F, H, W, 3) each; see `encode_audio`."""
+        tracks = [self.engine.run_video(np.stack(batch)) for batch in self._batches(frames)]
+        return self._joined(tracks, "video")
 
     def check_golden(self) -> float:
         """Embed the golden clip, and return the largest difference of any number from the tracks of its export.
@@ -106,10 +106,11 @@ class Encoder:
         Raises `GoldenMismatch` if it is above the precision's tolerance, or without one, an embedding turned too far.
         """
         golden = self.bundle.golden()
-        expected = {"audio": golden.audio_track, "video": golden.video_track}
-        audio = self.encode_audio([golden.samples], [golden.num_heard])
-        video = self.encode_video([golden.frames])
-        found = {"audio": audio[0], "video": video[0]}
+        expected, found = golden.tracks, {}
+        if "audio" in expected:
+            found["audio"] = self.encode_audio([golden.samples], [golden.num_heard])[0]
+        if "video" in expected:
+            found["video"] = self.encode_video([golden.frames])[0]
         difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
         precision = self.choice.candidate.precision
         where = f"golden tracks of {self.bundle.bundle_id} on {self.choice.candidate}"
@@ -124,8 +125,8 @@ class Encoder:
         size = self.engine.max_batch
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
-    def _joined(self, tracks: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        joined = np.concatenate([np.empty((0, self.num_moments, self.width), np.float32), *tracks])
+    def _joined(self, tracks: list[NDArray[np.float32]], modality: str) -> NDArray[np.float32]:
+        joined = np.concatenate([np.empty((0, *self.bundle.manifest.tracks[modality]), np.float32), *tracks])
         if not np.isfinite(joined).all():
             raise EncoderFailure("the encoder gave a number that is not finite")
         return joined

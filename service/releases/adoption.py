@@ -11,7 +11,6 @@ import stat
 from pathlib import Path
 
 from models.bundle.bundle import (
-    FILES,
     MANIFEST,
     BrokenBundle,
     Bundle,
@@ -31,7 +30,7 @@ def adopt_bundle(source: Bundle, target: Path) -> Bundle:
     """Copy a verified bundle and its variants to a new folder; raises `BrokenBundle` for links and changed files."""
     _refuse_links(source.path)
     target.mkdir()
-    for name in (MANIFEST, *FILES):
+    for name in (MANIFEST, *source.manifest.files):
         _copy_file(source.path / name, target / name, trusted=source.path == starter_path())
     sync_folder(target)
     adopted = load_bundle(target)

@@ -14,7 +14,6 @@ from onnx import numpy_helper
 
 from models.bundle.bundle import (
     AUDIO_GRAPH,
-    FILES,
     GOLDEN,
     MANIFEST,
     VIDEO_GRAPH,
@@ -40,7 +39,7 @@ def copy_starter(target: Path, *, name: str = "second") -> Path:
 def rehash(folder: Path, **fields: Any) -> Path:
     """Let the manifest say what the files are now, and other things."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    manifest |= {"files": {file: describe_file(folder / file) for file in FILES}} | fields
+    manifest |= {"files": {file: describe_file(folder / file) for file in manifest["files"]}} | fields
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     return folder
 

@@ -13,8 +13,6 @@ from rich.console import Console
 
 from models.bundle.bundle import (
     AUDIO_GRAPH,
-    FILES,
-    FORMAT,
     GOLDEN,
     MANIFEST,
     VIDEO_GRAPH,
@@ -57,9 +55,8 @@ def upgrade(bundle_path: Path, output: Path, *, console: Console) -> None:
             )
         manifest = replace(
             bundle.manifest,
-            format=FORMAT,
             training={**bundle.manifest.training, "upgraded_from": bundle.bundle_id},
-            files={name: describe_file(folder / name) for name in FILES},
+            files={name: describe_file(folder / name) for name in bundle.manifest.files},
         )
         (folder / MANIFEST).write_text(manifest.to_json())
         folder.rename(output)

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bundle.bundle import GRAPHS, Manifest
 from service.system.failure import Failure
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -47,10 +48,19 @@ class DeviceOutOfMemory(EncoderFailure):
 
 @dataclass(frozen=True, kw_only=True)
 class Graphs:
-    """The two ONNX files that an engine runs."""
+    """The ONNX files that an engine runs; a bundle may have one of them only.
 
-    audio: Path  # samples (B, S) float32, lengths and heard (B,) int64 → tracks (B, T, D)
-    video: Path  # frames (B, T, H, W, 3) uint8 → tracks (B, T, D)
+    `audio` turns samples (B, S) float32, lengths and heard (B,) int64 into tracks (B, T, D); `video` turns frames
+    (B, F, H, W, 3) uint8 into tracks (B, T, D).
+    """
+
+    audio: Path | None = None
+    video: Path | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, folder: Path) -> Graphs:
+        """The graphs of a bundle in a folder: its own, or that of a variant."""
+        return cls(**{modality: folder / GRAPHS[modality] for modality in manifest.tracks})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +81,7 @@ class EngineOptions:
 
 
 class Engine(Protocol):
-    """Both graphs of a bundle, loaded. Every method may be called from any thread."""
+    """The graphs of a bundle, loaded; one that it has not is never run. Every method may be called from any thread."""
 
     provider: str  # what it runs on, as `/readyz` and `foley doctor` name it
     max_batch: int  # segments that one run takes
@@ -83,4 +93,4 @@ class Engine(Protocol):
         """
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed pictures, uint8, shape (B, T, H, W, 3), as float32 (B, T, D)."""
+        """Embed pictures, uint8, shape (B, F, H, W, 3), as float32 (B, T, D)."""

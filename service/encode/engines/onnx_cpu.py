@@ -16,15 +16,17 @@ CPU = "CPUExecutionProvider"
 
 
 class OnnxCpuEngine:
-    """Both graphs on the CPU provider; each run has memory of its own."""
+    """The graphs on the CPU provider; each run has memory of its own."""
 
     provider = CPU
     max_batch = 1  # segments: one holds 16 pictures already, more is no faster and takes more memory
 
     def __init__(self, graphs: Graphs, options: EngineOptions) -> None:
         self._runs = threading.BoundedSemaphore(options.num_runs)
-        self._audio = open_session(graphs.audio, session_options(options.num_threads), [CPU])
-        self._video = open_session(graphs.video, session_options(options.num_threads), [CPU])
+        if graphs.audio is not None:
+            self._audio = open_session(graphs.audio, session_options(options.num_threads), [CPU])
+        if graphs.video is not None:
+            self._video = open_session(graphs.video, session_options(options.num_threads), [CPU])
 
     def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`."""

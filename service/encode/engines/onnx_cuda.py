@@ -52,7 +52,7 @@ Providers = list[str | tuple[str, dict[str, str]]]
 
 
 class OnnxCudaEngine:
-    """Both graphs on a GPU, by CUDA or by TensorRT; raises `DeviceMissing` if ONNX Runtime takes another provider.
+    """The graphs on a GPU, by CUDA or by TensorRT; raises `DeviceMissing` if ONNX Runtime takes another provider.
 
     `precision` is `fp16` if the graphs are in float16, else `tf32` or `fp32` for how float32 is multiplied.
     """
@@ -70,8 +70,10 @@ class OnnxCudaEngine:
             options, uses_tf32=precision != "fp32", captures=options.cuda_graphs and not uses_tensorrt
         )
         tensorrt = tensorrt_options(options, uses_fp16=precision == "fp16") if uses_tensorrt else None
-        self._audio = self._open(graphs.audio, cuda, tensorrt, options)
-        self._video = self._open(graphs.video, cuda, tensorrt, options)
+        if graphs.audio is not None:
+            self._audio = self._open(graphs.audio, cuda, tensorrt, options)
+        if graphs.video is not None:
+            self._video = self._open(graphs.video, cuda, tensorrt, options)
 
     def _open(
         self, graph: Path, cuda: dict[str, str], tensorrt: dict[str, str] | None, options: EngineOptions

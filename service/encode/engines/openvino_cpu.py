@@ -29,7 +29,7 @@ INSTALL = "pip install 'foley-av[openvino]'"
 
 
 class OpenVinoEngine:
-    """Both graphs on OpenVINO's CPU device; each run has memory of its own.
+    """The graphs on OpenVINO's CPU device; each run has memory of its own.
 
     Raises `EngineMissing` without the package or the precision, `EncoderFailure` if a graph cannot be loaded.
     """
@@ -40,12 +40,16 @@ class OpenVinoEngine:
         self.provider = f"OpenVINO {precision}"
         self._options = options
         core = open_core()
-        audio = _read(core, graphs.audio)
-        self._names = [given.get_any_name() for given in audio.inputs]
-        front_end, network = cut_front_end(audio)
-        self._front_end = None if front_end is None else self._open(core, front_end, "fp32")
-        self._audio = self._open(core, network, precision)
-        self._video = self._open(core, _read(core, graphs.video), precision)
+        self._names: list[str] = []
+        self._front_end: _Network | None = None
+        if graphs.audio is not None:
+            audio = _read(core, graphs.audio)
+            self._names = [given.get_any_name() for given in audio.inputs]
+            front_end, network = cut_front_end(audio)
+            self._front_end = None if front_end is None else self._open(core, front_end, "fp32")
+            self._audio = self._open(core, network, precision)
+        if graphs.video is not None:
+            self._video = self._open(core, _read(core, graphs.video), precision)
 
     @property
     def has_front_end(self) -> bool:
