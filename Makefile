@@ -65,7 +65,8 @@ bench: $(VENV)/.all
 soak: $(VENV)/.all
 	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_killed_store.py tests/service/index/embedded/test_aside.py -k killed -s
 	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_kills.py -s
-	FOLEY_SOAK=1 $(BIN)/python -m pytest --timeout 0 tests/promises/test_pressure.py tests/promises/test_cut_off.py -s
+	FOLEY_SOAK=1 $(BIN)/python -m pytest --timeout 0 tests/promises/test_pressure.py tests/promises/test_cut_off.py \
+	  tests/promises/test_crowds.py tests/promises/test_lost_disk.py -s
 	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest --timeout 0 tests/promises/test_swap.py -s
 	FOLEY_KILLS=200 $(BIN)/python -m pytest --timeout 0 tests/promises/test_switch_kills.py -s
 	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest --timeout 0 tests/promises/test_bad_bundles.py -s

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
 CLOSE_SECONDS = 5  # of the graceful stop, for the last flush and the end of the child processes
+CONNECTIONS_SHARE = 0.5  # of the files that the process may open; the others are for work
 GIVE_UP_SECONDS = 2.0  # before requests are cut off, for the answers to those whose work is given up
 
 
@@ -160,7 +161,7 @@ def configure_server(settings: Settings, foley: Foley | None = None) -> uvicorn.
     """Configure uvicorn for the application, which opens a `Foley` if none is given; logging stays as it is."""
     facts = {
         "head_seconds": settings.header_timeout_seconds,
-        "max_connections": min(settings.max_connections, raise_open_files() // 2),
+        "max_connections": min(settings.max_connections, int(raise_open_files() * CONNECTIONS_SHARE)),
         "idle": {},
     }
     protocol = type("HttpProtocol", (HttpProtocol,), facts)

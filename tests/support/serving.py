@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,12 +20,15 @@ from service.http.server import configure_server
 from service.system.settings import Settings
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
+SERVE = (sys.executable, "-m", "service.cli", "serve")
+
 
 class run_server:  # noqa: N801 - a context manager that reads as a call
     """Run a server process with settings from the environment until the block ends."""
 
-    def __init__(self, settings: dict[str, object], log: Path) -> None:
+    def __init__(self, settings: dict[str, object], log: Path, *, command: Sequence[str] = SERVE) -> None:
         self.log = log
+        self.command = command
         self.port = find_free_port()
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")},
@@ -35,9 +39,7 @@ class run_server:  # noqa: N801 - a context manager that reads as a call
 
     def __enter__(self) -> str:
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", "serve"], env=self.environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(self.command, env=self.environment, stdout=log, stderr=log)
         address = f"http://127.0.0.1:{self.port}"
         try:
             wait_until(lambda: self._answers(address) or self.process.poll() is not None, every=0.02)
