@@ -26,7 +26,7 @@ from service.jobs.files import find_missing
 from service.jobs.lane import JobEnded
 from service.jobs.ledger import Ledger
 from service.jobs.opening import Jobs, open_jobs
-from service.jobs.records import JobRequest, Kind, ReleaseRequest
+from service.jobs.records import JobRecord, JobRequest, Kind, ReleaseRequest
 from service.jobs.release_jobs import OnStep
 from service.library.report import IndexReport, OnProgress, Progress
 from service.library.scanning import FoundFile, LinkRules, find_files
@@ -110,7 +110,10 @@ def repair_library(
 
 
 def retry_job(settings: Settings, job_id: str, *, on_progress: OnProgress, say: Say) -> IndexReport:
-    """Try the failed files of a job again, and those it never reached; the report covers all its runs."""
+    """Try the failed files of a job again, and those it never reached; the report covers all its runs.
+
+    For a job that builds a release see `retry_build`.
+    """
 
     def here() -> IndexReport:
         with _open_jobs(settings) as jobs:
@@ -250,21 +253,44 @@ def create_release(
     request = ReleaseRequest(
         bundle=str(bundle.absolute()), activate=activate, force=force, who=name_of_user()
     )
+    body = _pick(show_request(request.to_json()), "bundle", "activate", "force")
+    return _build(
+        settings,
+        lambda jobs: jobs.releases.submit(request).job,
+        lambda client: client.ask("POST", "/v1/releases", body=body),
+        on_step=on_step,
+    )
+
+
+def retry_build(settings: Settings, job_id: str, *, on_step: OnStep) -> Mapping[str, Any]:
+    """Build the release of a job again; see `create_release`."""
+    return _build(
+        settings,
+        lambda jobs: jobs.retry(job_id, who=name_of_user()),
+        lambda client: client.ask("POST", f"/v1/jobs/{quote(job_id)}:retry"),
+        on_step=on_step,
+    )
+
+
+def _build(
+    settings: Settings,
+    queue_here: Callable[[Jobs], JobRecord],
+    queue_there: Callable[[Client], Mapping[str, Any]],
+    *,
+    on_step: OnStep,
+) -> Mapping[str, Any]:
+    """Queue a job that builds a release, wait for its end, and return it."""
 
     def here() -> Mapping[str, Any]:
         with _open_jobs(settings) as jobs:
-            job = jobs.releases.submit(request).job
+            job_id = queue_here(jobs).job_id
             try:
-                jobs.releases.run(job.job_id, on_step=on_step)
+                jobs.releases.run(job_id, on_step=on_step)
             except (CallerGone, JobEnded):
                 logger.info("the build was stopped")
-            return describe_job(jobs.ledger.get_job(job.job_id))
+            return describe_job(jobs.ledger.get_job(job_id))
 
-    def there(client: Client) -> Mapping[str, Any]:
-        body = _pick(show_request(request.to_json()), "bundle", "activate", "force")
-        return client.follow(client.ask("POST", "/v1/releases", body=body)["job_id"], on_step)
-
-    job = here_or_there(settings, here, there)
+    job = here_or_there(settings, here, lambda client: client.follow(queue_there(client)["job_id"], on_step))
     _check_job(job)
     return job
 

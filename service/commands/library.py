@@ -219,10 +219,21 @@ def show(job: JobName, as_json: Json = False) -> None:
 
 @jobs_app.command()
 def retry(job: JobName, as_json: Json = False) -> None:
-    """Try the failed files of a job again, and those it did not reach."""
-    from service.commands.here_or_there import retry_job
+    """Try the failed files of a job again, and those it did not reach; or build its release again."""
+    from service.commands.here_or_there import retry_build, retry_job
+    from service.commands.printing import show_steps
+    from service.commands.releases import show_build
+    from service.jobs.documents import show_job
 
     settings = read_settings()
+    with report_errors():
+        is_build = show_job(settings, job)[0]["kind"] == "release"
+    if is_build:
+        log_to_stderr()
+        with report_errors(), show_steps(stderr()) as on_step:
+            done = retry_build(settings, job, on_step=on_step)
+        show_build(done, as_json=as_json)
+        return
     with _working() as on_progress:
         report = retry_job(settings, job, on_progress=on_progress, say=say)
     _show_report(report, as_json=as_json)

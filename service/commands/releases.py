@@ -90,7 +90,6 @@ def create(
     """Build a release from a bundle: test it, embed the library with it, compare it with the active one."""
     from service.commands.here_or_there import create_release
     from service.commands.printing import show_steps
-    from service.releases.documents import explain_refusal
 
     if force and not activate:
         fail("--force needs --activate", code=WRONG_USAGE)
@@ -98,6 +97,13 @@ def create(
     log_to_stderr()
     with report_errors(), show_steps(stderr()) as on_step:
         job = create_release(settings, bundle, activate=activate, force=force, on_step=on_step)
+    show_build(job, as_json=as_json)
+
+
+def show_build(job: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what came of a job that builds a release; the command fails if there is no release to activate."""
+    from service.releases.documents import explain_refusal
+
     if as_json:
         print_json(job)
     if job["state"] != "done":

@@ -147,8 +147,11 @@ def _move_into_place(settings: Settings, aside: Path, manifest: Manifest) -> Non
         (settings.data / (LEDGER + suffix)).unlink(missing_ok=True)
     if not any(name.startswith("releases/") for name in manifest.files):
         (release / "calibration.json").unlink(missing_ok=True)  # of the library that was replaced
+    store = ReleaseStore(settings.release_folder)
     if (release / "release.json").exists():
-        ReleaseStore(settings.release_folder).activate(manifest.release_id, previous=None)
+        store.activate(manifest.release_id, previous=None)
     else:  # the bundle of the settings, which no file names
-        (settings.release_folder / "active.json").unlink(missing_ok=True)
+        (store.folder / "active.json").unlink(missing_ok=True)
+        if store.list():
+            store.adopt(manifest.release_id, load_bundle(settings.bundle))
     index_place(settings).activate(manifest.release_id)

@@ -242,10 +242,7 @@ class ReleaseManager:
     def _adopt_current(self) -> None:
         """Keep the active release in the store too, so that a rollback can return to it."""
         current = self._releases.current
-        if not (self.store.path(current.release_id) / "release.json").exists():
-            self.store.create(current.bundle, outcome="ready", is_new_generation=False)
-        if self.store.active() is None:
-            self.store.activate(current.release_id, previous=None)
+        self.store.adopt(current.release_id, current.bundle)
 
     def _catch_up(self, opened: OpenRelease, *, given_up: Sequence[str]) -> None:
         """Embed what was indexed since the release was built, until nothing is left."""

@@ -217,7 +217,8 @@ class ReleaseStore:
         replace_file(aside / "release.json", _text(release.to_json()))
         target = self.path(release_id)
         if target.exists():  # calibrated before it was kept: see `save_calibration`
-            shutil.copyfile(target / "calibration.json", aside / "calibration.json")
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(target / "calibration.json", aside / "calibration.json")
             shutil.rmtree(target)
         make_private(aside)
         sync_folder(aside)
@@ -247,6 +248,20 @@ class ReleaseStore:
     def activate(self, release_id: str, *, previous: str | None) -> Active:
         """Make a release the active one, in one fsynced rename; a rollback activates `previous` again."""
         self.get(release_id)
+        return self._name_active(release_id, previous=previous)
+
+    def adopt(self, release_id: str, bundle: Bundle) -> None:
+        """Keep the release that is active although none was ever activated.
+
+        Its name comes first: releases without `active.json` are refused, as that is lost.
+        """
+        if self.active() is None:
+            self._name_active(release_id, previous=None)
+        if not (self.path(release_id) / "release.json").exists():
+            self.create(bundle, outcome="ready", is_new_generation=False)
+
+    def _name_active(self, release_id: str, *, previous: str | None) -> Active:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         active = Active(release_id=release_id, previous=previous, switched_at=time.time())
         replace_file(self.folder / "active.json", _text(asdict(active)))
         return active

@@ -21,14 +21,16 @@ import typer
 from service.commands import here_or_there as running
 from service.commands import library as library_commands
 from service.commands.here_or_there import JobFailed
-from service.jobs.documents import list_jobs, show_job
+from service.jobs.documents import LEDGER_NAME, list_jobs, show_job
 from service.jobs.ledger import Ledger
-from service.jobs.records import JobRequest
+from service.jobs.records import JobRequest, ReleaseRequest
 from service.library.report import IndexReport
 from service.library.sync import TooManyGone
+from service.releases.manager import name_of_user
 from service.system.failure import Failure
 from service.system.settings import Settings
 from tests.support.libraries import write_bad, write_tone, write_tones
+from tests.support.memory_index import memory_indexes
 from tests.support.paths import REPOSITORY
 from tests.support.serving import find_free_port, run_server
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
@@ -170,6 +172,25 @@ def test_somebody_at_a_terminal_is_asked_before_most_of_a_folder_goes(
         with pytest.raises(typer.Exit):
             library_commands._sync(Settings(), request)
     assert ["12 of 20" in question for question in asked] == [True] * (answer is not None)
+
+
+def test_a_build_is_retried_as_a_build(
+    tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for name, value in {"DATA": data, "BUNDLE": bundle_path, "DEVICE": "cpu", "MIN_FREE_BYTES": 0}.items():
+        monkeypatch.setenv(f"FOLEY_{name}", str(value))
+    monkeypatch.setattr(library_commands, "log_to_stderr", lambda: None)
+    request = ReleaseRequest(bundle=str(tmp_path / "none"), who="who asked first")
+    with Ledger.open(data / LEDGER_NAME) as ledger:
+        job_id = ledger.create_job("release", request.to_json()).job.job_id
+        ledger.end_job(job_id, "failed", report=None, error_code="disk_full", error="the disk is full")
+    with memory_indexes(), pytest.raises(typer.Exit):
+        library_commands.retry(job_id)
+    job, _ = show_job(Settings(data=data), job_id)
+    assert (job["state"], job["error"]["code"]) == ("failed", "broken_bundle")
+    assert job["request"]["who"] == name_of_user()
+    assert "none" in capsys.readouterr().err
 
 
 def test_a_server_that_has_the_index_does_the_job(foley: Foley, served: httpx.Client, library: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.bundle.bundle import load_bundle
+from models.bundle.bundle import Bundle, load_bundle
 from service.cli import app
 from service.client.client import ServerRefused
 from service.commands.here_or_there import make_backup
@@ -173,7 +173,7 @@ def test_nothing_is_overwritten_unasked(
 
 
 def test_what_is_known_of_the_replaced_library_goes_and_its_keys_stay(
-    source: Settings, backup: Path, tmp_path: Path
+    source: Settings, backup: Path, tmp_path: Path, second_bundle: Bundle
 ) -> None:
     """The backup has neither: a probability learned from other files says nothing, and no door opens by itself."""
     bare = tmp_path / "bare"
@@ -190,6 +190,8 @@ def test_what_is_known_of_the_replaced_library_goes_and_its_keys_stay(
     calibration = target.release_folder / release_id / "calibration.json"
     calibration.parent.mkdir(parents=True)
     calibration.write_text("{}")
+    store = ReleaseStore(target.release_folder)
+    store.activate(store.create(second_bundle, outcome="ready").release_id, previous=None)
     restore_backup(target, bare)
     assert not calibration.exists()
     assert target.keys_path.read_bytes() == keys

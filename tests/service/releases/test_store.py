@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from models.bundle.bundle import (
     variant_path,
 )
 from service.index.failure import IndexUnavailable
+from service.releases.opening import active_release
 from service.releases.store import (
     Active,
     Release,
@@ -33,6 +35,7 @@ from service.releases.store import (
     ReleaseNotFound,
     ReleaseStore,
 )
+from service.system.settings import Settings
 from tests.support.bundles import copy_starter, rehash
 from tests.support.calibrations import CALIBRATION
 
@@ -295,6 +298,25 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new(
     assert seen == sorted(seen), "once new, always new"
     assert seen[0] is False or (is_after and change == "delete")
     assert seen[-1] is True, "the folder's names are the last thing that is made durable"
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+def test_no_crash_makes_the_first_of_all_look_lost(
+    tmp_path: Path, bundles: list[Bundle], is_after: bool
+) -> None:
+    """Nothing was ever activated: unlike after the loss of active.json, the bundle of the settings serves."""
+    for passes in range(99):
+        settings = Settings(data=tmp_path / str(passes), bundle=bundles[0].path)
+        with pytest.MonkeyPatch.context() as patch:
+            crashing = Crashing(patch, passes=passes, is_after=is_after)
+            with suppress(Crash):
+                ReleaseStore(settings.release_folder).adopt(bundles[0].bundle_id, bundles[0])
+        assert active_release(settings)[0] == bundles[0].bundle_id
+        if crashing.num_steps == passes:
+            break
+    (settings.release_folder / "active.json").unlink()
+    with pytest.raises(ReleaseNotFound, match=r"active\.json is lost"):
+        active_release(settings)
 
 
 def test_files_written_in_place_would_be_seen(
