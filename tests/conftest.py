@@ -16,7 +16,7 @@ from models.bundle.bundle import Bundle, starter_path
 from service.foley import open_foley
 from service.library.indexing import index_paths
 from service.system.settings import Settings
-from tests.support.bundles import make_second
+from tests.support.bundles import make_second, make_worded
 from tests.support.libraries import write_tones
 from tests.support.paths import REPOSITORY
 from tests.support.quick import mark_processes, refuse_processes
@@ -124,6 +124,12 @@ def client(server: str) -> Iterator[httpx.Client]:
 def second_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """An encoder pair like the starter whose scores are others."""
     return make_second(tmp_path_factory.mktemp("bundles") / "second")
+
+
+@pytest.fixture(scope="session")
+def worded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The starter with words."""
+    return make_worded(tmp_path_factory.mktemp("bundles") / "worded")
 
 
 @pytest.fixture(scope="session")

@@ -306,6 +306,8 @@ def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("why", f"{wish} that runs here and agrees" + "".join(f"\nnot {r}" for r in reasons)))
     if "golden_difference" in encoder:
         rows.append(("golden clip", f"reproduced, largest difference {encoder['golden_difference']:.1e}"))
+    if "text_difference" in encoder:
+        rows.append(("golden texts", f"reproduced, largest difference {encoder['text_difference']:.1e}"))
     state = index.get("unavailable") or count(index["num_segments"], "segment")
     if "num_files_read" in index:
         state += f"; {index['num_files_read']} sealed files read"

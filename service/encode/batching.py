@@ -35,6 +35,10 @@ CLOSE_SECONDS = 10.0  # for the batches that run when a batcher is closed
 RETRY_AFTER_SECONDS = 5
 
 
+Runs = Mapping[Modality, Callable[[Sequence[Any]], NDArray[np.float32]]]
+"""What embeds rows, by modality."""
+
+
 class BatcherClosed(Failure):
     """The batcher was closed before the segments' turn came."""
 
@@ -100,14 +104,14 @@ class QueuedEncoder:
 
 
 class Batcher:
-    """Runs one encoder, which must allow `limits.num_runs` threads at a time, for callers in any thread."""
+    """Runs one encoder, or functions by modality, which must allow `limits.num_runs` threads at a time.
 
-    def __init__(self, encoder: SegmentEncoder, limits: BatchLimits) -> None:
+    Any thread may call.
+    """
+
+    def __init__(self, encoder: SegmentEncoder | Runs, limits: BatchLimits) -> None:
         self.limits = limits
-        self._encode: dict[Modality, Callable[[Sequence[Any]], NDArray[np.float32]]] = {
-            "audio": lambda rows: encoder.encode_audio([row[0] for row in rows], [row[1] for row in rows]),
-            "video": encoder.encode_video,
-        }
+        self._encode = encoder if isinstance(encoder, Mapping) else _runs_of(encoder)
         self._queue = BatchQueue(limits)
         self._orders: set[Order] = set()  # those with a waiting caller
         self._changed = threading.Condition()  # guards the queue, the orders and the counts
@@ -291,3 +295,10 @@ class Batcher:
         with self._changed:
             for order in orders:
                 order.fail(BatcherClosed(reason))
+
+
+def _runs_of(encoder: SegmentEncoder) -> Runs:
+    return {
+        "audio": lambda rows: encoder.encode_audio([row[0] for row in rows], [row[1] for row in rows]),
+        "video": encoder.encode_video,
+    }

@@ -53,6 +53,8 @@ def _check(foley: Foley, ledger: Ledger) -> _Verdict:
     try:
         with foley.releases.lease() as release:
             release.encoder.check_golden()
+            if release.texts is not None:
+                release.texts.encoder.check_golden()
             checking = "the index"
             release.index.check()
             num_segments = release.index.count_segments()

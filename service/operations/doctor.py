@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle.bundle import Bundle, load_bundle
+from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
 from models.cores import num_cores
 from models.media.clip import Clip, UnreadableClip
 from service.decode.decoder import Decoder
@@ -42,6 +42,7 @@ from service.encode.engines.hardware import (
     processor_name,
 )
 from service.encode.engines.openvino_cpu import INSTALL
+from service.encode.text import TextEncoder
 from service.index.contract import Index
 from service.index.embedded.generation import check_shard, current_shard, read_seal
 from service.index.embedded.index import EmbeddedIndex
@@ -154,7 +155,10 @@ def _examine_encoder(diagnosis: Diagnosis, settings: Settings, bundle: Bundle) -
     }
     try:
         facts["golden_difference"] = encoder.check_golden()
-    except EncoderFailure as exc:
+        if bundle.manifest.text is not None:
+            texts = TextEncoder(bundle, num_threads=encoder.options.num_threads)
+            facts["text_difference"] = texts.check_golden()
+    except (EncoderFailure, BrokenBundle) as exc:
         diagnosis.problems.append(str(exc))
     return encoder
 

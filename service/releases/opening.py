@@ -13,10 +13,12 @@ from contextlib import ExitStack, suppress
 from importlib.metadata import version
 
 from models.bundle.bundle import BrokenBundle, Bundle, load_bundle, read_bundle_id, starter_path
+from models.cores import num_cores
 from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import BatchLimits
 from service.encode.spool import CHUNK_SEGMENTS, Spool
+from service.encode.text import TextEncoder, TextQueue
 from service.index.contract import Index
 from service.index.opening import index_folder, index_place
 from service.releases.store import ReleaseNotFound, ReleaseStore
@@ -94,6 +96,9 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
         opening = pool.submit(index_place(settings).open, bundle, release_id=release_id)
         stack.callback(_close_opened, opening)
         encoder = open_encoder(settings, bundle)
+        texts = open_texts(settings, bundle)
+        if texts is not None:
+            stack.callback(texts.close)
         index = opening.result()
         batcher = Batcher(encoder, batch_limits(settings, encoder.engine.max_batch))
         release = OpenRelease(
@@ -104,6 +109,7 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
             index=index,
             calibration=calibration,
             spool=open_spool(settings, release_id, bundle),
+            texts=texts,
         )
         stack.pop_all()
         return release
@@ -139,6 +145,18 @@ def open_encoder(settings: Settings, bundle: Bundle) -> Encoder:
         agreement=settings.data / "agreement",
         cache=settings.data / "compiled",
     )
+
+
+def open_texts(settings: Settings, bundle: Bundle) -> TextQueue | None:
+    """Load the text encoder of a bundle, with a queue; None if it embeds no words."""
+    if bundle.manifest.text is None:
+        return None
+    num_runs = settings.encode_runs or 1
+    threads = settings.num_threads or max(1, num_cores() // num_runs)
+    limits = BatchLimits(
+        max_queued=settings.encode_queue_segments or 16 * settings.search_workers, num_runs=num_runs
+    )
+    return TextQueue(TextEncoder(bundle, num_threads=threads), limits)
 
 
 def batch_limits(settings: Settings, max_batch: int) -> BatchLimits:

@@ -26,10 +26,12 @@ from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import Priority
 from service.encode.spool import Spool
+from service.encode.text import TextQueue
 from service.index.contract import Index
 from service.search.calibration import Calibration
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
+from service.system.modality import MODALITIES
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,10 @@ LET_GO_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRelease:
-    """An open release. It never changes: another calibration, None before it was learned, makes another object."""
+    """An open release. It never changes: another calibration, None before it was learned, makes another object.
+
+    `texts` is None if its bundle embeds no words.
+    """
 
     release_id: str
     bundle: Bundle
@@ -47,6 +52,7 @@ class OpenRelease:
     index: Index
     calibration: Calibration | None = None
     spool: Spool | None = None
+    texts: TextQueue | None = None
 
     def snapshot(self, caller: Caller | None = None, *, priority: Priority = "query") -> Snapshot:
         """This release for one request, with a place in its encoder's queue; the default caller waits without limit."""
@@ -61,12 +67,18 @@ class OpenRelease:
             calibration=self.calibration,
             width=self.bundle.manifest.embedding_width,
             spool=self.spool,
+            tracks={
+                m: self.bundle.manifest.tracks[m] for m in MODALITIES if m in self.bundle.manifest.tracks
+            },
+            texts=None if self.texts is None else self.texts.of(caller, priority=priority),
         )
 
     def close(self) -> None:
         """Stop the queue and close the index; the encoder goes with its last reference."""
         try:
             self.batcher.close()
+            if self.texts is not None:
+                self.texts.close()
         finally:
             self.index.close()
 

@@ -29,6 +29,7 @@ from models.inference import onnxruntime
 from service.encode.encoder import Encoder
 from service.encode.engines.contract import EncoderFailure
 from service.encode.engines.onnx_cpu import CPU, open_session
+from service.encode.text import TextEncoder
 from service.releases.documents import Trial
 from service.releases.opening import open_encoder, read_settings, write_settings
 from service.releases.store import ReleaseRefused
@@ -138,6 +139,8 @@ def main() -> None:
         exact = Encoder(bundle, device="cpu", precision="fp32", num_threads=1)
         _print({})
         exact.check_golden()
+        if bundle.manifest.text is not None:
+            TextEncoder(bundle, num_threads=1).check_golden()
         _print({})
         del exact
         encoder = open_encoder(settings, bundle)
@@ -156,8 +159,13 @@ def main() -> None:
 def check_golden_tracks(bundle: Bundle) -> None:
     """Raise `BrokenBundle` unless the golden tracks are (T, D) as the manifest says, finite and of unit rows."""
     golden = bundle.golden()
-    for name, track in golden.tracks.items():
-        expected = bundle.manifest.tracks[name]
+    shapes: dict[str, tuple[int, ...]] = {name: bundle.manifest.tracks[name] for name in golden.tracks}
+    found = dict(golden.tracks)
+    for to, vectors in golden.text_vectors.items():
+        found[f"text-{to}"] = vectors
+        shapes[f"text-{to}"] = len(golden.texts), bundle.manifest.tracks[to][1]
+    for name, track in found.items():
+        expected = shapes[name]
         if track.shape != expected or track.dtype != np.float32:
             raise BrokenBundle(
                 f"the golden {name} track must be float32 {expected}, got {track.dtype} {track.shape}"

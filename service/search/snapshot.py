@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.media.clip import ClipSpec, DecodeLimits
 from service.decode.lane import DecodeTimedOut
 from service.encode.batching import SegmentEncoder
 from service.encode.spool import Spool
+from service.encode.text import QueuedTexts
 from service.index.contract import Index
 from service.search.calibration import Calibration
 from service.system.caller import Caller
+from service.system.modality import Modality
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """What answers a query: one release, which a request takes and keeps; no work is started for a caller that left.
 
-    `spec` says how its encoder wants clips cut and sampled, `width` is D. `calibration` is None before it was learned.
+    `spec` says how its encoder wants clips cut and sampled, `width` is D, `tracks` the shape (T, D) of a
+    segment's track by modality. `calibration` is None before it was learned, `texts` if its bundle embeds no words.
     """
 
     encoder: SegmentEncoder
@@ -29,6 +33,8 @@ class Snapshot:
     calibration: Calibration | None = None
     width: int = 0
     spool: Spool | None = None
+    tracks: Mapping[Modality, tuple[int, int]] = field(default_factory=dict)
+    texts: QueuedTexts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from models.bundle.bundle import (
     AUDIO_GRAPH,
     GOLDEN,
     MANIFEST,
+    TEXT_GRAPH,
+    TOKENIZER,
     VIDEO_GRAPH,
     Bundle,
     describe_file,
@@ -23,9 +26,13 @@ from models.bundle.bundle import (
     sound_inputs,
     starter_path,
 )
+from models.bundle.manifest import Manifest
 from models.inference import onnxruntime
 
 Change = Callable[[onnx.ModelProto], None]
+WORDS = ("dog", "barking", "rain", "door", "night", "wood", "squeak", "in", "the", "but", "at")
+HEADS = {"audio": "audio_words", "video": "video_words"}
+MAX_TOKENS = 8
 LAST_MLP = "val_275"
 """Weights of the last block's second layer, in both graphs of the starter: (512, 128)."""
 
@@ -118,3 +125,87 @@ def make_second(target: Path, *, name: str = "second", factor: float = 0.5) -> B
     record_golden(target)
     rehash(target)
     return load_bundle(target)
+
+
+def make_worded(target: Path, *, name: str = "worded", heads: tuple[str, ...] = ("audio", "video")) -> Bundle:
+    """Make the starter with words: an embedding table, the mean of its rows, and a head for each modality.
+
+    Args:
+        target: A folder that does not exist.
+        name: Of the bundle.
+        heads: The modalities that words compare with.
+
+    Returns:
+        The bundle, which knows `WORDS` and takes `MAX_TOKENS` of them.
+    """
+    copy_starter(target, name=name)
+    manifest = Manifest.from_json((target / MANIFEST).read_text())
+    write_tokenizer(target / TOKENIZER)
+    outputs = {to: HEADS[to] for to in heads}
+    model = make_text_graph({HEADS[to]: manifest.tracks[to][1] for to in heads})
+    (target / TEXT_GRAPH).write_bytes(model.SerializeToString())
+    texts = ["dog barking in the rain", "door"]
+    ids = [np.array([[1 + WORDS.index(word) for word in text.split()]]) for text in texts]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    vectors = {
+        f"text_{to}": np.concatenate(
+            [session.run([output], {"input_ids": one, "attention_mask": np.ones_like(one)})[0] for one in ids]
+        )
+        for to, output in outputs.items()
+    }
+    with np.load(target / GOLDEN) as arrays:
+        np.savez(target / GOLDEN.removesuffix(".npz"), **arrays, texts=np.array(texts), **vectors)
+    fields = json.loads(manifest.to_json()) | {
+        "format": 3,
+        "text": {"outputs": outputs, "max_tokens": MAX_TOKENS, "prefix": ""},
+        "files": {
+            file: describe_file(target / file)
+            for file in (AUDIO_GRAPH, VIDEO_GRAPH, TEXT_GRAPH, TOKENIZER, GOLDEN)
+        },
+    }
+    (target / MANIFEST).write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+    return load_bundle(target)
+
+
+def write_tokenizer(path: Path) -> None:
+    """Write a tokenizer of whole words, in lower case."""
+    vocabulary = {"[UNK]": 0} | {word: number for number, word in enumerate(WORDS, start=1)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(4)  # as published ones have it; a service must not cut texts
+    tokenizer.save(str(path))
+
+
+def make_text_graph(heads: dict[str, int]) -> onnx.ModelProto:
+    """Make a text graph with heads of some width: table, mean of the rows that the mask keeps, head, unit length."""
+    rng = np.random.default_rng(7)
+    arrays = {"table": rng.standard_normal((len(WORDS) + 1, 32)).astype(np.float32)}
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Cast", ["attention_mask"], ["kept"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["kept", "last"], ["mask"]),
+        helper.make_node("Mul", ["rows", "mask"], ["seen"]),
+        helper.make_node("ReduceSum", ["seen", "second"], ["mean"], keepdims=0),
+    ]
+    arrays |= {"last": np.array([-1]), "second": np.array([1])}
+    for output, width in heads.items():
+        arrays[f"{output}_weight"] = rng.standard_normal((32, width)).astype(np.float32)
+        nodes += [
+            helper.make_node("Gemm", ["mean", f"{output}_weight"], [f"{output}_long"]),
+            helper.make_node("LpNormalization", [f"{output}_long"], [output], axis=-1, p=2),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "words",
+        [
+            helper.make_tensor_value_info(given, TensorProto.INT64, ["B", "L"])
+            for given in ("input_ids", "attention_mask")
+        ],
+        [
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, ["B", width])
+            for output, width in heads.items()
+        ],
+        [numpy_helper.from_array(array, given) for given, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)

@@ -37,6 +37,7 @@ STARTERS = frozenset(
         "open_release",
         "prepare",
         "start_child",
+        "try_bundle",
         "work_on_pairs",
         "write_shards",
         # no process, and some seconds of both cores

@@ -201,7 +201,7 @@ def test_service_with_a_wrong_encoder_is_not_ready(broken: serve_in_thread) -> N
     encoder = broken.app.state.shared.foley.encoder
     assert broken.client.get("/readyz").status_code == 200
     golden = encoder.bundle.golden()
-    wrong = dataclasses.replace(golden, audio_track=-golden.audio_track)
+    wrong = dataclasses.replace(golden, tracks={**golden.tracks, "audio": -golden.audio_track})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(encoder.bundle), "golden", lambda bundle: wrong)
         answer = broken.client.get("/readyz")
