@@ -85,13 +85,22 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Check the encoder, the index and the speed, and say what would make the encoder faster."""
+    from functools import partial
+
     from service.commands.printing import print_diagnosis
+    from service.jobs.documents import find_lost
     from service.operations.doctor import examine
 
     settings = read_settings()
     with report_errors():
         log_to_stderr()
-        diagnosis = examine(settings, files=files or [], measures=measure, reads_index=read_index)
+        diagnosis = examine(
+            settings,
+            files=files or [],
+            measures=measure,
+            reads_index=read_index,
+            find_lost=partial(find_lost, settings),
+        )
     if as_json:
         print_json(diagnosis.to_json())
     else:

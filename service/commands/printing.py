@@ -312,6 +312,9 @@ def _diagnosis_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "num_files_read" in index:
         state += f"; {index['num_files_read']} sealed files read"
     rows.append(("index", f"{index['engine']} {index['version']}, {state}"))
+    if lost := found.get("ledger", {}).get("num_lost"):
+        paths = "\n".join(format_path(one["path"]) for one in found["ledger"]["lost"])
+        rows.append(("ledger", f"{count(lost, 'file')} stored that the index lacks, such as\n{paths}"))
     for process, memory in found["memory"].items():
         name = "memory" if process == "process" else process.replace("_", " ")
         rows.append((name, f"{memory['now_mib']} MiB, at most {memory['peak_mib']}"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from service.jobs.database import check_database
-from service.jobs.files import count_outcomes
+from service.jobs.files import count_outcomes, find_missing
 from service.jobs.ledger import Ledger
 from service.jobs.records import JobRecord
 from service.library.report import NOTHING_YET, IndexReport, Progress
@@ -85,6 +85,16 @@ def list_jobs(settings: Settings, *, limit: int) -> list[dict[str, Any]]:
     check_database(path)
     with Ledger.open(path, is_worker=False) as ledger:
         return [describe_job(job) for job in ledger.list_jobs(limit=limit)]
+
+
+def find_lost(settings: Settings, stored: Container[str]) -> dict[str, str]:
+    """See `find_missing`; the ledger is checked and only read, and there may be none."""
+    path = settings.data / LEDGER_NAME
+    if not path.exists():
+        return {}
+    check_database(path)
+    with Ledger.open(path, is_worker=False) as ledger:
+        return find_missing(ledger, stored)
 
 
 def show_job(settings: Settings, job_id: str) -> tuple[dict[str, Any], IndexReport | None]:

@@ -54,10 +54,15 @@ def write_identity(connection: sqlite3.Connection, row: FileRow) -> None:
     )
 
 
-def find_missing(ledger: Ledger, stored: Container[str]) -> list[str]:
-    """Files that jobs have stored whose assets are not among the `stored` ones of an index any more."""
-    rows = ledger.read("SELECT path, asset_id FROM identities WHERE path NOT IN (SELECT path FROM faults)")
-    return [os.fsdecode(row["path"]) for row in rows if row["asset_id"] not in stored]
+def find_missing(ledger: Ledger, stored: Container[str]) -> dict[str, str]:
+    """Files that jobs have stored, each with its asset, which is not among the `stored` ones of an index any more."""
+    tried = "SELECT path, asset_id FROM files WHERE asset_id IS NOT NULL AND outcome"
+    never = (
+        f"{tried} IN ('failed', 'quarantined') EXCEPT {tried} IN ('indexed', 'unchanged', 'moved', 'copied')"
+    )
+    known = "SELECT path, asset_id FROM identities WHERE path NOT IN (SELECT path FROM faults)"
+    rows = ledger.read(f"{known} AND (path, asset_id) NOT IN ({never})")
+    return {os.fsdecode(row["path"]): row["asset_id"] for row in rows if row["asset_id"] not in stored}
 
 
 def forget_asset(ledger: Ledger, asset_id: str) -> None:

@@ -6,8 +6,8 @@ Nothing is estimated: each figure is measured while the command runs, or marked 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -46,17 +46,23 @@ from service.encode.text import TextEncoder
 from service.index.contract import Index
 from service.index.embedded.generation import check_shard, current_shard, read_seal
 from service.index.embedded.index import EmbeddedIndex
-from service.index.failure import IndexDamaged, IndexFailure
+from service.index.failure import REPAIR, IndexDamaged, IndexFailure
+from service.index.iteration import iter_assets
 from service.index.opening import index_folder, index_place
 from service.operations.clip_timing import time_clip, write_golden_clip
 from service.operations.stopwatch import DecodedOnce
 from service.releases.opening import active_release, open_encoder
-from service.releases.store import ReleaseError
+from service.releases.store import ReleaseError, ReleaseNotFound, ReleaseStore
+from service.system.failure import Failure
+from service.system.paths import show_path
 from service.system.settings import Settings
 from service.system.text import count
 
 MAX_PROBE_CLIPS = 32
+MAX_LOST = 10  # files that are named
 MIB = 1 << 20
+
+FindLost = Callable[[Container[str]], Mapping[str, str]]
 
 
 @dataclass(kw_only=True)
@@ -79,13 +85,19 @@ class Diagnosis:
 
 
 def examine(
-    settings: Settings, *, files: Sequence[Path] = (), measures: bool = False, reads_index: bool = False
+    settings: Settings,
+    *,
+    files: Sequence[Path] = (),
+    measures: bool = False,
+    reads_index: bool = False,
+    find_lost: FindLost = lambda _: {},
 ) -> Diagnosis:
     """Examine an installation by using it.
 
     The first of the `files` is timed, and precisions are compared on all of them; without files the golden clip of
     the bundle is used. `measures` measures the agreement of every precision that can run here, and keeps the
-    results; `reads_index` checks the sealed files of the index against their hashes.
+    results; `reads_index` checks the sealed files of the index against their hashes. `find_lost` takes the assets of
+    the index and returns files that jobs have stored and that are not among them, each with its asset.
     """
     diagnosis = Diagnosis()
     release_id, bundle = _find_release(diagnosis, settings)
@@ -104,6 +116,8 @@ def examine(
         index = _examine_index(diagnosis, settings, bundle, release_id, stack, reads_index=reads_index)
         if encoder is not None:
             _examine_clip(diagnosis, encoder, decoder, index, files)
+        if "unavailable" not in diagnosis.facts["index"]:
+            _compare_ledger(diagnosis, settings, release_id, index, find_lost)
         diagnosis.facts["memory"] = _memory(index)
     diagnosis.facts["candidates"] = _candidates(settings, bundle)
     diagnosis.advice += advise(settings, bundle, encoder)
@@ -195,6 +209,27 @@ def _examine_index(
             diagnosis.problems.append(str(exc))
         return None
     return index
+
+
+def _compare_ledger(
+    diagnosis: Diagnosis, settings: Settings, release_id: str, index: Index | None, find_lost: FindLost
+) -> None:
+    """Say which files jobs have stored and the index lacks, but for those that its release could not embed."""
+    try:
+        stored = {asset.asset_id for asset in iter_assets(index)} if index is not None else set()
+        with suppress(ReleaseNotFound):  # before the first one is kept
+            stored |= set(ReleaseStore(settings.release_folder).get(release_id).missing)
+        lost = find_lost(stored)
+    except Failure as exc:
+        diagnosis.problems.append(str(exc))
+        return
+    shown = [{"path": show_path(path), "asset_id": asset} for path, asset in sorted(lost.items())[:MAX_LOST]]
+    diagnosis.facts["ledger"] = {"num_lost": len(lost), "lost": shown}
+    if lost:
+        names = ", ".join(one["path"] for one in shown[:3])
+        diagnosis.problems.append(
+            f"the index lacks {count(len(lost), 'file')} that the ledger says are stored, such as {names}: {REPAIR}"
+        )
 
 
 def _read_sealed(diagnosis: Diagnosis, folder: Path) -> int:

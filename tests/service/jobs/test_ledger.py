@@ -23,6 +23,7 @@ from service.jobs.files import (
     forget_asset,
     lift_quarantine,
     read_files,
+    recall_identity,
     retry_failed,
 )
 from service.jobs.journal import LedgerJournal
@@ -194,9 +195,13 @@ def test_what_somebody_removed_is_not_missing(path: Path) -> None:
             row = FileRow(path=f"/{name}.mp4", size_bytes=1, modified_ns=1, asset_id=asset_id)
             journal.end(row.ended("indexed", num_segments=1))
         journal.flush()
-        assert (ledger.count_stored(), find_missing(ledger, {"1" * 64})) == (2, ["/b.mp4"])
+        assert (ledger.count_stored(), find_missing(ledger, {"1" * 64})) == (2, {"/b.mp4": "2" * 64})
+        failed = FileRow(path="/c.mp4", size_bytes=1, modified_ns=1, asset_id="3" * 64)
+        journal.end(failed.failed(Fault(code="changed", reason="", attempts=1, is_quarantined=False)))
+        journal.flush()
+        assert recall_identity(ledger, "/c.mp4") is not None
         forget_asset(ledger, "2" * 64)
-        assert (ledger.count_stored(), find_missing(ledger, ())) == (1, ["/a.mp4"])
+        assert (ledger.count_stored(), find_missing(ledger, ())) == (1, {"/a.mp4": "1" * 64})
 
 
 def test_a_key_makes_one_job(path: Path) -> None:

@@ -7,12 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from models.bundle.bundle import load_bundle
 from models.media.clip import probe_media
+from service.commands.printing import print_diagnosis
 from service.decode.landlock import describe_landlock
 from service.encode.agreement import ProbeClips
 from service.encode.encoder import Encoder
@@ -20,12 +24,18 @@ from service.encode.engines import candidates as choice
 from service.encode.engines.hardware import has_bf16, installed_version
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig
-from service.index.opening import index_folder
+from service.index.opening import index_folder, index_place
+from service.jobs.documents import LEDGER_NAME, find_lost
+from service.jobs.journal import LedgerJournal
+from service.jobs.ledger import Ledger
+from service.library.journal import FileRow
 from service.operations import doctor
 from service.operations.clip_timing import write_golden_clip
 from service.operations.doctor import advise, examine
+from service.releases.opening import active_release
 from service.system.settings import Settings
 from tests.support.index_contract import make_asset, make_tracks
+from tests.support.memory_index import memory_indexes
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import GENEROUS_SECONDS
 
@@ -236,3 +246,34 @@ def test_sealed_files_of_the_index_are_read_where_that_is_asked_for(
     done = run_doctor(settings, "--read-index", "--json")
     assert done.returncode == 1
     assert "its content is not what was sealed" in json.loads(done.stdout)["problems"][0]
+
+
+def test_what_the_ledger_says_and_the_index_lacks_is_listed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is the second witness: an index that lost assets, or all of itself, opens without a word."""
+    monkeypatch.setattr(doctor, "_examine_encoder", lambda diagnosis, *_: diagnosis.facts.update(encoder={}))
+    release_id, bundle = active_release(settings)
+    with Ledger.open(settings.data / LEDGER_NAME) as ledger:
+        journal = LedgerJournal(ledger, ledger.create_job("index", {}).job.job_id, basis="")
+        for number in range(12):
+            row = FileRow(path=f"/m/{number:02}.wav", size_bytes=1, modified_ns=1, asset_id=f"{number:064x}")
+            journal.end(row.ended("indexed", num_segments=1))
+        journal.flush()
+    assert examine(settings).to_json()["ledger"]["num_lost"] == 0, "control: without the ledger nothing shows"
+    with memory_indexes():
+        index = index_place(settings).open(bundle, release_id=release_id)
+        tracks = make_tracks(1, seed=1, width=bundle.manifest.embedding_width)
+        index.write_asset(make_asset(3, tracks, asset_id=f"{3:064x}"), is_last=True)
+        index.close()
+        for num_lost in (11, 12):
+            found = examine(settings, find_lost=partial(find_lost, settings)).to_json()
+            assert found["ledger"]["num_lost"] == num_lost
+            assert found["ledger"]["lost"][0] == {"path": "/m/00.wav", "asset_id": "0" * 64}
+            assert len(found["ledger"]["lost"]) == 10
+            (problem,) = found["problems"]
+            assert problem.startswith(f"the index lacks {num_lost} files that the ledger says are stored")
+            index_place(settings).drop(release_id)
+    console = Console(file=StringIO(), width=200)
+    print_diagnosis(console, found)
+    assert "12 files stored that the index lacks, such as" in console.file.getvalue()
