@@ -26,7 +26,7 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(PIP) --editable '.[train,pe-av,openvino,dev]'
+	$(PIP) --editable '.[train,pe-av,graph,openvino,dev]'
 	touch $(VENV)/.base $@
 
 demo: $(VENV)/.base

@@ -261,7 +261,7 @@ def test_serving_brings_no_torch(accelerator: str) -> None:
     assert installed_by("tpu") == []
 
 
-@pytest.mark.parametrize("extras", ["openvino", "train", "openvino,train,pe-av,dev"])
+@pytest.mark.parametrize("extras", ["openvino", "train", "openvino,train,pe-av,graph,dev"])
 def test_every_package_of_an_image_is_pinned(extras: str) -> None:
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
