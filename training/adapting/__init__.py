@@ -1,1 +1,1 @@
-"""Learning from one's own library, on stored tracks: heads, losses, teacher, graph. May import `training.evaluation`."""
+"""Learning from one's own library, on stored tracks: heads, losses, teacher, graph. May import `evaluation`."""
