@@ -71,7 +71,7 @@ def find_graph(
 
     Raises:
         GraphUnavailable: Without the extra `[graph]`.
-    """
+    """  # noqa: DOC502 - raised where it is imported
     search = _load_search()
     draws = np.random.RandomState(seed)
     num_nodes = rows.shape[1]
