@@ -19,6 +19,7 @@ from models.media.names import find_argument, show_bytes_in_streams
 from service.commands.assets import assets_app
 from service.commands.audit import audit
 from service.commands.library import index, jobs_app, repair, sync
+from service.commands.models import models_app
 from service.commands.operations import backup, doctor, keys_app, migrate, restore, serve
 from service.commands.releases import releases_app
 from service.commands.search import demo, search
@@ -58,6 +59,7 @@ for command in (index, sync, search, audit, demo, serve, doctor, repair, backup,
 app.add_typer(assets_app, name="assets")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(releases_app, name="releases")
+app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
 

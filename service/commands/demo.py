@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from models.bundle.bundle import starter_path
 from service.commands.printing import format_path, format_time, print_report, show_progress
+from service.commands.starter_hint import hint_once
 from service.commands.tables import print_columns
 from service.foley import Foley
 from service.index.contract import Filter, Index
@@ -251,10 +251,4 @@ def print_next_steps(console: Console, foley: Foley) -> None:
     width = max(len(step) for step, _ in steps)
     for step, meaning in steps:
         console.print(Text(f"  {step:<{width}}  # {meaning}"), soft_wrap=True)
-    if settings.bundle == starter_path():
-        console.print(
-            f"The starter bundle ({foley.bundle.bundle_id}) knows only synthetic clips. For real media, train on "
-            "your own files: README.md shows how.",
-            style="yellow",
-            highlight=False,
-        )
+    hint_once(settings, lambda hint: console.print(Text(hint, "yellow"), soft_wrap=True))

@@ -53,6 +53,7 @@ def index(
 ) -> None:
     """Index media files and folders. Files that are already indexed and have not changed are skipped."""
     from service.commands.here_or_there import run_job
+    from service.commands.starter_hint import hint_once
     from service.jobs.records import JobRequest
 
     settings = read_settings()
@@ -66,6 +67,8 @@ def index(
         fail("stopped; run the same command to continue", code=INTERRUPTED)
     if report.files.indexed + report.files.unchanged == 0:
         fail("no file was indexed" if report.files.failed else "no media files found")
+    if not as_json:
+        hint_once(settings, say)
 
 
 def sync(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -49,6 +50,7 @@ def serve(
     ] = False,
 ) -> None:
     """Start the HTTP server: search, embeddings, indexed media."""
+    from service.commands.starter_hint import hint_once
     from service.http.server import run_server
     from service.system.logs import configure_logs
 
@@ -58,6 +60,7 @@ def serve(
         say(f"WARNING: anyone who can reach {settings.host}:{settings.port} can read and delete the library")
     configure_logs(settings.log_format, level=settings.log_level)
     with report_errors():
+        hint_once(settings, logging.getLogger(__name__).warning)
         try:
             run_server(settings)
         except SystemExit as exc:  # uvicorn has logged why

@@ -90,6 +90,13 @@ def show_copying(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def show_bytes(console: Console) -> Iterator[Callable[[int, int | None], None]]:
+    """Show how much of a file has come; yield what takes the bytes that are there, and of the whole file."""
+    with _show_bar(console, "fetching", TimeRemainingColumn()) as update:
+        yield lambda done, whole: update(done >> 20, None if whole is None else whole >> 20, "MiB")
+
+
+@contextmanager
 def show_steps(console: Console) -> Iterator[OnStep]:
     """Show how far the build of a release is; yield what takes its progress as JSON values."""
     with _show_bar(console, "building") as update:

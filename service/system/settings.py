@@ -19,6 +19,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -185,6 +186,10 @@ class Settings(BaseSettings):
     min_free_bytes: NonNegativeInt | None = None
     """Minimum free disk space; below it the index refuses writes. Default: max(2 GiB, 5 %)."""
 
+    models_url: str | None = None
+    """Mirror from which `foley models get` fetches: this address replaces the host of each published one, whose path
+    stays. Default: the published hosts."""
+
     # A Qdrant server in place of the embedded index
     qdrant_url: str | None = None
     """Address of a Qdrant server, http:// or https://. Default: an embedded index in the data folder."""
@@ -275,15 +280,16 @@ class Settings(BaseSettings):
         """File of the API keys."""
         return self.api_keys_file or self.data / "api-keys.json"
 
-    @field_validator("qdrant_url", mode="after")
+    @field_validator("qdrant_url", "models_url", mode="after")
     @classmethod
-    def _check_url(cls, value: str | None) -> str | None:
+    def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         parts = urlsplit(value or "http://localhost")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must begin with http:// or https:// and name a host")
         _ = parts.port  # raises if it is not a port
         if parts.username or parts.password or parts.query:
-            raise ValueError("must hold no key: put that into FOLEY_QDRANT_API_KEY")
+            elsewhere = ": put that into FOLEY_QDRANT_API_KEY" if info.field_name == "qdrant_url" else ""
+            raise ValueError(f"must hold no key{elsewhere}")
         return value
 
     @model_validator(mode="after")
