@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from service.index.contract import Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
+from service.index.layout import VectorLayout
 
 
 def make_tracks(rng: np.random.Generator, count: int, centres: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -113,7 +114,7 @@ def main() -> None:
     centres = rng.standard_normal((300, options.width), dtype=np.float32)
     queries = make_tracks(rng, 200, centres)
     with tempfile.TemporaryDirectory() as folder:
-        with EmbeddedIndex.open(Path(folder), width=options.width) as index:
+        with EmbeddedIndex.open(Path(folder), layout=VectorLayout.of_both(16, options.width)) as index:
             for number, (num_threads, num_assets, per_asset) in enumerate(
                 ((1, 100, 4), (8, 400, 4), (1, 8, 250))
             ):
@@ -147,7 +148,7 @@ def main() -> None:
             ]
             print(f"share of the exact top 10 (2,000 candidates) found: {np.mean(kept) / 10:.4f}")
         started = time.perf_counter()
-        with EmbeddedIndex.open(Path(folder), width=options.width) as index:
+        with EmbeddedIndex.open(Path(folder), layout=VectorLayout.of_both(16, options.width)) as index:
             print(f"open: {time.perf_counter() - started:.2f} s, {index.count_segments()} segments")
 
 

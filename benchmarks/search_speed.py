@@ -36,6 +36,7 @@ from models.cores import num_cores
 from service.index.contract import Segment, VectorQuery
 from service.index.embedded.generation import current_shard
 from service.index.embedded.index import EmbeddedIndex
+from service.index.layout import VectorLayout
 
 PARTS = ("pooled", "stages", "http", "open", "aside")
 PREFETCHES = (50, 100, 200, 500, 1000)
@@ -108,7 +109,9 @@ def build_index(folder: Path, corpus: Corpus) -> None:
 
 def open_index(folder: Path, corpus: Corpus) -> EmbeddedIndex:
     """Open the index of a corpus."""
-    return EmbeddedIndex.open(folder, width=corpus.tracks.shape[2], min_free_bytes=0, call_seconds=120.0)
+    return EmbeddedIndex.open(
+        folder, layout=VectorLayout.of_both(*corpus.tracks.shape[1:]), min_free_bytes=0, call_seconds=120.0
+    )
 
 
 def _asset(corpus: Corpus, first: int) -> list[Segment]:

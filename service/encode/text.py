@@ -24,7 +24,7 @@ from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from service.encode.queue import BatchLimits, Priority
 from service.system.caller import Caller
 from service.system.failure import Failure
-from service.system.modality import MODALITIES, Modality
+from service.system.modality import MODALITIES, Modality, NotEmbedded
 
 GOLDEN_TOLERANCE = 1e-4
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -45,12 +45,6 @@ class TextTooLong(UnusableText):
     """A text has more characters or tokens than a query may have."""
 
     code = "text_too_long"
-
-
-class NotEmbedded(Failure):
-    """The bundle does not embed what was asked for."""
-
-    code = "not_embedded"
 
 
 class TextEncoder:

@@ -6,14 +6,15 @@
 | `base64`      | float16, little-endian            | 2.5e-4            | 70 kB                         |
 | `safetensors` | float32, as the encoder gave them | 0                 | 105 kB                        |
 
-Vectors have unit length, so no number is above 1 and float16 rounds it by 2^-12 at most, and by 2^-11 of itself: the
-cosine of a vector and its rounded form is above 1 - 1.2e-7.
+Vectors that compare by cosine have unit length, so no number is above 1 and float16 rounds it by 2^-12 at most, and by
+2^-11 of itself: the cosine of a vector and its rounded form is above 1 - 1.2e-7. Others are rounded by 2^-11 of
+themselves too.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ import pydantic_core
 from numpy.typing import NDArray
 
 from service.encode.embedding import EmbeddedSegment
-from service.index.points import pool_track
+from service.index.layout import VectorLayout
 from service.search.file_query import EmbeddedFile
 from service.system.modality import Modality, Track
 
@@ -47,8 +48,10 @@ def write_json(embedded: EmbeddedFile) -> bytes:
 
 def write_base64(embedded: EmbeddedFile) -> bytes:
     """Write the embeddings as one JSON object with base64 of float16, little-endian, row after row."""
-    width = next(track.shape[1] for segment in embedded.segments for track in segment.tracks.values())
-    return _write_segments(embedded, {"dtype": "float16", "width": width}, _encode)
+    shapes = embedded.layout.tracks
+    widths = {width for _, width in shapes.values()}
+    facts = {"dtype": "float16", "width": widths.pop() if len(widths) == 1 else None, "shapes": shapes}
+    return _write_segments(embedded, facts, _encode)
 
 
 def write_safetensors(embedded: EmbeddedFile) -> bytes:
@@ -59,7 +62,7 @@ def write_safetensors(embedded: EmbeddedFile) -> bytes:
     numbers of these segments. `__metadata__` holds `bundle_id`, and `media` and `is_partial` as JSON.
     """
     metadata = {name: _to_text(value) for name, value in _describe_file(embedded).items()}
-    return _pack(_to_tensors(embedded.segments), metadata)
+    return _pack(_to_tensors(embedded), metadata)
 
 
 def _write_segments(
@@ -67,7 +70,9 @@ def _write_segments(
 ) -> bytes:
     """Write JSON by segments: one call for a long file would hold Python's lock for half a second."""
     text = pydantic_core.to_json({**_describe_file(embedded), **facts, "segments": []}, inf_nan_mode="null")
-    segments = b",".join(pydantic_core.to_json(_describe(segment, write)) for segment in embedded.segments)
+    segments = b",".join(
+        pydantic_core.to_json(_describe(segment, embedded.layout, write)) for segment in embedded.segments
+    )
     return text.removesuffix(b"]}") + segments + b"]}"
 
 
@@ -77,12 +82,14 @@ def _describe_file(embedded: EmbeddedFile) -> dict[str, Any]:
     return {"bundle_id": embedded.bundle_id, "media": media, "is_partial": embedded.is_partial}
 
 
-def _describe(segment: EmbeddedSegment, write: Callable[[NDArray[np.float32]], Any]) -> dict[str, Any]:
+def _describe(
+    segment: EmbeddedSegment, layout: VectorLayout, write: Callable[[NDArray[np.float32]], Any]
+) -> dict[str, Any]:
     described: dict[str, Any] = {"start_seconds": segment.start_seconds, "end_seconds": segment.end_seconds}
     for modality in MODALITIES:
         track = segment.tracks.get(modality)
         described[modality] = (
-            track if track is None else {"pooled": write(pool_track(track)), "track": write(track)}
+            track if track is None else {"pooled": write(layout.pool(track)), "track": write(track)}
         )
     return described
 
@@ -101,24 +108,27 @@ def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else pydantic_core.to_json(value, inf_nan_mode="null").decode()
 
 
-def _to_tensors(segments: Sequence[EmbeddedSegment]) -> dict[str, NDArray[Any]]:
+def _to_tensors(embedded: EmbeddedFile) -> dict[str, NDArray[Any]]:
+    segments = embedded.segments
     tensors: dict[str, NDArray[Any]] = {
         "start_seconds": np.array([segment.start_seconds for segment in segments], "<f8"),
         "end_seconds": np.array([segment.end_seconds for segment in segments], "<f8"),
     }
     for modality in MODALITIES:
-        tensors |= _stack(modality, [segment.tracks.get(modality) for segment in segments])
+        tensors |= _stack(modality, [segment.tracks.get(modality) for segment in segments], embedded.layout)
     return tensors
 
 
-def _stack(modality: Modality, tracks: Iterable[Track | None]) -> dict[str, NDArray[Any]]:
+def _stack(
+    modality: Modality, tracks: Iterable[Track | None], layout: VectorLayout
+) -> dict[str, NDArray[Any]]:
     present = {number: track for number, track in enumerate(tracks) if track is not None}
     if not present:
         return {}
     return {
         f"{modality}_segment": np.array(list(present), "<i8"),
         f"{modality}_track": np.stack(list(present.values()), dtype="<f4"),
-        f"{modality}_pooled": np.stack([pool_track(track) for track in present.values()], dtype="<f4"),
+        f"{modality}_pooled": np.stack([layout.pool(track) for track in present.values()], dtype="<f4"),
     }
 
 

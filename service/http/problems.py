@@ -78,6 +78,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "not_a_file": Problem(422, "Not a regular file"),
     "not_calibrated": Problem(422, "Scores are not calibrated"),
     "text_too_long": Problem(422, "The text is too long"),
+    "not_comparable": Problem(422, "The active bundle does not compare sound with picture"),
     "too_complex": Problem(422, "The file exceeds the decoder's limits"),
     "too_long": Problem(422, "The file is too long"),
     "unknown_asset": Problem(422, "The asset to search with is not indexed"),

@@ -15,11 +15,13 @@ from service.http.body import BodyTooLarge
 from service.http.parameters import SearchFields
 from service.http.problems import InvalidParameter
 from service.index.failure import InvalidVector
-from service.index.points import check_track
+from service.index.layout import VectorLayout
+from service.index.points import check_query_track
 from service.search.matching import SearchAnswer
 from service.search.snapshot import Snapshot
+from service.search.sources import check_embedded
 from service.search.stored_query import search_asset, search_track
-from service.system.modality import Track
+from service.system.modality import Modality, Track
 from service.system.settings import MAX_LIMIT, Settings
 
 MAX_TRACK_CHARS = 1024 * 1024
@@ -48,22 +50,26 @@ class TrackQuery(SearchFields):
 
     track: str = Field(
         max_length=MAX_TRACK_CHARS,
-        description="16 unit vectors, one for each moment, one after another: base64 of 16 × `width` little-endian "
-        "float16 numbers, embedded by the active bundle.",
+        description="One vector for each moment (16 × `width` numbers in a TG-DP bundle; `GET /v1/releases` tells the "
+        "active bundle's shape), one after another: base64 of little-endian float16 numbers, embedded by the active "
+        "bundle. If it compares by cosine, vectors have at most unit length.",
         json_schema_extra={"contentEncoding": "base64"},
     )
 
     def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
         """Search a snapshot, whose index says which shape the track must have."""
-        track = read_track(self.track, num_moments=snapshot.spec.num_moments, width=snapshot.width)
-        return search_track(track, self.to_options(settings), snapshot=snapshot)
+        options = self.to_options(settings)
+        check_embedded(snapshot.bundle, options.target)
+        track = read_track(self.track, layout=snapshot.layout, target=options.target)
+        return search_track(track, options, snapshot=snapshot)
 
 
 Query = AssetQuery | TrackQuery
 
 
-def read_track(text: str, *, num_moments: int, width: int) -> Track:
-    """Read a track, float32 (num_moments, width), of base64 float16, little-endian; raises `InvalidParameter`."""
+def read_track(text: str, *, layout: VectorLayout, target: Modality) -> Track:
+    """Read a track, float32 (T, D) of the target, of base64 float16, little-endian; raises `InvalidParameter`."""
+    num_moments, width = layout.shape(target)
     try:
         data = base64.b64decode(text, validate=True)
         if len(data) != 2 * num_moments * width:
@@ -72,7 +78,7 @@ def read_track(text: str, *, num_moments: int, width: int) -> Track:
                 f"got {len(data)}"
             )
         track = np.frombuffer(data, dtype="<f2").astype(np.float32).reshape(num_moments, width)
-        return check_track(track, shape=(num_moments, width))
+        return check_query_track(track, layout=layout, target=target, name="track")
     except (binascii.Error, ValueError, InvalidVector) as exc:
         raise InvalidParameter([{"parameter": "track", "message": str(exc)}]) from exc
 

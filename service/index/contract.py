@@ -120,7 +120,9 @@ def check_limit(limit: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorQuery:
-    """What to search an index for: the index checks `track`, float32, shape (T, D), unit rows.
+    """What to search an index for: the index checks `track`, float32, shape (T, D) of its target.
+
+    Rows need not be of unit length: a weighted mean of several queries has shorter ones.
 
     The pooled vectors give `prefetch` candidates, from the segments of the filter's assets alone; None for all assets.
     """
@@ -153,7 +155,8 @@ class Segment:
         index: Position of the segment in its asset, from 0.
         start_seconds: Start on the asset's own timeline.
         media: Facts about the file for people and filters (container, codecs, duration, size), JSON values only.
-        audio_track: Unit embeddings of the sound, float32, shape (T, D), or None if the segment has no sound.
+        audio_track: Embeddings of the sound, float32, shape (T, D), or None if the segment has none: unit rows if the
+            bundle compares by cosine.
         video_track: The same for the picture.
         paths: Paths of further files with the same content.
         metadata: What people say about the asset, by key: text, numbers, true and false, or lists of them.
@@ -191,8 +194,8 @@ class Segment:
 class SegmentMatch:
     """One segment found by a search; fields of the same name as in `Segment` mean the same.
 
-    `moments` are the cosine similarities of each of the T moments of the query with the same moment of the segment;
-    `score`, the diagonal mean, is their mean, in [-1, 1].
+    `moments` are the similarities of each of the T moments of the query with the same moment of the segment: their dot
+    products, cosines in [-1, 1] if rows have unit length. `score`, the diagonal mean, is their mean.
     """
 
     asset_id: str
@@ -267,7 +270,8 @@ class Index(Protocol):
         """Find the best segments by diagonal mean among the nearest by pooled vector.
 
         Returns segments of complete assets, best first; equal scores in the order of asset id and start. Fails with
-        InvalidVector if the query's track is not (T, D), finite and of unit rows.
+        InvalidVector if the query's track is not (T, D), finite and of rows that can be compared, and with NotEmbedded
+        if the index holds nothing of the target.
         """
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
@@ -295,12 +299,12 @@ class Index(Protocol):
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment as it is stored, or None if a complete asset has none there.
 
-        Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D), rows of
-        unit length within 1e-3: it can be searched with.
+        Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D): it can be
+        searched with.
         """
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
-        """The pooled vector of a segment, float32, shape (D,): the normalised mean of the track as it is stored."""
+        """The pooled vector of a segment, float32, shape (D,): the mean of its track as stored; unit by cosine."""
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read up to `limit` segments with their tracks, from an index on, in the order of their indexes.

@@ -42,7 +42,7 @@ class IndexFull(IndexFailure):
 
 
 class InvalidVector(IndexFailure):
-    """A track has the wrong shape, a value that is not finite, or a row that is not of unit length."""
+    """A track has the wrong shape, a value that cannot be stored, or a row of the wrong length."""
 
     code = "no_embedding"
 

@@ -23,6 +23,7 @@ from service.index.embedded.folder import FolderLock
 from service.index.embedded.generation import check_shard, current_shard
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexDamaged, IndexFailure
+from service.index.layout import VectorLayout
 from service.system.files import DiskSpace
 from service.system.settings import Settings
 
@@ -93,8 +94,7 @@ class FolderPlace:
         share = self._settings.optimize_share
         return EmbeddedIndex.open(
             index_folder(self._settings, release_id),
-            width=bundle.manifest.embedding_width,
-            num_moments=bundle.manifest.clip_spec.num_moments,
+            layout=VectorLayout.of(bundle.manifest),
             min_free_bytes=self._settings.min_free_bytes,
             optimize_share=share if share < 1 else None,
         )

@@ -171,7 +171,7 @@ def to_asset(payload: Mapping[str, Any]) -> Asset:
 
 
 def to_match(payload: Mapping[str, Any], moments: Sequence[float]) -> SegmentMatch:
-    """A match of a segment, from its payload and its cosines, shape (T,); their mean is the score."""
+    """A match of a segment, from its payload and its similarities, shape (T,); their mean is the score."""
     return SegmentMatch(
         asset_id=payload["asset_id"],
         path=load_path(payload["paths"][0]),

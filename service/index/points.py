@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from service.index.contract import Segment, VectorQuery
 from service.index.failure import InvalidSegment, InvalidVector
+from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, load_path
-from service.system.modality import MODALITIES, Track
+from service.system.modality import Modality, Track
 
-TRACK_SUFFIX = "_track"
-TRACK_NAMES = tuple(modality + TRACK_SUFFIX for modality in MODALITIES)
+FLOAT16_MAX = 65_504.0
 NORM_TOLERANCE = 1e-3  # a unit row in float16 is off by 1e-4 at most
 _NAMESPACE = uuid.UUID("5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10")
 
@@ -52,11 +52,42 @@ def is_point_id(text: str) -> bool:
         return False
 
 
-def check_track(track: Track, *, shape: tuple[int, int], name: str = "track") -> Track:
-    """The track as C-contiguous float32, checked: of shape (T, D), finite, unit rows that do not cancel out.
+def check_track(track: Track, *, layout: VectorLayout, modality: Modality, name: str) -> Track:
+    """A track to be stored, as C-contiguous float32: of its layout's shape, finite, with `cosine` of unit rows.
 
-    `name` is what the message of `InvalidVector` calls it.
+    `name` is what the message of `InvalidVector` calls it. Rows must not cancel out, and their numbers must fit into
+    the float16 of the store: a scaled row would have another score.
     """
+    if modality not in layout.tracks:
+        raise InvalidVector(f"{name} is not stored: the index holds {' and '.join(layout.tracks)} alone")
+    rows = _check_numbers(track, shape=layout.tracks[modality], name=name)
+    if layout.similarity == "cosine":
+        norms = np.linalg.norm(rows, axis=1)  # (T,)
+        worst = int(np.argmax(np.abs(norms - 1.0)))
+        if abs(norms[worst] - 1.0) > NORM_TOLERANCE:
+            raise InvalidVector(
+                f"{name} must have rows of unit length, got {norms[worst]:.6g} in row {worst}"
+            )
+    return _check_mean(rows, name=name)
+
+
+def check_query_track(track: Track, *, layout: VectorLayout, target: Modality, name: str = "query") -> Track:
+    """A track to search with, as `check_track` gives it; with `cosine` rows may be shorter than 1.
+
+    A weighted mean of unit rows is shorter. Raises `NotEmbedded` if the target is not stored.
+    """
+    rows = _check_numbers(track, shape=layout.shape(target), name=name)
+    if layout.similarity == "cosine":
+        norms = np.linalg.norm(rows, axis=1)  # (T,)
+        worst = int(np.argmax(norms))
+        if norms[worst] > 1.0 + NORM_TOLERANCE:
+            raise InvalidVector(
+                f"{name} must have rows of at most unit length, got {norms[worst]:.6g} in row {worst}"
+            )
+    return _check_mean(rows, name=name)
+
+
+def _check_numbers(track: Track, *, shape: tuple[int, int], name: str) -> Track:
     if not isinstance(track, np.ndarray) or track.dtype.kind != "f":
         raise InvalidVector(f"{name} must be an array of floats, got {getattr(track, 'dtype', type(track))}")
     if track.shape != shape:
@@ -64,10 +95,12 @@ def check_track(track: Track, *, shape: tuple[int, int], name: str = "track") ->
     rows = np.ascontiguousarray(track, dtype=np.float32)
     if not np.isfinite(rows).all():
         raise InvalidVector(f"{name} must be finite, got NaN or infinity")
-    norms = np.linalg.norm(rows, axis=1)  # (T,)
-    worst = int(np.argmax(np.abs(norms - 1.0)))
-    if abs(norms[worst] - 1.0) > NORM_TOLERANCE:
-        raise InvalidVector(f"{name} must have rows of unit length, got {norms[worst]:.6g} in row {worst}")
+    if (largest := float(np.abs(rows).max())) > FLOAT16_MAX:
+        raise InvalidVector(f"{name} must hold numbers up to {FLOAT16_MAX:g} (float16), got {largest:g}")
+    return rows
+
+
+def _check_mean(rows: Track, *, name: str) -> Track:
     if np.linalg.norm(rows.mean(axis=0)) < NORM_TOLERANCE:
         raise InvalidVector(
             f"{name} has rows that cancel out: their mean must be longer than {NORM_TOLERANCE}"
@@ -75,18 +108,12 @@ def check_track(track: Track, *, shape: tuple[int, int], name: str = "track") ->
     return rows
 
 
-def check_query(query: VectorQuery, *, shape: tuple[int, int]) -> VectorQuery:
+def check_query(query: VectorQuery, *, layout: VectorLayout) -> VectorQuery:
     """The query with its track checked."""
-    return replace(query, track=check_track(query.track, shape=shape, name="query"))
+    return replace(query, track=check_query_track(query.track, layout=layout, target=query.target))
 
 
-def pool_track(track: Track) -> NDArray[np.float32]:
-    """The normalised mean of the moments, float32, shape (D,)."""
-    mean = track.mean(axis=0, dtype=np.float64)
-    return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
-
-
-def to_points(segments: Sequence[Segment], *, shape: tuple[int, int]) -> list[StoredPoint]:
+def to_points(segments: Sequence[Segment], *, layout: VectorLayout) -> list[StoredPoint]:
     """Turn segments of one asset into points, all or none; raises `InvalidSegment` or `InvalidVector`."""
     if not segments:
         raise InvalidSegment("a write needs at least one segment, got none")
@@ -98,17 +125,18 @@ def to_points(segments: Sequence[Segment], *, shape: tuple[int, int]) -> list[St
                 f"segments must rise in index and start, got {before.index} at {before.start_seconds} s "
                 f"before {after.index} at {after.start_seconds} s"
             )
-    return [_to_point(segment, shape) for segment in segments]
+    return [_to_point(segment, layout) for segment in segments]
 
 
-def _to_point(segment: Segment, shape: tuple[int, int]) -> StoredPoint:
+def _to_point(segment: Segment, layout: VectorLayout) -> StoredPoint:
     vectors: dict[str, NDArray[np.float32]] = {}
-    for modality, track in (("audio", segment.audio_track), ("video", segment.video_track)):
+    tracks: dict[Modality, Track | None] = {"audio": segment.audio_track, "video": segment.video_track}
+    for modality, track in tracks.items():
         if track is not None:
             name = f"{modality}_track of segment {segment.index} of {segment.asset_id}"
-            rows = check_track(track, shape=shape, name=name)
+            rows = check_track(track, layout=layout, modality=modality, name=name)
             stored = rows.astype(np.float16).astype(np.float32)  # a copy of the track has the same mean
-            vectors[modality] = pool_track(stored)
+            vectors[modality] = layout.pool(stored)
             vectors[modality + TRACK_SUFFIX] = stored.ravel()
     payload = {
         "asset_id": segment.asset_id,
@@ -124,13 +152,13 @@ def _to_point(segment: Segment, shape: tuple[int, int]) -> StoredPoint:
 
 
 def to_segment(
-    payload: Mapping[str, Any], vectors: Mapping[str, NDArray[np.float32]], *, shape: tuple[int, int]
+    payload: Mapping[str, Any], vectors: Mapping[str, NDArray[np.float32]], *, layout: VectorLayout
 ) -> Segment:
-    """The segment, from the payload and the vectors of its point; `shape` is (T, D)."""
+    """The segment, from the payload and the vectors of its point."""
     path, *paths = (load_path(stored) for stored in payload["paths"])
     tracks = {
         modality: vectors[modality + TRACK_SUFFIX].reshape(shape)
-        for modality in MODALITIES
+        for modality, shape in layout.tracks.items()
         if modality + TRACK_SUFFIX in vectors
     }
     return Segment(

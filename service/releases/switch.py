@@ -31,7 +31,6 @@ from service.index.contract import Index
 from service.search.calibration import Calibration
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
-from service.system.modality import MODALITIES
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +59,11 @@ class OpenRelease:
         return Snapshot(
             encoder=self.batcher.encoder_of(caller, priority=priority),
             index=self.index,
-            bundle_id=self.bundle.bundle_id,
-            spec=self.bundle.manifest.clip_spec,
+            bundle=self.bundle,
             caller=caller,
             release_id=self.release_id,
             calibration=self.calibration,
-            width=self.bundle.manifest.embedding_width,
             spool=self.spool,
-            tracks={
-                m: self.bundle.manifest.tracks[m] for m in MODALITIES if m in self.bundle.manifest.tracks
-            },
             texts=None if self.texts is None else self.texts.of(caller, priority=priority),
         )
 

@@ -14,10 +14,12 @@ from pathlib import Path
 from models.media.clip import DecodedMedia, MediaInfo, NoStream, decode_segments, probe_media
 from service.decode.decoder import Decoder
 from service.encode.embedding import EmbeddedSegment, embed_clips
+from service.index.layout import VectorLayout
 from service.search.matching import SearchAnswer, find_matches
 from service.search.options import SearchOptions
 from service.search.snapshot import QueryLimits, Snapshot
-from service.system.modality import OPPOSITE, Modality
+from service.search.sources import check_embedded, choose_source, embedded
+from service.system.modality import MODALITIES, Modality
 
 SEGMENTS_PER_DECODE = 8  # 80 s, 25 MB of frames and samples: what one call to a decode worker returns
 
@@ -30,6 +32,7 @@ class EmbeddedFile:
     segments: tuple[EmbeddedSegment, ...]
     is_partial: bool
     bundle_id: str
+    layout: VectorLayout
 
 
 def search_file(
@@ -42,7 +45,9 @@ def search_file(
     began = time.monotonic()
     info = decoder.read(path, probe_media, limits.opening_seconds, limits.decode)
     limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
-    source = choose_source(info, target=options.target, source=options.source)
+    has: dict[Modality, bool] = {"audio": info.has_audio, "video": info.has_video}
+    present = [modality for modality in MODALITIES if has[modality]]
+    source = choose_source(present, target=options.target, source=options.source, bundle=snapshot.bundle)
     embedded = embed_file(path, modality=source, snapshot=snapshot, decoder=decoder, limits=limits)
     return find_matches(
         embedded.segments, options, source=source, snapshot=snapshot, is_partial=embedded.is_partial
@@ -52,26 +57,22 @@ def search_file(
 def embed_file(
     path: Path, *, modality: Modality | None = None, snapshot: Snapshot, decoder: Decoder, limits: QueryLimits
 ) -> EmbeddedFile:
-    """Embed every segment of a file, one modality or (None) both; raises `NoStream` if it has nothing of them."""
-    modalities: tuple[Modality, ...] = ("audio", "video") if modality is None else (modality,)
+    """Embed every segment of a file, one modality or (None) what the bundle embeds; raises `NoStream` without any."""
+    if modality is not None:
+        check_embedded(snapshot.bundle, modality)
+    modalities = embedded(snapshot.bundle) if modality is None else (modality,)
     segments: list[EmbeddedSegment] = []
     for chunk in _decode_chunks(path, snapshot, modalities=modalities, decoder=decoder, limits=limits):
         segments += embed_clips(chunk.clips, encoder=snapshot.encoder, modalities=modalities)
     if not segments:
-        raise NoStream(f"no segment of the file has {modality or 'sound or picture'} that can be decoded")
+        raise NoStream(f"no segment of the file has {' or '.join(modalities)} that can be decoded")
     return EmbeddedFile(
-        media=chunk.info, segments=tuple(segments), is_partial=chunk.is_partial, bundle_id=snapshot.bundle_id
+        media=chunk.info,
+        segments=tuple(segments),
+        is_partial=chunk.is_partial,
+        bundle_id=snapshot.bundle_id,
+        layout=snapshot.layout,
     )
-
-
-def choose_source(info: MediaInfo, *, target: Modality, source: Modality | None) -> Modality:
-    """Decide which modality of a query file to search by; raises `NoStream` if it lacks the one asked for."""
-    present: dict[Modality, bool] = {"audio": info.has_audio, "video": info.has_video}
-    if source is not None:
-        if not present[source]:
-            raise NoStream(f"the file has no {source} stream to search from")
-        return source
-    return OPPOSITE[target] if present[OPPOSITE[target]] else target
 
 
 def _decode_chunks(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from models.bundle.bundle import Bundle
 from models.media.clip import ClipSpec, DecodeLimits
 from service.decode.lane import DecodeTimedOut
 from service.encode.batching import SegmentEncoder
 from service.encode.spool import Spool
 from service.encode.text import QueuedTexts
 from service.index.contract import Index
+from service.index.layout import VectorLayout
 from service.search.calibration import Calibration
 from service.system.caller import Caller
 from service.system.modality import Modality
@@ -20,21 +22,38 @@ from service.system.modality import Modality
 class Snapshot:
     """What answers a query: one release, which a request takes and keeps; no work is started for a caller that left.
 
-    `spec` says how its encoder wants clips cut and sampled, `width` is D, `tracks` the shape (T, D) of a
-    segment's track by modality. `calibration` is None before it was learned, `texts` if its bundle embeds no words.
+    `bundle` says what is embedded and compared, and how. `calibration` is None before it was learned, `texts` if the
+    bundle embeds no words.
     """
 
     encoder: SegmentEncoder
     index: Index
-    bundle_id: str
-    spec: ClipSpec
+    bundle: Bundle
     caller: Caller = field(default_factory=Caller)
     release_id: str = ""
     calibration: Calibration | None = None
-    width: int = 0
     spool: Spool | None = None
-    tracks: Mapping[Modality, tuple[int, int]] = field(default_factory=dict)
     texts: QueuedTexts | None = None
+
+    @property
+    def bundle_id(self) -> str:
+        """Id of the bundle."""
+        return self.bundle.bundle_id
+
+    @property
+    def spec(self) -> ClipSpec:
+        """How its encoder wants clips cut and sampled."""
+        return self.bundle.manifest.clip_spec
+
+    @property
+    def layout(self) -> VectorLayout:
+        """Shapes of its tracks, and how they compare."""
+        return VectorLayout.of(self.bundle.manifest)
+
+    @property
+    def tracks(self) -> Mapping[Modality, tuple[int, int]]:
+        """Shape (T, D) of a segment's track, by modality."""
+        return self.layout.tracks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from service.index.iteration import iter_segments
 from service.search.matching import SearchAnswer, find_matches
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
+from service.search.sources import choose_source
 from service.system.failure import Failure
-from service.system.modality import OPPOSITE, Modality, Track
+from service.system.modality import MODALITIES, Modality, Track
 
 MAX_QUERY_SEGMENTS = 60  # 10 min, as of a query file
 
@@ -43,13 +44,6 @@ class UnknownSegment(UnusableQuery):
     parameter = "start_seconds"
 
 
-class MissingModality(UnusableQuery):
-    """What is stored lacks the modality that was asked for."""
-
-    code = "no_stream"
-    parameter = "from"
-
-
 def search_asset(
     asset_id: str, options: SearchOptions, *, start_seconds: float | None = None, snapshot: Snapshot
 ) -> SearchAnswer:
@@ -66,20 +60,17 @@ def search_asset(
         segments = [_find_segment(snapshot.index, asset, start_seconds)]
     queries = [_to_query(segment) for segment in segments]
     present = {modality for query in queries for modality in query.tracks}
-    opposite = OPPOSITE[options.target]
-    source = options.source or (opposite if opposite in present else options.target)
+    source = choose_source(present, target=options.target, source=options.source, bundle=snapshot.bundle)
     usable = [query for query in queries if source in query.tracks]
-    if not usable:
-        raise MissingModality(f"nothing with {source} is stored there to search from")
     return find_matches(usable, options, source=source, snapshot=snapshot)
 
 
 def search_track(track: Track, options: SearchOptions, *, snapshot: Snapshot) -> SearchAnswer:
-    """Search with one track, float32, shape (T, D), unit rows, as if it were a whole segment of a query.
+    """Search with one track, float32, shape (T, D), as if it were a whole segment of a query.
 
-    It is taken for one of `options.source`, by default the opposite of the target.
+    It is taken for one of `options.source`, by default the opposite of the target if the bundle compares them.
     """
-    source = options.source or OPPOSITE[options.target]
+    source = choose_source(MODALITIES, target=options.target, source=options.source, bundle=snapshot.bundle)
     seconds = snapshot.spec.segment_seconds
     query = EmbeddedSegment(start_seconds=0.0, end_seconds=seconds, tracks={source: track})
     return find_matches([query], options, source=source, snapshot=snapshot)

@@ -8,14 +8,29 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from service.system.failure import Failure
+
 Modality = Literal["audio", "video"]
 MODALITIES: tuple[Modality, ...] = ("audio", "video")
 
 
-Track = NDArray[np.float32]  # (T, D): one unit embedding per moment
+Track = NDArray[np.float32]  # (T, D): one embedding per moment
 
 
 OPPOSITE: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
+
+
+class NotEmbedded(Failure):
+    """The active bundle does not embed what was asked for."""
+
+    code = "not_embedded"
+
+
+class NotComparable(Failure):
+    """The active bundle embeds sound and picture in spaces of their own: they cannot be compared."""
+
+    code = "not_comparable"
+
 
 NAMES: Mapping[Modality, str] = {"audio": "sound", "video": "picture"}
 

@@ -14,6 +14,7 @@ from service.index.contract import VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig
 from service.index.failure import IndexFailure, IndexFull
+from service.index.layout import VectorLayout
 from service.index.opening import index_folder
 from service.system.settings import Settings
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, make_asset, make_id, make_tracks
@@ -31,7 +32,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def open_on(disk: Path, *, min_free_bytes: int) -> EmbeddedIndex:
     config = ShardConfig(
-        folder=disk / "index", width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=min_free_bytes
+        folder=disk / "index", layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH), min_free_bytes=min_free_bytes
     )
     return EmbeddedIndex(config)
 

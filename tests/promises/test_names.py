@@ -20,6 +20,7 @@ from service.commands.inventory import OpenInventory, find_asset, to_query
 from service.http.routes.jobs import _read_path
 from service.http.routes.media import content_disposition
 from service.index.contract import Filter, Index
+from service.index.layout import VectorLayout
 from service.library.assets import describe_asset
 from service.library.scanning import FoundFile, find_files, identify
 from service.system.logs import configure_logs
@@ -43,7 +44,7 @@ def index(tmp_path: Path, odd: Path) -> Iterator[Index]:
     """An index in which the file is."""
     (found,) = find_files([tmp_path / FOLDER])
     assert isinstance(found, FoundFile)
-    with MemoryIndex.open(tmp_path / "index", width=32) as index:
+    with MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of_both(16, 32)) as index:
         track = make_tracks(1, seed=1)[0]
         segment = make_segment("a", audio_track=track, path=str(found.path), asset_id=identify(found))
         index.write_asset([segment], is_last=True)

@@ -25,6 +25,7 @@ from models.media.clip import decode_segments
 from service.encode.encoder import Encoder
 from service.index.contract import Asset, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
+from service.index.layout import VectorLayout
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
@@ -74,7 +75,7 @@ class Foley:
     def assets(self) -> dict[str, Asset]:
         bundle = load_bundle(self.bundle)
         folder = self.data / "index" / bundle.bundle_id
-        with EmbeddedIndex.open(folder, width=bundle.manifest.embedding_width, min_free_bytes=0) as index:
+        with EmbeddedIndex.open(folder, layout=VectorLayout.of(bundle.manifest), min_free_bytes=0) as index:
             return {asset.path: asset for asset in index.list_assets(limit=1000).assets}
 
 
@@ -265,7 +266,7 @@ def test_version_and_short_help(module: str) -> None:
 def test_an_index_in_use_is_named(indexed: Foley, bundle_path: Path, library_files: Path) -> None:
     bundle = load_bundle(bundle_path)
     folder = indexed.data / "index" / bundle.bundle_id
-    with EmbeddedIndex.open(folder, width=bundle.manifest.embedding_width, min_free_bytes=0):
+    with EmbeddedIndex.open(folder, layout=VectorLayout.of(bundle.manifest), min_free_bytes=0):
         result = indexed("search", library_files / "long.mp4", "--target", "audio")
     assert result.returncode == 1
     assert re.fullmatch(r"foley: .*stop the `foley` that has it open.*\n", result.stderr)
@@ -335,7 +336,9 @@ def test_kill_9_in_the_middle_and_again_equals_one_run(
     bundle = load_bundle(bundle_path)
     encoder = Encoder(bundle, device="cpu")
     folder = foley.data / "index" / bundle.bundle_id
-    with EmbeddedIndex.open(folder, width=encoder.width, min_free_bytes=0) as index:
+    with EmbeddedIndex.open(
+        folder, layout=VectorLayout.of(encoder.bundle.manifest), min_free_bytes=0
+    ) as index:
         for path, asset in assets.items():
             for clip in decode_segments(path, bundle.manifest.clip_spec).clips:
                 if clip.samples is not None:

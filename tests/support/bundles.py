@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from models.bundle.bundle import (
     AUDIO_GRAPH,
     GOLDEN,
+    GRAPHS,
     MANIFEST,
     TEXT_GRAPH,
     TOKENIZER,
@@ -28,6 +30,7 @@ from models.bundle.bundle import (
 )
 from models.bundle.manifest import Manifest
 from models.inference import onnxruntime
+from models.media.clip import ClipSpec
 
 Change = Callable[[onnx.ModelProto], None]
 WORDS = ("dog", "barking", "rain", "door", "night", "wood", "squeak", "in", "the", "but", "at")
@@ -35,6 +38,28 @@ HEADS = {"audio": "audio_words", "video": "video_words"}
 MAX_TOKENS = 8
 LAST_MLP = "val_275"
 """Weights of the last block's second layer, in both graphs of the starter: (512, 128)."""
+
+
+def described_bundle(
+    *,
+    tracks: Mapping[str, tuple[int, int]] = MappingProxyType({"audio": (16, 8), "video": (16, 8)}),
+    bundle_id: str = "any",
+    **fields: Any,
+) -> Bundle:
+    """A bundle that is its manifest alone: for tests in which nothing is embedded."""
+    text = fields.get("text")
+    names = [GRAPHS[modality] for modality in tracks] + ([TEXT_GRAPH, TOKENIZER] if text else []) + [GOLDEN]
+    facts: dict[str, Any] = {
+        "name": "any",
+        "clip_spec": ClipSpec(),
+        "opset": 18,
+        "network": {},
+        "training": {},
+        "agreement": {},
+        "files": {name: {} for name in names},
+    }
+    manifest = Manifest(**{**facts, **fields, "tracks": dict(tracks)})
+    return Bundle(path=Path("/nowhere"), bundle_id=bundle_id, manifest=manifest)
 
 
 def copy_starter(target: Path, *, name: str = "second") -> Path:

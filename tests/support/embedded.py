@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from service.index.contract import VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig
+from service.index.layout import VectorLayout
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, all_assets, make_tracks
 
 NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "5"))
 
 
-def open_index(folder: Path, **changes: int) -> EmbeddedIndex:
-    facts: dict[str, int] = {"width": WIDTH, "num_moments": NUM_MOMENTS, "min_free_bytes": 0}
+def open_index(folder: Path, **changes: Any) -> EmbeddedIndex:
+    facts: dict[str, Any] = {"layout": VectorLayout.of_both(NUM_MOMENTS, WIDTH), "min_free_bytes": 0}
     return EmbeddedIndex(ShardConfig(folder=folder, **{**facts, **changes}))
 
 

@@ -6,6 +6,12 @@
     class TestEmbeddedIndex(IndexContract):
         pass
 
+    @pytest.fixture(scope="module", params=LAYOUTS)
+    def opened_as(request): ...     # yields an empty index of the layout LAYOUTS[request.param], and the layout
+
+    class TestEmbeddedIndexOfOtherLayouts(LayoutContract):
+        pass
+
 Expected numbers come from NumPy: cosines of the very tracks that were written.
 """
 
@@ -24,7 +30,8 @@ from numpy.typing import NDArray
 
 from service.index.contract import Bounds, Filter, Index, Segment, VectorQuery
 from service.index.failure import IndexFailure, InvalidCursor, InvalidFilter, InvalidSegment, InvalidVector
-from service.system.modality import Track
+from service.index.layout import VectorLayout
+from service.system.modality import OPPOSITE, Modality, NotEmbedded, Track
 
 WIDTH = 32
 NUM_MOMENTS = 16
@@ -372,8 +379,26 @@ class IndexContract:
             index.write_asset(segments, is_last=True)
         assert index.count_segments() == 0
         assert index.info().num_segments == 0
+        if kind == "zero row":  # a query's rows may be shorter
+            assert index.search(VectorQuery(track=bad, target="audio", limit=1)) == []
+            return
         with pytest.raises(InvalidVector, match=message):
             index.search(VectorQuery(track=bad, target="audio", limit=1))
+
+    def test_a_mixture_of_queries_scores_the_mixture_of_their_scores(self, index: Index) -> None:
+        """The score of Σ w q / Σ w is Σ w score(q) / Σ w, although its rows are shorter than 1."""
+        tracks, queries = make_tracks(60, seed=28, clusters=5), make_tracks(2, seed=28, clusters=5)
+        index.write_asset(make_asset("a", tracks), is_last=True)
+        mixture = (3 * queries[0] + queries[1]) / 4
+        assert np.linalg.norm(mixture, axis=1).max() < 0.99
+        found = index.search(VectorQuery(track=mixture, target="audio", limit=60))
+        expected = (3 * diagonal_means(queries[0], tracks) + diagonal_means(queries[1], tracks)) / 4
+        np.testing.assert_allclose([m.score for m in found], np.sort(expected)[::-1], atol=TOLERANCE)
+        for match in found:
+            assert match.score == pytest.approx(expected[int(match.start_seconds // 10)], abs=TOLERANCE)
+        opposite = np.stack([queries[0], -queries[0]]).mean(axis=0)
+        with pytest.raises(InvalidVector, match="cancel out"):
+            index.search(VectorQuery(track=opposite, target="audio", limit=1))
 
     def test_segments_that_contradict_themselves_are_refused(self, index: Index) -> None:
         track = make_tracks(1, seed=15)[0]
@@ -643,3 +668,120 @@ class IndexContract:
             thread.join()
         assert failures == []
         assert index.count_segments() == 8 * 2 * 2
+
+
+LAYOUTS: dict[str, VectorLayout] = {
+    "sound alone": VectorLayout(tracks={"audio": (1, 24)}),
+    "picture alone": VectorLayout(tracks={"video": (4, 16)}),
+    "two shapes": VectorLayout(tracks={"audio": (1, 24), "video": (4, 20)}),
+    "dot": VectorLayout(tracks={"audio": (1, 24), "video": (1, 24)}, similarity="dot"),
+    "dot, two shapes": VectorLayout(tracks={"audio": (6, 8), "video": (4, 20)}, similarity="dot"),
+}
+
+
+def make_layout_tracks(
+    layout: VectorLayout, modality: Modality, count: int, *, seed: int
+) -> NDArray[np.float32]:
+    """Random tracks (count, T, D); their rows have lengths from .1 to 40 where they compare by dot product."""
+    num_moments, width = layout.tracks[modality]
+    tracks = make_tracks(count, seed=seed, num_moments=num_moments, width=width)
+    if layout.similarity == "dot":
+        tracks *= np.geomspace(0.1, 40.0, count, dtype=np.float32)[:, None, None]
+    return tracks
+
+
+class LayoutContract:
+    """The suite for indexes that hold less, or compare otherwise, than sound and picture of one shape by cosine."""
+
+    @pytest.fixture
+    def index(self, opened_as: tuple[Index, VectorLayout]) -> Iterator[Index]:
+        index, _ = opened_as
+        yield index
+        for asset_id in all_assets(index):
+            index.delete_asset(asset_id)
+
+    @pytest.fixture
+    def layout(self, opened_as: tuple[Index, VectorLayout]) -> VectorLayout:
+        return opened_as[1]
+
+    def test_scores_are_the_means_of_the_products_of_moments(
+        self, index: Index, layout: VectorLayout
+    ) -> None:
+        stored = {m: make_layout_tracks(layout, m, 30, seed=n) for n, m in enumerate(layout.tracks)}
+        segments = [
+            make_segment("a", n, **{f"{m}_track": tracks[n] for m, tracks in stored.items()})
+            for n in range(30)
+        ]
+        index.write_asset(segments, is_last=True)
+        for modality, tracks in stored.items():
+            for query in make_layout_tracks(layout, modality, 4, seed=9):
+                found = index.search(VectorQuery(track=query, target=modality, limit=30))
+                moments = np.einsum("td,ntd->nt", query.astype(np.float64), tracks.astype(np.float64))
+                expected = moments.mean(axis=1)
+                # what is stored and asked is rounded to float16, 2**-11 of each number
+                allowed = TOLERANCE * np.linalg.norm(query) * np.linalg.norm(tracks, axis=(1, 2)).max()
+                order = [int(match.start_seconds // 10) for match in found]
+                assert sorted(order) == list(range(30))
+                np.testing.assert_allclose([m.score for m in found], expected[order], atol=allowed)
+                np.testing.assert_allclose([m.moments for m in found], moments[order], atol=allowed)
+                np.testing.assert_allclose(np.sort(expected)[::-1], expected[order], atol=2 * allowed)
+            assert index.count_segments(modality=modality) == 30
+
+    def test_tracks_come_back_with_their_lengths(self, index: Index, layout: VectorLayout) -> None:
+        for modality in layout.tracks:
+            tracks = make_layout_tracks(layout, modality, 3, seed=4)
+            index.write_asset(
+                [make_segment(modality, n, **{f"{modality}_track": track}) for n, track in enumerate(tracks)],
+                is_last=True,
+            )
+            for n, track in enumerate(tracks):
+                stored = index.get_track(make_id(modality), index=n, modality=modality)
+                pooled = index.get_pooled(make_id(modality), index=n, modality=modality)
+                assert stored is not None
+                assert pooled is not None
+                np.testing.assert_allclose(stored, track, rtol=2**-10, atol=1e-6)
+                mean = stored.astype(np.float64).mean(axis=0)
+                expected = mean if layout.similarity == "dot" else mean / np.linalg.norm(mean)
+                np.testing.assert_allclose(pooled, expected, rtol=1e-6, atol=1e-6)
+            segments = index.read_segments(make_id(modality), limit=9)
+            index.write_asset(segments, is_last=True)
+            again = index.read_segments(make_id(modality), limit=9)
+            for before, after in zip(segments, again, strict=True):
+                name = f"{modality}_track"
+                np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+
+    def test_a_modality_that_is_not_held_is_nowhere(self, index: Index, layout: VectorLayout) -> None:
+        held = next(iter(layout.tracks))
+        track = make_layout_tracks(layout, held, 1, seed=5)[0]
+        index.write_asset([make_segment("a", **{f"{held}_track": track})], is_last=True)
+        asset = index.get_asset(make_id("a"))
+        assert asset is not None
+        assert asset.modalities == (held,)
+        other = OPPOSITE[held]
+        assert index.count_segments(modality=other) == 0
+        assert index.get_track(make_id("a"), index=0, modality=other) is None
+        assert index.get_pooled(make_id("a"), index=0, modality=other) is None
+        assert all_assets(index, filter=Filter(modality=other)) == []
+        if other in layout.tracks:
+            return
+        with pytest.raises(NotEmbedded, match=f"the index holds {held}, no {other}"):
+            index.search(VectorQuery(track=track, target=other, limit=1))
+        with pytest.raises(InvalidVector, match=f"holds {held} alone"):
+            index.write_asset([make_segment("b", **{f"{other}_track": track})], is_last=True)
+
+    def test_what_cannot_be_stored_is_refused(self, index: Index, layout: VectorLayout) -> None:
+        for modality, shape in layout.tracks.items():
+            good = make_layout_tracks(layout, modality, 2, seed=6)[1]
+            refused = {
+                "must hold numbers up to 65504": good * 1e6,
+                rf"must be \({shape[0]}, {shape[1]}\)": good[:, :-1],
+            }
+            refused |= (
+                {"of unit length": good * 0.5}
+                if layout.similarity == "cosine"
+                else {"cancel out": good * 1e-6}
+            )
+            for message, track in refused.items():
+                with pytest.raises(InvalidVector, match=message):
+                    index.write_asset([make_segment("a", **{f"{modality}_track": track})], is_last=True)
+            assert index.info().num_segments == 0

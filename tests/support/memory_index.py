@@ -1,6 +1,6 @@
 """An index in plain NumPy, without a process: for tests whose promise is about what is done with an index.
 
-    with MemoryIndex.open(folder, width=32) as index: ...      # in place of EmbeddedIndex.open
+    with MemoryIndex.open(folder, layout=layout) as index: ...      # in place of EmbeddedIndex.open
 
     with memory_indexes():                                     # every index that `open_foley` and others open
         with open_foley(settings) as foley: ...
@@ -38,6 +38,7 @@ from service.index.contract import (
 )
 from service.index.draft import Draft, follow
 from service.index.failure import IndexFailure, IndexInUse, InvalidCursor
+from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import (
     AnyOf,
     Condition,
@@ -49,11 +50,9 @@ from service.index.payload import (
     to_match,
 )
 from service.index.points import (
-    TRACK_SUFFIX,
     StoredPoint,
     check_query,
     is_point_id,
-    pool_track,
     to_points,
     to_segment,
 )
@@ -75,9 +74,9 @@ _STORES: dict[Path, _Store] = {}
 class MemoryIndex:
     """The `Index` contract in plain NumPy. Make one with `open`."""
 
-    def __init__(self, store: _Store, *, width: int, num_moments: int) -> None:
+    def __init__(self, store: _Store, *, layout: VectorLayout) -> None:
         self._store = store
-        self._shape = (num_moments, width)
+        self._layout = layout
         self._lock = threading.RLock()
         self._is_closed = False
 
@@ -86,8 +85,7 @@ class MemoryIndex:
         cls,
         path: Path,
         *,
-        width: int,
-        num_moments: int = 16,
+        layout: VectorLayout,
         min_free_bytes: int | None = None,
         optimize_share: float | None = None,
     ) -> Self:
@@ -101,7 +99,7 @@ class MemoryIndex:
         if store.is_open:
             raise IndexInUse(f"the index in {path} is open in another process (number {os.getpid()})")
         store.is_open = True
-        return cls(store, width=width, num_moments=num_moments)
+        return cls(store, layout=layout)
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +116,7 @@ class MemoryIndex:
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """See `Index.write_asset`."""
-        points = to_points(segments, shape=self._shape)
+        points = to_points(segments, layout=self._layout)
         asset_id = segments[0].asset_id
         with self._opened() as store:
             kept, earlier = store.unfinished.get(asset_id, (None, []))
@@ -133,7 +131,7 @@ class MemoryIndex:
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """See `Index.search`."""
         with self._opened():
-            checked = check_query(query, shape=self._shape)
+            checked = check_query(query, layout=self._layout)
             return self._rank(checked, hidden=(), num_candidates=query.num_candidates)[: query.limit]
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
@@ -141,7 +139,7 @@ class MemoryIndex:
         best: dict[str, SegmentMatch] = {}
         num_candidates = query.num_candidates
         with self._opened():
-            checked = check_query(query, shape=self._shape)
+            checked = check_query(query, layout=self._layout)
             while True:
                 ranked = self._rank(checked, hidden=best.keys(), num_candidates=num_candidates)
                 for match in ranked:
@@ -165,10 +163,11 @@ class MemoryIndex:
         if not points:
             return []
         pooled = np.stack([point.vectors[query.target] for point in points])  # (N, D)
-        nearest = np.argsort(-pooled @ pool_track(query.track), kind="stable")[:num_candidates]
+        nearest = np.argsort(-pooled @ self._layout.pool(query.track), kind="stable")[:num_candidates]
         candidates = [points[number] for number in nearest.tolist()]
-        tracks = np.stack([p.vectors[query.target + TRACK_SUFFIX].reshape(self._shape) for p in candidates])
-        moments = np.clip(np.einsum("td,ntd->nt", query.track, tracks), -1.0, 1.0).tolist()
+        shape = self._layout.shape(query.target)
+        tracks = np.stack([p.vectors[query.target + TRACK_SUFFIX].reshape(shape) for p in candidates])
+        moments = self._layout.compare(query.track, tracks).tolist()
         return sorted(
             (to_match(p.payload, own) for p, own in zip(candidates, moments, strict=True)), key=_order
         )
@@ -207,7 +206,7 @@ class MemoryIndex:
         """See `Index.get_track`."""
         check_modality(modality)
         vector = self._vector(asset_id, index, modality + TRACK_SUFFIX)
-        return None if vector is None else vector.reshape(self._shape)
+        return None if vector is None else vector.reshape(self._layout.shape(modality))
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """See `Index.get_pooled`."""
@@ -224,7 +223,7 @@ class MemoryIndex:
         check_limit(limit)
         with self._opened() as store:
             points = [p for p in store.complete.get(asset_id, ()) if p.payload["index"] >= first_index]
-        return [to_segment(p.payload, p.vectors, shape=self._shape) for p in points[:limit]]
+        return [to_segment(p.payload, p.vectors, layout=self._layout) for p in points[:limit]]
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None

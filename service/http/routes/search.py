@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pydantic_core
 from fastapi import APIRouter, Request, Response
 
-from models.media.clip import EmptyFile
+from models.media.clip import EmptyFile, NoStream
 from service.http.admission import Client
 from service.http.openapi import describe_form, describe_problems
 from service.http.parameters import SearchParameters, read_parameters
@@ -17,7 +17,9 @@ from service.http.queries import describe_batch, describe_query, read_batch, rea
 from service.http.schemas import UPLOAD_PROBLEMS, BatchAnswerBody, SearchAnswerBody
 from service.http.state import State, StateOf
 from service.http.upload import receive_upload
+from service.search.matching import NotCalibrated
 from service.search.stored_query import UnusableQuery
+from service.system.modality import NotComparable, NotEmbedded
 
 router = APIRouter(tags=["search"])
 
@@ -108,6 +110,9 @@ def _naming(number: int) -> Iterator[None]:
         yield
     except (UnusableQuery, InvalidParameter) as exc:
         exc.errors = [{**error, "parameter": f"{number}.{error['parameter']}"} for error in exc.errors]
+        raise
+    except (NotCalibrated, NotEmbedded, NotComparable, NoStream) as exc:
+        setattr(exc, "errors", [{"parameter": str(number), "message": str(exc)}])  # noqa: B010 - of none of the classes
         raise
 
 

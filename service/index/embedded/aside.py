@@ -12,6 +12,7 @@ the last step changes wait, searches do not. Before the rename the old shard is 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -85,7 +86,7 @@ class AsideBuild:
         return self._process
 
     def _copy(self, answering: ShardProcess, builder: ShardProcess) -> None:
-        numbers = 2 * self._config.num_moments * self._config.width
+        numbers = sum(math.prod(shape) for shape in self._config.layout.tracks.values())
         limit = min(PAGE_POINTS, max(1, PAGE_NUMBERS // numbers))
         offset: str | None = None
         is_first = True

@@ -24,7 +24,8 @@ import qdrant_edge as edge
 
 from service.index.embedded.ranking import to_floats
 from service.index.embedded.tracks import ROWS, TrackCopies
-from service.index.points import TRACK_NAMES, StoredPoint
+from service.index.layout import TRACK_NAMES
+from service.index.points import StoredPoint
 
 UPSERT_POINTS = 64
 

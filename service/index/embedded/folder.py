@@ -1,7 +1,7 @@
 """The folder of an embedded index: who has it open, what its vectors mean, how much room is left.
 
 FOLDER/
-index.json    width and number of moments: what the vectors mean
+index.json    width and number of moments, or those of each modality: what the vectors mean
 lock          held by the service that has the index open and by its shard process; the lock dies with them
 counts        what the current shard holds at least: see `Counts`
 shard/        Qdrant Edge's own files; `service.index.embedded.generation` explains the later ones
@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from service.index.embedded.generation import (
     BUILDING,
@@ -27,6 +28,7 @@ from service.index.embedded.generation import (
 )
 from service.index.embedded.messages import ShardConfig
 from service.index.failure import IndexFailure, IndexFull, IndexInUse
+from service.index.layout import VectorLayout
 from service.system.files import (
     FileLocked,
     locked_file,
@@ -39,6 +41,9 @@ from service.system.files import (
 FORMAT_VERSION = 2
 """Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are
 opened (`service.index.embedded.schema.migrate_shard`); a program that knows version 1 only refuses them afterwards."""
+UNLIKE_VERSION = 3
+"""Of an index whose modalities have shapes of their own, or which has one alone, or compares by dot product: programs
+that know version 2 only refuse it."""
 LOCK_SECONDS = 1.0
 COUNTS_BYTES = 128
 
@@ -102,13 +107,13 @@ class Folder:
         self.path = config.folder
         self.shard = config.folder / (config.shard or current_shard(config.folder))
         self._min_free_bytes = config.min_free_bytes
-        self._meaning = {"version": FORMAT_VERSION, "width": config.width, "num_moments": config.num_moments}
+        self._meaning = _describe(config.layout)
         self.must_migrate = self._check_meaning(self._meaning)
         if config.shard is None:
             sweep_others(self.path, self.shard.name)
             check_shard(self.shard)
 
-    def _check_meaning(self, wanted: Mapping[str, int]) -> bool:
+    def _check_meaning(self, wanted: Mapping[str, Any]) -> bool:
         """Compare index.json with what is wanted, or write it for a new index; return whether it is of version 1."""
         path = self.path / "index.json"
         if not path.exists():
@@ -121,7 +126,7 @@ class Folder:
             found = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as exc:
             raise IndexFailure(f"{path} cannot be read: {exc}") from exc
-        if found == {**wanted, "version": 1}:
+        if wanted["version"] == FORMAT_VERSION and found == {**wanted, "version": 1}:
             return True
         if found != wanted:
             raise IndexFailure(f"the index in {self.path} is {found}, asked for {wanted}: use another folder")
@@ -172,6 +177,15 @@ class Folder:
                     os.close(fd)
             sync_folder(Path(root))
         sync_folder(self.path)
+
+
+def _describe(layout: VectorLayout) -> dict[str, Any]:
+    """What index.json says of the vectors."""
+    if layout.is_plain:
+        num_moments, width = layout.tracks["audio"]
+        return {"version": FORMAT_VERSION, "width": width, "num_moments": num_moments}
+    tracks = {modality: list(shape) for modality, shape in layout.tracks.items()}
+    return {"version": UNLIKE_VERSION, "tracks": tracks, "similarity": layout.similarity}
 
 
 def count_bytes(folder: Path) -> int:

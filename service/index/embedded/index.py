@@ -1,6 +1,6 @@
 """The index on Qdrant Edge: a folder on this machine, no server to run.
 
-    with EmbeddedIndex.open(folder, width=768) as index:
+    with EmbeddedIndex.open(folder, layout=layout) as index:
         index.write_asset(segments, is_last=True)
         matches = index.search(VectorQuery(track=track, target="audio", limit=10))
 
@@ -34,8 +34,9 @@ from service.index.embedded.aside import OptimizerWatch
 from service.index.embedded.generation import current_shard, read_seal
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.supervision import ShardSupervisor
+from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, to_conditions
-from service.index.points import TRACK_NAMES, TRACK_SUFFIX, StoredPoint, check_query, to_points, to_segment
+from service.index.points import StoredPoint, check_query, to_points, to_segment
 from service.system.modality import Modality, Track
 from service.system.timing import timed
 
@@ -61,8 +62,7 @@ class EmbeddedIndex:
         cls,
         path: Path,
         *,
-        width: int,
-        num_moments: int = 16,
+        layout: VectorLayout,
         min_free_bytes: int | None = None,
         optimize_share: float | None = None,
         call_seconds: float = CALL_SECONDS,
@@ -71,9 +71,7 @@ class EmbeddedIndex:
 
         It optimizes itself aside after more than `optimize_share` of its segments came or went; None for never.
         """
-        config = ShardConfig(
-            folder=path.absolute(), width=width, num_moments=num_moments, min_free_bytes=min_free_bytes
-        )
+        config = ShardConfig(folder=path.absolute(), layout=layout, min_free_bytes=min_free_bytes)
         index = cls(config, call_seconds=call_seconds)
         if optimize_share is not None:
             index._watch.start(optimize_share)
@@ -92,7 +90,7 @@ class EmbeddedIndex:
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset, in one call or in several; see `Index.write_asset`."""
-        points = to_points(segments, shape=self._config.shape)
+        points = to_points(segments, layout=self._config.layout)
         asset_id = segments[0].asset_id
         with self._lock:
             kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
@@ -133,7 +131,7 @@ class EmbeddedIndex:
         return self._search("search_assets", query)
 
     def _search(self, method: str, query: VectorQuery) -> list[SegmentMatch]:
-        checked = check_query(query, shape=self._config.shape)
+        checked = check_query(query, layout=self._config.layout)
         with timed("search"):
             return cast("list[SegmentMatch]", self._shard.call(method, checked))
 
@@ -157,7 +155,7 @@ class EmbeddedIndex:
         """The track of a segment, float32, shape (T, D), or None if the asset has none there."""
         check_modality(modality)
         vector = self._read_vector(asset_id, index, modality + TRACK_SUFFIX)
-        return None if vector is None else vector.reshape(self._config.shape)
+        return None if vector is None else vector.reshape(self._config.layout.shape(modality))
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """The pooled vector of a segment, float32, shape (D,), or None if the asset has none there."""
@@ -165,6 +163,8 @@ class EmbeddedIndex:
         return self._read_vector(asset_id, index, modality)
 
     def _read_vector(self, asset_id: str, index: int, name: str) -> NDArray[np.float32] | None:
+        if name not in self._config.layout.sizes:
+            return None
         points: list[StoredPoint] = self._shard.call("read_segments", asset_id, index, 1, [name])
         return points[0].vectors.get(name) if points and points[0].payload["index"] == index else None
 
@@ -172,9 +172,9 @@ class EmbeddedIndex:
         """Read segments with their tracks, in order; see `Index.read_segments`."""
         check_limit(limit)
         points: list[StoredPoint] = self._shard.call(
-            "read_segments", asset_id, first_index, limit, TRACK_NAMES
+            "read_segments", asset_id, first_index, limit, self._config.layout.track_names
         )
-        return [to_segment(point.payload, point.vectors, shape=self._config.shape) for point in points]
+        return [to_segment(point.payload, point.vectors, layout=self._config.layout) for point in points]
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
@@ -192,6 +192,8 @@ class EmbeddedIndex:
         """How many segments of complete assets are stored, or how many of them have the modality."""
         if modality is not None:
             check_modality(modality)
+            if modality not in self._config.layout.tracks:
+                return 0
         return cast(int, self._shard.call("count_segments", modality))
 
     def check(self) -> None:

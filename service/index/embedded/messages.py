@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.index.failure import IndexUnavailable
+from service.index.layout import VectorLayout
 from service.index.points import StoredPoint
 
 
@@ -18,25 +19,19 @@ class ShardFrozen(IndexUnavailable):
 class ShardConfig:
     """What a shard process needs to open an index in `folder`, which is created if it is missing.
 
-    Embeddings have `width` D, tracks `num_moments` T of them. Writes are refused below `min_free_bytes` of free space,
+    Writes are refused below `min_free_bytes` of free space,
     None for max(2 GiB, 5 % of the disk). Up to `exact_below` points a search compares with all of them, and no graph
     is built. `unfinished` assets are being written in several calls: opening must not sweep them. `shard` names one
     that is built aside, None the current one. A process in the background runs at the lowest priority.
     """
 
     folder: Path
-    width: int
-    num_moments: int
+    layout: VectorLayout
     min_free_bytes: int | None = None
     exact_below: int = 10_000  # 1 ms at 10,000 × 768
     unfinished: frozenset[str] = frozenset()
     shard: str | None = None
     is_background: bool = False
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of a track: (T, D)."""
-        return self.num_moments, self.width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 
 from service.index.contract import SegmentMatch, VectorQuery
 from service.index.embedded.tracks import ROWS, TrackCopies
+from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import AnyOf, Condition, to_conditions, to_match
-from service.index.points import TRACK_SUFFIX, pool_track
 from service.system.timing import timed
 
 # 200 candidates of 100,000: .9995 of the nearest in .6 ms; with twice the ef or the oversampling .9996
 OVERSAMPLING = 1.5
 MIN_EF = 64
 COMPARED_AT_ONCE = 64  # tracks of 16 × 768 are 3 MB
-SCORE_TOLERANCE = 1e-3  # of a moment: how far a copy of a track may be from the score of the track
+SCORE_TOLERANCE = 1e-3  # of the lengths of both rows: how far a copy's moment may be from that of the track
 
 Payload = Mapping[str, Any]
 
@@ -47,8 +47,11 @@ class _Found:
 class Searcher:
     """Search in an open shard; up to `exact_below` points, candidates come from comparing with all of them."""
 
-    def __init__(self, shard: edge.EdgeShard, copies: TrackCopies, *, exact_below: int) -> None:
+    def __init__(
+        self, shard: edge.EdgeShard, copies: TrackCopies, *, layout: VectorLayout, exact_below: int
+    ) -> None:
         self._shard = shard
+        self._layout = layout
         self._copies = copies
         self._exact_below = exact_below
 
@@ -80,7 +83,7 @@ class Searcher:
         """Take candidates by pooled vector and order them by diagonal mean; without payload."""
         candidates = edge.Prefetch(
             limit=num_candidates,
-            query=edge.Query.Nearest(to_floats(pool_track(query.track)), using=query.target),
+            query=edge.Query.Nearest(to_floats(self._layout.pool(query.track)), using=query.target),
             params=edge.SearchParams(
                 exact=self._shard.info().points_count <= self._exact_below,
                 hnsw_ef=max(MIN_EF, num_candidates),
@@ -95,45 +98,39 @@ class Searcher:
             with_payload=False,
             with_vector=False,
         )
-        return self._shard.query(ranking)  # the dot of two tracks of unit rows is T × their diagonal mean
+        return self._shard.query(ranking)  # the dot of two tracks is T × their diagonal mean
 
     def _payloads(self, ids: Iterable[edge.PointId]) -> Iterator[tuple[edge.PointId, Payload]]:
         for record in self._shard.retrieve(list(ids), with_payload=True, with_vector=False):
             yield record.id, record.payload or {}
 
     def _compare(self, query: VectorQuery, found: Sequence[_Found]) -> list[SegmentMatch]:
-        """Take the cosine of each moment of some segments with the same moment of the query."""
+        """Compare each moment of some segments with the same moment of the query."""
         if not found:
             return []
         with timed("rescoring"):
             matches = []
             for first in range(0, len(found), COMPARED_AT_ONCE):
                 some = found[first : first + COMPARED_AT_ONCE]
-                moments = np.clip(self._moments(query, some), -1.0, 1.0).tolist()
+                moments = self._moments(query, some).tolist()
                 matches += [to_match(one.payload, own) for one, own in zip(some, moments, strict=True)]
         return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
     def _moments(self, query: VectorQuery, found: Sequence[_Found]) -> NDArray[np.float32]:
-        """Cosines, shape (N, T), from the copies that agree with the scores, otherwise from Edge's vectors."""
+        """Similarities, shape (N, T), from the copies that agree with the scores, otherwise from Edge's vectors."""
         name = query.target + TRACK_SUFFIX
         rounded = query.track.astype(np.float16).astype(np.float32)
-        copies, is_there = self._copies.read([one.payload.get(ROWS, {}).get(name, -1) for one in found])
-        moments = _cosines(rounded, copies)
+        rows = [one.payload.get(ROWS, {}).get(name, -1) for one in found]
+        copies, is_there = self._copies.read(rows, shape=rounded.shape)
+        moments = self._layout.compare(rounded, copies)
         scores = np.array([one.score for one in found])
-        is_right = is_there & (np.abs(moments.sum(axis=1) - scores) < SCORE_TOLERANCE * len(rounded))
+        lengths = np.linalg.norm(copies, axis=-1) @ np.linalg.norm(rounded, axis=-1)  # (N,): T for unit rows
+        is_right = is_there & (np.abs(moments.sum(axis=1) - scores) < SCORE_TOLERANCE * lengths)
         missing = np.flatnonzero(~is_right).tolist()
         tracks = read_tracks(self._shard, [found[place].id for place in missing], name)
         for place in missing:
-            moments[place] = _cosines(rounded, tracks[found[place].id])
+            moments[place] = self._layout.compare(rounded, tracks[found[place].id].reshape(rounded.shape))
         return moments
-
-
-def _cosines(query: NDArray[np.float32], tracks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of each moment with the same one: (T, D) and (..., T·D) of unit rows → (..., T)."""
-    found: NDArray[np.float32] = np.einsum(
-        "td,...td->...t", query, tracks.reshape(*tracks.shape[:-1], *query.shape)
-    )
-    return found
 
 
 def read_tracks(

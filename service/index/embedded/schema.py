@@ -9,9 +9,8 @@ from typing import Any
 import qdrant_edge as edge
 
 from service.index.embedded.messages import ShardConfig
+from service.index.layout import TRACK_SUFFIX
 from service.index.payload import NUMBERS, WORDS, describe_files, describe_metadata, load_path
-from service.index.points import TRACK_SUFFIX
-from service.system.modality import MODALITIES
 
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 SEGMENT_POINTS = 100_000  # Edge merges no segments beyond this size: a merge rebuilds the whole graph
@@ -33,19 +32,20 @@ def edge_config(config: ShardConfig) -> edge.EdgeConfig:
     disk without a graph (m=0): they are only read by id. The payload indexes stay out of the graphs (payload_m=0):
     those would double the build.
     """
-    full_scan_kb = config.exact_below * config.width * 4 // 1024
-    track_kb = 2 * config.num_moments * config.width / 1024
-    graph = edge.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=full_scan_kb, payload_m=0)
-    no_graph = edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=full_scan_kb)
     # Mapped, not read: to read a second copy into memory takes 3 s of opening 100,000 segments, without any gain.
     int8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Cold)
     vectors: dict[str, edge.EdgeVectorParams] = {}
-    for modality in MODALITIES:
+    largest_kb = 0.0
+    for modality, (num_moments, width) in config.layout.tracks.items():
+        full_scan_kb = config.exact_below * width * 4 // 1024
+        graph = edge.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=full_scan_kb, payload_m=0)
+        no_graph = edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=full_scan_kb)
+        largest_kb = max(largest_kb, 2 * num_moments * width / 1024, 4 * width / 1024)
         vectors[modality] = edge.EdgeVectorParams(
-            size=config.width, distance=edge.Distance.Dot, hnsw_config=graph, quantization_config=int8
+            size=width, distance=edge.Distance.Dot, hnsw_config=graph, quantization_config=int8
         )
         vectors[modality + TRACK_SUFFIX] = edge.EdgeVectorParams(
-            size=config.num_moments * config.width,
+            size=num_moments * width,
             distance=edge.Distance.Dot,
             datatype=edge.VectorStorageDatatype.Float16,
             memory=edge.Memory.Cold,
@@ -53,9 +53,9 @@ def edge_config(config: ShardConfig) -> edge.EdgeConfig:
         )
     optimizers = edge.EdgeOptimizersConfig(
         default_segment_number=1,
-        # Edge compares both with the largest vector storage of a segment, which is that of a track
-        max_segment_size=int(SEGMENT_POINTS * track_kb),
-        indexing_threshold=int(config.exact_below * track_kb),
+        # Edge compares both with the largest vector storage of a segment, mostly that of a track
+        max_segment_size=int(SEGMENT_POINTS * largest_kb),
+        indexing_threshold=int(config.exact_below * largest_kb),
     )
     return edge.EdgeConfig(vectors=vectors, optimizers=optimizers)
 

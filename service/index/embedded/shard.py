@@ -9,6 +9,7 @@ segments there are. So after a crash an asset without a head was never finished,
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ from service.index.embedded.tracks import TrackCopies
 from service.index.failure import REPAIR, IndexDamaged, IndexFailure, InvalidCursor
 from service.index.payload import Condition, store_path, to_asset
 from service.index.points import StoredPoint
-from service.system.modality import MODALITIES, Modality
+from service.system.modality import Modality
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,12 @@ class Shard:
         self._is_frozen = False
         self._sealed: Mapping[str, SealedFile] = {}
         self._edge = self._load_or_create(config)
-        self._copies = TrackCopies(self._folder.shard, num_values=config.num_moments * config.width)
-        self._searcher = Searcher(self._edge, self._copies, exact_below=config.exact_below)
+        self._track_values = {modality: math.prod(shape) for modality, shape in config.layout.tracks.items()}
+        self._row_values = math.gcd(*self._track_values.values())
+        self._copies = TrackCopies(self._folder.shard, num_values=self._row_values)
+        self._searcher = Searcher(
+            self._edge, self._copies, layout=config.layout, exact_below=config.exact_below
+        )
         self._counts = Counts(self._folder.path)
         self._is_current = config.shard is None
         self._num_lost = 0  # rows of tracks
@@ -330,8 +335,11 @@ class Shard:
 
     def stale_share(self) -> float:
         """Copies of tracks whose points are gone, as a share of the others."""
-        num_tracks = sum(self._count(edge.Filter(must=[edge.HasVectorCondition(m)])) for m in MODALITIES)
-        return max(0, len(self._copies) - num_tracks) / max(1, num_tracks)
+        num_rows = sum(
+            self._count(edge.Filter(must=[edge.HasVectorCondition(modality)])) * (values // self._row_values)
+            for modality, values in self._track_values.items()
+        )
+        return max(0, len(self._copies) - num_rows) / max(1, num_rows)
 
     def begin_copy(self, extra_bytes: int) -> int:
         """Note every change from now on, for a shard that is built aside; return the number of points."""

@@ -15,11 +15,10 @@ import re
 from qdrant_client import models
 
 from service.index.failure import IndexFailure
+from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import NUMBERS, SERVER_WORDS
-from service.index.points import TRACK_SUFFIX
 from service.index.qdrant.link import Link, ServerConfig, status_of
 from service.index.qdrant.points import UNFINISHED
-from service.system.modality import MODALITIES
 
 logger = logging.getLogger(__name__)
 
@@ -36,23 +35,22 @@ def collection_name(prefix: str, release_id: str) -> str:
     return f"{prefix}-{release_id}"
 
 
-def open_collection(link: Link, config: ServerConfig, name: str, *, width: int, num_moments: int) -> None:
+def open_collection(link: Link, config: ServerConfig, name: str, *, layout: VectorLayout) -> None:
     """Create a collection or take the existing one, of any replica; `IndexFailure` if its vectors differ."""
     if not link.run(lambda client: client.collection_exists(name)):
-        _create(link, config, name, width=width, num_moments=num_moments)
+        _create(link, config, name, layout=layout)
     sizes = _vector_sizes(link, name)
-    wanted = dict.fromkeys(MODALITIES, width) | {m + TRACK_SUFFIX: num_moments * width for m in MODALITIES}
-    if sizes != wanted:
-        raise IndexFailure(f"collection {name} on {link.url} holds vectors {sizes}, asked for {wanted}")
+    if sizes != layout.sizes:
+        raise IndexFailure(f"collection {name} on {link.url} holds vectors {sizes}, asked for {layout.sizes}")
     _create_payload_indexes(link, name)
 
 
-def _create(link: Link, config: ServerConfig, name: str, *, width: int, num_moments: int) -> None:
+def _create(link: Link, config: ServerConfig, name: str, *, layout: VectorLayout) -> None:
     try:
         link.run(
             lambda client: client.create_collection(
                 name,
-                vectors_config=vector_params(width=width, num_moments=num_moments),
+                vectors_config=vector_params(layout),
                 shard_number=config.num_shards,
                 replication_factor=config.num_replicas,
                 write_consistency_factor=config.write_consistency,
@@ -66,7 +64,7 @@ def _create(link: Link, config: ServerConfig, name: str, *, width: int, num_mome
         logger.info("collection %s was created by another replica meanwhile", name)
 
 
-def vector_params(*, width: int, num_moments: int) -> dict[str, models.VectorParams]:
+def vector_params(layout: VectorLayout) -> dict[str, models.VectorParams]:
     """The vectors of a point.
 
     Pooled vectors get HNSW graphs over int8 copies in memory; the candidates are compared again in float32. Tracks
@@ -76,7 +74,7 @@ def vector_params(*, width: int, num_moments: int) -> dict[str, models.VectorPar
         scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
     )
     params: dict[str, models.VectorParams] = {}
-    for modality in MODALITIES:
+    for modality, (num_moments, width) in layout.tracks.items():
         params[modality] = models.VectorParams(
             size=width,
             distance=models.Distance.DOT,

@@ -1,6 +1,6 @@
 """The index on a Qdrant server: many replicas of the service share one library.
 
-    with ServerIndex.open(config, name="foley-starter-0123456789ab", width=768) as index:
+    with ServerIndex.open(config, name="foley-starter-0123456789ab", layout=layout) as index:
         index.write_asset(segments, is_last=True)
         matches = index.search(VectorQuery(track=track, target="audio", limit=10))
 
@@ -36,8 +36,9 @@ from service.index.contract import (
     check_modality,
 )
 from service.index.failure import IndexFailure, InvalidCursor
+from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, store_path, to_asset
-from service.index.points import TRACK_NAMES, TRACK_SUFFIX, check_query, is_point_id, to_segment
+from service.index.points import check_query, is_point_id, to_segment
 from service.index.qdrant.collection import open_collection
 from service.index.qdrant.link import Link, ServerConfig, open_client
 from service.index.qdrant.points import (
@@ -58,10 +59,10 @@ POLL_SECONDS = 1.0
 class ServerIndex:
     """The `Index` contract on a collection of a Qdrant server. Make one with `open`."""
 
-    def __init__(self, points: Points, *, shape: tuple[int, int]) -> None:
+    def __init__(self, points: Points, *, layout: VectorLayout) -> None:
         self._points = points
-        self._shape = shape
-        self._writer = Writer(points, shape=shape)
+        self._layout = layout
+        self._writer = Writer(points, layout=layout)
 
     @classmethod
     def open(
@@ -69,16 +70,15 @@ class ServerIndex:
         config: ServerConfig,
         *,
         name: str,
-        width: int,
-        num_moments: int = 16,
+        layout: VectorLayout,
         client: QdrantClient | None = None,
     ) -> Self:
         """Open a collection, or create it; the caller closes the index. Without a `client` it makes one."""
         link = Link(config, client or open_client(config))
         try:
             link.check_version()
-            open_collection(link, config, name, width=width, num_moments=num_moments)
-            index = cls(Points(link, name), shape=(num_moments, width))
+            open_collection(link, config, name, layout=layout)
+            index = cls(Points(link, name), layout=layout)
             index.sweep()
         except BaseException:
             link.close()
@@ -107,11 +107,11 @@ class ServerIndex:
 
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segments; see `Index.search`."""
-        return search_segments(self._points, check_query(query, shape=self._shape))
+        return search_segments(self._points, check_query(query, layout=self._layout), self._layout)
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segment of each of the best assets; see `Index.search_assets`."""
-        return search_assets(self._points, check_query(query, shape=self._shape))
+        return search_assets(self._points, check_query(query, layout=self._layout), self._layout)
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
@@ -143,12 +143,15 @@ class ServerIndex:
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment as it is stored; see `Index.get_track`."""
         check_modality(modality)
-        return self._read_vector(asset_id, index, modality + TRACK_SUFFIX, shape=self._shape)
+        shape = self._layout.tracks.get(modality)
+        name = modality + TRACK_SUFFIX
+        return None if shape is None else self._read_vector(asset_id, index, name, shape=shape)
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
         """The pooled vector of a segment; see `Index.get_pooled`."""
         check_modality(modality)
-        return self._read_vector(asset_id, index, modality, shape=self._shape[1:])
+        shape = self._layout.tracks.get(modality)
+        return None if shape is None else self._read_vector(asset_id, index, modality, shape=shape[1:])
 
     def _read_vector(
         self, asset_id: str, index: int, name: str, *, shape: tuple[int, ...]
@@ -167,13 +170,18 @@ class ServerIndex:
         from_first = models.FieldCondition(key="index", range=models.Range(gte=first_index))
         places = self._points.scroll([is_value("asset_id", asset_id), from_first], keys=["index"])
         places.sort(key=lambda record: (record.payload or {})["index"])
-        records = self._points.retrieve([str(place.id) for place in places[:limit]], vectors=TRACK_NAMES)
+        records = self._points.retrieve(
+            [str(place.id) for place in places[:limit]], vectors=self._layout.track_names
+        )
         return sorted(map(self._to_segment, records), key=lambda segment: segment.index)
 
     def _to_segment(self, record: models.Record) -> Segment:
-        read = {name: read_vector(record, name, shape=self._shape) for name in TRACK_NAMES}
+        read = {
+            modality + TRACK_SUFFIX: read_vector(record, modality + TRACK_SUFFIX, shape=shape)
+            for modality, shape in self._layout.tracks.items()
+        }
         tracks = {name: track for name, track in read.items() if track is not None}
-        return to_segment(record.payload or {}, tracks, shape=self._shape)
+        return to_segment(record.payload or {}, tracks, layout=self._layout)
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None
@@ -202,6 +210,8 @@ class ServerIndex:
         """How many segments of complete assets are stored, or how many of them have the modality."""
         if modality is not None:
             check_modality(modality)
+            if modality not in self._layout.tracks:
+                return 0
         has_vector: list[models.Condition] = (
             [models.HasVectorCondition(has_vector=modality)] if modality else []
         )

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Index
+from service.index.layout import VectorLayout
 from service.index.qdrant.collection import activate, active_collection, collection_name
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import Link, ServerConfig, open_client
@@ -43,8 +44,7 @@ class ServerPlace:
         index = ServerIndex.open(
             self.config,
             name=self._collection(release_id),
-            width=bundle.manifest.embedding_width,
-            num_moments=bundle.manifest.clip_spec.num_moments,
+            layout=VectorLayout.of(bundle.manifest),
         )
         try:
             self._name_first(index)

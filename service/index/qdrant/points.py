@@ -11,8 +11,9 @@ from qdrant_client import models
 
 from service.index.contract import Filter
 from service.index.failure import IndexFailure
+from service.index.layout import TRACK_SUFFIX
 from service.index.payload import AnyOf, Condition, to_conditions
-from service.index.points import TRACK_SUFFIX, StoredPoint
+from service.index.points import StoredPoint
 from service.index.qdrant.link import Link
 
 REQUEST_NUMBERS = 1_000_000  # in an upsert: 20 MB as JSON, and a server takes 32

@@ -13,11 +13,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from qdrant_client import models
 
 from service.index.contract import SegmentMatch, VectorQuery
+from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import to_match
-from service.index.points import TRACK_SUFFIX, pool_track
 from service.index.qdrant.points import (
     UNFINISHED,
     Points,
@@ -39,24 +40,24 @@ class _Candidate:
     is_unfinished: bool
 
 
-def search_segments(points: Points, query: VectorQuery) -> list[SegmentMatch]:
+def search_segments(points: Points, query: VectorQuery, layout: VectorLayout) -> list[SegmentMatch]:
     """Find the best segments, best first."""
-    ranked, _ = _rank(points, query, set(), query.num_candidates)
-    return _compare(points, query, [candidate.point_id for candidate in ranked[: query.limit]])
+    ranked, _ = _rank(points, query, layout, set(), query.num_candidates)
+    return _compare(points, query, layout, [candidate.point_id for candidate in ranked[: query.limit]])
 
 
-def search_assets(points: Points, query: VectorQuery) -> list[SegmentMatch]:
+def search_assets(points: Points, query: VectorQuery, layout: VectorLayout) -> list[SegmentMatch]:
     """Find the best segment of each of the best assets; if few fill the candidates, ask for twice as many."""
     best: dict[str, str] = {}
     num_candidates = query.num_candidates
     while True:
-        ranked, is_all = _rank(points, query, set(best), num_candidates)
+        ranked, is_all = _rank(points, query, layout, set(best), num_candidates)
         for candidate in ranked:
             best.setdefault(candidate.asset_id, candidate.point_id)
             if len(best) == query.limit:
                 break
         if len(best) == query.limit or is_all:
-            return _compare(points, query, list(best.values()))
+            return _compare(points, query, layout, list(best.values()))
         num_candidates *= 2
 
 
@@ -69,11 +70,11 @@ def without_head(points: Points, asset_ids: Collection[str]) -> set[str]:
 
 
 def _rank(
-    points: Points, query: VectorQuery, hidden: set[str], num_candidates: int
+    points: Points, query: VectorQuery, layout: VectorLayout, hidden: set[str], num_candidates: int
 ) -> tuple[list[_Candidate], bool]:
     """Candidates of visible assets in the order of their scores, and whether there are no others."""
     while True:
-        candidates = _find(points, query, hidden, num_candidates)
+        candidates = _find(points, query, layout.pool(query.track), hidden, num_candidates)
         headless = without_head(points, {c.asset_id for c in candidates if c.is_unfinished})
         if not headless:
             ordered = sorted(candidates, key=lambda c: (-c.score, c.asset_id, c.start_seconds))
@@ -81,9 +82,11 @@ def _rank(
         hidden = hidden | headless
 
 
-def _find(points: Points, query: VectorQuery, hidden: Collection[str], limit: int) -> list[_Candidate]:
+def _find(
+    points: Points, query: VectorQuery, pooled: NDArray[np.float32], hidden: Collection[str], limit: int
+) -> list[_Candidate]:
     prefetch = models.Prefetch(
-        query=pool_track(query.track).tolist(),
+        query=pooled.tolist(),
         using=query.target,
         limit=limit,
         filter=models.Filter(
@@ -104,15 +107,16 @@ def _find(points: Points, query: VectorQuery, hidden: Collection[str], limit: in
     return [_to_candidate(point) for point in found]
 
 
-def _compare(points: Points, query: VectorQuery, point_ids: Sequence[str]) -> list[SegmentMatch]:
-    """Take the cosine of each moment of some segments with the same moment of the query."""
+def _compare(
+    points: Points, query: VectorQuery, layout: VectorLayout, point_ids: Sequence[str]
+) -> list[SegmentMatch]:
+    """Compare each moment of some segments with the same moment of the query."""
     name = query.target + TRACK_SUFFIX
     matches = []
     for record in points.retrieve(point_ids, vectors=[name]):
         track = read_vector(record, name, shape=query.track.shape)
         if track is not None and record.payload:  # else it was deleted or rewritten in between
-            cosines = np.einsum("td,td->t", query.track, track, dtype=np.float64)
-            matches.append(to_match(record.payload, np.clip(cosines, -1.0, 1.0).tolist()))
+            matches.append(to_match(record.payload, layout.compare(query.track, track).tolist()))
     return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
 

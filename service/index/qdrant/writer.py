@@ -13,6 +13,7 @@ from qdrant_client import models
 from service.index.contract import Segment
 from service.index.draft import Draft, follow
 from service.index.failure import IndexFailure
+from service.index.layout import VectorLayout
 from service.index.points import to_points
 from service.index.qdrant.points import UNFINISHED, Points, is_value
 
@@ -24,15 +25,15 @@ SWEEP_AFTER_SECONDS = 3600.0
 class Writer:
     """Writes assets into one collection. Thread-safe."""
 
-    def __init__(self, points: Points, *, shape: tuple[int, int]) -> None:
+    def __init__(self, points: Points, *, layout: VectorLayout) -> None:
         self._points = points
-        self._shape = shape
+        self._layout = layout
         self._drafts: dict[str, Draft] = {}
         self._lock = threading.Lock()  # guards the drafts
 
     def write(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset, in one call or in several; see `Index.write_asset`."""
-        points = to_points(segments, shape=self._shape)
+        points = to_points(segments, layout=self._layout)
         asset_id = segments[0].asset_id
         with self._lock:
             kept = self._drafts.get(asset_id)  # a call that fails leaves it, and can be repeated

@@ -20,6 +20,7 @@ from service.commands.inventory import list_inventory
 from service.index import iteration
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexInUse
+from service.index.layout import VectorLayout
 from service.index.opening import index_folder
 from service.system.settings import Settings
 from tests.support.paths import REPOSITORY
@@ -76,7 +77,9 @@ def test_another_server_on_the_port_is_not_asked(server: str, copied_settings: S
     bundle = load_bundle(settings.bundle)
     with (
         EmbeddedIndex.open(
-            index_folder(settings, bundle.bundle_id), width=bundle.manifest.embedding_width, min_free_bytes=0
+            index_folder(settings, bundle.bundle_id),
+            layout=VectorLayout.of(bundle.manifest),
+            min_free_bytes=0,
         ),
         pytest.raises(
             IndexInUse, match=rf"number {os.getpid()}\), which does not listen on port {settings.port}"
@@ -93,7 +96,7 @@ def test_a_holder_that_listens_but_is_no_server_is_an_error(
     bundle = load_bundle(copied_settings.bundle)
     folder = index_folder(copied_settings, bundle.bundle_id)
     with (
-        EmbeddedIndex.open(folder, width=bundle.manifest.embedding_width, min_free_bytes=0),
+        EmbeddedIndex.open(folder, layout=VectorLayout.of(bundle.manifest), min_free_bytes=0),
         socket.create_server(("127.0.0.1", copied_settings.port)),
         pytest.raises(ServerGone, match=r"the server on 127\.0\.0\.1:\d+ does not answer: timed out"),
     ):

@@ -15,8 +15,9 @@ from models.inference import onnxruntime
 from service.encode.batching import QueueFull
 from service.encode.engines.contract import EncoderFailure, GoldenMismatch
 from service.encode.queue import BatchLimits
-from service.encode.text import NotEmbedded, TextEncoder, TextQueue, TextTooLong, UnusableText
+from service.encode.text import TextEncoder, TextQueue, TextTooLong, UnusableText
 from service.system.caller import Caller, CallerGone
+from service.system.modality import NotEmbedded
 from tests.support.bundles import HEADS, MAX_TOKENS, WORDS, make_worded, rehash
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.media.clip import MediaInfo
 from service.encode.embedding import EmbeddedSegment
 from service.http.encodings import write_base64, write_embeddings, write_json, write_safetensors
+from service.index.layout import VectorLayout
 from service.search.file_query import EmbeddedFile
 
 WIDTH = 24
@@ -51,7 +52,13 @@ def embedded() -> EmbeddedFile:
         EmbeddedSegment(start_seconds=10.0 * number, end_seconds=10.0 * number + 10, tracks=found)
         for number, found in enumerate(tracks)
     )
-    return EmbeddedFile(media=media, segments=segments, is_partial=True, bundle_id="café-1")
+    return EmbeddedFile(
+        media=media,
+        segments=segments,
+        is_partial=True,
+        bundle_id="café-1",
+        layout=VectorLayout.of_both(16, WIDTH),
+    )
 
 
 def test_safetensors_are_exact_and_another_library_reads_them(embedded: EmbeddedFile, tmp_path: Path) -> None:

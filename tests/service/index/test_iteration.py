@@ -10,6 +10,7 @@ import pytest
 from service.index import iteration
 from service.index.contract import Filter, Index
 from service.index.iteration import copy_assets, iter_assets, iter_segments, write_in_parts
+from service.index.layout import VectorLayout
 from tests.support.index_contract import WIDTH, make_asset, make_id, make_segment, make_tracks
 from tests.support.memory_index import MemoryIndex
 
@@ -19,7 +20,7 @@ TRACKS = make_tracks(max(SIZES), seed=1)
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
-    with MemoryIndex.open(tmp_path / "index", width=WIDTH) as index:
+    with MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of_both(16, WIDTH)) as index:
         for size in SIZES:
             index.write_asset(make_asset(size, TRACKS[:size]), is_last=True)
         yield index
@@ -64,7 +65,7 @@ def test_an_asset_is_written_whole_in_parts(index: Index, size: int) -> None:
 
 
 def test_a_copy_holds_the_same_and_skips_what_is_there(index: Index, tmp_path: Path) -> None:
-    with MemoryIndex.open(tmp_path / "copy", width=WIDTH) as copy:
+    with MemoryIndex.open(tmp_path / "copy", layout=VectorLayout.of_both(16, WIDTH)) as copy:
         assert list(copy_assets(index, copy)) == [True] * len(SIZES)
         assert set(map(repr, iter_assets(copy))) == set(map(repr, iter_assets(index)))
         index.set_metadata(make_id(3), {"take": 1})

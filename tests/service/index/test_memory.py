@@ -10,15 +10,23 @@ import pytest
 from models.bundle.bundle import load_bundle
 from service.index.contract import Index
 from service.index.failure import IndexInUse
+from service.index.layout import VectorLayout
 from service.index.opening import index_place
 from service.system.settings import Settings
-from tests.support.index_contract import WIDTH, IndexContract, make_asset, make_tracks
+from tests.support.index_contract import (
+    LAYOUTS,
+    WIDTH,
+    IndexContract,
+    LayoutContract,
+    make_asset,
+    make_tracks,
+)
 from tests.support.memory_index import MemoryIndex, memory_indexes
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
-    with MemoryIndex.open(tmp_path_factory.mktemp("index"), width=WIDTH) as index:
+    with MemoryIndex.open(tmp_path_factory.mktemp("index"), layout=VectorLayout.of_both(16, WIDTH)) as index:
         yield index
 
 
@@ -26,13 +34,26 @@ class TestMemoryIndex(IndexContract):
     pass
 
 
+@pytest.fixture(scope="module", params=LAYOUTS)
+def opened_as(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Index, VectorLayout]]:
+    layout = LAYOUTS[request.param]
+    with MemoryIndex.open(tmp_path_factory.mktemp("index"), layout=layout) as index:
+        yield index, layout
+
+
+class TestMemoryIndexOfOtherLayouts(LayoutContract):
+    pass
+
+
 def test_a_folder_keeps_its_assets_and_is_open_once(tmp_path: Path) -> None:
-    with MemoryIndex.open(tmp_path, width=WIDTH) as index:
+    with MemoryIndex.open(tmp_path, layout=VectorLayout.of_both(16, WIDTH)) as index:
         index.write_asset(make_asset("a", make_tracks(2, seed=1)), is_last=True)
         index.write_asset(make_asset("b", make_tracks(2, seed=1)), is_last=False)
         with pytest.raises(IndexInUse, match="is open in another process"):
-            MemoryIndex.open(tmp_path, width=WIDTH)
-    with MemoryIndex.open(tmp_path, width=WIDTH) as index:
+            MemoryIndex.open(tmp_path, layout=VectorLayout.of_both(16, WIDTH))
+    with MemoryIndex.open(tmp_path, layout=VectorLayout.of_both(16, WIDTH)) as index:
         assert (index.info().num_segments, index.info().num_assets) == (2, 1)
 
 

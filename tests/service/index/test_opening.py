@@ -12,6 +12,7 @@ from qdrant_client import QdrantClient
 
 from models.bundle.bundle import Bundle, load_bundle, starter_path
 from service.index.embedded.index import EmbeddedIndex
+from service.index.layout import VectorLayout
 from service.index.opening import index_place
 from service.index.qdrant import index as server
 from service.index.qdrant import place
@@ -79,7 +80,7 @@ def test_an_alias_of_another_release_is_left_alone(
     settings = Settings(qdrant_url=URL)
     index_place(settings).open(bundle, release_id=bundle.bundle_id)
     config = ServerConfig(url=URL)
-    ServerIndex.open(config, name="foley-other-1", width=8, client=client)
+    ServerIndex.open(config, name="foley-other-1", layout=VectorLayout.of_both(16, 8), client=client)
     activate(Link(config, client), "foley", "foley-other-1")
     with caplog.at_level(logging.INFO):
         index_place(settings).open(bundle, release_id=bundle.bundle_id)

@@ -27,6 +27,7 @@ from service.encode.engines.contract import EncoderFailure
 from service.index.contract import Asset, Index, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFull
+from service.index.layout import VectorLayout
 from service.library.indexing import index_paths, library_limits
 from service.library.report import Counts, IndexReport, Progress
 from service.search.snapshot import Snapshot
@@ -66,13 +67,13 @@ def decoder() -> Iterator[FaultyDecoder]:
 
 @pytest.fixture
 def index(tmp_path: Path, bundle: Bundle) -> Iterator[Index]:
-    with MemoryIndex.open(tmp_path / "index", width=bundle.manifest.embedding_width) as index:
+    with MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of(bundle.manifest)) as index:
         yield index
 
 
 @pytest.fixture
 def snapshot(bundle: Bundle, encoder: Encoder, index: Index) -> Snapshot:
-    return Snapshot(encoder=encoder, index=index, bundle_id=bundle.bundle_id, spec=bundle.manifest.clip_spec)
+    return Snapshot(encoder=encoder, index=index, bundle=bundle)
 
 
 @pytest.fixture
@@ -357,10 +358,14 @@ def test_a_file_that_is_too_long(run: Run, library_files: Path) -> None:
 def test_a_full_disk_ends_the_run_with_its_name(
     tmp_path: Path, snapshot: Snapshot, decoder: Decoder, encoder: Encoder, library: Path
 ) -> None:
-    EmbeddedIndex.open(tmp_path / "full", width=encoder.width, min_free_bytes=0).close()
+    EmbeddedIndex.open(
+        tmp_path / "full", layout=VectorLayout.of(encoder.bundle.manifest), min_free_bytes=0
+    ).close()
     floor = 2 * shutil.disk_usage(tmp_path).free
-    with EmbeddedIndex.open(tmp_path / "full", width=encoder.width, min_free_bytes=floor) as full:
-        broken = Snapshot(encoder=encoder, index=full, bundle_id=snapshot.bundle_id, spec=snapshot.spec)
+    with EmbeddedIndex.open(
+        tmp_path / "full", layout=VectorLayout.of(encoder.bundle.manifest), min_free_bytes=floor
+    ) as full:
+        broken = Snapshot(encoder=encoder, index=full, bundle=snapshot.bundle)
         with pytest.raises(IndexFull):
             index_paths([library], snapshot=broken, decoder=decoder)
         assert _assets(full) == {}
@@ -394,7 +399,7 @@ def test_a_file_the_encoder_refuses_does_not_take_its_batch_with_it(
         _write_tone(folder / f"{number}.wav", 20_000 + number)
     faulty = FaultyEncoder(bundle, device="cpu")
     faulty.refused_lengths = frozenset({20_002})
-    broken = Snapshot(encoder=faulty, index=index, bundle_id=snapshot.bundle_id, spec=snapshot.spec)
+    broken = Snapshot(encoder=faulty, index=index, bundle=snapshot.bundle)
     report = index_paths([folder], snapshot=broken, decoder=decoder)
     assert report.files == Counts(indexed=5, failed=1)
     assert report.segments == Counts(indexed=5, failed=1)
@@ -438,7 +443,9 @@ def test_progress_tells_the_truth(run: Run, library: Path) -> None:
 def test_the_shard_process_may_die_in_the_middle(
     snapshot: Snapshot, decoder: Decoder, encoder: Encoder, library: Path, tmp_path: Path
 ) -> None:
-    with EmbeddedIndex.open(tmp_path / "embedded", width=encoder.width, min_free_bytes=0) as index:
+    with EmbeddedIndex.open(
+        tmp_path / "embedded", layout=VectorLayout.of(encoder.bundle.manifest), min_free_bytes=0
+    ) as index:
         first_pid = index.shard_pid
 
         def kill_process(progress: Progress) -> None:

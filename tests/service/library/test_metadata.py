@@ -16,6 +16,7 @@ import pytest
 from service.commands.annotation import annotate
 from service.commands.inventory import OpenInventory
 from service.index.contract import Index, Segment
+from service.index.layout import VectorLayout
 from service.library.metadata import InvalidMetadata, merge_metadata, read_value
 from tests.support.memory_index import MemoryIndex
 
@@ -26,7 +27,7 @@ ONE, TWO = "1" * 64, "2" * 64
 def index(tmp_path: Path) -> Iterator[Index]:
     track = np.zeros((16, 4), dtype=np.float32)
     track[:, 0] = 1
-    with MemoryIndex.open(tmp_path / "index", width=4) as index:
+    with MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of_both(16, 4)) as index:
         for asset_id, path in ((ONE, tmp_path / "media" / "one.wav"), (TWO, tmp_path / "two.wav")):
             segment = Segment(
                 asset_id=asset_id, path=str(path), index=0, start_seconds=0, end_seconds=1, audio_track=track

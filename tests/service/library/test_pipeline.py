@@ -23,6 +23,7 @@ from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import BatchLimits
 from service.encode.spool import CHUNK_SEGMENTS, Spool
+from service.index.layout import VectorLayout
 from service.library.indexing import index_paths
 from service.library.pipeline import Pipeline
 from service.library.scanning import FoundFile, UnusableFile, find_files, identify
@@ -63,10 +64,10 @@ def test_decoding_does_not_run_ahead_of_a_slow_encoder(
     encoder = SlowEncoder(bundle, device="cpu")
     num_waiting: list[int] = []
     with (
-        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
+        MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of(encoder.bundle.manifest)) as index,
         Decoder(num_workers=2) as decoder,
     ):
-        snapshot = Snapshot(encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec)
+        snapshot = Snapshot(encoder=encoder, index=index, bundle=bundle)
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
             file = IncomingFile(asset_id=identify(long_file), found=long_file)
             pipeline.add(file)
@@ -102,14 +103,12 @@ def test_closing_waits_for_one_run_of_the_encoder_and_drops_the_rest(
     encoder = GatedEncoder(bundle, device="cpu")
     caller = Caller()
     with (
-        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
+        MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of(encoder.bundle.manifest)) as index,
         Decoder(num_workers=1) as decoder,
         Batcher(encoder, BatchLimits()) as batcher,
     ):
         queued = batcher.encoder_of(caller, priority="bulk")
-        snapshot = Snapshot(
-            encoder=queued, index=index, bundle_id="b", spec=bundle.manifest.clip_spec, caller=caller
-        )
+        snapshot = Snapshot(encoder=queued, index=index, bundle=bundle, caller=caller)
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
             pipeline.add(IncomingFile(asset_id=identify(long_file), found=long_file))
             pipeline.wait()
@@ -126,10 +125,10 @@ def test_a_decoder_that_was_closed_ends_the_work(
     bundle = load_bundle(bundle_path)
     encoder = Encoder(bundle, device="cpu")
     with (
-        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
+        MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of(encoder.bundle.manifest)) as index,
         Decoder(num_workers=1) as decoder,
     ):
-        snapshot = Snapshot(encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec)
+        snapshot = Snapshot(encoder=encoder, index=index, bundle=bundle)
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
             pipeline.add(IncomingFile(asset_id=identify(long_file), found=long_file))
             decoder.close()
@@ -164,7 +163,7 @@ def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
     stored, tracks = {}, {}
     for name, breaks in {"whole": (), "broken": (20, 20, 14)}.items():
         with (
-            MemoryIndex.open(tmp_path / name, width=bundle.manifest.embedding_width) as index,
+            MemoryIndex.open(tmp_path / name, layout=VectorLayout.of(bundle.manifest)) as index,
             Decoder(num_workers=2) as decoder,
         ):
             num_clips = 0
@@ -174,8 +173,7 @@ def test_a_file_goes_on_with_the_batch_in_which_it_was_interrupted(
                 snapshot = Snapshot(
                     encoder=encoder,
                     index=index,
-                    bundle_id="b",
-                    spec=bundle.manifest.clip_spec,
+                    bundle=bundle,
                     spool=Spool(tmp_path / f"spool-{name}"),
                 )
                 with (
@@ -219,15 +217,14 @@ def test_another_attempt_at_a_file_goes_on_where_a_worker_died(
     bundle = load_bundle(bundle_path)
     encoder = CountingEncoder(bundle, device="cpu")
     with (
-        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
+        MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of(encoder.bundle.manifest)) as index,
         CrashingDecoder(num_workers=1) as decoder,
     ):
         decoder.crashes_at = 6 * CHUNK_SEGMENTS
         snapshot = Snapshot(
             encoder=encoder,
             index=index,
-            bundle_id="b",
-            spec=bundle.manifest.clip_spec,
+            bundle=bundle,
             spool=Spool(tmp_path / "spool"),
         )
         report = index_paths([long_file.path], snapshot=snapshot, decoder=decoder)
@@ -254,12 +251,10 @@ def test_what_is_embedded_of_a_file_that_changes_is_not_kept(
     encoder = CountingEncoder(bundle, device="cpu")
     spool = Spool(tmp_path / "spool")
     with (
-        MemoryIndex.open(tmp_path / "index", width=encoder.width) as index,
+        MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of(encoder.bundle.manifest)) as index,
         Decoder(num_workers=1) as decoder,
     ):
-        snapshot = Snapshot(
-            encoder=encoder, index=index, bundle_id="b", spec=bundle.manifest.clip_spec, spool=spool
-        )
+        snapshot = Snapshot(encoder=encoder, index=index, bundle=bundle, spool=spool)
         with Pipeline(snapshot=snapshot, decoder=decoder, limits=DecodeLimits()) as pipeline:
             file = IncomingFile(asset_id=asset_id, found=found)
             pipeline.add(file)

@@ -24,6 +24,7 @@ from service.encode.engines import candidates as choice
 from service.encode.engines.hardware import has_bf16, installed_version
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig
+from service.index.layout import VectorLayout
 from service.index.opening import index_folder, index_place
 from service.jobs.documents import LEDGER_NAME, find_lost
 from service.jobs.journal import LedgerJournal
@@ -124,7 +125,7 @@ def test_an_index_in_use_is_no_problem(settings: Settings, monkeypatch: pytest.M
     monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
     bundle = load_bundle(settings.bundle)
     folder = index_folder(settings, bundle.bundle_id)
-    with EmbeddedIndex.open(folder, width=128, num_moments=16, min_free_bytes=0):
+    with EmbeddedIndex.open(folder, layout=VectorLayout.of_both(16, 128), min_free_bytes=0):
         found = examine(settings).to_json()
     assert found["problems"] == []
     assert "unavailable" in found["index"]
@@ -231,7 +232,9 @@ def test_sealed_files_of_the_index_are_read_where_that_is_asked_for(
     bundle = load_bundle(settings.bundle)
     width = bundle.manifest.embedding_width
     folder = index_folder(settings, bundle.bundle_id)
-    config = ShardConfig(folder=folder, width=width, num_moments=16, min_free_bytes=0, exact_below=50)
+    config = ShardConfig(
+        folder=folder, layout=VectorLayout.of_both(16, width), min_free_bytes=0, exact_below=50
+    )
     with EmbeddedIndex(config) as index:
         index.write_asset(make_asset("a", make_tracks(100, seed=3, width=width)), is_last=True)
         index.optimize_aside()

@@ -19,6 +19,7 @@ from service.index import iteration
 from service.index.contract import Index, Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFailure
+from service.index.layout import VectorLayout
 from service.index.opening import index_place
 from service.index.points import point_id
 from service.index.qdrant import index as server
@@ -46,20 +47,26 @@ def client() -> Iterator[QdrantClient]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[EmbeddedIndex]:
-    with EmbeddedIndex.open(tmp_path / "index", width=WIDTH, min_free_bytes=0) as index:
+    with EmbeddedIndex.open(
+        tmp_path / "index", layout=VectorLayout.of_both(16, WIDTH), min_free_bytes=0
+    ) as index:
         yield index
 
 
 @pytest.fixture
 def remote(client: QdrantClient) -> ServerIndex:
-    return ServerIndex.open(ServerConfig(url=URL), name=NAME, width=WIDTH, client=client)
+    return ServerIndex.open(
+        ServerConfig(url=URL), name=NAME, layout=VectorLayout.of_both(16, WIDTH), client=client
+    )
 
 
 @pytest.fixture
 def source() -> Iterator[ServerIndex]:
     """Where a folder would only take its time: another collection in local mode."""
     client = open_local()
-    yield ServerIndex.open(ServerConfig(url=URL), name=NAME, width=WIDTH, client=client)
+    yield ServerIndex.open(
+        ServerConfig(url=URL), name=NAME, layout=VectorLayout.of_both(16, WIDTH), client=client
+    )
     client.close()
 
 
@@ -108,7 +115,9 @@ def test_a_copy_is_like_its_source_both_ways(
     assert result.num_compared >= 2 * NUM_ASSETS
     assert done[-1] == (NUM_ASSETS, NUM_ASSETS)
     assert contents(remote) == contents(folder)
-    with EmbeddedIndex.open(tmp_path / "back", width=WIDTH, min_free_bytes=0) as back:
+    with EmbeddedIndex.open(
+        tmp_path / "back", layout=VectorLayout.of_both(16, WIDTH), min_free_bytes=0
+    ) as back:
         assert migrate(remote, back).num_copied == NUM_ASSETS
         assert contents(back) == contents(folder)
         query = make_tracks(1, seed=1, width=WIDTH)[0]
@@ -275,7 +284,7 @@ def test_what_cannot_be_copied_is_refused(settings: Settings, tmp_path: Path, cl
     with pytest.raises(MigrationFailed, match="source and target are the same"):
         migrate_places(settings, target=str(settings.data))
     name = f"foley-{load_bundle(settings.bundle).bundle_id}"
-    ServerIndex.open(ServerConfig(url=URL), name=name, width=7, client=client)
+    ServerIndex.open(ServerConfig(url=URL), name=name, layout=VectorLayout.of_both(16, 7), client=client)
     with pytest.raises(IndexFailure, match=r"holds vectors \{'audio': 7.*asked for \{'audio': 128"):
         migrate_places(settings, target=URL)
 

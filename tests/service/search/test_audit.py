@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.index.contract import Index, Segment
+from service.index.layout import VectorLayout
 from service.search.audit import CannotTell, audit_library, find_offset
 from service.search.calibration import TooFewPairs
 from service.search.separation import Separation
@@ -69,7 +70,7 @@ def silence() -> Line:
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory, silence: Line) -> Iterator[Index]:
     rng = np.random.default_rng(3)
-    with MemoryIndex.open(tmp_path_factory.mktemp("audit"), width=WIDTH) as index:
+    with MemoryIndex.open(tmp_path_factory.mktemp("audit"), layout=VectorLayout.of_both(16, WIDTH)) as index:
         for number in range(FILES):
             line, other = make_line(rng), make_line(rng)
             sound, name = see(rng, line), f"good{number}"
@@ -137,7 +138,7 @@ def test_a_file_that_never_changes_is_not_shifted() -> None:
 
 def test_a_small_library_cannot_say_what_fits(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    with MemoryIndex.open(tmp_path / "index", width=WIDTH) as index:
+    with MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of_both(16, WIDTH)) as index:
         line = make_line(rng)
         index.write_asset(segments("one", line, line), is_last=True)
         with pytest.raises(TooFewPairs, match="1 files have sound and picture"):
@@ -156,7 +157,7 @@ def relate(
 
 
 def write_library(path: Path, share: float) -> MemoryIndex:
-    rng, index = np.random.default_rng(5), MemoryIndex.open(path, width=WIDTH)
+    rng, index = np.random.default_rng(5), MemoryIndex.open(path, layout=VectorLayout.of_both(16, WIDTH))
     for number in range(FILES):
         index.write_asset(relate(rng, f"file{number}", share), is_last=True)
     return index
@@ -165,7 +166,7 @@ def write_library(path: Path, share: float) -> MemoryIndex:
 @pytest.mark.parametrize("collapse", [0.0, 50.0], ids=["spread", "all_nearly_alike"])
 def test_a_release_at_chance_judges_nothing(tmp_path: Path, silence: Line, collapse: float) -> None:
     rng = np.random.default_rng(5)
-    with MemoryIndex.open(tmp_path, width=WIDTH) as index:
+    with MemoryIndex.open(tmp_path, layout=VectorLayout.of_both(16, WIDTH)) as index:
         for number in range(FILES):
             sound, picture = (unit(make_line(rng)[:MOMENTS] + collapse * silence) for _ in range(2))
             index.write_asset(segments(f"file{number}", sound, picture), is_last=True)
@@ -225,7 +226,7 @@ def audit_recorded(
     path: Path, recorded: dict[str, Line], encoder: str, sounds: dict[int, str]
 ) -> tuple[Separation, dict[int, str]]:
     """Audit the files of an encoder, some of which get another sound."""
-    with MemoryIndex.open(path, width=128) as index:
+    with MemoryIndex.open(path, layout=VectorLayout.of_both(16, 128)) as index:
         numbers = [int(name.rpartition("/")[2]) for name in recorded if name.startswith(f"{encoder}/video/")]
         for number in numbers:
             sound = recorded[f"{encoder}/{sounds.get(number, f'audio/{number}')}"].reshape(-1, 16, 128)

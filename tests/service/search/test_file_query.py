@@ -11,34 +11,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.media.clip import Clip, ClipSpec, MediaInfo, NoStream
+from models.media.clip import Clip, NoStream
 from service.encode.embedding import EmbeddedSegment, embed_clips
 from service.foley import Foley, open_foley
 from service.index.contract import Filter, Index, Segment, SegmentMatch
+from service.index.layout import VectorLayout
 from service.search.calibration import Calibration, Curve, Direction
-from service.search.file_query import choose_source
 from service.search.matching import NotCalibrated, SearchAnswer, SearchResult, find_matches
 from service.search.options import SearchOptions
 from service.search.prefetch import choose_prefetch, measure_alikeness
 from service.search.separation import Separation
 from service.search.snapshot import Snapshot
+from service.search.sources import choose_source
 from service.system.modality import Modality
 from service.system.settings import Settings
+from tests.support.bundles import described_bundle
 from tests.support.calibrations import CALIBRATION
 from tests.support.memory_index import MemoryIndex, memory_indexes
 
 WIDTH = 8
-
-
-def media_info(*, has_audio: bool, has_video: bool) -> MediaInfo:
-    return MediaInfo(
-        container="wav",
-        size_bytes=1,
-        modified_ns=1,
-        duration_seconds=1.0,
-        has_audio=has_audio,
-        has_video=has_video,
-    )
 
 
 @pytest.mark.parametrize(
@@ -55,15 +46,16 @@ def media_info(*, has_audio: bool, has_video: bool) -> MediaInfo:
     ],
 )
 def test_source(has_audio: bool, has_video: bool, target: str, source: str, expected: str) -> None:
-    info = media_info(has_audio=has_audio, has_video=has_video)
-    assert choose_source(info, target=target, source=source) == expected  # type: ignore[arg-type]
+    present = [name for name, has in (("audio", has_audio), ("video", has_video)) if has]
+    chosen = choose_source(present, target=target, source=source, bundle=described_bundle())  # type: ignore[arg-type]
+    assert chosen == expected
 
 
 @pytest.mark.parametrize("source", ["audio", "video"])
 def test_source_that_is_not_there(source: str) -> None:
-    info = media_info(has_audio=source != "audio", has_video=source != "video")
-    with pytest.raises(NoStream, match=f"no {source} stream"):
-        choose_source(info, target="audio", source=source)  # type: ignore[arg-type]
+    present = {"audio", "video"} - {source}
+    with pytest.raises(NoStream, match=f"no {source} to search from"):
+        choose_source(present, target="audio", source=source, bundle=described_bundle())  # type: ignore[arg-type]
 
 
 def unit_tracks(seed: int, count: int) -> NDArray[np.float32]:
@@ -77,9 +69,7 @@ def query(track: NDArray[np.float32], start: float = 0.0) -> EmbeddedSegment:
 
 def snapshot_of(index: Index, calibration: Calibration | None = None) -> Snapshot:
     """A snapshot with no encoder: nothing is embedded here."""
-    return Snapshot(
-        encoder=cast(Any, None), index=index, bundle_id="any", spec=ClipSpec(), calibration=calibration
-    )
+    return Snapshot(encoder=cast(Any, None), index=index, bundle=described_bundle(), calibration=calibration)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +77,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     """An index with one asset of 300 segments that are all alike, and 12 assets of one."""
     folder = tmp_path_factory.mktemp("crowded")
     base = unit_tracks(0, 1)[0]
-    with MemoryIndex.open(folder / "index", width=WIDTH) as index:
+    with MemoryIndex.open(folder / "index", layout=VectorLayout.of_both(16, WIDTH)) as index:
         segments = [
             Segment(
                 asset_id="f" * 64,

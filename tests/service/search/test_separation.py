@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.index.contract import Segment
+from service.index.layout import VectorLayout
 from service.search.separation import Separation, draw_foreign, measure_separation, separate
 from tests.support.memory_index import MemoryIndex
 
@@ -79,7 +80,7 @@ def test_chance_and_perfection() -> None:
 @pytest.mark.parametrize("is_related", [True, False])
 def test_what_is_stored_is_measured(tmp_path: Path, is_related: bool) -> None:
     rng = np.random.default_rng(3)
-    with MemoryIndex.open(tmp_path, width=16) as index:
+    with MemoryIndex.open(tmp_path, layout=VectorLayout.of_both(16, 16)) as index:
         for number in range(40):
             sound, other = rng.normal(size=(2, 16, 16)).astype(np.float32)
             picture = sound + other if is_related else other

@@ -42,6 +42,7 @@ from service.index.embedded.process import ShardProcess
 from service.index.embedded.shard import Shard
 from service.index.embedded.tracks import FILE_NAME, ROWS
 from service.index.failure import IndexFailure, IndexUnavailable
+from service.index.layout import VectorLayout
 from service.index.points import StoredPoint, to_points
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, make_asset, make_id, make_segment, make_tracks
@@ -158,7 +159,7 @@ def points_of(shard: Shard) -> dict[str, tuple[str, dict[str, list[float]]]]:
     for record in shard._edge.scroll(request)[0]:
         payload, vectors = dict(record.payload or {}), dict(record.vector or {})  # type: ignore[arg-type]
         for name, row in payload.pop(ROWS).items():
-            (copy,), (is_there,) = shard._copies.read([row])
+            (copy,), (is_there,) = shard._copies.read([row], shape=(NUM_MOMENTS * WIDTH,))
             assert is_there
             assert copy.tolist() == vectors[name]
         found[str(record.id)] = json.dumps(payload, sort_keys=True), vectors
@@ -167,12 +168,12 @@ def points_of(shard: Shard) -> dict[str, tuple[str, dict[str, list[float]]]]:
 
 def open_shard(folder: Path, **changes: Any) -> Shard:
     folder.mkdir(exist_ok=True)
-    facts = {"folder": folder, "width": WIDTH, "num_moments": NUM_MOMENTS, "min_free_bytes": 0}
+    facts = {"folder": folder, "layout": VectorLayout.of_both(NUM_MOMENTS, WIDTH), "min_free_bytes": 0}
     return Shard(ShardConfig(**{**facts, **changes}))
 
 
 def write_to(shard: Shard, name: str, tracks: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    points = to_points(make_asset(name, tracks), shape=(NUM_MOMENTS, WIDTH))
+    points = to_points(make_asset(name, tracks), layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH))
     facts = {"modalities": ["audio"], "num_segments": len(points), "last_index": len(points) - 1}
     head = StoredPoint(
         point_id=points[0].point_id, vectors=points[0].vectors, payload={**points[0].payload, **facts}
@@ -237,10 +238,10 @@ def test_pages_and_changes_in_one_order_make_the_same_shard(tmp_path: Path, seed
 def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
     """Processor time of each step on the process that answers, at the published width: a search waits that long."""
     width = 768
-    shard = open_shard(tmp_path, width=width)
+    shard = open_shard(tmp_path, layout=VectorLayout.of_both(NUM_MOMENTS, width))
     tracks = make_tracks(48, seed=2, width=width)
     segments = [make_segment("a", n, audio_track=track, video_track=track) for n, track in enumerate(tracks)]
-    change = Upsert(points=to_points(segments, shape=(NUM_MOMENTS, width)))
+    change = Upsert(points=to_points(segments, layout=VectorLayout.of_both(NUM_MOMENTS, width)))
     apply_change(shard._edge, shard._copies, change)
     limit = PAGE_NUMBERS // (2 * NUM_MOMENTS * width)
     assert limit == 2

@@ -30,13 +30,16 @@ from service.index.embedded.schema import _migrate_asset, create_field_indexes
 from service.index.embedded.shard import Shard
 from service.index.embedded.tracks import FILE_NAME
 from service.index.failure import IndexDamaged, IndexFailure, IndexFull, IndexInUse, IndexUnavailable
+from service.index.layout import VectorLayout
 from service.index.points import to_points
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import (
+    LAYOUTS,
     NUM_MOMENTS,
     TOLERANCE,
     WIDTH,
     IndexContract,
+    LayoutContract,
     all_assets,
     diagonal_means,
     make_asset,
@@ -59,6 +62,19 @@ class TestEmbeddedIndex(IndexContract):
     pass
 
 
+@pytest.fixture(scope="module", params=LAYOUTS)
+def opened_as(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Index, VectorLayout]]:
+    layout = LAYOUTS[request.param]
+    with open_index(tmp_path_factory.mktemp("index"), layout=layout) as index:
+        yield index, layout
+
+
+class TestEmbeddedIndexOfOtherLayouts(LayoutContract):
+    pass
+
+
 def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
     tracks = make_tracks(3, seed=1)
     with open_index(tmp_path) as index:
@@ -77,9 +93,9 @@ def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
 def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
     open_index(tmp_path).close()
     with pytest.raises(IndexFailure, match=r"'width': 32.*asked for.*'width': 33"):
-        open_index(tmp_path, width=33)
+        open_index(tmp_path, layout=VectorLayout.of_both(NUM_MOMENTS, 33))
     with pytest.raises(IndexFailure, match=r"'num_moments': 16\}, asked for .*'num_moments': 8"):
-        open_index(tmp_path, num_moments=8)
+        open_index(tmp_path, layout=VectorLayout.of_both(8, WIDTH))
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(IndexFailure, match=r"index\.json cannot be read"):
         open_index(tmp_path)
@@ -215,7 +231,7 @@ def test_a_dead_process_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_silent_process_is_replaced(tmp_path: Path) -> None:
-    config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    config = ShardConfig(folder=tmp_path, layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH), min_free_bytes=0)
     with EmbeddedIndex(config, call_seconds=1.0) as index:
         index.write_asset(make_asset("a", make_tracks(1, seed=6)), is_last=True)
         os.kill(index.shard_pid, signal.SIGSTOP)
@@ -447,11 +463,13 @@ def test_moments_are_right_whatever_became_of_the_copies_of_tracks(tmp_path: Pat
 @pytest.fixture
 def config(tmp_path: Path) -> ShardConfig:
     """An index that holds one asset of 20 segments."""
-    config = ShardConfig(folder=tmp_path / "i", width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    config = ShardConfig(
+        folder=tmp_path / "i", layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH), min_free_bytes=0
+    )
     config.folder.mkdir()
     shard = Shard(config)
     segments = make_asset("a", make_tracks(20, seed=31))
-    points = to_points(segments, shape=config.shape)
+    points = to_points(segments, layout=config.layout)
     draft = follow(None, segments[0], points[0]).extend(points)
     bodies = [draft.label(point) for point in points if point is not draft.head]
     shard.write([Write(asset_id=make_id("a"), bodies=bodies, head=draft.finish(), body_ids=draft.body_ids)])
@@ -501,9 +519,9 @@ def test_what_is_deleted_is_not_missed_after_a_kill(config: ShardConfig) -> None
 def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tracks read from Edge take ten times as long, and nothing else would show it."""
     tracks = make_tracks(20, seed=31)
-    config = ShardConfig(folder=tmp_path, width=WIDTH, num_moments=NUM_MOMENTS, min_free_bytes=0)
+    config = ShardConfig(folder=tmp_path, layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH), min_free_bytes=0)
     shard = Shard(config)
-    points = to_points(make_asset("a", tracks), shape=(NUM_MOMENTS, WIDTH))
+    points = to_points(make_asset("a", tracks), layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH))
     ids = [point.point_id for point in points[1:]]
     shard.write([Write(asset_id=make_id("a"), bodies=points[1:], head=points[0], body_ids=ids)])
     read: list[edge.PointId] = []

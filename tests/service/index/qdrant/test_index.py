@@ -20,16 +20,19 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 from service.index.contract import Filter, Index, Segment, VectorQuery
 from service.index.failure import IndexFailure
+from service.index.layout import VectorLayout
 from service.index.qdrant import search as server_search
 from service.index.qdrant.collection import activate, active_collection, collection_name, vector_params
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import Link, ServerConfig
 from service.index.qdrant.points import UNFINISHED
 from tests.support.index_contract import (
+    LAYOUTS,
     NUM_MOMENTS,
     TOLERANCE,
     WIDTH,
     IndexContract,
+    LayoutContract,
     make_asset,
     make_id,
     make_segment,
@@ -52,6 +55,15 @@ class TestServerIndexInLocalMode(IndexContract):
             yield index
 
 
+class TestServerIndexOfOtherLayouts(LayoutContract):
+    @pytest.fixture(scope="class", params=LAYOUTS)
+    @classmethod
+    def opened_as(cls, request: pytest.FixtureRequest) -> Iterator[tuple[Index, VectorLayout]]:
+        layout = LAYOUTS[request.param]
+        with ServerIndex.open(CONFIG, name=NAME, layout=layout, client=open_local()) as index:
+            yield index, layout
+
+
 @pytest.mark.skipif(URL is None, reason="FOLEY_TEST_QDRANT_URL names no server")
 class TestServerIndexOnAServer(IndexContract):
     @pytest.fixture(scope="class", params=[True, False], ids=["grpc", "http"])
@@ -59,7 +71,7 @@ class TestServerIndexOnAServer(IndexContract):
     def opened(cls, request: pytest.FixtureRequest) -> Iterator[Index]:
         config = ServerConfig(url=CONFIG.url, api_key=CONFIG.api_key, prefers_grpc=request.param)
         name = f"foley-tests-{uuid.uuid4().hex[:12]}"
-        with ServerIndex.open(config, name=name, width=WIDTH, num_moments=NUM_MOMENTS) as index:
+        with ServerIndex.open(config, name=name, layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH)) as index:
             yield index
             index.link.run(lambda client: client.delete_collection(name))
 
@@ -72,7 +84,7 @@ def client() -> Iterator[QdrantClient]:
 
 
 def open_index(client: QdrantClient, name: str = NAME, *, width: int = WIDTH) -> ServerIndex:
-    return ServerIndex.open(CONFIG, name=name, width=width, num_moments=NUM_MOMENTS, client=client)
+    return ServerIndex.open(CONFIG, name=name, layout=VectorLayout.of_both(NUM_MOMENTS, width), client=client)
 
 
 class Dies(Exception):
@@ -214,7 +226,7 @@ def test_tracks_are_the_float16_of_what_was_written(client: QdrantClient) -> Non
 
 def test_a_collection_is_laid_out_for_a_server() -> None:
     """Read from the request: local mode ignores all of it."""
-    params = vector_params(width=768, num_moments=16)
+    params = vector_params(layout=VectorLayout.of_both(16, 768))
     assert sorted(params) == ["audio", "audio_track", "video", "video_track"]
     for name, vector in params.items():
         assert vector.distance == models.Distance.DOT
@@ -247,7 +259,7 @@ def test_shards_and_replicas_are_asked_for(client: QdrantClient) -> None:
             return client.create_collection(name, **options)
 
     config = ServerConfig(url="http://q", num_shards=6, num_replicas=3)
-    ServerIndex.open(config, name=NAME, width=WIDTH, client=Client()).close()  # type: ignore[arg-type]
+    ServerIndex.open(config, name=NAME, layout=VectorLayout.of_both(16, WIDTH), client=Client()).close()  # type: ignore[arg-type]
     assert (asked["shard_number"], asked["replication_factor"], asked["write_consistency_factor"]) == (
         6,
         3,

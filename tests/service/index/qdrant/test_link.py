@@ -18,6 +18,7 @@ import pytest
 from qdrant_client import grpc as qdrant_grpc
 
 from service.index.failure import IndexFailure, IndexFull, IndexUnavailable
+from service.index.layout import VectorLayout
 from service.index.qdrant import link as server_link
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import Link, ServerConfig, open_client
@@ -210,7 +211,7 @@ def test_a_collection_of_other_vectors_is_refused(start: Callable[..., Stub]) ->
     with pytest.raises(
         IndexFailure, match=r"collection x on .* holds vectors \{'audio': 7\}, asked for .*'audio': 8"
     ):
-        ServerIndex.open(config, name="x", width=8)
+        ServerIndex.open(config, name="x", layout=VectorLayout.of_both(16, 8))
 
 
 def test_a_closed_link_says_so(start: Callable[..., Stub]) -> None:
