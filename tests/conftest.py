@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,11 @@ os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
 # Every client of httpx reads all certificates of its package otherwise, for 70 ms; few of ours speak TLS.
 os.environ.setdefault("SSL_CERT_DIR", "/etc/ssl/certs")
+
+# Some containers forbid Python to keep what it compiled. Then each of the thousand processes of this suite compiles our
+# modules again, and pytest rewrites every test file in each worker.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and with it all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
