@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from service.system.failure import Failure
 
 STALE_SECONDS = 3600.0  # no file of ours takes that long to write: an older one was left by a crash
@@ -144,6 +142,8 @@ def _lock(descriptor: int, path: Path, wait_seconds: float | None) -> None:
 
 
 def _runs(holder: str) -> bool:
+    import psutil  # noqa: PLC0415 - shard processes would wait 20 ms for what only a lock that is held asks for
+
     try:
         return psutil.Process(int(holder)).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except (psutil.Error, ValueError):

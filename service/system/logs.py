@@ -15,11 +15,6 @@ import sys
 from collections.abc import Sequence
 from typing import Literal, TextIO, cast
 
-import structlog
-from structlog.types import EventDict, Processor, WrappedLogger
-
-from models.media.names import show_text
-
 LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -36,11 +31,7 @@ def configure_logs(
     stream = sys.stderr if stream is None else stream
     is_json = not stream.isatty() if log_format == "auto" else log_format == "json"
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_facts(), processors=_json() if is_json else _text(stream)
-        )
-    )
+    handler.setFormatter(_LineFormatter(is_json=is_json, is_coloured=stream.isatty()))
     _written[:] = ["json" if is_json else "console", level]
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -67,42 +58,18 @@ def configure_child_logs(options: Sequence[str]) -> None:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
 
-def _facts() -> list[Processor]:
-    """Add time, level, logger, fields and the id of the request to every line."""
-    return [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+class _LineFormatter(logging.Formatter):
+    """Writes lines as `service.system.log_lines` says."""
 
+    def __init__(self, *, is_json: bool, is_coloured: bool) -> None:
+        super().__init__()
+        self._form = {"is_json": is_json, "is_coloured": is_coloured}
+        self._inner: logging.Formatter | None = None
 
-def _json() -> list[Processor]:
-    return [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.format_exc_info,
-        _tidy,
-        structlog.processors.JSONRenderer(default=str, ensure_ascii=True),
-    ]
+    def format(self, record: logging.LogRecord) -> str:
+        if self._inner is None:
+            # Takes 0.1 s, and most commands and shard processes never log a line.
+            from service.system.log_lines import make_formatter  # noqa: PLC0415
 
-
-def _text(stream: TextIO) -> list[Processor]:
-    return [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.processors.format_exc_info,  # the renderer's own tracebacks would show local variables
-        _tidy,
-        structlog.dev.ConsoleRenderer(colors=stream.isatty()),
-    ]
-
-
-def _tidy(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Write durations to the microsecond (0.034211, not 0.03421087200000001), names in UTF-8, nothing twice."""
-    event.pop("color_message", None)  # uvicorn's line again, with escape codes
-    return {name: _tidy_value(value) for name, value in event.items()}
-
-
-def _tidy_value(value: object) -> object:
-    if isinstance(value, str):
-        return show_text(value)
-    return round(value, 6) if isinstance(value, float) else value
+            self._inner = make_formatter(**self._form)
+        return self._inner.format(record)

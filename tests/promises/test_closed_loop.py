@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.bundles import make_untrained
 from tests.support.paths import REPOSITORY
 
 pytest.importorskip("torch", reason="the loop trains")
-pytestmark = pytest.mark.timeout(1800)  # a dozen commands, and two runs of training
+pytestmark = pytest.mark.timeout(1800)  # ten commands, one of them a run of training
 
 NUM_SCENES = 32  # recall and calibration need 30
 TRAIN = ("--run", "ablation_random", "--batch-size", "12", "--no-board", "--workers", "1")
@@ -60,16 +61,13 @@ def test_the_library_teaches_its_own_encoders(folder: Path) -> None:
     run(folder, "training.cli", *synthesize, "--workers", "1")
 
     # Encoders that have learned nothing yet answer, badly.
-    first = folder / "runs" / "first"
-    run(folder, "training.cli", "pretrain", "--data", media, "--output", first, "--steps", "1", *TRAIN)
-    export = ("export", first / "checkpoint", "--media", media, "--output", weak)
-    run(folder, "training.cli", *export, "--name", "weak", "--weights", "student")
+    make_untrained(weak, name="weak")
     assert foley(folder, "index", media)["files"]["indexed"] == NUM_SCENES
 
     # The library is the training data.
-    second = folder / "runs" / "second"
-    run(folder, "training.cli", "pretrain", "--library", "--output", second, "--steps", "40", *TRAIN)
-    export = ("export", second / "checkpoint", "--media", media, "--output", better)
+    trained = folder / "trained"
+    run(folder, "training.cli", "pretrain", "--library", "--output", trained, "--steps", "40", *TRAIN)
+    export = ("export", trained / "checkpoint", "--media", media, "--output", better)
     run(folder, "training.cli", *export, "--name", "better", "--weights", "student")
 
     # Built beside the active release, measured against it, activated: better on the same library.

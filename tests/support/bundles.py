@@ -83,8 +83,8 @@ def change_graph(folder: Path, graph: str, change: Change) -> None:
     (folder / graph).write_bytes(model.SerializeToString())
 
 
-def scale_weights(factor: float, *, initialiser: str = LAST_MLP) -> Change:
-    """A change that multiplies one initialiser."""
+def scale_weights(factor: float | np.ndarray[Any, Any], *, initialiser: str = LAST_MLP) -> Change:
+    """A change that multiplies one initialiser, by one number or each weight by its own."""
 
     def change(model: onnx.ModelProto) -> None:
         for tensor in model.graph.initializer:
@@ -131,6 +131,17 @@ def _run(graph: Path, **inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     tracks: np.ndarray[Any, Any] = session.run(None, inputs)[0][0]
     return tracks
+
+
+def make_untrained(target: Path, *, name: str) -> Bundle:
+    """An encoder pair that knows nothing: half of the numbers that the sound is embedded in have the wrong sign."""
+    copy_starter(target, name=name)
+    signs = np.random.default_rng(0).choice([-1, 1], 128)
+    for part in ("weight", "bias"):
+        change_graph(target, AUDIO_GRAPH, scale_weights(signs, initialiser=f"network.norms.audio.{part}"))
+    record_golden(target)
+    rehash(target)
+    return load_bundle(target)
 
 
 def make_second(target: Path, *, name: str = "second", factor: float = 0.5) -> Bundle:
