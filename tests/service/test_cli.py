@@ -300,7 +300,7 @@ def test_serve_on_a_port_in_use_fails(indexed: Foley) -> None:
 def test_stopping_by_signal_is_clean(
     foley: Foley, library_files: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    many = _many_files(tmp_path / "many", library_files, copies=4)
+    many = _many_files(tmp_path / "many", library_files, copies=2)
     process = foley.start("index", many, "--json")
     _wait_for_work(process)
     process.send_signal(number)
@@ -318,7 +318,7 @@ def test_stopping_by_signal_is_clean(
 def test_kill_9_in_the_middle_and_again_equals_one_run(
     foley: Foley, library_files: Path, tmp_path: Path, bundle_path: Path
 ) -> None:
-    many = _many_files(tmp_path / "many", library_files, copies=5)  # seconds of work: no kill comes too late
+    many = _many_files(tmp_path / "many", library_files, copies=3)  # seconds of work: no kill comes too late
     chance = random.Random(0)
     for _ in range(2):
         process = foley.start("index", many)

@@ -236,7 +236,10 @@ def test_pages_and_changes_in_one_order_make_the_same_shard(tmp_path: Path, seed
 
 
 def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
-    """Processor time of each step on the process that answers, at the published width: a search waits that long."""
+    """Processor time of each step on the process that answers, at the published width: a search waits that long.
+
+    Of this thread, on which Edge does all of it (as the control shows): other tests leave threads behind that work.
+    """
     width = 768
     shard = open_shard(tmp_path, layout=VectorLayout.of_both(NUM_MOMENTS, width))
     tracks = make_tracks(48, seed=2, width=width)
@@ -249,18 +252,18 @@ def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
     offset: str | None = None
     shard.begin_copy(0)
     for _ in range(len(tracks) // limit):
-        began = time.process_time()
+        began = time.thread_time()
         offset = shard.copy_page(offset, limit)
-        seconds.append(time.process_time() - began)
+        seconds.append(time.thread_time() - began)
     assert offset is None
     for step in (shard.roll_copy, shard.freeze):
-        began = time.process_time()
+        began = time.thread_time()
         step()
-        seconds.append(time.process_time() - began)
+        seconds.append(time.thread_time() - began)
     assert np.median(seconds) < 0.020, f"{1e3 * max(seconds):.1f} ms"
-    began = time.process_time()
+    began = time.thread_time()
     shard.copy_page(None, len(tracks))  # the control: a page of everything
-    assert time.process_time() - began > 0.020
+    assert time.thread_time() - began > 0.020
     shard.close()
 
 
