@@ -3,7 +3,7 @@
 FOLDER/
 index.json    width and number of moments, or those of each modality: what the vectors mean
 lock          held by the service that has the index open and by its shard process; the lock dies with them
-counts        what the current shard holds at least: see `Counts`
+counts        what the current shard holds at least: see `service.index.embedded.counts`
 shard/        Qdrant Edge's own files; `service.index.embedded.generation` explains the later ones
 """
 
@@ -13,10 +13,12 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from service.index.embedded.closed import check_closed
 from service.index.embedded.generation import (
     BUILDING,
     POINTER,
@@ -45,7 +47,6 @@ UNLIKE_VERSION = 3
 """Of an index whose modalities have shapes of their own, or which has one alone, or compares by dot product: programs
 that know version 2 only refuse it."""
 LOCK_SECONDS = 1.0
-COUNTS_BYTES = 128
 
 
 class FolderLock:
@@ -72,44 +73,18 @@ class FolderLock:
         self._lock.close()
 
 
-class Counts:
-    """How many points and rows of tracks a shard has on the disk, at least: if it opens with fewer, some were lost.
-
-    The file is written after each flush, and before anything is deleted.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "counts"
-
-    def read(self, shard: str) -> tuple[int, int]:
-        """Points and rows; nothing if they are not known of this shard."""
-        try:
-            name, num_points, num_rows = self._path.read_text("ascii").split()
-            return (int(num_points), int(num_rows)) if name == shard else (0, 0)
-        except (OSError, ValueError):
-            return 0, 0
-
-    def write(self, shard: str, num_points: int, num_rows: int, *, is_durable: bool = False) -> None:
-        """Replace them in place, in one step but for a power cut."""
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.pwrite(descriptor, f"{shard} {num_points} {num_rows}".ljust(COUNTS_BYTES).encode(), 0)
-            if is_durable:
-                os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 class Folder:
     """An index's folder, whose lock the service holds, and one shard in it."""
 
     def __init__(self, config: ShardConfig) -> None:
+        self.opened_ns = time.time_ns()
         self.path = config.folder
         self.shard = config.folder / (config.shard or current_shard(config.folder))
         self._min_free_bytes = config.min_free_bytes
         self._meaning = _describe(config.layout)
         self.must_migrate = self._check_meaning(self._meaning)
         if config.shard is None:
+            check_closed(self.shard)
             sweep_others(self.path, self.shard.name)
             check_shard(self.shard)
 

@@ -4,6 +4,7 @@ FOLDER/
 generation.json    names the current shard; without it, that is `shard`
 shard.3/           a shard that was built aside
 shard.3.json       its seal: how many points it was sealed with, size and sha256 of the files that never change again
+shard.3.closed     what the other files were when it was closed: see `service.index.embedded.closed`
 building/          changes on their way into a shard that is being built
 
 The rename of generation.json is the switch: before it the old shard is current, after it the new one, each of them
@@ -14,8 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from service.index.failure import REPAIR, IndexDamaged
 
 FIRST = "shard"
 BUILDING = "building"
+LOWEST_PRIORITY = 19
 POINTER = "generation.json"
 # Vectors and graphs of an optimized segment: Edge marks deleted points elsewhere.
 IMMUTABLE = ("matrix.dat", "quantized.data", "links_compressed.bin", "links.bin", "graph.bin")
@@ -97,15 +102,46 @@ def check_shard(shard: Path, *, hashes: bool = False) -> None:
     """Raise `IndexDamaged` if files of a shard differ from its seal in size or, with `hashes`, in content."""
     seal = read_seal(shard)
     for name, facts in (seal.files if seal else {}).items():
-        path = shard / name
-        if not (shard / Path(name).parts[0] / Path(name).parts[1]).exists():
-            continue  # Edge has merged this segment since
-        if not path.exists() or path.stat().st_size != facts.num_bytes:
-            raise IndexDamaged(
-                f"{path} is damaged: it had {facts.num_bytes} bytes when it was sealed; {REPAIR}"
-            )
+        fault = _find_fault(shard / name, facts, hashes=hashes)
+        segment = shard / Path(name).parts[0] / Path(name).parts[1]
+        if fault and segment.exists():  # else Edge has merged it since
+            raise IndexDamaged(f"{shard / name} is damaged: {fault}; {REPAIR}")
+
+
+def _find_fault(path: Path, facts: SealedFile, *, hashes: bool) -> str | None:
+    try:
+        if path.stat().st_size != facts.num_bytes:
+            return f"it had {facts.num_bytes} bytes when it was sealed"
         if hashes and _hash(path) != facts.sha256:
-            raise IndexDamaged(f"{path} is damaged: its content is not what was sealed; {REPAIR}")
+            return "its content is not what was sealed"
+    except FileNotFoundError:
+        return "it is not there"
+    return None
+
+
+class SealReading:
+    """Reads the sealed files of a shard once, in a thread that gives way to all others."""
+
+    def __init__(self, shard: Path) -> None:
+        self._shard = shard
+        self._fault: str | None = None
+        self._thread: threading.Thread | None = None
+
+    def check(self) -> None:
+        """Begin to read, at the first call; raises `IndexDamaged` once a damaged file was found."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._read, name="read-sealed", daemon=True)
+            self._thread.start()
+        if self._fault is not None:
+            raise IndexDamaged(self._fault)
+
+    def _read(self) -> None:
+        with suppress(OSError):  # Linux has a priority for each thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        try:
+            check_shard(self._shard, hashes=True)
+        except IndexDamaged as exc:
+            self._fault = str(exc)
 
 
 def sweep_others(folder: Path, kept: str) -> None:

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import qdrant_edge as edge
 
+from service.index.embedded.folder import Folder
 from service.index.embedded.messages import ShardConfig
+from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX
 from service.index.payload import NUMBERS, WORDS, describe_files, describe_metadata, load_path
 
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 SEGMENT_POINTS = 100_000  # Edge merges no segments beyond this size: a merge rebuilds the whole graph
+
+
+def load_or_create(folder: Folder, config: ShardConfig) -> edge.EdgeShard:
+    """Load the shard; a new one is made aside and renamed, so that a crash never leaves half of one."""
+    if not folder.shard.exists():
+        folder.check_space()
+        aside = folder.path / "shard.new"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        create_shard(aside, config)
+        folder.adopt_shard(aside)
+    try:
+        return edge.EdgeShard.load(str(folder.shard), edge_config(config))
+    except Exception as exc:  # Edge raises nothing narrower
+        raise IndexDamaged(f"the index in {folder.path} cannot be read: {exc}; {REPAIR}") from exc
 
 
 def create_shard(path: Path, config: ShardConfig) -> None:

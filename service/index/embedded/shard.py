@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,15 @@ from service.index.embedded.changes import (
     read_point,
     replay,
 )
-from service.index.embedded.folder import Counts, Folder, count_bytes
-from service.index.embedded.generation import Seal, SealedFile, seal_files
+from service.index.embedded.closed import note_closed
+from service.index.embedded.counts import Counts
+from service.index.embedded.folder import Folder, count_bytes
+from service.index.embedded.generation import Seal, SealedFile, SealReading, seal_files
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
 from service.index.embedded.ranking import Searcher, select, to_edge
-from service.index.embedded.schema import create_shard, edge_config, migrate_shard
+from service.index.embedded.schema import load_or_create, migrate_shard
 from service.index.embedded.tracks import TrackCopies
-from service.index.failure import REPAIR, IndexDamaged, IndexFailure, InvalidCursor
+from service.index.failure import IndexDamaged, IndexFailure, InvalidCursor
 from service.index.payload import Condition, store_path, to_asset
 from service.index.points import StoredPoint
 from service.system.modality import Modality
@@ -57,49 +59,29 @@ class Shard:
         self._log: ChangeLog | None = None
         self._is_frozen = False
         self._sealed: Mapping[str, SealedFile] = {}
-        self._edge = self._load_or_create(config)
+        self._edge = load_or_create(self._folder, config)
         self._track_values = {modality: math.prod(shape) for modality, shape in config.layout.tracks.items()}
         self._row_values = math.gcd(*self._track_values.values())
         self._copies = TrackCopies(self._folder.shard, num_values=self._row_values)
         self._searcher = Searcher(
             self._edge, self._copies, layout=config.layout, exact_below=config.exact_below
         )
-        self._counts = Counts(self._folder.path)
+        self._counts = Counts(self._folder.shard)
+        self._reading = SealReading(self._folder.shard)
         self._is_current = config.shard is None
-        self._num_lost = 0  # rows of tracks
         if self._is_current:
-            self._check_counts()
+            try:
+                self._counts.compare(self._edge.info().points_count, len(self._copies))
+            except IndexDamaged:
+                self._edge.close()
+                raise
             self._migrate()
             self._sweep(config.unfinished)
 
-    def _load_or_create(self, config: ShardConfig) -> edge.EdgeShard:
-        """Load the shard; a new one is made aside and renamed, so that a crash never leaves half of one."""
-        if not self._folder.shard.exists():
-            self._folder.check_space()
-            aside = self._folder.path / "shard.new"
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            create_shard(aside, config)
-            self._folder.adopt_shard(aside)
-        try:
-            return edge.EdgeShard.load(str(self._folder.shard), edge_config(config))
-        except Exception as exc:  # Edge raises nothing narrower
-            raise IndexDamaged(f"the index in {self._folder.path} cannot be read: {exc}; {REPAIR}") from exc
-
-    def _check_counts(self) -> None:
-        """Raise `IndexDamaged` if there are fewer points than were written; see `check` for the rows of tracks."""
-        num_points, num_rows = self._counts.read(self._folder.shard.name)
-        self._num_lost = max(0, num_rows - len(self._copies))
-        if (found := self._edge.info().points_count) < num_points:
-            self._edge.close()
-            raise IndexDamaged(
-                f"the index in {self._folder.path} has {found} of its {num_points} segments; {REPAIR}"
-            )
-
     def check(self) -> None:
-        """Raise `IndexDamaged` if tracks were lost; they are searched by Qdrant Edge's own copies, slowly."""
-        if self._num_lost:
-            raise IndexDamaged(f"the index in {self._folder.path} has lost {self._num_lost} tracks; {REPAIR}")
+        """Raise `IndexDamaged` if something was lost or is damaged; the first call begins to read the large files."""
+        self._counts.check()
+        self._reading.check()
 
     def _flush(self) -> None:
         """Bring everything to the disk, and note how much it is."""
@@ -109,8 +91,7 @@ class Shard:
     def _note_counts(self, num_points: int, *, is_durable: bool = False) -> None:
         """Note what there is at least; 0 points before some are deleted."""
         if self._is_current and not self._is_frozen:
-            num_rows = self._copies.num_synced + self._num_lost
-            self._counts.write(self._folder.shard.name, num_points, num_rows, is_durable=is_durable)
+            self._counts.write(num_points, self._copies.num_synced, is_durable=is_durable)
 
     def _migrate(self) -> None:
         if self._folder.must_migrate:
@@ -398,11 +379,14 @@ class Shard:
         self._note_counts(self._edge.info().points_count)
 
     def close(self) -> None:
-        """Flush and close."""
+        """Flush and close, and note what the small files are then."""
         self._drop_log()
         self._flush()
         self._edge.close()
         self._copies.close()
+        if self._is_current and not self._is_frozen:
+            with suppress(OSError):  # a full disk: then the next opening compares less
+                note_closed(self._folder.shard, opened_ns=self._folder.opened_ns)
 
     def _count(self, condition: edge.Filter) -> int:
         return self._edge.count(edge.CountRequest(exact=True, filter=condition))

@@ -35,7 +35,7 @@ from service.index.embedded.changes import (
     apply_change,
     read_changes,
 )
-from service.index.embedded.generation import check_shard, current_shard, read_seal
+from service.index.embedded.generation import SealReading, check_shard, current_shard, read_seal
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.process import ShardProcess
@@ -98,7 +98,11 @@ def test_the_shard_built_aside_holds_the_same(index: EmbeddedIndex, folder: Path
     check_whole(index, acknowledged)
     index.close()
     assert current_shard(folder) == "shard.2"
-    assert sorted(path.name for path in folder.glob("shard*")) == ["shard.2", "shard.2.json"]
+    assert sorted(path.name for path in folder.glob("shard*")) == [
+        "shard.2",
+        "shard.2.closed",
+        "shard.2.json",
+    ]
     check_shard(folder / "shard.2", hashes=True)
     with open_index(folder, exact_below=100) as opened:
         check_whole(opened, acknowledged)
@@ -382,7 +386,11 @@ def test_what_a_crash_leaves_is_swept_away(index: EmbeddedIndex, folder: Path) -
         check_whole(opened, acknowledged)
         opened.optimize_aside()
         check_whole(opened, acknowledged)
-    assert sorted(path.name for path in folder.glob("shard*")) == ["shard.2", "shard.2.json"]
+    assert sorted(path.name for path in folder.glob("shard*")) == [
+        "shard.2",
+        "shard.2.closed",
+        "shard.2.json",
+    ]
     assert not (folder / "building").exists()
     assert not (folder / ".shard.3.json.new").exists()
 
@@ -402,6 +410,10 @@ def test_a_sealed_file_that_changed_is_reported(index: EmbeddedIndex, folder: Pa
     with pytest.raises(IndexFailure, match="is damaged: its content is not what was sealed"):
         check_shard(shard, hashes=True)
     check_shard(shard)  # opening looks at sizes alone
+    reading = SealReading(shard)  # a server reads them afterwards
+    with pytest.raises(IndexFailure, match="is damaged: its content is not what was sealed"):
+        wait_until(reading.check)
+    shard.with_name("shard.1.closed").unlink()  # they are so small that it has noted them too
     (shard / name).write_bytes(content[:-1])
     with pytest.raises(IndexFailure, match=f"is damaged: it had {len(content)} bytes when it was sealed"):
         open_index(folder)

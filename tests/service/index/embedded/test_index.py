@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import select
 import shutil
 import signal
@@ -24,6 +25,7 @@ import qdrant_edge as edge
 from service.index.contract import Filter, Index, Segment, VectorQuery
 from service.index.draft import follow
 from service.index.embedded import ranking
+from service.index.embedded.closed import check_closed
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.schema import _migrate_asset, create_field_indexes
@@ -136,6 +138,7 @@ def test_a_folder_of_version_1_opens_and_filters(tmp_path: Path, num_done: int) 
         index.write_asset(pair, is_last=True)
         expected = [index.get_asset(make_id(name)) for name in "ab"]
     make_old(tmp_path)
+    (tmp_path / "shard.closed").unlink()  # no older version knows it
     if num_done:
         shard = edge.EdgeShard.load(str(tmp_path / "shard"))
         head = next(iter(shard.scroll(edge.ScrollRequest(limit=1, filter=is_head(), with_payload=True))[0]))
@@ -180,6 +183,7 @@ def test_a_crash_while_creating_leaves_a_folder_that_opens(tmp_path: Path) -> No
     with open_index(tmp_path):
         pass
     (tmp_path / "shard").rename(tmp_path / "shard.new")  # as it is between creation and the rename
+    (tmp_path / "shard.closed").unlink()
     with open_index(tmp_path) as index:
         assert index.count_segments() == 0
 
@@ -189,6 +193,9 @@ def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
         index.write_asset(make_asset("a", make_tracks(2, seed=2)), is_last=True)
     (state,) = (tmp_path / "shard" / "segments").glob("*/segment.json")
     state.write_bytes(b"\0" * 100)
+    with pytest.raises(IndexFailure, match=r"segment\.json is damaged"):
+        open_index(tmp_path)
+    (tmp_path / "shard.closed").unlink()  # as after a kill
     with pytest.raises(IndexFailure, match=r"cannot be read: .*segment"):
         open_index(tmp_path)
 
@@ -504,6 +511,54 @@ def test_lost_tracks_are_missed_until_they_are_copied_anew(config: ShardConfig) 
     shard = Shard(config)
     shard.check()
     shard.close()
+
+
+def _flip(path: Path, offset: int) -> None:
+    """Change one byte of a file where it lies."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_a_changed_byte_in_any_small_file_is_found(config: ShardConfig) -> None:
+    shard = config.folder / "shard"
+    note = shard.with_name("shard.closed")
+    names = [json.loads(line)[0] for line in note.read_text().splitlines()[1:]]
+    assert len(names) > 50
+    for name in names:
+        size = (shard / name).stat().st_size
+        for offset in {0, size // 2, size - 1} if size else ():
+            _flip(shard / name, offset)
+            with pytest.raises(
+                IndexDamaged, match=rf"{re.escape(name)} is damaged: .* when the index was closed"
+            ):
+                check_closed(shard)
+            _flip(shard / name, offset)  # what was a hole is filled now
+    check_closed(shard)
+    assert not note.exists()
+
+
+def test_a_changed_payload_is_found_when_it_opens(config: ShardConfig) -> None:
+    note = config.folder / "shard.closed"
+    (page,) = (config.folder / "shard").glob("segments/*/payload_storage/page_0.dat")
+    before = note.read_bytes()
+    for found in re.finditer(b"/library/a.mp4", page.read_bytes()):
+        _flip(page, found.start() + 1)
+    with pytest.raises(IndexDamaged, match=r"page_0\.dat is damaged: .*`foley repair`"):
+        Shard(config)
+    assert note.read_bytes() == before, "it is found again and again"
+    note.unlink()  # the control: as after a kill
+    shard = Shard(config)
+    assert getattr(shard.get_asset(make_id("a")), "path", None) == "/mibrary/a.mp4", (
+        "another file would be played"
+    )
+    assert not note.exists(), "what is open may change"
+    shard.close()
+    Shard(config).close()
+    note.write_bytes(note.read_bytes()[:-1])
+    Shard(config).close()  # a note that is damaged itself says nothing
 
 
 def test_what_is_deleted_is_not_missed_after_a_kill(config: ShardConfig) -> None:
