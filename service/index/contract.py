@@ -225,6 +225,34 @@ class Asset:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordQuery:
+    """Words to find in file names and metadata, as `service.index.words.to_search_words` gives them.
+
+    Assets with the modality `target` count, of those that pass the filter.
+    """
+
+    words: tuple[str, ...]
+    target: Modality
+    limit: int
+    filter: Filter | None = None
+
+    def __post_init__(self) -> None:
+        check_modality(self.target)
+        check_limit(self.limit)
+        if not self.words:
+            raise ValueError("a search for words needs at least one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordMatch:
+    """An asset that was found by words; the span is that of its first segment."""
+
+    asset: Asset
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AssetPage:
     """A page of assets in a stable order, and the cursor of the next page (None after the last)."""
 
@@ -278,6 +306,13 @@ class Index(Protocol):
         """Find the best segment of each of the best assets: like `search`, one match per asset.
 
         If long assets fill all candidates it looks further, until it has `limit` assets or none is left.
+        """
+
+    def search_words(self, query: WordQuery) -> list[WordMatch]:
+        """Find complete assets by words of their names and metadata, best first; `service.index.words` has the order.
+
+        Assets that were stored before words were are given theirs after the index was opened: until then they are
+        missing.
         """
 
     def get_asset(self, asset_id: str) -> Asset | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from service.index.contract import Segment
 from service.index.failure import InvalidSegment
 from service.index.points import StoredPoint
+from service.index.words import describe_words
 from service.system.modality import MODALITIES, Modality
 
 
@@ -43,7 +44,8 @@ class Draft:
     def finish(self) -> StoredPoint:
         """The head with facts about the whole asset."""
         facts = {"num_segments": len(self.points), "last_index": self.points[-1][1]}
-        return self.label(replace(self.head, payload={**self.head.payload, **facts}))
+        payload = {**self.head.payload, **facts, **describe_words(self.head.payload)}
+        return self.label(replace(self.head, payload=payload))
 
 
 def follow(draft: Draft | None, first: Segment, point: StoredPoint) -> Draft:

@@ -3,7 +3,7 @@
     {"asset_id", "index", "start_seconds", "end_seconds",                      where the segment is
      "paths", "folders", "media", "truths", "metadata", "labels",              the asset, the same in each segment
      "written_at_seconds", "modalities",                                       of the whole asset
-     "num_segments", "last_index"}                                             in the first segment alone
+     "num_segments", "last_index", "words"}                                    in the first segment alone
 
 A filter becomes conditions on these keys: `folders` holds every folder above a path, and `labels` one word for each key
 and value of the metadata, so that one payload index serves all possible keys and `1`, `"1"` and `true` stay apart.
@@ -29,6 +29,8 @@ from service.index.contract import (
     Filter,
     MetadataValue,
     SegmentMatch,
+    WordMatch,
+    WordQuery,
     is_value,
     values_of,
 )
@@ -60,6 +62,11 @@ class Within:
 
 
 Condition = AnyOf | Within
+
+
+def to_head_conditions(query: WordQuery) -> list[Condition]:
+    """The conditions of a search for words on the head of an asset, but for the words."""
+    return [AnyOf(key="modalities", words=(query.target,)), *to_conditions(query.filter)]
 
 
 def to_conditions(filter: Filter | None) -> list[Condition]:
@@ -167,6 +174,13 @@ def to_asset(payload: Mapping[str, Any]) -> Asset:
         modalities=tuple(payload["modalities"]),
         media=payload["media"],
         metadata=payload["metadata"],
+    )
+
+
+def to_word_match(payload: Mapping[str, Any]) -> WordMatch:
+    """A match of an asset, from the payload of its first segment."""
+    return WordMatch(
+        asset=to_asset(payload), start_seconds=payload["start_seconds"], end_seconds=payload["end_seconds"]
     )
 
 

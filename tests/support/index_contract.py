@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.index.contract import Bounds, Filter, Index, Segment, VectorQuery
+from service.index.contract import Bounds, Filter, Index, Segment, VectorQuery, WordQuery
 from service.index.failure import IndexFailure, InvalidCursor, InvalidFilter, InvalidSegment, InvalidVector
 from service.index.layout import VectorLayout
 from service.system.modality import OPPOSITE, Modality, NotEmbedded, Track
@@ -196,6 +196,8 @@ FILTERS: list[tuple[Filter | None, set[str]]] = [
 
 class IndexContract:
     """The suite. Each test finds an empty index and may leave anything in it."""
+
+    finds_beginnings = True
 
     @pytest.fixture
     def index(self, opened: Index) -> Iterator[Index]:
@@ -613,6 +615,51 @@ class IndexContract:
                 VectorQuery(track=tracks[0], target="audio", limit=9, prefetch=1, filter=chosen)
             )
             assert sorted(m.asset_id for m in best) == wanted, chosen
+
+    def test_names_and_metadata_are_found_by_their_words(self, index: Index) -> None:
+        tracks = make_tracks(1, seed=28)
+        named = {
+            "DOORWood_Squeak": {},
+            "door": {"mood": ["calm night"], "take": 3},
+            "Türknarren 02": {"title": "Old doors"},
+            "rain": {},
+        }
+        for name, said in named.items():
+            facts: dict[str, Any] = {"path": f"/library/{name}.wav", "metadata": said}
+            index.write_asset(make_asset(name, tracks, **facts), is_last=True)
+        picture = make_segment("door", path="/library/door.mov", video_track=tracks[0], asset_id=make_id("m"))
+        index.write_asset([picture], is_last=True)
+
+        def find(words: str, **changes: Any) -> list[str]:
+            query = WordQuery(**{"words": tuple(words.split()), "target": "audio", "limit": 9, **changes})
+            paths = [match.asset.path for match in index.search_words(query)]
+            return [path.removeprefix("/library/").removesuffix(".wav") for path in paths]
+
+        assert find("wood") == find("squeak wood") == ["DOORWood_Squeak"]
+        assert find("door squeak none") == ["DOORWood_Squeak"]  # at least half of the words
+        assert find("door")[:2] == ["door", "DOORWood_Squeak"]  # the words whole, and few others
+        assert find("door", limit=1) == ["door"]
+        assert find("calm night") == ["door"]
+        assert find("turknarren 2") == find("tuerknarren") == ["Türknarren 02"]
+        assert find("none") == []
+        assert find("door", target="video") == ["door.mov"]
+        assert find("door", filter=Filter(metadata={"take": 3})) == ["door"]
+        if self.finds_beginnings:
+            assert find("squea") == ["DOORWood_Squeak"]
+            assert find("door")[2:] == ["Türknarren 02"]
+        (match,) = index.search_words(WordQuery(words=("rain",), target="audio", limit=1))
+        assert (match.asset, match.start_seconds, match.end_seconds) == (
+            index.get_asset(make_id("rain")),
+            0.0,
+            10.0,
+        )
+        assert index.set_paths(make_id("rain"), paths=["/library/storm.wav"], media={})
+        assert find("rain") == []
+        assert find("storm") == ["storm"]
+        assert index.set_metadata(make_id("rain"), {"title": "Gewitter"})
+        assert find("storm gewitter") == ["storm"]
+        index.delete_asset(make_id("rain"))
+        assert find("storm") == []
 
     def test_filters_that_make_no_sense_are_refused(self) -> None:
         refused: list[tuple[dict[str, Any], str]] = [

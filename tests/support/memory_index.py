@@ -33,6 +33,8 @@ from service.index.contract import (
     Segment,
     SegmentMatch,
     VectorQuery,
+    WordMatch,
+    WordQuery,
     check_limit,
     check_modality,
 )
@@ -47,7 +49,9 @@ from service.index.payload import (
     store_path,
     to_asset,
     to_conditions,
+    to_head_conditions,
     to_match,
+    to_word_match,
 )
 from service.index.points import (
     StoredPoint,
@@ -56,6 +60,7 @@ from service.index.points import (
     to_points,
     to_segment,
 )
+from service.index.words import describe_words, rank_by_words
 from service.system.modality import Modality, Track
 
 
@@ -172,6 +177,18 @@ class MemoryIndex:
             (to_match(p.payload, own) for p, own in zip(candidates, moments, strict=True)), key=_order
         )
 
+    def search_words(self, query: WordQuery) -> list[WordMatch]:
+        """See `Index.search_words`."""
+        conditions = to_head_conditions(query)
+        with self._opened() as store:
+            heads = {asset_id: points[0].payload for asset_id, points in store.complete.items()}
+        passing = [head for head in heads.values() if _passes(head, conditions)]
+
+        def find(least: int, limit: int) -> list[Mapping[str, Any]]:
+            return [head for head in passing if _count_begun(query.words, head["words"]) >= least][:limit]
+
+        return [to_word_match(heads[i]) for i in rank_by_words(query.words, query.limit, find)]
+
     def get_asset(self, asset_id: str) -> Asset | None:
         """See `Index.get_asset`."""
         with self._opened() as store:
@@ -197,6 +214,7 @@ class MemoryIndex:
         with self._opened() as store:
             if asset_id not in store.complete:
                 return False
+            facts = {**facts, **describe_words({**store.complete[asset_id][0].payload, **facts})}
             store.complete[asset_id] = [
                 replace(point, payload={**point.payload, **facts}) for point in store.complete[asset_id]
             ]
@@ -282,6 +300,10 @@ class MemoryIndex:
                 self._is_closed = True
                 self._store.is_open = False
                 self._store.unfinished.clear()
+
+
+def _count_begun(words: Sequence[str], stored: Sequence[str]) -> int:
+    return sum(any(one.startswith(word) for one in stored) for word in words)
 
 
 def _passes(payload: Mapping[str, Any], conditions: Sequence[Condition]) -> bool:

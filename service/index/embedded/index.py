@@ -26,6 +26,8 @@ from service.index.contract import (
     Segment,
     SegmentMatch,
     VectorQuery,
+    WordMatch,
+    WordQuery,
     check_limit,
     check_modality,
 )
@@ -34,6 +36,7 @@ from service.index.embedded.aside import OptimizerWatch
 from service.index.embedded.generation import current_shard, read_seal
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.supervision import ShardSupervisor
+from service.index.filling import WordFiller
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, to_conditions
 from service.index.points import StoredPoint, check_query, to_points, to_segment
@@ -41,6 +44,7 @@ from service.system.modality import Modality, Track
 from service.system.timing import timed
 
 CALL_SECONDS = 30.0
+WORDS_AT_ONCE = 200
 
 
 class EmbeddedIndex:
@@ -56,6 +60,7 @@ class EmbeddedIndex:
         self._lock = threading.Lock()  # guards the drafts
         self._shard = ShardSupervisor(config, call_seconds=call_seconds, unfinished=self._list_unfinished)
         self._watch = OptimizerWatch(self.is_optimizing_due, self.optimize_aside)
+        self._words = WordFiller(lambda: cast(int, self._shard.call("add_words", WORDS_AT_ONCE)))
 
     @classmethod
     def open(
@@ -134,6 +139,12 @@ class EmbeddedIndex:
         checked = check_query(query, layout=self._config.layout)
         with timed("search"):
             return cast("list[SegmentMatch]", self._shard.call(method, checked))
+
+    def search_words(self, query: WordQuery) -> list[WordMatch]:
+        """Find assets by words of their names and metadata; see `Index.search_words`."""
+        self._words.wait()
+        with timed("search"):
+            return cast("list[WordMatch]", self._shard.call("search_words", query))
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
@@ -224,5 +235,6 @@ class EmbeddedIndex:
     def close(self) -> None:
         """Flush and stop the shard process. Safe to call twice."""
         self._shard.retire()
+        self._words.stop()
         self._watch.stop()
         self._shard.close()

@@ -14,6 +14,7 @@ from service.index.embedded.messages import ShardConfig
 from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX
 from service.index.payload import NUMBERS, WORDS, describe_files, describe_metadata, load_path
+from service.index.words import WORDS_KEY
 
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 SEGMENT_POINTS = 100_000  # Edge merges no segments beyond this size: a merge rebuilds the whole graph
@@ -92,6 +93,8 @@ def create_field_indexes(shard: edge.EdgeShard) -> None:
     for key in NUMBERS:
         shard.update(edge.UpdateOperation.create_field_index(key, number))
     shard.update(edge.UpdateOperation.create_field_index("index", position))
+    begun = edge.KeywordIndexParams(prefix=True, memory=edge.Memory.Cold, enable_hnsw=False)
+    shard.update(edge.UpdateOperation.create_field_index(WORDS_KEY, begun))
 
 
 def migrate_shard(shard: edge.EdgeShard) -> None:

@@ -17,7 +17,15 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from service.index.contract import Asset, AssetPage, IndexInfo, SegmentMatch, VectorQuery
+from service.index.contract import (
+    Asset,
+    AssetPage,
+    IndexInfo,
+    SegmentMatch,
+    VectorQuery,
+    WordMatch,
+    WordQuery,
+)
 from service.index.embedded.changes import (
     Change,
     ChangeLog,
@@ -37,11 +45,13 @@ from service.index.embedded.folder import Folder, count_bytes
 from service.index.embedded.generation import Seal, SealedFile, SealReading, seal_files
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
 from service.index.embedded.ranking import Searcher, select, to_edge
-from service.index.embedded.schema import load_or_create, migrate_shard
+from service.index.embedded.schema import create_field_indexes, load_or_create, migrate_shard
 from service.index.embedded.tracks import TrackCopies
+from service.index.embedded.wording import find_wordless, search_words
 from service.index.failure import IndexDamaged, IndexFailure, InvalidCursor
 from service.index.payload import Condition, store_path, to_asset
 from service.index.points import StoredPoint
+from service.index.words import WORDS_KEY, describe_words
 from service.system.modality import Modality
 
 logger = logging.getLogger(__name__)
@@ -99,6 +109,8 @@ class Shard:
             logger.info("bringing the index in %s to the present format", self._folder.path)
             migrate_shard(self._edge)
             self._folder.seal_version()
+        elif WORDS_KEY not in self._edge.info().payload_schema:
+            create_field_indexes(self._edge)
 
     def _sweep(self, being_written: frozenset[str]) -> None:
         """Delete what a crash left: unfinished assets, and the old rest of assets rewritten with fewer segments."""
@@ -215,6 +227,20 @@ class Shard:
         """Find the best segment of each of the best assets; see `service.index.embedded.ranking`."""
         return self._searcher.search_assets(query, hidden=frozenset(self._unfinished))
 
+    def search_words(self, query: WordQuery) -> list[WordMatch]:
+        """Find assets by words of their names and metadata; see `service.index.embedded.wording`."""
+        return search_words(self._edge, query)
+
+    def add_words(self, limit: int) -> int:
+        """Give up to `limit` assets the words that they were stored without; return how many these were."""
+        changes = find_wordless(self._edge, limit)
+        if changes:
+            self._folder.check_space()
+            for change in changes:
+                self._apply(change)
+            self._edge.flush()
+        return len(changes)
+
     def _head(self, asset_id: str) -> Payload | None:
         return next(iter(self._heads([_is("asset_id", asset_id)], limit=1)[0]), None)
 
@@ -254,10 +280,12 @@ class Shard:
 
     def set_facts(self, asset_id: str, facts: Payload) -> bool:
         """Replace values in the payload of every segment of an asset, in one entry of Edge's log."""
-        if not self._head(asset_id):
+        head = self._head(asset_id)
+        if not head:
             return False
         self._folder.check_space()
-        self._apply(SetAsset(asset_id=asset_id, facts=facts))
+        words = describe_words({**head, **facts})
+        self._apply(SetAsset(asset_id=asset_id, facts={**facts, **words}))
         self._edge.flush()
         return True
 

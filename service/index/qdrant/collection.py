@@ -19,6 +19,8 @@ from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import NUMBERS, SERVER_WORDS
 from service.index.qdrant.link import Link, ServerConfig, status_of
 from service.index.qdrant.points import UNFINISHED
+from service.index.qdrant.wording import TEXT_INDEX
+from service.index.words import WORDS_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +110,8 @@ def _create_payload_indexes(link: Link, name: str) -> None:
     )
     truth = models.BoolIndexParams(type=models.BoolIndexType.BOOL, enable_hnsw=False)
     wanted: dict[str, models.PayloadSchemaParams] = dict.fromkeys(SERVER_WORDS, word)
-    wanted |= dict.fromkeys(NUMBERS, number) | {"index": position, UNFINISHED: truth}
+    wanted |= dict.fromkeys(NUMBERS, number)
+    wanted |= {"index": position, UNFINISHED: truth, WORDS_KEY: TEXT_INDEX}
     present = link.run(lambda client: client.get_collection(name)).payload_schema
     for key, schema in wanted.items():
         if key not in present:

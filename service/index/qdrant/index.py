@@ -32,10 +32,13 @@ from service.index.contract import (
     Segment,
     SegmentMatch,
     VectorQuery,
+    WordMatch,
+    WordQuery,
     check_limit,
     check_modality,
 )
 from service.index.failure import IndexFailure, InvalidCursor
+from service.index.filling import WordFiller
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, store_path, to_asset
 from service.index.points import check_query, is_point_id, to_segment
@@ -50,10 +53,13 @@ from service.index.qdrant.points import (
     to_filter_conditions,
 )
 from service.index.qdrant.search import search_assets, search_segments, without_head
+from service.index.qdrant.wording import add_words, search_words
 from service.index.qdrant.writer import SWEEP_AFTER_SECONDS, Writer, read_head
+from service.index.words import describe_words
 from service.system.modality import Modality, Track
 
 POLL_SECONDS = 1.0
+WORDS_AT_ONCE = 200
 
 
 class ServerIndex:
@@ -63,6 +69,7 @@ class ServerIndex:
         self._points = points
         self._layout = layout
         self._writer = Writer(points, layout=layout)
+        self._words = WordFiller(lambda: add_words(points, WORDS_AT_ONCE))
 
     @classmethod
     def open(
@@ -113,6 +120,11 @@ class ServerIndex:
         """Find the best segment of each of the best assets; see `Index.search_assets`."""
         return search_assets(self._points, check_query(query, layout=self._layout), self._layout)
 
+    def search_words(self, query: WordQuery) -> list[WordMatch]:
+        """Find assets by words of their names and metadata; see `Index.search_words`."""
+        self._words.wait()
+        return search_words(self._points, query)
+
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
         head = read_head(self._points, asset_id)
@@ -135,9 +147,10 @@ class ServerIndex:
         return self._change(asset_id, describe_metadata(metadata))
 
     def _change(self, asset_id: str, facts: Mapping[str, Any]) -> bool:
-        if read_head(self._points, asset_id) is None:
+        head = read_head(self._points, asset_id)
+        if head is None:
             return False
-        self._points.set_payload(asset_id, facts)
+        self._points.set_payload(asset_id, {**facts, **describe_words({**head, **facts})})
         return True
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
@@ -253,4 +266,5 @@ class ServerIndex:
 
     def close(self) -> None:
         """Close the connections. Safe to call twice."""
+        self._words.stop()
         self.link.close()

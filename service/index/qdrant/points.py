@@ -85,9 +85,10 @@ class Points:
         limit: int,
         offset: models.ExtendedPointId | None,
         keys: Sequence[str] | bool = True,
+        among: models.MinShould | None = None,
     ) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-        """One page of `scroll`, and where the next one begins."""
-        chosen = models.Filter(must=list(conditions))
+        """One page of `scroll`, of points that meet enough conditions `among` others, and where the next begins."""
+        chosen = models.Filter(must=list(conditions), min_should=among)
         payload = keys if isinstance(keys, bool) else list(keys)
         records, following = self.link.run(
             lambda client: client.scroll(
@@ -112,6 +113,15 @@ class Points:
         """Set payload in every point of an asset, in one request."""
         asset = models.Filter(must=[is_value("asset_id", asset_id)])
         self.link.run(lambda client: client.set_payload(self.name, dict(facts), asset, wait=True))
+
+    def set_each(self, facts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set payload in points, by id, in one request."""
+        changes = [
+            models.SetPayloadOperation(set_payload=models.SetPayload(payload=dict(given), points=[point_id]))
+            for point_id, given in facts.items()
+        ]
+        if changes:
+            self.link.run(lambda client: client.batch_update_points(self.name, changes, wait=True))
 
     def take_marks(self, asset_id: str) -> None:
         """Remove the mark from every point of an asset, in one request."""

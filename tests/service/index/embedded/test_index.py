@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 
-from service.index.contract import Filter, Index, Segment, VectorQuery
+from service.index.contract import Filter, Index, Segment, VectorQuery, WordQuery
 from service.index.draft import follow
 from service.index.embedded import ranking
 from service.index.embedded.closed import check_closed
@@ -34,6 +34,7 @@ from service.index.embedded.tracks import FILE_NAME
 from service.index.failure import IndexDamaged, IndexFailure, IndexFull, IndexInUse, IndexUnavailable
 from service.index.layout import VectorLayout
 from service.index.points import to_points
+from service.index.words import WORDS_KEY
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import (
     LAYOUTS,
@@ -122,6 +123,32 @@ def make_old(folder: Path) -> None:
     shard.close()
     seal = folder / "index.json"
     seal.write_text(json.dumps({**json.loads(seal.read_text()), "version": 1}))
+
+
+def take_words(folder: Path) -> None:
+    """Bring an index back to the time before words were stored."""
+    shard = edge.EdgeShard.load(str(folder / "shard"))
+    shard.update(edge.UpdateOperation.delete_payload_by_filter(is_head(), [WORDS_KEY]))
+    shard.update(edge.UpdateOperation.delete_field_index(WORDS_KEY))
+    shard.flush()
+    shard.close()
+
+
+def test_an_index_of_before_gets_the_words_of_its_assets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.index.embedded.index.WORDS_AT_ONCE", 2)
+    wanted = WordQuery(words=("rain",), target="audio", limit=9)
+    with open_index(tmp_path) as index:
+        for name in ("rain_1", "RAINHvy", "wind"):
+            index.write_asset(make_asset(name, make_tracks(2, seed=1)), is_last=True)
+        expected = index.search_words(wanted)
+    assert len(expected) == 2
+    take_words(tmp_path)
+    with open_index(tmp_path) as index:
+        index._words.join()
+        assert index.search_words(wanted) == expected
+        check_whole(index, {make_id(name): 2 for name in ("rain_1", "RAINHvy", "wind")})
 
 
 @pytest.mark.parametrize("num_done", [0, 1])  # assets brought over before a crash
