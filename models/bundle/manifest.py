@@ -20,6 +20,7 @@ FORMATS = (1, 2, FORMAT)
 format 1 audio graphs have no input `heard`: the log-mel sees the silence at the end."""
 AUDIO_GRAPH, VIDEO_GRAPH, TEXT_GRAPH = "audio.onnx", "video.onnx", "text.onnx"
 GRAPHS: Mapping[str, str] = {"audio": AUDIO_GRAPH, "video": VIDEO_GRAPH}
+HEADS: Mapping[str, str] = {"audio": "audio.head.onnx", "video": "video.head.onnx"}
 GOLDEN, MANIFEST, TOKENIZER = "golden.npz", "manifest.json", "tokenizer.json"
 DATA_SUFFIX = ".data"
 """A graph over 2 GB, the limit of protobuf, keeps its weights in a file beside it: `video.onnx.data`."""
@@ -69,6 +70,26 @@ class TextSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """What a bundle with learned heads was made from: its tracks are those heads of its parent's tracks.
+
+    Attributes:
+        bundle_id: The parent.
+        heads: File of the head of each modality that has one: rows (N, D) float32 → (N, D).
+    """
+
+    bundle_id: str
+    heads: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse what no bundle can have."""
+        if not isinstance(self.bundle_id, str) or any(HEADS.get(m) != file for m, file in self.heads.items()):
+            raise BrokenBundle(
+                f"a derived bundle names its parent and {', '.join(HEADS.values())}, got {self}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The manifest of a bundle.
 
@@ -86,6 +107,7 @@ class Manifest:
         similarity: `cosine`: rows of tracks have unit length. `dot`: they keep their length, and scores have no bounds.
         shares_space: Whether sound and picture can be compared with each other.
         attribution: Whose work the weights are, and under which licence; shown wherever the bundle is.
+        derived_from: The bundle whose tracks heads of this one adapt; None if it was trained or imported itself.
         format: Version of this layout.
     """
 
@@ -102,6 +124,7 @@ class Manifest:
     similarity: Similarity = "cosine"
     shares_space: bool = True
     attribution: tuple[str, ...] = field(default=())
+    derived_from: Derivation | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -140,7 +163,8 @@ class Manifest:
     def required_files(self) -> tuple[str, ...]:
         """The files that the bundle must have besides its manifest."""
         text = (TEXT_GRAPH, TOKENIZER) if self.text is not None else ()
-        return (*(GRAPHS[modality] for modality in GRAPHS if modality in self.tracks), *text, GOLDEN)
+        heads = () if self.derived_from is None else tuple(self.derived_from.heads.values())
+        return (*(GRAPHS[modality] for modality in GRAPHS if modality in self.tracks), *text, *heads, GOLDEN)
 
     @property
     def embedding_width(self) -> int:
@@ -177,6 +201,8 @@ class Manifest:
                 fields["tracks"] = {"audio": shape, "video": shape}
             if fields.get("text") is not None:
                 fields["text"] = TextSpec(**fields["text"])
+            if fields.get("derived_from") is not None:
+                fields["derived_from"] = Derivation(**fields["derived_from"])
             fields["attribution"] = tuple(fields.get("attribution", ()))
             tracks = {modality: _read_shape(shape) for modality, shape in fields.pop("tracks").items()}
             return cls(**{**fields, "clip_spec": spec, "tracks": tracks})

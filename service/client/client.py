@@ -154,11 +154,15 @@ class Client:
             )
 
     @contextmanager
-    def stream(self, method: str, path: str, *, timeout_seconds: float) -> Iterator[Iterator[bytes]]:
+    def stream(
+        self, method: str, path: str, *, query: Query | None = None, timeout_seconds: float
+    ) -> Iterator[Iterator[bytes]]:
         """Send a request and read the answer's body piece by piece; see `ask`. The timeout is that of each piece."""
         with (
             self._translated(),
-            self._http.stream(method, path, timeout=_timeout(timeout_seconds)) as response,
+            self._http.stream(
+                method, path, params=_given(query), timeout=_timeout(timeout_seconds)
+            ) as response,
         ):
             if response.is_error:
                 response.read()

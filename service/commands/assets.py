@@ -174,6 +174,27 @@ def export(
     say(f"{count(num_assets, 'asset')} written to {file}")
 
 
+@assets_app.command()
+def tracks(
+    release: Annotated[
+        str | None, typer.Option(help="Tracks of this release. Default: the active one.", metavar="RELEASE")
+    ] = None,
+) -> None:
+    """Write the stored tracks to standard output, as a tar: what `foley-train adapt` learns from."""
+    import sys
+
+    from service.commands.here_or_there import write_tracks
+
+    if sys.stdout.isatty():
+        fail(
+            "the tracks are a tar: send them to a file or a program, foley assets tracks > tracks.tar",
+            code=WRONG_USAGE,
+        )
+    with report_errors():
+        write_tracks(read_settings(), release, sys.stdout.buffer.write)
+        sys.stdout.buffer.flush()
+
+
 def _list(chosen: Filter | None, *, as_json: bool) -> None:
     from service.commands.inventory import list_inventory
     from service.commands.printing import print_assets

@@ -31,6 +31,8 @@ from service.jobs.release_jobs import OnStep
 from service.library.report import IndexReport, OnProgress, Progress
 from service.library.scanning import FoundFile, LinkRules, find_files
 from service.operations.backup import ROUTE, Manifest, read_library, read_tar, save_backup
+from service.operations.track_stream import ROUTE as TRACKS
+from service.operations.track_stream import stream_release
 from service.releases.documents import ReleaseList
 from service.releases.manager import ReleaseManager, name_of_user
 from service.releases.opening import active_release
@@ -230,6 +232,23 @@ def make_backup(settings: Settings, folder: Path) -> Manifest:
             return save_backup(folder, files)
 
     return here_or_there(settings, here, there)
+
+
+def write_tracks(settings: Settings, release_id: str | None, write: Callable[[bytes], object]) -> None:
+    """Write the stored tracks of a release (None: the active one) as a tar, piece by piece."""
+
+    def here() -> None:
+        with closing(stream_release(settings, release_id)) as pieces:
+            for piece in pieces:
+                write(piece)
+
+    def there(client: Client) -> None:
+        query = {"release": release_id}
+        with client.stream("GET", TRACKS, query=query, timeout_seconds=BACKUP_SECONDS) as pieces:
+            for piece in pieces:
+                write(piece)
+
+    here_or_there(settings, here, there)
 
 
 def list_releases(settings: Settings) -> ReleaseList:

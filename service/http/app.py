@@ -36,6 +36,7 @@ from service.http.routes import (
     pages,
     releases,
     search,
+    tracks,
 )
 from service.http.state import State
 from service.http.upload import UploadFolder
@@ -78,7 +79,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         lifespan=_lifespan(settings, foley),
     )
     app.state.metrics = Metrics()
-    for module in (search, embeddings, assets, audit, jobs, releases, health, metrics, backup, pages):
+    for module in (search, embeddings, assets, audit, jobs, releases, health, metrics, backup, tracks, pages):
         app.include_router(module.router)
     add_error_handlers(app)
     # The last one added is the outermost.

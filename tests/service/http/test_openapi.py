@@ -55,6 +55,7 @@ OPERATIONS = {
     "cancel_job": ("/v1/jobs/{job_id}:cancel", "POST"),
     "retry_job": ("/v1/jobs/{job_id}:retry", "POST"),
     "get_metrics": ("/metrics", "GET"),
+    "get_tracks": ("/v1/tracks", "GET"),
     "create_backup": ("/v1/backup", "POST"),
     "audit": ("/v1/audit", "GET"),
     "list_releases": ("/v1/releases", "GET"),
