@@ -313,6 +313,57 @@ def upgrade(
     _commands("upgrade").upgrade(bundle, output, console=Console(stderr=True))
 
 
+@app.command()
+def adapt(
+    output: Annotated[Path, typer.Option(help="Folder of the new bundle; must not exist.")],
+    library: Annotated[
+        bool,
+        typer.Option("--library", help="Learn from the indexed library of FOLEY_DATA: no media is read."),
+    ] = True,
+    method: Annotated[
+        Literal["pair", "triplet", "distill", "graph"],
+        typer.Option(help="What to learn from: own pairs, which need no labels, or labels as well."),
+    ] = "pair",
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where labels come from: metadata:KEY, folder, ucs or csv:FILE. A file's first source that has one "
+            "counts; any share may be missing.",
+            metavar="SOURCE",
+        ),
+    ] = None,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="Many labels are wrong: the classifier leaves the heads alone.")
+    ] = False,
+    trust_labels: Annotated[
+        bool, typer.Option("--trust-labels", help="Every label counts at every step.")
+    ] = False,
+    graph: Annotated[
+        Path | None, typer.Option(help="graph.json of `foley-train graph`, for the method graph.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "adapted",
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the clips.")] = 30,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Maximum loss of R@1 on held-back files, in points.")
+    ] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Fit the encoders to the indexed library, in minutes on a CPU. Prints a table, and JSON on stdout."""
+    commands = _commands("adapt")
+    config = commands.FitConfig(
+        method=method, is_noisy=noisy, trusts_labels=trust_labels, num_epochs=epochs, seed=seed
+    )
+    request = commands.AdaptRequest(
+        config=config,
+        sources=labels or [],
+        graph=graph,
+        name=name,
+        max_drop=max_drop,
+        command=shlex.join(["foley-train", *sys.argv[1:]]),
+    )
+    typer.echo(json.dumps(commands.adapt(request, output, console=Console(stderr=True)), indent=2))
+
+
 Model = Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")]
 Weights = Annotated[
     Literal["student", "teacher"] | None, typer.Option(help="Weights of a checkpoint. Default: student.")

@@ -187,7 +187,7 @@ def tracks(
 
     if sys.stdout.isatty():
         fail(
-            "the tracks are a tar: send them to a file or a program, foley assets tracks > tracks.tar",
+            "the tracks are a tar: foley assets tracks > tracks.tar",
             code=WRONG_USAGE,
         )
     with report_errors():

@@ -251,6 +251,14 @@ def write_tracks(settings: Settings, release_id: str | None, write: Callable[[by
     here_or_there(settings, here, there)
 
 
+def find_bundle(settings: Settings, release_id: str | None) -> Path:
+    """Folder of the verified bundle of a release (None: the active one); raises `ReleaseNotFound`."""
+    active_id, bundle = active_release(settings)
+    if release_id in (None, active_id, bundle.bundle_id):
+        return bundle.path
+    return ReleaseStore(settings.release_folder).load_bundle(release_id).path
+
+
 def list_releases(settings: Settings) -> ReleaseList:
     """Every release of the library, the oldest first, and the name of the active one; read from files alone."""
     store = ReleaseStore(settings.release_folder)

@@ -121,6 +121,20 @@ def show_build(job: Mapping[str, Any], *, as_json: bool) -> None:
         say(f"release {name} is ready{but}: activate it with `foley releases activate {name}`")
 
 
+@releases_app.command()
+def path(
+    release: Annotated[
+        str | None, typer.Argument(help="Name of a release. Default: the active one.", metavar="RELEASE")
+    ] = None,
+) -> None:
+    """Print the folder of a release's bundle."""
+    from service.commands.here_or_there import find_bundle
+
+    with report_errors():
+        found = find_bundle(read_settings(), release)
+    print(found)  # noqa: T201 - a path of any bytes, alone on its line
+
+
 @releases_app.command("activate")
 def activate_one(release: ReleaseName, force: Force = "", as_json: Json = False) -> None:
     """Activate a release. Running requests finish on the old one."""

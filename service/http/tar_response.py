@@ -11,13 +11,14 @@ from starlette.types import Receive, Scope, Send
 
 
 class TarResponse(StreamingResponse):
-    """Streams pieces that block, after `first`; closes them and calls `on_end` however that ends, a client that hangs up included."""
+    """Streams `first`, then pieces that block; closes them and calls `on_end` however that ends."""
 
     def __init__(self, pieces: Generator[bytes], *, first: bytes = b"", on_end: Callable[[], None]) -> None:
         self._pieces, self._on_end = pieces, on_end
         super().__init__(_stream(first, pieces), media_type="application/x-tar")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it; a client may hang up at any time."""
         try:
             await super().__call__(scope, receive, send)
         finally:

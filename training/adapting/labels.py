@@ -48,8 +48,7 @@ class Labels:
     @property
     def has_label(self) -> NDArray[np.bool_]:
         """Which files have any label, bool, shape (N,)."""
-        has: NDArray[np.bool_] = self.truth.any(axis=1)
-        return has
+        return np.asarray(self.truth.any(axis=1))
 
 
 def read_labels(assets: Sequence[StoredAsset], sources: Sequence[str]) -> Labels:

@@ -31,9 +31,9 @@ ReleaseId = Annotated[
     ROUTE,
     summary="Stream the stored tracks of the library",
     description=(
-        "`foley assets tracks` asks this, and `foley-train adapt` learns from it. The answer is a tar: `tracks.json` says "
-        "what the tracks mean, each `tracks/*.npz` holds segments of whole assets, `end.json` counts them: without it "
-        "the stream broke off. Only one such stream or backup runs at a time."
+        "`foley assets tracks` asks this, and `foley-train adapt` learns from it. The answer is a tar: `tracks.json` "
+        "says what the tracks mean, each `tracks/*.npz` holds segments of whole assets, `end.json` counts them: "
+        "without it the stream broke off. Only one such stream or backup runs at a time."
     ),
     responses={
         200: {

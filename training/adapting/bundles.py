@@ -1,0 +1,171 @@
+"""A bundle with learned heads: the parent's graphs with the heads joined on, and the heads as files of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from models.bundle.bundle import (
+    GOLDEN,
+    GRAPHS,
+    MANIFEST,
+    TEXT_GRAPH,
+    TOKENIZER,
+    Bundle,
+    Derivation,
+    Golden,
+    check_name,
+    describe_file,
+    load_bundle,
+    sound_inputs,
+)
+from models.bundle.joining import join_head, write_head
+from models.bundle.manifest import HEADS
+from models.inference import onnxruntime
+
+MAX_DIFFERENCE = 1e-4
+
+Floats = NDArray[np.float32]
+
+
+class HeadsDisagree(ValueError):
+    """A joined graph does not give what the head gives for the parent's tracks."""
+
+
+def write_adapted(
+    parent: Bundle, heads: Mapping[str, nn.Module], output: Path, *, name: str, training: Mapping[str, Any]
+) -> Bundle:
+    """Write a bundle whose tracks are heads of its parent's; the parent may not have heads itself.
+
+    Args:
+        parent: Verified bundle that embeds sound and picture.
+        heads: By modality.
+        output: Folder of the new bundle; must not exist.
+        name: Its name.
+        training: JSON values that say how the heads were learned.
+
+    Returns:
+        The bundle as it will be loaded.
+
+    Raises:
+        FileExistsError: If there is something at `output`.
+        HeadsDisagree: If a joined graph and its head differ by more than 1e-4 on the golden clip.
+    """
+    check_name(name)
+    if output.exists():
+        raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
+    folder = output.with_name(f".{output.name}.{os.getpid()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        shapes = _write_graphs(parent, heads, folder)
+        golden = _adapted_golden(parent, folder, shapes)
+        agreement = _compare(parent, golden, folder)
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **_golden_arrays(golden))
+        text = parent.manifest.text
+        manifest = replace(
+            parent.manifest,
+            name=name,
+            tracks=shapes,
+            similarity="cosine",
+            shares_space=True,
+            text=text and replace(text, outputs={to: _words(to) for to in text.outputs}),
+            training=dict(training),
+            agreement=agreement,
+            derived_from=Derivation(
+                bundle_id=parent.bundle_id, heads={modality: HEADS[modality] for modality in heads}
+            ),
+            files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
+            format=3,
+        )
+        (folder / MANIFEST).write_text(manifest.to_json())
+        load_bundle(folder)
+        folder.rename(output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return load_bundle(output)
+
+
+def _write_graphs(parent: Bundle, heads: Mapping[str, nn.Module], folder: Path) -> dict[str, tuple[int, int]]:
+    most = max(num_moments for num_moments, _ in parent.manifest.tracks.values())
+    shapes: dict[str, tuple[int, int]] = {}
+    for modality, head in heads.items():
+        num_moments, _ = parent.manifest.tracks[modality]
+        if num_moments not in (1, most):
+            raise ValueError(f"tracks of {num_moments} and of {most} moments cannot be brought together")
+        arrays = {key: array.detach().numpy() for key, array in head.state_dict().items()}
+        width = len(arrays["linear.weight"] if "linear.weight" in arrays else arrays["up.bias"])
+        shapes[modality] = most, width
+        write_head(arrays, folder / HEADS[modality], repeats=most // num_moments)
+        join_head(parent.path / GRAPHS[modality], folder / HEADS[modality], folder / GRAPHS[modality])
+    if parent.manifest.text is not None:
+        shutil.copyfile(parent.path / TOKENIZER, folder / TOKENIZER)
+        source = parent.path / TEXT_GRAPH
+        for to, named in parent.manifest.text.outputs.items():
+            join_head(source, folder / HEADS[to], folder / TEXT_GRAPH, output=named, adapted=_words(to))
+            source = folder / TEXT_GRAPH
+    return shapes
+
+
+def _words(modality: str) -> str:
+    return f"{modality}_words"
+
+
+def _run(graph: Path, outputs: list[str] | None, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    found: Floats = session.run(outputs, dict(inputs))[0]
+    return found
+
+
+def _adapted_golden(parent: Bundle, folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Golden:
+    """The parent's golden clip with the heads of its tracks."""
+    golden = parent.golden()
+    tracks = {
+        modality: _run(folder / HEADS[modality], None, {"rows": golden.tracks[modality][None]})[0]
+        for modality in shapes
+    }
+    vectors = {
+        to: _run(folder / HEADS[to], None, {"rows": rows[:, None]})[:, 0]
+        for to, rows in golden.text_vectors.items()
+    }
+    return replace(golden, tracks=tracks, text_vectors=vectors)
+
+
+def _compare(parent: Bundle, golden: Golden, folder: Path) -> dict[str, float]:
+    """Largest difference of each joined graph of media from its head; words are compared when the bundle is tried."""
+    found: dict[str, float] = {}
+    for modality, expected in golden.tracks.items():
+        graph = folder / GRAPHS[modality]
+        if modality == "audio":
+            session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+            names = [given.name for given in session.get_inputs()]
+            length, heard = np.array([len(golden.samples)]), np.array([golden.num_heard])
+            inputs = sound_inputs(names, golden.samples[None], length, heard)
+        else:
+            inputs = {"frames": golden.frames[None]}
+        found[modality] = float(np.abs(_run(graph, ["tracks"], inputs)[0] - expected).max())
+        if not found[modality] <= MAX_DIFFERENCE:
+            raise HeadsDisagree(f"the {modality} graph and its head differ by {found[modality]:.2e}")
+    return found
+
+
+def _golden_arrays(golden: Golden) -> dict[str, NDArray[Any]]:
+    arrays: dict[str, NDArray[Any]] = {
+        f"{modality}_track": track for modality, track in golden.tracks.items()
+    }
+    if "audio" in golden.tracks:
+        arrays |= {"samples": golden.samples, "num_heard": np.array(golden.num_heard)}
+    if "video" in golden.tracks:
+        arrays["frames"] = golden.frames
+    if golden.texts:
+        arrays["texts"] = np.array(golden.texts)
+        arrays |= {f"text_{to}": rows for to, rows in golden.text_vectors.items()}
+    return arrays

@@ -1,0 +1,304 @@
+"""What `foley-train adapt` does: heads fitted to the library's stored tracks become a bundle, beside a table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from models.bundle.bundle import Bundle, load_bundle
+from training.adapting.bundles import write_adapted
+from training.adapting.fitting import MODALITIES, Clips, FitConfig, Fitted, apply_head, fit_heads
+from training.adapting.labels import Labels, read_labels
+from training.data.library import LibraryUnavailable
+from training.data.stored_tracks import StoredTracks, load_tracks
+from training.evaluation.classes import mean_average_precision
+from training.evaluation.evaluate import Retrieval, retrieval
+
+HELD_BACK = 10
+"""One file of so many is held back, by the hash of its content: it chooses nothing and is measured."""
+MAX_MEASURED = 2000
+"""At most so many held-back clips are compared with each other."""
+LEAST_HELD_BACK = 20
+PATH_COMMAND = (sys.executable, "-m", "service.cli", "releases", "path")
+"""What prints the folder of a release's bundle."""
+
+
+class Refused(ValueError):
+    """The heads find fewer of the held-back files' own pairs than the release gate allows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptRequest:
+    """What to learn.
+
+    Attributes:
+        config: How the heads are fitted.
+        sources: Where labels come from; see `training.adapting.labels`.
+        graph: Of the labels, as `foley-train graph` wrote it; needed by the method `graph`.
+        name: Name of the bundle.
+        max_drop: Points of R@1 that may be lost on held-back files.
+        command: As it was typed, for the manifest.
+    """
+
+    config: FitConfig
+    sources: Sequence[str] = ()
+    graph: Path | None = None
+    name: str = "adapted"
+    max_drop: float = 2.0
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What heads find among held-back clips; mAP is None without labels."""
+
+    retrieval: Retrieval
+    mean_average_precision: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {**self.retrieval.to_json(), "mean_average_precision": self.mean_average_precision}
+
+
+def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str, Any]:
+    """Fit heads to the library of FOLEY_DATA and write a bundle.
+
+    Args:
+        request: What to learn.
+        output: Folder of the bundle; must not exist.
+        console: Where progress and the table go.
+
+    Returns:
+        The table as JSON values.
+
+    Raises:
+        typer.Exit: With code 2 if nothing can be learned, or the result is refused.
+    """
+    try:
+        if output.exists():
+            raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
+            tracks, parent = read_library(Path(folder), console)
+            return _adapt(request, tracks, parent, output, console)
+    except (LibraryUnavailable, OSError, ValueError) as exc:
+        console.print(str(exc), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from exc
+
+
+def read_library(folder: Path, console: Console) -> tuple[StoredTracks, Bundle]:
+    """Read the tracks of the active release; of its parent, if its bundle has heads already."""
+    with console.status("reading the stored tracks"):
+        tracks = load_tracks(folder)
+        if tracks.derived_from is not None:
+            console.print(
+                f"{tracks.bundle_id} was adapted already: learning from the tracks of its parent {tracks.derived_from}"
+            )
+            shutil.rmtree(folder)
+            tracks = load_tracks(folder, release=tracks.derived_from)
+        parent = load_bundle(_bundle_path(tracks.release_id))
+    if parent.bundle_id != tracks.bundle_id:
+        raise LibraryUnavailable(
+            f"the tracks are those of {tracks.bundle_id}, the bundle is {parent.bundle_id}"
+        )
+    return tracks, parent
+
+
+def _bundle_path(release_id: str) -> Path:
+    answer = subprocess.run([*PATH_COMMAND, release_id], capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    if answer.returncode != 0:
+        said = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
+        raise LibraryUnavailable(f"`foley releases path` failed: {said[-1].removeprefix('foley: ')}")
+    return Path(answer.stdout.removesuffix("\n"))
+
+
+def _adapt(
+    request: AdaptRequest, tracks: StoredTracks, parent: Bundle, output: Path, console: Console
+) -> dict[str, Any]:
+    segments = tracks.pairs()
+    assets = tracks.asset_of_segments()[segments]
+    is_held = np.array([int(asset.asset_id[:8], 16) % HELD_BACK == 0 for asset in tracks.assets])[assets]
+    if is_held.sum() < 2 or (~is_held).sum() < 2:
+        raise ValueError(
+            f"{len(segments)} segments with sound and picture are too few: some must be held back to measure"
+        )
+    if is_held.sum() < LEAST_HELD_BACK:
+        console.print(f"only {is_held.sum()} held-back clips: the figures below say little", style="yellow")
+    labels = read_labels(tracks.assets, request.sources) if request.sources else None
+    truth = None if labels is None else labels.truth[assets]
+    if labels is not None:
+        _print_labels(labels, console)
+    clips = _clips(tracks, parent, segments[~is_held], labels, None if truth is None else truth[~is_held])
+    if request.graph is not None and labels is not None:
+        clips = replace(clips, graph=read_graph(request.graph, labels.names))
+    held = segments[is_held][:: max(1, int(is_held.sum()) // MAX_MEASURED)][:MAX_MEASURED]
+    held_truth = None if labels is None else labels.truth[tracks.asset_of_segments()[held]]
+    table = {"frozen": _measure(tracks, held, held_truth, None) if parent.manifest.compares else None}
+    seconds = time.monotonic()
+    if labels is not None and request.config.method != "triplet":
+        plain = fit_quietly(clips, replace(request.config, method="triplet"), console)
+        table["triplet"] = _measure(tracks, held, held_truth, plain)
+    fitted = fit_quietly(clips, request.config, console)
+    table[request.config.method] = _measure(tracks, held, held_truth, fitted)
+    seconds = time.monotonic() - seconds
+    print_table(table, num_clips=len(held), console=console)
+    _check(table["frozen"], table[request.config.method], request.max_drop)
+    figures = {name: found and found.to_json() for name, found in table.items()}
+    facts = {
+        "command": request.command,
+        "method": request.config.method,
+        "library": {
+            "num_assets": len(tracks.assets),
+            "num_clips": clips.num_clips,
+            "num_held_back": len(held),
+        },
+        "labels": None if labels is None else {"sources": list(request.sources), "names": list(labels.names)},
+        "seconds": round(seconds, 1),
+        "retrieval": figures,
+    }
+    bundle = write_adapted(parent, fitted.heads, output, name=request.name, training=facts)
+    console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
+    console.print(f"make it answer: foley releases create {output} --activate", markup=False, soft_wrap=True)
+    return {"bundle_id": bundle.bundle_id, **facts}
+
+
+def _clips(
+    tracks: StoredTracks,
+    parent: Bundle,
+    segments: NDArray[np.int64],
+    labels: Labels | None,
+    truth: NDArray[np.bool_] | None,
+) -> Clips:
+    return Clips(
+        read=lambda modality, chosen: tracks.read(modality, segments[chosen]),
+        num_clips=len(segments),
+        shapes=tracks.shapes,
+        shares_space=parent.manifest.compares,
+        truth=truth,
+        has_many=labels is not None and labels.has_many,
+    )
+
+
+def read_graph(file: Path, names: Sequence[str]) -> NDArray[np.float32]:
+    """Read the skeleton that `foley-train graph` found, over sound and picture of these labels, (2C, 2C).
+
+    Args:
+        file: graph.json.
+        names: The labels now; edges of others are left out.
+
+    Returns:
+        How often each edge was found, in [0, 1], in both directions.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    places = {
+        f"{kind} {name}": k * len(names) + n
+        for k, kind in enumerate(("sound", "picture"))
+        for n, name in enumerate(names)
+    }
+    found = np.zeros((2 * len(names), 2 * len(names)), np.float32)
+    try:
+        for edge in json.loads(file.read_text("utf-8"))["edges"]:
+            if edge["from"] in places and edge["to"] in places:
+                one, other = places[edge["from"]], places[edge["to"]]
+                found[one, other] = found[other, one] = edge["frequency"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ValueError(f"{file} is no graph of `foley-train graph`: {exc!r}") from exc
+    return found
+
+
+def fit_quietly(clips: Clips, config: FitConfig, console: Console) -> Fitted:
+    """Fit heads with a line of status."""
+    with console.status("") as status:
+        return fit_heads(
+            clips,
+            config,
+            on_step=lambda step, steps, loss: status.update(
+                f"{config.method}: step {step} of {steps}, loss {loss:.3f}"
+            ),
+        )
+
+
+def _measure(
+    tracks: StoredTracks,
+    held: NDArray[np.int64],
+    truth: NDArray[np.bool_] | None,
+    fitted: Fitted | None,
+) -> Measured:
+    adapted = {name: tracks.read(name, held) for name in MODALITIES}
+    if fitted is not None:
+        adapted = {name: apply_head(fitted.heads[name], rows) for name, rows in adapted.items()}
+    most = max(rows.shape[1] for rows in adapted.values())
+    adapted = {name: np.repeat(rows, most // rows.shape[1], axis=1) for name, rows in adapted.items()}
+    pooled = {}
+    for name, rows in adapted.items():
+        mean = rows.mean(axis=1)
+        pooled[name] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return Measured(
+        retrieval=retrieval(adapted["audio"], adapted["video"]),
+        mean_average_precision=None
+        if truth is None
+        else mean_average_precision(pooled["audio"], pooled["video"], truth),
+    )
+
+
+def _check(frozen: Measured | None, adapted: Measured, max_drop: float) -> None:
+    if frozen is None:
+        return
+    for direction in ("audio_to_video", "video_to_audio"):
+        before = getattr(frozen.retrieval, direction).at_1
+        after = getattr(adapted.retrieval, direction).at_1
+        if after < before - max_drop:
+            raise Refused(
+                f"refused: R@1 of {direction.replace('_', ' ')} falls from {before:.1f} to {after:.1f} on held-back "
+                f"files, and {max_drop:g} points are allowed; learn from more files, or with --method pair"
+            )
+
+
+def _print_labels(labels: Labels, console: Console) -> None:
+    several = "several labels a file" if labels.has_many else "one label a file"
+    console.print(
+        f"{len(labels.names)} labels on {labels.has_label.sum()} of {len(labels.truth)} files, {several}"
+    )
+
+
+def print_table(table: Mapping[str, Measured | None], *, num_clips: int, console: Console) -> None:
+    """Print what each method finds among the held-back clips."""
+    shown = Table(title=f"{num_clips} held-back clips, in percent; [95 % interval of R@1]")
+    for column in (
+        "",
+        "mAP →picture",
+        "mAP →sound",
+        "R@1 →picture",
+        "R@1 →sound",
+        "R@10 →picture",
+        "R@10 →sound",
+    ):
+        shown.add_column(column, justify="left" if not column else "right")
+    for name, found in table.items():
+        if found is None:
+            continue
+        precision = found.mean_average_precision or ("–", "–")
+        both = (found.retrieval.audio_to_video, found.retrieval.video_to_audio)
+        shown.add_row(
+            name,
+            *(value if isinstance(value, str) else f"{value:.1f}" for value in precision),
+            *(f"{one.at_1:.1f} \\[{one.at_1_interval[0]:.1f}–{one.at_1_interval[1]:.1f}]" for one in both),
+            *(f"{one.at_10:.1f}" for one in both),
+        )
+    console.print(shown)
