@@ -58,7 +58,7 @@ def write_adapted(
     Raises:
         FileExistsError: If there is something at `output`.
         HeadsDisagree: If a joined graph and its head differ by more than 1e-4 on the golden clip.
-    """
+    """  # noqa: DOC503 - raised where they are compared
     check_name(name)
     if output.exists():
         raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")

@@ -87,7 +87,7 @@ def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str,
 
     Raises:
         typer.Exit: With code 2 if nothing can be learned, or the result is refused.
-    """
+    """  # noqa: DOC503 - the other exceptions become this one
     try:
         if output.exists():
             raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
@@ -147,17 +147,19 @@ def _adapt(
         clips = replace(clips, graph=read_graph(request.graph, labels.names))
     held = segments[is_held][:: max(1, int(is_held.sum()) // MAX_MEASURED)][:MAX_MEASURED]
     held_truth = None if labels is None else labels.truth[tracks.asset_of_segments()[held]]
-    table = {"frozen": _measure(tracks, held, held_truth, None) if parent.manifest.compares else None}
+    table: dict[str, Measured | None] = {
+        "frozen": _measure(tracks, held, held_truth, None) if parent.manifest.compares else None
+    }
     seconds = time.monotonic()
     if labels is not None and request.config.method != "triplet":
         plain = fit_quietly(clips, replace(request.config, method="triplet"), console)
         table["triplet"] = _measure(tracks, held, held_truth, plain)
     fitted = fit_quietly(clips, request.config, console)
-    table[request.config.method] = _measure(tracks, held, held_truth, fitted)
+    table[request.config.method] = found = _measure(tracks, held, held_truth, fitted)
     seconds = time.monotonic() - seconds
     print_table(table, num_clips=len(held), console=console)
-    _check(table["frozen"], table[request.config.method], request.max_drop)
-    figures = {name: found and found.to_json() for name, found in table.items()}
+    _check(table["frozen"], found, request.max_drop)
+    figures = {name: one and one.to_json() for name, one in table.items()}
     facts = {
         "command": request.command,
         "method": request.config.method,
@@ -206,11 +208,8 @@ def read_graph(file: Path, names: Sequence[str]) -> NDArray[np.float32]:
     Raises:
         ValueError: If it is no such file.
     """
-    places = {
-        f"{kind} {name}": k * len(names) + n
-        for k, kind in enumerate(("sound", "picture"))
-        for n, name in enumerate(names)
-    }
+    nodes = [f"{kind} {name}" for kind in ("sound", "picture") for name in names]
+    places = {node: number for number, node in enumerate(nodes)}
     found = np.zeros((2 * len(names), 2 * len(names)), np.float32)
     try:
         for edge in json.loads(file.read_text("utf-8"))["edges"]:
