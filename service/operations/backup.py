@@ -4,7 +4,7 @@
     foley restore /backups/today
 
 A copy of the folder of a running engine is not a backup, so the index is read through its own interface, asset by
-asset, into files of our own (`service.operations.backup_format`), which fit any engine. The ledger is copied first, so
+asset, into files of our own (`service.index.packing`), which fit any engine. The ledger is copied first, so
 that it never calls a file done whose asset the copy lacks. A manifest with the sha256 of every file comes last: without
 a manifest it is not a backup.
 """
@@ -30,7 +30,7 @@ from typing import IO, Any
 from models.bundle.bundle import Bundle
 from service.index.contract import Index
 from service.index.opening import index_place
-from service.operations.backup_format import pack_segments, read_groups
+from service.index.packing import pack_segments, read_groups
 from service.releases.opening import active_release
 from service.system.failure import Failure
 from service.system.files import sync_folder

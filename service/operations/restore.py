@@ -19,8 +19,8 @@ from models.bundle.bundle import Bundle, load_bundle
 from service.index.contract import Index, Segment
 from service.index.iteration import iter_assets, write_in_parts
 from service.index.opening import index_place
+from service.index.packing import unpack_assets
 from service.operations.backup import KEYS, LEDGER, BackupFailed, Manifest, check_backup, safe_path
-from service.operations.backup_format import unpack_assets
 from service.releases.store import ReleaseStore
 from service.system.files import sync_folder
 from service.system.settings import Settings

@@ -1,7 +1,7 @@
 """The stored tracks of a library as one tar: what training learns from, without decoding any media.
 
 tracks.json          release, bundle, shapes of the tracks: what they mean
-tracks/000000.npz …  segments of whole assets, as in a backup (`service.operations.backup_format`), tracks as float16
+tracks/000000.npz …  segments of whole assets, as in a backup (`service.index.packing`), tracks as float16
 end.json             how many assets and segments: without it the stream broke off
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from models.bundle.bundle import Bundle
 from service.index.contract import Index
 from service.index.opening import index_place
+from service.index.packing import pack_segments, read_groups
 from service.operations.backup import Member, write_tar
-from service.operations.backup_format import pack_segments, read_groups
 from service.releases.opening import active_release
 from service.releases.store import ReleaseNotFound, ReleaseStore
 from service.system.settings import Settings

@@ -1,8 +1,8 @@
 """Embeds the library for a new release, in a process of its own at the lowest priority.
 
 It has its own encoder, decode workers and index, and few threads: the server keeps answering, and keeps its processor
-time. Standard input has the settings, then one JSON line per asset; standard output has one JSON line per step of
-progress, then the report.
+time. Standard input has the settings, one JSON line per asset, an empty line, and for a derived release the segments
+that it asks for; standard output has one JSON line per step of progress, then the report.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import IO, Any, NoReturn, Protocol
 
 from models.bundle.bundle import Bundle
 from service.decode.decoder import Decoder
@@ -26,7 +27,8 @@ from service.index.failure import IndexFull, IndexInUse, IndexUnavailable
 from service.library.indexing import library_limits
 from service.library.report import Progress
 from service.library.scanning import LinkRules
-from service.releases.mirroring import mirror
+from service.releases import deriving
+from service.releases.mirroring import MirrorReport, mirror
 from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
 from service.releases.switch import OpenRelease
@@ -39,35 +41,117 @@ GRAPH_SECONDS = 3600.0
 HELD_SECONDS = 60.0
 
 
+class Hold(Protocol):
+    """Lets the release hold some assets, embedding what it lacks."""
+
+    def __call__(self, assets: Sequence[Asset], *, deletes: bool) -> MirrorReport:
+        """Hold them, and with `deletes` no others."""
+
+
 def main() -> None:
     """Embed what the lines of standard input name for the release of the first argument."""
     die_with_parent(signal.SIGTERM)
     signal.signal(signal.SIGTERM, _interrupt)
     os.nice(NICE)
-    settings = read_settings(sys.stdin.readline())
+    stdin = sys.stdin.buffer
+    settings = read_settings(stdin.readline().decode("ascii"))
     release_id = sys.argv[1]
-    wanted = read_assets(sys.stdin)
+    parent = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    wanted = read_assets(iter(stdin.readline, b"\n"))
     bundle = ReleaseStore(settings.release_folder).load_bundle(release_id)
     release = open_patiently(settings, release_id, bundle)
     limits = WorkerLimits(memory_bytes=settings.worker_memory_bytes, max_tasks=settings.worker_recycle_after)
     watch_encoder(release.batcher, settings.release_stall_seconds)
     try:
         with Decoder(num_workers=settings.decode_workers, limits=limits) as decoder:
-            report = mirror(
-                wanted,
-                snapshot=release.snapshot(priority="bulk"),
-                decoder=decoder,
-                limits=library_limits(settings),
-                on_progress=_Printer(),
-                links=LinkRules(within=settings.library_roots),
-            )
+
+            def hold(assets: Sequence[Asset], *, deletes: bool) -> MirrorReport:
+                return mirror(
+                    assets,
+                    snapshot=release.snapshot(priority="bulk"),
+                    decoder=decoder,
+                    limits=library_limits(settings),
+                    on_progress=_Printer(),
+                    links=LinkRules(within=settings.library_roots),
+                    deletes=deletes,
+                )
+
+            num_derived = num_sampled = 0
+            if parent is not None:
+                folder = ReleaseStore(settings.release_folder).path(release_id)
+                num_derived, num_sampled = derive_missing(
+                    release, parent, folder, wanted, stdin, hold, settings
+                )
+            report = hold(wanted, deletes=True)
         # Graphs of the index are built here, where no request waits for them.
-        if not report.is_interrupted and not report.did_nothing:
+        if not report.is_interrupted and (num_derived or not report.did_nothing):
             build_graphs(release.index)
         num_segments = release.index.count_segments()
     finally:
         release.close()
-    write_line({"report": {**report.to_json(), "num_segments": num_segments}})
+    counts = {
+        "num_segments": num_segments,
+        "num_derived": num_derived,
+        "num_embedded": report.num_embedded + num_sampled,
+    }
+    write_line({"report": {**report.to_json(), **counts}})
+
+
+def derive_missing(
+    release: OpenRelease,
+    parent: Path,
+    folder: Path,
+    wanted: Sequence[Asset],
+    stdin: IO[bytes],
+    hold: Hold,
+    settings: Settings,
+) -> tuple[int, int]:
+    """Derive what the release lacks from tracks that the parent process sends.
+
+    Returns how many assets were derived, and how many were embedded to check the claim.
+
+    If the bundle's claim does not hold, what was derived is deleted again, and the reason is printed.
+    """
+    index = release.index
+    missing = [asset for asset in wanted if index.get_asset(asset.asset_id) is None]
+    sample = [] if deriving.is_verified(folder) else deriving.choose_sample(missing)
+    written: list[str] = []
+    num_sampled = 0
+    try:
+        heads = deriving.open_heads(release.bundle, parent, num_threads=settings.release_threads)
+        if sample:
+            num_sampled = hold(sample, deletes=False).num_embedded
+        asked = [*sample, *(asset for asset in missing if asset not in sample)]
+        write_line({"derive": [asset.asset_id for asset in asked]})
+        num_done = 0
+        began = time.monotonic()
+        printer = _Printer()
+        sampled = frozenset(asset.asset_id for asset in sample)
+        num_compared = num_segments = 0
+        for assets in deriving.receive_segments(stdin):
+            num_compared += deriving.derive([assets], heads, index, sampled=sampled)
+            written += [segments[0].asset_id for segments in assets if segments[0].asset_id not in sampled]
+            num_done += len(assets)
+            num_segments += sum(map(len, assets))
+            rate = num_segments / max(time.monotonic() - began, 1e-9)
+            if num_done >= len(sample):
+                deriving.mark_verified(folder, num_compared)
+            printer(
+                Progress(
+                    num_files=len(asked),
+                    num_done=num_done,
+                    num_failed=0,
+                    num_segments=num_segments,
+                    segments_per_second=rate,
+                    left_seconds=None,
+                )
+            )
+    except deriving.ClaimFails as exc:
+        for asset_id in written:
+            index.delete_asset(asset_id)
+        write_line({"underived": str(exc)})
+        return 0, num_sampled
+    return len(written), num_sampled
 
 
 def open_patiently(settings: Settings, release_id: str, bundle: Bundle) -> OpenRelease:
@@ -106,7 +190,7 @@ def build_graphs(index: Index) -> None:
             time.sleep(1.0)
 
 
-def read_assets(lines: Iterable[str]) -> list[Asset]:
+def read_assets(lines: Iterable[str | bytes]) -> list[Asset]:
     """Read what `write_asset` wrote."""
     assets = []
     for line in lines:

@@ -9,22 +9,26 @@ A build that was killed is found as `building` and is resumed: what is embedded 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import queue
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from pathlib import Path
+from typing import IO, Any, cast
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Asset, Index
-from service.index.failure import IndexFull
+from service.index.failure import IndexFailure, IndexFull
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.releases.builder import write_asset
+from service.releases.deriving import send_segments
 from service.releases.documents import Estimate, Gates, LibraryCounts, Outcome, Side, Trial
 from service.releases.gates import NUM_RANKS, describe_gates, judge, measure_overlap
 from service.releases.opening import write_settings
@@ -59,6 +63,14 @@ class BuildFailed(ReleaseError):
     """The process that embeds the library ended early; asking for the same build again resumes it."""
 
     code = "build_failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """What a release is derived from: the folder of its bundle and its open index."""
+
+    bundle: Path
+    index: Index
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +115,7 @@ def build_release(
         trial = try_bundle(settings, folder, active=active.bundle.path)
         estimate = estimate_build(settings, active, bundle, trial)
         stop.check()
-        library, missing = _embed(settings, release, active, estimate, tell, stop)
+        library, missing = _embed(settings, store, release, active, bundle, estimate, tell, stop)
     except ReleaseRefused as exc:
         gates: Gates = {"passed": False, "reasons": [str(exc)]}
         return _save(store, replace(release, outcome="refused", gates=gates))
@@ -147,26 +159,68 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
 
 
 def _embed(
-    settings: Settings, release: Release, active: OpenRelease, estimate: Estimate, tell: OnBuild, stop: Caller
+    settings: Settings,
+    store: ReleaseStore,
+    release: Release,
+    active: OpenRelease,
+    bundle: Bundle,
+    estimate: Estimate,
+    tell: OnBuild,
+    stop: Caller,
 ) -> tuple[LibraryCounts, tuple[str, ...]]:
     """Embed the library in a child process until no write came meanwhile; returns counts, and assets that failed."""
     began = time.monotonic()
     report: dict[str, Any] = {}
-    num_embedded = 0
-    for _ in range(MAX_ROUNDS):
-        wanted = list(iter_assets(active.index))
+    num_embedded = num_derived = 0
+    with find_parent(settings, store, active, bundle) as source:
+        for _ in range(MAX_ROUNDS):
+            wanted = list(iter_assets(active.index))
 
-        def forward(progress: Mapping[str, Any]) -> None:
-            tell(BuildProgress(step="embedding", detail={**progress, "estimate": dict(estimate)}))
+            def forward(progress: Mapping[str, Any]) -> None:
+                tell(BuildProgress(step="embedding", detail={**progress, "estimate": dict(estimate)}))
 
-        report = _run_builder(settings, release.release_id, wanted, forward, stop)
-        num_embedded += report["num_embedded"]
-        if list(iter_assets(active.index)) == wanted:
-            break
+            report = _run_builder(settings, release.release_id, wanted, forward, stop, source)
+            num_embedded += report["num_embedded"]
+            num_derived += report["num_derived"]
+            if list(iter_assets(active.index)) == wanted:
+                break
     missing = tuple(report.pop("missing"))
     seconds = round(time.monotonic() - began, 3)
-    counts = {**report, "num_embedded": num_embedded, "seconds": seconds, "estimate": estimate}
+    report |= {"num_embedded": num_embedded, "num_derived": num_derived}
+    counts = {**report, "seconds": seconds, "estimate": estimate}
     return cast(LibraryCounts, counts), missing
+
+
+@contextlib.contextmanager
+def find_parent(
+    settings: Settings, store: ReleaseStore, active: OpenRelease, bundle: Bundle
+) -> Iterator[Parent | None]:
+    """What a bundle with heads can be derived from: a release of its parent; None if there is none that can be read."""
+    derivation = bundle.manifest.derived_from
+    if derivation is None:
+        yield None
+        return
+    if active.bundle.bundle_id == derivation.bundle_id:
+        yield Parent(bundle=active.bundle.path, index=active.index)
+        return
+    with contextlib.ExitStack() as stack:
+        found: Parent | None = None
+        for release in reversed(store.list()):
+            if release.bundle_id == derivation.bundle_id and release.outcome == "ready":
+                parent = store.load_bundle(release.release_id)
+                try:
+                    index = index_place(settings).find(parent, release_id=release.release_id)
+                except IndexFailure as exc:
+                    logger.warning("release %s cannot be derived from: %s", release.release_id, exc)
+                    continue
+                if index is not None:
+                    found = Parent(bundle=parent.path, index=stack.enter_context(contextlib.closing(index)))
+                    break
+        if found is None:
+            logger.warning(
+                "no release of %s is there: %s is embedded", derivation.bundle_id, bundle.bundle_id
+            )
+        yield found
 
 
 def _run_builder(
@@ -175,17 +229,22 @@ def _run_builder(
     wanted: Sequence[Asset],
     tell: Callable[[Mapping[str, Any]], None],
     stop: Caller,
+    source: Parent | None = None,
 ) -> dict[str, Any]:
     workers = max(1, min(settings.decode_workers, settings.release_threads))
     limited = settings.replace(num_threads=settings.release_threads, decode_workers=workers)
-    child = start_child("service.releases.builder", release_id, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    parent = [str(source.bundle)] if source is not None else []
+    child = start_child(
+        "service.releases.builder", release_id, *parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert child.stdin is not None
     assert child.stdout is not None
     report: dict[str, Any] | None = None
     stalled_seconds: float | None = None
     full: str | None = None
     with child, stop.telling(lambda: child.send_signal(signal.SIGTERM)):
-        feeder = threading.Thread(target=_feed, args=(child, limited, wanted), daemon=True)
+        asked: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
+        feeder = threading.Thread(target=_feed, args=(child, limited, wanted, source, asked), daemon=True)
         feeder.start()
         for line in child.stdout:
             fields = json.loads(line)
@@ -193,6 +252,12 @@ def _run_builder(
                 tell(fields["progress"])
             stalled_seconds = fields.get("stalled_seconds", stalled_seconds)
             report, full = fields.get("report", report), fields.get("full", full)
+            if "derive" in fields:
+                asked.put(fields["derive"])
+            if "underived" in fields:
+                asked.put(None)
+                logger.warning("release %s is embedded, not derived: %s", release_id, fields["underived"])
+        asked.put(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(STOP_SECONDS)
         child.kill()
@@ -212,12 +277,25 @@ def _run_builder(
     return report
 
 
-def _feed(child: subprocess.Popen[str], settings: Settings, wanted: Sequence[Asset]) -> None:
+def _feed(
+    child: subprocess.Popen[str],
+    settings: Settings,
+    wanted: Sequence[Asset],
+    source: Parent | None,
+    asked: queue.SimpleQueue[list[str] | None],
+) -> None:
+    """Write what the builder reads: settings, assets, and of the parent's tracks what it asks for."""
     assert child.stdin is not None
     with contextlib.suppress(OSError), child.stdin:  # a child that died says so otherwise
         child.stdin.write(write_settings(settings))
         for asset in wanted:
             child.stdin.write(write_asset(asset))
+        child.stdin.write("\n")
+        child.stdin.flush()
+        if source is not None and (ids := asked.get()) is not None:
+            by_id = {asset.asset_id: asset for asset in wanted}
+            binary = cast(IO[bytes], cast(io.TextIOWrapper, child.stdin).buffer)
+            send_segments(binary, source.index, (by_id[asset_id] for asset_id in ids))
 
 
 def _measure(

@@ -111,6 +111,8 @@ class LibraryCounts(TypedDict, total=False):
     """Assets of the library."""
     num_embedded: int
     """Assets that the build embedded."""
+    num_derived: int
+    """Assets whose tracks were computed from the stored ones of the parent, without their media."""
     num_relabelled: int
     """Assets whose paths or metadata were brought up to date."""
     num_deleted: int

@@ -28,6 +28,7 @@ from service.http.routes.backup import create_backup
 from service.index.contract import Index, Segment
 from service.index.failure import IndexInUse
 from service.index.opening import index_place
+from service.index.packing import pack_segments, unpack_assets
 from service.jobs.ledger import Ledger
 from service.operations.backup import (
     KEYS,
@@ -41,7 +42,6 @@ from service.operations.backup import (
     save_backup,
     write_tar,
 )
-from service.operations.backup_format import pack_segments, unpack_assets
 from service.operations.keys import create_key
 from service.operations.restore import restore_backup
 from service.releases.opening import active_release

@@ -1,4 +1,4 @@
-"""Segments in files of our own: what a backup of an index consists of, whatever engine the index uses.
+"""Segments as bytes of our own, for backups, streams of tracks and derived releases, whatever engine the index uses.
 
 A file is an `.npz` of plain arrays: the facts of n segments as JSON lines, and for each modality the tracks of those
 that have it, as float16 if that loses nothing (an index stores float16). Assets are whole within a file.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.contract import Index, Segment
+from service.index.contract import Asset, Index, Segment
 from service.index.iteration import iter_assets, iter_segments
 from service.system.modality import MODALITIES, Modality, Track
 
@@ -23,13 +23,13 @@ FILE_SEGMENTS = 512
 FACTS = ("asset_id", "path", "index", "start_seconds", "end_seconds", "media", "paths", "metadata")
 
 
-def read_groups(index: Index) -> Iterator[list[Segment]]:
-    """Read an index; each list is the segments of as many whole assets as make a file.
+def read_groups(index: Index, assets: Iterable[Asset] | None = None) -> Iterator[list[Segment]]:
+    """Read assets of an index (None: all); each list is the segments of as many whole assets as make a file.
 
     An asset that is deleted meanwhile is left out; one that is written meanwhile may be.
     """
     group: list[Segment] = []
-    for asset in iter_assets(index):
+    for asset in iter_assets(index) if assets is None else assets:
         segments = list(iter_segments(index, asset))
         if len(segments) == asset.num_segments:  # else it was replaced meanwhile: they may be of two versions
             group += segments

@@ -1,0 +1,186 @@
+"""A release of a bundle with learned heads, derived from its parent's stored tracks: no media is decoded.
+
+The bundle says that its tracks are heads of its parent's. That is believed only if its golden tracks are the heads of
+the parent's within 1e-4, and if `NUM_SAMPLED` assets that are embedded from their media agree (cosine ≥ .999 of every
+embedding). Otherwise everything is embedded, as for any bundle.
+
+The process that builds asks for the assets it lacks; the one that has the parent's index open sends their segments, a
+length and a packed group each (`service.index.packing`).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle.bundle import Bundle, load_bundle
+from service.encode.engines.contract import EncoderFailure
+from service.encode.engines.onnx_cpu import CPU, open_session, session_options
+from service.index.contract import Asset, Index, Segment
+from service.index.iteration import write_in_parts
+from service.index.packing import pack_segments, read_groups, unpack_assets
+from service.system.files import replace_file
+from service.system.modality import MODALITIES, Modality, Track
+
+NUM_SAMPLED = 16
+MIN_COSINE = 0.999
+GOLDEN_TOLERANCE = 1e-4
+LENGTH = struct.Struct("<Q")
+VERIFIED = "derived.json"
+"""Beside the release's bundle once the claim was checked: a build that is resumed does not check it again."""
+
+
+class ClaimFails(Exception):
+    """A bundle's tracks are not the heads of its parent's."""
+
+
+class Heads:
+    """The heads of a bundle, open."""
+
+    def __init__(self, bundle: Bundle, *, num_threads: int) -> None:
+        derivation = bundle.manifest.derived_from
+        assert derivation is not None, "asked only of a derived bundle"
+        self.sessions = {
+            modality: open_session(
+                bundle.path / derivation.heads[modality], session_options(num_threads), [CPU]
+            )
+            for modality in MODALITIES
+            if modality in derivation.heads
+        }
+
+    def adapt(self, modality: Modality, tracks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Adapt tracks (N, T, D) to (N, T', D'); raises `ClaimFails` if the graph fails or gives what is no track."""
+        try:
+            adapted: NDArray[np.float32] = self.sessions[modality].run(["adapted"], {"rows": tracks})[0]
+        except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
+            raise ClaimFails(f"the head of {modality} failed: {exc}") from exc
+        if not np.isfinite(adapted).all():
+            raise ClaimFails(f"the head of {modality} gave a number that is not finite")
+        return adapted
+
+    def adapt_segments(self, segments: Sequence[Segment]) -> list[Segment]:
+        """The segments with their tracks adapted."""
+        found = list(segments)
+        for modality in self.sessions:
+            places = [n for n, segment in enumerate(segments) if _track(segment, modality) is not None]
+            if not places:
+                continue
+            tracks = np.stack([_required(segments[place], modality) for place in places])
+            for place, track in zip(places, self.adapt(modality, tracks), strict=True):
+                found[place] = _with_track(found[place], modality, track)
+        return found
+
+
+def open_heads(bundle: Bundle, parent: Path, *, num_threads: int) -> Heads:
+    """Open the heads of a bundle, and compare golden tracks with those of its parent; raises `ClaimFails`."""
+    try:
+        heads = Heads(bundle, num_threads=num_threads)
+    except EncoderFailure as exc:
+        raise ClaimFails(str(exc)) from exc
+    golden, given = bundle.golden(), load_bundle(parent).golden()
+    for modality in heads.sessions:
+        adapted = heads.adapt(modality, given.tracks[modality][None])[0]
+        if adapted.shape != golden.tracks[modality].shape:
+            raise ClaimFails(
+                f"the head of {modality} gives {adapted.shape}, not {golden.tracks[modality].shape}"
+            )
+        difference = float(np.abs(adapted - golden.tracks[modality]).max())
+        if not difference <= GOLDEN_TOLERANCE:
+            raise ClaimFails(f"the golden track of {modality} differs from the head's by {difference:.1e}")
+    return heads
+
+
+def choose_sample(missing: Sequence[Asset]) -> list[Asset]:
+    """Assets that are embedded to check the claim, evenly spread."""
+    step = max(1, len(missing) // NUM_SAMPLED)
+    return list(missing[::step][:NUM_SAMPLED])
+
+
+def derive(
+    groups: Iterable[Sequence[Sequence[Segment]]],
+    heads: Heads,
+    index: Index,
+    *,
+    sampled: frozenset[str],
+    on_asset: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Write assets with adapted tracks; those of the sample are compared with what was embedded of them.
+
+    Returns how many were compared. Raises `ClaimFails` at the first that does not agree.
+    """
+    num_compared = 0
+    for assets in groups:
+        for segments in assets:
+            adapted = heads.adapt_segments(segments)
+            if segments[0].asset_id in sampled and index.get_asset(segments[0].asset_id) is not None:
+                _compare(adapted, index)
+                num_compared += 1
+            else:
+                write_in_parts(index, adapted)
+            on_asset(len(segments))
+    return num_compared
+
+
+def _compare(adapted: Sequence[Segment], index: Index) -> None:
+    for segment in adapted:
+        for modality in MODALITIES:
+            expected = _track(segment, modality)
+            found = index.get_track(segment.asset_id, index=segment.index, modality=modality)
+            if expected is None or found is None:
+                continue  # a stream that decodes differently now says nothing about the heads
+            lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+            cosine = float(((expected * found).sum(axis=1) / lengths).min())
+            if not cosine >= MIN_COSINE:
+                raise ClaimFails(
+                    f"{modality} of {segment.path} embedded from its file has a cosine of {cosine:.4f}"
+                )
+
+
+def mark_verified(folder: Path, num_compared: int) -> None:
+    """Note durably that the claim of a release holds."""
+    replace_file(folder / VERIFIED, json.dumps({"num_compared": num_compared}) + "\n")
+
+
+def is_verified(folder: Path) -> bool:
+    """Whether the claim of a release was found to hold."""
+    return (folder / VERIFIED).exists()
+
+
+def send_segments(stream: IO[bytes], index: Index, assets: Iterable[Asset]) -> None:
+    """Send the segments of assets, group by group."""
+    for group in read_groups(index, assets):
+        content = pack_segments(group)
+        stream.write(LENGTH.pack(len(content)))
+        stream.write(content)
+    stream.flush()
+
+
+def receive_segments(stream: IO[bytes]) -> Iterator[list[list[Segment]]]:
+    """Receive what `send_segments` sends, until the stream ends: the segments of some whole assets each."""
+    while len(header := stream.read(LENGTH.size)) == LENGTH.size:
+        (length,) = LENGTH.unpack(header)
+        content = stream.read(length)
+        if len(content) < length:
+            return  # the sender was killed
+        yield unpack_assets(content)
+
+
+def _track(segment: Segment, modality: Modality) -> Track | None:
+    return segment.audio_track if modality == "audio" else segment.video_track
+
+
+def _required(segment: Segment, modality: Modality) -> Track:
+    track = _track(segment, modality)
+    assert track is not None
+    return track
+
+
+def _with_track(segment: Segment, modality: Modality, track: Track) -> Segment:
+    return replace(segment, audio_track=track) if modality == "audio" else replace(segment, video_track=track)
