@@ -1,4 +1,4 @@
-"""Any media file → segments of 16 frames and mono 16 kHz sound: what the encoders read.
+"""Any media file → segments of frames and mono sound as a `ClipSpec` has them: what the encoders read.
 
     for clip in decode_segments("holiday.mp4", ClipSpec()).clips:
         print(clip.start_seconds, clip.frames.shape)   # (16, 224, 224, 3)
@@ -70,8 +70,8 @@ __all__ = [
     "segment_bounds",
 ]
 
-MIN_SAMPLES = 400
-"""Sound of fewer samples, one 25 ms analysis frame, is no sound."""
+MIN_SOUND_SECONDS = 0.025
+"""Less sound, one analysis frame, is no sound."""
 MAX_PROBE_PACKETS = 200
 """How many packets may pass before the first picture where only the facts are asked for."""
 
@@ -83,8 +83,8 @@ class Clip:
     Attributes:
         start_seconds: Start of the segment.
         end_seconds: End, exclusive.
-        frames: Frame i is on screen at i/T of the segment; uint8, shape (T, H, W, 3); None without a picture.
-        frame_times_seconds: When each frame came on screen, float64, shape (T,); a held frame repeats.
+        frames: The pictures at the times of the `ClipSpec`; uint8, shape (F, H, W, 3); None without a picture.
+        frame_times_seconds: When each frame came on screen, float64, shape (F,); a held frame repeats.
         samples: Mono sound of the whole segment, zero where there is none, float32, shape (S,); None under 25 ms of it.
         num_heard: Samples until the sound ends, which may be before the picture; those after it are zero. 0 without
             sound; what is more than there are means all of them.
@@ -108,7 +108,7 @@ class Clip:
         if (self.frames is None) != (self.frame_times_seconds is None):
             raise ValueError("frames and frame_times_seconds go together")
         if self.frames is not None and (self.frames.ndim != 4 or self.frames.shape[3] != 3):
-            raise ValueError(f"frames must be (T, H, W, 3), got {self.frames.shape}")
+            raise ValueError(f"frames must be (F, H, W, 3), got {self.frames.shape}")
         if self.samples is not None and self.samples.ndim != 1:
             raise ValueError(f"samples must be (S,), got {self.samples.shape}")
         num_samples = 0 if self.samples is None else len(self.samples)
@@ -250,10 +250,16 @@ def decode_segments(
 def _build_clip(
     request: ReadRequest, reading: Reading, segment: int, start: float, end: float
 ) -> Clip | None:
-    """Put a segment together. If the header gave a wrong end, its frames are at other times: read it again."""
+    """Put a segment together. If the header gave a wrong end, or packets wrong times, read its frames again."""
     picture = reading.picture
     if picture is not None and not picture.has_right_frames(segment, start, end):
-        again = replace(request, first=segment, stop=segment + 1, end_seconds=reading.end_seconds)
+        again = replace(
+            request,
+            first=segment,
+            stop=segment + 1,
+            end_seconds=reading.end_seconds,
+            frame_starts=picture.frame_starts(),
+        )
         picture = read_media(again).picture
     frames = frame_times = samples = is_silent = None
     num_heard = 0
@@ -261,7 +267,7 @@ def _build_clip(
         frames, frame_times = picked
     if reading.sound is not None:
         heard, num_decoded = _hear(request, reading, segment)
-        if num_decoded >= MIN_SAMPLES:
+        if num_decoded >= MIN_SOUND_SECONDS * request.spec.sample_rate_hz:
             is_silent = is_silence(heard)
             samples = np.zeros(round((end - start) * request.spec.sample_rate_hz), np.float32)
             samples[: len(heard)] = heard[: len(samples)]

@@ -39,6 +39,21 @@ def turn_upright(pixels: Pixels, matrix: tuple[int, int, int, int] | None) -> Pi
     return pixels.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
 
 
+def stretch_square(pixels: Pixels, size: int) -> Pixels:
+    """Resize a picture to a square with an antialiased bilinear filter, without keeping its shape.
+
+    Args:
+        pixels: RGB picture, uint8, shape (H, W, 3).
+        size: Side of the square, in pixels.
+
+    Returns:
+        The square, uint8, shape (size, size, 3).
+    """
+    return np.asarray(
+        Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), Image.Resampling.BILINEAR)
+    )
+
+
 def crop_square(pixels: Pixels, size: int, *, shown: tuple[int, int] | None = None) -> Pixels:
     """Resize the shorter side with an antialiased bilinear filter, then cut the square from the middle.
 

@@ -20,6 +20,8 @@ class DecodeLimits:
     """Longer side of a picture, in pixels."""
     max_frame_height: int = 4320
     """Shorter side of a picture, in pixels."""
+    max_segment_frames: int = 1200
+    """Pictures of a segment of which every frame is taken: 120 a second for 10 s."""
     max_streams: int = 32
     """Streams of sound and picture in one file; subtitles, attachments and data are not counted."""
     max_edits: int = 2048
@@ -66,6 +68,19 @@ class DecodeLimits:
         if max(width, height) > self.max_frame_width or min(width, height) > self.max_frame_height:
             limit = f"{self.max_frame_width} x {self.max_frame_height}"
             raise TooComplex(f"a picture may have at most {limit} pixels, this one has {width} x {height}")
+
+    def check_segment_frames(self, num_frames: int) -> None:
+        """Refuse a segment of too many pictures.
+
+        Args:
+            num_frames: Pictures of a segment of which every frame is taken.
+
+        Raises:
+            TooComplex: If that is more than the limit.
+        """
+        if num_frames > self.max_segment_frames:
+            limit = self.max_segment_frames
+            raise TooComplex(f"a segment may have at most {limit} frames, this one has {num_frames} or more")
 
     def check_sound(self, num_channels: int, sample_rate_hz: int) -> None:
         """Refuse sound of too many channels or too high a rate.

@@ -4,7 +4,7 @@
     for packet in packets:
         picture.feed(packet)
     picture.finish()
-    frames, times = picture.frames(0)   # uint8 (T, H, W, 3) and float64 (T,) of segment 0
+    frames, times = picture.frames(0)   # uint8 (F, H, W, 3) and float64 (F,) of segment 0
 
 `models.media.reading` feeds it; `models.media.frame` turns a decoded frame into the square.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections import deque
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from models.media.colour import matrix_of, needs_mapping, rows_of, show_on_sdr
 from models.media.edits import EVERYTHING, Spans
-from models.media.frame import Pixels, crop_square, read_display_matrix, turn_upright
+from models.media.frame import Pixels, crop_square, read_display_matrix, stretch_square, turn_upright
 from models.media.limits import DecodeLimits
 from models.media.timeline import TIME_TOLERANCE_SECONDS, MomentPlan
 from models.media.tracks import read_pixel_aspect
@@ -125,6 +126,16 @@ class PictureReader:
             self._skipper.put(packet)
             self._drain(self._skipper, is_last=False)
 
+    def note(self, packet: Any) -> None:
+        """Note when the frame of a packet comes on screen, as far as the packet tells; nothing is decoded."""
+        pts = packet.dts if packet.pts is None else packet.pts
+        if pts is None or packet.is_discard:
+            return
+        dts = pts if packet.dts is None else packet.dts
+        self.progress_seconds = max(self.progress_seconds, self._seconds(dts))
+        if self._seconds(pts) < self._cut_seconds - TIME_TOLERANCE_SECONDS:
+            insort(self._shown_pts, pts)
+
     def finish(self) -> None:
         """Decode what waits, and hold the last frame to the end of its segment. Safe to call twice."""
         if self._is_finished:
@@ -147,17 +158,24 @@ class PictureReader:
             segment: Which segment, from 0.
 
         Returns:
-            The pictures, uint8, shape (T, H, W, 3), and the times at which they came on screen, in seconds, float64,
-            shape (T,); None where the segment has no picture.
+            The pictures, uint8, shape (F, H, W, 3), and the times at which they came on screen, in seconds, float64,
+            shape (F,); None where the segment has no picture.
         """
         picks = self._picks.get(segment)
-        if picks is None or len(picks) < self._plan.spec.num_moments:
+        if picks is None or len(picks) < self._plan.count(segment):
             return None
         times = np.array([seconds for seconds, _ in picks], dtype=np.float64)
         return np.stack([pixels for _, pixels in picks]), times
 
+    def frame_starts(self) -> tuple[float, ...]:
+        """When each frame came on screen, rising; of those up to the start of an edit list only the last one does."""
+        begin = self._begin_seconds + self._frame_seconds / 2
+        seconds = [self._seconds(pts) for pts in self._shown_pts]
+        num_before = max(1, sum(start <= begin for start in seconds))
+        return tuple(map(self._screen_seconds, self._shown_pts[num_before - 1 :]))
+
     def has_right_frames(self, segment: int, start_seconds: float, end_seconds: float) -> bool:
-        """Whether the picked frames are those at i/T of the segment, now that its true end is known.
+        """Whether the picked frames are the right ones of the segment, now that its true end and frames are known.
 
         Args:
             segment: Which segment.
@@ -165,16 +183,17 @@ class PictureReader:
             end_seconds: Its true end; the plan may have had another.
 
         Returns:
-            True where reading again with the true end would pick the same frames.
+            True where reading again with the true end and frames would pick the same frames.
         """
-        if self._plan.bounds(segment) == (start_seconds, end_seconds):
+        plan = self._plan
+        if plan.spec.frame_times == "moments" and plan.bounds(segment) == (start_seconds, end_seconds):
             return True
         picked = self.frames(segment)
         if picked is None:
             end_of_stream = self.end_seconds - TIME_TOLERANCE_SECONDS
             return not (self.start_seconds < end_seconds and start_seconds < end_of_stream)
-        fractions = np.arange(self._plan.spec.num_moments) / self._plan.spec.num_moments
-        wanted = start_seconds + (end_seconds - start_seconds) * fractions
+        right = replace(plan, duration_seconds=end_seconds, frame_starts=self.frame_starts())
+        wanted = np.array([right.time(segment, picture) for picture in range(right.count(segment))])
         shown = np.array([self._screen_seconds(pts) for pts in self._shown_pts])
         last = np.searchsorted(shown, wanted + TIME_TOLERANCE_SECONDS, side="right") - 1
         return np.array_equal(picked[1], shown[np.maximum(last, 0)])
@@ -270,7 +289,9 @@ class PictureReader:
         pick = (self._screen_seconds(self._frame.pts), self._pixels)
         self._picks.setdefault(self._segment, []).append(pick)
         self._moment += 1
-        if self._moment == self._plan.spec.num_moments:
+        if self._plan.spec.frame_times == "all":
+            self._limits.check_segment_frames(self._moment)
+        if self._moment == self._plan.count(self._segment):
             self._segment, self._moment = self._segment + 1, 0
 
     def _render(self, frame: Any) -> Pixels:
@@ -280,6 +301,8 @@ class PictureReader:
             self._shown_size(frame, upright.shape != stored.shape),
             frame.rotation,
         )
+        if self._plan.spec.frame_shape == "stretch":
+            return stretch_square(upright, self._plan.spec.frame_size)
         return crop_square(upright, self._plan.spec.frame_size, shown=self.size)
 
     def _shown_size(self, frame: Any, is_turned: bool) -> tuple[int, int]:

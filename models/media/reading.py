@@ -60,6 +60,8 @@ class ReadRequest:
     """Segment after the last; None for all."""
     end_seconds: float | None = None
     """Where the file ends, if that is known better than from its header."""
+    frame_starts: tuple[float, ...] | None = None
+    """When frames come on screen, if that is known better than from the packets."""
     can_skip: bool = True
     """Whether frames that nobody needs may be left out."""
     behind: int | None = None
@@ -229,6 +231,8 @@ def _read_once(request: ReadRequest) -> Reading:
             stop=request.stop,
             duration_seconds=media.info.duration_seconds if known_end is None else known_end,
         )
+        if request.spec.frame_times != "moments" and "video" in request.modalities:
+            plan = replace(plan, frame_starts=_list_frames(request, plan))
         has_seeked = _seek(media, plan, request.margin_seconds)
         picture = _make_picture_reader(media, plan, request, has_seeked=has_seeked)
         sounds = _make_sound_readers(media, plan, request)
@@ -254,6 +258,23 @@ def _read_once(request: ReadRequest) -> Reading:
             is_joined_badly=clock is not None
             and (clock.is_cut_off or (media.info.container == "flac" and clock.has_joint)),
         )
+
+
+def _list_frames(request: ReadRequest, plan: MomentPlan) -> tuple[float, ...]:
+    """When the frames of the wanted segments come on screen, by the timestamps of the packets."""
+    if request.frame_starts is not None:
+        return request.frame_starts
+    with open_media(request.source, request.limits) as media:
+        reader = _make_picture_reader(media, plan, request, has_seeked=False)
+        if reader is None:
+            return ()
+        _seek(media, plan, request.margin_seconds)
+        for packet in iterate_packets(media, [media.video]):
+            reader.note(packet)
+            request.limits.check_duration(reader.progress_seconds)
+            if reader.progress_seconds > plan.stop_seconds:
+                break
+        return reader.frame_starts()
 
 
 def _check_request(media: Media, request: ReadRequest) -> None:
@@ -290,7 +311,7 @@ def _make_picture_reader(
         plan=plan,
         limits=request.limits,
         shown=media.shown.get(media.video.index, EVERYTHING),
-        can_skip=request.can_skip,
+        can_skip=request.can_skip and request.spec.frame_times != "all",
         has_seeked=has_seeked,
     )
 

@@ -2,14 +2,15 @@
 
     segment_bounds(25.5, ClipSpec())   # [(0.0, 10.0), (10.0, 20.0), (20.0, 25.5)]
 
-The times of frames in a segment follow from its length: moment i of T lies at i/T.
+The times of frames in a segment follow from its length (picture i of F lies at i/F) or from the frames that are in it.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 FrameTimes = Literal["moments", "ends", "all"]
 FrameShape = Literal["crop", "stretch"]
@@ -48,6 +49,13 @@ class ClipSpec:
                 raise ValueError(f"{name} must be one of {get_args(known)}, got {getattr(self, name)!r}")
         if not (self.segment_seconds * self.sample_rate_hz).is_integer():
             raise ValueError(f"a segment must be a whole number of samples, got {self.segment_seconds} s")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; without those that came later where they say what was so before them."""
+        later = {"num_frames": None, "frame_times": "moments", "frame_shape": "crop"}
+        return {
+            name: value for name, value in vars(self).items() if name not in later or value != later[name]
+        }
 
     @property
     def frames_per_segment(self) -> int:
@@ -95,6 +103,8 @@ class MomentPlan:
     """Segment after the last wanted one; None for all that come."""
     duration_seconds: float | None = None
     """Where the file is thought to end: the segment in which that lies is shorter."""
+    frame_starts: tuple[float, ...] = ()
+    """When the frames of these segments come on screen, rising, if the times of pictures depend on them."""
 
     @property
     def start_seconds(self) -> float:
@@ -118,19 +128,37 @@ class MomentPlan:
             end = min(end, self.duration_seconds)
         return start, end
 
-    def time(self, segment: int, moment: int) -> float:
-        """Planned time of moment i of a segment, in seconds; infinite in a segment that is not wanted."""
+    def count(self, segment: int) -> int:
+        """How many pictures the segment has: of one without a frame of its own, the one held from before."""
+        if self.spec.frame_times != "all":
+            return self.spec.frames_per_segment
+        low, high = self._frames_of(segment)
+        return max(1, high - low)
+
+    def time(self, segment: int, picture: int) -> float:
+        """Planned time of a picture of a segment, in seconds; infinite in a segment that is not wanted."""
         if not self.has(segment):
             return math.inf
-        start, end = self.bounds(segment)
-        return start + (end - start) * moment / self.spec.num_moments
+        if self.spec.frame_times == "moments":
+            start, end = self.bounds(segment)
+            return start + (end - start) * picture / self.spec.frames_per_segment
+        low, high = self._frames_of(segment)
+        if low == high:
+            return segment * self.spec.segment_seconds
+        if self.spec.frame_times == "ends":
+            picture = picture * (high - low - 1) // max(1, self.spec.frames_per_segment - 1)
+        return self.frame_starts[low + picture]
 
     def next_time(self, seconds: float) -> float:
         """The earliest planned time that is not before the given one; infinite after the last."""
         segment = max(self.first, math.floor(seconds / self.spec.segment_seconds))
-        start, end = self.bounds(segment)
-        step = (end - start) / self.spec.num_moments
-        moment = max(0, math.ceil((seconds - start - TIME_TOLERANCE_SECONDS) / step))
-        if moment < self.spec.num_moments:
-            return self.time(segment, moment)
+        for picture in range(self.count(segment)):
+            if (planned := self.time(segment, picture)) >= seconds - TIME_TOLERANCE_SECONDS:
+                return planned
         return self.time(segment + 1, 0)
+
+    def _frames_of(self, segment: int) -> tuple[int, int]:
+        """Which frames come on screen in a segment: its first in `frame_starts`, and the one after its last."""
+        start, stop = (number * self.spec.segment_seconds for number in (segment, segment + 1))
+        low, high = (bisect_left(self.frame_starts, at - TIME_TOLERANCE_SECONDS) for at in (start, stop))
+        return low, high

@@ -11,6 +11,7 @@ under `auto` the next candidate takes over, and the log names both.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -97,7 +98,9 @@ class Encoder:
 
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Embed RGB frames of B segments, uint8, shape (F, H, W, 3) each; see `encode_audio`."""
-        tracks = [self.engine.run_video(np.stack(batch)) for batch in self._batches(frames)]
+        # Segments of which every frame is taken have different numbers of them.
+        alike = [list(rows) for _, rows in groupby(frames, key=np.shape)]
+        tracks = [self.engine.run_video(np.stack(batch)) for rows in alike for batch in self._batches(rows)]
         return self._joined(tracks, "video")
 
     def check_golden(self) -> float:

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from models.media.clip import ClipSpec
 from service.encode.embedding import EmbeddedSegment
 from service.system.files import read_disk_space
 from service.system.modality import Modality
@@ -36,6 +37,13 @@ logger = logging.getLogger(__name__)
 
 CHUNK_SEGMENTS = 8
 """Segments of a chunk: 80 s of frames and samples are 25 MB, what one call to a decode worker returns."""
+
+
+def chunk_segments(spec: ClipSpec) -> int:
+    """Segments of a chunk of these clips: one where it holds every frame, 100 MB at 30 a second."""
+    return 1 if spec.frame_times == "all" else CHUNK_SEGMENTS
+
+
 KEPT_SECONDS = 7 * 86400.0
 """How long the chunks of an unfinished file are kept."""
 NAME = re.compile(r"[0-9a-f]{64}")

@@ -18,7 +18,7 @@ from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, N
 from service.decode.decoder import Decoder
 from service.decode.lane import DecodeFailure
 from service.encode.engines.contract import EncoderFailure
-from service.encode.spool import CHUNK_SEGMENTS
+from service.encode.spool import chunk_segments
 from service.library.occupancy import Occupancy
 from service.library.report import StageTimes
 from service.library.scanning import check_unchanged
@@ -56,6 +56,7 @@ class Pipeline:
     ) -> None:
         self.num_written_segments = 0
         self._spec: ClipSpec = snapshot.spec
+        self._chunk_segments = chunk_segments(self._spec)
         self._caller = snapshot.caller
         self._stop = stop or Caller()
         self._decoder = decoder
@@ -160,8 +161,8 @@ class Pipeline:
         future = self._decoder.submit(
             file.found.source,
             self._spec,
-            first=chunk * CHUNK_SEGMENTS,
-            count=CHUNK_SEGMENTS,
+            first=chunk * self._chunk_segments,
+            count=self._chunk_segments,
             limits=self._limits,
             timeout_seconds=self._timeout_seconds(file),
             hashes_packets=chunk == 0,
@@ -198,7 +199,7 @@ class Pipeline:
         self._events.put(Decoded(file=file, chunk=chunk))
 
     def _timeout_seconds(self, file: IncomingFile) -> float:
-        chunk_seconds = CHUNK_SEGMENTS * self._spec.segment_seconds
+        chunk_seconds = self._chunk_segments * self._spec.segment_seconds
         # A container without an index is read from its start to reach a later chunk.
         media_seconds = max(chunk_seconds, (file.info and file.info.duration_seconds) or 0.0)
         # With the first chunk all packets are hashed.
@@ -272,7 +273,7 @@ class Pipeline:
             return True
         # Chunks ahead of the next one only if the header promises that they exist.
         duration_seconds = (file.info and file.info.duration_seconds) or 0.0
-        return file.next_submitted * CHUNK_SEGMENTS * self._spec.segment_seconds < duration_seconds
+        return file.next_submitted * self._chunk_segments * self._spec.segment_seconds < duration_seconds
 
     # Ends
 

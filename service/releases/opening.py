@@ -17,7 +17,7 @@ from models.cores import num_cores
 from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import BatchLimits
-from service.encode.spool import CHUNK_SEGMENTS, Spool
+from service.encode.spool import Spool, chunk_segments
 from service.encode.text import TextEncoder, TextQueue
 from service.index.contract import Index
 from service.index.opening import index_folder, index_place
@@ -117,7 +117,8 @@ def open_release(settings: Settings, release_id: str, bundle: Bundle) -> OpenRel
 
 def open_spool(settings: Settings, release_id: str, bundle: Bundle) -> Spool:
     """Open the spool of a release, and remove what was left there long ago."""
-    facts = (bundle.bundle_id, bundle.manifest.clip_spec, CHUNK_SEGMENTS, version("av"), version("foley-av"))
+    spec = bundle.manifest.clip_spec
+    facts = (bundle.bundle_id, spec, chunk_segments(spec), version("av"), version("foley-av"))
     spool = Spool(
         settings.data / "spool" / release_id, basis=repr(facts), min_free_bytes=settings.min_free_bytes
     )

@@ -14,14 +14,13 @@ from pathlib import Path
 from models.media.clip import DecodedMedia, MediaInfo, NoStream, decode_segments, probe_media
 from service.decode.decoder import Decoder
 from service.encode.embedding import EmbeddedSegment, embed_clips
+from service.encode.spool import chunk_segments
 from service.index.layout import VectorLayout
 from service.search.matching import SearchAnswer, find_matches
 from service.search.options import SearchOptions
 from service.search.snapshot import QueryLimits, Snapshot
 from service.search.sources import check_embedded, choose_source, embedded
 from service.system.modality import MODALITIES, Modality
-
-SEGMENTS_PER_DECODE = 8  # 80 s, 25 MB of frames and samples: what one call to a decode worker returns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def _decode_chunks(
 ) -> Iterator[DecodedMedia]:
     # Only decoding counts: between two chunks the caller encodes.
     used_seconds = 0.0
-    first = 0
+    first, count = 0, chunk_segments(snapshot.spec)
     while True:
         snapshot.caller.check()
         began = time.monotonic()
@@ -90,7 +89,7 @@ def _decode_chunks(
             limits.left_seconds(used_seconds),
             snapshot.spec,
             first=first,
-            count=SEGMENTS_PER_DECODE,
+            count=count,
             limits=limits.decode,
             modalities=modalities,
         )
@@ -98,4 +97,4 @@ def _decode_chunks(
         yield chunk
         if chunk.is_last:
             return
-        first += SEGMENTS_PER_DECODE
+        first += count

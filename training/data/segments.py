@@ -315,7 +315,7 @@ def prepare(
     """
     listed = [part for item in items for part in ([item] if isinstance(item, Item) else list_items([item]))]
     unlabelled = [dataclasses.replace(item, labels=()).to_json() for item in listed]
-    wanted = {"format": FORMAT, "items": unlabelled, "spec": spec.__dict__}
+    wanted = {"format": FORMAT, "items": unlabelled, "spec": spec.to_json()}
     labels = [list(item.labels) for item in listed]
     path = output / "segments.json"
     output.mkdir(parents=True, exist_ok=True)

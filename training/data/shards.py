@@ -74,7 +74,7 @@ def write_shards(
     wanted = {
         "format": FORMAT,
         "items": hashlib.sha256(listed).hexdigest(),
-        "spec": asdict(spec),
+        "spec": spec.to_json(),
         "packing": asdict(packing),
         "shard_bytes": shard_bytes,
     }
