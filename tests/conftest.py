@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -159,3 +160,19 @@ def two_releases(pristine_releases: TwoReleases, tmp_path: Path) -> TwoReleases:
     data = tmp_path / "data"
     shutil.copytree(pristine_releases.settings.data, data)
     return pristine_releases.moved(data)
+
+
+@pytest.fixture(scope="session")
+def pe_av(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Bundle]:
+    """A tiny PE-AV of every frame: the published class, and the bundle that `foley-train import` made of its folder."""
+    from tests.support import families  # not at the top: it loads torch
+
+    return families.made_once(tmp_path_factory, "pe-av", families.write_pe_av)
+
+
+@pytest.fixture(scope="session")
+def clap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Bundle]:
+    """A tiny CLAP, likewise."""
+    from tests.support import families
+
+    return families.made_once(tmp_path_factory, "clap", families.write_clap)

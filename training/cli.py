@@ -15,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -30,10 +30,12 @@ from rich.progress import (
 
 from models.cores import num_cores
 from models.media.names import show_bytes_in_streams
-from models.network.geometry import PublishedKind
+from models.network.geometry import EncoderKind, PublishedKind
 from training.corpus.labels import CorpusMismatch
 from training.corpus.scene import BadScene, Split
 from training.corpus.synthesis import write_corpus
+
+ImportKind = Literal[PublishedKind, EncoderKind]
 
 app = typer.Typer(
     help="Train Foley's encoders.",
@@ -235,8 +237,13 @@ def export(
 
 @app.command("import")
 def import_weights(
-    file: Annotated[Path, typer.Argument(help="Released weights: .pth or .safetensors.")],
-    kind: Annotated[PublishedKind, typer.Option(help="Network of the weights.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Released weights, .pth or .safetensors; of pe-av and clap the published folder."
+        ),
+    ],
+    kind: Annotated[ImportKind, typer.Option(help="Network of the weights.")],
     output: Annotated[Path, typer.Option(help="Folder of the bundle; must not exist.")],
     media: Annotated[
         list[Path] | None,
@@ -261,11 +268,32 @@ def import_weights(
             help="Do not import the contrastive heads, even if the file has them; embed right after the joint block.",
         ),
     ] = False,
+    segment_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.5, max=60.0, help="Length of a segment of pe-av, which has one vector. Default: 10 seconds."
+        ),
+    ] = None,
     license_note: Annotated[
         str | None, typer.Option("--license", help="License of the weights, stated in the bundle.")
     ] = None,
 ) -> None:
-    """Make a bundle from released weights: TG-DP, CAV-MAE Sync or CAV-MAE."""
+    """Make a bundle from released weights: TG-DP, CAV-MAE Sync, CAV-MAE, PE-AV or CLAP."""
+    into = {
+        "output": output,
+        "media": media or [],
+        "num_clips": clips,
+        "name": name or kind,
+        "command": shlex.join(["foley-train", *sys.argv[1:]]),
+        "console": Console(stderr=True),
+    }
+    if kind in get_args(EncoderKind):
+        families = _commands("families")
+        wanted = families.FamilyRequest(
+            folder=file, kind=kind, segment_seconds=segment_seconds, license_note=license_note
+        )
+        families.import_family(wanted, **into)
+        return
     commands = _commands("imports")
     request = commands.ImportRequest(
         file=file,
@@ -275,15 +303,7 @@ def import_weights(
         without_contrastive_heads=without_contrastive_heads,
         license_note=license_note,
     )
-    commands.import_weights(
-        request,
-        output=output,
-        media=media or [],
-        num_clips=clips,
-        name=name or kind,
-        command=shlex.join(["foley-train", *sys.argv[1:]]),
-        console=Console(stderr=True),
-    )
+    commands.import_weights(request, **into)
 
 
 @app.command()

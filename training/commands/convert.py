@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -12,10 +11,8 @@ from rich.console import Console
 
 from models.bundle.bundle import load_bundle
 from models.bundle.conversion import convert_bundle
-from models.media.clip import Clip, ClipSpec, UnreadableClip, decode_clip
+from training.commands.export import first_segments
 from training.data.listing import find_media
-
-logger = logging.getLogger(__name__)
 
 
 def convert(
@@ -36,7 +33,7 @@ def convert(
     try:
         bundle = load_bundle(bundle_path)
         with console.status("decoding clips"):
-            found = _decode_clips(find_media(media), bundle.manifest.clip_spec)
+            found = first_segments(find_media(media), bundle.manifest.clip_spec, bundle.manifest.tracks)
             clips = list(itertools.islice(found, max_clips))
         with console.status(f"converting to {precision} and comparing with float32"):
             quantizer = logging.getLogger()  # it advises, on the root logger, what these graphs do not need
@@ -53,17 +50,3 @@ def convert(
     written = f"{precision} of {bundle.bundle_id} in {variant.path}, {size / 1e6:.1f} MB"
     for line in (written, str(variant.agreement)):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _decode_clips(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:
-    """Decode the first segment of every file; those that are unreadable or lack a modality are left out and logged."""
-    for file in files:
-        try:
-            clip = decode_clip(file, spec)
-        except UnreadableClip as exc:
-            logger.warning("skipped %s: %s", file, exc)
-            continue
-        if clip.frames is None or clip.samples is None:
-            logger.warning("skipped %s: its first segment lacks picture or sound", file)
-            continue
-        yield clip

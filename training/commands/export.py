@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,14 @@ def print_bundle(bundle: Bundle, output: Path, *, num_clips: int, console: Conso
         console.print(line, markup=False, soft_wrap=True)
 
 
-def compared_clips(media: Sequence[Path], spec: ClipSpec, num_clips: int, console: Console) -> list[Clip]:
+def compared_clips(
+    media: Sequence[Path],
+    spec: ClipSpec,
+    num_clips: int,
+    console: Console,
+    *,
+    modalities: Collection[str] = ("audio", "video"),
+) -> list[Clip]:
     """Decode the clips that an export is compared on.
 
     Args:
@@ -87,13 +94,14 @@ def compared_clips(media: Sequence[Path], spec: ClipSpec, num_clips: int, consol
         spec: How the network needs them.
         num_clips: At most so many.
         console: Where the progress is shown.
+        modalities: What a clip must have.
 
     Returns:
-        First segments with picture and sound; files without are left out and logged.
+        First segments with these; files without are left out and logged.
     """
     clips: list[Clip] = []
     with console.status("decoding clips") as status:
-        for clip in itertools.islice(_pairs(find_media(media), spec), num_clips):
+        for clip in itertools.islice(first_segments(find_media(media), spec, modalities), num_clips):
             clips.append(clip)
             status.update(f"decoding clips: {len(clips)} of at most {num_clips}")
     return clips
@@ -135,15 +143,25 @@ def export_quietly(
         )
 
 
-def _pairs(files: list[Path], spec: ClipSpec) -> Iterator[Clip]:
-    """Decode the first segment of every file; those that are unreadable or lack a modality are left out and logged."""
+def first_segments(files: list[Path], spec: ClipSpec, modalities: Collection[str]) -> Iterator[Clip]:
+    """Decode the first segment of every file; those that are unreadable or lack a modality are left out and logged.
+
+    Args:
+        files: Media files.
+        spec: How they are decoded.
+        modalities: What a clip must have.
+
+    Yields:
+        The segments.
+    """
     for file in files:
         try:
             clip = decode_clip(file, spec)
         except UnreadableClip as exc:
             logger.warning("skipped %s: %s", file, exc)
             continue
-        if clip.frames is None or clip.samples is None:
+        has = {"audio": clip.samples is not None, "video": clip.frames is not None}
+        if not all(has[modality] for modality in modalities):
             logger.warning("skipped %s: its first segment lacks picture or sound", file)
             continue
         yield clip

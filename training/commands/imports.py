@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -25,9 +24,7 @@ from models.network.published import Heads, import_network
 from models.network.tgdp import Tgdp
 from models.network.weights import unwrap_weights
 from training.commands.export import compared_clips, export_quietly, print_bundle
-from training.corpus.picture import render_frames
-from training.corpus.scene import SCENE_SECONDS, sample_scene
-from training.corpus.sound import render_samples
+from training.corpus.clips import render_clips
 
 logger = logging.getLogger(__name__)
 
@@ -109,19 +106,8 @@ def make_clips(network: Tgdp, num_clips: int) -> list[Clip]:
     Returns:
         Clips of 10 s with picture and sound.
     """
-    config, spec = network.config, ClipSpec()
-    times = np.arange(config.num_moments) * SCENE_SECONDS / config.num_moments
-    scenes = (sample_scene(0, "demo", index) for index in range(num_clips))
-    return [
-        Clip(
-            start_seconds=0.0,
-            end_seconds=SCENE_SECONDS,
-            frames=render_frames(scene, times, config.frame_size),
-            frame_times_seconds=times,
-            samples=render_samples(scene, spec.sample_rate_hz),
-        )
-        for scene in scenes
-    ]
+    config = network.config
+    return render_clips(ClipSpec(num_moments=config.num_moments, frame_size=config.frame_size), num_clips)
 
 
 def _build_network(request: ImportRequest, tensors: Mapping[str, Tensor]) -> Tgdp:

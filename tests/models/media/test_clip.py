@@ -458,7 +458,7 @@ def test_a_clip_checks_itself() -> None:
         Clip(**{**good, "end_seconds": 0.0})
     with pytest.raises(ValueError, match="go together"):
         Clip(**{**good, "frame_times_seconds": None})
-    with pytest.raises(ValueError, match=r"frames must be \(T, H, W, 3\), got \(8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"frames must be \(F, H, W, 3\), got \(8, 8, 3\)"):
         Clip(**{**good, "frames": frames[0]})
     with pytest.raises(ValueError, match=r"samples must be \(S,\), got \(1, 5\)"):
         Clip(**{**good, "samples": np.zeros((1, 5), np.float32)})
