@@ -129,9 +129,11 @@ class ClapAudio(nn.Module):
             torch.float64
         )  # (B, frames, window)
         parts = frames @ self.spectrum
-        power = parts.square().unflatten(2, (2, -1)).sum(dim=2)
+        real, imaginary = parts.chunk(2, dim=2)
+        power = real.square() + imaginary.square()
         energies = (power @ self.banks).clamp(min=FLOOR)
-        return (10 * energies.to(torch.float32).log10()).to(torch.float32)
+        decibels: Tensor = 10 * energies.to(torch.float32).log10()
+        return decibels
 
 
 class ClapText(nn.Module):

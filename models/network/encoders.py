@@ -183,7 +183,7 @@ def _write_graphs(
         write_graph(module, folder / GRAPHS[modality], encoders.clip_spec)
         on_step(f"ONNX Runtime embeds {len(clips)} clips: {modality}")
         agreement[modality] = _compare(folder / GRAPHS[modality], inputs, [[track] for track in expected])
-        golden |= {"samples" if modality == "audio" else "frames": _embedded(clips[0], modality)}
+        golden["samples" if modality == "audio" else "frames"] = _given(_embedded(clips[0], modality))
         golden[f"{modality}_track"] = expected[0][0]
     if "audio" in encoders.media:
         golden["num_heard"] = np.array(clips[0].num_heard)

@@ -170,7 +170,8 @@ class PeAudio(nn.Module):
         embedder = self.encoder.embedder
         tokens = embedder.data_proj(embedder.bottleneck(steps).transpose(1, 2))  # (B, L, D)
         is_real = torch.arange(tokens.shape[1]).unsqueeze(0) < num_steps.unsqueeze(1)
-        return self.head(pool(self.encoder, tokens, is_real)).unsqueeze(1)
+        tracks: Tensor = self.head(pool(self.encoder, tokens, is_real)).unsqueeze(1)
+        return tracks
 
     def encode_steps(self, sound: Tensor, num_steps: Tensor) -> Tensor:
         """Run the convolutions of the codec, each with zeros after the end of its row.
@@ -194,7 +195,8 @@ class PeAudio(nn.Module):
                 values = values + unit.conv2(unit.snake2(unit.conv1(cut(unit.snake1(values)))))
             values = block.conv1(cut(block.snake1(values)))
             stride //= ratio
-        return codec.conv2(cut(codec.snake1(values)))
+        steps: Tensor = codec.conv2(cut(codec.snake1(values)))
+        return steps
 
 
 class PeVideo(nn.Module):
@@ -229,7 +231,8 @@ class PeVideo(nn.Module):
         embedder = self.encoder.embedder
         features = embedder.vision_model(pixels.permute(0, 3, 1, 2)).logits.unflatten(0, frames.shape[:2])
         tokens = embedder.data_proj(embedder.proj(F.normalize(features, dim=-1)))  # (B, F, D)
-        return self.head(pool(self.encoder, tokens, None)).unsqueeze(1)
+        tracks: Tensor = self.head(pool(self.encoder, tokens, None)).unsqueeze(1)
+        return tracks
 
 
 class PeText(nn.Module):
@@ -313,7 +316,8 @@ def pool(encoder: Any, tokens: Tensor, is_real: Tensor | None) -> Tensor:
     position = encoder.rotary_emb(hidden, torch.arange(hidden.shape[1]).unsqueeze(0))
     for layer in encoder.layers:
         hidden = layer(hidden, attention_mask=mask, position_embeddings=position)
-    return encoder.output(encoder.norm(hidden))[:, 0]
+    pooled: Tensor = encoder.output(encoder.norm(hidden))[:, 0]
+    return pooled
 
 
 def hide(is_real: Tensor) -> Tensor:
@@ -331,11 +335,13 @@ def hide(is_real: Tensor) -> Tensor:
 def _normalise(norm: Any, values: Tensor, is_real: Tensor | None) -> Tensor:
     """Group norm of one group over the real places; the others become zero."""
     if is_real is None:
-        return nn.GroupNorm.forward(norm, values)
+        plain: Tensor = nn.GroupNorm.forward(norm, values)
+        return plain
     seen = is_real.unsqueeze(1).to(values.dtype)  # (B, 1, L)
     count = seen.sum(dim=(1, 2), keepdim=True) * values.shape[1]
     mean = (values * seen).sum(dim=(1, 2), keepdim=True) / count
     centred = (values - mean) * seen
     variance = centred.square().sum(dim=(1, 2), keepdim=True) / count
     scaled = centred / torch.sqrt(variance + norm.eps)
-    return (scaled * norm.weight.view(1, -1, 1) + norm.bias.view(1, -1, 1)) * seen
+    normalised: Tensor = (scaled * norm.weight.view(1, -1, 1) + norm.bias.view(1, -1, 1)) * seen
+    return normalised

@@ -48,9 +48,9 @@ def _time_encoding(encoder: Encoder, clip: Clip) -> list[Stage]:
         lengths, row, engine = np.array([len(samples)]), samples[None], encoder.engine
         heard = np.array([clip.num_heard])
         if isinstance(engine, OpenVinoEngine) and engine.has_front_end:
-            pictures = engine.run_front_end(row, lengths, heard)
+            cut = engine.run_front_end(row, lengths, heard)
             stages.append(time_call("sound: front end", lambda: engine.run_front_end(row, lengths, heard)))
-            stages.append(time_call("sound: encoder", lambda: engine.run_windows(pictures, lengths)))
+            stages.append(time_call("sound: encoder", lambda: engine.run_network(cut, row, lengths, heard)))
         else:
             stages.append(time_call("sound: front end and encoder", lambda: encoder.encode_audio([samples])))
     if (frames := clip.frames) is not None:

@@ -78,7 +78,7 @@ def write_pe_av(folder: Path, *, num_frames: int | None = None, shard_size: str 
         "do_sample_frames": num_frames is not None,
         "num_frames": num_frames,
         "size": {"height": SIDE, "width": SIDE},
-        **{name: True for name in ("do_normalize", "do_resize", "do_rescale", "do_convert_rgb")},
+        **dict.fromkeys(("do_normalize", "do_resize", "do_rescale", "do_convert_rgb"), True),
         "image_mean": [0.5, 0.4, 0.3],
         "image_std": [0.5, 0.6, 0.7],
     }

@@ -60,7 +60,7 @@ def import_family(
 
     Raises:
         typer.Exit: With code 2 if the folder cannot be used, nothing can be compared, or the graphs differ.
-    """
+    """  # noqa: DOC503 - the other exceptions become this one
     try:
         check_name(name)
         if output.exists():

@@ -1,15 +1,15 @@
 """OpenVINO on the processor: bfloat16 if the processor multiplies it, or float32. It reads the same ONNX files.
 
-The log-mel spectrum stays in float32: in bfloat16 it would turn the embeddings of sound six times further than all of
-the network does. So the audio graph is cut where the pictures of the windows enter the patch embedding, and its two
-halves are compiled apart. Needs the extra: `pip install 'foley-av[openvino]'`.
+What comes before the last convolution of a graph of sound stays in float32: of TG-DP that is the log-mel spectrum,
+which in bfloat16 would turn the embeddings six times further than all of the network does. So the graph is cut there,
+and its two halves are compiled apart. Needs the extra: `pip install 'foley-av[openvino]'`.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import openvino  # noqa: TID251 - for its types
 
 OPENVINO_PRECISION = {"bf16": "bf16", "fp32": "f32"}
-PICTURES = "pictures"
+CUT = "cut."
 INSTALL = "pip install 'foley-av[openvino]'"
 
 
@@ -48,6 +48,7 @@ class OpenVinoEngine:
             front_end, network = cut_front_end(audio)
             self._front_end = None if front_end is None else self._open(core, front_end, "fp32")
             self._audio = self._open(core, network, precision)
+            self._network_inputs = [given.get_any_name() for given in network.inputs]
         if graphs.video is not None:
             self._video = self._open(core, _read(core, graphs.video), precision)
 
@@ -76,23 +77,25 @@ class OpenVinoEngine:
     def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`."""
         if self._front_end is None:
-            return self._audio.run(sound_inputs(self._names, samples, lengths, heard))
-        return self.run_windows(self.run_front_end(samples, lengths, heard), lengths)
+            return self._audio.run(sound_inputs(self._names, samples, lengths, heard))[0]
+        return self.run_network(self.run_front_end(samples, lengths, heard), samples, lengths, heard)
 
-    def run_front_end(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
-        """Turn sound (B, S) into float32 log-mel pictures, one for each distinct window of each row."""
+    def run_front_end(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> list[NDArray[Any]]:
+        """Turn sound (B, S) into what the network reads of the float32 part before it."""
         assert self._front_end is not None, "asked only of a graph that was cut"
         return self._front_end.run(sound_inputs(self._names, samples, lengths, heard))
 
-    def run_windows(self, pictures: Floats, lengths: Ints) -> Floats:
-        """Embed the log-mel pictures of windows, as `run_front_end` gives them for B rows."""
-        return self._audio.run(
-            {PICTURES: pictures} | sound_inputs(set(self._names) - {"samples"}, pictures, lengths)
-        )
+    def run_network(
+        self, cut: Sequence[NDArray[Any]], samples: Floats, lengths: Ints, heard: Ints | None = None
+    ) -> Floats:
+        """Embed what `run_front_end` gave for the same B rows."""
+        own = [name for name in self._network_inputs if not name.startswith(CUT)]
+        given = {f"{CUT}{number}": values for number, values in enumerate(cut)}
+        return self._audio.run(given | sound_inputs(own, samples, lengths, heard))[0]
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed pictures; see `Engine.run_video`."""
-        return self._video.run({"frames": frames})
+        return self._video.run({"frames": frames})[0]
 
 
 class _Network:
@@ -103,14 +106,15 @@ class _Network:
         for _ in range(num_runs):
             self._free.put(compiled.create_infer_request())
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         request = self._free.get()
         try:
-            output = request.infer(dict(inputs))[0]
-            if output.size == 0:  # that is how it says so
+            outputs = request.infer(dict(inputs))
+            # Copies: the request writes its next answer to the same place.
+            found = [np.array(outputs[number]) for number in range(len(outputs))]
+            if any(output.size == 0 for output in found):  # that is how it says so
                 raise EncoderFailure("OpenVINO gave no numbers: it has too little memory")
-            # A copy: the request writes its next answer to the same place.
-            return np.array(output, np.float32)
+            return found
         except RuntimeError as exc:  # all that OpenVINO raises
             raise EncoderFailure(f"OpenVINO failed: {exc}") from exc
         finally:
@@ -125,25 +129,59 @@ def _read(core: openvino.Core, graph: Path) -> openvino.Model:
 
 
 def cut_front_end(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
-    """Cut a graph of sound, which is changed, before its patch embedding, the last of several convolutions.
+    """Cut a graph of sound, which is changed, before its last convolution.
 
-    Returns the part from the inputs to the pictures, None if there is nothing to cut off, and the part to the tracks.
+    Returns the part from the inputs to what that convolution and all after it read, None if it multiplies nothing,
+    and the part to the tracks, whose further inputs are named `cut.0`, `cut.1` … in the order of those.
     """
     openvino = import_openvino()
-    convolutions = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    if len(convolutions) < 2:
+    nodes = model.get_ordered_ops()
+    convolutions = [node for node in nodes if node.get_type_name() == "Convolution"]
+    if not convolutions:
         return None, model
-    patch_embedding = convolutions[-1].input(0)
-    pictures = patch_embedding.get_source_output()
-    front_end = openvino.Model([pictures], model.get_parameters(), "front_end")
-    entry = openvino.opset13.parameter(
-        pictures.get_partial_shape(), pictures.get_element_type(), name=PICTURES
-    )
-    entry.output(0).set_names({PICTURES})
-    patch_embedding.replace_source_output(entry.output(0))
-    # The lengths go into both halves: the network takes the number of rows from their shape.
-    lengths = [p for p in model.get_parameters() if "samples" not in p.output(0).get_names()]
-    return front_end, openvino.Model(model.outputs, [entry, *lengths], "network")
+    before = _depending(nodes, convolutions[-1].input(0).get_source_output().get_node())
+    if not any(n.get_name() in before and n.get_type_name() in ("Convolution", "MatMul") for n in nodes):
+        return None, model
+    crossing: dict[tuple[str, int], Any] = {}
+    entries: dict[tuple[str, int], Any] = {}
+    after = [
+        n for n in nodes if n.get_name() not in before and n.get_type_name() not in ("Parameter", "Constant")
+    ]
+    for entry in (entry for node in after for entry in node.inputs()):
+        source = entry.get_source_output()
+        key = source.get_node().get_name(), source.get_index()
+        if key[0] not in before:
+            continue
+        if key not in crossing:
+            parameter = openvino.opset13.parameter(source.get_partial_shape(), source.get_element_type())
+            parameter.output(0).set_names({f"{CUT}{len(crossing)}"})
+            crossing[key], entries[key] = source, parameter
+        entry.replace_source_output(entries[key].output(0))
+    read = {
+        name
+        for node in after
+        for name in (e.get_source_output().get_node().get_name() for e in node.inputs())
+    }
+    parameters = [parameter for parameter in model.get_parameters() if parameter.get_name() in read]
+    outputs, given = model.outputs, model.get_parameters()
+    front_end = openvino.Model(list(crossing.values()), given, "front_end")
+    return front_end, openvino.Model(outputs, [*entries.values(), *parameters], "network")
+
+
+def _depending(nodes: Sequence[Any], last: Any) -> frozenset[str]:
+    """Names of the operations that a value is made by, of those that depend on an input of the graph."""
+    depends: set[str] = set()
+    for node in nodes:  # each comes after what it reads
+        sources = [entry.get_source_output().get_node() for entry in node.inputs()]
+        if any(s.get_type_name() == "Parameter" or s.get_name() in depends for s in sources):
+            depends.add(node.get_name())
+    found, waiting = set(), [last]
+    while waiting:
+        node = waiting.pop()
+        if node.get_name() in depends and node.get_name() not in found:
+            found.add(node.get_name())
+            waiting += [entry.get_source_output().get_node() for entry in node.inputs()]
+    return frozenset(found)
 
 
 _core: list[Any] = []
