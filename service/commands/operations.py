@@ -60,9 +60,8 @@ def serve(
         say(f"WARNING: anyone who can reach {settings.host}:{settings.port} can read and delete the library")
     configure_logs(settings.log_format, level=settings.log_level)
     with report_errors():
-        hint_once(settings, logging.getLogger(__name__).warning)
         try:
-            run_server(settings)
+            run_server(settings, on_open=lambda: hint_once(settings, logging.getLogger(__name__).warning))
         except SystemExit as exc:  # uvicorn has logged why
             raise typer.Exit(FAILED if exc.code else 0) from exc
 

@@ -246,8 +246,8 @@ def check_address(settings: Settings) -> None:
         ) from exc
 
 
-def run_server(settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests that run are answered first.
+def run_server(settings: Settings, *, on_open: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGTERM or Ctrl-C; requests that run are answered first. `on_open` is called if it can start.
 
     Everything is opened here and not by the application, so that an index in use, missing keys (`KeysFailure`) or a
     damaged bundle reach the caller as the error they are: uvicorn would log it and exit.
@@ -262,6 +262,7 @@ def run_server(settings: Settings) -> None:
     try:
         with contextlib.suppress(KeyboardInterrupt), open_foley(settings) as foley:
             config = configure_server(settings, foley)
+            on_open()
             server = Server(config, foley=foley, stop_seconds=settings.graceful_stop_seconds)
             server.run()
     finally:
