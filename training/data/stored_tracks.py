@@ -164,9 +164,9 @@ def unpack_tracks(stream: IO[bytes], folder: Path) -> StoredTracks:
                 end = json.loads(content.read(MAX_DOCUMENT_BYTES))
             elif pile is not None:
                 pile.add(content)
-    if head is None or pile is None or end is None:
-        raise ValueError("the stream broke off")
-    found = pile.finish(head)
+        if head is None or pile is None or end is None:
+            raise ValueError("the stream broke off")
+        found = pile.finish(head)
     if (len(found.assets), len(found.spans)) != (end["num_assets"], end["num_segments"]):
         raise ValueError(
             f"{end} were announced, {len(found.assets)} assets and {len(found.spans)} segments came"

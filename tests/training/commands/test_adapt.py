@@ -1,0 +1,156 @@
+"""`foley-train adapt`: heads fitted to stored tracks whose modalities carry noise of their own, in seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from models.bundle.bundle import load_bundle, starter_path
+from service.cli import app
+from service.index.contract import Segment
+from service.index.layout import VectorLayout
+from service.operations.track_stream import stream_tracks
+from service.system.settings import Settings
+from tests.support.memory_index import MemoryIndex
+from training.adapting.fitting import FitConfig
+from training.adapting.labels import UnknownLabels, read_labels
+from training.commands import adapt as command
+from training.data.library import LibraryUnavailable
+from training.data.stored_tracks import StoredAsset, StoredTracks, load_tracks, unpack_tracks
+
+NUM_CLIPS, WIDTH, MOMENTS = 600, 128, 16
+KINDS = ("door", "rain", "dog", "bell")
+
+
+def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def make_stream(folder: Path) -> bytes:
+    """Tracks of a library: sound and picture share a latent, and each has louder noise in a subspace of its own."""
+    rng = np.random.default_rng(5)
+    latent = rng.standard_normal((NUM_CLIPS, 1, 24)) + 0.3 * rng.standard_normal((NUM_CLIPS, MOMENTS, 24))
+    mix = rng.standard_normal((24, WIDTH))
+    tracks = {}
+    for modality in ("audio", "video"):
+        noise = rng.standard_normal((NUM_CLIPS, 1, 40)) @ rng.standard_normal((40, WIDTH))
+        tracks[modality] = unit(latent @ mix + 1.2 * noise).astype(np.float32)
+    with MemoryIndex.open(folder / "index", layout=VectorLayout.of_both(MOMENTS, WIDTH)) as index:
+        for number in range(NUM_CLIPS):
+            asset_id = hashlib.sha256(b"%d" % number).hexdigest()
+            kind = KINDS[int(latent[number, 0, 0] > 0) + 2 * int(latent[number, 0, 1] > 0)]
+            segment = Segment(
+                asset_id=asset_id,
+                path=f"/library/{kind}/{number}.mp4",
+                index=0,
+                start_seconds=0.0,
+                end_seconds=10.0,
+                audio_track=tracks["audio"][number],
+                video_track=tracks["video"][number],
+                metadata={"tags": [kind]} if number % 3 else {},
+            )
+            index.write_asset([segment], is_last=True)
+        return b"".join(stream_tracks(index, release_id="r", bundle=load_bundle(starter_path())))
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return make_stream(tmp_path_factory.mktemp("index"))
+
+
+@pytest.fixture(scope="module")
+def tracks(stream: bytes, tmp_path_factory: pytest.TempPathFactory) -> StoredTracks:
+    return unpack_tracks(io.BytesIO(stream), tmp_path_factory.mktemp("tracks"))
+
+
+def test_pairs_alone_find_more_of_the_held_back_files(tracks: StoredTracks, tmp_path: Path) -> None:
+    request = command.AdaptRequest(config=FitConfig(method="pair"))
+    found = command._adapt(
+        request, tracks, load_bundle(starter_path()), tmp_path / "mine", Console(quiet=True)
+    )
+    for direction in ("audio_to_video", "video_to_audio"):
+        before = found["retrieval"]["frozen"][direction]["at_1"]
+        assert found["retrieval"]["pair"][direction]["at_1"] >= before + 5
+    manifest = load_bundle(tmp_path / "mine").manifest
+    assert manifest.derived_from is not None
+    assert manifest.training["method"] == "pair"
+    assert json.dumps(found)
+
+
+def test_labels_are_used_and_reported(tracks: StoredTracks, tmp_path: Path) -> None:
+    config = FitConfig(method="distill", num_epochs=10)
+    request = command.AdaptRequest(config=config, sources=["metadata:tags"], max_drop=100)
+    found = command._adapt(
+        request, tracks, load_bundle(starter_path()), tmp_path / "mine", Console(quiet=True)
+    )
+    assert set(found["retrieval"]) == {"frozen", "triplet", "distill"}
+    assert found["labels"]["names"] == sorted(KINDS)
+    frozen, distilled = (found["retrieval"][name]["mean_average_precision"] for name in ("frozen", "distill"))
+    assert min(distilled) > max(frozen)
+
+
+def test_heads_that_lose_pairs_are_refused(tracks: StoredTracks, tmp_path: Path) -> None:
+    config = FitConfig(method="triplet", weight_pair=0.0, weight_stay=0.0)
+    request = command.AdaptRequest(config=config, sources=["folder"])
+    with pytest.raises(command.Refused, match=r"R@1 of .* falls from .* points are allowed"):
+        command._adapt(request, tracks, load_bundle(starter_path()), tmp_path / "mine", Console(quiet=True))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_where_labels_come_from(tmp_path: Path) -> None:
+    def asset(number: int, path: str, **metadata: Any) -> StoredAsset:
+        return StoredAsset(
+            asset_id=f"{number:064x}", paths=(path,), metadata=metadata, first_segment=number, num_segments=1
+        )
+
+    assets = [
+        asset(0, "/a/rain/DOORWood_Squeak_AB_Lib.wav", tags=["wet", "loud"]),
+        asset(1, "/a/rain/DOORWood_Slam_AB_Lib.wav", tags="wet"),
+        asset(2, "/a/dog/ANMLDog_Bark_AB_Lib.wav"),
+        asset(3, "/a/dog/ANMLDog_Growl_AB_Lib.wav", tags=["loud"]),
+    ]
+    tags = read_labels(assets, ["metadata:tags"])
+    assert (tags.names, tags.has_many) == (("loud", "wet"), True)
+    assert tags.has_label.tolist() == [True, True, False, True]
+    assert read_labels(assets, ["ucs"]).names == ("ANMLDog", "DOORWood")
+    folders = read_labels(assets, ["folder"])
+    assert (folders.names, folders.has_many) == (("dog", "rain"), False)
+    (tmp_path / "labels.csv").write_text("path,label\n/a/dog/ANMLDog_Bark_AB_Lib.wav,wet; dry\n0,x\n")
+    first = read_labels(assets, ["metadata:tags", f"csv:{tmp_path / 'labels.csv'}"])
+    assert first.truth[2].tolist() == [False, True], "a file without tags takes the next source"
+    for sources in (["smell"], ["metadata:nothing"], [f"csv:{tmp_path / 'missing.csv'}"]):
+        with pytest.raises(UnknownLabels):
+            read_labels(assets, sources)
+
+
+def test_a_stream_that_breaks_off_is_noticed(stream: bytes, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"broke off|unexpected end"):
+        unpack_tracks(io.BytesIO(stream[: len(stream) // 2]), tmp_path)
+    with pytest.raises(LibraryUnavailable, match="did not print whole tracks"):
+        load_tracks(tmp_path, command=("printf", "nonsense"))
+
+
+def test_the_command_streams_what_is_stored(
+    indexed_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOLEY_DATA", str(indexed_settings.data))
+    monkeypatch.setenv("FOLEY_MIN_FREE_BYTES", "0")
+    answer = CliRunner().invoke(app, ["assets", "tracks"])
+    assert answer.exit_code == 0
+    found = unpack_tracks(io.BytesIO(answer.stdout_bytes), tmp_path)
+    assert found.shapes == {"audio": (16, 128), "video": (16, 128)}
+    assert len(found.pairs())
+    rows = found.read("video", found.pairs()[:1])
+    assert np.allclose(np.linalg.norm(rows, axis=-1), 1, atol=1e-3)
+    unknown = CliRunner().invoke(app, ["assets", "tracks", "--release", "nothing"])
+    assert unknown.exit_code != 0
+    shown = CliRunner().invoke(app, ["releases", "path"])
+    assert Path(shown.stdout.strip()) == indexed_settings.bundle
