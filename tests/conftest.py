@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -50,6 +51,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     mark_processes(items)
     if config.option.markexpr == "not process":
         refuse_processes()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # torch and 2,000 tests: each full collection would look through 400,000 objects, for 0.2 s
 
 
 @pytest.fixture(scope="session")

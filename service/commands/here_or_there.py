@@ -12,10 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from service.client.client import Client, find_server
 from service.foley import open_foley
 from service.index.failure import IndexInUse
 from service.index.iteration import iter_assets
@@ -42,6 +41,9 @@ from service.system.failure import Failure
 from service.system.settings import Settings
 from service.system.text import count
 
+if TYPE_CHECKING:
+    from service.client.client import Client
+
 logger = logging.getLogger(__name__)
 
 BACKUP_SECONDS = 120.0  # for the next piece of a running server's answer
@@ -65,6 +67,9 @@ def here_or_there(settings: Settings, here: Callable[[], T], there: Callable[[Cl
         return here()
     except (IndexInUse, LedgerInUse) as exc:
         held = exc
+    # httpx takes 0.1 s to import, which a command that works here need not wait for.
+    from service.client.client import find_server  # noqa: PLC0415
+
     with find_server(settings, held) as client:
         return there(client)
 

@@ -23,7 +23,10 @@ def run(*arguments: str | Path, code: int = 0) -> str:
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("media")
-    write_corpus(folder, num_scenes=9, seed=5, split="heldout", separate_fraction=0)
+    write_corpus(folder, num_scenes=3, seed=5, split="heldout", separate_fraction=0)
+    for scene in [*folder.glob("*.mp4")]:
+        for number in range(2):
+            shutil.copy(scene, folder / f"{number}-{scene.name}")
     (folder / "broken.mp4").write_bytes(b"not media")
     return folder
 
