@@ -20,6 +20,7 @@ from service.foley import open_foley
 from service.library.indexing import index_paths
 from service.system.settings import Settings
 from tests.support.bundles import make_second, make_worded
+from tests.support.engines import keep_engines
 from tests.support.libraries import write_tones
 from tests.support.paths import REPOSITORY
 from tests.support.quick import mark_processes, refuse_processes
@@ -55,6 +56,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # torch and 2,000 tests: each full collection would look through 400,000 objects, for 0.2 s
+
+
+@pytest.fixture(autouse=True)
+def kept_engines(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles are compiled once in this process, but for tests of engines."""
+    if "encode" not in request.path.parts:
+        keep_engines(monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from models.media.clip import (
 )
 from tests.support.media_files import (
     AudioTrack,
+    PlainMedia,
     VideoTrack,
     crop_plainly,
     decode_frames_plainly,
@@ -78,6 +79,11 @@ def decode_once(path: Path) -> DecodedMedia:
     return decode_segments(path, SPEC)
 
 
+@functools.cache
+def decode_plainly_once(path: Path) -> PlainMedia:
+    return decode_plainly(path)
+
+
 def join_sound(decoded: DecodedMedia) -> np.ndarray:
     return np.concatenate([clip.samples for clip in decoded.clips if clip.samples is not None])
 
@@ -113,7 +119,7 @@ def test_facts_are_those_of_the_manifest(name: str, shared_media: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in SHARED if name.startswith("v")])
 def test_frames_are_those_of_a_plain_decoder(name: str, request: pytest.FixtureRequest) -> None:
     path = find_media(name, request)
-    plain = decode_plainly(path)
+    plain = decode_plainly_once(path)
     decoded = decode_once(path)
     assert decoded.info.duration_seconds == pytest.approx(plain.end, abs=1e-3)
     bounds = segment_bounds(decoded.info.duration_seconds, SPEC)
@@ -135,7 +141,7 @@ def test_frames_are_those_of_a_plain_decoder(name: str, request: pytest.FixtureR
 @pytest.mark.parametrize("name", [name for name in SHARED if "noaudio" not in name])
 def test_sound_is_that_of_a_plain_decoder(name: str, request: pytest.FixtureRequest) -> None:
     path = find_media(name, request)
-    plain = decode_plainly(path)
+    plain = decode_plainly_once(path)
     expected = resample_plainly(plain.samples, plain.rate)
     samples = join_sound(decode_once(path))[round(plain.audio_start * RATE) :]
     # Matroska rounds its times to 1 ms, which moves the sound by up to 16 samples; the others keep it in place.

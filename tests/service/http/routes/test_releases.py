@@ -31,6 +31,7 @@ def victim(tmp_path: Path, bundle_path: Path) -> Iterator[Victim]:
         "DEVICE": "cpu",
         "MIN_FREE_BYTES": 0,
         "NUM_THREADS": 1,
+        "DECODE_WORKERS": 1,
         "RELEASE_MAX_LATENCY_RATIO": 50,  # of a machine that does other things too
     }
     victim = Victim(settings, tmp_path / "server.log")
