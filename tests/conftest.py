@@ -31,8 +31,10 @@ from tests.support.swapping import TwoReleases, prepare_releases
 # numbers, and do so with float32.
 os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
-# Every client of httpx reads all certificates of its package otherwise, for 70 ms; few of ours speak TLS.
+# Every client of httpx reads all certificates of its package otherwise, or of this file, for 30 to 70 ms, and so does
+# each `httpx.get`; few of ours speak TLS.
 os.environ.setdefault("SSL_CERT_DIR", "/etc/ssl/certs")
+os.environ.pop("SSL_CERT_FILE", None)
 
 # Some containers forbid Python to keep what it compiled. Then each of the thousand processes of this suite compiles our
 # modules again, and pytest rewrites every test file in each worker.
