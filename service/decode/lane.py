@@ -35,7 +35,6 @@ from service.decode.sandbox import (
 )
 from service.system.failure import Failure
 
-IDLE_BYTES = 256 << 20  # a worker that keeps more than that after a task is replaced
 START_GRACE_SECONDS = 60.0  # a spawned worker takes 0.3 s to import NumPy and PyAV on an idle machine
 
 
@@ -246,7 +245,7 @@ def _prepare_worker(limits: WorkerLimits, parent_pid: int, files: socket.socket)
         _status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
     fresh = _read_memory()
     _max_memory = [
-        now + more for now, more in zip(fresh, (limits.memory_bytes // 2, IDLE_BYTES), strict=False)
+        now + more for now, more in zip(fresh, (limits.memory_bytes // 2, limits.idle_bytes), strict=False)
     ]
     confine_worker(limits, parent_pid)
 

@@ -40,12 +40,14 @@ SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cach
 class WorkerLimits:
     """What one decode worker may use; it is replaced after `max_tasks`, so that nothing leaks for ever.
 
+    It is replaced too after a task that used half of `memory_bytes` or left more than `idle_bytes` in use.
     `memory_bytes` come on top of what a fresh worker maps (with many cores NumPy's thread stacks alone map gigabytes).
     `readable_folders` hold further modules whose functions it is to call. `restricts_files` is False in tests that show
     that Landlock matters.
     """
 
     memory_bytes: int = 3 << 30
+    idle_bytes: int = 256 << 20
     max_open_files: int = 64
     max_tasks: int = 500
     readable_folders: tuple[Path, ...] = ()

@@ -17,13 +17,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from models.bundle.bundle import load_bundle, starter_path
 from models.media.clip import ClipSpec, DecodeLimits, EmptyFile
 from service.decode.decoder import Decoder
 from service.decode.lane import DecodeFailure, DecoderClosed, DecoderCrashed, DecodeTimedOut
 from service.decode.sandbox import WorkerContext, WorkerLimits
 from tests.support import hostile_tasks
+from tests.support.hostile.sources import write_bomb
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
@@ -36,6 +39,11 @@ def decoder() -> Iterator[Decoder]:
     """One worker for the whole module: every test must leave it fit for the next."""
     with Decoder(num_workers=1, limits=LIMITS) as decoder:
         yield decoder
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bomb(tmp_path_factory.mktemp("bomb") / "bomb.mov")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,30 @@ def test_much_memory_costs_the_worker(decoder: Decoder) -> None:
                 assert small.call(hostile_tasks.use_memory, 20.0, num_mebibytes << 20, end) == pid
             before, pid = pid, small.call(hostile_tasks.worker_pid, 20.0)
             assert (pid != before) is costs, (num_mebibytes, end)
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "idle_bytes", "costs"),
+    [(3 << 30, 64 << 20, True), (450 << 20, 1 << 40, True), (3 << 30, 1 << 40, False)],
+    ids=["kept", "half", "no rule"],
+)
+def test_a_small_file_that_takes_much_memory_costs_the_worker(
+    bomb: Path, memory_bytes: int, idle_bytes: int, costs: bool
+) -> None:
+    """By what it keeps or by what it took; without the rules it keeps that as long as it is idle."""
+    assert bomb.stat().st_size < 150_000
+    spec = load_bundle(starter_path()).manifest.clip_spec
+    limits = replace(LIMITS, memory_bytes=memory_bytes, idle_bytes=idle_bytes)
+    with Decoder(num_workers=1, limits=limits) as decoder:
+        worker = psutil.Process(decoder.call(hostile_tasks.worker_pid, 20.0))
+        fresh = worker.memory_info().rss
+        assert len(decoder.submit(bomb, spec).result().clips) == 1
+        if costs:
+            wait_until(lambda: _is_gone(worker.pid))
+            assert decoder.call(hostile_tasks.worker_pid, 20.0) != worker.pid
+        else:
+            assert worker.memory_info().rss - fresh > 64 << 20
+            assert decoder.call(hostile_tasks.worker_pid, 20.0) == worker.pid
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])

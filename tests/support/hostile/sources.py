@@ -42,6 +42,18 @@ def good(suffix: str, seconds: float = 1.0) -> bytes:
         return path.read_bytes()
 
 
+def write_bomb(path: Path, *, width: int = 8192, height: int = 4320) -> Path:
+    """A black PNG in a MOV of .1 MB: a picture of 106 MB, for which a worker takes 240 MB and keeps 112."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=1, options={"pred": "none", "compression_level": "9"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "rgb24"
+        frame = av.VideoFrame(width, height, "rgb24")
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        frame.pts = 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return path
+
+
 @functools.cache
 def jpeg(width: int = 64, height: int = 64) -> bytes:
     """One picture."""
