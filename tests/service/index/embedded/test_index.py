@@ -132,6 +132,7 @@ def take_words(folder: Path) -> None:
     shard.update(edge.UpdateOperation.delete_field_index(WORDS_KEY))
     shard.flush()
     shard.close()
+    (folder / "shard.closed").unlink()
 
 
 def test_an_index_of_before_gets_the_words_of_its_assets(
