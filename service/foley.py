@@ -30,6 +30,7 @@ from service.releases.opening import (
 from service.releases.switch import ReleaseSwitch
 from service.search.file_query import EmbeddedFile, embed_file, search_file
 from service.search.matching import SearchAnswer
+from service.search.mixed_query import WeightedText
 from service.search.options import SearchOptions
 from service.search.snapshot import QueryLimits, Snapshot
 from service.system.caller import Caller
@@ -76,11 +77,16 @@ class Foley:
         return self.releases.current.snapshot(caller, priority=priority)
 
     def search_file(
-        self, path: Path, options: SearchOptions, *, snapshot: Snapshot | None = None
+        self,
+        path: Path,
+        options: SearchOptions,
+        *,
+        words: WeightedText | None = None,
+        snapshot: Snapshot | None = None,
     ) -> SearchAnswer:
         """Search with a media file; see `service.search.file_query.search_file`. Default: the present snapshot."""
         snapshot, limits = snapshot or self.snapshot(), query_limits(self.settings)
-        return search_file(path, options, snapshot=snapshot, decoder=self.decoder, limits=limits)
+        return search_file(path, options, words=words, snapshot=snapshot, decoder=self.decoder, limits=limits)
 
     def embed_file(
         self, path: Path, *, modality: Modality | None = None, snapshot: Snapshot | None = None

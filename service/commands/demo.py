@@ -165,7 +165,7 @@ def search_one(query: Query, num_candidates: int, *, foley: Foley) -> Outcome:
         prefetch=foley.index.count_segments(modality=target),
     )
     results = foley.search_file(query.scene.files[query.source], options).results
-    scores = {result.match.path: result.match.score for result in results}
+    scores = {result.match.path: result.match.score or 0.0 for result in results}
     threshold = scores.get(right, float("-inf"))
     best = results[0].match
     moment = max(range(len(best.moments)), key=best.moments.__getitem__)
@@ -174,7 +174,7 @@ def search_one(query: Query, num_candidates: int, *, foley: Foley) -> Outcome:
         query=query,
         rank=1 + sum(score >= threshold for path, score in scores.items() if path != right),
         names=tuple(Path(result.match.path).name for result in results[:NUM_SHOWN]),
-        score=best.score,
+        score=best.score or 0.0,
         moment_seconds=best.start_seconds + moment / len(best.moments) * length,
     )
 

@@ -41,6 +41,13 @@ CANNOT_TELL = (
     "This release tells what belongs together no better than chance: scores and order mean nothing here."
 )
 
+QUERY_NAMES: Mapping[str, str] = {
+    "text": "words",
+    "mixed": "clip and words",
+    "audio": "sound",
+    "video": "picture",
+}
+
 
 def format_time(seconds: float) -> str:
     """Write a time as mm:ss, from an hour on as h:mm:ss: 75.4 s → 01:15."""
@@ -196,19 +203,21 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
     results = answer["results"]
     columns: dict[str, list[str]] = {
         "#": [str(rank) for rank in range(1, len(results) + 1)],
-        "score": [f"{result['score']:.3f}" for result in results],
+        "score": ["" if result["score"] is None else f"{result['score']:.3f}" for result in results],
         "likely": [format_probability(result["match_probability"]) for result in results],
         "segment": [format_span(result) for result in results],
         "best moment": [_format_moment(result["best_moment"]) for result in results],
+        "found by": [" and ".join(result["found_by"]) for result in results],
         "file": [format_path(result["path"]) for result in results],
     }
     if not any(columns["likely"]):  # the scores of the release are not calibrated
         del columns["likely"]
-    print_columns(
-        console, [*columns], [*zip(*columns.values(), strict=True)], right=columns.keys() - {"file"}
-    )
+    if answer["from"] != "text":
+        del columns["found by"]
+    right = columns.keys() - {"file", "found by"}
+    print_columns(console, [*columns], [*zip(*columns.values(), strict=True)], right=right)
     console.print(
-        f"{NAMES[answer['from']]} → {NAMES[answer['target']]} · {answer['bundle_id']}",
+        f"{QUERY_NAMES[answer['from']]} → {NAMES[answer['target']]} · {answer['bundle_id']}",
         style="dim",
         highlight=False,
     )
@@ -221,8 +230,8 @@ def format_probability(probability: float | None) -> str:
     return "" if probability is None else f"{probability:.0%}"
 
 
-def _format_moment(moment: Mapping[str, Any]) -> str:
-    return f"{format_time(moment['time_seconds'])} ({moment['similarity']:.2f})"
+def _format_moment(moment: Mapping[str, Any] | None) -> str:
+    return "" if moment is None else f"{format_time(moment['time_seconds'])} ({moment['similarity']:.2f})"
 
 
 def print_keys(console: Console, keys: Sequence[Mapping[str, str]]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,6 +39,7 @@ from service.system.text import count
 if TYPE_CHECKING:
     from service.client.client import Client
     from service.index.contract import Filter
+    from service.search.options import Match
     from service.system.settings import Settings
 
 Stream = Literal["audio", "video"]
@@ -46,8 +48,27 @@ MARGIN_SECONDS = 60.0  # to send the file and to wait for a worker, on top of th
 
 def search(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The clip to search with.", exists=True, metavar="FILE")],
     target: Annotated[Stream, typer.Option(help="What to find.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="The clip to search with.", exists=True, metavar="[FILE]")
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="Words to search with, alone or beside the clip: --text 'dog barking in the rain'."
+        ),
+    ] = None,
+    weight: Annotated[
+        float,
+        typer.Option(min=0.001, max=1000, help="How much --text counts beside the clip, which counts 1."),
+    ] = 1.0,
+    match: Annotated[
+        Literal["both", "meaning", "words"] | None,
+        typer.Option(
+            help="What --text alone finds: what it means, files whose names or metadata have its words, or both. "
+            "Default: both if the active bundle embeds words, else words."
+        ),
+    ] = None,
     source: Annotated[
         Stream | None,
         typer.Option(
@@ -67,16 +88,23 @@ def search(
     metadata: Metadata = None,
     as_json: Json = False,
 ) -> None:
-    """Find the sound that goes with a picture, or the picture that goes with a sound."""
+    """Find the sound that goes with a picture, the picture that goes with a sound, or what words describe."""
     from service.commands.printing import print_answer
 
     settings = read_settings()
     if limit is not None and limit > settings.max_limit:
         fail(f"--limit may be at most {settings.max_limit}, got {limit}", code=WRONG_USAGE)
+    if file is None and text is None:
+        fail("give a clip, or words with --text", code=WRONG_USAGE)
+    if match is not None and file is not None:
+        fail("--match is for --text without a clip", code=WRONG_USAGE)
     with report_errors():
         answer = _search(
             settings,
-            file.resolve(),
+            None if file is None else file.resolve(),
+            text=text,
+            weight=weight,
+            match=match,
             target=target,
             source=source,
             limit=limit,
@@ -94,8 +122,11 @@ def search(
 
 def _search(
     settings: Settings,
-    file: Path,
+    file: Path | None,
     *,
+    text: str | None,
+    weight: float,
+    match: Match | None,
     target: Stream,
     source: Stream | None,
     limit: int | None,
@@ -105,19 +136,30 @@ def _search(
     """The answer as JSON values; None if no file with the target modality is indexed."""
     from service.commands.here_or_there import here_or_there
     from service.commands.inventory import to_query
+    from service.search.mixed_query import WeightedText
     from service.search.options import SearchOptions
+    from service.search.text_query import search_text
 
     def here() -> dict[str, Any] | None:
         with open_foley_of(settings) as foley:
             if foley.index.count_segments(modality=target) == 0:
                 return None
             options = SearchOptions.of(
-                settings, target=target, source=source, limit=limit, min_score=min_score, filter=filter
+                settings,
+                target=target,
+                source=source,
+                limit=limit,
+                min_score=min_score,
+                filter=filter,
+                match=match,
             )
-            return foley.search_file(file, options).to_json()
+            if file is None:
+                return search_text(text or "", options, snapshot=foley.snapshot()).to_json()
+            words = None if text is None else WeightedText(text=text, weight=weight)
+            return foley.search_file(file, options, words=words).to_json()
 
     def there(client: Client) -> dict[str, Any] | None:
-        query = {
+        query: dict[str, Any] = {
             "target": target,
             "from": source,
             "limit": settings.default_limit if limit is None else limit,  # ours, as it is without a server
@@ -125,7 +167,14 @@ def _search(
             **to_query(filter),
         }
         seconds = settings.query_timeout_seconds + MARGIN_SECONDS
-        answer = client.upload("/v1/search", file, query=query, timeout_seconds=seconds)
+        if file is None:
+            query |= {"text": text, "match": match}
+            query |= {"metadata": json.loads(str(query["metadata"]))} if query.get("metadata") else {}
+            answer = client.ask("POST", "/v1/search", body=query, timeout_seconds=seconds)
+        else:
+            if text is not None:
+                query |= {"text": text, "text_weight": weight}
+            answer = client.upload("/v1/search", file, query=query, timeout_seconds=seconds)
         return None if answer["reason"] == "nothing_to_search" else answer
 
     return here_or_there(settings, here, there)

@@ -37,7 +37,9 @@ def describe_media() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def describe_form(parameters: type[BaseModel], *, json: dict[str, Any] | None = None) -> dict[str, Any]:
+def describe_form(
+    parameters: type[BaseModel], *, json: dict[str, Any] | None = None, needs_file: bool = True
+) -> dict[str, Any]:
     """FastAPI's `openapi_extra` of a route that takes a form (`file` and `parameters`) or JSON of the schema `json`."""
     schema = parameters.model_json_schema(by_alias=True)
     file = {
@@ -50,7 +52,7 @@ def describe_form(parameters: type[BaseModel], *, json: dict[str, Any] | None = 
     form = {
         "type": "object",
         "properties": {"file": file, **fields},
-        "required": ["file", *schema.get("required", [])],
+        "required": [*(["file"] if needs_file else []), *schema.get("required", [])],
         "additionalProperties": False,
     }
     content = {"multipart/form-data": {"schema": form}}

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request
 
+from service.encode.text import MAX_TEXT_CHARS
 from service.http.encodings import Encoding
 from service.http.filters import FilterFields, MetadataText
 from service.http.problems import InvalidParameter
 from service.http.schemas import RequestBody
 from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
-from service.search.options import SearchOptions
+from service.search.options import Match, SearchOptions
 from service.system.failure import Failure
 from service.system.modality import Modality
 from service.system.paths import show_path
 from service.system.settings import MAX_LIMIT, Settings
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
+MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1e3
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev/fd")  # what is in there are ways to the files of other processes
 
 
@@ -100,10 +103,40 @@ class SearchFields(FilterFields):
             raise InvalidParameter([{"parameter": "offset", "message": str(exc)}]) from exc
 
 
+TEXT = Field(
+    description="Words to search with.", max_length=MAX_TEXT_CHARS, examples=["dog barking in the rain"]
+)
+WEIGHT: Any = Field(
+    1.0,
+    ge=MIN_WEIGHT,
+    le=MAX_WEIGHT,
+    allow_inf_nan=False,
+    description="How much this query counts beside the others.",
+)
+MATCH: Any = Field(
+    None,
+    description="What a text finds: `meaning`, sound or picture that it describes; `words`, files whose names or "
+    "metadata have its words; `both`, joined by reciprocal-rank fusion. Default: `both` if the active bundle embeds "
+    "words, else `words`.",
+)
+
+
 class SearchParameters(SearchFields):
-    """What to search for with a file."""
+    """What to search for with a file, a text, or both."""
 
     metadata: MetadataText = None
+    text: Annotated[str, TEXT] | None = None
+    match: Match | None = MATCH
+    text_weight: float = Field(
+        1.0,
+        ge=MIN_WEIGHT,
+        le=MAX_WEIGHT,
+        description="How much `text` counts beside `file`, which counts 1. The score is the weighted mean.",
+    )
+
+    def to_options(self, settings: Settings) -> SearchOptions:
+        """See `SearchFields.to_options`."""
+        return replace(super().to_options(settings), match=self.match)
 
 
 class EmbeddingParameters(RequestBody):

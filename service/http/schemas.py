@@ -16,7 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from models.media.clip import MediaInfo
-from service.search.matching import EmptyReason, ProbabilityReason
+from service.search.matching import EmptyReason, FoundBy, ProbabilityReason, Source
 from service.system.modality import Modality
 from service.system.validation import MAX_FAULTS
 
@@ -182,12 +182,16 @@ class SearchResultBody(Document):
     path: str = Field(description="Path of the file when it was indexed.")
     start_seconds: float = Field(ge=0, description="Start of the segment.")
     end_seconds: float = Field(ge=0, description="End of the segment, exclusive.")
-    score: float = Field(description="Mean of `moments`, in [-1, 1].")
+    score: float | None = Field(description="Mean of `moments`, in [-1, 1].")
     match_probability: float | None = Field(
         description="How likely the result belongs to the query, in [0, 1], learned from the library's own pairs at "
         "even odds that there is anything to find. Null if `probability_reason` says why."
     )
-    best_moment: BestMoment
+    found_by: list[FoundBy] = Field(
+        description="What found it: `meaning` (vectors), `words` of its names and metadata, or both. What words alone "
+        "found has no score and no moments, and its span is that of its first segment."
+    )
+    best_moment: BestMoment | None
     moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")
     query_start_seconds: float = Field(ge=0, description="Start of the segment of the query that fits best.")
     query_end_seconds: float = Field(ge=0, description="Its end, exclusive.")
@@ -197,7 +201,11 @@ class SearchResultBody(Document):
 class QueryBody(Document):
     """What the search was made with."""
 
-    num_segments: int = Field(ge=1, description="Segments of the query file that were searched with.")
+    num_segments: int = Field(
+        ge=0,
+        description="Segments of the query that were searched with, or combinations of them; 1 for a text, 0 for words "
+        "alone.",
+    )
     is_partial: bool = Field(description=IS_PARTIAL)
 
 
@@ -215,6 +223,7 @@ class SearchAnswerBody(Document):
                     "end_seconds": 30.0,
                     "score": 0.5675,
                     "match_probability": 0.83,
+                    "found_by": ["meaning"],
                     "best_moment": {"index": 7, "time_seconds": 24.375, "similarity": 0.72},
                     "moments": MOMENTS,
                     "query_start_seconds": 0.0,
@@ -229,7 +238,10 @@ class SearchAnswerBody(Document):
 
     results: list[SearchResultBody]
     target: Modality = Field(description="What was searched.")
-    source: Modality = Field(alias="from", description="Which stream of the query file was used.")
+    source: Source = Field(
+        alias="from",
+        description="Which stream of the query was used; `text` for words, `mixed` for several queries together.",
+    )
     bundle_id: str = Field(description="The encoder bundle that embedded query and library.")
     release_id: str = Field(description="The release that answered: one encoder, one index, one calibration.")
     query: QueryBody
@@ -239,7 +251,8 @@ class SearchAnswerBody(Document):
     reason: EmptyReason | None = Field(description="Why there are no results; null if there are some.")
     probability_reason: ProbabilityReason | None = Field(
         description="Why results have no `match_probability`: like was compared with like, the library is too small to "
-        "learn from, or the release does not tell what belongs together better than chance. Null if they have one."
+        "learn from, or the release does not tell what belongs together better than chance; for a text, the library "
+        "has too few captions, or only words were looked for; or there were several queries. Null if they have one."
     )
 
 

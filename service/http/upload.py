@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 FILE_FIELD = "file"
 MAX_PARTS = 16
-MAX_FIELD_BYTES = 4096
+MAX_FIELD_BYTES = 16_384  # 4,096 characters of any kind
 WRITE_BYTES = 1024 * 1024  # bytes gathered for one trip to the disk, which is made off the event loop
 STALE_SECONDS = 3600.0  # no request lasts this long: a folder not touched since was left by a killed process
 
@@ -78,6 +78,7 @@ class Upload:
     path: Path
     num_bytes: int
     fields: Mapping[str, str]
+    has_file: bool = True
 
 
 class UploadFolder:
@@ -117,7 +118,9 @@ class UploadFolder:
 
 
 @asynccontextmanager
-async def receive_upload(request: Request, folder: UploadFolder) -> AsyncIterator[Upload]:
+async def receive_upload(
+    request: Request, folder: UploadFolder, *, needs_file: bool = True
+) -> AsyncIterator[Upload]:
     """Receive the multipart body of a request, not read before; the file exists inside the block only."""
     form = FormReader(read_boundary(request.headers.get("content-type", "")))
     async with _in_threads(folder.create()) as (path, file):
@@ -127,9 +130,9 @@ async def receive_upload(request: Request, folder: UploadFolder) -> AsyncIterato
                 form.feed(chunk)
                 if form.num_pending_bytes >= WRITE_BYTES:
                     num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
-            form.finish()
+            form.finish(needs_file=needs_file)
             num_bytes += await anyio.to_thread.run_sync(folder.write, file, form.take_file_bytes())
-        yield Upload(path=path, num_bytes=num_bytes, fields=form.fields)
+        yield Upload(path=path, num_bytes=num_bytes, fields=form.fields, has_file=form.has_file)
 
 
 @asynccontextmanager
@@ -210,11 +213,16 @@ class FormReader:
         except FormParserError as exc:
             raise MalformedBody(f"the body is not valid multipart/form-data: {exc}") from exc
 
-    def finish(self) -> None:
-        """Check that the form is whole and has a file."""
+    @property
+    def has_file(self) -> bool:
+        """Whether a part of the form is a file."""
+        return self._has_file
+
+    def finish(self, *, needs_file: bool = True) -> None:
+        """Check that the form is whole, and has a file if it needs one."""
         if not self._is_finished:
             raise MalformedBody("the multipart body ends before its closing boundary")
-        if not self._has_file:
+        if needs_file and not self._has_file:
             raise MissingFile(f"the form has no part named {FILE_FIELD!r}")
 
     def take_file_bytes(self) -> list[bytes]:

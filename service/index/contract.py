@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,11 +245,28 @@ class WordQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class WordMatch:
-    """An asset that was found by words; the span is that of its first segment."""
+    """An asset that was found by words; the span is that of its first segment. It has no score and no moments."""
 
     asset: Asset
     start_seconds: float
     end_seconds: float
+    score: ClassVar[None] = None
+    moments: ClassVar[tuple[float, ...]] = ()
+
+    @property
+    def asset_id(self) -> str:
+        """Id of the asset."""
+        return self.asset.asset_id
+
+    @property
+    def path(self) -> str:
+        """First path of the asset."""
+        return self.asset.path
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What was said about the asset."""
+        return self.asset.metadata
 
 
 @dataclass(frozen=True, kw_only=True)

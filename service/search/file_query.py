@@ -17,6 +17,7 @@ from service.encode.embedding import EmbeddedSegment, embed_clips
 from service.encode.spool import chunk_segments
 from service.index.layout import VectorLayout
 from service.search.matching import SearchAnswer, find_matches
+from service.search.mixed_query import WeightedText, of_segments, of_text, search_parts
 from service.search.options import SearchOptions
 from service.search.snapshot import QueryLimits, Snapshot
 from service.search.sources import check_embedded, choose_source, embedded
@@ -35,12 +36,20 @@ class EmbeddedFile:
 
 
 def search_file(
-    path: Path, options: SearchOptions, *, snapshot: Snapshot, decoder: Decoder, limits: QueryLimits
+    path: Path,
+    options: SearchOptions,
+    *,
+    words: WeightedText | None = None,
+    snapshot: Snapshot,
+    decoder: Decoder,
+    limits: QueryLimits,
 ) -> SearchAnswer:
-    """Find the library's segments of one modality that belong to a media file.
+    """Find the library's segments of one modality that belong to a media file, or to a file and words together.
 
     A file with sound and picture is searched by its picture if sound is wanted, and by its sound if pictures are.
     """
+    # Before anything is decoded: words may be refused.
+    said = None if words is None else of_text(words, target=options.target, snapshot=snapshot)
     began = time.monotonic()
     info = decoder.read(path, probe_media, limits.opening_seconds, limits.decode)
     limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
@@ -48,6 +57,9 @@ def search_file(
     present = [modality for modality in MODALITIES if has[modality]]
     source = choose_source(present, target=options.target, source=options.source, bundle=snapshot.bundle)
     embedded = embed_file(path, modality=source, snapshot=snapshot, decoder=decoder, limits=limits)
+    if said is not None:
+        parts = [of_segments(embedded.segments, source=source), said]
+        return search_parts(parts, options, snapshot=snapshot, is_partial=embedded.is_partial)
     return find_matches(
         embedded.segments, options, source=source, snapshot=snapshot, is_partial=embedded.is_partial
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from service.index.contract import Filter
 from service.system.modality import Modality
 from service.system.settings import MAX_LIMIT, Settings
+
+Match = Literal["both", "meaning", "words"]
+"""By what a text finds: vectors, the words of names and metadata, or both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,7 @@ class SearchOptions:
     search without pages; all pages of one query are cut from one ranking, that of the best `window` assets (at least
     `offset + limit`), so no result is missed or comes twice. `filter` None counts all assets. `prefetch` is the number
     of candidates by pooled vector for each segment, more if few assets fill them all; None for as many as the segment's
-    track needs (`choose_prefetch`).
+    track needs (`choose_prefetch`). `match` is for a text alone; None for what the bundle has.
     """
 
     target: Modality
@@ -29,6 +33,7 @@ class SearchOptions:
     min_probability: float | None = None
     filter: Filter | None = None
     prefetch: int | None = None
+    match: Match | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1 or (self.offset or 0) < 0 or (self.offset or 0) + self.limit > self.window:
@@ -48,6 +53,7 @@ class SearchOptions:
         min_score: float | None = None,
         min_probability: float | None = None,
         filter: Filter | None = None,
+        match: Match | None = None,
     ) -> SearchOptions:
         """Make options from what a caller asks for; the settings give the default limit, the window and prefetch."""
         return cls(
@@ -60,4 +66,5 @@ class SearchOptions:
             min_probability=min_probability,
             filter=filter,
             prefetch=settings.prefetch,
+            match=match,
         )

@@ -18,12 +18,12 @@ FOR_EACH_FURTHER = 2
 
 
 def measure_alikeness(track: Track) -> float:
-    """Mean cosine of two moments of a track, unit rows of shape (T, D): 1 if all are the same, about 0 if unlike."""
+    """Mean cosine of two moments of a track, rows (T, D) of one length: 1 if all are the same, about 0 if unlike."""
     num_moments = len(track)
     if num_moments == 1:
         return 1.0
     total = float(np.square(track.sum(axis=0)).sum())
-    return (total / num_moments - 1.0) / (num_moments - 1)
+    return (total / max(float(np.square(track).sum()), 1e-12) - 1.0) / (num_moments - 1)
 
 
 def choose_prefetch(track: Track, *, limit: int) -> int:

@@ -51,6 +51,14 @@ def search_asset(
 
     Returns the answer with the asset itself among the results; raises `UnknownAsset` if it is not indexed.
     """
+    usable, source = read_asset(asset_id, options, start_seconds=start_seconds, snapshot=snapshot)
+    return find_matches(usable, options, source=source, snapshot=snapshot)
+
+
+def read_asset(
+    asset_id: str, options: SearchOptions, *, start_seconds: float | None = None, snapshot: Snapshot
+) -> tuple[list[EmbeddedSegment], Modality]:
+    """The segments of an asset to search with, or the one that holds a time, and the modality they have for it."""
     asset = snapshot.index.get_asset(asset_id)
     if asset is None:
         raise UnknownAsset(f"no asset {asset_id[:80]!r} is indexed")
@@ -61,8 +69,7 @@ def search_asset(
     queries = [_to_query(segment) for segment in segments]
     present = {modality for query in queries for modality in query.tracks}
     source = choose_source(present, target=options.target, source=options.source, bundle=snapshot.bundle)
-    usable = [query for query in queries if source in query.tracks]
-    return find_matches(usable, options, source=source, snapshot=snapshot)
+    return [query for query in queries if source in query.tracks], source
 
 
 def search_track(track: Track, options: SearchOptions, *, snapshot: Snapshot) -> SearchAnswer:

@@ -1,25 +1,22 @@
-"""`POST /v1/search`: a media file in, the sound or picture that belongs to it out. Or an asset, or a track."""
+"""`POST /v1/search`: a media file in, the sound or picture that belongs to it out. Or an asset, a track, or words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pydantic_core
 from fastapi import APIRouter, Request, Response
 
-from models.media.clip import EmptyFile, NoStream
+from models.media.clip import EmptyFile
 from service.http.admission import Client
 from service.http.openapi import describe_form, describe_problems
 from service.http.parameters import SearchParameters, read_parameters
-from service.http.problems import InvalidParameter
-from service.http.queries import describe_batch, describe_query, read_batch, read_query
+from service.http.queries import describe_batch, describe_query, naming, read_batch, read_query
 from service.http.schemas import UPLOAD_PROBLEMS, BatchAnswerBody, SearchAnswerBody
 from service.http.state import State, StateOf
-from service.http.upload import receive_upload
-from service.search.matching import NotCalibrated
-from service.search.stored_query import UnusableQuery
-from service.system.modality import NotComparable, NotEmbedded
+from service.http.upload import FILE_FIELD, MissingFile, receive_upload
+from service.search.mixed_query import WeightedText
+from service.search.text_query import search_text
 
 router = APIRouter(tags=["search"])
 
@@ -37,10 +34,11 @@ JSON_PROBLEMS = tuple(status for status in UPLOAD_PROBLEMS if status != 507)
         "both streams is searched by its picture when `target` is `audio`, and by its sound when `target` is "
         "`video`; `from` overrides this.\n\nEvery field but `file` may be given in the query string instead.\n\n"
         "As JSON, search with an indexed file (`asset_id`; with `start_seconds` one segment of it), or with a "
-        "`track` from `/v1/embeddings`."
+        "`track` from `/v1/embeddings`, or with words (`text`), which a form takes too, alone or beside the file. "
+        "`queries` is a list of these with weights: the score is the weighted mean of their scores."
     ),
     responses={200: {"model": SearchAnswerBody}, **describe_problems(*UPLOAD_PROBLEMS)},
-    openapi_extra=describe_form(SearchParameters, json=describe_query()),
+    openapi_extra=describe_form(SearchParameters, json=describe_query(), needs_file=False),
 )
 async def search(request: Request, state: StateOf) -> Response:
     """Answer a search."""
@@ -48,16 +46,23 @@ async def search(request: Request, state: StateOf) -> Response:
     client = Client(request)
     if _is_json(request):
         return await _search_stored(request, state, client)
-    async with receive_upload(request, state.uploads) as upload:
+    async with receive_upload(request, state.uploads, needs_file=False) as upload:
         parameters = read_parameters(request, upload.fields, SearchParameters)
         options = parameters.to_options(state.foley.settings)
-        if upload.num_bytes == 0:
+        text = parameters.text
+        if not upload.has_file and text is None:
+            raise MissingFile(f"the form has no part named {FILE_FIELD!r}, and no `text`")
+        if upload.has_file and upload.num_bytes == 0:
             raise EmptyFile("the file has 0 bytes")
+        words = None if text is None else WeightedText(text=text, weight=parameters.text_weight)
 
         with state.foley.lease(client.caller) as snapshot:
 
             def work() -> bytes:
-                answer = state.foley.search_file(upload.path, options, snapshot=snapshot)
+                if upload.has_file:
+                    answer = state.foley.search_file(upload.path, options, words=words, snapshot=snapshot)
+                else:
+                    answer = search_text(text or "", options, snapshot=snapshot)
                 return pydantic_core.to_json(answer.to_json())
 
             return await _answer(state, client, work)
@@ -96,24 +101,11 @@ async def search_batch(request: Request, state: StateOf) -> Response:
             answers = []
             for number, query in enumerate(queries):
                 client.caller.check()
-                with _naming(number):
+                with naming(str(number)):
                     answers.append(query.answer(settings, snapshot).to_json())
             return pydantic_core.to_json({"answers": answers})
 
         return await _answer(state, client, work)
-
-
-@contextmanager
-def _naming(number: int) -> Iterator[None]:
-    """Say in an error which search of a batch is at fault."""
-    try:
-        yield
-    except (UnusableQuery, InvalidParameter) as exc:
-        exc.errors = [{**error, "parameter": f"{number}.{error['parameter']}"} for error in exc.errors]
-        raise
-    except (NotCalibrated, NotEmbedded, NotComparable, NoStream) as exc:
-        setattr(exc, "errors", [{"parameter": str(number), "message": str(exc)}])  # noqa: B010 - of none of the classes
-        raise
 
 
 async def _answer(state: State, client: Client, work: Callable[[], bytes]) -> Response:

@@ -254,6 +254,11 @@ def test_every_json_answer_is_as_described(
     check("search", client.post("/v1/search", json={**query, "folder": "/nowhere"}))
     check("search", client.post("/v1/search", files=files, data={"target": "audio", "offset": "0"}))
     check("search_batch", client.post("/v1/search/batch", json=[query]))
+    said = {"target": "video", "text": "long"}
+    assert check("search", client.post("/v1/search", json=said))["results"][0]["score"] is None
+    check("search", client.post("/v1/search", json={**said, "text": "unheard-of"}))
+    several = {"target": "audio", "queries": [{"asset_id": asset["asset_id"], "start_seconds": 0}]}
+    assert check("search", client.post("/v1/search", json=several))["results"]
     assert check("audit", client.get("/v1/audit"))["findings"]
 
     build = {"bundle": str(second_bundle.path), "activate": True, "force": "a test"}
@@ -363,10 +368,21 @@ def test_search_takes_a_form_with_a_file(document: dict[str, Any]) -> None:
         "is_static",
         "metadata",
     }
-    assert set(form["properties"]) == {"file", *common}
-    assert form["required"] == ["file", "target"]
-    by_asset, by_track = operation["requestBody"]["content"]["application/json"]["schema"]["oneOf"]
+    assert set(form["properties"]) == {"file", "text", "text_weight", "match", *common}
+    assert form["required"] == ["target"]
+    by_asset, by_several, by_track, by_text = operation["requestBody"]["content"]["application/json"][
+        "schema"
+    ]["oneOf"]
     assert set(by_asset["properties"]) == {"asset_id", "start_seconds", *common}
     assert by_asset["required"] == ["target", "asset_id"]
     assert set(by_track["properties"]) == {"track", *common}
     assert by_track["required"] == ["target", "track"]
+    assert set(by_text["properties"]) == {"text", "match", *common}
+    assert by_text["required"] == ["target", "text"]
+    assert set(by_several["properties"]) == {"queries", *common}
+    parts = [set(part["properties"]) for part in by_several["properties"]["queries"]["items"]["oneOf"]]
+    assert sorted(map(sorted, parts)) == [
+        ["asset_id", "from", "start_seconds", "weight"],
+        ["from", "track", "weight"],
+        ["text", "weight"],
+    ]

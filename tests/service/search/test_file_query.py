@@ -157,6 +157,7 @@ def test_json_of_an_answer() -> None:
                 "end_seconds": 18.0,
                 "match_probability": None,
                 "score": 0.0,
+                "found_by": ["meaning"],
                 # 15/16 of the way through the 8 s of the segment
                 "best_moment": {"index": 15, "time_seconds": 17.5, "similarity": 0.5},
                 "moments": list(moments),
