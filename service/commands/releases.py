@@ -81,6 +81,47 @@ def list_all(as_json: Json = False) -> None:
 
 
 @releases_app.command()
+def show(
+    release: Annotated[
+        str | None, typer.Argument(help="Name of a release. Default: the active one.", metavar="RELEASE")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a release embeds and compares, and how it did in its gates."""
+    from service.commands.here_or_there import list_releases
+    from service.commands.tables import print_columns
+
+    with report_errors():
+        found = list_releases(read_settings())
+    name = release or found["active"]
+    document = next((one for one in found["releases"] if one["release_id"] == name), None)
+    if document is None:
+        fail(f"there is no release {name}: `foley releases` lists them")
+    if as_json:
+        print_json(document)
+        return
+    rows = [("release", name), ("state", document["state"]), *_describe_bundle(document["bundle"])]
+    print_columns(stdout(), ("fact", "value"), rows)
+    _print_gates(document)
+
+
+def _describe_bundle(facts: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """What a bundle embeds and compares, in rows of a table."""
+    if facts is None:
+        return [("bundle", "cannot be read")]
+    shapes = [
+        f"{name}: {count(moments, 'moment')} of {width}" for name, (moments, width) in facts["tracks"].items()
+    ]
+    rows = [("embeds", ", ".join(shapes))]
+    rows.append(("sound with picture", "compared" if facts["compares"] else "not compared"))
+    rows.append(("scores", "cosines" if facts["similarity"] == "cosine" else "dot products, without bounds"))
+    rows.append(
+        ("words", f"compared with {' and '.join(facts['text_targets'])}" if facts["text_targets"] else "none")
+    )
+    return [*rows, *(("weights", line) for line in facts["attribution"])]
+
+
+@releases_app.command()
 def create(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", exists=True, file_okay=False)],
     activate: Annotated[bool, typer.Option("--activate", help="Activate it if it passes its gates.")] = False,
@@ -117,7 +158,7 @@ def show_build(job: Mapping[str, Any], *, as_json: bool) -> None:
         fail(explain_refusal(release))
     else:
         name, undecided = release["release_id"], release["gates"].get("undecided")
-        but = ", but too few pairs tell whether recall fell" if undecided else ""
+        but = ", but recall could not be compared for sure" if undecided else ""
         say(f"release {name} is ready{but}: activate it with `foley releases activate {name}`")
 
 

@@ -76,7 +76,12 @@ def search(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of results.")] = None,
-    min_score: Annotated[float | None, typer.Option(min=-1, max=1, help="Minimum score of a result.")] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            help="Minimum score of a result: a cosine, or any number if the bundle compares by dot product."
+        ),
+    ] = None,
     folder: Folder = None,
     modality: HasModality = None,
     min_duration: MinDuration = None,
@@ -138,10 +143,12 @@ def _search(
     from service.commands.inventory import to_query
     from service.search.mixed_query import WeightedText
     from service.search.options import SearchOptions
+    from service.search.sources import check_embedded
     from service.search.text_query import search_text
 
     def here() -> dict[str, Any] | None:
         with open_foley_of(settings) as foley:
+            check_embedded(foley.bundle, target)
             if foley.index.count_segments(modality=target) == 0:
                 return None
             options = SearchOptions.of(

@@ -30,7 +30,7 @@ def embed_clips(
     tracks: list[dict[Modality, Track]] = [{} for _ in clips]
     for modality in modalities:
         present = [i for i, clip in enumerate(clips) if _has(clip, modality)]
-        encoded = _encode([clips[i] for i in present], modality, encoder)
+        encoded = _encode([clips[i] for i in present], modality, encoder) if present else ()
         for i, track in zip(present, encoded, strict=True):
             tracks[i][modality] = track
     return [

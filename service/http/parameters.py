@@ -73,7 +73,10 @@ class SearchFields(FilterFields):
         "are cut from one ranking of the best 1000. Leave it out if one page is enough: that is faster.",
     )
     min_score: float | None = Field(
-        None, ge=-1, le=1, description="Minimum score of a result. There may be no results."
+        None,
+        allow_inf_nan=False,
+        description="Minimum score of a result: from -1 to 1 if the active bundle compares by cosine, else any number. "
+        "There may be no results.",
     )
     min_probability: float | None = Field(
         None,

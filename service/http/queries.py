@@ -28,8 +28,8 @@ from service.search.matching import NotCalibrated, SearchAnswer
 from service.search.mixed_query import MAX_QUERIES, Part, WeightedText, of_segments, of_text, search_parts
 from service.search.options import Match, SearchOptions
 from service.search.snapshot import Snapshot
-from service.search.sources import check_embedded, choose_source
-from service.search.stored_query import UnusableQuery, read_asset, search_asset, search_track
+from service.search.sources import UnusableQuery, check_options, choose_source
+from service.search.stored_query import read_asset, search_asset, search_track
 from service.search.text_query import search_text
 from service.system.modality import MODALITIES, Modality, NotComparable, NotEmbedded, Track
 from service.system.settings import MAX_LIMIT, Settings
@@ -73,7 +73,7 @@ class TrackQuery(SearchFields):
     def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
         """Search a snapshot, whose index says which shape the track must have."""
         options = self.to_options(settings)
-        check_embedded(snapshot.bundle, options.target)
+        check_options(options, snapshot.bundle)
         track = read_track(self.track, layout=snapshot.layout, target=options.target)
         return search_track(track, options, snapshot=snapshot)
 
@@ -170,6 +170,7 @@ class MixedQuery(SearchFields):
     def answer(self, settings: Settings, snapshot: Snapshot) -> SearchAnswer:
         """Search a snapshot."""
         options = self.to_options(settings)
+        check_options(options, snapshot.bundle)
         parts = []
         for number, part in enumerate(self.queries):
             with naming(f"queries.{number}"):

@@ -13,7 +13,9 @@ from service.decode.landlock import landlock_version
 from service.foley import Foley
 from service.index.failure import REPAIR, IndexDamaged
 from service.jobs.ledger import Ledger
+from service.releases.documents import describe_bundle
 from service.system.failure import Failure
+from service.system.modality import MODALITIES
 
 
 class NotReady(Failure):
@@ -60,7 +62,10 @@ def _check(foley: Foley, ledger: Ledger) -> _Verdict:
             num_segments = release.index.count_segments()
         checking = "the ledger of jobs"
         ledger.check()
-        if num_segments == 0 and (num_stored := ledger.count_stored()):
+        embeds_all = len(release.bundle.manifest.tracks) == len(
+            MODALITIES
+        )  # else it may hold nothing of them
+        if num_segments == 0 and embeds_all and (num_stored := ledger.count_stored()):
             raise IndexDamaged(f"the index is empty, and jobs stored {num_stored} assets: {REPAIR}")
         checking = "the disk"
         disk = foley.settings.disk_space()
@@ -71,6 +76,7 @@ def _check(foley: Foley, ledger: Ledger) -> _Verdict:
     document = {
         "status": "ready",
         "bundle_id": release.bundle.bundle_id,
+        "bundle": describe_bundle(release.bundle.manifest),
         "provider": release.encoder.provider,
         "num_segments": num_segments,
         "free_bytes": disk.free_bytes,

@@ -15,7 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchem
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from models.bundle.bundle import Similarity
 from models.media.clip import MediaInfo
+from service.releases.documents import BundleFacts
 from service.search.matching import EmptyReason, FoundBy, ProbabilityReason, Source
 from service.system.modality import Modality
 from service.system.validation import MAX_FAULTS
@@ -59,6 +61,7 @@ EMPTY_ANSWER: dict[str, Any] = {
     "from": "video",
     "bundle_id": RELEASE_ID,
     "release_id": RELEASE_ID,
+    "similarity": "cosine",
     "query": {"num_segments": 1, "is_partial": False},
     "next_offset": None,
     "reason": "nothing_passes_filter",
@@ -172,7 +175,7 @@ class BestMoment(Document):
 
     index: int = Field(ge=0, description="Which of the moments, from 0.")
     time_seconds: float = Field(ge=0, description="When it is, on the asset's own timeline.")
-    similarity: float = Field(description="Cosine similarity there.")
+    similarity: float = Field(description="Similarity there.")
 
 
 class SearchResultBody(Document):
@@ -182,7 +185,9 @@ class SearchResultBody(Document):
     path: str = Field(description="Path of the file when it was indexed.")
     start_seconds: float = Field(ge=0, description="Start of the segment.")
     end_seconds: float = Field(ge=0, description="End of the segment, exclusive.")
-    score: float | None = Field(description="Mean of `moments`, in [-1, 1].")
+    score: float | None = Field(
+        description="Mean of `moments`; in [-1, 1] if `similarity` is `cosine`. Null if words alone found it."
+    )
     match_probability: float | None = Field(
         description="How likely the result belongs to the query, in [0, 1], learned from the library's own pairs at "
         "even odds that there is anything to find. Null if `probability_reason` says why."
@@ -192,7 +197,9 @@ class SearchResultBody(Document):
         "found has no score and no moments, and its span is that of its first segment."
     )
     best_moment: BestMoment | None
-    moments: list[float] = Field(description="Cosine similarity of query and segment at each of 16 moments.")
+    moments: list[float] = Field(
+        description="Similarity of query and segment at each moment: 16 in a TG-DP bundle."
+    )
     query_start_seconds: float = Field(ge=0, description="Start of the segment of the query that fits best.")
     query_end_seconds: float = Field(ge=0, description="Its end, exclusive.")
     metadata: Metadata
@@ -244,6 +251,9 @@ class SearchAnswerBody(Document):
     )
     bundle_id: str = Field(description="The encoder bundle that embedded query and library.")
     release_id: str = Field(description="The release that answered: one encoder, one index, one calibration.")
+    similarity: Similarity = Field(
+        description="What scores are made of: `cosine`, or `dot` for dot products, which have no bounds."
+    )
     query: QueryBody
     next_offset: int | None = Field(
         description="Give it as `offset` for the next page. Null after the last page, and without an `offset`."
@@ -267,8 +277,12 @@ class BatchAnswerBody(Document):
 class EmbeddedTrack(Document):
     """Embeddings of one segment in one modality."""
 
-    pooled: list[float] = Field(description="Normalised mean of the track, unit length.")
-    track: list[list[float]] = Field(description="16 unit vectors, one for each moment.")
+    pooled: list[float] = Field(
+        description="Mean of the track; of unit length if the bundle compares by cosine."
+    )
+    track: list[list[float]] = Field(
+        description="One vector for each moment; unit vectors if the bundle compares by cosine."
+    )
 
 
 class _Segment(Document):
@@ -301,11 +315,11 @@ class EncodedTrack(Document):
     """Embeddings of one segment in one modality, each number a little-endian float16."""
 
     pooled: str = Field(
-        description="Normalised mean of the track, unit length: base64 of `width` numbers.",
+        description="Mean of the track; of unit length if the bundle compares by cosine: base64 of D numbers.",
         json_schema_extra={"contentEncoding": "base64"},
     )
     track: str = Field(
-        description="16 unit vectors, one for each moment, one after another: base64 of 16 × `width` numbers.",
+        description="One vector for each moment, one after another: base64 of T × D numbers.",
         json_schema_extra={"contentEncoding": "base64"},
     )
 
@@ -320,10 +334,20 @@ class EncodedSegmentBody(_Segment):
 class EncodedEmbeddingsBody(_Embeddings):
     """Embeddings of a file with `encoding=base64`, segment by segment."""
 
-    model_config = _embeddings_example({"pooled": VECTOR, "track": TRACK}, dtype="float16", width=2)
+    model_config = _embeddings_example(
+        {"pooled": VECTOR, "track": TRACK},
+        dtype="float16",
+        width=2,
+        shapes={"audio": [16, 2], "video": [16, 2]},
+    )
 
     dtype: Literal["float16"] = Field(description="What the bytes are: little-endian half precision.")
-    width: int = Field(ge=1, description="Numbers of one vector.")
+    width: int | None = Field(
+        description="Numbers D of one vector; null if sound and picture have vectors of two widths."
+    )
+    shapes: dict[Modality, tuple[int, int]] = Field(
+        description="Vectors T of a track and numbers D of each, by modality."
+    )
     segments: list[EncodedSegmentBody]
 
 
@@ -365,6 +389,13 @@ class ReadyBody(Document):
         {
             "status": "ready",
             "bundle_id": RELEASE_ID,
+            "bundle": {
+                "tracks": {"audio": [16, 128], "video": [16, 128]},
+                "compares": True,
+                "similarity": "cosine",
+                "text_targets": [],
+                "attribution": [],
+            },
             "provider": "CPUExecutionProvider",
             "num_segments": 1234,
             "free_bytes": 84_123_456_789,
@@ -375,6 +406,7 @@ class ReadyBody(Document):
 
     status: Literal["ready"]
     bundle_id: str = Field(description="The active encoder bundle.")
+    bundle: BundleFacts
     provider: str = Field(description="What the encoder runs on.")
     num_segments: int = Field(ge=0, description="Segments that can be found.")
     free_bytes: int = Field(ge=0, description="Free disk space where the data lies.")

@@ -41,6 +41,7 @@ from service.library.stages import (
 )
 from service.library.writing import Writers
 from service.search.snapshot import Snapshot
+from service.search.sources import embedded
 from service.system.caller import Caller, CallerGone
 
 MAX_UNWRITTEN = 32  # embedded chunks that may wait for the disk
@@ -55,6 +56,7 @@ class Pipeline:
         self, *, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits, stop: Caller | None = None
     ) -> None:
         self.num_written_segments = 0
+        self._bundle = snapshot.bundle
         self._spec: ClipSpec = snapshot.spec
         self._chunk_segments = chunk_segments(self._spec)
         self._caller = snapshot.caller
@@ -163,6 +165,7 @@ class Pipeline:
             self._spec,
             first=chunk * self._chunk_segments,
             count=self._chunk_segments,
+            modalities=embedded(self._bundle),
             limits=self._limits,
             timeout_seconds=self._timeout_seconds(file),
             hashes_packets=chunk == 0,
@@ -227,10 +230,16 @@ class Pipeline:
                 problem = blame_file(exc)
             if problem is not None:
                 self._num_chunks -= 1
-                return self._fail(file, problem)
+                return self._fail(file, self._explain(problem))
         if file.is_forwarded:
             self._abandon_chunks(file)
         return []
+
+    def _explain(self, problem: FileError) -> FileError:
+        """Say of a file without sound, or without picture, that the bundle embeds nothing else."""
+        if isinstance(problem, NoStream) and len(embedded(self._bundle)) == 1:
+            return NoStream(f"{problem}, and {self._bundle.bundle_id} embeds nothing else")
+        return problem
 
     def _accept(self, file: IncomingFile, media: DecodedMedia) -> FileError | None:
         """Send a chunk to the encoder; returns what is wrong with the file instead, if anything is."""

@@ -53,7 +53,9 @@ from service.operations.clip_timing import time_clip, write_golden_clip
 from service.operations.stopwatch import DecodedOnce
 from service.releases.opening import active_release, open_encoder
 from service.releases.store import ReleaseError, ReleaseNotFound, ReleaseStore
+from service.search.sources import embedded
 from service.system.failure import Failure
+from service.system.modality import NAMES
 from service.system.paths import show_path
 from service.system.settings import Settings
 from service.system.text import count
@@ -255,7 +257,7 @@ def _examine_clip(
             path, source = file.resolve(), str(file)
         else:
             path = Path(folder) / "golden.mp4"
-            write_golden_clip(encoder.bundle.golden(), path)
+            write_golden_clip(encoder.bundle.golden(), path, spec=encoder.bundle.manifest.clip_spec)
         try:
             timed = time_clip(path, encoder=encoder, decoder=decoder, index=index)
         except (UnreadableClip, DecodeFailure, EncoderFailure, ValueError) as exc:
@@ -277,32 +279,37 @@ def _describe_clip(timed: DecodedOnce, source: str) -> dict[str, Any]:
 def _probe_clips(
     files: Sequence[Path], bundle: Bundle, decoder: Decoder, diagnosis: Diagnosis
 ) -> ProbeClips | None:
-    """Segments with picture and sound from the files; None if there are no files or too few segments."""
+    """Segments with all that the bundle embeds, from the files; None if there are no files or too few segments."""
+    wanted = embedded(bundle)
+    what = " and ".join(NAMES[modality] for modality in reversed(wanted))
     found: list[Clip] = []
     num_used = 0
     for file in files:
         try:
             decoded = decoder.submit(
-                file.resolve(), bundle.manifest.clip_spec, timeout_seconds=600.0
+                file.resolve(), bundle.manifest.clip_spec, modalities=wanted, timeout_seconds=600.0
             ).result()
         except (UnreadableClip, DecodeFailure) as exc:
             diagnosis.left_out[str(file)] = str(exc)
             continue
-        clips = [clip for clip in decoded.clips if clip.frames is not None and clip.samples is not None]
+        clips = [
+            clip
+            for clip in decoded.clips
+            if (clip.frames is not None or "video" not in wanted)
+            and (clip.samples is not None or "audio" not in wanted)
+        ]
         num_used += bool(clips) and len(found) < MAX_PROBE_CLIPS
         found += clips
     found = found[:MAX_PROBE_CLIPS]
     if len(found) < 2:  # else one bad file of many is not a problem
         diagnosis.problems += [f"{file}: {reason}" for file, reason in diagnosis.left_out.items()]
         if files:
-            diagnosis.problems.append(
-                "fewer than 2 segments with picture and sound: measured on the golden clip"
-            )
+            diagnosis.problems.append(f"fewer than 2 segments with {what}: measured on the golden clip")
         return None
     return ProbeClips(
-        samples=[np.asarray(clip.samples) for clip in found],
-        num_heard=[clip.num_heard for clip in found],
-        frames=[np.asarray(clip.frames) for clip in found],
+        samples=[np.asarray(clip.samples) for clip in found] if "audio" in wanted else [],
+        num_heard=[clip.num_heard for clip in found] if "audio" in wanted else [],
+        frames=[np.asarray(clip.frames) for clip in found] if "video" in wanted else [],
         description=f"{count(len(found), 'segment')} of {count(num_used, 'file')}",
     )
 

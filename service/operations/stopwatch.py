@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -38,15 +38,17 @@ class DecodedOnce:
     stages: tuple[Stage, ...]
 
 
-def time_decoding(source: MediaSource, spec: ClipSpec) -> DecodedOnce:
+def time_decoding(
+    source: MediaSource, spec: ClipSpec, modalities: Collection[Literal["audio", "video"]]
+) -> DecodedOnce:
     """Time the decoding of a file's first segment in a decode worker; raises `ValueError` if nothing decodes."""
     info = probe_media(source)
     stages = [time_call("open: header and first picture", partial(probe_media, source))]
-    if info.has_video:
+    if info.has_video and "video" in modalities:
         stages.append(time_call("picture: open, decode, resize", partial(_decode, source, spec, "video")))
-    if info.has_audio:
+    if info.has_audio and "audio" in modalities:
         stages.append(time_call("sound: open, decode, resample", partial(_decode, source, spec, "audio")))
-    decoded = decode_segments(source, spec, count=1)
+    decoded = decode_segments(source, spec, count=1, modalities=modalities)
     if not decoded.clips:
         raise ValueError("nothing in the first segment of the file decodes")
     return DecodedOnce(info=decoded.info, clip=decoded.clips[0], stages=tuple(stages))

@@ -30,7 +30,7 @@ from service.index.opening import index_place
 from service.releases.builder import write_asset
 from service.releases.deriving import send_segments
 from service.releases.documents import Estimate, Gates, LibraryCounts, Outcome, Side, Trial
-from service.releases.gates import NUM_RANKS, describe_gates, judge, measure_overlap
+from service.releases.gates import NUM_RANKS, Generation, Query, describe_gates, judge, measure_overlap
 from service.releases.opening import write_settings
 from service.releases.store import Release, ReleaseError, ReleaseRefused, ReleaseStore
 from service.releases.switch import OpenRelease
@@ -122,8 +122,9 @@ def build_release(
     tell(BuildProgress(step="measuring", detail={}))
     release = replace(release, library=library, missing=missing)
     index = index_place(settings).open(store.load_bundle(release.release_id), release_id=release.release_id)
+    new = Generation(bundle=bundle, index=index)
     try:
-        release = _measure(settings, store, release, trial, new=index, active=active.index)
+        release = _measure(settings, store, release, trial, new=new, active=Generation.of(active))
     finally:
         index.close()
     tell(BuildProgress(step="done", detail={"outcome": release.outcome}))
@@ -146,7 +147,7 @@ def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, tria
     """Estimate what a build takes; raises `IndexFull` if the disk has too little room for its index."""
     num_segments = active.index.count_segments()
     manifest = bundle.manifest
-    vector_bytes = 2 * manifest.embedding_width * (4 + 4 * manifest.clip_spec.num_moments)
+    vector_bytes = sum(width * (4 + 4 * moments) for moments, width in manifest.tracks.values())
     num_bytes = int(num_segments * vector_bytes * BYTES_OVERHEAD)
     disk = index_place(settings).disk_space()
     if disk is not None:
@@ -184,9 +185,9 @@ def _embed(
             num_derived += report["num_derived"]
             if list(iter_assets(active.index)) == wanted:
                 break
-    missing = tuple(report.pop("missing"))
+    missing, num_beyond = tuple(report.pop("missing")), len(report.pop("beyond"))
     seconds = round(time.monotonic() - began, 3)
-    report |= {"num_embedded": num_embedded, "num_derived": num_derived}
+    report |= {"num_embedded": num_embedded, "num_derived": num_derived, "num_beyond": num_beyond}
     counts = {**report, "seconds": seconds, "estimate": estimate}
     return cast(LibraryCounts, counts), missing
 
@@ -299,40 +300,65 @@ def _feed(
 
 
 def _measure(
-    settings: Settings, store: ReleaseStore, release: Release, trial: Trial, *, new: Index, active: Index
+    settings: Settings,
+    store: ReleaseStore,
+    release: Release,
+    trial: Trial,
+    *,
+    new: Generation,
+    active: Generation,
 ) -> Release:
     """Search both releases with the same segments, for the gates and the calibration."""
     samples: dict[Side, dict[Modality, Pairs]] = {"new": {}, "active": {}}
     overlap: float | None = None
-    undecided: list[str] = []
+    sides: dict[Side, Generation] = {"new": new, "active": active}
+    undecided = [f"recall could not be compared: {why}" for side in sides.values() if (why := side.why_not())]
     try:
-        queries = choose_queries(active, num_queries=settings.release_sample, seed=0)
-        queries = [query for query in queries if query[0].asset_id not in release.missing]
-        sides: dict[Side, Index] = {"new": new, "active": active}
-        for side, index in sides.items():
+        comparing = [side for side, generation in sides.items() if generation.why_not() is None]
+        queries = _choose_queries(settings, release, new=new, active=active) if comparing else []
+        for side in comparing:
             samples[side] = {
-                target: sample_pairs(index, queries, target=target, num_ranks=NUM_RANKS)
+                target: sample_pairs(
+                    sides[side].index, sides[side].number(queries), target=target, num_ranks=NUM_RANKS
+                )
                 for target in OPPOSITE
             }
-        shares = [measure_overlap(new, active, queries, target=target) for target in OPPOSITE]
-        found = [share for share in shares if share is not None]
-        overlap = sum(found) / len(found) if found else None
-        learn_calibration(store, release.release_id, new, queries, samples["new"])
+        if len(comparing) == len(sides):
+            shares = [measure_overlap(new, active, queries, target=target) for target in OPPOSITE]
+            found = [share for share in shares if share is not None]
+            overlap = sum(found) / len(found) if found else None
+        if "new" in comparing:
+            learn_calibration(store, release.release_id, new.index, new.number(queries), samples["new"])
     except TooFewPairs as exc:
         undecided.append(f"recall could not be compared: {exc}")
-        logger.warning("release %s is not compared by retrieval: %s", release.release_id, exc)
+    for reason in undecided:
+        logger.warning("release %s is not compared by retrieval: %s", release.release_id, reason)
     num_assets = release.library["num_assets"]
     gates = judge(
         settings,
         trial=trial,
-        num_assets=num_assets,
+        num_assets=num_assets - release.library.get("num_beyond", 0),
         num_embedded=num_assets - len(release.missing),
         new=samples["new"],
         active=samples["active"],
         overlap=overlap,
+        is_of_one_family=new.bundle.manifest.family == active.bundle.manifest.family,
     )
     outcome: Outcome = "ready" if all(gate["passed"] for gate in gates) else "refused"
     return replace(release, outcome=outcome, gates=describe_gates(gates, trial, samples, undecided))
+
+
+def _choose_queries(
+    settings: Settings, release: Release, *, new: Generation, active: Generation
+) -> list[Query]:
+    """Draw segments of the active release, or of the new one if the active one does not hold sound and picture."""
+    drawn = active if len(active.bundle.manifest.tracks) > 1 else new
+    queries = choose_queries(drawn.index, num_queries=settings.release_sample, seed=0)
+    return [
+        (asset, number * drawn.segment_seconds)
+        for asset, number in queries
+        if asset.asset_id not in release.missing
+    ]
 
 
 def learn_calibration(

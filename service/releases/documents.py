@@ -8,7 +8,9 @@ from typing import Annotated, Literal, NotRequired, cast
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic takes the one of `typing` from Python 3.12 on
 
-from service.system.modality import Modality, name_direction
+from models.bundle.bundle import Manifest, Similarity
+from service.index.layout import VectorLayout
+from service.system.modality import MODALITIES, Modality, name_direction
 
 Outcome = Literal["building", "ready", "refused"]
 Side = Literal["new", "active"]
@@ -109,6 +111,8 @@ class LibraryCounts(TypedDict, total=False):
 
     num_assets: int
     """Assets of the library."""
+    num_beyond: int
+    """Assets of which the bundle embeds nothing; they are among the missing ones."""
     num_embedded: int
     """Assets that the build embedded."""
     num_derived: int
@@ -154,6 +158,22 @@ class ReleaseRecord(TypedDict):
 
 
 @_DESCRIBED
+class BundleFacts(TypedDict):
+    """What a bundle embeds, and what of it can be compared."""
+
+    tracks: dict[Modality, tuple[int, int]]
+    """What it embeds: for each modality the moments T and the width D of a segment's track."""
+    compares: bool
+    """Whether sound can be compared with picture; if not, like is found with like."""
+    similarity: Similarity
+    """What scores are made of: `dot` has no bounds."""
+    text_targets: list[Modality]
+    """What words are compared with; empty if it embeds no words."""
+    attribution: list[str]
+    """Whose work its weights are, and under which licence."""
+
+
+@_DESCRIBED
 class ReleaseDocument(ReleaseRecord):
     """A release: one encoder pair, one generation of the index, one calibration."""
 
@@ -163,6 +183,8 @@ class ReleaseDocument(ReleaseRecord):
     """Whether a rollback activates it."""
     has_calibration: bool
     """Whether its answers say how likely a result is."""
+    bundle: BundleFacts | None
+    """What its bundle embeds; null if the bundle cannot be read."""
 
 
 @_DESCRIBED
@@ -190,6 +212,18 @@ class SwitchDocument(TypedDict):
     """Time of all of it: opening the release, catching up, switching."""
     num_behind: int
     """Assets of the library that the release does not hold yet; a job embeds them."""
+
+
+def describe_bundle(manifest: Manifest) -> BundleFacts:
+    """What a bundle embeds."""
+    layout, text = VectorLayout.of(manifest), manifest.text
+    return {
+        "tracks": dict(layout.tracks),
+        "compares": manifest.compares,
+        "similarity": manifest.similarity,
+        "text_targets": [] if text is None else [name for name in MODALITIES if name in text.outputs],
+        "attribution": list(manifest.attribution),
+    }
 
 
 def name_gate(gate: Gate) -> str:

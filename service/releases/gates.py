@@ -19,17 +19,21 @@ within the interval, there are too few pairs to tell: that is said and refuses n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bundle.bundle import Bundle
 from service.index.contract import Asset, Index, VectorQuery
 from service.releases.documents import Gate, Gates, Recall, Side, Trial, Verdict
+from service.releases.switch import OpenRelease
 from service.search.calibration import Pairs
 from service.search.prefetch import choose_prefetch
-from service.system.modality import OPPOSITE, Modality, name_direction
+from service.search.sources import check_comparable
+from service.system.modality import OPPOSITE, Modality, NotComparable, NotEmbedded, name_direction
 from service.system.settings import Settings
 
 OVERLAP_RESULTS = 10
@@ -37,6 +41,40 @@ NUM_RANKS = 100
 """Ranks that are told apart; those above count as the next."""
 Z = NormalDist().inv_cdf(1 - 0.05 / 2 / 3)
 """Three intervals that hold together with 95 %."""
+
+
+Query = tuple[Asset, float]
+"""A segment to search with: its asset, and where it starts in seconds if every segment before it is stored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """The index of a release, and the bundle that made it."""
+
+    bundle: Bundle
+    index: Index
+
+    @classmethod
+    def of(cls, release: OpenRelease) -> Generation:
+        """That of an open release."""
+        return cls(bundle=release.bundle, index=release.index)
+
+    @property
+    def segment_seconds(self) -> float:
+        """Length of a segment."""
+        return self.bundle.manifest.clip_spec.segment_seconds
+
+    def why_not(self) -> str | None:
+        """Why sound and picture cannot be compared here; None if they can."""
+        try:
+            check_comparable(self.bundle, "audio", "video")
+        except (NotEmbedded, NotComparable) as exc:
+            return str(exc)
+        return None
+
+    def number(self, queries: Sequence[Query]) -> list[tuple[Asset, int]]:
+        """The numbers of the segments: releases may cut files into segments of other lengths."""
+        return [(asset, int(seconds / self.segment_seconds + 1e-6)) for asset, seconds in queries]
 
 
 def judge(
@@ -48,11 +86,13 @@ def judge(
     new: Mapping[Modality, Pairs],
     active: Mapping[Modality, Pairs],
     overlap: float | None,
+    is_of_one_family: bool = True,
 ) -> list[Gate]:
     """Compare what was measured with the limits that the settings have, and return every gate.
 
     `num_assets` is that of the active release. `new` and `active` hold the same sampled queries to both releases by
-    target, and are empty if the library is too small; `overlap` is then None.
+    target, and are empty if the library is too small; `overlap` is then None. An encoder of another family may find
+    others: its overlap has no limit.
     """
     coverage = num_embedded / num_assets if num_assets else 1.0
     covered = f"{num_embedded} of {num_assets} assets are embedded"
@@ -67,11 +107,15 @@ def judge(
         ),
         _at_least("coverage", coverage, limits.release_min_coverage, covered),
     ]
-    allowed, asked = limits.release_max_recall_drop, [t for t in OPPOSITE if t in new and new[t].num_queries]
+    allowed, asked = (
+        limits.release_max_recall_drop,
+        [t for t in OPPOSITE if t in new and t in active and new[t].num_queries],
+    )
     gates += [_recall(new[target], active[target], allowed) for target in asked]
     if overlap is not None:
         words = f"of the ten best assets {overlap:.0%} are those of the active release"
-        gates.append(_at_least("overlap", overlap, limits.release_min_overlap, words))
+        gate = _at_least("overlap", overlap, limits.release_min_overlap if is_of_one_family else 0.0, words)
+        gates.append(gate if is_of_one_family else {**gate, "limit": None})
     now, before = trial["segment_seconds"], trial["active_segment_seconds"]
     gates.append(_ratio("latency", now, before, limits.release_max_latency_ratio, "s a segment"))
     now, before = trial["peak_bytes"], trial["active_peak_bytes"]
@@ -80,18 +124,18 @@ def judge(
 
 
 def measure_overlap(
-    new: Index, active: Index, queries: Sequence[tuple[Asset, int]], *, target: Modality
+    new: Generation, active: Generation, queries: Sequence[Query], *, target: Modality
 ) -> float | None:
     """Mean share of the ten best that both releases find for the same segments, in [0, 1]; None without any query."""
     shares = []
-    for asset, number in queries:
+    for both in zip(new.number(queries), active.number(queries), strict=True):
         found = []
-        for index in (new, active):
-            track = index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
+        for generation, (asset, number) in zip((new, active), both, strict=True):
+            track = generation.index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
             if track is not None:
                 prefetch = choose_prefetch(track, limit=OVERLAP_RESULTS)
                 query = VectorQuery(track=track, target=target, limit=OVERLAP_RESULTS, prefetch=prefetch)
-                found.append({match.asset_id for match in index.search_assets(query)})
+                found.append({match.asset_id for match in generation.index.search_assets(query)})
         if len(found) == 2 and found[1]:
             shares.append(len(found[0] & found[1]) / len(found[1]))
     return float(np.mean(shares)) if shares else None

@@ -45,6 +45,7 @@ from service.search.calibration import (
     choose_queries,
     sample_pairs,
 )
+from service.search.sources import check_comparable
 from service.system.caller import Caller
 from service.system.modality import OPPOSITE
 from service.system.settings import Settings
@@ -191,8 +192,12 @@ class ReleaseManager:
                 self.store.delete(release_id, self._drop, gives_up_rollback=gives_up_rollback)
 
     def calibrate(self) -> Calibration:
-        """Recalibrate the scores of the active release on its current library, for further requests too."""
+        """Recalibrate the scores of the active release on its current library, for further requests too.
+
+        Raises `NotEmbedded` or `NotComparable` if its bundle does not compare sound with picture.
+        """
         with self._releases.lease() as active:
+            check_comparable(active.bundle, "audio", "video")
             queries = choose_queries(active.index, num_queries=self._settings.release_sample, seed=0)
             pairs = {target: sample_pairs(active.index, queries, target=target) for target in OPPOSITE}
             calibration = learn_calibration(self.store, active.release_id, active.index, queries, pairs)
@@ -204,6 +209,8 @@ class ReleaseManager:
         active = self._releases.current
         known = active.calibration.num_assets if active.calibration and active.calibration.separation else 0
         num_assets = active.index.info().num_assets
+        if not active.bundle.manifest.compares:
+            return False
         if num_assets < MIN_ASSETS or abs(num_assets - known) < STALE_SHARE * max(known, 1):
             return False
         try:
@@ -253,6 +260,7 @@ class ReleaseManager:
                 decoder=self._decoder,
                 limits=library_limits(self._settings),
                 given_up=given_up,
+                source=self._releases.current.bundle,
                 links=LinkRules(within=self._settings.library_roots),
             )
             if report.num_embedded == 0:
@@ -264,14 +272,18 @@ class ReleaseManager:
         with self._releases.gate.closed(), self._writers():
             wanted = list(iter_assets(current.index))
             report = mirror(
-                wanted, snapshot=opened.snapshot(priority="bulk"), decoder=self._decoder, embeds=False
+                wanted,
+                snapshot=opened.snapshot(priority="bulk"),
+                decoder=self._decoder,
+                embeds=False,
+                source=current.bundle,
             )
             switched_at = time.monotonic()
             self._place.activate(opened.release_id)
             active = self.store.activate(opened.release_id, previous=current.release_id)
             self._releases.switch(opened)
             switch_seconds = time.monotonic() - switched_at
-        missing = set(report.missing) - set(given_up)
+        missing = set(report.missing) - set(report.beyond) - set(given_up)
         behind = [Path(asset.path) for asset in wanted if asset.asset_id in missing]
         submit_behind(self._submit, behind)
         seconds = time.monotonic() - began

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from models.bundle.bundle import Bundle
 from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.index.contract import Asset, Index
@@ -37,7 +38,9 @@ class MirrorReport:
     """Assets that got other paths or metadata."""
     num_deleted: int
     missing: tuple[str, ...]
-    """Wanted assets that are still not there: their files are gone, changed or cannot be decoded."""
+    """Wanted assets that are still not there: their files are gone, changed or cannot be decoded, or `beyond`."""
+    beyond: tuple[str, ...]
+    """Those of which the bundle embeds nothing: pictures alone, for a bundle without a picture encoder."""
     failed: tuple[FailedFile, ...]
     is_interrupted: bool = False
 
@@ -49,7 +52,8 @@ class MirrorReport:
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
         failed = [{"path": f.path, "code": f.code, "reason": f.reason} for f in self.failed[:100]]
-        return asdict(self) | {"missing": list(self.missing), "failed": failed}
+        lists = {"missing": list(self.missing), "beyond": list(self.beyond), "failed": failed}
+        return asdict(self) | lists
 
 
 def mirror(
@@ -63,14 +67,18 @@ def mirror(
     given_up: Collection[str] = (),
     embeds: bool = True,
     deletes: bool = True,
+    source: Bundle | None = None,
     links: LinkRules = NO_LINKED_FOLDERS,
 ) -> MirrorReport:
     """Make a generation of the index hold these assets and no others.
 
     Assets in `given_up` are not tried again. Without `embeds` or `deletes`, missing or unwanted assets stay as they
-    are. If `stop` leaves, the run ends early, and what is embedded stays.
+    are. So do unwanted ones of which `source`, the bundle of the other generation, embeds nothing: it cannot know them.
+    If `stop` leaves, the run ends early, and what is embedded stays.
     """
     index = snapshot.index
+    beyond = {asset.asset_id for asset in wanted if not _embeds(snapshot.bundle, asset)}
+    given_up = beyond.union(given_up)
     held = {asset.asset_id: asset for asset in iter_assets(index)}
     missing = [asset for asset in wanted if asset.asset_id not in held and asset.asset_id not in given_up]
     failed: list[FailedFile] = []
@@ -88,7 +96,11 @@ def mirror(
         failed, is_interrupted = report.failed, report.is_interrupted
         held = {asset.asset_id: asset for asset in iter_assets(index)}
     ids = {asset.asset_id for asset in wanted}
-    unwanted = [asset_id for asset_id in held if asset_id not in ids] if deletes else []
+    unwanted = [
+        asset_id
+        for asset_id, asset in held.items()
+        if deletes and asset_id not in ids and (source is None or _embeds(source, asset))
+    ]
     for asset_id in unwanted:
         index.delete_asset(asset_id)
     return MirrorReport(
@@ -97,6 +109,7 @@ def mirror(
         num_relabelled=sum(_relabel(index, asset, held.get(asset.asset_id)) for asset in wanted),
         num_deleted=len(unwanted),
         missing=tuple(asset.asset_id for asset in wanted if asset.asset_id not in held),
+        beyond=tuple(beyond - held.keys()),
         failed=tuple(failed),
         is_interrupted=is_interrupted,
     )
@@ -107,13 +120,23 @@ def _living_path(asset: Asset) -> Path:
     return next((path for path in paths if path.exists()), paths[0])
 
 
+def _embeds(bundle: Bundle, asset: Asset) -> bool:
+    """Whether a bundle embeds anything of an asset, as far as the index knows what that has."""
+    return any(modality in bundle.manifest.tracks for modality in asset.modalities)
+
+
 def _relabel(index: Index, wanted: Asset, held: Asset | None) -> bool:
-    """Copy paths, facts about the file and metadata; returns whether anything differed."""
+    """Copy paths, facts about the file and metadata; returns whether anything differed.
+
+    A fact that the other generation does not know, because it did not look at picture or sound, stays.
+    """
     if held is None:
         return False
-    has_moved = (held.paths, dict(held.media)) != (wanted.paths, dict(wanted.media))
+    known = {name: fact for name, fact in held.media.items() if wanted.media.get(name) is None}
+    media = {**wanted.media, **known}
+    has_moved = (held.paths, dict(held.media)) != (wanted.paths, media)
     if has_moved:
-        index.set_paths(wanted.asset_id, paths=wanted.paths, media=wanted.media)
+        index.set_paths(wanted.asset_id, paths=wanted.paths, media=media)
     if dict(held.metadata) != dict(wanted.metadata):
         index.set_metadata(wanted.asset_id, wanted.metadata)
         return True

@@ -24,10 +24,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from models.bundle.bundle import BrokenBundle, Bundle, load_bundle
+from models.bundle.bundle import MANIFEST, BrokenBundle, Bundle, Manifest, load_bundle
 from service.index.failure import IndexFailure
 from service.releases.adoption import adopt_bundle
-from service.releases.documents import Forced, Gates, LibraryCounts, Outcome, ReleaseDocument, ReleaseRecord
+from service.releases.documents import (
+    BundleFacts,
+    Forced,
+    Gates,
+    LibraryCounts,
+    Outcome,
+    ReleaseDocument,
+    ReleaseRecord,
+    describe_bundle,
+)
 from service.search.calibration import Calibration
 from service.system.failure import Failure
 from service.system.files import FileLocked, locked_file, make_private, replace_file, sync_folder
@@ -165,7 +174,15 @@ class ReleaseStore:
             "state": "active" if release.release_id == current else release.outcome,
             "is_previous": active is not None and active.previous == release.release_id,
             "has_calibration": calibration is not None and calibration.can_tell,
+            "bundle": self._describe_bundle(release.release_id),
         }
+
+    def _describe_bundle(self, release_id: str) -> BundleFacts | None:
+        try:
+            text = (self.path(release_id) / "bundle" / MANIFEST).read_text("utf-8")
+            return describe_bundle(Manifest.from_json(text))
+        except (OSError, ValueError):
+            return None
 
     def load_bundle(self, release_id: str) -> Bundle:
         """Open the bundle of a release and verify every file; raises `BrokenBundle` if it is damaged or another."""

@@ -6,7 +6,7 @@
 Nothing is decoded: everything is in the index. The library itself teaches what fits: scores of sound and picture of one
 file against those of two files, by isotonic regression at even odds. If the two hardly differ there is no audit, and
 where they overlap a file is called neither right nor wrong. A file that fits better with its sound moved against the
-picture is shifted, by about that much.
+picture is shifted, by about that much. Scores are cosines here, also of bundles that compare by dot product.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from service.search.isotonic import fit_isotonic
 from service.search.prefetch import choose_prefetch
 from service.search.separation import Separation, draw_foreign, separate
 from service.search.snapshot import Snapshot
+from service.search.sources import check_comparable
 from service.system.failure import Failure
 from service.system.modality import Modality, Track
 from service.system.paths import show_path
@@ -169,7 +170,11 @@ def audit_library(
 
 
 def audit_release(snapshot: Snapshot, *, max_offset_seconds: float) -> Audit:
-    """Audit the library of a release, with silence encoded by its own encoder; see `audit_library`."""
+    """Audit the library of a release, with silence encoded by its own encoder; see `audit_library`.
+
+    Raises `NotEmbedded` or `NotComparable` if its bundle does not compare sound with picture.
+    """
+    check_comparable(snapshot.bundle, "audio", "video")
     spec = snapshot.spec
     num_samples = round(spec.segment_seconds * spec.sample_rate_hz)
     silence = snapshot.encoder.encode_audio([np.zeros(num_samples, np.float32)])[0]
@@ -186,8 +191,8 @@ def _look_at(
     index: Index, asset: Asset, silence: Track | None, segment_seconds: float, max_offset_seconds: float
 ) -> _Look | None:
     segments = list(iter_segments(index, asset))
-    pairs = [(s.audio_track, s.video_track) for s in segments if s.audio_track is not None]
-    paired = [(sound, picture) for sound, picture in pairs if picture is not None]
+    pairs = [(s.audio_track, s.video_track) for s in segments]
+    paired = [(s, p) for s, p in pairs if s is not None and p is not None]
     if not paired:
         return None
     places = np.linspace(0, len(paired) - 1, min(MAX_SEGMENTS, len(paired))).astype(int)
@@ -196,7 +201,7 @@ def _look_at(
     for sound, picture in chosen:
         ranks.append(_rank(index, picture, target="audio", asset_id=asset.asset_id))
         ranks.append(_rank(index, sound, target="video", asset_id=asset.asset_id))
-    sounds, pictures = (np.stack(tracks) for tracks in zip(*chosen, strict=True))
+    sounds, pictures = (np.stack([*map(_unit, tracks)]) for tracks in zip(*chosen, strict=True))
     known = asset.media.get("is_silent")
     return _Look(
         asset=asset,
@@ -205,8 +210,19 @@ def _look_at(
         score=_score(sounds, pictures),
         rank=float(np.mean(ranks)),
         offset=find_offset(segments, segment_seconds, max_offset_seconds),
-        is_silent=(silence is not None and _score(sounds, silence) > SILENT) if known is None else known,
+        is_silent=(silence is not None and _score(sounds, _unit(silence)) > SILENT)
+        if known is None
+        else known,
     )
+
+
+@overload
+def _unit(track: Track) -> Track: ...
+@overload
+def _unit(track: None) -> None: ...
+def _unit(track: Track | None) -> Track | None:
+    """Rows of unit length: those of a bundle that compares by dot product have any, and an audit looks at cosines."""
+    return None if track is None else track / np.linalg.norm(track, axis=-1, keepdims=True).clip(1e-12)
 
 
 def _score(sounds: NDArray[np.float32], others: NDArray[np.float32]) -> float:
@@ -334,7 +350,7 @@ def _lay_out(
     segments: Sequence[Segment], segment_seconds: float
 ) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
     """Sound and picture on one time line: its step in seconds, and rows (N, D) each, of NaN if there is nothing."""
-    tracks = [(s.audio_track, s.video_track) for s in segments]
+    tracks = [(_unit(s.audio_track), _unit(s.video_track)) for s in segments]
     num_moments, width = next(track.shape for pair in tracks for track in pair if track is not None)
     step = segment_seconds / num_moments
     num_steps = int(np.ceil(max(segment.end_seconds for segment in segments) / step)) + 1

@@ -20,7 +20,7 @@ from service.search.matching import SearchAnswer, find_matches
 from service.search.mixed_query import WeightedText, of_segments, of_text, search_parts
 from service.search.options import SearchOptions
 from service.search.snapshot import QueryLimits, Snapshot
-from service.search.sources import check_embedded, choose_source, embedded
+from service.search.sources import check_embedded, check_options, choose_source, embedded
 from service.system.modality import MODALITIES, Modality
 
 
@@ -48,6 +48,7 @@ def search_file(
 
     A file with sound and picture is searched by its picture if sound is wanted, and by its sound if pictures are.
     """
+    check_options(options, snapshot.bundle)
     # Before anything is decoded: words may be refused.
     said = None if words is None else of_text(words, target=options.target, snapshot=snapshot)
     began = time.monotonic()

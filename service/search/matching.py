@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from models.bundle.bundle import Similarity
 from service.encode.embedding import EmbeddedSegment
 from service.index.contract import Index, SegmentMatch, VectorQuery, WordMatch
 from service.search.calibration import Calibration
@@ -109,7 +110,7 @@ class SearchAnswer:
 
     `source` is what the query is (`from` outside Python). `is_partial` means that less than 95 % of its file
     could be decoded. `next_offset` is None after the last page, and if no page was asked for; `reason` says why there
-    are no results, `probability_reason` why they have no probability.
+    are no results, `probability_reason` why they have no probability. `similarity` says what scores are made of.
     """
 
     results: tuple[SearchResult, ...]
@@ -117,6 +118,7 @@ class SearchAnswer:
     source: Source
     bundle_id: str
     release_id: str
+    similarity: Similarity
     num_query_segments: int
     is_partial: bool = False
     next_offset: int | None = None
@@ -131,6 +133,7 @@ class SearchAnswer:
             "from": self.source,
             "bundle_id": self.bundle_id,
             "release_id": self.release_id,
+            "similarity": self.similarity,
             "query": {"num_segments": self.num_query_segments, "is_partial": self.is_partial},
             "next_offset": self.next_offset,
             "reason": self.reason,
@@ -194,6 +197,7 @@ def answer_tracks(
         source=source,
         bundle_id=snapshot.bundle_id,
         release_id=snapshot.release_id,
+        similarity=snapshot.bundle.manifest.similarity,
         num_query_segments=len(tracks),
         is_partial=is_partial,
         next_offset=next_offset,

@@ -21,7 +21,8 @@ from service.encode.embedding import EmbeddedSegment
 from service.search.matching import QueryTrack, SearchAnswer, answer_tracks
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
-from service.search.stored_query import MAX_QUERY_SEGMENTS, UnusableQuery
+from service.search.sources import UnusableQuery
+from service.search.stored_query import MAX_QUERY_SEGMENTS
 from service.search.text_query import embed_text
 from service.system.modality import Modality
 

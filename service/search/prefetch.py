@@ -18,16 +18,17 @@ FOR_EACH_FURTHER = 2
 
 
 def measure_alikeness(track: Track) -> float:
-    """Mean cosine of two moments of a track, rows (T, D) of one length: 1 if all are the same, about 0 if unlike."""
+    """Mean cosine of two moments of a track of shape (T, D): 1 if all are the same, about 0 if unlike."""
     num_moments = len(track)
     if num_moments == 1:
         return 1.0
-    total = float(np.square(track.sum(axis=0)).sum())
-    return (total / max(float(np.square(track).sum()), 1e-12) - 1.0) / (num_moments - 1)
+    rows = track / np.linalg.norm(track, axis=1, keepdims=True).clip(1e-12)
+    total = float(np.square(rows.sum(axis=0)).sum())
+    return (total / num_moments - 1.0) / (num_moments - 1)
 
 
 def choose_prefetch(track: Track, *, limit: int) -> int:
-    """How many candidates hold .98 of the exact best `limit` for a track, unit rows of shape (T, D)."""
+    """How many candidates hold .98 of the exact best `limit` for a track of shape (T, D)."""
     alike = measure_alikeness(track)
     for_ten = next(prefetch for least, prefetch in FOR_TEN if alike >= least)
     return for_ten + FOR_EACH_FURTHER * max(0, limit - TEN)

@@ -6,7 +6,26 @@ from collections.abc import Collection
 
 from models.bundle.bundle import Bundle
 from models.media.clip import NoStream
+from service.search.options import SearchOptions
+from service.system.failure import Failure
 from service.system.modality import MODALITIES, NAMES, OPPOSITE, Modality, NotComparable, NotEmbedded
+
+
+class UnusableQuery(Failure):
+    """What a query names is not in the index; `errors`, for the client, name the parameter at fault."""
+
+    code = "invalid_parameter"
+    parameter = "asset_id"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.errors = [{"parameter": self.parameter, "message": message}]
+
+
+class ScoreOutOfRange(UnusableQuery):
+    """The minimum score is one that no result can have."""
+
+    parameter = "min_score"
 
 
 def embedded(bundle: Bundle) -> tuple[Modality, ...]:
@@ -30,6 +49,14 @@ def check_comparable(bundle: Bundle, source: Modality, target: Modality) -> None
             f"the active bundle {bundle.bundle_id} does not compare sound and picture: "
             f"search with {NAMES[target]} for {NAMES[target]}"
         )
+
+
+def check_options(options: SearchOptions, bundle: Bundle) -> None:
+    """Raise `NotEmbedded` or `ScoreOutOfRange` if a bundle cannot have what a search asks for."""
+    check_embedded(bundle, options.target)
+    least = options.min_score
+    if least is not None and bundle.manifest.similarity == "cosine" and abs(least) > 1.0:
+        raise ScoreOutOfRange(f"scores of {bundle.bundle_id} are cosines, from -1 to 1, got {least:g}")
 
 
 def choose_source(

@@ -13,22 +13,10 @@ from service.index.iteration import iter_segments
 from service.search.matching import SearchAnswer, find_matches
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
-from service.search.sources import choose_source
-from service.system.failure import Failure
+from service.search.sources import UnusableQuery, check_options, choose_source
 from service.system.modality import MODALITIES, Modality, Track
 
 MAX_QUERY_SEGMENTS = 60  # 10 min, as of a query file
-
-
-class UnusableQuery(Failure):
-    """What a query names is not in the index; `errors`, for the client, name the parameter at fault."""
-
-    code = "invalid_parameter"
-    parameter = "asset_id"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.errors = [{"parameter": self.parameter, "message": message}]
 
 
 class UnknownAsset(UnusableQuery):
@@ -59,6 +47,7 @@ def read_asset(
     asset_id: str, options: SearchOptions, *, start_seconds: float | None = None, snapshot: Snapshot
 ) -> tuple[list[EmbeddedSegment], Modality]:
     """The segments of an asset to search with, or the one that holds a time, and the modality they have for it."""
+    check_options(options, snapshot.bundle)
     asset = snapshot.index.get_asset(asset_id)
     if asset is None:
         raise UnknownAsset(f"no asset {asset_id[:80]!r} is indexed")
@@ -77,6 +66,7 @@ def search_track(track: Track, options: SearchOptions, *, snapshot: Snapshot) ->
 
     It is taken for one of `options.source`, by default the opposite of the target if the bundle compares them.
     """
+    check_options(options, snapshot.bundle)
     source = choose_source(MODALITIES, target=options.target, source=options.source, bundle=snapshot.bundle)
     seconds = snapshot.spec.segment_seconds
     query = EmbeddedSegment(start_seconds=0.0, end_seconds=seconds, tracks={source: track})

@@ -16,7 +16,7 @@ from service.index.words import to_search_words
 from service.search.matching import QueryTrack, SearchAnswer, answer_tracks, count_ranked
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
-from service.search.sources import check_embedded
+from service.search.sources import check_embedded, check_options
 from service.system.modality import Modality, NotEmbedded
 
 
@@ -26,7 +26,7 @@ def search_text(text: str, options: SearchOptions, *, snapshot: Snapshot) -> Sea
     Raises `UnusableText` without words, `TextTooLong`, and `NotEmbedded` if the meaning is asked for and the bundle
     embeds no words, or none that compare with the target.
     """
-    check_embedded(snapshot.bundle, options.target)
+    check_options(options, snapshot.bundle)
     if not text.strip():
         raise UnusableText("a text needs at least one word")
     match = options.match or ("both" if _compares(snapshot, options.target) else "words")

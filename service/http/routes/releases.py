@@ -190,8 +190,9 @@ async def rollback_release(state: StateOf) -> Response:
 @router.post(
     ":calibrate",
     summary="Recalibrate scores",
-    description="On the current library, for the active release.",
-    responses={200: {"model": Calibration}, **describe_problems(409, 500, 503, 507)},
+    description="On the current library, for the active release. Refused with `not_embedded` or `not_comparable` if "
+    "its bundle does not compare sound with picture.",
+    responses={200: {"model": Calibration}, **describe_problems(409, 422, 500, 503, 507)},
 )
 async def calibrate_release(state: StateOf) -> Response:
     """Calibrate the active release."""

@@ -53,7 +53,7 @@ function describeResult(result, { rank, answer, query, highest }) {
   const player = makePlayer(result, { kind: answer.target, name });
   const times = make("div", { className: "times quiet" });
   times.append(make("span", { text: formatSpan(result.start_seconds, result.end_seconds) }));
-  if (highest !== null) times.append(make("span", { text: `best at ${formatTime(result.best_moment.time_seconds)}` }));
+  if (highest !== null && result.moments.length > 1) times.append(make("span", { text: `best at ${formatTime(result.best_moment.time_seconds)}` }));
   if (answer.query.num_segments > 1) {
     const span = formatSpan(result.query_start_seconds, result.query_end_seconds);
     times.append(make("span", { text: `fits ${span} of your clip` }));
@@ -69,14 +69,14 @@ function describeResult(result, { rank, answer, query, highest }) {
       make("span", { className: "rank", text: `${rank}.` }),
       make("span", { className: "name", text: name, title: result.path }),
     ),
-    make("div", { className: "facts" }, makeScore(result, highest), makeMoments(result, { player, highest }), times),
+    make("div", { className: "facts" }, makeScore(result, { highest, isBounded: answer.similarity === "cosine" }), makeMoments(result, { player, highest }), times),
     play,
   );
 }
 
-/** The score, with a bar; `highest` is null if it means nothing. */
-function makeScore({ score, match_probability: probability }, highest) {
-  const title = "Mean similarity of the 16 moments, at most 1";
+/** The score, with a bar if it has bounds; `highest` is null if it means nothing. */
+function makeScore({ score, moments, match_probability: probability }, { highest, isBounded }) {
+  const title = `Mean similarity of ${count(moments.length, "moment")}${isBounded ? ", at most 1" : ""}`;
   const text = make("span", { text: score.toFixed(3), title });
   if (probability !== null) {
     text.append(make("span", {
@@ -85,7 +85,7 @@ function makeScore({ score, match_probability: probability }, highest) {
     }));
   }
   const line = make("div", { className: "score" }, make("span", { className: "quiet", text: "score" }), text);
-  if (highest !== null) {
+  if (highest !== null && isBounded) {
     const bar = make("div");
     setPart(bar, score);
     line.append(make("div", { className: "track", "aria-hidden": "true" }, bar));

@@ -19,7 +19,7 @@ let running = null; // the XMLHttpRequest of the search under way
 
 // The library
 
-const library = { isEmpty: false, numAsked: 0 };
+const library = { isEmpty: false, numAsked: 0, bundle: null };
 
 /** Show what the library holds now: jobs and releases change it while the page is open. Returns false if refused. */
 async function showLibrary({ bundleId = null } = {}) {
@@ -29,6 +29,7 @@ async function showLibrary({ bundleId = null } = {}) {
     if (turn !== library.numAsked) return true; // a later request answers
     const more = assets.next_cursor === null ? "" : "more than ";
     library.isEmpty = assets.assets.length === 0;
+    offer(ready.bundle);
     find("library").textContent =
       `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
       `bundle ${bundleId ?? ready.bundle_id}`;
@@ -43,6 +44,17 @@ async function showLibrary({ bundleId = null } = {}) {
   }
   arrange();
   return true;
+}
+
+/** Offer what the active bundle embeds and compares, and nothing else. */
+function offer(bundle) {
+  const isNew = JSON.stringify(bundle) !== JSON.stringify(library.bundle);
+  library.bundle = bundle;
+  for (const option of document.querySelectorAll('input[name="target"], #source option[value]')) {
+    if (option.value) option.disabled = !(option.value in bundle.tracks);
+  }
+  find("attribution").textContent = bundle.attribution.join(" ");
+  if (isNew) suggestTarget();
 }
 
 /** Show the hints that apply: none beside results, a problem or a running search. */
@@ -135,8 +147,11 @@ function forgetPreview() {
 }
 
 function suggestTarget() {
-  const other = query.kind === "video" ? "audio" : "video";
-  document.querySelector(`input[name="target"][value="${other}"]`).checked = true;
+  const { tracks, compares } = library.bundle ?? { tracks: { audio: [], video: [] }, compares: true };
+  const other = (query.kind ?? "video") === "video" ? "audio" : "video";
+  const same = other === "audio" ? "video" : "audio";
+  const target = compares || !(same in tracks) ? other : same;
+  document.querySelector(`input[name="target"][value="${target in tracks ? target : same}"]`).checked = true;
   find("source").value = "";
 }
 

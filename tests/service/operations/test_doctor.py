@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from models.bundle.bundle import load_bundle
-from models.media.clip import probe_media
+from models.media.clip import ClipSpec, probe_media
 from service.commands.printing import print_diagnosis
 from service.decode.landlock import describe_landlock
 from service.encode.agreement import ProbeClips
@@ -183,13 +183,13 @@ def test_one_segment_has_no_neighbour(
 ) -> None:
     monkeypatch.setattr(doctor, "_examine_clip", lambda *_: None)
     monkeypatch.setattr(doctor, "_measure_all", lambda *_: None)
-    write_golden_clip(load_bundle(bundle_path).golden(), tmp_path / "one.mp4")
+    write_golden_clip(load_bundle(bundle_path).golden(), tmp_path / "one.mp4", spec=ClipSpec())
     found = examine(settings, files=[tmp_path / "one.mp4"], measures=True).to_json()
     assert found["problems"] == ["fewer than 2 segments with picture and sound: measured on the golden clip"]
 
 
 def test_the_golden_clip_as_a_file(tmp_path: Path, bundle_path: Path) -> None:
-    write_golden_clip(load_bundle(bundle_path).golden(), tmp_path / "golden.mp4")
+    write_golden_clip(load_bundle(bundle_path).golden(), tmp_path / "golden.mp4", spec=ClipSpec())
     info = probe_media(tmp_path / "golden.mp4")
     assert (info.width, info.height) == (640, 360)
     assert info.duration_seconds == pytest.approx(10, abs=0.2)

@@ -11,8 +11,9 @@ import pytest
 
 from service.index.contract import Index, SegmentMatch, VectorQuery
 from service.releases.documents import Gate, explain_refusal, name_gate, show_verdict
-from service.releases.gates import compare_paired, describe_gates, judge, measure_overlap
+from service.releases.gates import Generation, compare_paired, describe_gates, judge, measure_overlap
 from service.releases.store import Release
+from tests.support.bundles import described_bundle
 from tests.support.calibrations import make_asset
 from tests.support.gates import GOOD, LIMITS, TRIAL, make_pairs
 
@@ -244,8 +245,10 @@ class FoundIndex:
 
 
 def overlap(new: FoundIndex, active: FoundIndex) -> float | None:
-    queries = [(make_asset(n), 0) for n in range(3)]
-    return measure_overlap(cast(Index, new), cast(Index, active), queries, target="audio")
+    bundle = described_bundle()
+    both = [Generation(bundle=bundle, index=cast(Index, index)) for index in (new, active)]
+    queries = [(make_asset(n), 0.0) for n in range(3)]
+    return measure_overlap(*both, queries, target="audio")
 
 
 def test_overlap_is_the_share_of_the_ten_best() -> None:

@@ -20,6 +20,7 @@ from service.releases.opening import open_release
 from service.releases.switch import OpenRelease
 from service.system.caller import Caller
 from service.system.settings import Settings
+from tests.support.bundles import described_bundle
 from tests.support.libraries import write_tone, write_tones
 from tests.support.memory_index import memory_indexes
 
@@ -88,9 +89,12 @@ def test_deletions_and_embedding_may_wait(foley: Foley, release: OpenRelease) ->
     report = copy(foley, release, wanted[:2], embeds=False)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), 2)
     copy(foley, release, wanted[:2])
-    report = copy(foley, release, wanted[2:], embeds=False, deletes=False)
+    seeing = described_bundle(tracks={"video": (16, 8)})
+    report = copy(foley, release, wanted[2:], embeds=False, source=seeing)
     assert (counts(report), len(report.missing)) == ((0, 0, 0), NUM_FILES - 2)
-    assert len(list(iter_assets(release.index))) == 2
+    assert len(list(iter_assets(release.index))) == 2, (
+        "a bundle of pictures does not know that sounds are gone"
+    )
 
 
 def test_files_that_are_gone_are_missing_and_not_made_up(

@@ -146,6 +146,7 @@ def test_json_of_an_answer() -> None:
         source="video",
         bundle_id="starter-1",
         release_id="starter-1.2",
+        similarity="cosine",
         num_query_segments=1,
     )
     assert answer.to_json() == {
@@ -170,6 +171,7 @@ def test_json_of_an_answer() -> None:
         "from": "video",
         "bundle_id": "starter-1",
         "release_id": "starter-1.2",
+        "similarity": "cosine",
         "reason": None,
         "probability_reason": None,
         "query": {"num_segments": 1, "is_partial": False},

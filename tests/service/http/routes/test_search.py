@@ -100,7 +100,8 @@ def bad_tracks() -> dict[str, tuple[str, str]]:
     return {
         "no base64": ("?" * 40, "base64"),
         "too short": (base64.b64encode(short.tobytes()).decode(), "bytes"),
-        "zero": (base64.b64encode(np.zeros_like(good).tobytes()).decode(), "unit length"),
+        "zero": (base64.b64encode(np.zeros_like(good).tobytes()).decode(), "cancel out"),
+        "long": (base64.b64encode((good * 2).tobytes()).decode(), "at most unit length"),
         "nan": (base64.b64encode(nan.tobytes()).decode(), "finite"),
     }
 
