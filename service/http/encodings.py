@@ -41,6 +41,21 @@ def write_embeddings(embedded: EmbeddedFile, encoding: Encoding) -> tuple[bytes,
     return (write_json if encoding == "json" else write_base64)(embedded), "application/json"
 
 
+def write_texts(
+    vectors: Mapping[Modality, NDArray[np.float32]], *, bundle_id: str, encoding: Encoding
+) -> tuple[bytes, str]:
+    """Write vectors of N texts, float32 (N, D) by the modality they compare with; returns body and media type."""
+    if encoding == "safetensors":
+        tensors: dict[str, NDArray[Any]] = {modality: found for modality, found in vectors.items()}  # noqa: C416 - keys
+        return _pack(tensors, {"bundle_id": bundle_id}), "application/octet-stream"
+    write: Callable[[NDArray[np.float32]], Any] = _list if encoding == "json" else _encode
+    rows = {modality: [write(row) for row in found] for modality, found in vectors.items()}
+    num_texts = len(next(iter(vectors.values())))
+    texts = [{m: rows[m][n] if m in rows else None for m in MODALITIES} for n in range(num_texts)]
+    facts = {"dtype": "float16"} if encoding == "base64" else {}
+    return pydantic_core.to_json({"bundle_id": bundle_id, **facts, "texts": texts}), "application/json"
+
+
 def write_json(embedded: EmbeddedFile) -> bytes:
     """Write the embeddings as one JSON object with lists of numbers."""
     return _write_segments(embedded, {}, _list)

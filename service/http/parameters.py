@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from service.encode.text import MAX_TEXT_CHARS
@@ -25,6 +25,7 @@ from service.system.settings import MAX_LIMIT, Settings
 
 Parameters = TypeVar("Parameters", bound=BaseModel)
 MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1e3
+MAX_TEXTS = 64
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev/fd")  # what is in there are ways to the files of other processes
 
 
@@ -151,6 +152,23 @@ class EmbeddingParameters(RequestBody):
         description="How the numbers are written: `json` lists with 7 decimals, `base64` of little-endian float16 in "
         "JSON (each number within 2.5e-4, the cosine to the exact vector above 1 - 1.2e-7), or `safetensors`, a file "
         "of float32, exactly as the encoder gave them.",
+    )
+
+
+class TextsToEmbed(RequestBody):
+    """Texts to embed."""
+
+    model_config = ConfigDict(strict=True)
+
+    texts: list[Annotated[str, TEXT]] = Field(
+        min_length=1, max_length=MAX_TEXTS, description="Embedded in this order."
+    )
+    modality: Modality | None = Field(
+        None, description="Embed for searches of this one only. Default: all that words compare with."
+    )
+    encoding: Encoding = Field(
+        "json",
+        description="As of a file: `json`, `base64` or `safetensors`, with `audio` and `video`, float32 (N, D).",
     )
 
 

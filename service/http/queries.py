@@ -7,11 +7,11 @@ import binascii
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import pydantic_core
-from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from starlette.requests import Request
 
 from models.media.clip import NoStream
@@ -34,6 +34,7 @@ from service.search.text_query import search_text
 from service.system.modality import MODALITIES, Modality, NotComparable, NotEmbedded, Track
 from service.system.settings import MAX_LIMIT, Settings
 
+Body = TypeVar("Body", bound=BaseModel)
 MAX_TRACK_CHARS = 1024 * 1024
 ASSET_ID: Any = Field(pattern="^[0-9a-f]{64}$", description="Search with the segments of this asset.")
 START: Any = Field(None, ge=0, le=1e6, description="Search only with the segment at this time.")
@@ -246,11 +247,28 @@ def _check(document: Any, *, place: tuple[int, ...]) -> Query:
     """Check a search as the kind it is by its fields, so that an error names the fields of that kind alone."""
     fields = document if isinstance(document, dict) else {}
     kind: type[Query] = next((KINDS[field] for field in KINDS if field in fields), AssetQuery)
+    return check_body(kind, document, place=place)
+
+
+def check_body(kind: type[Body], document: Any, *, place: tuple[int, ...] = ()) -> Body:
+    """Check a JSON document as a body of this kind; raises `InvalidParameter`."""
     try:
         return kind.model_validate(document)
     except ValidationError as exc:
         errors = exc.errors(include_url=False, include_input=False)
-        raise InvalidParameter.of([{**error, "loc": (*place, *error["loc"])} for error in errors]) from exc
+        raise InvalidParameter.of(
+            [{**error, "loc": (*place, *_without_kind(error["loc"]))} for error in errors]
+        ) from exc
+
+
+def _without_kind(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The place of a fault without the kind of query that pydantic puts in: `queries`, 0, `text`, `weight`."""
+    return (*place[:2], *place[3:]) if place[:1] == ("queries",) else place
+
+
+def is_json(request: Request) -> bool:
+    """Whether the body of a request is declared as JSON."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def describe_query() -> dict[str, Any]:

@@ -351,6 +351,29 @@ class EncodedEmbeddingsBody(_Embeddings):
     segments: list[EncodedSegmentBody]
 
 
+class TextVector(Document):
+    """The vectors of one text: lists of numbers, or base64 of little-endian float16."""
+
+    audio: list[float] | str | None = Field(
+        description="Compares with sound; null if that was not asked for."
+    )
+    video: list[float] | str | None = Field(
+        description="Compares with picture; null if that was not asked for."
+    )
+
+
+class TextEmbeddingsBody(Document):
+    """Embeddings of texts."""
+
+    model_config = example({"bundle_id": RELEASE_ID, "texts": [{"audio": [0.6, 0.8], "video": [0.8, 0.6]}]})
+
+    bundle_id: str = Field(description="The encoder bundle. Vectors of two bundles cannot be compared.")
+    dtype: Literal["float16"] | None = Field(None, description="What the bytes of base64 are.")
+    texts: list[TextVector] = Field(
+        description="In the order they were given. Repeated once for each moment, a vector is a track to search with."
+    )
+
+
 class AssetBody(Document):
     """A media file as the index knows it."""
 

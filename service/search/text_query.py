@@ -8,7 +8,11 @@ the mean of its moments, and the moments show where the words fit.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
+from numpy.typing import NDArray
 
 from service.encode.text import UnusableText
 from service.index.contract import WordMatch, WordQuery
@@ -17,7 +21,7 @@ from service.search.matching import QueryTrack, SearchAnswer, answer_tracks, cou
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
 from service.search.sources import check_embedded, check_options
-from service.system.modality import Modality, NotEmbedded
+from service.system.modality import MODALITIES, Modality, NotEmbedded
 
 
 def search_text(text: str, options: SearchOptions, *, snapshot: Snapshot) -> SearchAnswer:
@@ -42,15 +46,40 @@ def _compares(snapshot: Snapshot, target: Modality) -> bool:
 
 def embed_text(text: str, *, target: Modality, snapshot: Snapshot) -> QueryTrack:
     """A text as a track to search for the target with; raises what `search_text` raises."""
-    check_embedded(snapshot.bundle, target)
     if snapshot.texts is None:
         raise NotEmbedded(
-            f"the active bundle {snapshot.bundle_id} embeds no words: search for words of names and metadata"
+            f"the active bundle {snapshot.bundle_id} embeds no words; searches for words of names and metadata go on"
         )
+    check_embedded(snapshot.bundle, target)
     vector = snapshot.texts.embed(text, target=target)  # (D,)
     num_moments, _ = snapshot.tracks[target]
     track = np.repeat(vector[None], num_moments, axis=0)  # (T, D)
     return QueryTrack(track=track, start_seconds=0.0, end_seconds=snapshot.spec.segment_seconds)
+
+
+def embed_texts(
+    texts: Sequence[str],
+    *,
+    target: Modality | None = None,
+    snapshot: Snapshot,
+    naming: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> dict[Modality, NDArray[np.float32]]:
+    """Vectors of N texts, float32 (N, D), by the modality that they compare with: one, or (None) all there are.
+
+    `naming` is entered with the place of each text. Raises what `search_text` raises.
+    """
+    spec = snapshot.bundle.manifest.text
+    targets = (
+        [m for m in MODALITIES if spec is not None and m in spec.outputs] if target is None else [target]
+    )
+    found: dict[Modality, NDArray[np.float32]] = {}
+    for modality in targets or MODALITIES[:1]:
+        rows = []
+        for number, text in enumerate(texts):
+            with naming(f"texts.{number}"):
+                rows.append(embed_text(text, target=modality, snapshot=snapshot).track[0])
+        found[modality] = np.stack(rows)
+    return found
 
 
 def _find_words(text: str, options: SearchOptions, snapshot: Snapshot) -> list[WordMatch]:

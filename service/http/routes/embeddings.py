@@ -8,12 +8,14 @@ from fastapi import APIRouter, Request, Response
 
 from models.media.clip import EmptyFile
 from service.http.admission import Client
-from service.http.encodings import write_embeddings
+from service.http.encodings import write_embeddings, write_texts
 from service.http.openapi import describe_form, describe_problems
-from service.http.parameters import EmbeddingParameters, read_parameters
-from service.http.schemas import UPLOAD_PROBLEMS, EmbeddingsBody, EncodedEmbeddingsBody
-from service.http.state import StateOf
+from service.http.parameters import EmbeddingParameters, TextsToEmbed, read_parameters
+from service.http.queries import check_body, is_json, naming, read_json
+from service.http.schemas import UPLOAD_PROBLEMS, EmbeddingsBody, EncodedEmbeddingsBody, TextEmbeddingsBody
+from service.http.state import State, StateOf
 from service.http.upload import receive_upload
+from service.search.text_query import embed_texts
 
 router = APIRouter(tags=["embeddings"])
 
@@ -25,7 +27,7 @@ SAFETENSORS = (
     "Metadata: `bundle_id`, and as JSON `media` and `is_partial`."
 )
 ANSWER: dict[str, Any] = {
-    "model": EmbeddingsBody | EncodedEmbeddingsBody,
+    "model": EmbeddingsBody | EncodedEmbeddingsBody | TextEmbeddingsBody,
     "description": "The embeddings, in the form that `encoding` names.",
     "content": {
         "application/octet-stream": {
@@ -43,15 +45,18 @@ ANSWER: dict[str, Any] = {
         "and their pooled vector, for sound and for picture. Vectors of one `bundle_id` can be compared with "
         "each other, across sound and picture; vectors of two cannot.\n\nLists of numbers cost the server and the "
         "client more than all the rest of the answer: programs should ask for `encoding=base64` or "
-        "`encoding=safetensors`. Both fields may be given in the query string instead."
+        "`encoding=safetensors`. Both fields may be given in the query string instead.\n\nAs JSON, embed `texts` "
+        "if the active bundle embeds words."
     ),
     responses={200: ANSWER, **describe_problems(*UPLOAD_PROBLEMS)},
-    openapi_extra=describe_form(EmbeddingParameters),
+    openapi_extra=describe_form(EmbeddingParameters, json=TextsToEmbed.model_json_schema()),
 )
 async def create_embeddings(request: Request, state: StateOf) -> Response:
     """Answer with the embeddings of a file."""
     state.admission.check()
     client = Client(request)
+    if is_json(request):
+        return await _embed_texts(request, state, client)
     async with receive_upload(request, state.uploads) as upload:
         parameters = read_parameters(request, upload.fields, EmbeddingParameters)
         if upload.num_bytes == 0:
@@ -66,4 +71,17 @@ async def create_embeddings(request: Request, state: StateOf) -> Response:
                 return write_embeddings(embedded, parameters.encoding)
 
             document, media_type = await state.admission.run_for(client, work)
+    return Response(document, media_type=media_type)
+
+
+async def _embed_texts(request: Request, state: State, client: Client) -> Response:
+    body = await read_json(request, max_bytes=state.foley.settings.max_json_bytes)
+    wanted = check_body(TextsToEmbed, body)
+    with state.foley.lease(client.caller) as snapshot:
+
+        def work() -> tuple[bytes, str]:
+            vectors = embed_texts(wanted.texts, target=wanted.modality, snapshot=snapshot, naming=naming)
+            return write_texts(vectors, bundle_id=snapshot.bundle_id, encoding=wanted.encoding)
+
+        document, media_type = await state.admission.run_for(client, work)
     return Response(document, media_type=media_type)

@@ -11,7 +11,7 @@ from models.media.clip import EmptyFile
 from service.http.admission import Client
 from service.http.openapi import describe_form, describe_problems
 from service.http.parameters import SearchParameters, read_parameters
-from service.http.queries import describe_batch, describe_query, naming, read_batch, read_query
+from service.http.queries import describe_batch, describe_query, is_json, naming, read_batch, read_query
 from service.http.schemas import UPLOAD_PROBLEMS, BatchAnswerBody, SearchAnswerBody
 from service.http.state import State, StateOf
 from service.http.upload import FILE_FIELD, MissingFile, receive_upload
@@ -44,7 +44,7 @@ async def search(request: Request, state: StateOf) -> Response:
     """Answer a search."""
     state.admission.check()
     client = Client(request)
-    if _is_json(request):
+    if is_json(request):
         return await _search_stored(request, state, client)
     async with receive_upload(request, state.uploads, needs_file=False) as upload:
         parameters = read_parameters(request, upload.fields, SearchParameters)
@@ -111,7 +111,3 @@ async def search_batch(request: Request, state: StateOf) -> Response:
 async def _answer(state: State, client: Client, work: Callable[[], bytes]) -> Response:
     document = await state.admission.run_for(client, work)
     return Response(document, media_type="application/json")
-
-
-def _is_json(request: Request) -> bool:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
