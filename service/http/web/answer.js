@@ -12,6 +12,7 @@ const WHY_NONE = {
   below_min_score: "none reaches the minimum score",
   below_min_probability: "none reaches the minimum probability",
   no_further_results: "there are no more",
+  no_word_found: "no name and no metadata has half of the words",
 };
 
 const CANNOT_TELL =
@@ -29,7 +30,7 @@ export function clearAnswer() {
 /** Show an answer to `query`: the clip that was sent (`file`) and its player, if it has one (`player`). */
 export function showAnswer(answer, query) {
   const { results, target } = answer;
-  const from = `with the ${NAMES[answer.from]} of ${query.file.name}`;
+  const from = describeQuery(answer, query);
   const notes = [
     results.length
       ? `${count(results.length, NAMES[target])} found ${from}, best first. Bundle ${answer.bundle_id}.`
@@ -41,20 +42,27 @@ export function showAnswer(answer, query) {
   find("answer").textContent = notes.join(" ");
   // One scale for all strips, so that they can be compared.
   const highest = answer.probability_reason === "cannot_tell" ? null
-    : Math.max(...results.map((result) => result.best_moment.similarity), 0.01);
+    : Math.max(...results.map((result) => result.best_moment?.similarity ?? 0), 0.01);
   results.forEach((result, index) => {
     find("results").append(describeResult(result, { rank: index + 1, answer, query, highest }));
   });
   showIfBelow(find("answer"));
 }
 
+function describeQuery(answer, { file, text }) {
+  if (answer.from === "text") return `for “${text}”`;
+  if (answer.from === "mixed") return `with ${file.name} and “${text}”`;
+  return `with the ${NAMES[answer.from]} of ${file.name}`;
+}
+
 function describeResult(result, { rank, answer, query, highest }) {
   const name = result.path.slice(result.path.lastIndexOf("/") + 1);
   const player = makePlayer(result, { kind: answer.target, name });
   const times = make("div", { className: "times quiet" });
+  if (result.found_by.includes("words")) times.append(make("span", { text: "named so" }));
   times.append(make("span", { text: formatSpan(result.start_seconds, result.end_seconds) }));
   if (highest !== null && result.moments.length > 1) times.append(make("span", { text: `best at ${formatTime(result.best_moment.time_seconds)}` }));
-  if (answer.query.num_segments > 1) {
+  if (answer.query.num_segments > 1 && result.best_moment) {
     const span = formatSpan(result.query_start_seconds, result.query_end_seconds);
     times.append(make("span", { text: `fits ${span} of your clip` }));
   }
@@ -69,9 +77,16 @@ function describeResult(result, { rank, answer, query, highest }) {
       make("span", { className: "rank", text: `${rank}.` }),
       make("span", { className: "name", text: name, title: result.path }),
     ),
-    make("div", { className: "facts" }, makeScore(result, { highest, isBounded: answer.similarity === "cosine" }), makeMoments(result, { player, highest }), times),
+    make("div", { className: "facts" }, ...makeFacts(result, { answer, player, highest }), times),
     play,
   );
+}
+
+/** Score and moments; nothing for what words alone found. */
+function makeFacts(result, { answer, player, highest }) {
+  if (!result.best_moment) return [];
+  const isBounded = answer.similarity === "cosine";
+  return [makeScore(result, { highest, isBounded }), makeMoments(result, { player, highest })];
 }
 
 /** The score, with a bar if it has bounds; `highest` is null if it means nothing. */
@@ -132,7 +147,7 @@ function makePlayer(result, { kind, name }) {
   const player = make(kind, { controls: true, preload: "metadata", playsInline: true });
   player.setAttribute("aria-label", `${NAMES[kind]} of ${name}`);
   const address = `/v1/assets/${encodeURIComponent(result.asset_id)}/media`;
-  player.dataset.address = `${address}#t=${result.best_moment.time_seconds}`;
+  player.dataset.address = `${address}#t=${(result.best_moment ?? { time_seconds: result.start_seconds }).time_seconds}`;
   player.addEventListener("error", () => explainSilence(player, address));
   arrivals.observe(player);
   return player;

@@ -14,7 +14,7 @@ const MAX_COUNTED = 1000; // assets in one page of GET /v1/assets
 const READINESS_MILLISECONDS = 6000; // GET /readyz may repeat what it said five seconds ago
 const LENDING_MILLISECONDS = 60_000; // well below the life of the cookie; a tab in the background may be late
 
-const query = { file: null, kind: null, url: null, player: null };
+const query = { file: null, kind: null, url: null, player: null, text: "" };
 let running = null; // the XMLHttpRequest of the search under way
 
 // The library
@@ -159,16 +159,18 @@ function suggestTarget() {
 
 function search() {
   if (running) return;
-  if (!query.file) {
-    find("status").textContent = "Choose a clip first.";
-    find("file").focus();
+  query.text = find("text").value.trim();
+  if (!query.file && !query.text) {
+    find("status").textContent = "Choose a clip or write some words first.";
+    find("text").focus();
     return;
   }
   const form = new FormData();
   form.append("target", document.querySelector('input[name="target"]:checked').value);
   form.append("limit", find("limit").value);
   if (find("source").value) form.append("from", find("source").value);
-  form.append("file", query.file, "query"); // its own name stays private
+  if (query.text) form.append("text", query.text);
+  if (query.file) form.append("file", query.file, "query"); // its own name stays private
   clearAnswer();
   send(form);
 }
@@ -180,7 +182,7 @@ function send(form) {
   request.upload.onprogress = ({ loaded, total }) => {
     showProgress(`Uploading… ${Math.floor((100 * loaded) / total)} %`, loaded / total);
   };
-  request.upload.onload = () => showProgress("Decoding and searching…", null);
+  request.upload.onload = () => showProgress(query.file ? "Decoding and searching…" : "Searching…", null);
   request.onload = () => {
     finish("");
     if (request.status === 200) takeAnswer(JSON.parse(request.responseText));

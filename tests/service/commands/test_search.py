@@ -137,3 +137,27 @@ def test_names_that_are_no_utf8_are_sent_and_other_text_is_refused(
     code, _, errors = search(served, *asked, "--metadata", "x=\udcff")
     assert code == 1
     assert "metadata: must be JSON: lone leading surrogate" in errors
+
+
+def test_words_need_no_file(served: Settings, alone: Settings) -> None:
+    answers = []
+    for settings in (served, alone):
+        options = ("--text", "long", "--target", "video", "--metadata", "take=3")
+        assert json.loads(search(settings, *options, "--json")[1])["reason"] == "no_word_found"
+        code, output, errors = search(settings, "--text", "long", "--target", "video", "--json")
+        assert (code, errors) == (0, "")
+        answers.append(json.loads(output))
+    assert answers[0] == answers[1]
+    (only,) = answers[0]["results"]
+    assert (Path(only["path"]).name, only["score"], only["found_by"]) == ("long.mp4", None, ["words"])
+
+
+def test_what_a_search_with_words_needs(alone: Settings, library_files: Path) -> None:
+    code, _, errors = search(alone, "--target", "audio")
+    assert (code, "a clip, or words with --text" in errors) == (2, True)
+    clip = library_files / "long.mp4"
+    assert search(alone, clip, "--text", "x", "--match", "words", "--target", "audio")[0] == 2
+    code, _, errors = search(alone, clip, "--text", "but at night", "--target", "audio")
+    assert (code, "embeds no words" in errors) == (1, True)
+    code, output, _ = search(alone, "--text", "long", "--target", "video")
+    assert (code, "found by" in output, "words → picture" in output) == (0, True, True)
