@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import Request
 
 from service.encode.text import MAX_TEXT_CHARS
@@ -27,6 +28,15 @@ Parameters = TypeVar("Parameters", bound=BaseModel)
 MIN_WEIGHT, MAX_WEIGHT = 1e-3, 1e3
 MAX_TEXTS = 64
 KERNEL_FOLDERS = ("/proc", "/sys", "/dev/fd")  # what is in there are ways to the files of other processes
+
+
+class _NameConvertor(StringConvertor):
+    """Text without a colon, so that `/v1/jobs/x:cancel` is never a job of that name."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("one_name", _NameConvertor())  # for routes of modules that import this one
 
 
 class PathNotAllowed(Failure):

@@ -24,6 +24,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from service.system.failure import Failure
+from service.system.files import read_disk_space
 from service.system.timing import timed
 
 T = TypeVar("T")
@@ -97,9 +98,9 @@ class UploadFolder:
     def write(self, file: BinaryIO, pieces: list[bytes]) -> int:
         """Write pieces to a file from `create`; returns their length, or raises `UploadDiskFull`. Blocks."""
         data = b"".join(pieces)
-        free_bytes = shutil.disk_usage(self._path).free
-        if free_bytes - len(data) < self._reserve_bytes:
-            raise UploadDiskFull(f"the disk has only {free_bytes} bytes free")
+        disk = read_disk_space(self._path, min_free_bytes=self._reserve_bytes)
+        if not disk.has_room(len(data)):
+            raise UploadDiskFull(f"the disk has only {disk.free_bytes} bytes free")
         return write_all(file, data)
 
     @contextmanager

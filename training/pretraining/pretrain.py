@@ -26,9 +26,9 @@ from training.data.augment import augment
 from training.data.batches import AUGMENTATION, MASKS, MomentBatches, prefetch, step_generator
 from training.data.draws import Draws
 from training.data.segments import Segments
-from training.evaluation.evaluate import embed_segments, retrieval
 from training.pretraining.config import PretrainConfig
 from training.pretraining.journal import Journal
+from training.pretraining.measuring import evaluate_both
 from training.pretraining.objective import Objective, Pictures
 from training.pretraining.optim import learning_rate_at, make_optimiser, set_learning_rate
 from training.pretraining.parallel import BadShare, Processes, alone
@@ -389,23 +389,3 @@ def _changes(there: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[tup
             yield from ((f"{key}.{inner}", *values) for inner, *values in _changes(old, new))
         elif old != new:
             yield key, old, new
-
-
-def evaluate_both(run: Run, validation: Segments) -> dict[str, Any] | None:
-    """Measure zero-shot retrieval of the student and of its average on held-out media, in the first process.
-
-    Args:
-        run: A run at any step.
-        validation: Held-out media.
-
-    Returns:
-        Retrieval by name, JSON values; None in the other processes.
-    """
-    if not run.processes.is_first:
-        return None
-    scores = {}
-    for name, network in (("student", run.student), ("teacher", run.teacher.network)):
-        plain = Tgdp(run.config.network).to(run.processes.device).eval()  # other shapes: nothing compiled
-        plain.load_state_dict(network.state_dict())
-        scores[name] = retrieval(*embed_segments(plain, validation)).to_json()
-    return scores

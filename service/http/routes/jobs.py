@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathParameter
-from starlette.convertors import StringConvertor, register_url_convertor
 
 from models.media.names import find_path
 from service.http.access import RELEASE_JOBS, allows, check_scope, is_still_known, name_of
@@ -41,14 +40,6 @@ MAX_LISTED = 1000  # failed files in the report of one job; `/files` has all
 
 router = APIRouter(prefix=PREFIX, tags=["jobs"])
 
-
-class _JobIdConvertor(StringConvertor):
-    """Text without a colon, so that `/v1/jobs/x:cancel` is never a job of that name."""
-
-    regex = "[^/:]+"
-
-
-register_url_convertor("job_id", _JobIdConvertor())
 
 JobId = Annotated[str, PathParameter(description="Name of the job.", examples=[JOB_ID])]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of entries on a page.")]
@@ -142,7 +133,7 @@ async def list_jobs(
 
 
 @router.get(
-    "/{job_id:job_id}",
+    "/{job_id:one_name}",
     summary="Describe a job",
     responses={200: {"model": JobBody}, **describe_problems(404, 500, 503)},
 )
@@ -152,7 +143,7 @@ async def get_job(job: JobOf, state: StateOf) -> Response:
 
 
 @router.get(
-    "/{job_id:job_id}/files",
+    "/{job_id:one_name}/files",
     summary="List the files of a job",
     description=(
         "What happened to each file, in the order of the paths. `outcome=quarantined` lists the files that are not "
@@ -185,7 +176,7 @@ async def list_job_files(
 
 
 @router.get(
-    "/{job_id:job_id}/events",
+    "/{job_id:one_name}/events",
     summary="Follow a job",
     description=(
         "Server-sent events: `progress` while the job runs, `end` with the final state; the data of each is the job. "
@@ -220,7 +211,7 @@ async def follow_job(
 
 
 @router.post(
-    "/{job_id:job_id}:cancel",
+    "/{job_id:one_name}:cancel",
     summary="Cancel a job",
     description="What is done stays. A running job ends after its current step.",
     responses={200: {"model": JobBody}, **describe_problems(404, 409, 500, 503, 507)},
@@ -232,7 +223,7 @@ async def cancel_job(job: JobOf, state: StateOf) -> Response:
 
 
 @router.post(
-    "/{job_id:job_id}:retry",
+    "/{job_id:one_name}:retry",
     status_code=202,
     summary="Retry the failed files of a job",
     description=(

@@ -11,7 +11,6 @@ import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi import Path as PathParameter
 from pydantic import ConfigDict, Field
-from starlette.convertors import StringConvertor, register_url_convertor
 
 from models.media.names import find_path
 from service.http.access import name_of
@@ -34,13 +33,6 @@ MAX_REASON = 500
 router = APIRouter(prefix=PREFIX, tags=["releases"])
 
 
-class _ReleaseIdConvertor(StringConvertor):
-    """Text without a colon, so that `/v1/releases/x:activate` is never a release of that name."""
-
-    regex = "[^/:]+"
-
-
-register_url_convertor("release_id", _ReleaseIdConvertor())
 ReleaseId = Annotated[str, PathParameter(description="Name of the release.", examples=[RELEASE_ID])]
 
 
@@ -129,7 +121,7 @@ async def create_release(
 
 
 @router.get(
-    "/{release_id:release_id}",
+    "/{release_id:one_name}",
     summary="Describe a release",
     responses={200: {"model": ReleaseDocument}, **describe_problems(404, 500, 503)},
 )
@@ -141,7 +133,7 @@ async def get_release(release_id: ReleaseId, state: StateOf) -> Response:
 
 
 @router.get(
-    "/{release_id:release_id}/comparison/{other:release_id}",
+    "/{release_id:one_name}/comparison/{other:one_name}",
     summary="Compare two releases",
     description="Recall, overlap, latency and memory side by side, as a page with pictures.",
     response_class=Response,
@@ -160,7 +152,7 @@ async def compare(release_id: ReleaseId, other: ReleaseId, state: StateOf) -> Re
 
 
 @router.post(
-    "/{release_id:release_id}:activate",
+    "/{release_id:one_name}:activate",
     summary="Activate a release",
     description="New requests get the release; running requests finish on the old one.",
     responses={200: {"model": SwitchDocument}, **describe_problems(404, 409, 422, 500, 503, 507)},
@@ -201,7 +193,7 @@ async def calibrate_release(state: StateOf) -> Response:
 
 
 @router.delete(
-    "/{release_id:release_id}",
+    "/{release_id:one_name}",
     status_code=204,
     response_class=Response,
     summary="Remove a release",

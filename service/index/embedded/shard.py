@@ -46,6 +46,7 @@ from service.index.embedded.generation import Seal, SealedFile, SealReading, sea
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
 from service.index.embedded.ranking import Searcher, select, to_edge
 from service.index.embedded.schema import create_field_indexes, load_or_create, migrate_shard
+from service.index.embedded.sweeping import sweep
 from service.index.embedded.tracks import TrackCopies
 from service.index.embedded.wording import find_wordless, search_words
 from service.index.failure import IndexDamaged, IndexFailure, InvalidCursor
@@ -86,7 +87,10 @@ class Shard:
                 self._edge.close()
                 raise
             self._migrate()
-            self._sweep(config.unfinished)
+            if self._edge.info().points_count:
+                heads, unfinished = self._scroll_heads(), config.unfinished
+                self._unfinished = sweep(self._edge, heads, being_written=unfinished, delete=self._delete)
+                self._flush()
 
     def check(self) -> None:
         """Raise `IndexDamaged` if something was lost or is damaged; the first call begins to read the large files."""
@@ -111,42 +115,6 @@ class Shard:
             self._folder.seal_version()
         elif WORDS_KEY not in self._edge.info().payload_schema:
             create_field_indexes(self._edge)
-
-    def _sweep(self, being_written: frozenset[str]) -> None:
-        """Delete what a crash left: unfinished assets, and the old rest of assets rewritten with fewer segments."""
-        num_points = self._edge.info().points_count
-        if not num_points:
-            return
-        counts = self._count_by_asset(num_points)
-        for head in self._scroll_heads():
-            asset_id = head["asset_id"]
-            if counts.pop(asset_id, 0) != head["num_segments"] and asset_id not in being_written:
-                counts.update(self._repair(head))
-        self._unfinished = set(counts) & being_written
-        for asset_id in set(counts) - self._unfinished:
-            logger.warning("asset %s was left unfinished: removing %d segments", asset_id, counts[asset_id])
-            self._delete(of_asset(asset_id))
-        self._flush()
-
-    def _repair(self, head: Payload) -> dict[str, int]:
-        """Delete segments beyond the asset's last; return their number by asset if too few remain."""
-        asset_id, num_segments = head["asset_id"], head["num_segments"]
-        beyond = edge.FieldCondition("index", range=edge.RangeFloat(gt=head["last_index"]))
-        self._delete(edge.Filter(must=[_is("asset_id", asset_id), beyond]))
-        num_stored = self._count(of_asset(asset_id))
-        if num_stored >= num_segments:
-            return {}
-        logger.error("asset %s has %d of its %d segments", asset_id, num_stored, num_segments)
-        return {asset_id: num_stored}
-
-    def _count_by_asset(self, num_points: int) -> dict[str, int]:
-        """Count points of each asset from the payload index or, if its counts are off, one by one."""
-        for is_exact in (False, True):
-            facet = self._edge.facet(edge.FacetRequest("asset_id", limit=num_points, exact=is_exact))
-            counts = {str(hit.value): hit.count for hit in facet.hits}
-            if sum(counts.values()) == num_points:
-                break
-        return counts
 
     def _scroll_heads(self) -> Iterator[Payload]:
         offset: edge.PointId | None = None

@@ -24,6 +24,7 @@ from training.data.augment import Augmentation
 from training.data.batches import MomentBatches
 from training.data.segments import PairedSegments
 from training.pretraining.config import ABLATIONS, RUNS, PretrainConfig, ablation
+from training.pretraining.measuring import evaluate_both
 from training.pretraining.optim import make_optimiser
 from training.pretraining.parallel import BadShare, Processes, alone
 from training.pretraining.pretrain import (
@@ -31,7 +32,6 @@ from training.pretraining.pretrain import (
     Run,
     TrainingDiverged,
     compute_losses,
-    evaluate_both,
     fit_batch,
     pretrain,
     take_step,
@@ -347,7 +347,7 @@ def test_held_out_media_are_embedded_by_the_student_and_by_its_teacher(
         seen.append(network.mask_token)
         return np.eye(4, dtype=np.float32)[:, None], np.eye(4, dtype=np.float32)[:, None]
 
-    monkeypatch.setattr("training.pretraining.pretrain.embed_segments", embed)
+    monkeypatch.setattr("training.pretraining.measuring.embed_segments", embed)
     scores = evaluate_both(run, segments)
     assert scores is not None
     assert list(scores) == ["student", "teacher"]
