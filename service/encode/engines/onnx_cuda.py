@@ -4,6 +4,13 @@ Batches are padded to one of a few sizes (`BUCKETS`). Each size has buffers on t
 bound to the session, so that its launches may be replayed as a CUDA graph. If a batch does not fit into memory, it is
 halved, and later ones are no larger.
 
+What ONNX Runtime's sources say of CUDA graphs, and what follows here. A graph is captured under the id of the run
+(`gpu_graph_id`), and is kept as long as the session: an id is never given twice, and after out-of-memory the session is
+opened anew, which is the only way its graphs go (cuda_graph.cc). Each thread captures graphs of its own, and while one
+captures no thread of the process may allocate or copy on the device (`cudaStreamCaptureModeGlobal`): so one thread
+does all that. TensorRT's provider keeps one graph for a session, whatever the id: it would replay one batch size for
+all, and is not asked to.
+
 Written without a GPU at hand: sizes, padding, halving and binding are tested on the CPU provider; speed, TensorRT and
 CUDA graphs were not tried (`REQUIRE_GPU=1 pytest -m needs_gpu`, `python -m benchmarks.batch_speed`).
 """
@@ -12,10 +19,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +57,10 @@ INSTALL = {
     TENSORRT: "pip install 'tensorrt-cu13<11' brings libnvinfer.so.10; its folder must be in LD_LIBRARY_PATH",
 }
 
+CAPTURING = ThreadPoolExecutor(1, thread_name_prefix="cuda-graphs")
+"""The one thread of the process that works on the device if launches are captured."""
+
+Result = TypeVar("Result")
 Arrays = Mapping[str, NDArray[np.generic]]
 Providers = list[str | tuple[str, dict[str, str]]]
 
@@ -63,21 +77,33 @@ class OnnxCudaEngine:
         self, graphs: Graphs, options: EngineOptions, *, precision: Precision, uses_tensorrt: bool = False
     ) -> None:
         self.provider = TENSORRT if uses_tensorrt else CUDA
+        self._captures = options.cuda_graphs and not uses_tensorrt
         self._segment_samples = options.segment_samples
         with keep_off_stdout():
             onnxruntime.preload_dlls()
-        cuda = cuda_options(
-            options, uses_tf32=precision != "fp32", captures=options.cuda_graphs and not uses_tensorrt
-        )
+        cuda = cuda_options(options, uses_tf32=precision != "fp32", captures=self._captures)
         tensorrt = tensorrt_options(options, uses_fp16=precision == "fp16") if uses_tensorrt else None
         if graphs.audio is not None:
-            self._audio = self._open(graphs.audio, cuda, tensorrt, options)
+            self._audio = self._bind(graphs.audio, cuda, tensorrt, options)
         if graphs.video is not None:
-            self._video = self._open(graphs.video, cuda, tensorrt, options)
+            self._video = self._bind(graphs.video, cuda, tensorrt, options)
+
+    def _bind(
+        self, graph: Path, cuda: dict[str, str], tensorrt: dict[str, str] | None, options: EngineOptions
+    ) -> BoundGraph:
+        def reopen() -> onnxruntime.InferenceSession:
+            return self._open(graph, cuda, tensorrt, options)
+
+        session = self._in_turn(reopen)
+        return BoundGraph(session, device="cuda", reopen=reopen if self._captures else None)
+
+    def _in_turn(self, work: Callable[[], Result]) -> Result:
+        """Do work on the device in the one thread that captures; at once if none does."""
+        return CAPTURING.submit(work).result() if self._captures else work()
 
     def _open(
         self, graph: Path, cuda: dict[str, str], tensorrt: dict[str, str] | None, options: EngineOptions
-    ) -> BoundGraph:
+    ) -> onnxruntime.InferenceSession:
         providers: Providers = [(CUDA, cuda), CPU]
         if tensorrt is not None:
             providers.insert(0, (TENSORRT, tensorrt))
@@ -87,29 +113,38 @@ class OnnxCudaEngine:
             raise DeviceMissing(
                 f"asked for {self.provider}, ONNX Runtime gave {got}: {INSTALL[self.provider]}"
             )
-        return BoundGraph(session, device="cuda", uses_cuda_graphs=options.cuda_graphs)
+        return session
 
     def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`. Padding to whole segments changes no number and keeps the shapes few."""
         num_segments = -(-samples.shape[1] // self._segment_samples)
         padded = np.zeros((len(samples), num_segments * self._segment_samples), np.float32)
         padded[:, : samples.shape[1]] = samples
-        return self._audio.run(sound_inputs(self._audio.inputs, padded, lengths, heard))
+        inputs = sound_inputs(self._audio.inputs, padded, lengths, heard)
+        return self._in_turn(lambda: self._audio.run(inputs))
 
     def run_video(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed pictures; see `Engine.run_video`."""
-        return self._video.run({"frames": frames})
+        return self._in_turn(lambda: self._video.run({"frames": frames}))
 
 
 class BoundGraph:
-    """One graph with buffers on its device (`cuda`; `cpu` in tests) for each batch size, one run at a time."""
+    """One graph with buffers on its device (`cuda`; `cpu` in tests) for each batch size, one run at a time.
+
+    With `reopen`, which opens the session again, launches are replayed as CUDA graphs.
+    """
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, *, device: str, uses_cuda_graphs: bool = False
+        self,
+        session: onnxruntime.InferenceSession,
+        *,
+        device: str,
+        reopen: Callable[[], onnxruntime.InferenceSession] | None = None,
     ) -> None:
-        self._session = session
+        self._session: onnxruntime.InferenceSession | None = session
         self._device = device
-        self._uses_cuda_graphs = uses_cuda_graphs
+        self._reopen = reopen
+        self._graph_ids = itertools.count(1)
         self.inputs = input_names(session)
         self._row_shape = session.get_outputs()[0].shape[1:]
         self._buffers: dict[tuple[tuple[int, ...], ...], _Buffers] = {}
@@ -139,7 +174,7 @@ class BoundGraph:
             except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
                 if not is_out_of_memory(exc):
                     raise EncoderFailure(f"ONNX Runtime failed: {exc}") from exc
-                self._buffers.clear()
+                self._drop_buffers()
                 if num_rows == 1:
                     raise DeviceOutOfMemory(
                         f"one segment does not fit into the memory of the device: {exc}"
@@ -152,21 +187,32 @@ class BoundGraph:
                 )
                 rows = {name: array[: self.max_rows] for name, array in rows.items()}
 
+    def _drop_buffers(self) -> None:
+        """Free the buffers, and with them the graphs that were captured over them: these go with their session."""
+        self._buffers.clear()
+        if self._reopen is not None:
+            self._session = None
+
     def _run_bucket(self, rows: Arrays, bucket: int) -> NDArray[np.float32]:
         num_rows = len(next(iter(rows.values())))
         shapes = tuple((bucket, *array.shape[1:]) for array in rows.values())
+        if self._session is None:
+            assert self._reopen is not None, "only a session that captures is dropped"
+            self._session = self._reopen()
         buffers = self._buffers.get(shapes)
         if buffers is None:
-            buffers = _Buffers(self._session, self._device, rows, bucket, (bucket, *self._row_shape))
+            buffers = _Buffers(
+                self._session, self._device, rows, bucket, (bucket, *self._row_shape), next(self._graph_ids)
+            )
             self._buffers[shapes] = buffers
         options = onnxruntime.RunOptions()
-        if self._uses_cuda_graphs:
-            options.add_run_config_entry("gpu_graph_id", str(list(self._buffers).index(shapes) + 1))
+        if self._reopen is not None:
+            options.add_run_config_entry("gpu_graph_id", str(buffers.graph_id))
         return buffers.run(self._session, rows, options)[:num_rows]
 
 
 class _Buffers:
-    """Inputs and output of one batch size, on the device and bound."""
+    """Inputs and output of one batch size, on the device and bound; `graph_id` is that of the graph over them."""
 
     def __init__(
         self,
@@ -175,7 +221,9 @@ class _Buffers:
         rows: Arrays,
         bucket: int,
         output_shape: tuple[int, ...],
+        graph_id: int,
     ) -> None:
+        self.graph_id = graph_id
         make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
         self._binding = session.io_binding()
         self._host = {name: np.zeros((bucket, *array.shape[1:]), array.dtype) for name, array in rows.items()}
@@ -228,7 +276,6 @@ def tensorrt_options(options: EngineOptions, *, uses_fp16: bool) -> dict[str, st
         "device_id": "0",
         "trt_fp16_enable": str(int(uses_fp16)),
         "trt_layer_norm_fp32_fallback": "1",
-        "trt_cuda_graph_enable": str(int(options.cuda_graphs)),
     }
     if options.gpu_memory_bytes is not None:
         found["trt_max_workspace_size"] = str(options.gpu_memory_bytes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,8 @@ class FailingSession:
         self.fits = fits
         self.error = error
         self.sizes: list[int] = []
+        self.graph_ids: list[str] = []
+        self.threads: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -57,6 +62,9 @@ class FailingSession:
     def run_with_iobinding(self, binding: Any, options: onnxruntime.RunOptions) -> None:
         size = binding.get_outputs()[0].shape()[0]
         self.sizes.append(size)
+        self.threads.append(threading.current_thread().name)
+        with contextlib.suppress(RuntimeError):  # it has none
+            self.graph_ids.append(options.get_run_config_entry("gpu_graph_id"))
         if size > self.fits:
             raise self.error
         self._session.run_with_iobinding(binding, options)
@@ -154,11 +162,73 @@ def test_signs_of_no_memory(message: str) -> None:
     assert not is_out_of_memory(RuntimeError("Got invalid dimensions for input: frames"))
 
 
+def test_an_id_of_a_captured_graph_is_never_given_twice(
+    session: onnxruntime.InferenceSession, golden: Golden
+) -> None:
+    """After out-of-memory the buffers are others: an id of before would replay a graph over memory that was freed."""
+    opened = [FailingSession(session, fits=2)]
+
+    def reopen() -> Any:
+        opened.append(FailingSession(session, fits=2))
+        return opened[-1]
+
+    graph = BoundGraph(opened[0], device="cpu", reopen=reopen)  # type: ignore[arg-type]
+    frames = numbered(golden, 4)
+    graph.run({"frames": frames[:2]})
+    graph.run({"frames": frames[:1]})
+    graph.run({"frames": frames[:2]})
+    assert opened[0].graph_ids == ["1", "2", "1"], "buffers that stay keep their graph"
+    graph.run({"frames": frames})
+    assert (opened[0].sizes, opened[0].graph_ids) == ([2, 1, 2, 4], ["1", "2", "1", "3"])
+    assert (opened[1].sizes, opened[1].graph_ids) == ([2, 2], ["4", "4"]), (
+        "the old graphs went with their session"
+    )
+    opened[1].fits = 0
+    with pytest.raises(DeviceOutOfMemory):
+        graph.run({"frames": frames[:1]})
+    graph.run({"frames": frames[:1]})
+    given = [number for one in opened for number in dict.fromkeys(one.graph_ids)]
+    assert (len(opened), given) == (3, ["1", "2", "3", "4", "5", "6"])
+
+
+def test_a_session_that_cannot_be_opened_again_is_tried_at_the_next_run(
+    session: onnxruntime.InferenceSession, golden: Golden
+) -> None:
+    failing, refusals = FailingSession(session, fits=0), [OUT_OF_MEMORY]
+
+    def reopen() -> Any:
+        if refusals:
+            raise refusals.pop()
+        return session
+
+    graph = BoundGraph(failing, device="cpu", reopen=reopen)  # type: ignore[arg-type]
+    for _ in range(2):
+        with pytest.raises(DeviceOutOfMemory):
+            graph.run({"frames": golden.frames[None]})
+    np.testing.assert_allclose(graph.run({"frames": golden.frames[None]})[0], golden.video_track, atol=1e-4)
+
+
 class OnCpu(OnnxCudaEngine):
     """The engine with both graphs on the CPU provider."""
 
-    def _open(self, graph: Path, *_: object) -> BoundGraph:
-        return BoundGraph(open_session(graph, session_options(1), [CPU]), device="cpu")
+    def _bind(self, graph: Path, *_: object) -> BoundGraph:
+        session = FailingSession(open_session(graph, session_options(1), [CPU]), fits=16)
+        return BoundGraph(session, device="cpu", reopen=(lambda: session) if self._captures else None)  # type: ignore[arg-type, return-value]
+
+
+def test_one_thread_works_on_the_device_if_launches_are_captured(bundle_path: Path, golden: Golden) -> None:
+    graphs = Graphs(video=bundle_path / "video.onnx")
+    for captures in (True, False):
+        options = EngineOptions(num_threads=1, cuda_graphs=captures)
+        engine = OnCpu(graphs, options, precision="fp32")
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(engine.run_video, [golden.frames[None]] * 2))
+        threads = set(engine._video._session.threads)  # type: ignore[union-attr]
+        assert (threads == {"cuda-graphs_0"}) == captures
+    tensorrt = OnCpu(
+        graphs, EngineOptions(num_threads=1, cuda_graphs=True), precision="fp32", uses_tensorrt=True
+    )
+    assert not tensorrt._captures, "its provider has one graph for all batch sizes"
 
 
 def test_sound_is_padded_to_whole_segments(bundle_path: Path, golden: Golden) -> None:
