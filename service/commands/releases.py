@@ -90,6 +90,7 @@ def show(
     """Show what a release embeds and compares, and how it did in its gates."""
     from service.commands.here_or_there import list_releases
     from service.commands.tables import print_columns
+    from service.system.modality import NAMES
 
     with report_errors():
         found = list_releases(read_settings())
@@ -101,6 +102,10 @@ def show(
         print_json(document)
         return
     rows = [("release", name), ("state", document["state"]), *_describe_bundle(document["bundle"])]
+    rows += [
+        ("scores of words", f"{NAMES[target]}: learned from {count(num_captions, 'caption')}")
+        for target, num_captions in document["num_captions"].items()
+    ]
     print_columns(stdout(), ("fact", "value"), rows)
     _print_gates(document)
 
@@ -240,7 +245,7 @@ def calibrate(as_json: Json = False) -> None:
     """Recalibrate scores on the current library."""
     from service.commands.here_or_there import calibrate_release
     from service.search.separation import Separation
-    from service.system.modality import name_direction
+    from service.system.modality import NAMES, name_direction
 
     settings = read_settings()
     log_to_stderr()
@@ -253,6 +258,12 @@ def calibrate(as_json: Json = False) -> None:
         say(
             f"{name_direction(target)}: {direction['num_queries']} queries; expected calibration error "
             f"{direction['error']:.3f} on held-out pairs, {direction['best']['error']:.3f} on the best results alone"
+        )
+    for target, learned in calibration.get("texts", {}).items():
+        direction = learned["direction"]
+        say(
+            f"words → {NAMES[target]}: {count(direction['num_queries'], 'caption')}; expected calibration error "
+            f"{direction['error']:.3f} on held-out pairs; {Separation(**learned['separation'])}"
         )
     if calibration["separation"]:
         separation = Separation(**calibration["separation"])

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, cast
 
 from models.bundle.bundle import Bundle
@@ -38,6 +39,7 @@ from service.releases.trial import try_bundle
 from service.search.calibration import (
     Calibration,
     Pairs,
+    TextDirection,
     TooFewPairs,
     choose_queries,
     fit_direction,
@@ -367,12 +369,15 @@ def learn_calibration(
     index: Index,
     queries: Sequence[tuple[Asset, int]],
     pairs: Mapping[Modality, Pairs],
+    *,
+    texts: Mapping[Modality, TextDirection] = MappingProxyType({}),
 ) -> Calibration:
-    """Fit both directions to pairs of a release's own index, and keep the calibration with it."""
+    """Fit both directions to pairs of a release's own index, if it has some, and keep the calibration with it."""
     calibration = Calibration(
         directions={target: fit_direction(found) for target, found in pairs.items()},
         num_assets=index.info().num_assets,
         separation=measure_separation(index, queries),
+        texts=dict(texts),
     )
     store.save_calibration(release_id, calibration)
     return calibration

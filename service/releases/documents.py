@@ -183,6 +183,8 @@ class ReleaseDocument(ReleaseRecord):
     """Whether a rollback activates it."""
     has_calibration: bool
     """Whether its answers say how likely a result is."""
+    num_captions: dict[Modality, int]
+    """Captions from which scores of texts were learned, by target; none of a target without enough of them."""
     bundle: BundleFacts | None
     """What its bundle embeds; null if the bundle cannot be read."""
 

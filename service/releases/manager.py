@@ -25,7 +25,7 @@ from typing import Any
 
 from models.bundle.bundle import load_bundle
 from service.decode.decoder import Decoder
-from service.index.contract import Index
+from service.index.contract import Asset, Index
 from service.index.failure import IndexFailure
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
@@ -41,13 +41,15 @@ from service.releases.switch import OpenRelease, ReleaseSwitch
 from service.search.calibration import (
     MIN_ASSETS,
     Calibration,
+    Pairs,
     TooFewPairs,
     choose_queries,
     sample_pairs,
 )
+from service.search.captions import learn_captions
 from service.search.sources import check_comparable
 from service.system.caller import Caller
-from service.system.modality import OPPOSITE
+from service.system.modality import OPPOSITE, Modality, NotComparable, NotEmbedded
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -103,6 +105,7 @@ class ReleaseManager:
         self._submit = submit
         self._change = threading.RLock()
         self._building: str | None = None
+        self._num_assets_tried = 0  # when captions were looked for
         self.follower = Follower(
             settings, self._place, self.store, releases, change=self._change, writers=writers, submit=submit
         )
@@ -194,28 +197,45 @@ class ReleaseManager:
     def calibrate(self) -> Calibration:
         """Recalibrate the scores of the active release on its current library, for further requests too.
 
-        Raises `NotEmbedded` or `NotComparable` if its bundle does not compare sound with picture.
+        Scores of texts are learned from captions, if there are enough. Raises `NotEmbedded` or `NotComparable` if its
+        bundle does not compare sound with picture, `TooFewPairs` for a small library, if nothing was learned.
         """
         with self._releases.lease() as active:
-            check_comparable(active.bundle, "audio", "video")
-            queries = choose_queries(active.index, num_queries=self._settings.release_sample, seed=0)
-            pairs = {target: sample_pairs(active.index, queries, target=target) for target in OPPOSITE}
-            calibration = learn_calibration(self.store, active.release_id, active.index, queries, pairs)
+            self._num_assets_tried = active.index.info().num_assets
+            texts = learn_captions(
+                active.snapshot(priority="bulk"), num_queries=self._settings.release_sample
+            )
+            queries: list[tuple[Asset, int]] = []
+            pairs: dict[Modality, Pairs] = {}
+            try:
+                check_comparable(active.bundle, "audio", "video")
+                queries = choose_queries(active.index, num_queries=self._settings.release_sample, seed=0)
+                pairs = {target: sample_pairs(active.index, queries, target=target) for target in OPPOSITE}
+            except (NotEmbedded, NotComparable, TooFewPairs):
+                if not texts:
+                    raise
+            calibration = learn_calibration(
+                self.store, active.release_id, active.index, queries, pairs, texts=texts
+            )
             self._releases.recalibrate(active.release_id, calibration)
         return calibration
 
     def calibrate_if_stale(self) -> bool:
         """Recalibrate if that was never done, or the library has grown or shrunk by a quarter; returns whether."""
         active = self._releases.current
-        known = active.calibration.num_assets if active.calibration and active.calibration.separation else 0
+        learned = active.calibration
+        known = learned.num_assets if learned and (learned.separation or learned.texts) else 0
         num_assets = active.index.info().num_assets
-        if not active.bundle.manifest.compares:
+        embeds_text = active.bundle.manifest.text is not None
+        if num_assets < MIN_ASSETS or not (active.bundle.manifest.compares or embeds_text):
             return False
-        if num_assets < MIN_ASSETS or abs(num_assets - known) < STALE_SHARE * max(known, 1):
+        if embeds_text and not (learned and learned.texts):
+            known = min(known, self._num_assets_tried)  # learned when it was built, without its captions
+        if abs(num_assets - known) < STALE_SHARE * max(known, 1):
             return False
         try:
             self.calibrate()
-        except TooFewPairs:
+        except (TooFewPairs, NotEmbedded, NotComparable):
             return False
         except (IndexFailure, OSError) as exc:
             logger.warning("the scores were not calibrated: %s", exc)

@@ -174,6 +174,7 @@ class ReleaseStore:
             "state": "active" if release.release_id == current else release.outcome,
             "is_previous": active is not None and active.previous == release.release_id,
             "has_calibration": calibration is not None and calibration.can_tell,
+            "num_captions": {} if calibration is None else calibration.num_captions,
             "bundle": self._describe_bundle(release.release_id),
         }
 

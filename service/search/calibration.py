@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -103,20 +103,34 @@ class Direction:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextDirection:
+    """What scores of texts mean, learned from captions, and how well own captions score above foreign ones."""
+
+    direction: Direction
+    separation: Separation
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """What the scores of one release mean, by target; `num_assets` is the size of the library it was learned from.
 
-    `separation` is None in calibrations of before it was measured.
+    `separation` is None in calibrations of before it was measured. `texts` is empty without captions.
     """
 
     directions: Mapping[Modality, Direction]
     num_assets: int
     separation: Separation | None = None
+    texts: Mapping[Modality, TextDirection] = field(default_factory=dict)
 
     @property
     def can_tell(self) -> bool:
         """Whether scores say more than chance."""
         return self.separation is None or self.separation.can_tell
+
+    @property
+    def num_captions(self) -> dict[Modality, int]:
+        """Captions from which scores of texts were learned, by target."""
+        return {target: known.direction.num_queries for target, known in self.texts.items()}
 
     def probability(self, score: float, *, target: Modality, is_best: bool) -> float | None:
         """P(match | score, direction, place); None if that was never learned, or scores say no more than chance."""
@@ -124,6 +138,13 @@ class Calibration:
         if direction is None or not self.can_tell:
             return None
         return (direction.best if is_best else direction.further).probability(score)
+
+    def text_probability(self, score: float, *, target: Modality, is_best: bool) -> float | None:
+        """P(match | score, place) of a text; None if that was never learned, or scores say no more than chance."""
+        known = self.texts.get(target)
+        if known is None or not known.separation.can_tell:
+            return None
+        return (known.direction.best if is_best else known.direction.further).probability(score)
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as JSON values."""
@@ -133,6 +154,37 @@ class Calibration:
     def from_json(cls, fields: Mapping[str, Any]) -> Calibration:
         """Read what `to_json` wrote; raises `ValueError` if it is something else."""
         return TypeAdapter(cls).validate_python(fields)
+
+
+@dataclass(kw_only=True)
+class PairRows:
+    """Results of sampled queries as they come: score, match, first, held out; and the rank of each query's own."""
+
+    rows: list[tuple[float, bool, bool, bool]] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+
+    def add(self, scores: Sequence[float], own: Sequence[bool], *, held_out: bool) -> None:
+        """Add what one query found, best first: with its own among the results, and without."""
+        self.ranks.append(own.index(True) + 1 if any(own) else 0)
+        present = list(zip(scores, own, strict=True))[:NUM_RESULTS]
+        absent = [(score, False) for score, is_own in zip(scores, own, strict=True) if not is_own][
+            :NUM_RESULTS
+        ]
+        for results in (present, absent):
+            self.rows += [(score, hit, rank == 0, held_out) for rank, (score, hit) in enumerate(results)]
+
+    def to_pairs(self, target: Modality) -> Pairs:
+        """All of them."""
+        columns = list(zip(*self.rows, strict=True)) if self.rows else [(), (), (), ()]
+        return Pairs(
+            target=target,
+            scores=np.array(columns[0], np.float64),
+            matches=np.array(columns[1], bool),
+            is_first=np.array(columns[2], bool),
+            is_held_out=np.array(columns[3], bool),
+            num_queries=sum(rank >= 0 for rank in self.ranks),
+            ranks=np.array(self.ranks, np.int64),
+        )
 
 
 def iter_pairs(index: Index) -> Iterator[Asset]:
@@ -169,34 +221,18 @@ def sample_pairs(
 
     Ranks up to `num_ranks` are told apart.
     """
-    rows: list[tuple[float, bool, bool, bool]] = []
-    ranks: list[int] = []
+    rows = PairRows()
     for asset, number in queries:
         track = index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
         if track is None:
-            ranks.append(-1)
+            rows.ranks.append(-1)
             continue
         prefetch = choose_prefetch(track, limit=NUM_RESULTS)
         query = VectorQuery(track=track, target=target, limit=num_ranks, prefetch=prefetch)
         matches = index.search_assets(query)
         own = [match.asset_id == asset.asset_id for match in matches]
-        ranks.append(own.index(True) + 1 if any(own) else 0)
-        others = [match.score for match, is_own in zip(matches, own, strict=True) if not is_own]
-        held_out = is_held_out(asset.asset_id)
-        present = list(zip((match.score for match in matches), own, strict=True))[:NUM_RESULTS]
-        absent = [(score, False) for score in others[:NUM_RESULTS]]
-        for results in (present, absent):
-            rows += [(score, hit, rank == 0, held_out) for rank, (score, hit) in enumerate(results)]
-    columns = list(zip(*rows, strict=True)) if rows else [(), (), (), ()]
-    return Pairs(
-        target=target,
-        scores=np.array(columns[0], np.float64),
-        matches=np.array(columns[1], bool),
-        is_first=np.array(columns[2], bool),
-        is_held_out=np.array(columns[3], bool),
-        num_queries=sum(rank >= 0 for rank in ranks),
-        ranks=np.array(ranks, np.int64),
-    )
+        rows.add([match.score for match in matches], own, held_out=is_held_out(asset.asset_id))
+    return rows.to_pairs(target)
 
 
 def is_held_out(asset_id: str) -> bool:

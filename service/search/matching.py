@@ -183,7 +183,8 @@ def answer_tracks(
     if calibration is not None and probability_reason is None:
         for rank, result in enumerate(ranked):
             score = result.match.score or 0.0
-            likely = calibration.probability(score, target=options.target, is_best=rank == 0)
+            learned = calibration.text_probability if source == "text" else calibration.probability
+            likely = learned(score, target=options.target, is_best=rank == 0)
             ranked[rank] = replace(result, match_probability=likely)
     if words is not None:
         ranked = fuse(ranked, words)
@@ -237,9 +238,17 @@ def _why_no_probability(
 ) -> ProbabilityReason | None:
     """Why results have no probability; a calibration is of sound against picture, says nothing of like against like."""
     reason: ProbabilityReason | None = None
-    if source == "text":
+    texts = {} if calibration is None else calibration.texts
+    if source == "text" and options.target not in texts:
         reason = "no_captions"
-        words = "min_probability needs a library with captions, which teach what scores of a text mean"
+        words = (
+            "min_probability of a text needs captions, which teach what its scores mean: metadata `caption`, "
+            "`description` or `title` of 30 files, then `foley releases calibrate`"
+        )
+    elif source == "text":
+        if not (separation := texts[options.target].separation).can_tell:
+            reason = "cannot_tell"
+            words = f"min_probability needs texts whose scores say more than chance: {separation}"
     elif source == "mixed":
         reason = "several_queries"
         words = "min_probability is for a single query"
