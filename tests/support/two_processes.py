@@ -1,6 +1,6 @@
-"""Run by torchrun in test_parallel.py: one data parallel step, whose losses and gradients are written.
+"""Run by torchrun in test_parallel.py: one data parallel step a guidance; losses and gradients are written.
 
-torchrun --nproc-per-node 2 tests/support/two_processes.py OUTPUT [guidance]
+torchrun --nproc-per-node 2 tests/support/two_processes.py FOLDER GUIDANCE...
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ def step_of(processes: Processes, guidance: Guidance) -> dict[str, torch.Tensor]
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with join_processes() as processes:
-        found = step_of(processes, sys.argv[2] if len(sys.argv) > 2 else "patch_to_cls")  # type: ignore[arg-type]
+        found = {guidance: step_of(processes, guidance) for guidance in sys.argv[2:]}  # type: ignore[arg-type]
         if processes.largest(15 * processes.rank) != 15:
             raise SystemExit("a signal of one process is heard by all")
         if processes.hear(lambda: processes.rank) != 0:
             raise SystemExit("the first process speaks for all")
         if processes.is_first:
-            save_file(found, Path(sys.argv[1]))
+            for guidance, tensors in found.items():
+                save_file(tensors, Path(sys.argv[1], guidance))

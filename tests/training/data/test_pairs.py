@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import wave
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from models.media.clip import Clip, ClipSpec, UnreadableClip
+from models.media.clip import ClipSpec, UnreadableClip
+from tests.support.clip_work import crash_in_the_middle, hang, starts
 from tests.support.media_files import (
     AudioTrack,
     VideoTrack,
@@ -29,21 +29,6 @@ from training.data.segments import PairedSegments
 
 SHORT = ClipSpec(segment_seconds=0.25, min_segment_seconds=0.25)
 """So that a clip of 10 s has more segments than are decoded at a time."""
-
-
-def starts(clip: Clip) -> float:
-    return clip.start_seconds
-
-
-def crash_in_the_middle(clip: Clip) -> float:
-    if clip.start_seconds == 8.0:
-        os._exit(3)
-    return clip.start_seconds
-
-
-def hang(clip: Clip) -> float:
-    time.sleep(60)
-    return clip.start_seconds
 
 
 def test_every_segment_comes_in_order_and_failures_in_their_place(corpus: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,14 @@ from training.data.sharded import ShardedSegments
 from training.data.shards import write_shards
 
 
+@pytest.fixture(scope="module")
+def one(segments: PairedSegments, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder prepared from the first file alone; tests copy it."""
+    folder = tmp_path_factory.mktemp("one")
+    prepare([Path(segments.paths[0])], folder, ClipSpec(), num_workers=1)
+    return folder
+
+
 def test_files_that_cannot_be_used_are_counted_and_named(segments: PairedSegments, corpus: Path) -> None:
     muxed = sorted(p for p in corpus.glob("*.mp4") if "-" not in p.name and p.name != "broken.mp4")
     assert segments.paths == tuple(str(p) for p in muxed)
@@ -34,15 +43,14 @@ def test_files_that_cannot_be_used_are_counted_and_named(segments: PairedSegment
 
 
 def test_a_complete_folder_is_used_again_and_another_list_is_decoded_anew(
-    segments: PairedSegments, corpus: Path, tmp_path: Path
+    segments: PairedSegments, corpus: Path, one: Path
 ) -> None:
     folder = corpus.parent / "prepared"
     before = (folder / "frames.raw").stat().st_mtime_ns
     again = prepare([corpus], folder, ClipSpec(), num_workers=1)
     assert (folder / "frames.raw").stat().st_mtime_ns == before
     assert again.paths == segments.paths
-    one = prepare([Path(segments.paths[0])], tmp_path / "one", ClipSpec(), num_workers=1)
-    assert (one.frames == segments.frames[:1]).all()
+    assert (PairedSegments.open(one).frames == segments.frames[:1]).all()
 
 
 def test_what_tells_nothing_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -110,8 +118,9 @@ def test_what_is_read_is_a_copy_of_the_asked_row_and_moment(segments: PairedSegm
     assert segments.frames[3, 15].any()
 
 
-def test_new_labels_do_not_decode_anew(segments: PairedSegments, tmp_path: Path) -> None:
+def test_new_labels_do_not_decode_anew(segments: PairedSegments, one: Path, tmp_path: Path) -> None:
     path = Path(segments.paths[0])
+    shutil.copytree(one, tmp_path, dirs_exist_ok=True)
     plain = prepare([Item(path=path)], tmp_path, ClipSpec(), num_workers=1)
     assert plain.labels == ((),)
     before = (tmp_path / "frames.raw").stat().st_mtime_ns
@@ -121,8 +130,8 @@ def test_new_labels_do_not_decode_anew(segments: PairedSegments, tmp_path: Path)
     assert (tmp_path / "frames.raw").stat().st_mtime_ns == before
 
 
-def test_a_folder_with_an_array_cut_short_is_refused(segments: PairedSegments, tmp_path: Path) -> None:
-    prepare([Path(segments.paths[0])], tmp_path, ClipSpec(), num_workers=1)
+def test_a_folder_with_an_array_cut_short_is_refused(one: Path, tmp_path: Path) -> None:
+    shutil.copytree(one, tmp_path, dirs_exist_ok=True)
     os.truncate(tmp_path / "log_mel.raw", 1000)
     with pytest.raises(BrokenSegments, match=r"log_mel.raw must have 262144 bytes for 1 segments"):
         PairedSegments.open(tmp_path)

@@ -31,11 +31,21 @@ def torchrun(*arguments: str) -> None:
         assert attempts_left, f"torchrun ended with {done.returncode}"
 
 
-@pytest.mark.parametrize("guidance", ["patch_to_cls", "single_pass"])
-def test_two_processes_take_the_step_of_one_on_the_joined_batch(tmp_path: Path, guidance) -> None:
+GUIDANCES = ("patch_to_cls", "single_pass")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes found, a file for each guidance: the start of torchrun takes longer than the steps."""
+    folder = tmp_path_factory.mktemp("two")
+    torchrun("tests/support/two_processes.py", str(folder), *GUIDANCES)
+    return folder
+
+
+@pytest.mark.parametrize("guidance", GUIDANCES)
+def test_two_processes_take_the_step_of_one_on_the_joined_batch(two_processes: Path, guidance) -> None:
     """Losses, gradients and their norm within 1e-5: masks, negatives of all rows and the average over processes."""
-    torchrun("tests/support/two_processes.py", str(tmp_path / "two"), guidance)
-    two = load_file(tmp_path / "two")
+    two = load_file(two_processes / guidance)
     with torch.random.fork_rng():
         one = step_of(Processes(rank=0, count=1, device=torch.device("cpu")), guidance)
     assert one.keys() == two.keys()
