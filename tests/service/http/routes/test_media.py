@@ -6,17 +6,21 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import httpx
 import pytest
+from starlette.types import Message, Scope
 
 from service.http.routes.media import (
     MediaChanged,
     MediaMissing,
     RangeNotSatisfiable,
     _ContentUnknown,
+    _OpenFileResponse,
     content_disposition,
     media_type,
     open_media,
@@ -25,7 +29,7 @@ from service.http.routes.media import (
 from service.index.contract import Asset
 from service.jobs.ledger import Ledger
 from service.library.indexing import index_paths
-from service.library.scanning import LinkRules
+from service.library.scanning import LinkRules, stamp_of
 from service.system.settings import Settings
 from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
@@ -365,3 +369,30 @@ def test_a_copy_is_served_where_the_first_file_is_gone(tmp_path: Path) -> None:
     copy.write_bytes(b"other length")
     with pytest.raises(MediaMissing, match="was moved"):
         open_media(asset)
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_the_rest_of_a_file_that_is_written_to_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written: bool
+) -> None:
+    monkeypatch.setattr(_OpenFileResponse, "chunk_size", 10)
+    path = tmp_path / "a.wav"
+    path.write_bytes(bytes(100))
+    before, sent = path.stat(), bytearray()
+
+    async def send(message: Message) -> None:
+        sent.extend(message.get("body", b""))
+        while is_written and len(sent) == 30 and stamp_of(path.stat()) == stamp_of(before):
+            path.write_bytes(b"x" * 100)
+
+    async def receive() -> Message:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async def answer() -> None:
+        scope: Scope = {"type": "http", "method": "GET", "headers": []}
+        await _OpenFileResponse(path.open("rb", buffering=0), before, {})(scope, receive, send)
+
+    with pytest.raises(MediaChanged, match="being written to") if is_written else nullcontext():
+        anyio.run(answer)
+    assert sent == bytes(30 if is_written else 100)
