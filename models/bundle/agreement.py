@@ -24,7 +24,7 @@ NEAR_TIE = 5e-4
 """Neighbours whose float32 similarities differ by less are equally near: answers show three decimals."""
 
 Tracks = Mapping[str, NDArray[np.float32]]
-"""Unit embeddings by modality, float32, shape (N, T, D) each."""
+"""Embeddings by modality, float32, shape (N, T, D) each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,13 +167,16 @@ def clip_similarity(tracks: NDArray[np.float32]) -> NDArray[np.float64]:
     """Similarity of each embedding to the most similar one of every other clip.
 
     Args:
-        tracks: Unit embeddings of N clips, float32, shape (N, T, D).
+        tracks: Embeddings of N clips, float32, shape (N, T, D).
 
     Returns:
-        float64, shape (N * T, N); minus infinity for the own clip.
+        Cosines, float64, shape (N * T, N); minus infinity for the own clip.
     """
     num_clips, num_moments, width = tracks.shape
     rows = tracks.reshape(-1, width).astype(np.float64)
+    rows /= np.linalg.norm(
+        rows, axis=1, keepdims=True
+    )  # those of a bundle that compares by dot products are longer
     similarity: NDArray[np.float64] = (rows @ rows.T).reshape(len(rows), num_clips, num_moments).max(axis=2)
     own = np.repeat(np.arange(num_clips), num_moments)
     similarity[np.arange(len(rows)), own] = -np.inf

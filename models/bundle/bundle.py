@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from models.bundle.agreement import Agreement, Tracks, compare_tracks, cosines
 from models.bundle.manifest import (
     AUDIO_GRAPH,
+    DATA_SUFFIX,
     FORMAT,
     GOLDEN,
     GRAPHS,
@@ -340,7 +341,9 @@ def load_variant(bundle: Bundle, precision: str) -> Variant | None:
             f"{folder} is {variant.precision} of {variant.bundle_id}, not {precision} of {bundle.bundle_id}"
         )
     graphs = {GRAPHS[modality] for modality in bundle.manifest.tracks}
-    if not isinstance(variant.files, dict) or set(variant.files) != graphs:
+    if not isinstance(variant.files, dict) or not (
+        graphs <= set(variant.files) <= graphs | {graph + DATA_SUFFIX for graph in graphs}
+    ):
         raise BrokenBundle(f"{folder} must hold {' and '.join(sorted(graphs))}, got {variant.files}")
     _compare_files(folder, variant.files)
     return variant

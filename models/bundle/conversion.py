@@ -33,6 +33,8 @@ from models.bundle.bundle import (
     sound_inputs,
     variant_path,
 )
+from models.bundle.files import save_graph
+from models.bundle.manifest import DATA_SUFFIX
 from models.bundle.norms import add_outliers, level_channels
 from models.cores import num_cores
 from models.media.clip import Clip
@@ -51,7 +53,7 @@ def convert_bundle(bundle: Bundle, precision: str, clips: Sequence[Clip]) -> Var
     Args:
         bundle: Verified bundle.
         precision: `fp16` or `int8`.
-        clips: Real clips with picture and sound, at least 8.
+        clips: Real clips with all that the bundle embeds, at least 8.
 
     Returns:
         The variant.
@@ -66,11 +68,18 @@ def convert_bundle(bundle: Bundle, precision: str, clips: Sequence[Clip]) -> Var
     output = variant_path(bundle.path, precision)
     if output.exists():
         raise FileExistsError(f"{output} exists; remove it to convert again")
-    pairs = [clip for clip in clips if clip.frames is not None and clip.samples is not None]
+    embedded = bundle.manifest.tracks
+    pairs = [
+        clip
+        for clip in clips
+        if (clip.frames is not None or "video" not in embedded)
+        and (clip.samples is not None or "audio" not in embedded)
+    ]
     if len(pairs) < MIN_CLIPS:
-        raise ValueError(
-            f"agreement needs at least {MIN_CLIPS} clips with picture and sound, got {len(pairs)}"
+        what = " and ".join(
+            {"audio": "sound", "video": "picture"}[modality] for modality in sorted(embedded)[::-1]
         )
+        raise ValueError(f"agreement needs at least {MIN_CLIPS} clips with {what}, got {len(pairs)}")
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         folder = Path(scratch)
         agreement = _convert_and_compare(bundle, precision, pairs, folder)
@@ -102,9 +111,11 @@ def _convert_and_compare(bundle: Bundle, precision: str, clips: Sequence[Clip], 
         reference[modality] = encode(source, modality, clips)
         convert(source, finished / name)
         found[modality] = encode(finished / name, modality, clips)
-        add_outliers(source, folder / "outliers.onnx")
-        convert(folder / "outliers.onnx", folder / "stressed.onnx")
-        stressed[modality] = encode(folder / "stressed.onnx", modality, clips)
+        for step in ("outliers", "stressed"):
+            (folder / step).mkdir(exist_ok=True)
+        add_outliers(source, folder / "outliers" / name)
+        convert(folder / "outliers" / name, folder / "stressed" / name)
+        stressed[modality] = encode(folder / "stressed" / name, modality, clips)
     return compare_tracks(reference, found, stressed, clips=f"{len(clips)} clips, when it was made")
 
 
@@ -151,7 +162,7 @@ def to_int8(source: Path, target: Path) -> None:
         target: File to write.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        levelled = Path(folder) / "levelled.onnx"
+        levelled = Path(folder) / source.name
         level_channels(source, levelled)
         quantize_dynamic(
             levelled,
@@ -161,6 +172,7 @@ def to_int8(source: Path, target: Path) -> None:
             per_channel=True,
             reduce_range=True,
             extra_options={"MatMulConstBOnly": True},
+            use_external_data_format=source.with_name(source.name + DATA_SUFFIX).exists(),
         )
 
 
@@ -171,12 +183,11 @@ def to_half(source: Path, target: Path) -> None:
         source: ONNX file, float32.
         target: File to write.
     """
-    model = onnx.load(source)
+    model = onnx.load(source, load_external_data=False)
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred}
+    onnx.load_external_data_for_model(model, str(source.parent))
     graph = model.graph
-    types = {
-        value.name: value.type.tensor_type.elem_type
-        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
-    }
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     types |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
     inside = _network_of(graph)
@@ -189,20 +200,35 @@ def to_half(source: Path, target: Path) -> None:
     read = {name for node in nodes for name in node.input}
     weights = [tensor for tensor in graph.initializer if tensor.name in read] + halves
     rewritten = helper.make_graph(nodes, graph.name, list(graph.input), list(graph.output), weights)
-    onnx.save(
+    save_graph(
         helper.make_model(rewritten, opset_imports=list(model.opset_import), ir_version=model.ir_version),
         target,
     )
 
 
+SUMS = frozenset({"Pow", "ReduceMean", "ReduceSum", "ReduceL2"})
+"""Operations whose results may be far larger than what they read."""
 CONVERTERS: Mapping[str, Callable[[Path, Path], None]] = {"fp16": to_half, "int8": to_int8}
 
 
 def _network_of(graph: onnx.GraphProto) -> set[str]:
-    """Names of the operations between the last convolution, the patch embedding, and the last LayerNorm."""
-    first = [node for node in graph.node if node.op_type == "Conv"][-1]
+    """Names of the operations from the patch embedding, a convolution, to the last LayerNorm.
+
+    What comes before the last convolution of a graph of sound is its front end; that of a picture has none. Sums of
+    squares and what is made of them alone, as in an RMSNorm, leave the range of float16 and stay out.
+    """
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    first = convolutions[-1 if any(given.name == "samples" for given in graph.input) else 0]
     last = [node for node in graph.node if node.op_type == "LayerNormalization"][-1]
-    return upstream(graph, last.input[0]) - upstream(graph, first.input[0])
+    inside = upstream(graph, last.input[0]) - upstream(graph, first.input[0])
+    fixed = {tensor.name for tensor in graph.initializer}
+    wide: set[str] = set()
+    for node in graph.node:  # each comes after what it reads
+        made = [name for name in node.input if name not in fixed]
+        if node.op_type in SUMS or (made and wide.issuperset(made)):
+            wide.update(node.output)
+            inside.discard(node.name)
+    return inside
 
 
 def upstream(graph: onnx.GraphProto, name: str) -> set[str]:
@@ -264,5 +290,7 @@ class _Cut:
                     casts.add(renamed)
                     kind = TensorProto.FLOAT16 if is_inside else TensorProto.FLOAT
                     written.append(helper.make_node("Cast", [name], [renamed], name=renamed, to=kind))
+            if is_inside and node.op_type == "Cast" and node.output[0] in self.is_float:
+                node.attribute[0].i = TensorProto.FLOAT16
             written.append(node)
         return written, list(halves.values())

@@ -24,16 +24,3 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
     onnx.save_model(
         model, path, save_as_external_data=outside, location=path.name + DATA_SUFFIX if outside else None
     )
-
-
-def graph_files(folder: Path, graph: str) -> list[Path]:
-    """List the files of a graph.
-
-    Args:
-        folder: Where they are.
-        graph: `audio.onnx`, `video.onnx` or `text.onnx`.
-
-    Returns:
-        The graph, and its numbers if they lie outside.
-    """
-    return [path for path in (folder / graph, folder / (graph + DATA_SUFFIX)) if path.exists()]

@@ -1,4 +1,4 @@
-"""The LayerNorms of an exported graph: their channels made larger or smaller, the function of the graph unchanged.
+"""The norms of an exported graph: their channels made larger or smaller, the function of the graph unchanged.
 
     add_outliers(Path("audio.onnx"), Path("stressed.onnx"))
 
@@ -7,10 +7,12 @@ their weights. So for any s_c > 0
 
     gamma_c · s_c,  beta_c · s_c,  W[c, :] / s_c
 
-is the same function, but the numbers between the two are other ones: that is what a low precision is tried on.
+is the same function, but the numbers between the two are other ones: that is what a low precision is tried on. An
+RMSNorm is exported as its parts, of which the last is the product with gamma; there is no beta.
 
 The file is changed where its numbers lie, found by walking its protobuf fields, so neither the package `onnx` nor
-memory for a second copy is needed. The numbers of the fields are those of onnx.proto, which never change.
+memory for a second copy is needed. The numbers of the fields are those of onnx.proto, which never change. Numbers
+that lie outside the file, as in graphs above 2 GB, are copied beside the copy and changed there.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bundle.manifest import DATA_SUFFIX
+
 NUM_OUTLIERS = 6
 """Channels of each LayerNorm that become outliers."""
 OUTLIER_FACTOR = 30.0
@@ -33,7 +37,8 @@ VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 GRAPH = 7  # of a model
 NODE, INITIALIZER = 1, 5  # of a graph
 INPUT, OUTPUT, OP_TYPE = 1, 2, 4  # of a node
-DIMS, DATA_TYPE, TENSOR_NAME, RAW_DATA = 1, 2, 8, 9  # of a tensor
+DIMS, DATA_TYPE, TENSOR_NAME, RAW_DATA, OUTSIDE = 1, 2, 8, 9, 13  # of a tensor
+KEY, VALUE = 1, 2  # of an entry that says where numbers lie outside
 DTYPES: Mapping[int, type[np.floating]] = {1: np.float32, 10: np.float16}
 
 Scale = Callable[[NDArray[np.floating], NDArray[np.floating]], NDArray[np.floating]]
@@ -41,7 +46,7 @@ Field = tuple[int, int, int, int]  # number, value of a varint, first byte and e
 
 
 class NoScalableNorm(ValueError):
-    """The graph has no LayerNorm that is read by matrix products with fixed weights alone."""
+    """The graph has no norm that is read by matrix products with fixed weights alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,22 +102,27 @@ def level_channels(source: Path, target: Path) -> int:
 def rescale_norms(source: Path, target: Path, scale: Scale) -> int:
     """Write a copy of a graph with other channels between its LayerNorms and the layers that read them.
 
-    A LayerNorm that something else reads than matrix products with fixed weights is left as it is.
+    A norm that something else reads than matrix products with fixed weights is left as it is.
 
     Args:
-        source: ONNX file with its numbers inside, float32 or float16.
-        target: File to write.
+        source: ONNX file, float32 or float16.
+        target: File to write, in another folder if the numbers of the source lie outside it.
         scale: Gives the factor of each channel, shape (D,), from gamma and beta, shape (D,) each.
 
     Returns:
-        How many LayerNorms were changed.
+        How many norms were changed.
 
     Raises:
         NoScalableNorm: If none can be changed.
     """
     shutil.copyfile(source, target)
     data = np.memmap(target, np.uint8, mode="r+")
-    nodes, arrays = _read_graph(data)
+    beside = source.with_name(source.name + DATA_SUFFIX)
+    outside = np.zeros(0, np.uint8)
+    if beside.exists():
+        shutil.copyfile(beside, target.with_name(beside.name))
+        outside = np.memmap(target.with_name(beside.name), np.uint8, mode="r+")
+    nodes, arrays = _read_graph(data, outside, beside.name)
     num_changed = 0
     for gamma, beta, weights in _scalable_norms(nodes, arrays):
         factors = scale(gamma.astype(np.float64), beta.astype(np.float64))
@@ -123,7 +133,7 @@ def rescale_norms(source: Path, target: Path, scale: Scale) -> int:
         num_changed += 1
     data.flush()
     if not num_changed:
-        raise NoScalableNorm(f"{source} has no LayerNorm that only matrix products with fixed weights read")
+        raise NoScalableNorm(f"{source} has no norm that only matrix products with fixed weights read")
     return num_changed
 
 
@@ -148,15 +158,27 @@ def _scalable_norms(
         return found
 
     for node in nodes:
-        if node.op_type != "LayerNormalization" or len(node.inputs) < 3:
+        vectors = _vectors_of(node, arrays)
+        if not vectors or any(num_readers[name] > 1 for name in vectors):
             continue
-        gamma, beta = node.inputs[1:3]
-        weights = weights_of(node.outputs[0])
-        if weights and all(name in arrays and num_readers[name] == 1 for name in (gamma, beta)):
-            yield arrays[gamma], arrays[beta], weights
+        if weights := weights_of(node.outputs[0]):
+            gamma = arrays[vectors[0]]
+            yield gamma, arrays[vectors[1]] if len(vectors) > 1 else np.zeros_like(gamma), weights
 
 
-def _read_graph(data: NDArray[np.uint8]) -> tuple[list[_Node], dict[str, NDArray[np.floating]]]:
+def _vectors_of(node: _Node, arrays: Mapping[str, NDArray[np.floating]]) -> tuple[str, ...]:
+    """Gamma and beta of a LayerNorm, or gamma of an RMSNorm; nothing for any other operation."""
+    if node.op_type == "LayerNormalization":
+        names = node.inputs[1:3]
+        return names if all(name in arrays for name in names) else ()
+    fixed = tuple(name for name in node.inputs if name in arrays)
+    is_product = node.op_type == "Mul" and len(fixed) == 1 and arrays[fixed[0]].ndim == 1
+    return fixed if is_product and arrays[fixed[0]].size > 1 else ()
+
+
+def _read_graph(
+    data: NDArray[np.uint8], outside: NDArray[np.uint8], location: str
+) -> tuple[list[_Node], dict[str, NDArray[np.floating]]]:
     """The operations of a model, and its floating-point arrays as writable views of the file."""
     nodes: list[_Node] = []
     arrays: dict[str, NDArray[np.floating]] = {}
@@ -166,8 +188,10 @@ def _read_graph(data: NDArray[np.uint8]) -> tuple[list[_Node], dict[str, NDArray
         for inner, _, begin, stop in _fields(data, first, end):
             if inner == NODE:
                 nodes.append(_read_node(data, begin, stop))
-            elif inner == INITIALIZER and (named := _read_tensor(data, begin, stop)) is not None:
-                arrays[named[0]] = named[1]
+            elif inner == INITIALIZER:
+                named = _read_tensor(data, begin, stop, outside, location)
+                if named is not None:
+                    arrays[named[0]] = named[1]
     return nodes, arrays
 
 
@@ -179,10 +203,13 @@ def _read_node(data: NDArray[np.uint8], first: int, end: int) -> _Node:
     return _Node(op_type=texts[OP_TYPE][0], inputs=tuple(texts[INPUT]), outputs=tuple(texts[OUTPUT]))
 
 
-def _read_tensor(data: NDArray[np.uint8], first: int, end: int) -> tuple[str, NDArray[np.floating]] | None:
+def _read_tensor(
+    data: NDArray[np.uint8], first: int, end: int, outside: NDArray[np.uint8], location: str
+) -> tuple[str, NDArray[np.floating]] | None:
     """Return name and numbers of a tensor, or None if they are integers or not stored as raw bytes."""
     dims: list[int] = []
     name, dtype, raw = "", 0, None
+    place: dict[str, str] = {}
     for number, value, begin, stop in _fields(data, first, end):
         if number == DIMS:  # one after another, or packed into one field
             dims += [value] if begin == stop else [v for v, _ in _varints(data, begin, stop)]
@@ -192,6 +219,12 @@ def _read_tensor(data: NDArray[np.uint8], first: int, end: int) -> tuple[str, ND
             name = data[begin:stop].tobytes().decode()
         elif number == RAW_DATA:
             raw = data[begin:stop]
+        elif number == OUTSIDE:
+            entry = {key: data[b:e].tobytes().decode() for key, _, b, e in _fields(data, begin, stop)}
+            place[entry[KEY]] = entry[VALUE]
+    if place.get("location") == location:
+        at = int(place.get("offset", 0))
+        raw = outside[at : at + int(place.get("length", 0))]
     if dtype not in DTYPES or raw is None or raw.size != np.prod(dims) * np.dtype(DTYPES[dtype]).itemsize:
         return None
     return name, raw.view(DTYPES[dtype]).reshape(dims)

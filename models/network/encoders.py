@@ -345,7 +345,8 @@ def without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
         The model.
     """
     graph = model.graph
-    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    del graph.value_info[:]  # of weights that the exporter transposed it has the old shape
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     graph.ClearField("metadata_props")

@@ -45,11 +45,10 @@ def test_figures_are_those_of_a_plain_loop() -> None:
                     into.append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
                 nearest = []
                 for rows in (reference, found):
-                    query = rows[name][clip, moment]
+                    units = rows[name] / np.linalg.norm(rows[name], axis=2, keepdims=True)
+                    query = units[clip, moment]
                     others = [n for n in range(6) if n != clip]
-                    nearest.append(
-                        max(others, key=lambda n: max(float(query @ row) for row in rows[name][n]))
-                    )
+                    nearest.append(max(others, key=lambda n: max(float(query @ row) for row in units[n])))
                 same.append(nearest[0] == nearest[1])
     assert agreement.cosine_mean == pytest.approx(np.mean(plain), abs=1e-12)
     assert agreement.cosine_min == pytest.approx(min(plain), abs=1e-12)
@@ -58,6 +57,16 @@ def test_figures_are_those_of_a_plain_loop() -> None:
     assert agreement.neighbours == pytest.approx(np.mean(same), abs=1e-12)
     assert 0.3 < agreement.neighbours < 1  # the noise is enough to tell
     assert (agreement.num_embeddings, agreement.clips) == (36, "noise")
+
+
+def test_the_length_of_embeddings_changes_no_figure() -> None:
+    rng = np.random.default_rng(0)
+    reference = {"audio": unit_tracks(rng)}
+    found = {"audio": reference["audio"] + 0.3 * rng.standard_normal((6, 3, 8)).astype(np.float32)}
+    plain = compare_tracks(reference, found, found, clips="noise")
+    longer = compare_tracks(*({"audio": 20 * t["audio"]} for t in (reference, found, found)), clips="noise")
+    assert longer.neighbours == plain.neighbours < 1
+    assert longer.cosine_min == pytest.approx(plain.cosine_min)
 
 
 def test_equal_tracks_agree_wholly() -> None:

@@ -118,7 +118,7 @@ def test_a_small_graph_by_hand(tmp_path: Path) -> None:
 )
 def test_a_norm_that_cannot_be_changed_alone_is_left(tmp_path: Path, kind: dict[str, object]) -> None:
     source = make_graph(tmp_path / "small.onnx", **kind)  # type: ignore[arg-type]
-    with pytest.raises(NoScalableNorm, match="no LayerNorm that only matrix products"):
+    with pytest.raises(NoScalableNorm, match="no norm that only matrix products"):
         rescale_norms(source, tmp_path / "out.onnx", lambda gamma, _: gamma)
 
 
@@ -126,3 +126,43 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_bytes(b"\x0f" * 64)  # field 1 of kind 7, which protobuf does not have
     with pytest.raises(NoScalableNorm, match="not an ONNX model"):
         add_outliers(tmp_path / "text.onnx", tmp_path / "out.onnx")
+
+
+def test_numbers_outside_the_file_are_changed_beside_the_copy(tmp_path: Path) -> None:
+    golden = load_bundle(starter_path()).golden()
+    for folder in ("large", "copy"):
+        (tmp_path / folder).mkdir()
+    source, target = tmp_path / "large" / "video.onnx", tmp_path / "copy" / "video.onnx"
+    onnx.save_model(onnx.load(GRAPH), source, save_as_external_data=True, location="video.onnx.data")
+    assert source.stat().st_size < 0.5 * GRAPH.stat().st_size
+    before = (tmp_path / "large" / "video.onnx.data").read_bytes()
+    assert add_outliers(source, target) == 9
+    assert (tmp_path / "large" / "video.onnx.data").read_bytes() == before
+    add_outliers(GRAPH, tmp_path / "outliers.onnx")
+    expected = read_arrays(tmp_path / "outliers.onnx")
+    for name, values in read_arrays(target).items():
+        np.testing.assert_array_equal(values, expected[name])
+    assert np.abs(video_track(target, golden.frames) - golden.video_track).max() < 1e-5
+
+
+def test_an_rms_norm_is_changed_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "gamma": rng.uniform(0.5, 2, 16).astype(np.float32),
+        "weight": rng.standard_normal((16, 4)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Mul", ["gamma", "x"], ["scaled"], name="scale"),
+        helper.make_node("MatMul", ["scaled", "weight"], ["y"], name="product"),
+    ]
+    shape = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, w]) for n, w in (("x", 16), ("y", 4))]
+    initial = [numpy_helper.from_array(values, name) for name, values in arrays.items()]
+    graph = helper.make_graph(nodes, "rms", shape[:1], shape[1:], initial)
+    opsets = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "rms.onnx")
+    assert add_outliers(tmp_path / "rms.onnx", tmp_path / "outliers.onnx") == 1
+    changed = read_arrays(tmp_path / "outliers.onnx")
+    assert np.sum(np.isclose(changed["gamma"] / arrays["gamma"], 30)) == NUM_OUTLIERS
+    np.testing.assert_allclose(
+        changed["gamma"][:, None] * changed["weight"], arrays["gamma"][:, None] * arrays["weight"], rtol=1e-5
+    )
