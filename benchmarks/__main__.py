@@ -14,6 +14,7 @@ BENCHMARKS = (
     "retrieval_speed",
     "train_speed",
     "request_speed",
+    "pe_av_speed",
 )
 
 
