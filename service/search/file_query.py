@@ -1,4 +1,4 @@
-"""Search with a media file: file → clips → tracks → index → best segment of each asset.
+"""Search with a media file or a still picture: file → clips → tracks → index → best segment of each asset.
 
 `search_file` is behind every search with a file, over HTTP and by `foley search`; `embed_file` behind every embedding
 of one. Both block: a server calls them in a thread. `service.search.stored_query` searches without a file.
@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.media.clip import DecodedMedia, MediaInfo, NoStream, decode_segments, probe_media
+from models.media.clip import DecodedMedia, MediaInfo, NoStream
+from models.media.query import decode_query, probe_query
 from service.decode.decoder import Decoder
 from service.encode.embedding import EmbeddedSegment, embed_clips
 from service.encode.spool import chunk_segments
@@ -52,7 +53,7 @@ def search_file(
     # Before anything is decoded: words may be refused.
     said = None if words is None else of_text(words, target=options.target, snapshot=snapshot)
     began = time.monotonic()
-    info = decoder.read(path, probe_media, limits.opening_seconds, limits.decode)
+    info = decoder.read(path, probe_query, limits.opening_seconds, limits.decode)
     limits = replace(limits, timeout_seconds=limits.left_seconds(time.monotonic() - began))
     has: dict[Modality, bool] = {"audio": info.has_audio, "video": info.has_video}
     present = [modality for modality in MODALITIES if has[modality]]
@@ -98,7 +99,7 @@ def _decode_chunks(
         began = time.monotonic()
         chunk = decoder.read(
             path,
-            decode_segments,
+            decode_query,
             limits.left_seconds(used_seconds),
             snapshot.spec,
             first=first,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.bundle.bundle import Bundle
 from models.media.clip import DecodeLimits, NoStream
@@ -158,6 +159,21 @@ def test_scores_of_dot_products_have_no_bounds(find: Find, snapshots: dict[str, 
     assert names(find("dot", "both.mp4", target="audio", min_score=1.5)) != []
     with pytest.raises(ScoreOutOfRange, match=r"are cosines, from -1 to 1, got 1\.5"):
         find("heard", "both.mp4", target="audio", min_score=1.5)
+
+
+def test_a_still_picture_is_a_query(
+    find: Find, bundles: dict[str, Bundle], media: Path, tmp_path: Path, decoder: Decoder
+) -> None:
+    frame = Image.fromarray(bundles["apart"].golden().frames[0]).resize((640, 360))
+    frame.save(tmp_path / "still.jpg", quality=95)
+    answer = find("apart", str(tmp_path / "still.jpg"), target="video")
+    assert (answer.source, answer.num_query_segments) == ("video", 1)
+    assert sorted(names(answer)[:2]) == ["both.mp4", "picture.mp4"]
+    assert find("dot", str(tmp_path / "still.jpg"), target="audio").source == "video"
+    with pytest.raises(NotEmbedded, match="no video"):
+        find("heard", str(tmp_path / "still.jpg"), target="audio")
+    with pytest.raises(NoStream, match="the query has no audio to search from"):
+        find("dot", str(tmp_path / "still.jpg"), target="audio", source="audio")
 
 
 def test_embeddings_are_those_that_the_bundle_makes(

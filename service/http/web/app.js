@@ -114,6 +114,11 @@ function chooseFile(file, { numFiles = 1 } = {}) {
 }
 
 function showPreview() {
+  if (query.file.type.startsWith("image/")) {
+    find("preview").replaceChildren(make("img", { src: query.url, alt: "Your picture" }));
+    find("preview").hidden = false;
+    return;
+  }
   const player = make(query.kind, { controls: true, preload: "metadata", playsInline: true });
   player.setAttribute("aria-label", "Your clip");
   player.addEventListener("loadedmetadata", () => {

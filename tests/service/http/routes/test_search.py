@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 
 def post(client: httpx.Client, path: str = "/v1/search", **query: Any) -> httpx.Response:
@@ -62,6 +64,28 @@ def test_an_asset_is_a_query_like_its_file(
     assert [r["asset_id"] for r in by_id["results"]] == [r["asset_id"] for r in by_file["results"]]
     for stored, embedded in zip(by_id["results"], by_file["results"], strict=True):
         assert stored["score"] == pytest.approx(embedded["score"], abs=2e-3)  # stored as float16
+
+
+def test_a_still_picture_is_a_query_and_nothing_for_the_library(client: httpx.Client) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "PNG")
+    files = {"file": content.getvalue()}
+    answer = client.post("/v1/search", files=files, data={"target": "audio"}).json()
+    assert (answer["from"], answer["query"]) == ("video", {"num_segments": 1, "is_partial": False})
+    assert answer["results"]
+    embedded = client.post("/v1/embeddings", files=files).json()
+    (segment,) = embedded["segments"]
+    assert (embedded["media"]["container"], embedded["media"]["duration_seconds"]) == ("png", None)
+    assert segment["audio"] is None
+    assert np.ptp(segment["video"]["track"], axis=0).max() < 0.2, "moments differ by their place alone"
+    answer = client.post("/v1/search", files=files, data={"target": "video", "from": "audio"})
+    assert problem(answer)[:2] == (422, "no_stream")
+    cut = {"file": content.getvalue()[:500]}
+    assert problem(client.post("/v1/search", files=cut, data={"target": "audio"}))[:2] == (
+        422,
+        "broken_media",
+    )
 
 
 def test_one_segment_of_an_asset(client: httpx.Client, long: dict[str, Any]) -> None:
