@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def test_what_is_lost_is_said_and_comes_back(tmp_path: Path, bundle_path: Path) 
 
     for segment in (folder / "shard" / "segments").iterdir():
         shutil.rmtree(segment)
-    with pytest.raises(IndexDamaged, match=r"[0-2] of its 3 segments"):
+    with pytest.raises(IndexDamaged, match=r"has [0-2] of its 3 segments") as lost:
         _count(settings)
-    assert _repair(settings) == 3
+    (num_left,) = re.findall(r"has (\d) of its", str(lost.value))  # Edge's log may have kept the last ones
+    assert _repair(settings) == 3 - int(num_left)
     assert _count(settings) == 3
 
     (tracks,) = folder.glob(f"shard*/{FILE_NAME}")
