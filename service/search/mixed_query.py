@@ -21,7 +21,7 @@ from service.encode.embedding import EmbeddedSegment
 from service.search.matching import QueryTrack, SearchAnswer, answer_tracks
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
-from service.search.sources import UnusableQuery
+from service.search.sources import UnusableQuery, check_options
 from service.search.stored_query import MAX_QUERY_SEGMENTS
 from service.search.text_query import embed_text
 from service.system.modality import Modality
@@ -73,6 +73,7 @@ def search_parts(
 
     Raises `TooManyCombinations` if one segment of each can be chosen in more than 60 ways.
     """
+    check_options(options, snapshot.bundle)
     if (num_ways := math.prod(len(part.tracks) for part in parts)) > MAX_QUERY_SEGMENTS:
         raise TooManyCombinations(
             f"the segments of the queries make {num_ways} combinations, a search {MAX_QUERY_SEGMENTS} at most: "
