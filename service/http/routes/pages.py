@@ -21,7 +21,10 @@ EXPLORER_HOST = "https://cdn.jsdelivr.net"
 # The whole of what is served: a name that is not here has no file, whatever it spells.
 TYPES = {
     **dict.fromkeys((PAGE, EXPLORER), "text/html; charset=utf-8"),
-    **dict.fromkeys(("app.js", "answer.js", "elements.js", "explorer.js"), "text/javascript; charset=utf-8"),
+    **dict.fromkeys(
+        ("app.js", "answer.js", "elements.js", "explorer.js", "questions.js"),
+        "text/javascript; charset=utf-8",
+    ),
     **dict.fromkeys(("style.css", "explorer.css"), "text/css; charset=utf-8"),
     "icon.svg": "image/svg+xml",
 }

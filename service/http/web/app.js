@@ -7,6 +7,7 @@ import { clearAnswer, release, showAnswer, stopPair } from "./answer.js";
 import {
   count, find, forgetKey, formatBytes, formatTime, keepKey, keyHeaders, lendKey, make, readProblem, showIfBelow,
 } from "./elements.js";
+import { QUESTIONS, showQuestions } from "./questions.js";
 
 // Only for files that the browser has no type for.
 const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
@@ -34,6 +35,7 @@ async function showLibrary({ bundleId = null } = {}) {
       `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
       `bundle ${bundleId ?? ready.bundle_id}`;
     lendKey();
+    fetchJson(QUESTIONS).then(({ jobs }) => showQuestions(jobs), () => {}); // the library is shown without them too
     const isOld = (bundleId !== null && bundleId !== ready.bundle_id) || (ready.num_segments === 0) !== library.isEmpty;
     if (isOld) setTimeout(() => turn === library.numAsked && showLibrary(), READINESS_MILLISECONDS);
   } catch (problem) {

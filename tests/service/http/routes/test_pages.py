@@ -18,7 +18,10 @@ from service.library.indexing import index_paths
 from service.operations.keys import create_key
 from service.search.matching import EmptyReason
 from service.system.settings import Settings
-from tests.support.serving import run_server
+from tests.support.libraries import write_tones
+from tests.support.memory_index import memory_indexes
+from tests.support.serving import run_server, serve_in_thread
+from tests.support.waiting import wait_until
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -432,3 +435,39 @@ def test_a_result_without_a_player_fills_its_row(page: Any, hostile_file: Path) 
     row, facts = (part.evaluate("e => e.clientWidth") for part in (result, result.locator(".facts")))
     assert facts == row
     page.unroute_all()
+
+
+def test_a_sync_that_would_remove_most_asks_on_the_page(
+    browser: Any, bundle_path: Path, tmp_path: Path
+) -> None:
+    files = write_tones(tmp_path / "media", 24)
+    settings = Settings(
+        data=tmp_path / "data",
+        bundle=bundle_path,
+        device="cpu",
+        min_free_bytes=0,
+        num_threads=1,
+        decode_workers=1,
+    )
+    with memory_indexes(), serve_in_thread(settings) as running, browser.new_context() as context:
+
+        def run(**fields: Any) -> dict[str, Any]:
+            request = {"kind": "sync", "paths": [str(tmp_path / "media")], **fields}
+            address = running.client.post("/v1/jobs", json=request).headers["location"]
+            return wait_until(lambda: (job := running.client.get(address).json())["ended_at"] and job)
+
+        assert run()["state"] == "done"
+        for file in files[4:]:
+            file.unlink()
+        assert run()["error"]["code"] == "too_many_gone"
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.goto(running.address)
+        page.wait_for_selector("#questions .problem:has-text('20 of')")
+        page.screenshot(path=tmp_path / "question.png")
+        page.click("#questions button")
+        page.wait_for_selector("#questions p:has-text('The sync runs again')")
+        wait_until(lambda: len(running.client.get("/v1/assets").json()["assets"]) == 4)
+        page.reload()
+        page.wait_for_selector("#library:has-text('4 files')")
+        assert page.locator("#questions .problem").count() == 0
