@@ -401,9 +401,20 @@ def evaluate(
     data: Annotated[list[Path], typer.Option(help="Held-out media: folders, files, manifests, shards.")],
     weights: Weights = None,
     segments: Segments = "first",
+    protocol: Annotated[
+        Literal["vggsound", "audioset", "mteb"] | None,
+        typer.Option(help="Measure a bundle on the clips of a published protocol, beside published figures."),
+    ] = None,
     workers: Workers = 2,
 ) -> None:
     """Measure zero-shot retrieval on media in both directions. Prints a table, and JSON on stdout."""
+    if protocol is not None:
+        if weights is not None or segments != "first":
+            raise typer.BadParameter("--protocol takes a bundle and the first segment of each clip")
+        run = _commands("protocols").run_protocol
+        measured = run(model, data, protocol, num_workers=workers, console=Console(stderr=True))
+        typer.echo(json.dumps(measured, indent=2))
+        return
     commands = _commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
     typer.echo(json.dumps(commands.run_evaluation(options, data, Console(stderr=True)), indent=2))

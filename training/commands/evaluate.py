@@ -72,7 +72,7 @@ def run_evaluation(options: ModelOptions, data: Sequence[Path], console: Console
     Raises:
         typer.Exit: With code 2 if the model cannot be read or there is nothing to measure on.
     """
-    _log_to(console)
+    log_to(console)
     try:
         embedder = open_embedder(options.model, weights=options.weights)
         media = _embed(embedder, data, options, console, title="embed")
@@ -117,12 +117,12 @@ def run_probe(
     Raises:
         typer.Exit: With code 2 if the model cannot be read, or the media or their labels do not do.
     """
-    _log_to(console)
+    log_to(console)
     try:
         embedder = open_embedder(options.model, weights=options.weights)
         training = _embed(embedder, data, options, console, title="embed the training media")
         held_out = _embed(embedder, validation, options, console, title="embed the held-out media")
-        with _progress(console) as progress:
+        with show_progress(console) as progress:
             bar = progress.add_task("train the head", total=config.num_epochs)
             found = probe(
                 training,
@@ -148,12 +148,24 @@ def run_probe(
     }
 
 
-def _log_to(console: Console) -> None:
-    """Show warnings above the progress bar."""
+def log_to(console: Console) -> None:
+    """Show warnings above the progress bar.
+
+    Args:
+        console: Where they go.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
 
 
-def _progress(console: Console) -> Progress:
+def show_progress(console: Console) -> Progress:
+    """Show how far the embedding is.
+
+    Args:
+        console: Where the bar goes.
+
+    Returns:
+        The bar, which a `with` shows.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
 
@@ -161,7 +173,7 @@ def _progress(console: Console) -> Progress:
 def _embed(
     embedder: Embedder, data: Sequence[Path], options: ModelOptions, console: Console, *, title: str
 ) -> EmbeddedMedia:
-    with _progress(console) as progress:
+    with show_progress(console) as progress:
         bar = progress.add_task(title, total=None)
         media = embed_data(
             embedder,

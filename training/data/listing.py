@@ -5,8 +5,10 @@
 
 A manifest names its files relative to its own folder:
 
-    *.csv    a column `path`, and if wanted `labels`, several separated by ";"; other columns are ignored
-    *.json   a list of entries, or an object with the list under "data". An entry is {"path", "labels"}, or of CAV-MAE's
+    *.csv    a column `path`, and if wanted `labels`, several separated by ";", and `caption`, or `caption_1`,
+             `caption_2` …; other columns are ignored
+    *.json   a list of entries, or an object with the list under "data". An entry is {"path", "labels", "captions"}, a
+             caption or a list of them; or of CAV-MAE's
              form {"video_id", "wav", "video_path", "labels"}: sound in `wav`, pictures in
              `video_path`/frame_0/`video_id`.jpg, frame_1/… over the first segment of it, labels separated by ","
     labels.csv of a synthetic corpus, given by itself or found in a folder: the labels are the timbres
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +33,9 @@ MEDIA_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .wmv .3gp .ogv .mxf".split()
 )
 """File name endings that are taken for video files when a folder is walked."""
+
+
+_CAPTION = re.compile(r"caption(_\d+)?")
 
 
 class BadListing(ValueError):
@@ -47,6 +53,7 @@ class Item:
         frame_name: Their name in each of these folders.
         num_frames: How many there are, at even distances over the first segment of the sound.
         labels: What is true of it, in the words of its manifest; empty where nothing is said.
+        captions: Sentences about it.
     """
 
     path: Path | None = None
@@ -55,6 +62,7 @@ class Item:
     frame_name: str = ""
     num_frames: int = 0
     labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.wav is None):
@@ -82,6 +90,7 @@ class Item:
             "frame_name": self.frame_name,
             "num_frames": self.num_frames,
             "labels": list(self.labels),
+            "captions": list(self.captions),
         }
         return {name: value for name, value in values.items() if value}
 
@@ -102,6 +111,7 @@ class Item:
             frame_name=values.get("frame_name", ""),
             num_frames=values.get("num_frames", 0),
             labels=tuple(values.get("labels", ())),
+            captions=tuple(values.get("captions", ())),
         )
 
 
@@ -170,8 +180,13 @@ def _list_csv(manifest: Path) -> list[Item]:
     for number, row in sheet.rows:
         if not row.get("path"):
             raise BadListing(f"{manifest}, line {number}: the path is empty")
+        captions = tuple(text for name, text in row.items() if _CAPTION.fullmatch(name) and text)
         items.append(
-            Item(path=_locate(manifest.parent, row["path"]), labels=_split(row.get("labels", ""), ";"))
+            Item(
+                path=_locate(manifest.parent, row["path"]),
+                labels=_split(row.get("labels", ""), ";"),
+                captions=captions,
+            )
         )
     return items
 
@@ -231,7 +246,9 @@ def _parse_entry(folder: Path, entry: Any, count_frames: Callable[[Path], int]) 
     if not isinstance(entry, dict):
         raise BadListing(f"an entry is an object, got {json.dumps(entry)[:80]}")
     if "path" in entry:
-        return Item(path=_locate(folder, _text(entry, "path")), labels=_labels(entry, ";"))
+        return Item(
+            path=_locate(folder, _text(entry, "path")), labels=_labels(entry, ";"), captions=_captions(entry)
+        )
     if "wav" not in entry:
         raise BadListing(f"an entry needs path or wav, got only {', '.join(entry) or 'nothing'}")
     pictures = _locate(folder, _text(entry, "video_path"))
@@ -241,6 +258,7 @@ def _parse_entry(folder: Path, entry: Any, count_frames: Callable[[Path], int]) 
         frame_name=f"{_text(entry, 'video_id')}.jpg",
         num_frames=count_frames(pictures),
         labels=_labels(entry, ","),
+        captions=_captions(entry),
     )
 
 
@@ -258,6 +276,14 @@ def _labels(entry: dict[str, Any], separator: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
         raise BadListing(f"labels must be text or a list of texts, got {json.dumps(value)[:80]}")
     return tuple(value)
+
+
+def _captions(entry: dict[str, Any]) -> tuple[str, ...]:
+    value = entry.get("captions", entry.get("caption")) or []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadListing(f"captions must be text or a list of texts, got {json.dumps(value)[:80]}")
+    return tuple(text for text in texts if text.strip())
 
 
 def _split(labels: str, separator: str) -> tuple[str, ...]:

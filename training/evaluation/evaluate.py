@@ -173,7 +173,18 @@ def recall(scores: Scores) -> Recall:
     Returns:
         Recall at 1, 5 and 10 in percent, the median rank, and the interval of R@1.
     """
-    ranks = true_ranks(scores)
+    return recall_of_ranks(true_ranks(scores))
+
+
+def recall_of_ranks(ranks: NDArray[np.int64]) -> Recall:
+    """Measure how early the true items come.
+
+    Args:
+        ranks: Of the true item of each query, from 1, shape (N,).
+
+    Returns:
+        Recall at 1, 5 and 10 in percent, the median rank, and the interval of R@1.
+    """
     at = {k: round(float((ranks <= k).mean()) * 100, 4) for k in (1, 5, 10)}
     return Recall(
         at_1=at[1],
