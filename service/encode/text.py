@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from models.bundle.bundle import TEXT_GRAPH, TOKENIZER, BrokenBundle, Bundle, TextSpec
 from service.encode.batching import Batcher
@@ -25,6 +24,9 @@ from service.encode.queue import BatchLimits, Priority
 from service.system.caller import Caller
 from service.system.failure import Failure
 from service.system.modality import MODALITIES, Modality, NotEmbedded
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 GOLDEN_TOLERANCE = 1e-4
 MAX_TOKENIZER_BYTES = 64 << 20
@@ -169,6 +171,8 @@ def _spec_of(bundle: Bundle) -> TextSpec:
 
 
 def _open_tokenizer(bundle: Bundle) -> Tokenizer:
+    from tokenizers import Tokenizer  # noqa: PLC0415 - 30 ms of every command; most bundles embed no words
+
     path = bundle.path / TOKENIZER
     if (num_bytes := path.stat().st_size) > MAX_TOKENIZER_BYTES:
         raise BrokenBundle(f"{path} has {num_bytes} bytes, at most {MAX_TOKENIZER_BYTES} are allowed")
