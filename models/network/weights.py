@@ -44,6 +44,22 @@ TRUNCATED = (
 )
 
 
+class _Skipped:
+    """Stands for a number of NumPy: whatever a pickle says of it, nothing of NumPy is called."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+NUMBERS: list[Any] = [
+    (_Skipped, name)
+    for name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
+]
+
+
 class UnreadableWeights(ValueError):
     """The file holds no tensors by name, or something that is not a tensor."""
 
@@ -77,7 +93,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return unwrap_weights(path).tensors
 
 
-def unwrap_weights(path: Path) -> FoundWeights:
+def unwrap_weights(path: Path, *, skips_numbers: bool = False) -> FoundWeights:
     """Read a `.safetensors` file, or one of any other name as a file of `torch.save`.
 
     Tensors may lie at the top of the file or under one of `MODEL_KEYS` and `AVERAGE_KEYS`, one inside the other too.
@@ -86,6 +102,7 @@ def unwrap_weights(path: Path) -> FoundWeights:
 
     Args:
         path: The file.
+        skips_numbers: Whether NumPy's numbers may lie beside the tensors; they are not read.
 
     Returns:
         The tensors, and what was taken off.
@@ -97,7 +114,9 @@ def unwrap_weights(path: Path) -> FoundWeights:
         raise UnreadableWeights(f"{path} must be a file")
     is_safe = path.suffix.lower() == ".safetensors"
     wrappers: list[str] = []
-    tensors = _unwrap(_read_safetensors(path) if is_safe else _read_pickle(path), path, wrappers)
+    tensors = _unwrap(
+        _read_safetensors(path) if is_safe else _read_pickle(path, skips_numbers), path, wrappers
+    )
     if odd := sorted(name for name, tensor in tensors.items() if not _is_dense(tensor)):
         raise UnreadableWeights(f"{path} must hold dense tensors with their numbers, not as {', '.join(odd)}")
     return FoundWeights(tensors=_strip_names(tensors, wrappers), wrappers=tuple(wrappers))
@@ -112,7 +131,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UnreadableWeights(f"{path} cannot be read as safetensors: {reason}") from exc
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, skips_numbers: bool = False) -> Any:
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             head = file.read(16)
@@ -121,7 +140,8 @@ def _read_pickle(path: Path) -> Any:
             if FIRST_BYTES.match(head):
                 file.seek(0)
                 warnings.filterwarnings("ignore", "Detected pickle protocol")  # the error says enough
-                return torch.load(file, map_location="cpu", weights_only=True)
+                with torch.serialization.safe_globals(NUMBERS if skips_numbers else []):
+                    return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
         named = re.search(r"GLOBAL ([\w.]+)", str(exc))
         what = named[1] if named else "something that is not a tensor"
@@ -166,6 +186,9 @@ def _look_inside(loaded: Any) -> tuple[Mapping[str, Tensor], list[str]] | None:
     """The tensors and the keys that lead to them; None if there are none, or two equally good ones."""
     if _are_tensors(loaded):
         return loaded, []
+    if isinstance(loaded, tuple):  # tensors, and what else was saved with them
+        inside = [found for one in loaded if (found := _look_inside(one)) is not None]
+        return inside[0] if len(inside) == 1 else None
     if not isinstance(loaded, Mapping):
         return None
     models, averages = (

@@ -1,10 +1,10 @@
-"""What `foley-train import --kind pe-av|clap` does: a published model of another family becomes a bundle."""
+"""What `foley-train import --kind pe-av|clap|light` does: a published model of another family becomes a bundle."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from models.media.clip import Clip
 from models.network.clap import read_clap
 from models.network.encoders import Encoders, export_encoders
 from models.network.geometry import EncoderKind
+from models.network.light import read_light, weight_files
 from models.network.pe_av import read_pe_av
 from models.network.published_folder import PublishedFolder
 from training.commands.export import compared_clips, print_bundle
@@ -28,7 +29,8 @@ class FamilyRequest:
     """What to import, and how."""
 
     folder: Path
-    """As the model was published: config.json, model.safetensors, tokenizer.json, settings of the processor."""
+    """As the model was published: config.json, model.safetensors, tokenizer.json, settings of the processor; of light
+    the wheels."""
     kind: EncoderKind
     """Whose model it is."""
     segment_seconds: float | None
@@ -66,10 +68,9 @@ def import_family(
         if output.exists():
             raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
         with console.status("reading the folder"):
-            folder = PublishedFolder.open(request.folder)
-            encoders = _read(folder, request)
+            encoders, weights = _read(request)
         clips = _clips(encoders, media, num_clips, console)
-        facts = {"imported": _describe(folder, request), "command": command}
+        facts = {"imported": _describe(request, weights), "command": command}
         facts["golden_clip"] = "the first of the given media" if media else "synthetic"
         bundle = _export_quietly(encoders, output, name, clips, facts, console)
     except (OSError, ValueError) as exc:
@@ -78,12 +79,16 @@ def import_family(
     print_bundle(bundle, output, num_clips=len(clips), console=console)
 
 
-def _read(folder: PublishedFolder, request: FamilyRequest) -> Encoders:
+def _read(request: FamilyRequest) -> tuple[Encoders, Sequence[Path]]:
+    """Read the encoders, and name the files of their weights."""
+    if request.segment_seconds is not None and request.kind != "pe-av":
+        raise ValueError(f"--segment-seconds is for --kind pe-av: {request.kind} embeds 10 s")
+    if request.kind == "light":
+        return read_light(request.folder), weight_files(request.folder)
+    folder = PublishedFolder.open(request.folder)
     if request.kind == "pe-av":
-        return read_pe_av(folder, segment_seconds=request.segment_seconds or 10.0)
-    if request.segment_seconds is not None:
-        raise ValueError("--segment-seconds is for --kind pe-av: CLAP embeds 10 s")
-    return read_clap(folder)
+        return read_pe_av(folder, segment_seconds=request.segment_seconds or 10.0), folder.weights
+    return read_clap(folder), folder.weights
 
 
 def _clips(encoders: Encoders, media: list[Path], num_clips: int, console: Console) -> list[Clip]:
@@ -109,11 +114,11 @@ def _export_quietly(
         return export_encoders(encoders, output, name=name, clips=clips, training=facts, on_step=show)
 
 
-def _describe(folder: PublishedFolder, request: FamilyRequest) -> dict[str, Any]:
+def _describe(request: FamilyRequest, weights: Sequence[Path]) -> dict[str, Any]:
     """Return the origin of the weights, as JSON values."""
     return {
         "folder": request.folder.name,
-        "files": {file.name: describe_file(file) for file in folder.weights},
+        "files": {file.name: describe_file(file) for file in weights},
         "kind": request.kind,
         "license": request.license_note,
     }

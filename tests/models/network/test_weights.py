@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -217,3 +218,26 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UnreadableWeights, match=message):
             read_weights(tmp_path / name)
+
+
+def test_numbers_of_numpy_beside_the_tensors_are_left_out(tmp_path: Path) -> None:
+    """As aiSFX saves: a tuple of tensors and of what they were trained on."""
+    torch.save(
+        (TENSORS, {"PSE": (0, np.int64(82)), "scale": np.float64(1.5)}),
+        tmp_path / "weights.pth",
+        pickle_protocol=2,
+    )
+    with pytest.raises(UnreadableWeights, match="numpy"):
+        read_weights(tmp_path / "weights.pth")
+    assert is_same(unwrap_weights(tmp_path / "weights.pth", skips_numbers=True).tensors)
+
+
+def test_nothing_runs_where_numbers_are_left_out(tmp_path: Path) -> None:
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save((TENSORS, Attack()), tmp_path / "attack.pth", pickle_protocol=2)
+    with pytest.raises(UnreadableWeights, match="system"):
+        unwrap_weights(tmp_path / "attack.pth", skips_numbers=True)
+    assert not (tmp_path / "ran").exists()
