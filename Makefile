@@ -74,7 +74,7 @@ soak: $(VENV)/.all
 
 # Pin every package, those of the benchmarks too, to what is installed now; run it in a venv made by `make test`.
 lock:
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench,light]'
 	$(BIN)/python -m pip freeze --all --exclude-editable --exclude foley-av --exclude pip > constraints.txt
 
 clean:

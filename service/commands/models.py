@@ -44,13 +44,11 @@ def list_all(as_json: Json = False) -> None:
         for model in found
     ]
     print_columns(stdout(), ("model", "embeds", "state", "size", "licence"), rows)
+    lines = ["", "How often the right result comes first, who says so, and whose work it is:"]
     for model in found:
-        figures = "; ".join(f"{one['measure']} {one['percent']:g} %" for one in model["figures"])
-        lines = (f"{model['name']}: first result right, as published: {figures}", *model["attribution"])
-        stdout().print(". ".join(lines), markup=False, highlight=False, soft_wrap=True)
-    say(
-        "whose figures these are: `foley models list --json`; sizes with ? are not published before the download"
-    )
+        figures = (f"{one['measure']} {one['percent']:g} % ({one['source']})" for one in model["figures"])
+        lines.append(f"{model['name']}: {'; '.join(figures)}. {'. '.join(model['attribution'])}.")
+    stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def _format_size(model: dict[str, Any]) -> str:

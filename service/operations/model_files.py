@@ -34,7 +34,6 @@ from service.system.settings import Settings
 HOST = "https://huggingface.co"
 MAX_LIST_BYTES = 4 << 20
 WANTED = (".json", ".safetensors", ".txt", ".model")
-PICKLE = "pytorch_model.bin"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 Hashes = Mapping[str, str | None]
 """sha256 of each file whose publisher says none, by name; None for the others."""
@@ -122,9 +121,7 @@ def _list_files(client: httpx.Client, settings: Settings, model: KnownModel) -> 
         raise DownloadFailed(f"{address} does not list files: {exc!r}") from exc
     files = [file for file in found if file is not None and file.name.endswith(WANTED)]
     if not any(file.name.endswith(".safetensors") for file in files):
-        files += [file for file in found if file is not None and file.name == PICKLE]
-    if not any(file.name.endswith((".safetensors", ".bin")) for file in files):
-        raise DownloadFailed(f"{address} lists no weights")
+        raise DownloadFailed(f"{address} lists no weights as safetensors, and pickles are not taken")
     return tuple(files)
 
 

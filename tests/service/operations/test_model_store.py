@@ -169,7 +169,7 @@ def test_files_in_folders_are_left_out(settings: Settings, host: ModelHost) -> N
 
 
 def test_what_is_no_list_is_refused(settings: Settings, host: ModelHost) -> None:
-    host.files = {}
+    host.files = {"config.json": b"{}", "pytorch_model.bin": WEIGHTS}
     with pytest.raises(ModelUnavailable, match="lists no weights"):
         get(settings)
     host.repository = "moved"
