@@ -51,6 +51,7 @@ from service.index.iteration import iter_assets
 from service.index.opening import index_folder, index_place
 from service.operations.clip_timing import time_clip, write_golden_clip
 from service.operations.stopwatch import DecodedOnce
+from service.releases.documents import describe_bundle
 from service.releases.opening import active_release, open_encoder
 from service.releases.store import ReleaseError, ReleaseNotFound, ReleaseStore
 from service.search.sources import embedded
@@ -108,6 +109,7 @@ def examine(
         "bundle_id": bundle.bundle_id,
         "path": str(bundle.path),
         "release_id": release_id,
+        **describe_bundle(bundle.manifest),
     }
     with ExitStack() as stack:
         decoder = Decoder(num_workers=1, limits=WorkerLimits(memory_bytes=settings.worker_memory_bytes))

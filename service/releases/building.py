@@ -317,8 +317,8 @@ def _measure(
     undecided = [f"recall could not be compared: {why}" for side in sides.values() if (why := side.why_not())]
     try:
         comparing = [side for side, generation in sides.items() if generation.why_not() is None]
-        queries = _choose_queries(settings, release, new=new, active=active) if comparing else []
-        for side in comparing:
+        queries = _choose_queries(settings, release, new=new, active=active) if "new" in comparing else []
+        for side in comparing if queries else ():
             samples[side] = {
                 target: sample_pairs(
                     sides[side].index, sides[side].number(queries), target=target, num_ranks=NUM_RANKS

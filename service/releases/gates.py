@@ -69,7 +69,7 @@ class Generation:
         try:
             check_comparable(self.bundle, "audio", "video")
         except (NotEmbedded, NotComparable) as exc:
-            return str(exc)
+            return str(exc).removeprefix("the active bundle ")
         return None
 
     def number(self, queries: Sequence[Query]) -> list[tuple[Asset, int]]:

@@ -30,7 +30,7 @@ async function showLibrary({ bundleId = null } = {}) {
     if (turn !== library.numAsked) return true; // a later request answers
     const more = assets.next_cursor === null ? "" : "more than ";
     library.isEmpty = assets.assets.length === 0;
-    offer(ready.bundle);
+    if (ready.bundle) offer(ready.bundle); // a service of before does not say
     find("library").textContent =
       `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
       `bundle ${bundleId ?? ready.bundle_id}`;

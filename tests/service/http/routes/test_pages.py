@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import time
@@ -11,6 +12,7 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from PIL import Image
 
 from service.foley import open_foley
 from service.http.routes.pages import EXPLORER, EXPLORER_HOST, FOLDER, TYPES
@@ -280,6 +282,32 @@ def test_an_empty_library_in_a_browser(page: Any) -> None:
     page.reload()
     page.wait_for_selector("#empty:has-text('foley index')")
     assert "Library: 0 files" in page.text_content("#library")
+
+
+def test_the_page_offers_what_the_bundle_embeds(page: Any) -> None:
+    ready = page.evaluate("fetch('/readyz').then((answer) => answer.json())")
+    ready["bundle"] |= {
+        "tracks": {"audio": [1, 512]},
+        "compares": False,
+        "attribution": ["Ears by Somebody, MIT"],
+    }
+    page.route("**/readyz", lambda route: route.fulfill(json=ready))
+    page.reload()
+    page.wait_for_selector("#attribution:has-text('Ears by Somebody')")
+    assert page.is_disabled('input[name="target"][value="video"]')
+    assert page.is_disabled('#source option[value="video"]')
+    assert page.is_checked('input[name="target"][value="audio"]')
+    ready["bundle"]["tracks"]["video"] = [16, 1280]
+    page.reload()
+    page.wait_for_selector('input[name="target"][value="video"]:enabled')
+    content = io.BytesIO()
+    Image.new("RGB", (64, 48), "#c80000").save(content, "PNG")
+    page.set_input_files("#file", {"name": "dog.png", "mimeType": "image/png", "buffer": content.getvalue()})
+    page.wait_for_selector("#preview img:visible")
+    assert page.is_checked('input[name="target"][value="video"]'), "sound and picture do not compare"
+    assert page.evaluate("document.querySelector('#preview img').naturalWidth") == 64
+    page.reload()  # the fixture looks for pictures that hostile names have made
+    page.wait_for_selector("#preview", state="hidden")
 
 
 def test_the_library_is_asked_again(page: Any, hostile_file: Path) -> None:
