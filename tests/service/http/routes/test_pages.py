@@ -165,6 +165,24 @@ def test_a_search_in_a_browser(page: Any, hostile_file: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
+def test_words_find_files_by_their_names(page: Any) -> None:
+    """Without a clip, and with a bundle that embeds no words: no score, no moments, a player."""
+    page.click("#search")
+    page.wait_for_selector("#status:has-text('Choose a clip or write some words first.')")
+    page.fill("#text", "img onerror")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results li")
+    assert page.locator("#results li").count() == 1
+    assert page.locator("#results .name").text_content() == HOSTILE_NAME
+    assert page.locator("#results .moments, #results .score").count() == 0
+    assert "named so" in page.text_content("#results")
+    assert "for “img onerror”" in page.text_content("#answer")
+    assert page.locator("#results audio, #results video").count() == 1
+    page.fill("#text", "xylophone")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#answer:has-text('no name and no metadata has half of the words')")
+
+
 def test_a_long_name_stays_on_a_narrow_screen(page: Any, hostile_file: Path, tmp_path: Path) -> None:
     name = "x" * 196 + ".mp4"
     page.set_input_files("#file", shutil.copy(hostile_file, tmp_path / name))
@@ -313,7 +331,8 @@ def test_the_page_offers_what_the_bundle_embeds(page: Any) -> None:
 def test_the_library_is_asked_again(page: Any, hostile_file: Path) -> None:
     """What was indexed and switched beside the open page shows after a search, and when the page is seen again."""
     page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
-    ready = {"bundle_id": "bundle-of-before", "num_segments": 0}
+    bundle = {"tracks": {"audio": [16, 128], "video": [16, 128]}, "compares": True, "attribution": []}
+    ready = {"bundle_id": "bundle-of-before", "num_segments": 0, "bundle": bundle}
     page.route("**/readyz", lambda route: route.fulfill(json=ready))
     page.reload()
     page.wait_for_selector("#empty:visible")
