@@ -214,6 +214,8 @@ def print_answer(console: Console, answer: Mapping[str, Any]) -> None:
         del columns["likely"]
     if answer["from"] != "text":
         del columns["found by"]
+    if all(len(result["moments"]) < 2 for result in results):  # a bundle with one vector for a segment
+        del columns["best moment"]
     right = columns.keys() - {"file", "found by"}
     print_columns(console, [*columns], [*zip(*columns.values(), strict=True)], right=right)
     console.print(

@@ -41,9 +41,10 @@ ANSWER: dict[str, Any] = {
     PATH,
     summary="Embed a media file",
     description=(
-        "Send a media file and get the embeddings of every segment: 16 unit vectors (one for each moment) "
-        "and their pooled vector, for sound and for picture. Vectors of one `bundle_id` can be compared with "
-        "each other, across sound and picture; vectors of two cannot.\n\nLists of numbers cost the server and the "
+        "Send a media file or a still picture and get the embeddings of every segment: a vector for each moment (16 "
+        "in a TG-DP bundle) and their pooled vector, for sound and for picture, as far as the active bundle embeds "
+        "them. Vectors of one `bundle_id` can be compared with each other, across sound and picture if the bundle "
+        "compares them (`bundle` of `/readyz`); vectors of two cannot.\n\nLists of numbers cost the server and the "
         "client more than all the rest of the answer: programs should ask for `encoding=base64` or "
         "`encoding=safetensors`. Both fields may be given in the query string instead.\n\nAs JSON, embed `texts` "
         "if the active bundle embeds words."

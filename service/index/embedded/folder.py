@@ -81,7 +81,7 @@ class Folder:
         self.path = config.folder
         self.shard = config.folder / (config.shard or current_shard(config.folder))
         self._min_free_bytes = config.min_free_bytes
-        self._meaning = _describe(config.layout)
+        self._meaning = describe(config.layout)
         self.must_migrate = self._check_meaning(self._meaning)
         if config.shard is None:
             check_closed(self.shard)
@@ -154,7 +154,7 @@ class Folder:
         sync_folder(self.path)
 
 
-def _describe(layout: VectorLayout) -> dict[str, Any]:
+def describe(layout: VectorLayout) -> dict[str, Any]:
     """What index.json says of the vectors."""
     if layout.is_plain:
         num_moments, width = layout.tracks["audio"]

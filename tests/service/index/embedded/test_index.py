@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from service.index.contract import Filter, Index, Segment, VectorQuery, WordQuer
 from service.index.draft import follow
 from service.index.embedded import ranking
 from service.index.embedded.closed import check_closed
+from service.index.embedded.folder import describe
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.schema import _migrate_asset, create_field_indexes
@@ -35,6 +37,7 @@ from service.index.failure import IndexDamaged, IndexFailure, IndexFull, IndexIn
 from service.index.layout import VectorLayout
 from service.index.points import to_points
 from service.index.words import WORDS_KEY
+from service.system.modality import MODALITIES
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import (
     LAYOUTS,
@@ -47,6 +50,7 @@ from tests.support.index_contract import (
     diagonal_means,
     make_asset,
     make_id,
+    make_layout_tracks,
     make_segment,
     make_tracks,
 )
@@ -91,6 +95,52 @@ def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:
         assert index.info().num_segments == 3, "what was not finished is swept away"
         check_whole(index, {make_id("a"): 3})
         assert index.search(VectorQuery(track=tracks[2], target="audio", limit=1))[0].start_seconds == 20.0
+
+
+def test_index_json_says_what_it_said_before_where_it_can() -> None:
+    assert describe(VectorLayout.of_both(16, 768)) == {"version": 2, "width": 768, "num_moments": 16}
+    dot = VectorLayout(tracks=dict.fromkeys(MODALITIES, (16, 768)), similarity="dot")
+    alone = VectorLayout(tracks={"audio": (1, 512)})
+    assert describe(dot)["version"] == describe(alone)["version"] == 3
+    assert describe(alone) == {"version": 3, "tracks": {"audio": [1, 512]}, "similarity": "cosine"}
+
+
+def test_a_shard_of_two_shapes_is_rebuilt_and_replayed(tmp_path: Path) -> None:
+    """Copies of tracks of two lengths lie in one file, in rows that divide both."""
+    layout = LAYOUTS["two shapes"]
+    config = ShardConfig(folder=tmp_path, layout=layout, min_free_bytes=0)
+    shard = Shard(config)
+    tracks = {m: make_layout_tracks(layout, m, 6, seed=n) for n, m in enumerate(layout.tracks)}
+    for name in range(3):
+        pair = [
+            make_segment(name, n, **{f"{m}_track": rows[2 * name + n] for m, rows in tracks.items()})
+            for n in range(2)
+        ]
+        points = to_points(pair, layout=layout)
+        draft = follow(None, pair[0], points[0]).extend(points)
+        bodies = [draft.label(points[1])]
+        write = Write(asset_id=make_id(name), bodies=bodies, head=draft.finish(), body_ids=draft.body_ids)
+        assert shard.write([write]) == [None]
+    assert shard.stale_share() == 0
+    rows = sum(m * d for m, d in layout.tracks.values()) * 6
+    assert (tmp_path / "shard" / FILE_NAME).stat().st_size == 2 * rows
+    shard.delete_asset(make_id(0))
+    assert shard.stale_share() == 0.5
+    shard.begin_copy(0)
+    assert shard.copy_page(None, 100) is None
+    changes = shard.roll_copy()
+    assert changes is not None
+    built = Shard(replace(config, shard="shard.1"))
+    built.replay(changes)
+    assert built.stale_share() == 0
+    for modality, rows_of in tracks.items():
+        query = VectorQuery(track=rows_of[5], target=modality, limit=4)
+        for one in (shard, built):
+            best = one.search(query)[0]
+            assert (best.asset_id, best.start_seconds) == (make_id(2), 10.0)
+            assert best.score == pytest.approx(1.0, abs=TOLERANCE)
+    shard.close()
+    built.close()
 
 
 def test_an_index_of_other_vectors_is_refused(tmp_path: Path) -> None:
