@@ -10,6 +10,7 @@ Nothing is fetched unless `get_model` is called. One process at a time changes t
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import re
@@ -24,7 +25,7 @@ from models.catalogue import KnownModel, read_catalogue
 from service.operations.download import OnBytes
 from service.operations.model_files import Hashes, ModelUnavailable, fetch_all, take_given
 from service.system.child import start_child
-from service.system.files import FileLocked, locked_file, replace_file
+from service.system.files import FileLocked, NoRoom, locked_file, replace_file
 from service.system.settings import Settings
 
 Say = Callable[[str], None]
@@ -102,7 +103,9 @@ def get_model(settings: Settings, name: str, wanted: Wanted, *, on_bytes: OnByte
     model = find_model(name)
     folder = model_folder(settings, name)
     with _changing(settings) as lock:
-        if (folder / "bundle").is_dir() and wanted.imports:
+        if wanted.imports and (folder / "bundle").is_dir():
+            if wanted.given is not None:
+                raise ModelUnavailable(f"{name} is here already: `foley models remove {name}` first")
             with contextlib.suppress(BrokenBundle):
                 load_bundle(folder / "bundle")
                 return folder / "bundle"
@@ -120,6 +123,7 @@ def get_model(settings: Settings, name: str, wanted: Wanted, *, on_bytes: OnByte
         _compare_hashes(settings, model, hashes, say=say)
         if not wanted.imports:
             return None
+        _check_room(settings, source, folder)
         _import(model, source, folder / "bundle", lock=lock)
     return folder / "bundle"
 
@@ -187,6 +191,16 @@ def _write_hashes(settings: Settings, hashes: Hashes) -> None:
     replace_file(
         settings.data / "models" / "hashes.json", json.dumps(hashes, indent=1, sort_keys=True) + "\n"
     )
+
+
+def _check_room(settings: Settings, source: Path, folder: Path) -> None:
+    """Refuse an import for which the disk has too little room: a bundle is about as large as what it is made of."""
+    files = source.iterdir() if source.is_dir() else [source]
+    num_bytes = sum(file.lstat().st_size for file in files)
+    if not settings.disk_space(folder).has_room(num_bytes):
+        raise NoRoom(
+            errno.ENOSPC, f"the disk has too little room for a bundle of {num_bytes} bytes in {folder}"
+        )
 
 
 def _import(model: KnownModel, source: Path, output: Path, *, lock: int) -> None:

