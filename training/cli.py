@@ -384,6 +384,28 @@ def adapt(
     typer.echo(json.dumps(commands.adapt(request, output, console=Console(stderr=True)), indent=2))
 
 
+@app.command()
+def graph(
+    output: Annotated[Path, typer.Option(help="Folder for graph.json, graph.html and suggestions.json.")],
+    labels: Annotated[
+        list[str],
+        typer.Option(help="Where labels come from: metadata:KEY, folder, ucs or csv:FILE.", metavar="SOURCE"),
+    ],
+    library: Annotated[
+        bool, typer.Option("--library", help="Search the indexed library of FOLEY_DATA: no media is read.")
+    ] = True,
+    runs: Annotated[int, typer.Option(min=1, help="Number of bootstrap runs.")] = 20,
+    precision: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Minimum share of suggested labels that must be right.")
+    ] = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 7,
+) -> None:
+    """Find labels that come together unsaid: a page with clips, and labels to review. Prints JSON on stdout."""
+    commands = _commands("graph")
+    request = commands.GraphRequest(sources=labels, num_runs=runs, precision=precision, seed=seed)
+    typer.echo(json.dumps(commands.graph(request, output, console=Console(stderr=True)), indent=2))
+
+
 Model = Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")]
 Weights = Annotated[
     Literal["student", "teacher"] | None, typer.Option(help="Weights of a checkpoint. Default: student.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -15,50 +14,13 @@ from typer.testing import CliRunner
 
 from models.bundle.bundle import load_bundle, starter_path
 from service.cli import app
-from service.index.contract import Segment
-from service.index.layout import VectorLayout
-from service.operations.track_stream import stream_tracks
 from service.system.settings import Settings
-from tests.support.memory_index import MemoryIndex
+from tests.support.stored_tracks import KINDS, make_stream
 from training.adapting.fitting import FitConfig
 from training.adapting.labels import UnknownLabels, read_labels
 from training.commands import adapt as command
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredAsset, StoredTracks, load_tracks, unpack_tracks
-
-NUM_CLIPS, WIDTH, MOMENTS = 600, 128, 16
-KINDS = ("door", "rain", "dog", "bell")
-
-
-def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
-
-
-def make_stream(folder: Path) -> bytes:
-    """Tracks of a library: sound and picture share a latent, and each has louder noise in a subspace of its own."""
-    rng = np.random.default_rng(5)
-    latent = rng.standard_normal((NUM_CLIPS, 1, 24)) + 0.3 * rng.standard_normal((NUM_CLIPS, MOMENTS, 24))
-    mix = rng.standard_normal((24, WIDTH))
-    tracks = {}
-    for modality in ("audio", "video"):
-        noise = rng.standard_normal((NUM_CLIPS, 1, 40)) @ rng.standard_normal((40, WIDTH))
-        tracks[modality] = unit(latent @ mix + 1.2 * noise).astype(np.float32)
-    with MemoryIndex.open(folder / "index", layout=VectorLayout.of_both(MOMENTS, WIDTH)) as index:
-        for number in range(NUM_CLIPS):
-            asset_id = hashlib.sha256(b"%d" % number).hexdigest()
-            kind = KINDS[int(latent[number, 0, 0] > 0) + 2 * int(latent[number, 0, 1] > 0)]
-            segment = Segment(
-                asset_id=asset_id,
-                path=f"/library/{kind}/{number}.mp4",
-                index=0,
-                start_seconds=0.0,
-                end_seconds=10.0,
-                audio_track=tracks["audio"][number],
-                video_track=tracks["video"][number],
-                metadata={"tags": [kind]} if number % 3 else {},
-            )
-            index.write_asset([segment], is_last=True)
-        return b"".join(stream_tracks(index, release_id="r", bundle=load_bundle(starter_path())))
 
 
 @pytest.fixture(scope="module")
