@@ -13,6 +13,7 @@ from rich.console import Console
 
 from models.bundle.bundle import (
     AUDIO_GRAPH,
+    FORMAT,
     GOLDEN,
     MANIFEST,
     VIDEO_GRAPH,
@@ -55,6 +56,7 @@ def upgrade(bundle_path: Path, output: Path, *, console: Console) -> None:
             )
         manifest = replace(
             bundle.manifest,
+            format=FORMAT,
             training={**bundle.manifest.training, "upgraded_from": bundle.bundle_id},
             files={name: describe_file(folder / name) for name in bundle.manifest.files},
         )

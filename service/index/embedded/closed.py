@@ -45,9 +45,8 @@ def check_closed(shard: Path) -> None:
     except FileNotFoundError:
         return
     if checksum == str(zlib.crc32(text.encode())):
-        found = dict(_read_files(shard))
         for name, *facts in map(json.loads, text.splitlines()):
-            if found.get(name, ()) != tuple(facts) and _holds(shard, name):
+            if _read(shard / name) != tuple(facts) and _holds(shard, name):
                 raise IndexDamaged(
                     f"{shard / name} is damaged: it is not what it was when the index was closed; {REPAIR}"
                 )
@@ -65,6 +64,19 @@ def _holds(shard: Path, name: str) -> bool:
     """Whether a file belongs there still: a segment that is gone as a whole takes its files along."""
     parts = Path(name).parts
     return parts[0] != SEGMENTS or (shard / parts[0] / parts[1]).exists()
+
+
+def _read(path: Path) -> tuple[int, int] | None:
+    """Bytes and CRC32 of a file, large as it may be on the disk: a copy has no holes. None if it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        num_bytes = os.fstat(descriptor).st_size
+        return num_bytes, _checksum(descriptor, num_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def _read_files(shard: Path, changed_ns: int | None = None) -> Iterator[tuple[str, tuple[int, int]]]:
