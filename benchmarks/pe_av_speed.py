@@ -1,10 +1,10 @@
 """Processor time and memory of one 10 s clip in PE-AV small of 16 frames, random weights, compared with torch eager.
 
-    python -m benchmarks.pe_av_speed [--bundle /tmp/pe-av-small] [--rounds 3] [--with-text]
+    python -m benchmarks.pe_av_speed [--bundle /tmp/pe-av-small] [--rounds 2] [--engines 'openvino bf16'] [--with-text]
 
 The bundle, 2.2 GB, or 3.5 GB with words, is made once, which compares its graphs with torch. Figures are medians of
 core-seconds; the share is that of the fastest product of two large matrices in the same process. Memory is the peak of
-a process that loads an engine and encodes three clips, without torch.
+a process that loads an engine and encodes two clips, without torch.
 
 Sizes: 0.85 B parameters in all are published; 12 layers of sound, 6 of picture and 6 of both, 768 wide, make that.
 """
@@ -17,7 +17,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ from models.network.pe_av import PeAudio, PeText, PeVideo
 from models.network.published_folder import import_transformers
 from service.encode.agreement import ProbeClips, encode_clips
 from service.encode.choice import load_graphs
-from service.encode.engines.candidates import open_candidate
+from service.encode.engines.candidates import Candidate, open_candidate
 from service.encode.engines.contract import EngineOptions
 from service.encode.engines.hardware import processor_name
 from training.corpus.clips import render_clips
@@ -49,6 +49,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--engines", nargs="*", help="such as 'openvino bf16'; all that run here without it")
     parser.add_argument("--with-text", action="store_true", help="import the words too")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
@@ -59,8 +60,9 @@ def main() -> None:
         bundle = open_bundle(options.bundle or Path(scratch) / "pe-av-small", encoders)
         print(f"{bundle.bundle_id}, {processor_name()}, {num_cores()} cores, {options.rounds} rounds")
         print("largest difference from torch:", bundle.manifest.agreement)
-        print_speed(bundle, encoders, options.rounds)
-        print_memory(bundle)
+        candidates = [c for c in runnable(bundle) if not options.engines or str(c) in options.engines]
+        print_speed(bundle, encoders, options.rounds, candidates)
+        print_memory(bundle, candidates)
 
 
 def build_small(*, with_text: bool) -> Encoders:
@@ -119,7 +121,7 @@ def open_bundle(folder: Path, encoders: Encoders) -> Bundle:
     return bundle
 
 
-def print_speed(bundle: Bundle, encoders: Encoders, rounds: int) -> None:
+def print_speed(bundle: Bundle, encoders: Encoders, rounds: int, candidates: Sequence[Candidate]) -> None:
     """Print core-seconds of the sound and of the picture of a clip, by engine, and their share of the peak."""
     golden = bundle.golden()
     arrays = {
@@ -128,14 +130,16 @@ def print_speed(bundle: Bundle, encoders: Encoders, rounds: int) -> None:
     }
     gflop = {}
     for modality, module in encoders.media.items():
-        with FlopCounterMode(display=False) as counter:
-            torch_outputs(module, arrays[modality])
+        spent = []
+        for _ in range(rounds):
+            with FlopCounterMode(display=False) as counter:
+                began = time.process_time()
+                torch_outputs(module, arrays[modality])
+                spent.append(time.process_time() - began)
         gflop[modality] = counter.get_total_flops() / 1e9
-        spent = [
-            core_seconds(lambda m=modality, n=module: torch_outputs(n, arrays[m])) for _ in range(rounds)
-        ]  # type: ignore[misc]
         print(
-            f"torch eager fp32         {modality} {statistics.median(spent):6.2f} core-s, {gflop[modality]:.0f} GFLOP"
+            f"torch eager fp32         {modality} {statistics.median(spent):6.2f} core-s, {gflop[modality]:.0f} GFLOP",
+            flush=True,
         )
     peak = MatrixPeak(num_cores())
     clips = {
@@ -144,7 +148,7 @@ def print_speed(bundle: Bundle, encoders: Encoders, rounds: int) -> None:
         ),
         "video": ProbeClips(samples=[], frames=[golden.frames], description=""),
     }
-    for candidate in runnable(bundle):
+    for candidate in candidates:
         engine = open_candidate(
             candidate, load_graphs(bundle, candidate), EngineOptions(num_threads=num_cores())
         )
@@ -166,11 +170,11 @@ def print_speed(bundle: Bundle, encoders: Encoders, rounds: int) -> None:
         del engine
 
 
-def print_memory(bundle: Bundle) -> None:
+def print_memory(bundle: Bundle, candidates: Sequence[Candidate]) -> None:
     """Print the memory of a process for each engine."""
-    for candidate in runnable(bundle):
+    for candidate in candidates:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            print(f"{candidate!s:24} {pool.apply(measure, (bundle.path, candidate, 3))}", flush=True)
+            print(f"{candidate!s:24} {pool.apply(measure, (bundle.path, candidate, 2))}", flush=True)
 
 
 def core_seconds(call: Callable[[], object]) -> float:

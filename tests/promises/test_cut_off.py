@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.support.cut_off import run_cut_off
+from tests.support.families import write_pe_av
 from tests.support.libraries import write_tones
 from tests.support.paths import GOLDEN
 from training.corpus.synthesis import write_corpus
@@ -26,6 +27,7 @@ with run_server({"DATA": folder / "data", "DEVICE": "cpu", "MIN_FREE_BYTES": 0},
 
 TRAIN = """
 import sys
+from pathlib import Path
 from training.cli import app
 
 folder, weights, is_whole = sys.argv[1:]
@@ -37,6 +39,8 @@ lines = [
 if not is_whole:  # both load all they need, find no weights, and end a minute earlier
     lines[1:] = [f"export {folder} --media {folder} --output {folder}/exported"]
     lines += [f"import {folder}/corpus/labels.csv --kind cavmae --output {folder}/imported"]
+    (Path(folder) / "pe-av" / "tokenizer.json").write_text("{}")  # found wrong when all else is loaded
+lines += [f"import {folder}/pe-av --kind pe-av --output {folder}/pe-av-bundle --clips 1"]
 for line in lines:
     try:
         app(line.split())
@@ -49,6 +53,7 @@ def test_no_command_looks_up_a_name_or_writes_to_the_home_folder(tmp_path: Path)
     weights = GOLDEN / "cavmae_small_weights.safetensors"
     write_tones(tmp_path / "media", 1)
     write_corpus(tmp_path / "corpus", num_scenes=2, seed=1, split="train")
+    write_pe_av(tmp_path / "pe-av", num_frames=16)
     settings = [
         "FOLEY_DEVICE=cpu",
         "FOLEY_PRECISION=fp32",

@@ -17,6 +17,7 @@ from models.bundle.bundle import (
     VARIANT,
     BrokenBundle,
     Bundle,
+    describe_file,
     load_bundle,
     load_variant,
     starter_path,
@@ -149,6 +150,18 @@ def variant_folder(bundle: Bundle) -> Path:
 def test_no_variant_is_no_error(bundle: Bundle, variant_folder: Path) -> None:
     assert load_variant(bundle, "int8") is None
     assert load_variant(bundle, "fp16") is not None
+
+
+def test_a_variant_may_have_numbers_outside_its_graphs(bundle: Bundle, variant_folder: Path) -> None:
+    (variant_folder / "video.onnx.data").write_bytes(b"numbers")
+    files = json.loads((variant_folder / VARIANT).read_text())["files"]
+    rewrite(
+        variant_folder, files={**files, "video.onnx.data": describe_file(variant_folder / "video.onnx.data")}
+    )
+    assert load_variant(bundle, "fp16") is not None
+    (variant_folder / "video.onnx.data").write_bytes(b"other")
+    with pytest.raises(BrokenBundle, match=r"video\.onnx\.data is not the file of the manifest"):
+        load_variant(bundle, "fp16")
 
 
 def rewrite(folder: Path, **changes: object) -> None:

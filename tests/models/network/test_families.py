@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from models.bundle.bundle import TEXT_GRAPH, Bundle
+from models.bundle import conversion
+from models.bundle.bundle import GRAPHS, TEXT_GRAPH, Bundle, cosines
 from models.inference import onnxruntime
-from models.media.clip import ClipSpec, decode_clip, decode_segments
+from models.media.clip import Clip, ClipSpec, decode_clip, decode_segments
 from models.network.clap import read_clap
 from models.network.pe_av import PeText, read_pe_av
 from models.network.published_folder import PublishedFolder, import_transformers
 from service.encode.encoder import Encoder
+from service.encode.engines.hardware import has_bf16
 from service.encode.text import TextEncoder
 from tests.support.families import SIDE, TOKENS, write_pe_av
 from tests.support.media_files import (
@@ -29,6 +35,7 @@ from tests.support.media_files import (
     make_tone,
     write_media,
 )
+from tests.support.paths import REPOSITORY
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore"
@@ -232,3 +239,62 @@ def test_a_fused_clap_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="fusion, which needs random crops"):
         read_clap(PublishedFolder.open(tmp_path))
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from models.bundle.bundle import load_bundle
+from service.encode.encoder import Encoder
+from service.encode.text import TextEncoder
+
+for path in sys.argv[1:]:
+    bundle = load_bundle(Path(path))
+    Encoder(bundle).check_golden()
+    TextEncoder(bundle, num_threads=1).check_golden()
+print(sorted({"torch", "torchvision", "transformers", "timm", "onnx", "safetensors"} & set(sys.modules)))
+"""
+
+
+def test_a_process_that_serves_them_loads_no_torch(pe_av: Family, clap: Family) -> None:
+    command = [sys.executable, "-c", SERVE, str(pe_av[1].path), str(clap[1].path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@pytest.mark.skipif(not has_bf16(), reason="the processor has neither avx512_bf16 nor amx_bf16")
+@pytest.mark.parametrize("family", ["pe_av", "clap"])
+def test_bfloat16_agrees(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    encoder = Encoder(request.getfixturevalue(family)[1], precision="bf16", agreement=tmp_path)
+    assert encoder.choice.agreement is not None
+    assert encoder.choice.agreement.stressed_min > 0.9995
+    encoder.check_golden()
+
+
+@pytest.mark.parametrize("precision", conversion.CONVERTERS)
+@pytest.mark.parametrize("family", ["pe_av", "clap"])
+def test_variants_agree(family: str, precision: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    bundle: Bundle = request.getfixturevalue(family)[1]
+    golden = bundle.golden()
+    clip = Clip(
+        start_seconds=0.0,
+        end_seconds=10.0,
+        frames=golden.frames if "video" in golden.tracks else None,
+        frame_times_seconds=np.zeros(len(golden.frames)) if "video" in golden.tracks else None,
+        samples=golden.samples,
+        num_heard=golden.num_heard,
+    )
+    for modality, expected in golden.tracks.items():
+        target = tmp_path / GRAPHS[modality]
+        conversion.CONVERTERS[precision](bundle.path / GRAPHS[modality], target)
+        found = conversion.encode(target, modality, [clip])
+        assert cosines({modality: expected[None]}, {modality: found}).min() > 0.999
+        model = onnx.load(target)
+        kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        convolutions = [kinds[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+        if precision == "fp16":  # of a sound all before the last convolution stays as it is
+            onnx.checker.check_model(model, full_check=True)
+            assert convolutions[-1] == TensorProto.FLOAT16
+            kept = convolutions[:-1] if modality == "audio" else []
+            assert set(kept) <= {TensorProto.FLOAT}
+            assert modality == "audio" or set(convolutions) == {TensorProto.FLOAT16}
