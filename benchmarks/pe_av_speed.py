@@ -76,6 +76,7 @@ def build_small(*, with_text: bool) -> Encoders:
     torch.manual_seed(0)
     model = transformers.PeAudioVideoModel(transformers.PeAudioVideoConfig(audio_video_config=both)).eval()
     model.set_attn_implementation("eager")
+    model.requires_grad_(False)  # the counter of operations would look for gradients
     with torch.no_grad():  # equal norms would be one array in the graph, unlike in a trained network
         for parameter in model.parameters():
             if parameter.ndim <= 1:

@@ -22,7 +22,15 @@ from models.network.pe_av import hide
 from models.network.published_folder import PublishedFolder, UnusableFolder, import_transformers
 
 FAMILY = "clap"
-ATTRIBUTION = "CLAP by LAION, MIT, https://arxiv.org/abs/2211.06687, https://huggingface.co/laion"
+ATTRIBUTION = "CLAP by LAION, Apache-2.0 by its model card, https://arxiv.org/abs/2211.06687, https://huggingface.co/laion"
+LARGEST = {
+    "fft_window_size": 4096,
+    "hop_length": 4096,
+    "feature_size": 512,
+    "max_length_s": 60,
+    "sampling_rate": 192_000,
+}
+"""What a feature extractor may ask for."""
 FLOOR = 1e-10
 """Least energy of a mel bin: -100 dB."""
 
@@ -49,6 +57,9 @@ def read_clap(folder: PublishedFolder) -> Encoders:
         )
     if sound.get("padding") != "repeatpad" or sound.get("top_db") is not None:
         raise UnusableFolder(f"the feature extractor does what is not known here: {sound}")
+    for name, largest in LARGEST.items():
+        if name in sound and sound[name] not in range(1, largest + 1):
+            raise UnusableFolder(f"the feature extractor asks for {name} {sound[name]}, at most {largest}")
     model = folder.load_model("ClapModel", "ClapConfig")
     extractor = import_transformers().ClapFeatureExtractor(**{**sound, "feature_extractor_type": None})
     text = model.text_model.config

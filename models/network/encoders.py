@@ -200,6 +200,7 @@ def _write_text(
         raise ValueError("a network of words needs a text_spec")
     tokenizer = Tokenizer.from_str(encoders.tokenizer)
     tokenizer.no_padding()
+    tokenizer.no_truncation()
     inputs = []
     for text in texts:
         ids = np.array([tokenizer.encode(encoders.text_spec.prefix + text).ids], np.int64)

@@ -38,6 +38,7 @@ PARTS = {
     "audio_video_config.video_config.vision_config": "timm_wrapper",
 }
 """Which networks the published class may be made of: others would be built by code that nobody looked at."""
+MAX_FRAMES, MAX_SIDE = 512, 2048
 TEXT_LAYERS = 22
 """Words are taken after so many layers of ModernBERT."""
 MASKED = -1e9
@@ -69,7 +70,10 @@ def read_pe_av(folder: PublishedFolder, *, segment_seconds: float = 10.0) -> Enc
     sound, picture = folder.processor("feature_extractor"), folder.processor("video_processor")
     model = folder.load_model("PeAudioVideoModel", "PeAudioVideoConfig")
     spec = _clip_spec(sound, picture, segment_seconds)
-    hop = math.prod(model.audio_model.audio_encoder.config.dac_config.downsampling_ratios)
+    strides = model.audio_model.audio_encoder.config.dac_config.downsampling_ratios
+    hop = math.prod(strides)
+    if any(stride % 2 for stride in strides):
+        raise UnusableFolder(f"the steps of the codec must be even, got {strides}")
     if sound.get("hop_length") != hop:
         raise UnusableFolder(
             f"the processor pads to {sound.get('hop_length')} samples, the network steps by {hop}"
@@ -103,10 +107,10 @@ def _check_parts(config: Mapping[str, Any]) -> None:
         part: Any = config
         for key in path.split("."):
             part = part.get(key) if isinstance(part, Mapping) else None
-        found = part.get("model_type") if isinstance(part, Mapping) else None
-        if found != kind:
+        settings = part if isinstance(part, Mapping) else {}  # what is not said is as the class has it
+        if (found := settings.get("model_type", kind)) != kind:
             raise UnusableFolder(f"config.json has {path} of a {found!r}, not of a {kind!r}")
-        architecture = part.get("architecture", "vit_pe_core")
+        architecture = settings.get("architecture", "vit_pe_core")
         if not re.fullmatch(r"vit_pe_core\w*", str(architecture)):
             raise UnusableFolder(
                 f"config.json asks for the picture network {architecture!r}, not a vit_pe_core"
@@ -118,7 +122,8 @@ def _clip_spec(sound: Mapping[str, Any], picture: Mapping[str, Any], segment_sec
     size = picture.get("size") or {}
     known = (
         size.get("height") == size.get("width")
-        and isinstance(size.get("height"), int)
+        and size.get("height") in range(1, MAX_SIDE + 1)
+        and (not picture.get("do_sample_frames") or picture.get("num_frames") in range(2, MAX_FRAMES + 1))
         and picture.get("resample", 2) == 2
         and not picture.get("do_center_crop")
         and not picture.get("fps")

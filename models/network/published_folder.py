@@ -35,11 +35,10 @@ MAX_LAYERS = 512
 MAX_DEPTH = 16
 """How deep a config may be nested."""
 LAYER_KEYS = re.compile(r"layers|depth|blocks|stages")
-REFUSED_KEYS = re.compile(
-    r"auto_map|trust_remote_code|custom_pipelines|quantization_config|adapter|checkpoint|pretrained|cache_dir|_path$"
-)
-"""What would have code, other weights or files outside the folder read."""
-HARMLESS_KEYS = frozenset({"_name_or_path"})
+CODE_KEYS = re.compile(r"auto_map|trust_remote_code|custom_pipelines|quantization_config")
+"""What would have code or settings outside the folder used."""
+FILE_KEYS = re.compile(r"checkpoint|pretrained|cache|path|url|file|hub")
+"""Arguments of a picture network of `timm` that would have other weights read."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 FIXED = re.compile(r"(position_ids|token_type_ids|relative_position_index|num_batches_tracked)$")
@@ -244,7 +243,8 @@ def _find_weights(path: Path) -> tuple[Path, ...]:
             raise UnusableFolder(f"{path / INDEX} names {odd[0]!r}, which is no shard of this folder")
     else:
         pickles = sorted(entry.name for entry in path.iterdir() if PICKLES.fullmatch(entry.name))
-        hint = f"; {pickles[0]} is a pickle, which could run a program, and is not read" if pickles else ""
+        advice = "take a revision with safetensors, often a pull request: hf download --revision refs/pr/N"
+        hint = f"; {pickles[0]} is a pickle, which could run a program: {advice}" if pickles else ""
         raise UnusableFolder(f"{path} has no {WEIGHTS}{hint}")
     for name in names:
         _check_file(path / name, None)
@@ -290,7 +290,8 @@ def _check_config(values: Any, path: Path, key: str = "", depth: int = 0) -> Non
         raise UnusableFolder(f"{path} is nested too deeply")
     if isinstance(values, Mapping):
         for name, value in values.items():
-            if REFUSED_KEYS.search(name) and name not in HARMLESS_KEYS and value not in (None, False):
+            is_refused = CODE_KEYS.search(name) or (key == "model_args" and FILE_KEYS.search(name))
+            if is_refused and value not in (None, False):
                 raise UnusableFolder(
                     f"{path} has {name}: code, files and settings outside the folder are not used"
                 )

@@ -106,7 +106,8 @@ class Encoder:
     def check_golden(self) -> float:
         """Embed the golden clip, and return the largest difference of any number from the tracks of its export.
 
-        Raises `GoldenMismatch` if it is above the precision's tolerance, or without one, an embedding turned too far.
+        Of rows longer than 1 it is a share of their length. Raises `GoldenMismatch` if it is above the precision's
+        tolerance, or without one, an embedding turned too far.
         """
         golden = self.bundle.golden()
         expected, found = golden.tracks, {}
@@ -114,7 +115,13 @@ class Encoder:
             found["audio"] = self.encode_audio([golden.samples], [golden.num_heard])[0]
         if "video" in expected:
             found["video"] = self.encode_video([golden.frames])[0]
-        difference = max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+        difference = max(
+            float(
+                np.abs(found[name] - expected[name]).max()
+                / max(1.0, np.linalg.norm(expected[name], axis=1).max())
+            )
+            for name in expected
+        )
         precision = self.choice.candidate.precision
         where = f"golden tracks of {self.bundle.bundle_id} on {self.choice.candidate}"
         if (allowed := GOLDEN_TOLERANCE.get(precision)) is not None:

@@ -80,9 +80,7 @@ def test_pe_av_embeds_a_film_as_the_published_class_does(pe_av: Family, film: Pa
     clip = decode_clip(film, bundle.manifest.clip_spec)
     plain = decode_plainly(film)
     frames = decode_frames_plainly(film, plain, set(range(len(plain.times))))
-    processor = transformers.PeVideoVideoProcessor(
-        size={"height": SIDE, "width": SIDE}, image_mean=[0.5, 0.4, 0.3], image_std=[0.5, 0.6, 0.7]
-    )
+    processor = transformers.AutoVideoProcessor.from_pretrained(bundle.path.parent / "pe-av folder")
     video = np.stack([frames[number] for number in range(len(frames))])
     pixels = processor([video], do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
     sound = transformers.PeAudioFeatureExtractor(hop_length=96)(
@@ -204,7 +202,7 @@ def test_clap_embeds_sound_as_the_published_class_does(clap: Family, film: Path)
     assert bundle.manifest.clip_spec == ClipSpec(num_moments=1, sample_rate_hz=RATE)
     assert not (bundle.path / "video.onnx").exists()
     extractor = import_transformers().ClapFeatureExtractor.from_pretrained(
-        bundle.path.parent / "clap reference", local_files_only=True
+        bundle.path.parent / "clap folder", local_files_only=True
     )
     encoder = Encoder(bundle)
     clip = decode_segments(film, bundle.manifest.clip_spec, modalities=("audio",)).clips[0]

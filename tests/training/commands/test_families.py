@@ -107,7 +107,10 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
         lambda f: (f / "video_preprocessor_config.json").unlink(),
         "has no settings of a video_processor",
     ),
-    "a pickle": (pickle_only, "pytorch_model.bin is a pickle, which could run a program"),
+    "a pickle": (
+        pickle_only,
+        "pytorch_model.bin is a pickle, which could run a program: take a revision with safetensors",
+    ),
     "a link": (link_weights, "model.safetensors is a link"),
     "a dangling link": (lambda f: (f / "more").symlink_to("/nowhere"), "more is a link"),
     "a pipe": (lambda f: ((f / "tokenizer.json").unlink(), os.mkfifo(f / "tokenizer.json")), "regular file"),
@@ -183,6 +186,18 @@ HOSTILE: dict[str, tuple[Spoil, str]] = {
         change_config(lambda c: c["text_config"].update(model_type="gpt2")),
         "has text_config of a 'gpt2', not of a 'modernbert'",
     ),
+    "absurdly many frames": (
+        change_config(lambda c: c.update(num_frames=1 << 20), "video_preprocessor_config.json"),
+        "does what is not known here",
+    ),
+    "odd steps": (
+        change_config(
+            lambda c: c["audio_video_config"]["audio_config"]["dac_config"].update(
+                downsampling_ratios=[8, 11]
+            )
+        ),
+        "the weights do not fit",
+    ),
     "absurd width": (
         change_config(lambda c: c["text_config"].update(hidden_size=1 << 40)),
         "asks for hidden_size 1099511627776",
@@ -257,7 +272,12 @@ def test_a_clap_folder_that_is_not_what_it_should_be(tmp_path: Path) -> None:
     write_clap(folder)
     change_config(lambda c: c["audio_config"].update(depths=[1000, 1, 1, 1]))(folder)
     assert "asks for depths 1000, at most 512" in import_folder(folder, "clap", tmp_path / "b", code=2)
-    change_config(lambda c: c["audio_config"].update(depths=[1, 1, 1, 1], enable_fusion=True))(folder)
+    change_config(lambda c: c["audio_config"].update(depths=[1, 1, 1, 1]))(folder)
+    change_config(lambda c: c.update(fft_window_size=1 << 20), "preprocessor_config.json")(folder)
+    assert "asks for fft_window_size 1048576, at most 4096" in import_folder(
+        folder, "clap", tmp_path / "b", code=2
+    )
+    change_config(lambda c: c["audio_config"].update(enable_fusion=True))(folder)
     assert "is a CLAP with fusion" in import_folder(folder, "clap", tmp_path / "b", code=2)
     assert "--segment-seconds is for --kind pe-av" in import_folder(
         folder, "clap", tmp_path / "b", "--segment-seconds", "2", code=2
