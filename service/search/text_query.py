@@ -20,17 +20,25 @@ from service.index.words import to_search_words
 from service.search.matching import QueryTrack, SearchAnswer, answer_tracks, count_ranked
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
-from service.search.sources import check_embedded, check_options
+from service.search.sources import UnusableQuery, check_embedded, check_options
 from service.system.modality import MODALITIES, Modality, NotEmbedded
+
+
+class StreamOfText(UnusableQuery):
+    """A stream to search from was named, and the query is a text."""
+
+    parameter = "from"
 
 
 def search_text(text: str, options: SearchOptions, *, snapshot: Snapshot) -> SearchAnswer:
     """Find what a text means, what has its words, or (by default) both, if the bundle embeds words.
 
-    Raises `UnusableText` without words, `TextTooLong`, and `NotEmbedded` if the meaning is asked for and the bundle
-    embeds no words, or none that compare with the target.
+    Raises `UnusableText` without words, `TextTooLong`, `StreamOfText`, and `NotEmbedded` if the meaning is asked for
+    and the bundle embeds no words, or none that compare with the target.
     """
     check_options(options, snapshot.bundle)
+    if options.source is not None:
+        raise StreamOfText(f"a text has no {options.source} to search from")
     if not text.strip():
         raise UnusableText("a text needs at least one word")
     match = options.match or ("both" if _compares(snapshot, options.target) else "words")

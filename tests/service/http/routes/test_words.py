@@ -90,6 +90,7 @@ def test_filters_and_pages(client: httpx.Client) -> None:
         ({"text": ""}, (422, "invalid_parameter", ["text"])),
         ({"text": "dog " * (MAX_TOKENS + 1)}, (422, "text_too_long", ["text"])),
         ({"text": "d" * 5000}, (422, "invalid_parameter", ["text"])),
+        ({"text": "dog", "from": "audio"}, (422, "invalid_parameter", ["from"])),
         ({"text": "dog", "match": "magic"}, (422, "invalid_parameter", ["match"])),
         ({"text": "dog", "min_probability": 0.5}, (422, "not_calibrated", [])),
         ({"queries": []}, (422, "invalid_parameter", ["queries"])),
