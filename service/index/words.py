@@ -24,7 +24,7 @@ NO_WORDS = [""]
 MAX_WORDS = 256
 MAX_WORD_CHARS = 64
 MAX_SEARCH_WORDS = 16
-NUM_CANDIDATES = 200
+NUM_CANDIDATES = 100
 """How many assets are ordered, of those with equally many words; more if more results are wanted."""
 ENDINGS = ("ing", "es", "ed", "s")
 MIN_STEM = 4

@@ -40,7 +40,7 @@ Source = Literal["audio", "video", "text", "mixed"]
 """What a query is: a modality, a text, or several together."""
 FoundBy = Literal["meaning", "words"]
 RANK_CONSTANT = 60
-FUSED = 100
+FUSED = 50
 """Lists of the best that are joined have so many more assets than are wanted: one asset of both comes before many."""
 
 

@@ -19,22 +19,24 @@ IS_HEAD = edge.FieldCondition("index", match=edge.MatchValue(0))
 def search_words(shard: edge.EdgeShard, query: WordQuery) -> list[WordMatch]:
     """Find assets by words of their names and metadata; see `Index.search_words`."""
     conditions = [IS_HEAD, *to_edge(to_head_conditions(query))]
+    places: dict[str, edge.PointId] = {}
     begun = [edge.FieldCondition(WORDS_KEY, match=edge.MatchPrefix(word)) for word in query.words]
 
     def find(least: int, limit: int) -> Iterator[Mapping[str, Any]]:
         chosen = edge.Filter(must=[*conditions], min_should=edge.MinShould([*begun], least))
         keys = ["asset_id", WORDS_KEY]
         request = edge.ScrollRequest(limit=limit, filter=chosen, with_payload=keys, with_vector=False)
-        return (record.payload or {} for record in shard.scroll(request)[0])
+        for record in shard.scroll(request)[0]:
+            head = record.payload or {}
+            places[head["asset_id"]] = record.id
+            yield head
 
     ids = rank_by_words(query.words, query.limit, find)
     if not ids:
         return []
-    among = edge.FieldCondition("asset_id", match=edge.MatchAny(ids))
-    chosen = edge.Filter(must=[IS_HEAD, among])
-    request = edge.ScrollRequest(limit=len(ids), filter=chosen, with_payload=True, with_vector=False)
-    heads = {head["asset_id"]: head for head in (one.payload or {} for one in shard.scroll(request)[0])}
-    return [to_word_match(heads[asset_id]) for asset_id in ids]
+    records = shard.retrieve([places[asset_id] for asset_id in ids], with_payload=True, with_vector=False)
+    heads = {record.id: record.payload or {} for record in records}
+    return [to_word_match(heads[places[asset_id]]) for asset_id in ids]
 
 
 def find_wordless(shard: edge.EdgeShard, limit: int) -> list[SetPoints]:
