@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,6 +71,7 @@ def get(
 ) -> None:
     """Fetch an encoder, check it, and make a bundle of it. Run the same command again to resume."""
     from service.commands.printing import format_path, show_bytes
+    from service.commands.starter_hint import is_starter_active
     from service.operations.model_store import Wanted, get_model, model_folder
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -82,9 +84,9 @@ def get(
     elif bundle is None:
         say(f"the files of {name} are in {model_folder(settings, name) / 'files'}")
     else:
-        say(
-            f"{name} is in {bundle}; make it a release: foley releases create {format_path(bundle)} --activate"
-        )
+        force = " --force 'larger than the starter'" if is_starter_active(settings) else ""
+        command = f"foley releases create {shlex.quote(format_path(bundle))} --activate{force}"
+        say(f"{name} is in {bundle}; make it a release: {command}")
 
 
 @models_app.command()

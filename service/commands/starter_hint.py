@@ -16,15 +16,18 @@ HINT = (
 MARK = ".starter-hint"
 
 
+def is_starter_active(settings: Settings) -> bool:
+    """Whether the starter answers, as far as this machine's files tell."""
+    active = ReleaseStore(settings.release_folder).active()
+    if active is None:
+        return settings.bundle == starter_path()
+    return active.release_id.startswith(read_bundle_id(starter_path()))
+
+
 def hint_once(settings: Settings, say: Callable[[str], None]) -> None:
     """Say it if the starter is active and it was not said of this data folder before."""
-    active = ReleaseStore(settings.release_folder).active()
-    starter = read_bundle_id(starter_path())
-    is_starter = (
-        settings.bundle == starter_path() if active is None else active.release_id.startswith(starter)
-    )
     mark = settings.data / MARK
-    if not is_starter or mark.exists():
+    if not is_starter_active(settings) or mark.exists():
         return
     with contextlib.suppress(OSError):  # a disk that is full or read only: it is said again
         settings.data.mkdir(parents=True, exist_ok=True)

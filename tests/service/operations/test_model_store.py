@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -407,7 +408,7 @@ def test_mirror_keeps_the_path(settings: Settings) -> None:
     assert model_files.mirror(moved, address) == "http://archive:81/models/packages/a/b.whl"
 
 
-def test_the_commands(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands(settings: Settings, bundle_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("DATA", settings.data), ("MODELS_URL", settings.models_url), ("MIN_FREE_BYTES", 0)):
         monkeypatch.setenv(f"FOLEY_{name}", str(value))
 
@@ -421,6 +422,8 @@ def test_the_commands(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> No
     states = {model["name"]: model["state"] for model in json.loads(run("list", "--json"))["models"]}
     assert states[NAME] == "downloaded"
     assert f"{NAME} is not here: `foley models get {NAME}`" in run("path", NAME)
+    shutil.copytree(bundle_path, model_folder(settings, NAME) / "bundle")
+    assert "bundle --activate --force 'larger than the starter'" in run("get", NAME)
     assert "is removed" in run("remove", NAME)
     assert "was not here" in run("remove", NAME)
 
