@@ -32,6 +32,8 @@ STARTERS = frozenset(
         "indexed_paths",
         "open_foley",
         "index_place",
+        "load_tracks",
+        "measure_protocol",
         "open_index",
         "open_patiently",
         "open_release",

@@ -69,6 +69,7 @@ def test_likely_is_a_column_where_it_is_known(probability: float | None) -> None
         "start_seconds": 0.0,
         "end_seconds": 10.0,
         "best_moment": {"time_seconds": 3.0, "similarity": 0.7},
+        "moments": [0.3, 0.7],
         "found_by": ["meaning"],
         "path": "/library/rain/heavy-rain-on-a-tin-roof.wav",
     }
