@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 BUCKETS = (1, 2, 4, 8, 16)
 """Segments of one run. One holds 16 pictures: 16 of them fill any GPU."""
+MAX_SHAPES = 16
+"""Shapes with buffers at a time: segments of which every frame is taken have hundreds."""
 OUT_OF_MEMORY = ("failed to allocate", "out of memory", "alloc_failed", "smaller than requested bytes")
 """What ONNX Runtime, CUDA, cuBLAS and cuDNN say, in lower case."""
 
@@ -196,6 +198,8 @@ class BoundGraph:
     def _run_bucket(self, rows: Arrays, bucket: int) -> NDArray[np.float32]:
         num_rows = len(next(iter(rows.values())))
         shapes = tuple((bucket, *array.shape[1:]) for array in rows.values())
+        if shapes not in self._buffers and len(self._buffers) >= MAX_SHAPES:
+            self._drop_buffers()
         if self._session is None:
             assert self._reopen is not None, "only a session that captures is dropped"
             self._session = self._reopen()

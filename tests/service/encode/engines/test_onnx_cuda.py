@@ -94,6 +94,18 @@ def test_padding_and_binding_change_nothing(session: onnxruntime.InferenceSessio
     assert len(graph._buffers) == 2
 
 
+def test_buffers_of_many_shapes_do_not_pile_up(
+    session: onnxruntime.InferenceSession, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_cuda, "MAX_SHAPES", 2)
+    graph = BoundGraph(session, device="cpu")
+    frames = numbered(golden, 4)
+    expected = graph.run({"frames": frames})
+    for count in (1, 2, 3, 4, 1):
+        np.testing.assert_allclose(graph.run({"frames": frames[:count]}), expected[:count], atol=1e-6)
+        assert len(graph._buffers) <= 2
+
+
 def test_what_is_returned_is_not_overwritten(session: onnxruntime.InferenceSession, golden: Golden) -> None:
     graph = BoundGraph(session, device="cpu")
     first = graph.run({"frames": golden.frames[None]})
