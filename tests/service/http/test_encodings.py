@@ -213,4 +213,4 @@ def test_description_names_the_forms(client: httpx.Client) -> None:
     content = operation["responses"]["200"]["content"]
     assert set(content) == {"application/json", "application/octet-stream"}
     names = {choice["$ref"].rsplit("/", 1)[1] for choice in content["application/json"]["schema"]["anyOf"]}
-    assert names == {"EmbeddingsBody", "EncodedEmbeddingsBody"}
+    assert names == {"EmbeddingsBody", "EncodedEmbeddingsBody", "TextEmbeddingsBody"}
