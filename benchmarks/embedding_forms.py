@@ -14,8 +14,8 @@ from fastapi import FastAPI, Response
 
 from models.media.clip import MediaInfo
 from service.encode.embedding import EmbeddedSegment
+from service.http.embedding_schemas import EmbeddingsBody
 from service.http.encodings import write_base64, write_json, write_safetensors
-from service.http.schemas import EmbeddingsBody
 from service.search.file_query import EmbeddedFile
 
 

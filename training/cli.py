@@ -8,13 +8,11 @@ foley-train evaluate my-bundle --data corpus/heldout
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import json
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Literal, get_args
 
 import typer
@@ -28,12 +26,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from models.cores import num_cores
 from models.media.names import show_bytes_in_streams
 from models.network.geometry import EncoderKind, PublishedKind
 from training.corpus.labels import CorpusMismatch
 from training.corpus.scene import BadScene, Split
 from training.corpus.synthesis import write_corpus
+from training.deferred import load_commands
+from training.library_cli import adapt, graph
 
 ImportKind = Literal[PublishedKind, EncoderKind]
 
@@ -59,33 +58,6 @@ def main(
 ) -> None:
     """Train Foley's encoders."""
     show_bytes_in_streams()
-
-
-def _commands(name: str) -> ModuleType:
-    """Import a command that needs torch, or exit with one line that says what to install."""
-    try:
-        # Not at the top: `synthesize` needs no torch and should not wait a second for it.
-        commands = importlib.import_module(f"training.commands.{name}")
-        torch = importlib.import_module("torch")
-    except (ImportError, OSError) as exc:  # OSError: a shared library is missing or of another version
-        module = getattr(exc, "name", None) or ""
-        if module.split(".")[0] in ("training", "models"):
-            raise
-        if isinstance(exc, ModuleNotFoundError):
-            reason = f"{module} is not installed"
-        else:
-            first_line = str(exc).partition("\n")[0]
-            reason = f"torch or torchaudio cannot be loaded ({first_line})"
-        typer.echo(f"{reason}: training needs {_torch_pins()}, pip install 'foley-av[train]'", err=True)
-        raise typer.Exit(1) from exc
-    torch.set_num_threads(min(torch.get_num_threads(), num_cores()))  # torch knows the affinity, but no quota
-    return commands
-
-
-def _torch_pins() -> str:
-    """Return the versions of torch and torchaudio that the extra `train` pins."""
-    needed = [text.partition(";")[0] for text in importlib.metadata.requires("foley-av") or []]
-    return " and ".join(text for text in needed if text.startswith("torch"))
 
 
 @app.command()
@@ -163,7 +135,7 @@ def pretrain(
     """Train the encoders on paired media. Run the same command again to resume; torchrun starts several processes."""
     if not data and not library:
         raise typer.BadParameter("give training media with --data or --library")
-    commands = _commands("pretrain")
+    commands = load_commands("pretrain")
     options = commands.PretrainOptions(
         run_name=run,
         data=data or [],
@@ -195,7 +167,7 @@ def shard(
     workers: Annotated[int, typer.Option(min=1, help="Number of decoding processes.")] = 2,
 ) -> None:
     """Decode media once into WebDataset shards for training. Run the same command again to resume."""
-    commands = _commands("shard")
+    commands = load_commands("shard")
     commands.make_shards(
         data,
         output,
@@ -223,7 +195,7 @@ def export(
     ] = "student",
 ) -> None:
     """Make a bundle that the service can load. Refused if ONNX and torch disagree."""
-    commands = _commands("export")
+    commands = load_commands("export")
     commands.export(
         checkpoint=checkpoint,
         output=output,
@@ -288,13 +260,13 @@ def import_weights(
         "console": Console(stderr=True),
     }
     if kind in get_args(EncoderKind):
-        families = _commands("families")
+        families = load_commands("families")
         wanted = families.FamilyRequest(
             folder=file, kind=kind, segment_seconds=segment_seconds, license_note=license_note
         )
         families.import_family(wanted, **into)
         return
-    commands = _commands("imports")
+    commands = load_commands("imports")
     request = commands.ImportRequest(
         file=file,
         kind=kind,
@@ -320,7 +292,7 @@ def convert(
     max_clips: Annotated[int, typer.Option(min=8, help="Maximum number of clips to compare on.")] = 32,
 ) -> None:
     """Convert the graphs of a bundle to another precision. Refused if they are too far from float32."""
-    commands = _commands("convert")
+    commands = load_commands("convert")
     commands.convert(bundle, precision, media=media, max_clips=max_clips, console=Console(stderr=True))
 
 
@@ -330,80 +302,7 @@ def upgrade(
     output: Annotated[Path, typer.Option(help="Folder of the new bundle; must not exist.")],
 ) -> None:
     """Make a bundle of an earlier version tell sound from the silence after it. The weights stay the same."""
-    _commands("upgrade").upgrade(bundle, output, console=Console(stderr=True))
-
-
-@app.command()
-def adapt(
-    output: Annotated[Path, typer.Option(help="Folder of the new bundle; must not exist.")],
-    library: Annotated[
-        bool,
-        typer.Option("--library", help="Learn from the indexed library of FOLEY_DATA: no media is read."),
-    ] = True,
-    method: Annotated[
-        Literal["pair", "triplet", "distill", "graph"],
-        typer.Option(help="What to learn from: own pairs, which need no labels, or labels as well."),
-    ] = "pair",
-    labels: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Where labels come from: metadata:KEY, folder, ucs or csv:FILE. A file's first source that has one "
-            "counts; any share may be missing.",
-            metavar="SOURCE",
-        ),
-    ] = None,
-    noisy: Annotated[
-        bool, typer.Option("--noisy", help="Many labels are wrong: the classifier leaves the heads alone.")
-    ] = False,
-    trust_labels: Annotated[
-        bool, typer.Option("--trust-labels", help="Every label counts at every step.")
-    ] = False,
-    graph: Annotated[
-        Path | None, typer.Option(help="graph.json of `foley-train graph`, for the method graph.")
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "adapted",
-    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the clips.")] = 30,
-    max_drop: Annotated[
-        float, typer.Option(min=0, help="Maximum loss of R@1 on held-back files, in points.")
-    ] = 2.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-) -> None:
-    """Fit the encoders to the indexed library, in minutes on a CPU. Prints a table, and JSON on stdout."""
-    commands = _commands("adapt")
-    config = commands.FitConfig(
-        method=method, is_noisy=noisy, trusts_labels=trust_labels, num_epochs=epochs, seed=seed
-    )
-    request = commands.AdaptRequest(
-        config=config,
-        sources=labels or [],
-        graph=graph,
-        name=name,
-        max_drop=max_drop,
-        command=shlex.join(["foley-train", *sys.argv[1:]]),
-    )
-    typer.echo(json.dumps(commands.adapt(request, output, console=Console(stderr=True)), indent=2))
-
-
-@app.command()
-def graph(
-    output: Annotated[Path, typer.Option(help="Folder for graph.json, graph.html and suggestions.json.")],
-    labels: Annotated[
-        list[str],
-        typer.Option(help="Where labels come from: metadata:KEY, folder, ucs or csv:FILE.", metavar="SOURCE"),
-    ],
-    library: Annotated[
-        bool, typer.Option("--library", help="Search the indexed library of FOLEY_DATA: no media is read.")
-    ] = True,
-    runs: Annotated[int, typer.Option(min=1, help="Number of bootstrap runs.")] = 20,
-    precision: Annotated[
-        float, typer.Option(min=0.5, max=1, help="Minimum share of suggested labels that must be right.")
-    ] = 0.9,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 7,
-) -> None:
-    """Find labels that come together unsaid: a page with clips, and labels to review. Prints JSON on stdout."""
-    commands = _commands("graph")
-    request = commands.GraphRequest(sources=labels, num_runs=runs, precision=precision, seed=seed)
-    typer.echo(json.dumps(commands.graph(request, output, console=Console(stderr=True)), indent=2))
+    load_commands("upgrade").upgrade(bundle, output, console=Console(stderr=True))
 
 
 Model = Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")]
@@ -433,11 +332,11 @@ def evaluate(
     if protocol is not None:
         if weights is not None or segments != "first":
             raise typer.BadParameter("--protocol takes a bundle and the first segment of each clip")
-        run = _commands("protocols").run_protocol
+        run = load_commands("protocols").run_protocol
         measured = run(model, data, protocol, num_workers=workers, console=Console(stderr=True))
         typer.echo(json.dumps(measured, indent=2))
         return
-    commands = _commands("evaluate")
+    commands = load_commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
     typer.echo(json.dumps(commands.run_evaluation(options, data, Console(stderr=True)), indent=2))
 
@@ -463,7 +362,7 @@ def probe(
     workers: Workers = 2,
 ) -> None:
     """Train a small head on the frozen embeddings and measure it. Prints a table, and JSON on stdout."""
-    commands = _commands("evaluate")
+    commands = load_commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
     config = commands.ProbeConfig(
         modality=modality, num_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
@@ -473,6 +372,9 @@ def probe(
     )
     typer.echo(json.dumps(found, indent=2))
 
+
+app.command()(adapt)
+app.command()(graph)
 
 if __name__ == "__main__":
     app()

@@ -25,8 +25,6 @@ from service.system.validation import MAX_FAULTS
 ASSET_ID = "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
 RELEASE_ID = "starter-0123456789ab"
 MOMENTS = [0.41, 0.47, 0.52, 0.55, 0.61, 0.66, 0.7, 0.72, 0.69, 0.64, 0.6, 0.58, 0.53, 0.49, 0.46, 0.45]
-VECTOR = "zThmOg=="  # [0.6, 0.8] as float16
-TRACK = "zThmOs04ZjrNOGY6" * 5 + VECTOR  # 16 times the same
 MEDIA: dict[str, Any] = asdict(
     MediaInfo(
         container="mov,mp4,m4a,3gp,3g2,mj2",
@@ -133,12 +131,6 @@ Metadata = Annotated[
 def example(document: dict[str, Any]) -> ConfigDict:
     """Give the schema of a model an example."""
     return ConfigDict(json_schema_extra={"examples": [document]})
-
-
-def _embeddings_example(track: dict[str, Any], **facts: Any) -> ConfigDict:
-    segment = {"start_seconds": 0.0, "end_seconds": 8.0, "audio": track, "video": track}
-    document = {"bundle_id": RELEASE_ID, "media": UPLOADED_MEDIA, "is_partial": False, "segments": [segment]}
-    return example({**document, **facts})
 
 
 class ProblemBody(Document):
@@ -272,106 +264,6 @@ class BatchAnswerBody(Document):
     model_config = example({"answers": [EMPTY_ANSWER]})
 
     answers: list[SearchAnswerBody] = Field(description="One for each search, in their order.")
-
-
-class EmbeddedTrack(Document):
-    """Embeddings of one segment in one modality."""
-
-    pooled: list[float] = Field(
-        description="Mean of the track; of unit length if the bundle compares by cosine."
-    )
-    track: list[list[float]] = Field(
-        description="One vector for each moment; unit vectors if the bundle compares by cosine."
-    )
-
-
-class _Segment(Document):
-    start_seconds: float = Field(ge=0)
-    end_seconds: float = Field(ge=0, description="Exclusive.")
-
-
-class EmbeddedSegmentBody(_Segment):
-    """Embeddings of one segment."""
-
-    audio: EmbeddedTrack | None = Field(description="Null if it has no sound, or that was not asked for.")
-    video: EmbeddedTrack | None = Field(description="Null if it has no picture, or that was not asked for.")
-
-
-class _Embeddings(Document):
-    bundle_id: str = Field(description="The encoder bundle. Vectors of two bundles cannot be compared.")
-    media: UploadedMedia
-    is_partial: bool = Field(description=IS_PARTIAL)
-
-
-class EmbeddingsBody(_Embeddings):
-    """Embeddings of a file, segment by segment."""
-
-    model_config = _embeddings_example({"pooled": [0.6, 0.8], "track": [[0.6, 0.8]] * 16})
-
-    segments: list[EmbeddedSegmentBody]
-
-
-class EncodedTrack(Document):
-    """Embeddings of one segment in one modality, each number a little-endian float16."""
-
-    pooled: str = Field(
-        description="Mean of the track; of unit length if the bundle compares by cosine: base64 of D numbers.",
-        json_schema_extra={"contentEncoding": "base64"},
-    )
-    track: str = Field(
-        description="One vector for each moment, one after another: base64 of T × D numbers.",
-        json_schema_extra={"contentEncoding": "base64"},
-    )
-
-
-class EncodedSegmentBody(_Segment):
-    """Embeddings of one segment, written as base64."""
-
-    audio: EncodedTrack | None = Field(description="Null if it has no sound, or that was not asked for.")
-    video: EncodedTrack | None = Field(description="Null if it has no picture, or that was not asked for.")
-
-
-class EncodedEmbeddingsBody(_Embeddings):
-    """Embeddings of a file with `encoding=base64`, segment by segment."""
-
-    model_config = _embeddings_example(
-        {"pooled": VECTOR, "track": TRACK},
-        dtype="float16",
-        width=2,
-        shapes={"audio": [16, 2], "video": [16, 2]},
-    )
-
-    dtype: Literal["float16"] = Field(description="What the bytes are: little-endian half precision.")
-    width: int | None = Field(
-        description="Numbers D of one vector; null if sound and picture have vectors of two widths."
-    )
-    shapes: dict[Modality, tuple[int, int]] = Field(
-        description="Vectors T of a track and numbers D of each, by modality."
-    )
-    segments: list[EncodedSegmentBody]
-
-
-class TextVector(Document):
-    """The vectors of one text: lists of numbers, or base64 of little-endian float16."""
-
-    audio: list[float] | str | None = Field(
-        description="Compares with sound; null if that was not asked for."
-    )
-    video: list[float] | str | None = Field(
-        description="Compares with picture; null if that was not asked for."
-    )
-
-
-class TextEmbeddingsBody(Document):
-    """Embeddings of texts."""
-
-    model_config = example({"bundle_id": RELEASE_ID, "texts": [{"audio": [0.6, 0.8], "video": [0.8, 0.6]}]})
-
-    bundle_id: str = Field(description="The encoder bundle. Vectors of two bundles cannot be compared.")
-    dtype: Literal["float16"] | None = Field(None, description="What the bytes of base64 are.")
-    texts: list[TextVector] = Field(
-        description="In the order they were given. Repeated once for each moment, a vector is a track to search with."
-    )
 
 
 class AssetBody(Document):

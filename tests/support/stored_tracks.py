@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from models.bundle.bundle import load_bundle, starter_path
+from models.bundle.bundle import Bundle, load_bundle, starter_path
 from service.index.contract import Segment
 from service.index.layout import VectorLayout
 from service.operations.track_stream import stream_tracks
 from tests.support.memory_index import MemoryIndex
 
-NUM_CLIPS, WIDTH, MOMENTS = 600, 128, 16
+NUM_CLIPS = 600
 KINDS = ("door", "rain", "dog", "bell")
 
 
@@ -22,16 +22,24 @@ def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def make_stream(folder: Path) -> bytes:
-    """Tracks of a library: sound and picture share a latent, and each has louder noise in a subspace of its own."""
+def make_stream(folder: Path, bundle: Bundle | None = None) -> bytes:
+    """Tracks of a library: sound and picture share a latent, and each has louder noise in a subspace of its own.
+
+    They have the shapes of a bundle, by default of the starter. If it has two spaces, each mixes the latent differently.
+    """
+    bundle = bundle or load_bundle(starter_path())
     rng = np.random.default_rng(5)
-    latent = rng.standard_normal((NUM_CLIPS, 1, 24)) + 0.3 * rng.standard_normal((NUM_CLIPS, MOMENTS, 24))
-    mix = rng.standard_normal((24, WIDTH))
+    latent = rng.standard_normal((NUM_CLIPS, 1, 24))
+    mixes: dict[str, np.ndarray[Any, Any]] = {}
     tracks = {}
-    for modality in ("audio", "video"):
-        noise = rng.standard_normal((NUM_CLIPS, 1, 40)) @ rng.standard_normal((40, WIDTH))
-        tracks[modality] = unit(latent @ mix + 1.2 * noise).astype(np.float32)
-    with MemoryIndex.open(folder / "index", layout=VectorLayout.of_both(MOMENTS, WIDTH)) as index:
+    for modality, (num_moments, width) in bundle.manifest.tracks.items():
+        key = "both" if bundle.manifest.compares else modality
+        mix = mixes.setdefault(key, rng.standard_normal((24, width)))
+        noise = rng.standard_normal((NUM_CLIPS, 1, 40)) @ rng.standard_normal((40, width))
+        moments = latent + 0.3 * rng.standard_normal((NUM_CLIPS, num_moments, 24))
+        loudness = 1.2 if bundle.manifest.compares else 0.1
+        tracks[modality] = unit(moments @ mix + loudness * noise).astype(np.float32)
+    with MemoryIndex.open(folder / "index", layout=VectorLayout.of(bundle.manifest)) as index:
         for number in range(NUM_CLIPS):
             asset_id = hashlib.sha256(b"%d" % number).hexdigest()
             kind = KINDS[int(latent[number, 0, 0] > 0) + 2 * int(latent[number, 0, 1] > 0)]
@@ -46,4 +54,4 @@ def make_stream(folder: Path) -> bytes:
                 metadata={"tags": [kind]} if number % 3 else {},
             )
             index.write_asset([segment], is_last=True)
-        return b"".join(stream_tracks(index, release_id="r", bundle=load_bundle(starter_path())))
+        return b"".join(stream_tracks(index, release_id="r", bundle=bundle))

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+import torch
+from torch import nn
+
+from models.network.geometry import TgdpConfig
 from models.network.tgdp import Tgdp
 from training.data.segments import Segments
 from training.evaluation.evaluate import embed_segments, retrieval
 
-if TYPE_CHECKING:
-    from training.pretraining.pretrain import Run
 
-
-def evaluate_both(run: Run, validation: Segments) -> dict[str, Any] | None:
-    """Measure zero-shot retrieval of the student and of its average on held-out media, in the first process.
+def evaluate_networks(
+    networks: Mapping[str, nn.Module], validation: Segments, *, config: TgdpConfig, device: torch.device
+) -> dict[str, Any]:
+    """Measure zero-shot retrieval of networks on held-out media.
 
     Args:
-        run: A run at any step.
+        networks: By name; all of one geometry.
         validation: Held-out media.
+        config: The geometry.
+        device: Where they are measured.
 
     Returns:
-        Retrieval by name, JSON values; None in the other processes.
+        Retrieval by name, JSON values.
     """
-    if not run.processes.is_first:
-        return None
     scores = {}
-    for name, network in (("student", run.student), ("teacher", run.teacher.network)):
-        plain = Tgdp(run.config.network).to(run.processes.device).eval()  # other shapes: nothing compiled
+    for name, network in networks.items():
+        plain = Tgdp(config).to(device).eval()  # other shapes: nothing compiled
         plain.load_state_dict(network.state_dict())
         scores[name] = retrieval(*embed_segments(plain, validation)).to_json()
     return scores

@@ -28,7 +28,7 @@ from training.data.draws import Draws
 from training.data.segments import Segments
 from training.pretraining.config import PretrainConfig
 from training.pretraining.journal import Journal
-from training.pretraining.measuring import evaluate_both
+from training.pretraining.measuring import evaluate_networks
 from training.pretraining.objective import Objective, Pictures
 from training.pretraining.optim import learning_rate_at, make_optimiser, set_learning_rate
 from training.pretraining.parallel import BadShare, Processes, alone
@@ -65,6 +65,11 @@ class Run:
     optimiser: torch.optim.AdamW
     objective: nn.Module
     processes: Processes
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The student and its average."""
+        return {"student": self.student, "teacher": self.teacher.network}
 
     @classmethod
     def start(
@@ -282,9 +287,11 @@ def pretrain(
             done = step + 1
             asked = processes.largest(asked_to_stop()) if done < config.num_steps else 0
             is_due = done % evaluate_every == 0 or done == config.num_steps
-            retrieved = (
-                evaluate_both(run, validation) if is_due and not asked and validation is not None else None
-            )
+            retrieved = None
+            if is_due and not asked and validation is not None and processes.is_first:
+                retrieved = evaluate_networks(
+                    run.networks, validation, config=config.network, device=processes.device
+                )
             seconds = round(time.monotonic() - started, 2)
             journal.write(done, numbers, retrieved, seconds)
             if is_due or asked:

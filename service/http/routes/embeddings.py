@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request, Response
 
 from models.media.clip import EmptyFile
 from service.http.admission import Client
+from service.http.embedding_schemas import EmbeddingsBody, EncodedEmbeddingsBody, TextEmbeddingsBody
 from service.http.encodings import write_embeddings, write_texts
 from service.http.openapi import describe_form, describe_problems
 from service.http.parameters import EmbeddingParameters, TextsToEmbed, read_parameters
 from service.http.queries import check_body, is_json, naming, read_json
-from service.http.schemas import UPLOAD_PROBLEMS, EmbeddingsBody, EncodedEmbeddingsBody, TextEmbeddingsBody
+from service.http.schemas import UPLOAD_PROBLEMS
 from service.http.state import State, StateOf
 from service.http.upload import receive_upload
 from service.search.text_query import embed_texts

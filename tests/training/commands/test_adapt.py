@@ -16,6 +16,7 @@ from models.bundle.bundle import load_bundle, starter_path
 from service.cli import app
 from service.system.settings import Settings
 from tests.support.stored_tracks import KINDS, make_stream
+from tests.support.tiny_bundles import make_tiny
 from training.adapting.fitting import FitConfig
 from training.adapting.labels import UnknownLabels, read_labels
 from training.commands import adapt as command
@@ -45,6 +46,24 @@ def test_pairs_alone_find_more_of_the_held_back_files(tracks: StoredTracks, tmp_
     assert manifest.derived_from is not None
     assert manifest.training["method"] == "pair"
     assert json.dumps(found)
+
+
+def test_modalities_of_two_spaces_are_brought_into_one(tmp_path: Path) -> None:
+    """Widths and moments differ, nothing compares before: two projections are learned from pairs alone."""
+    tracks = {"audio": (1, 24), "video": (4, 20)}
+    parent = make_tiny(tmp_path / "apart", tracks=tracks, shares_space=False, similarity="dot")
+    stored = unpack_tracks(io.BytesIO(make_stream(tmp_path, parent)), tmp_path / "tracks")
+    request = command.AdaptRequest(config=FitConfig(method="pair", common_width=32))
+    found = command._adapt(request, stored, parent, tmp_path / "joined", Console(quiet=True))
+    assert found["retrieval"]["frozen"] is None
+    chance = 100 / found["library"]["num_held_back"]
+    for direction in ("audio_to_video", "video_to_audio"):
+        assert found["retrieval"]["pair"][direction]["at_1"] >= 10 * chance
+    manifest = load_bundle(tmp_path / "joined").manifest
+    assert manifest.compares
+    assert manifest.similarity == "cosine"
+    assert manifest.tracks == {"audio": (4, 32), "video": (4, 32)}
+    assert max(manifest.agreement.values()) < 1e-5
 
 
 def test_labels_are_used_and_reported(tracks: StoredTracks, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from training.data.augment import Augmentation
 from training.data.batches import MomentBatches
 from training.data.segments import PairedSegments
 from training.pretraining.config import ABLATIONS, RUNS, PretrainConfig, ablation
-from training.pretraining.measuring import evaluate_both
+from training.pretraining.measuring import evaluate_networks
 from training.pretraining.optim import make_optimiser
 from training.pretraining.parallel import BadShare, Processes, alone
 from training.pretraining.pretrain import (
@@ -348,8 +348,7 @@ def test_held_out_media_are_embedded_by_the_student_and_by_its_teacher(
         return np.eye(4, dtype=np.float32)[:, None], np.eye(4, dtype=np.float32)[:, None]
 
     monkeypatch.setattr("training.pretraining.measuring.embed_segments", embed)
-    scores = evaluate_both(run, segments)
-    assert scores is not None
+    scores = evaluate_networks(run.networks, segments, config=CONFIG.network, device=run.processes.device)
     assert list(scores) == ["student", "teacher"]
     assert torch.equal(seen[0], run.student.mask_token)
     assert (seen[1] == 7).all()

@@ -1,0 +1,85 @@
+"""The commands of `foley-train` that learn from an indexed library: `adapt`, `graph`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from training.deferred import load_commands
+
+
+def adapt(
+    output: Annotated[Path, typer.Option(help="Folder of the new bundle; must not exist.")],
+    library: Annotated[
+        bool,
+        typer.Option("--library", help="Learn from the indexed library of FOLEY_DATA: no media is read."),
+    ] = True,
+    method: Annotated[
+        Literal["pair", "triplet", "distill", "graph"],
+        typer.Option(help="What to learn from: own pairs, which need no labels, or labels as well."),
+    ] = "pair",
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where labels come from: metadata:KEY, folder, ucs or csv:FILE. A file's first source that has one "
+            "counts; any share may be missing.",
+            metavar="SOURCE",
+        ),
+    ] = None,
+    noisy: Annotated[
+        bool, typer.Option("--noisy", help="Many labels are wrong: the classifier leaves the heads alone.")
+    ] = False,
+    trust_labels: Annotated[
+        bool, typer.Option("--trust-labels", help="Every label counts at every step.")
+    ] = False,
+    graph: Annotated[
+        Path | None, typer.Option(help="graph.json of `foley-train graph`, for the method graph.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "adapted",
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the clips.")] = 30,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Maximum loss of R@1 on held-back files, in points.")
+    ] = 2.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Fit the encoders to the indexed library, in minutes on a CPU. Prints a table, and JSON on stdout."""
+    commands = load_commands("adapt")
+    config = commands.FitConfig(
+        method=method, is_noisy=noisy, trusts_labels=trust_labels, num_epochs=epochs, seed=seed
+    )
+    request = commands.AdaptRequest(
+        config=config,
+        sources=labels or [],
+        graph=graph,
+        name=name,
+        max_drop=max_drop,
+        command=shlex.join(["foley-train", *sys.argv[1:]]),
+    )
+    typer.echo(json.dumps(commands.adapt(request, output, console=Console(stderr=True)), indent=2))
+
+
+def graph(
+    output: Annotated[Path, typer.Option(help="Folder for graph.json, graph.html and suggestions.json.")],
+    labels: Annotated[
+        list[str],
+        typer.Option(help="Where labels come from: metadata:KEY, folder, ucs or csv:FILE.", metavar="SOURCE"),
+    ],
+    library: Annotated[
+        bool, typer.Option("--library", help="Search the indexed library of FOLEY_DATA: no media is read.")
+    ] = True,
+    runs: Annotated[int, typer.Option(min=1, help="Number of bootstrap runs.")] = 20,
+    precision: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Minimum share of suggested labels that must be right.")
+    ] = 0.9,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 7,
+) -> None:
+    """Find labels that come together unsaid: a page with clips, and labels to review. Prints JSON on stdout."""
+    commands = load_commands("graph")
+    request = commands.GraphRequest(sources=labels, num_runs=runs, precision=precision, seed=seed)
+    typer.echo(json.dumps(commands.graph(request, output, console=Console(stderr=True)), indent=2))
