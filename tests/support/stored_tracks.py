@@ -25,7 +25,7 @@ def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def make_stream(folder: Path, bundle: Bundle | None = None) -> bytes:
     """Tracks of a library: sound and picture share a latent, and each has louder noise in a subspace of its own.
 
-    They have the shapes of a bundle, by default of the starter. If it has two spaces, each mixes the latent differently.
+    They have the shapes of a bundle, by default of the starter. In two spaces each mixes the latent differently.
     """
     bundle = bundle or load_bundle(starter_path())
     rng = np.random.default_rng(5)
