@@ -35,4 +35,4 @@ def load_commands(name: str) -> ModuleType:
 def _torch_pins() -> str:
     """Return the versions of torch and torchaudio that the extra `train` pins."""
     needed = [text.partition(";")[0] for text in importlib.metadata.requires("foley-av") or []]
-    return " and ".join(text for text in needed if text.startswith("torch"))
+    return " and ".join(text for text in needed if text.split("==")[0] in ("torch", "torchaudio"))

@@ -87,6 +87,10 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
     app.add_middleware(BodyGuard, limits=_body_limits(settings), refuse=answer_own_error)
     app.add_middleware(RequestLog, metrics=app.state.metrics)
     app.openapi = lambda: describe_app(app)  # type: ignore[method-assign]
+    for route in (
+        app.routes
+    ):  # FastAPI completes routes at the first request; Python 3.11 may fail at that in a thread
+        route.matches({"type": "http", "method": "GET", "path": "/livez", "root_path": "", "headers": []})
     return app
 
 

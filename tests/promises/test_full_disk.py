@@ -92,9 +92,9 @@ def test_a_full_disk_over_http(disk: Path, indexed_settings: Settings) -> None:
     settings = indexed_settings.replace(data=disk / "data", min_free_bytes=FLOOR, upload_reserve_bytes=0)
     folder = index_folder(settings, load_bundle(settings.bundle).bundle_id)
     folder.parent.mkdir(parents=True)
-    config = {"width": load_bundle(settings.bundle).manifest.embedding_width, "min_free_bytes": 0}
-    with EmbeddedIndex.open(folder, **config) as index:  # type: ignore[arg-type]
-        track = make_tracks(1, seed=6, width=config["width"])[0]
+    layout = VectorLayout.of(load_bundle(settings.bundle).manifest)
+    with EmbeddedIndex.open(folder, layout=layout, min_free_bytes=0) as index:
+        track = make_tracks(1, seed=6, width=layout.tracks["video"][1])[0]
         index.write_asset(make_asset("a", track[None]), is_last=True)
     with serve_in_thread(settings) as server:
         url, change = f"/v1/assets/{make_id('a')}", {"metadata": {"take": 1}}

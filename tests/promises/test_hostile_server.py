@@ -86,7 +86,8 @@ def search(client: httpx.Client, path: Path) -> tuple[int, str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: ascii(case.name))
 def test_query(case: Case, running: Running, tmp_path: Path) -> None:
     status, outcome = search(running.client, case.write(tmp_path))
-    assert outcome in case.outcomes
+    # A still picture may be searched with, but is no media of a library.
+    assert outcome in ({"ok"} if case.name == "picture" else case.outcomes)
     assert status == STATUS.get(outcome, 200)
 
 

@@ -203,7 +203,7 @@ def test_failed_searches_say_why_in_one_line(
     silent = next(library_files.glob("*-picture.mp4"))
     cases: list[tuple[Foley, list[Any], str]] = [
         (foley, [silent], r"no file with sound is indexed in .*: start with `foley index PATH\.\.\.`"),
-        (indexed, [silent, "--from", "audio"], r"no audio stream .*\(no_stream\)"),
+        (indexed, [silent, "--from", "audio"], r"the query has no audio to search from \(no_stream\)"),
         (indexed, [tmp_path / "text.mp4"], r"\(not_media\)"),
         (indexed, [tmp_path], r"\(not_a_file\)"),
     ]

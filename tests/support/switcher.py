@@ -65,7 +65,7 @@ class Snapshot:
     """As much of a snapshot as `mirror` looks at where nothing is embedded."""
 
     def __init__(self, found: OpenRelease) -> None:
-        self.index = found.index
+        self.index, self.bundle = found.index, found.bundle
         self.caller = Caller()
 
 

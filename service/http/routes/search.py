@@ -47,11 +47,11 @@ async def search(request: Request, state: StateOf) -> Response:
     if is_json(request):
         return await _search_stored(request, state, client)
     async with receive_upload(request, state.uploads, needs_file=False) as upload:
+        if not upload.has_file and "text" not in {*request.query_params, *upload.fields}:
+            raise MissingFile(f"the form has no part named {FILE_FIELD!r}, and no `text`")
         parameters = read_parameters(request, upload.fields, SearchParameters)
         options = parameters.to_options(state.foley.settings)
         text = parameters.text
-        if not upload.has_file and text is None:
-            raise MissingFile(f"the form has no part named {FILE_FIELD!r}, and no `text`")
         if upload.has_file and upload.num_bytes == 0:
             raise EmptyFile("the file has 0 bytes")
         words = None if text is None else WeightedText(text=text, weight=parameters.text_weight)

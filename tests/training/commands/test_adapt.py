@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ def test_a_stream_that_breaks_off_is_noticed(stream: bytes, tmp_path: Path) -> N
 def test_the_command_streams_what_is_stored(
     indexed_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FOLEY_DATA", str(indexed_settings.data))
+    data = tmp_path / "data"  # a copy: the server of other tests may have the index open
+    shutil.copytree(indexed_settings.data, data, ignore=shutil.ignore_patterns("lock"))
+    monkeypatch.setenv("FOLEY_DATA", str(data))
     monkeypatch.setenv("FOLEY_MIN_FREE_BYTES", "0")
     answer = CliRunner().invoke(app, ["assets", "tracks"])
     assert answer.exit_code == 0
