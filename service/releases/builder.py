@@ -134,7 +134,7 @@ def derive_missing(
             num_done += len(assets)
             num_segments += sum(map(len, assets))
             rate = num_segments / max(time.monotonic() - began, 1e-9)
-            if num_done >= len(sample):
+            if sample and num_compared and num_done >= len(sample) and not deriving.is_verified(folder):
                 deriving.mark_verified(folder, num_compared)
             printer(
                 Progress(

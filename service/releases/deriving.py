@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -109,7 +109,6 @@ def derive(
     index: Index,
     *,
     sampled: frozenset[str],
-    on_asset: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Write assets with adapted tracks; those of the sample are compared with what was embedded of them.
 
@@ -124,7 +123,6 @@ def derive(
                 num_compared += 1
             else:
                 write_in_parts(index, adapted)
-            on_asset(len(segments))
     return num_compared
 
 
