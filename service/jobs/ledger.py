@@ -108,14 +108,14 @@ class Ledger:
         with self._lock, translate_errors():
             self._check_open()
             self._connection.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
+            try:  # a signal may raise between any two lines: none may leave the transaction open
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:  # SQLite ends some itself, if the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def read(self, query: str, *values: object) -> list[sqlite3.Row]:
         """All rows of a query, SQL with `?` for the values."""

@@ -92,6 +92,39 @@ def test_a_transaction_that_fails_leaves_nothing(path: Path) -> None:
         assert ledger.read("SELECT * FROM mounts") == []
 
 
+@pytest.mark.parametrize("statement", ["BEGIN IMMEDIATE", "COMMIT"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_signal_between_two_statements_leaves_no_transaction_open(
+    path: Path, statement: str, when: str
+) -> None:
+    class Interrupted:
+        """The connection, and Ctrl-C right before or after one statement."""
+
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self.connection = connection
+
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+            if sql == statement and when == "before":
+                raise KeyboardInterrupt
+            cursor = self.connection.execute(sql, *values)
+            if sql == statement:
+                raise KeyboardInterrupt
+            return cursor
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.connection, name)
+
+    with Ledger.open(path) as ledger:
+        connection = ledger._connection
+        ledger._connection = Interrupted(connection)  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            ledger.create_job("library", {"paths": []})
+        ledger._connection = connection
+        was_kept = (statement, when) == ("COMMIT", "after")
+        assert len(ledger.list_jobs(limit=5)) == was_kept
+        ledger.create_job("library", {"paths": []})
+
+
 def test_one_process_works_on_the_jobs_of_a_library(path: Path) -> None:
     with Ledger.open(path):
         with pytest.raises(LedgerInUse, match=rf"another process \(number {os.getpid()}\)"):
