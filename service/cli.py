@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from models.media.names import find_argument, show_bytes_in_streams
 from service.commands.assets import assets_app
 from service.commands.audit import audit
+from service.commands.collections import collections_app
 from service.commands.library import index, jobs_app, repair, sync
 from service.commands.models import models_app
 from service.commands.operations import backup, doctor, keys_app, migrate, restore, serve
@@ -57,6 +58,7 @@ def main(
 for command in (index, sync, search, audit, demo, serve, doctor, repair, backup, restore, migrate):
     app.command()(command)
 app.add_typer(assets_app, name="assets")
+app.add_typer(collections_app, name="collections")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(releases_app, name="releases")
 app.add_typer(models_app, name="models")

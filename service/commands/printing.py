@@ -56,10 +56,19 @@ def format_time(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
+def format_when(seconds: float) -> str:
+    """Write a time since 1970 as date and time of day here."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
 def format_path(path: Path | str) -> str:
     """Write a path in printable letters, relative to the working directory if it lies in it."""
-    shown = show_path(path).removeprefix(show_path(Path.cwd()) + os.sep)
-    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in shown)
+    return format_text(show_path(path).removeprefix(show_path(Path.cwd()) + os.sep))
+
+
+def format_text(text: str) -> str:
+    """Write text in printable letters."""
+    return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
 
 @contextmanager
@@ -184,7 +193,7 @@ def print_jobs(console: Console, jobs: Sequence[Mapping[str, Any]]) -> None:
     """Show jobs, one a line."""
     rows = []
     for job in jobs:
-        asked_at = datetime.fromtimestamp(job["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        asked_at = format_when(job["created_at"])
         progress = job["progress"]
         files = f"{progress['num_done']}, {progress['num_failed']} failed" if job["report"] else ""
         paths = Text(", ".join(map(format_path, job_paths(job))))

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import datetime
 import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +47,7 @@ def releases(context: typer.Context, as_json: Json = False) -> None:
 def list_all(as_json: Json = False) -> None:
     """List the releases, the oldest first."""
     from service.commands.here_or_there import list_releases
+    from service.commands.printing import format_when
     from service.commands.tables import print_columns
     from service.system.modality import OPPOSITE, name_direction
 
@@ -63,7 +63,7 @@ def list_all(as_json: Json = False) -> None:
         return
     rows, refusals = [], []
     for release in found["releases"]:
-        made = datetime.datetime.fromtimestamp(release["created_at"]).astimezone().strftime("%Y-%m-%d %H:%M")
+        made = format_when(release["created_at"])
         state = release["state"] + (" (previous)" if release["is_previous"] else "")
         recall = release["gates"].get("recall", {}).get("new", {})
         shown = " / ".join(f"{recall[name]['at_1']:.1%}" for name in OPPOSITE if name in recall)

@@ -29,6 +29,7 @@ from service.http.routes import (
     assets,
     audit,
     backup,
+    collections,
     embeddings,
     health,
     jobs,
@@ -53,6 +54,7 @@ TAGS = [
     {"name": "search", "description": "Find media by media."},
     {"name": "embeddings", "description": "Use the encoder alone."},
     {"name": "assets", "description": "Files of the library."},
+    {"name": "collections", "description": "What people collect to use elsewhere."},
     {"name": "jobs", "description": "Index and synchronise the library."},
     {"name": "operations", "description": "For operators."},
     {"name": "releases", "description": "Change the encoders while the service runs."},
@@ -79,7 +81,20 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         lifespan=_lifespan(settings, foley),
     )
     app.state.metrics = Metrics()
-    for module in (search, embeddings, assets, audit, jobs, releases, health, metrics, backup, tracks, pages):
+    for module in (
+        search,
+        embeddings,
+        assets,
+        collections,
+        audit,
+        jobs,
+        releases,
+        health,
+        metrics,
+        backup,
+        tracks,
+        pages,
+    ):
         app.include_router(module.router)
     add_error_handlers(app)
     # The last one added is the outermost.

@@ -11,7 +11,7 @@ from pathlib import Path
 from service.system.failure import Failure
 from service.system.files import make_private
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
 
 SCHEMA = """
@@ -82,6 +82,10 @@ UPGRADES = {  # from each version to the next; of what was hashed before, only c
     ],
     # what people said of assets that are gone; JSON
     2: ["CREATE TABLE kept_metadata (asset_id TEXT NOT NULL, path BLOB, metadata TEXT NOT NULL)"],
+    3: [  # what people collected; `items` is a JSON list, in their order
+        "CREATE TABLE collections (collection_id TEXT PRIMARY KEY, name TEXT NOT NULL, created_at REAL NOT NULL, "
+        "updated_at REAL NOT NULL, items TEXT NOT NULL)"
+    ],
 }
 
 

@@ -47,6 +47,12 @@ OPERATIONS = {
     "get_asset": ("/v1/assets/{asset_id}", "GET"),
     "delete_asset": ("/v1/assets/{asset_id}", "DELETE"),
     "get_asset_media": ("/v1/assets/{asset_id}/media", "GET"),
+    "get_collections": ("/v1/collections", "GET"),
+    "post_collection": ("/v1/collections", "POST"),
+    "show_collection": ("/v1/collections/{collection_id}", "GET"),
+    "patch_collection": ("/v1/collections/{collection_id}", "PATCH"),
+    "remove_collection": ("/v1/collections/{collection_id}", "DELETE"),
+    "post_item": ("/v1/collections/{collection_id}/items", "POST"),
     "create_job": ("/v1/jobs", "POST"),
     "list_jobs": ("/v1/jobs", "GET"),
     "get_job": ("/v1/jobs/{job_id}", "GET"),
@@ -89,6 +95,9 @@ VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMo
                 "list_assets",
                 "audit",
                 "create_release",
+                "post_collection",
+                "patch_collection",
+                "post_item",
                 *INVALID_JOBS,
             )
         ),
@@ -246,6 +255,13 @@ def test_every_json_answer_is_as_described(
     check("get_asset", client.get(path))
     check("patch_asset", client.patch(path, json={"metadata": {"take": 3, "mood": ["calm"], "draft": True}}))
 
+    basket = check("post_collection", client.post("/v1/collections", json={"name": "rain"}))
+    place = f"/v1/collections/{basket['collection_id']}"
+    check("post_item", client.post(f"{place}/items", json={"asset_id": asset["asset_id"]}))
+    check("patch_collection", client.patch(place, json={"name": "wind"}))
+    assert check("show_collection", client.get(place))["items"]
+    assert check("get_collections", client.get("/v1/collections"))["collections"]
+
     files = {"file": (library_files / "long.mp4").read_bytes()}
     check("create_embeddings", client.post("/v1/embeddings", files=files))
     check("create_embeddings", client.post("/v1/embeddings", files=files, data={"encoding": "base64"}))
@@ -335,6 +351,8 @@ def test_no_known_field_is_a_free_object(document: dict[str, Any]) -> None:
         "AssetPageBody",
         "Audit",
         "BatchAnswerBody",
+        "CollectionBody",
+        "CollectionsBody",
         "EmbeddingsBody",
         "EncodedEmbeddingsBody",
         "JobBody",

@@ -1,0 +1,98 @@
+"""`/v1/collections` over a real server, and `foley collections` beside it."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+from service.system.settings import Settings
+
+
+def _code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["code"]
+
+
+def test_a_basket_is_filled_ordered_and_emptied(client: httpx.Client) -> None:
+    one, two = (asset["asset_id"] for asset in client.get("/v1/assets?limit=2").json()["assets"])
+    made = client.post("/v1/collections", json={"name": "rain"})
+    assert made.status_code == 201
+    place = made.headers["location"]
+    client.post(f"{place}/items", json={"asset_id": one, "start_seconds": 0.5, "end_seconds": 2})
+    filled = client.post(f"{place}/items", json={"asset_id": two, "note": "=1+1", "query": "rain"}).json()
+    assert [item["asset_id"] for item in filled["items"]] == [one, two]
+    fields = [{name: value for name, value in item.items() if name != "path"} for item in filled["items"]]
+    turned = client.patch(place, json={"items": fields[::-1], "name": "wind"}).json()
+    assert turned["items"] == filled["items"][::-1]
+    assert turned["items"][0]["path"].startswith("/")
+    assert client.get(place).json() == turned
+    (row,) = client.get("/v1/collections").json()["collections"]
+    assert (row["name"], row["num_items"]) == ("wind", 2)
+    assert client.delete(place).status_code == 204
+    assert _code(client.get(place)) == (404, "collection_not_found")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"asset_id": "0"},
+        {"start_seconds": 2, "end_seconds": 1},
+        {"end_seconds": 0},
+        {"start_seconds": -1},
+        {"modality": "smell"},
+        {"note": "x" * 5000},
+        {"path": "/etc/passwd"},
+    ],
+    ids=str,
+)
+def test_wrong_items_are_named(client: httpx.Client, item: dict[str, object]) -> None:
+    place = client.post("/v1/collections", json={"name": "rain"}).headers["location"]
+    for answer in (
+        client.post(f"{place}/items", json={"asset_id": "0" * 64, **item}),
+        client.patch(place, json={"items": [{"asset_id": "0" * 64, **item}]}),
+    ):
+        assert _code(answer) == (422, "invalid_parameter")
+    assert client.get(place).json()["items"] == []
+    client.delete(place)
+
+
+def test_unknown_assets_are_refused(client: httpx.Client) -> None:
+    place = client.post("/v1/collections", json={"name": "rain"}).headers["location"]
+    unknown = {"asset_id": "0" * 64}
+    assert _code(client.post(f"{place}/items", json=unknown)) == (404, "asset_not_found")
+    assert _code(client.patch(place, json={"items": [unknown]})) == (404, "asset_not_found")
+    assert _code(client.post("/v1/collections/x/items", json=unknown)) == (404, "collection_not_found")
+    client.delete(place)
+
+
+def test_the_command_works_beside_a_server(
+    client: httpx.Client, indexed_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FOLEY_DATA", str(indexed_settings.data))
+    monkeypatch.setenv("FOLEY_PORT", str(client.base_url.port))
+    monkeypatch.setenv("COLUMNS", "200")
+    runner = CliRunner()
+
+    def run(*words: str, code: int = 0) -> str:
+        result = runner.invoke(app, ["collections", *words])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    asset = client.get("/v1/assets?limit=1").json()["assets"][0]
+    run("add", "storm", asset["path"], "--start", "1", "--end", "2.5", "--note", "[red]loud\x1b")
+    assert "storm has 2 items" in run("add", "storm", asset["asset_id"])
+    shown = run("show", "storm")
+    assert "[red]loud\\x1b" in shown
+    assert asset["path"] in shown
+    found = json.loads(run("show", "storm", "--json"))
+    assert client.get(f"/v1/collections/{found['collection_id']}").json() == found
+    assert "there is no item 3" in run("remove", "storm", "3", code=1)
+    assert "storm has 1 item" in run("remove", "storm", "1")
+    assert "storm" in run()
+    run("remove", "storm", "--all")
+    assert "there are no collections" in run("list")
+    assert "nothing is indexed as" in run("add", "storm", "/nowhere.wav", code=1)
+    assert "--end must be after" in run("add", "storm", asset["asset_id"], "--end", "0", code=2)
