@@ -25,6 +25,7 @@ from models.bundle.bundle import TextSpec
 from models.media.clip import ClipSpec
 from models.network.encoders import Encoders
 from models.network.published_folder import PublishedFolder, UnusableFolder
+from models.network.rotary import RotaryAttention, can_rotate
 
 FAMILY = "pe-av"
 ATTRIBUTION = "PE-AV by Meta, Apache-2.0, https://arxiv.org/abs/2512.19687, https://huggingface.co/facebook"
@@ -220,6 +221,9 @@ class PeVideo(nn.Module):
         super().__init__()
         self.encoder = model.video_model.video_encoder
         self.head = model.video_model.video_head
+        for block in self.encoder.embedder.vision_model.timm_model.blocks:
+            if can_rotate(block.attn):
+                block.attn = RotaryAttention(block.attn)
         self.register_buffer("mean", 255 * torch.tensor(mean), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std), persistent=False)
 
