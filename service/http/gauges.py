@@ -57,7 +57,9 @@ class FoleyCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Everything, as it is now."""
         yield self._release()
-        yield from _queues(self._admission, self._foley.batcher.stats())
+        release = self._foley.releases.current
+        texts = None if release.texts is None else release.texts.batcher.stats()
+        yield from _queues(self._admission, release.batcher.stats(), texts)
         yield self._deaths()
         yield from self._index_size()
         yield from self._disk()
@@ -113,15 +115,17 @@ class FoleyCollector(Collector):
         )
 
 
-def _queues(admission: Admission, stats: BatchStats) -> Iterator[Metric]:
+def _queues(admission: Admission, stats: BatchStats, texts: BatchStats | None) -> Iterator[Metric]:
     depth = GaugeMetricFamily(
         "foley_queue_depth",
-        "What waits: requests for a search worker, segments of queries and of bulk work for the encoder.",
+        "What waits: requests for a search worker, segments and texts for their encoders, of queries and of bulk work.",
         labels=["queue"],
     )
     depth.add_metric(["requests"], admission.num_waiting)
     for priority, count in stats.num_queued.items():
         depth.add_metric([f"encode_{priority}"], count)
+    for priority, count in texts.num_queued.items() if texts else ():
+        depth.add_metric([f"texts_{priority}"], count)
     yield depth
     yield CounterMetricFamily(
         "foley_refused_requests",

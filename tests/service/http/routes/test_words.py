@@ -143,6 +143,10 @@ def test_a_clip_and_words(client: httpx.Client, library_files: Path) -> None:
     assert refuse(long) == (422, "text_too_long", ["text"])
 
 
+def test_texts_that_wait_are_counted(client: httpx.Client) -> None:
+    assert 'foley_queue_depth{queue="texts_query"} 0.0' in client.get("/metrics").text
+
+
 def test_embeddings_of_texts(client: httpx.Client, worded_bundle: Bundle) -> None:
     encoder, texts = TextEncoder(worded_bundle, num_threads=1), ["dog barking", "rain"]
     expected = {to: np.stack([encoder.embed(text, target=to) for text in texts]) for to in ("audio", "video")}  # type: ignore[arg-type]
