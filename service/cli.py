@@ -24,6 +24,7 @@ from service.commands.models import models_app
 from service.commands.operations import backup, doctor, keys_app, migrate, restore, serve
 from service.commands.releases import releases_app
 from service.commands.search import demo, search
+from service.commands.tags import suggest_tags
 from service.commands.terminal import print_version
 
 
@@ -55,7 +56,20 @@ def main(
     show_bytes_in_streams()
 
 
-for command in (index, sync, search, audit, demo, serve, doctor, repair, backup, restore, migrate):
+for command in (
+    index,
+    sync,
+    search,
+    audit,
+    suggest_tags,
+    demo,
+    serve,
+    doctor,
+    repair,
+    backup,
+    restore,
+    migrate,
+):
     app.command()(command)
 app.add_typer(assets_app, name="assets")
 app.add_typer(collections_app, name="collections")

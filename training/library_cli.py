@@ -46,6 +46,9 @@ def adapt(
     max_drop: Annotated[
         float, typer.Option(min=0, help="Maximum loss of R@1 on held-back files, in points.")
     ] = 2.0,
+    precision: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Minimum share of suggested labels that must be right.")
+    ] = 0.9,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
 ) -> None:
     """Fit the encoders to the indexed library, in minutes on a CPU. Prints a table, and JSON on stdout."""
@@ -59,13 +62,19 @@ def adapt(
         graph=graph,
         name=name,
         max_drop=max_drop,
+        precision=precision,
         command=shlex.join(["foley-train", *sys.argv[1:]]),
     )
     typer.echo(json.dumps(commands.adapt(request, output, console=Console(stderr=True)), indent=2))
 
 
 def graph(
-    output: Annotated[Path, typer.Option(help="Folder for graph.json, graph.html and suggestions.json.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for graph.json, graph.html and tags.npz, which `foley suggest-tags` takes."
+        ),
+    ],
     labels: Annotated[
         list[str],
         typer.Option(help="Where labels come from: metadata:KEY, folder, ucs or csv:FILE.", metavar="SOURCE"),

@@ -8,7 +8,7 @@ with open_inventory(Settings()) as inventory:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +26,7 @@ from service.jobs.files import forget_asset
 from service.jobs.ledger import Ledger
 from service.library.assets import AssetDocument, describe_asset
 from service.library.metadata import merge_metadata
+from service.library.tags import TagClassifier, decide, iter_suggestions, load_classifier, suggest
 from service.releases.opening import active_release, warn_of_other_indexes
 from service.system.paths import show_path
 from service.system.settings import Settings
@@ -50,16 +51,29 @@ class Inventory(Protocol):
         """Delete an asset from the index; False if there is no such asset."""
         ...
 
+    def list_suggestions(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
+        """Suggested tags of every asset that has some and passes the filter; see `service.library.tags`."""
+        ...
+
+    def get_suggestions(self, asset_id: str) -> AssetDocument | None:
+        """Suggested tags of an asset; None if there is no such asset."""
+        ...
+
+    def decide_tags(self, asset_id: str, decisions: Mapping[str, Sequence[str]]) -> AssetDocument | None:
+        """Suggested tags to `accept` and to `decline`; None if there is no such asset."""
+        ...
+
 
 class OpenInventory:
     """The assets of an index that this process has open; None is the index of a library in which nothing is indexed.
 
-    Deleted assets are noted in `ledger`.
+    Deleted assets are noted in the ledger of `data`, if a folder is given, which also holds what suggests tags.
     """
 
-    def __init__(self, index: Index | None, *, ledger: Path | None = None) -> None:
+    def __init__(self, index: Index | None, *, data: Path | None = None, bundle_id: str = "") -> None:
         self._index = index
-        self._ledger = ledger
+        self._data = data
+        self._bundle_id = bundle_id
 
     def list_assets(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
         """See `Inventory.list_assets`."""
@@ -78,10 +92,32 @@ class OpenInventory:
     def delete_asset(self, asset_id: str) -> bool:
         """See `Inventory.delete_asset`."""
         is_there = self._index is not None and self._index.delete_asset(asset_id) > 0
-        if is_there and self._ledger is not None:
-            with Ledger.open(self._ledger, is_worker=False) as ledger:
+        if is_there and self._data is not None:
+            with Ledger.open(self._data / LEDGER_NAME, is_worker=False) as ledger:
                 forget_asset(ledger, asset_id)
         return is_there
+
+    def list_suggestions(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
+        """See `Inventory.list_suggestions`."""
+        classifier = self._classifier()
+        for one in iter_suggestions(self._index, classifier, filter) if self._index else ():
+            yield one.to_json()
+
+    def get_suggestions(self, asset_id: str) -> AssetDocument | None:
+        """See `Inventory.get_suggestions`."""
+        asset = self._index.get_asset(asset_id) if self._index else None
+        if self._index is None or asset is None:
+            return None
+        return suggest(self._index, asset, self._classifier()).to_json()
+
+    def decide_tags(self, asset_id: str, decisions: Mapping[str, Sequence[str]]) -> AssetDocument | None:
+        """See `Inventory.decide_tags`."""
+        found = decide(self._index, asset_id, self._classifier(), **decisions) if self._index else None
+        return found.to_json() if found else None
+
+    def _classifier(self) -> TagClassifier:
+        assert self._data is not None
+        return load_classifier(self._data, self._bundle_id)
 
 
 class ServedInventory:
@@ -106,11 +142,25 @@ class ServedInventory:
         """See `Inventory.delete_asset`."""
         return self._ask("DELETE", asset_id) is not None
 
-    def _ask(self, method: str, asset_id: str, body: Mapping[str, Any] | None = None) -> AssetDocument | None:
+    def list_suggestions(self, filter: Filter | None = None) -> Iterator[AssetDocument]:
+        """See `Inventory.list_suggestions`."""
+        return self._client.list_pages("/v1/suggested-tags", "assets", query=to_query(filter))
+
+    def get_suggestions(self, asset_id: str) -> AssetDocument | None:
+        """See `Inventory.get_suggestions`."""
+        return self._ask("GET", asset_id, of="/suggested-tags")
+
+    def decide_tags(self, asset_id: str, decisions: Mapping[str, Sequence[str]]) -> AssetDocument | None:
+        """See `Inventory.decide_tags`."""
+        return self._ask("POST", asset_id, dict(decisions), of="/suggested-tags")
+
+    def _ask(
+        self, method: str, asset_id: str, body: Mapping[str, Any] | None = None, *, of: str = ""
+    ) -> AssetDocument | None:
         if not (asset_id.isalnum() and asset_id.isascii()):
             return None  # a path: not every text can be part of a URL
         try:
-            return self._client.ask(method, f"/v1/assets/{asset_id}", body=body)
+            return self._client.ask(method, f"/v1/assets/{asset_id}{of}", body=body)
         except ServerRefused as exc:
             if exc.status == httpx.codes.NOT_FOUND:
                 return None
@@ -130,7 +180,7 @@ def open_inventory(settings: Settings) -> Iterator[Inventory]:
             inventory = ServedInventory(stack.enter_context(find_server(settings, exc)))
         else:
             opened = index and stack.enter_context(closing(index))
-            inventory = OpenInventory(opened, ledger=settings.data / LEDGER_NAME)
+            inventory = OpenInventory(opened, data=settings.data, bundle_id=bundle.bundle_id)
         yield inventory
 
 

@@ -34,6 +34,7 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
     ("admin", "DELETE", "/v1/releases/{release_id}"),
     ("write", "PATCH", "/v1/assets/{asset_id}"),
     ("write", "DELETE", "/v1/assets/{asset_id}"),
+    ("write", "POST", "/v1/assets/{asset_id}/suggested-tags"),
     ("write", "POST", "/v1/jobs /v1/jobs/{job_id}:cancel /v1/jobs/{job_id}:retry"),
     ("write", "POST", "/v1/collections /v1/collections/{collection_id}/items"),
     ("write", "PATCH", "/v1/collections/{collection_id}"),
@@ -45,6 +46,7 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
         "/metrics /v1/assets /v1/assets/{asset_id} /v1/assets/{asset_id}/media /v1/audit /v1/tracks",
     ),
     ("read", "GET", "/v1/collections /v1/collections/{collection_id}"),
+    ("read", "GET", "/v1/suggested-tags /v1/assets/{asset_id}/suggested-tags"),
     ("read", "GET", "/v1/jobs /v1/jobs/{job_id} /v1/jobs/{job_id}/files /v1/jobs/{job_id}/events"),
     (None, "GET", "/ /livez /readyz /openapi.json /docs /redoc /web/{name}"),
 )

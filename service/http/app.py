@@ -37,6 +37,7 @@ from service.http.routes import (
     pages,
     releases,
     search,
+    tags,
     tracks,
 )
 from service.http.state import State
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         embeddings,
         assets,
         collections,
+        tags,
         audit,
         jobs,
         releases,

@@ -54,6 +54,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "cannot_tell": Problem(409, "The release does not tell what belongs together"),
     "job_ended": Problem(409, "The job has ended"),
     "job_not_ended": Problem(409, "The job has not ended"),
+    "no_classifier": Problem(409, "Nothing suggests tags for the active release"),
     "release_error": Problem(409, "This release does not allow that"),
     "release_in_use": Problem(409, "The release is in use"),
     "release_refused": Problem(409, "The release did not pass its gates"),

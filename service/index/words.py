@@ -19,6 +19,8 @@ from typing import Any
 from service.index.payload import load_path
 
 WORDS_KEY = "words"
+DECLINED = ":declined"
+"""End of a key of metadata whose values are what an asset is not: `tags:declined`."""
 NO_WORDS = [""]
 """Stored for an asset without words: a key that is empty would look like one that is missing."""
 MAX_WORDS = 256
@@ -72,7 +74,9 @@ def _fold(text: str) -> str:
 def describe_words(payload: Mapping[str, Any]) -> dict[str, list[str]]:
     """The payload with the words of an asset's file names and metadata, from its `paths` and `metadata`."""
     texts = [PurePosixPath(load_path(path)).stem for path in payload["paths"]]
-    for given in payload["metadata"].values():
+    for key, given in payload["metadata"].items():
+        if key.endswith(DECLINED):
+            continue
         texts += [
             value for value in (given if isinstance(given, list) else [given]) if isinstance(value, str)
         ]

@@ -17,7 +17,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,18 @@ def merge_metadata(index: Index, asset_id: str, changes: Mapping[str, Any]) -> A
     Returns the asset as it is now, None if there is none. Two merges in one process take turns. If several processes
     serve one index, the later of two that read the same state wins.
     """
+    return change_metadata(index, asset_id, lambda _: changes)
+
+
+def change_metadata(
+    index: Index, asset_id: str, choose: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> Asset | None:
+    """`merge_metadata` with changes that are chosen by what the metadata are."""
     with _MERGING:
         asset = index.get_asset(asset_id)
         if asset is None:
             return None
-        merged = {**asset.metadata, **changes}
+        merged = {**asset.metadata, **choose(asset.metadata)}
         merged = {key: value for key, value in merged.items() if value is not None}
         check_size(merged)
         if merged != asset.metadata and not index.set_metadata(asset_id, merged):

@@ -17,6 +17,8 @@ from training.adapting.interaction import soft_labels, teacher_loss
 
 NUM_FOLDS = 5
 NUM_STEPS = 200
+MAX_TAUGHT = 20_000
+"""A linear teacher learns from at most so many clips: more take minutes and say no more."""
 LEARNING_RATE = 0.05
 MODALITIES = ("audio", "video")
 
@@ -30,10 +32,14 @@ class Judged:
     Attributes:
         logits: Of sound and then picture, float64, shape (N, 2C).
         soft: The same as probabilities.
+        weights: Of the teacher of each fold, its scale included, float32, shape (K, C, D).
+        biases: Likewise, shape (K, C).
     """
 
     logits: NDArray[np.float64]
     soft: NDArray[np.float64]
+    weights: NDArray[np.float32]
+    biases: NDArray[np.float32]
 
     @property
     def of_clips(self) -> NDArray[np.float64]:
@@ -45,42 +51,50 @@ class Judged:
 def judge_out_of_fold(
     vectors: Vectors,
     truth: NDArray[np.bool_],
-    files: NDArray[np.int64],
+    folds: NDArray[np.int64],
     *,
     has_many: bool,
     num_folds: int = NUM_FOLDS,
     seed: int = 0,
 ) -> Judged:
-    """Fit a linear teacher on all files but those of a fold, and ask it about these.
+    """Fit a linear teacher on all clips but those of a fold, and ask it about these.
 
     Args:
         vectors: Unit vectors of clips by modality, shape (N, D).
         truth: Labels, shape (N, C); clips without any only help sound and picture agree.
-        files: Number of each clip's file, shape (N,).
+        folds: Fold of each clip's file, in [0, num_folds), shape (N,).
         has_many: Whether a clip may have several labels.
         num_folds: How many parts.
-        seed: Divides the files and draws the first weights.
+        seed: Draws the first weights.
 
     Returns:
-        Logits and probabilities of every clip.
+        Logits and probabilities of every clip, and the teachers.
     """
     num_clips, num_classes = truth.shape
-    fold_of_file = np.random.default_rng(seed).permutation(int(files.max()) + 1) % num_folds
-    folds = fold_of_file[files]
     logits, soft = (np.zeros((num_clips, 2 * num_classes)) for _ in range(2))
+    weights = np.zeros((num_folds, num_classes, vectors["audio"].shape[1]), np.float32)
+    biases = np.zeros((num_folds, num_classes), np.float32)
     for fold in range(num_folds):
-        inside = folds == fold
-        if not inside.any():
-            continue
-        given = {name: torch.from_numpy(rows[~inside]) for name, rows in vectors.items()}
-        teacher = fit_teacher(given, torch.from_numpy(truth[~inside]), has_many=has_many, seed=seed)
+        inside = np.asarray(folds == fold)
+        taught = _choose_taught(~inside, truth.any(axis=1), seed)
+        given = {name: torch.from_numpy(rows[taught]) for name, rows in vectors.items()}
+        teacher = fit_teacher(given, torch.from_numpy(truth[taught]), has_many=has_many, seed=seed)
+        weights[fold] = teacher.scale * teacher.weight.detach().numpy()
+        biases[fold] = teacher.bias.detach().numpy()
         with torch.no_grad():
             for number, name in enumerate(MODALITIES):
                 said = teacher(torch.from_numpy(vectors[name][inside]))
                 place = slice(number * num_classes, (number + 1) * num_classes)
                 logits[inside, place] = said.numpy()
                 soft[inside, place] = soft_labels(said, has_many=has_many).numpy()
-    return Judged(logits=logits, soft=soft)
+    return Judged(logits=logits, soft=soft, weights=weights, biases=biases)
+
+
+def _choose_taught(outside: NDArray[np.bool_], has_label: NDArray[np.bool_], seed: int) -> NDArray[np.int64]:
+    """At most `MAX_TAUGHT` clips outside of a fold, drawn; those that have labels first."""
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(outside))
+    drawn = drawn[np.argsort(~has_label[drawn], kind="stable")]
+    return np.sort(drawn[:MAX_TAUGHT])
 
 
 def fit_teacher(

@@ -18,11 +18,13 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from models.bundle.bundle import Bundle, load_bundle
 from training.adapting.bundles import write_adapted
 from training.adapting.fitting import MODALITIES, Clips, FitConfig, Fitted, apply_head, fit_heads
 from training.adapting.labels import Labels, read_labels
+from training.adapting.tagging import SUFFIX, LearnedTags, learn_tags
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredTracks, load_tracks
 from training.evaluation.classes import mean_average_precision
@@ -51,6 +53,7 @@ class AdaptRequest:
         graph: Of the labels, as `foley-train graph` wrote it; needed by the method `graph`.
         name: Name of the bundle.
         max_drop: Points of R@1 that may be lost on held-back files.
+        precision: Share of suggested labels that must have been right.
         command: As it was typed, for the manifest.
     """
 
@@ -59,6 +62,7 @@ class AdaptRequest:
     graph: Path | None = None
     name: str = "adapted"
     max_drop: float = 2.0
+    precision: float = 0.9
     command: str = ""
 
 
@@ -100,11 +104,19 @@ def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str,
         raise typer.Exit(2) from exc
 
 
-def read_library(folder: Path, console: Console) -> tuple[StoredTracks, Bundle]:
-    """Read the tracks of the active release; of its parent, if its bundle has heads already."""
+def read_library(
+    folder: Path, console: Console, *, keeps_pair_heads: bool = False
+) -> tuple[StoredTracks, Bundle]:
+    """Read the tracks of the active release; of its parent, if its bundle has heads already.
+
+    Heads of the method `pair` have seen no label; with `keeps_pair_heads` their tracks are read as they are.
+    """
     with console.status("reading the stored tracks"):
         tracks = load_tracks(folder)
-        if tracks.derived_from is not None:
+        if tracks.derived_from is not None and not (
+            keeps_pair_heads
+            and load_bundle(_bundle_path(tracks.release_id)).manifest.training.get("method") == "pair"
+        ):
             console.print(
                 f"{tracks.bundle_id} was adapted already: learning from the tracks of its parent {tracks.derived_from}"
             )
@@ -131,7 +143,7 @@ def _adapt(
 ) -> dict[str, Any]:
     segments = tracks.pairs()
     assets = tracks.asset_of_segments()[segments]
-    is_held = np.array([int(asset.asset_id[:8], 16) % HELD_BACK == 0 for asset in tracks.assets])[assets]
+    is_held = is_held_back(tracks)[assets]
     if is_held.sum() < 2 or (~is_held).sum() < 2:
         raise ValueError(
             f"{len(segments)} segments with sound and picture are too few: some must be held back to measure"
@@ -174,8 +186,61 @@ def _adapt(
     }
     bundle = write_adapted(parent, fitted.heads, output, name=request.name, training=facts)
     console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
+    if labels is not None:
+        learned = _learn_tags(request, tracks, segments, labels, fitted)
+        file = output.with_name(output.name + SUFFIX)
+        learned.write(file, bundle_id=bundle.bundle_id)
+        print_tags(learned, file, console)
     console.print(f"make it answer: foley releases create {output} --activate", markup=False, soft_wrap=True)
     return {"bundle_id": bundle.bundle_id, **facts}
+
+
+def _learn_tags(
+    request: AdaptRequest,
+    tracks: StoredTracks,
+    segments: NDArray[np.int64],
+    labels: Labels,
+    fitted: Fitted,
+) -> LearnedTags:
+    """Learn from the adapted vectors; the heads have seen labels, unless they are those of `pair`."""
+    unseen = None if request.config.method == "pair" else is_held_back(tracks)
+    return learn_tags(
+        {name: pooled(tracks, name, segments, fitted.heads[name]) for name in MODALITIES},
+        labels,
+        tracks.asset_of_segments()[segments],
+        [asset.asset_id for asset in tracks.assets],
+        sources=request.sources,
+        precision=request.precision,
+        is_unseen=unseen,
+        seed=request.config.seed,
+    )
+
+
+def pooled(
+    tracks: StoredTracks, modality: str, segments: NDArray[np.int64], head: nn.Module | None = None
+) -> NDArray[np.float32]:
+    """Unit means of tracks, or of what a head makes of them, (N, D), read some at a time."""
+    parts = []
+    for first in range(0, len(segments), 1024):
+        rows = tracks.read(modality, segments[first : first + 1024])
+        mean = (rows if head is None else apply_head(head, rows)).mean(axis=1)
+        parts.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
+    return np.concatenate(parts)
+
+
+def print_tags(learned: LearnedTags, file: Path, console: Console) -> None:
+    """Say which labels can be suggested, and how."""
+    console.print(
+        f"{learned.num_suggested} of {len(learned.labels.names)} labels can be suggested, by {learned.num_checked} "
+        f"files that were not learned from: foley suggest-tags --classifier {file}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def is_held_back(tracks: StoredTracks) -> NDArray[np.bool_]:
+    """Which files nothing is learned from, bool, shape (files,)."""
+    return np.array([int(asset.asset_id[:8], 16) % HELD_BACK == 0 for asset in tracks.assets])
 
 
 def _clips(
@@ -244,15 +309,15 @@ def _measure(
         adapted = {name: apply_head(fitted.heads[name], rows) for name, rows in adapted.items()}
     most = max(rows.shape[1] for rows in adapted.values())
     adapted = {name: np.repeat(rows, most // rows.shape[1], axis=1) for name, rows in adapted.items()}
-    pooled = {}
+    vectors = {}
     for name, rows in adapted.items():
         mean = rows.mean(axis=1)
-        pooled[name] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        vectors[name] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     return Measured(
         retrieval=retrieval(adapted["audio"], adapted["video"]),
         mean_average_precision=None
         if truth is None
-        else mean_average_precision(pooled["audio"], pooled["video"], truth),
+        else mean_average_precision(vectors["audio"], vectors["video"], truth),
     )
 
 

@@ -1,4 +1,4 @@
-"""What `foley-train graph` does: which labels come together unsaid, as a file and a page; and labels worth a look."""
+"""What `foley-train graph` does: which labels come together unsaid, as a file and a page; and what suggests labels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from rich.console import Console
 
 from models.bundle.bundle import Bundle
 from training.adapting.fitting import MODALITIES
-from training.adapting.folding import Judged, judge_out_of_fold, precise_threshold
+from training.adapting.folding import Judged
 from training.adapting.grasp import LEAST, NUM_RUNS, FoundGraph, GraphUnavailable, find_graph, label_lift
 from training.adapting.labels import Labels, read_labels
-from training.commands.adapt import read_library
+from training.adapting.tagging import LearnedTags, learn_tags
+from training.commands.adapt import pooled, print_tags, read_library
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredTracks
 
@@ -48,7 +49,7 @@ class GraphRequest:
 
 
 def graph(request: GraphRequest, output: Path, *, console: Console) -> dict[str, Any]:
-    """Search the library's labels for a graph, and write graph.json, graph.html and suggestions.json.
+    """Search the library's labels for a graph, and write graph.json, graph.html and what suggests labels, tags.npz.
 
     Args:
         request: What to search.
@@ -63,28 +64,28 @@ def graph(request: GraphRequest, output: Path, *, console: Console) -> dict[str,
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        tracks, parent = read_library(output / "tracks", console)
+        tracks, parent = read_library(output / "tracks", console, keeps_pair_heads=True)
         found = search(request, tracks, parent, console)
     except (LibraryUnavailable, GraphUnavailable, OSError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from exc
-    document, suggestions = found
+    document, learned = found
     (output / "graph.json").write_text(json.dumps(document, indent=2) + "\n", "utf-8")
-    (output / "suggestions.json").write_text(json.dumps(suggestions, indent=2) + "\n", "utf-8")
+    learned.write(output / "tags.npz", bundle_id=document["bundle_id"])
     (output / "graph.html").write_text(render(document), "utf-8")
     console.print(
-        f"{len(document['edges'])} edges among {len(document['nodes'])} nodes in {output / 'graph.html'}, "
-        f"{len(suggestions['suggestions'])} labels to review in suggestions.json",
+        f"{len(document['edges'])} edges among {len(document['nodes'])} nodes in {output / 'graph.html'}",
         markup=False,
         soft_wrap=True,
     )
+    print_tags(learned, output / "tags.npz", console)
     return document
 
 
 def search(
     request: GraphRequest, tracks: StoredTracks, parent: Bundle, console: Console
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Find the graph and the suggestions.
+) -> tuple[dict[str, Any], LearnedTags]:
+    """Find the graph, and learn what suggests labels.
 
     Args:
         request: What to search.
@@ -93,7 +94,7 @@ def search(
         console: Where progress goes.
 
     Returns:
-        The documents of graph.json and suggestions.json.
+        The document of graph.json, and what suggests labels.
 
     Raises:
         ValueError: If sound and picture do not compare, or there are too few clips or labels.
@@ -108,9 +109,18 @@ def search(
     truth = labels.truth[files]
     if truth.any(axis=1).sum() < MIN_LABELLED:
         console.print(f"only {truth.any(axis=1).sum()} labelled clips: the graph says little", style="yellow")
-    vectors = {name: _pooled(tracks, name, segments) for name in MODALITIES}
+    vectors = {name: pooled(tracks, name, segments) for name in MODALITIES}
     with console.status("teachers judge what they have not seen"):
-        judged = judge_out_of_fold(vectors, truth, files, has_many=labels.has_many, seed=request.seed)
+        learned = learn_tags(
+            vectors,
+            labels,
+            files,
+            [asset.asset_id for asset in tracks.assets],
+            sources=request.sources,
+            precision=request.precision,
+            seed=request.seed,
+        )
+    judged = learned.judged
     with console.status("") as status:
         found = find_graph(
             judged.logits,
@@ -119,16 +129,7 @@ def search(
             on_run=lambda run: status.update(f"search {run} of {request.num_runs}"),
         )
     document = describe(found, judged, labels, truth, tracks, segments, request)
-    return document, suggest(judged, labels, truth, tracks, files, request.precision)
-
-
-def _pooled(tracks: StoredTracks, modality: str, segments: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Unit means of tracks, (N, D), read some at a time."""
-    parts = []
-    for first in range(0, len(segments), 1024):
-        mean = tracks.read(modality, segments[first : first + 1024]).mean(axis=1)
-        parts.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
-    return np.concatenate(parts)
+    return document, learned
 
 
 def describe(
@@ -191,54 +192,6 @@ def describe(
 
 def _number(value: float) -> float | None:
     return round(float(value), 3) if math.isfinite(value) else None
-
-
-def suggest(
-    judged: Judged,
-    labels: Labels,
-    truth: NDArray[np.bool_],
-    tracks: StoredTracks,
-    files: NDArray[np.int64],
-    precision: float,
-) -> dict[str, Any]:
-    """Labels for files that have none of it yet, above the probability that was right often enough. Nothing is written.
-
-    Args:
-        judged: What teachers say of the clips.
-        labels: Of the files.
-        truth: Of the clips.
-        tracks: Of the library.
-        files: File of each clip.
-        precision: Least share of suggestions that must be right on labelled clips.
-
-    Returns:
-        Thresholds by label, and suggestions, the likeliest first.
-    """
-    said, has_label = judged.of_clips, truth.any(axis=1)
-    thresholds: dict[str, float] = {}
-    suggestions: list[dict[str, Any]] = []
-    for column, name in enumerate(labels.names):
-        threshold = precise_threshold(said[has_label, column], truth[has_label, column], precision=precision)
-        if threshold is None:
-            continue
-        thresholds[name] = round(threshold, 4)
-        best: dict[int, float] = {}
-        for clip in np.flatnonzero((said[:, column] >= threshold) & ~truth[:, column]):
-            best[int(files[clip])] = max(best.get(int(files[clip]), 0.0), float(said[clip, column]))
-        for number, probability in best.items():
-            if labels.truth[number].any() and not labels.has_many:
-                continue  # it has its one label
-            asset = tracks.assets[number]
-            suggestions.append(
-                {
-                    "asset_id": asset.asset_id,
-                    "path": asset.paths[0],
-                    "label": name,
-                    "probability": round(probability, 4),
-                }
-            )
-    suggestions.sort(key=lambda one: (-float(one["probability"]), str(one["path"])))
-    return {"precision": precision, "thresholds": thresholds, "suggestions": suggestions}
 
 
 def render(document: Mapping[str, Any]) -> str:
