@@ -76,7 +76,7 @@ def judge_out_of_fold(
     biases = np.zeros((num_folds, num_classes), np.float32)
     for fold in range(num_folds):
         inside = np.asarray(folds == fold)
-        taught = _choose_taught(~inside, truth.any(axis=1), seed)
+        taught = _choose_taught(np.asarray(folds != fold), truth.any(axis=1), seed)
         given = {name: torch.from_numpy(rows[taught]) for name, rows in vectors.items()}
         teacher = fit_teacher(given, torch.from_numpy(truth[taught]), has_many=has_many, seed=seed)
         weights[fold] = teacher.scale * teacher.weight.detach().numpy()
