@@ -75,8 +75,8 @@ def judge_out_of_fold(
     weights = np.zeros((num_folds, num_classes, vectors["audio"].shape[1]), np.float32)
     biases = np.zeros((num_folds, num_classes), np.float32)
     for fold in range(num_folds):
-        inside = np.asarray(folds == fold)
-        taught = _choose_taught(np.asarray(folds != fold), truth.any(axis=1), seed)
+        inside = np.equal(folds, fold)
+        taught = _choose_taught(~inside, np.asarray(truth.any(axis=1)), seed)
         given = {name: torch.from_numpy(rows[taught]) for name, rows in vectors.items()}
         teacher = fit_teacher(given, torch.from_numpy(truth[taught]), has_many=has_many, seed=seed)
         weights[fold] = teacher.scale * teacher.weight.detach().numpy()
