@@ -115,7 +115,9 @@ def pretrain(
     validation: Annotated[list[Path] | None, typer.Option(help="Held-out media for evaluation.")] = None,
     initialise: Annotated[
         Path | None,
-        typer.Option(help="Start from these weights: plain MAE ViT, TG-DP, CAV-MAE (Sync), or a checkpoint."),
+        typer.Option(
+            help="Start from these weights: a bundle, a checkpoint, plain MAE ViT, TG-DP, or CAV-MAE (Sync)."
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Number of steps. Default: that of the run.")

@@ -41,8 +41,20 @@ def adapt(
     graph: Annotated[
         Path | None, typer.Option(help="graph.json of `foley-train graph`, for the method graph.")
     ] = None,
+    finetune: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Let so many last blocks of the encoders learn from the media, with the same losses, instead of heads "
+            "from stored tracks. Decodes every file; needs a TG-DP bundle, and should have a GPU.",
+            metavar="N",
+        ),
+    ] = 0,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "adapted",
-    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the clips.")] = 30,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of passes over the clips. Default: 30; 5 with --finetune."),
+    ] = None,
     max_drop: Annotated[
         float, typer.Option(min=0, help="Maximum loss of R@1 on held-back files, in points.")
     ] = 2.0,
@@ -54,7 +66,11 @@ def adapt(
     """Fit the encoders to the indexed library, in minutes on a CPU. Prints a table, and JSON on stdout."""
     commands = load_commands("adapt")
     config = commands.FitConfig(
-        method=method, is_noisy=noisy, trusts_labels=trust_labels, num_epochs=epochs, seed=seed
+        method=method,
+        is_noisy=noisy,
+        trusts_labels=trust_labels,
+        num_epochs=epochs or (5 if finetune else 30),
+        seed=seed,
     )
     request = commands.AdaptRequest(
         config=config,
@@ -63,6 +79,7 @@ def adapt(
         name=name,
         max_drop=max_drop,
         precision=precision,
+        finetune=finetune,
         command=shlex.join(["foley-train", *sys.argv[1:]]),
     )
     typer.echo(json.dumps(commands.adapt(request, output, console=Console(stderr=True)), indent=2))

@@ -1,4 +1,4 @@
-"""Start a network from weights that exist: a plain MAE ViT, a released checkpoint, or a checkpoint of ours.
+"""Start a network from weights that exist: a plain MAE ViT, a released checkpoint, a checkpoint or bundle of ours.
 
     done = initialise(network, Path("mae_pretrain_vit_base.pth"))
     done.fresh    # ("modality_vectors.audio", ..., "registers.video"): what stayed at its random start
@@ -21,6 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.bundle.bundle import MANIFEST, load_bundle
+from models.network.graph_weights import is_bundle, is_unused, recover_network
 from models.network.layers import sincos_positions
 from models.network.published_geometry import RELEASED_DECODER_HEADS, RELEASED_HEADS
 from models.network.published_names import (
@@ -35,7 +37,7 @@ from models.network.published_names import (
 from models.network.tgdp import Tgdp
 from models.network.weights import WrongStateDict, read_weights
 
-Origin = Literal["foley", "tgdp or cavmae-sync", "cavmae", "mae"]
+Origin = Literal["foley", "bundle", "tgdp or cavmae-sync", "cavmae", "mae"]
 
 _POSITIONS = re.compile(r"(decoder_)?(positions_(audio|video)|pos_embed(_[av])?)")
 _OPTIONAL = re.compile(r"(cls_tokens|registers|heads)\..+")
@@ -51,7 +53,7 @@ class Initialised:
     """What `initialise` did.
 
     Attributes:
-        origin: What the file is: "foley" for a checkpoint of ours, "mae" for a plain ViT.
+        origin: What the file is: "foley" for a checkpoint of ours, "bundle" for graphs, "mae" for a plain ViT.
         taken: Our names of the tensors that came out of the file.
         fresh: Our names of those that stayed as they were.
         unused: Names in the file that went nowhere.
@@ -74,11 +76,13 @@ def find_weights(path: Path) -> Path:
     """Return the file of weights at a path.
 
     Args:
-        path: A file, or the folder of a checkpoint of ours.
+        path: A file, or the folder of a checkpoint or bundle of ours.
 
     Returns:
-        The file itself, or the student's in the folder.
+        The file itself, the student's in the folder, or the manifest of the bundle, which has the hashes of its graphs.
     """
+    if is_bundle(path):
+        return path / MANIFEST
     return path / "student.safetensors" if path.is_dir() else path
 
 
@@ -90,7 +94,8 @@ def initialise(network: Tgdp, path: Path) -> Initialised:
 
     Args:
         network: Filled in place; unchanged if it raises.
-        path: `.safetensors`, a file of `torch.save`, or the folder of a checkpoint of ours, whose student is taken.
+        path: `.safetensors`, a file of `torch.save`, the folder of a checkpoint of ours, whose student is taken, or
+            that of a bundle, whose graphs hold all but the decoder.
 
     Returns:
         What was taken and what was not.
@@ -99,8 +104,11 @@ def initialise(network: Tgdp, path: Path) -> Initialised:
         WrongStateDict: If the file is none of the kinds, is of another geometry (the message names both sizes), or has
             a tensor too few or too many.
     """
-    path = find_weights(path)
-    source = _read_source(read_weights(path))
+    if is_bundle(path):
+        source = _read_bundle(path)
+    else:
+        path = find_weights(path)
+        source = _read_source(read_weights(path))
     state = network.state_dict()
     problems = _compare_sizes(source, network, path)
     if not problems:  # in another geometry every tensor has another shape: the sizes say it shorter
@@ -115,6 +123,13 @@ def initialise(network: Tgdp, path: Path) -> Initialised:
         taken=tuple(sorted(taken)),
         fresh=tuple(sorted(state.keys() - taken.keys())),
         unused=tuple(sorted(unused)),
+    )
+
+
+def _read_bundle(path: Path) -> _Source:
+    weights = recover_network(load_bundle(path)).state_dict()
+    return _Source(
+        origin="bundle", tensors={n: t for n, t in weights.items() if not is_unused(n)}, leftover={}
     )
 
 
@@ -186,7 +201,9 @@ def _read_heads(source: _Source, path: Path) -> dict[str, int]:
     """Return the attention heads if known: from a checkpoint of ours, or the released number at released widths."""
     run = path.parent / "run.json"
     found: dict[str, int | None] = {}
-    if source.origin != "foley":
+    if source.origin == "bundle":
+        found = {"attention heads": load_bundle(path).manifest.network["num_heads"]}
+    elif source.origin != "foley":
         sizes = _sizes(source.tensors)
         found = {
             "attention heads": RELEASED_HEADS.get(sizes.get("width", 0)),
@@ -236,6 +253,7 @@ def _may_stay(name: str, source: _Source) -> bool:
         or _POSITIONS.fullmatch(name)
         or (DECODER.fullmatch(name) and not has_decoder)
         or (source.origin == "mae" and _LACKING_IN_VIT.fullmatch(name))
+        or (source.origin == "bundle" and is_unused(name))
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -30,6 +32,8 @@ from models.bundle.bundle import (
 from models.bundle.joining import join_head, write_head
 from models.bundle.manifest import HEADS
 from models.inference import onnxruntime
+from models.network.graph_weights import write_graph_weights
+from models.network.tgdp import Tgdp
 
 MAX_DIFFERENCE = 1e-4
 
@@ -58,17 +62,11 @@ def write_adapted(
     Raises:
         FileExistsError: If there is something at `output`.
         HeadsDisagree: If a joined graph and its head differ by more than 1e-4 on the golden clip.
-    """  # noqa: DOC503 - raised where they are compared
-    check_name(name)
-    if output.exists():
-        raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
-    folder = output.with_name(f".{output.name}.{os.getpid()}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
+    """  # noqa: DOC502 - raised where they are compared
+    with _new_folder(name, output) as folder:
         shapes = _write_graphs(parent, heads, folder)
         golden = _adapted_golden(parent, folder, shapes)
-        agreement = _compare(parent, golden, folder)
+        agreement = _compare(golden, folder)
         np.savez_compressed(folder / GOLDEN, allow_pickle=False, **_golden_arrays(golden))
         text = parent.manifest.text
         manifest = replace(
@@ -87,11 +85,71 @@ def write_adapted(
             format=3,
         )
         (folder / MANIFEST).write_text(manifest.to_json())
+    return load_bundle(output)
+
+
+def write_finetuned(
+    parent: Bundle, network: Tgdp, output: Path, *, name: str, training: Mapping[str, Any]
+) -> Bundle:
+    """Write a bundle with the graphs of another and the weights of a network that was trained on from it.
+
+    Args:
+        parent: Verified bundle that the network was recovered from.
+        network: On the CPU, in evaluation mode.
+        output: Folder of the new bundle; must not exist.
+        name: Its name.
+        training: JSON values that say how the weights were learned.
+
+    Returns:
+        The bundle as it will be loaded. It embeds no words: those of the parent would not fit any more.
+
+    Raises:
+        FileExistsError: If there is something at `output`.
+        HeadsDisagree: If a graph and the network differ by more than 1e-4 on the golden clip.
+    """  # noqa: DOC502 - raised where they are compared
+    with _new_folder(name, output) as folder:
+        for graph in GRAPHS.values():
+            write_graph_weights(parent.path / graph, folder / graph, network.state_dict())
+        golden = parent.golden()
+        with torch.no_grad():
+            audio = network.audio_track(
+                torch.from_numpy(golden.samples)[None],
+                torch.tensor([len(golden.samples)]),
+                torch.tensor([golden.num_heard]),
+            )
+            video = network.video_track(torch.from_numpy(golden.frames)[None])
+        golden = replace(
+            golden, tracks={"audio": audio[0].numpy(), "video": video[0].numpy()}, texts=(), text_vectors={}
+        )
+        agreement = _compare(golden, folder)
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **_golden_arrays(golden))
+        manifest = replace(
+            parent.manifest,
+            name=name,
+            text=None,
+            training=dict(training),
+            agreement=agreement,
+            files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
+        )
+        (folder / MANIFEST).write_text(manifest.to_json())
+    return load_bundle(output)
+
+
+@contextmanager
+def _new_folder(name: str, output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its place if what is written there is a bundle."""
+    check_name(name)
+    if output.exists():
+        raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
+    folder = output.with_name(f".{output.name}.{os.getpid()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
         load_bundle(folder)
         folder.rename(output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return load_bundle(output)
 
 
 def _write_graphs(parent: Bundle, heads: Mapping[str, nn.Module], folder: Path) -> dict[str, tuple[int, int]]:
@@ -139,7 +197,7 @@ def _adapted_golden(parent: Bundle, folder: Path, shapes: Mapping[str, tuple[int
     return replace(golden, tracks=tracks, text_vectors=vectors)
 
 
-def _compare(parent: Bundle, golden: Golden, folder: Path) -> dict[str, float]:
+def _compare(golden: Golden, folder: Path) -> dict[str, float]:
     """Largest difference of each joined graph of media from its head; words are compared when the bundle is tried."""
     found: dict[str, float] = {}
     for modality, expected in golden.tracks.items():

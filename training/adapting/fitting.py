@@ -127,7 +127,7 @@ def fit_heads(
         raise ValueError(f"{config.method} needs labels")
     if config.method == "graph" and clips.graph is None:
         raise ValueError("graph needs a graph of the labels: foley-train graph")
-    fitting = _Fitting(clips, config)
+    fitting = Fitting(clips, config)
     generator = np.random.default_rng(config.seed)
     batch = min(config.batch_size, clips.num_clips)
     per_epoch = max(1, clips.num_clips // batch)
@@ -158,8 +158,13 @@ def _warm_up(num_steps: int) -> float:
     return max(0.1, 2 / max(num_steps, 3)) if num_steps <= 20 else 0.1
 
 
-class _Fitting:
-    """The heads, the classifier and the loss of a step."""
+class Fitting:
+    """The heads, the classifier and the loss of a step.
+
+    Args:
+        clips: What is learned from.
+        config: How.
+    """
 
     def __init__(self, clips: Clips, config: FitConfig) -> None:
         self.clips, self.config = clips, config
@@ -175,11 +180,19 @@ class _Fitting:
         self.graph = None if clips.graph is None else torch.from_numpy(clips.graph)
 
     def parameters(self) -> list[nn.Parameter]:
+        """What is learned."""
         found = [parameter for head in self.heads.values() for parameter in head.parameters()]
         return found + (list(self.classifier.parameters()) if self.classifier is not None else [])
 
     def loss(self, chosen: NDArray[np.int64], step: int, num_steps: int) -> Tensor:
+        """The loss of some clips at a step."""
         vectors, stay = self._embed(chosen)
+        return self.combine(vectors, stay, chosen, step, num_steps)
+
+    def combine(
+        self, vectors: Vectors, stay: Tensor, chosen: NDArray[np.int64], step: int, num_steps: int
+    ) -> Tensor:
+        """The loss of vectors (B, D) of some clips, which moved by `stay` from where they were."""
         loss = self.config.weight_pair * losses.pair_loss(vectors["audio"], vectors["video"])
         loss = loss + self.stay * stay
         if self.config.method == "pair" or self.clips.truth is None:

@@ -54,6 +54,7 @@ class AdaptRequest:
         name: Name of the bundle.
         max_drop: Points of R@1 that may be lost on held-back files.
         precision: Share of suggested labels that must have been right.
+        finetune: So many last blocks of the encoders learn from media instead of heads from stored tracks; 0 for none.
         command: As it was typed, for the manifest.
     """
 
@@ -63,6 +64,7 @@ class AdaptRequest:
     name: str = "adapted"
     max_drop: float = 2.0
     precision: float = 0.9
+    finetune: int = 0
     command: str = ""
 
 
@@ -98,6 +100,10 @@ def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str,
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
             tracks, parent = read_library(Path(folder), console)
+            if request.finetune:
+                from training.commands.finetune import finetune_library  # noqa: PLC0415 - it imports this module
+
+                return finetune_library(request, tracks, parent, output, console)
             return _adapt(request, tracks, parent, output, console)
     except (LibraryUnavailable, OSError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, soft_wrap=True)
@@ -153,7 +159,7 @@ def _adapt(
     labels = read_labels(tracks.assets, request.sources) if request.sources else None
     truth = None if labels is None else labels.truth[assets]
     if labels is not None:
-        _print_labels(labels, console)
+        print_labels(labels, console)
     clips = _clips(tracks, parent, segments[~is_held], labels, None if truth is None else truth[~is_held])
     if request.graph is not None and labels is not None:
         clips = replace(clips, graph=read_graph(request.graph, labels.names))
@@ -170,7 +176,7 @@ def _adapt(
     table[request.config.method] = found = _measure(tracks, held, held_truth, fitted)
     seconds = time.monotonic() - seconds
     print_table(table, num_clips=len(held), console=console)
-    _check(table["frozen"], found, request.max_drop)
+    check_kept(table["frozen"], found, request.max_drop)
     figures = {name: one and one.to_json() for name, one in table.items()}
     facts = {
         "command": request.command,
@@ -307,6 +313,11 @@ def _measure(
     adapted = {name: tracks.read(name, held) for name in MODALITIES}
     if fitted is not None:
         adapted = {name: apply_head(fitted.heads[name], rows) for name, rows in adapted.items()}
+    return measure_tracks(adapted, truth)
+
+
+def measure_tracks(adapted: Mapping[str, NDArray[np.float32]], truth: NDArray[np.bool_] | None) -> Measured:
+    """What tracks (N, T, D) of held-back clips find, by modality; with labels (N, C) their mAP too."""
     most = max(rows.shape[1] for rows in adapted.values())
     adapted = {name: np.repeat(rows, most // rows.shape[1], axis=1) for name, rows in adapted.items()}
     vectors = {}
@@ -321,7 +332,8 @@ def _measure(
     )
 
 
-def _check(frozen: Measured | None, adapted: Measured, max_drop: float) -> None:
+def check_kept(frozen: Measured | None, adapted: Measured, max_drop: float) -> None:
+    """Raise `Refused` if R@1 falls by more points than is allowed."""
     if frozen is None:
         return
     for direction in ("audio_to_video", "video_to_audio"):
@@ -334,7 +346,8 @@ def _check(frozen: Measured | None, adapted: Measured, max_drop: float) -> None:
             )
 
 
-def _print_labels(labels: Labels, console: Console) -> None:
+def print_labels(labels: Labels, console: Console) -> None:
+    """Say how many labels there are."""
     several = "several labels a file" if labels.has_many else "one label a file"
     console.print(
         f"{len(labels.names)} labels on {labels.has_label.sum()} of {len(labels.truth)} files, {several}"

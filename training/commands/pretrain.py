@@ -26,6 +26,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from models.bundle.bundle import BrokenBundle
 from models.media.clip import ClipSpec
 from models.network.initialisation import Initialised, find_weights, initialise
 from models.network.tgdp import Tgdp
@@ -50,6 +51,7 @@ EXPECTED = (
     AnotherRun,
     BadListing,
     BadShare,
+    BrokenBundle,
     BrokenCheckpoint,
     BrokenSegments,
     BrokenShard,

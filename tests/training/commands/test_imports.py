@@ -30,6 +30,8 @@ from models.media.clip import Clip, ClipSpec, decode_clip
 from models.network.export import graph_tracks, open_graphs
 from models.network.frontend import distinct_windows, window_starts
 from models.network.geometry import PublishedKind, TgdpConfig
+from models.network.graph_weights import is_unused, recover_network
+from models.network.initialisation import initialise
 from models.network.published_names import Counts, published_names
 from models.network.tgdp import Tgdp
 from tests.support.paths import GOLDEN
@@ -79,6 +81,17 @@ def imported(request, tmp_path_factory: pytest.TempPathFactory) -> Imported:
     return Imported(
         source, load_bundle(folder / "bundle"), {n: t.float() for n, t in expected.items()}, weights
     )
+
+
+def test_an_imported_bundle_gives_its_weights_back(imported: Imported) -> None:
+    """Its graphs hold all that embeds; golden tracks are compared inside."""
+    recovered = recover_network(imported.bundle).state_dict()
+    again = Tgdp(TgdpConfig(**imported.bundle.manifest.network))
+    done = initialise(again, imported.bundle.path)
+    assert done.origin == "bundle"
+    assert all(is_unused(name) for name in done.fresh)
+    state = again.state_dict()
+    assert all(torch.equal(state[name], recovered[name]) for name in done.taken)
 
 
 def run_from_patches(graph: Path, pictures: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
