@@ -32,7 +32,7 @@ from training.corpus.labels import CorpusMismatch
 from training.corpus.scene import BadScene, Split
 from training.corpus.synthesis import write_corpus
 from training.deferred import load_commands
-from training.library_cli import adapt, graph
+from training.library_cli import adapt, agreement, graph
 
 ImportKind = Literal[PublishedKind, EncoderKind]
 
@@ -377,6 +377,7 @@ def probe(
 
 app.command()(adapt)
 app.command()(graph)
+app.command()(agreement)
 
 if __name__ == "__main__":
     app()

@@ -1,4 +1,4 @@
-"""The commands of `foley-train` that learn from an indexed library: `adapt`, `graph`."""
+"""The commands of `foley-train` that learn from an indexed library: `adapt`, `graph`, `agreement`."""
 
 from __future__ import annotations
 
@@ -109,3 +109,27 @@ def graph(
     commands = load_commands("graph")
     request = commands.GraphRequest(sources=labels, num_runs=runs, precision=precision, seed=seed)
     typer.echo(json.dumps(commands.graph(request, output, console=Console(stderr=True)), indent=2))
+
+
+def agreement(
+    output: Annotated[Path, typer.Option(help="Folder of the new bundle; must not exist.")],
+    library: Annotated[
+        bool,
+        typer.Option("--library", help="Learn from the indexed library of FOLEY_DATA: no media is read."),
+    ] = True,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "agreement",
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the clips.")] = 40,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Maximum loss of R@1 on held-back files as they are, in points.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Learn which moments of a file's sound belong to its picture. Prints a table, and JSON on stdout."""
+    commands = load_commands("agreement")
+    request = commands.AgreementRequest(
+        config=commands.AgreementConfig(num_epochs=epochs, seed=seed),
+        name=name,
+        max_drop=max_drop,
+        command=shlex.join(["foley-train", *sys.argv[1:]]),
+    )
+    typer.echo(json.dumps(commands.agreement(request, output, console=Console(stderr=True)), indent=2))

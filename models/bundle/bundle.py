@@ -5,6 +5,7 @@
     video.onnx      frames (B, F, H, W, 3) uint8 → tracks (B, T, D) float32
     text.onnx       input_ids and attention_mask (B, L) int64 → one output (B, D) float32 for each head
     tokenizer.json  words → input_ids, as the package `tokenizers` reads it
+    moments.npz     how moments of sound are weighed, in a bundle that does so (`models.bundle.moments`)
     golden.npz      one clip, some texts, and what the network gave for them
 
 Only the manifest and golden.npz must be there: a bundle may embed sound, picture, words or some of them, and
@@ -18,6 +19,7 @@ import hashlib
 import json
 import os
 import stat
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ from models.bundle.manifest import (
     GOLDEN,
     GRAPHS,
     MANIFEST,
+    MOMENTS,
     TEXT_GRAPH,
     TOKENIZER,
     VIDEO_GRAPH,
@@ -44,6 +47,7 @@ from models.bundle.manifest import (
     TextSpec,
     check_name,
 )
+from models.bundle.moments import MomentWeights, read_moments, unit_rows
 from models.bundle.norms import NoScalableNorm, add_outliers
 
 __all__ = [
@@ -52,6 +56,7 @@ __all__ = [
     "GOLDEN",
     "GRAPHS",
     "MANIFEST",
+    "MOMENTS",
     "TEXT_GRAPH",
     "TOKENIZER",
     "VARIANT",
@@ -62,6 +67,7 @@ __all__ = [
     "Derivation",
     "Golden",
     "Manifest",
+    "MomentWeights",
     "NoScalableNorm",
     "Similarity",
     "TextSpec",
@@ -77,6 +83,7 @@ __all__ = [
     "read_bundle_id",
     "sound_inputs",
     "starter_path",
+    "unit_rows",
     "variant_path",
 ]
 
@@ -162,6 +169,22 @@ class Bundle:
                 )
         except (OSError, KeyError, ValueError, TypeError) as exc:
             raise BrokenBundle(f"{self.path / GOLDEN} cannot be read: {exc}") from exc
+
+    def moments(self) -> MomentWeights | None:
+        """Read how moments of sound are weighed.
+
+        Returns:
+            The network; None if every moment counts alike.
+
+        Raises:
+            BrokenBundle: If its file does not fit.
+        """
+        if not self.manifest.weighs_moments:
+            return None
+        try:
+            return read_moments(self.path / MOMENTS, width=self.manifest.tracks["audio"][1])
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
+            raise BrokenBundle(f"{self.path / MOMENTS} cannot be read: {exc}") from exc
 
 
 def sound_inputs(

@@ -22,6 +22,7 @@ AUDIO_GRAPH, VIDEO_GRAPH, TEXT_GRAPH = "audio.onnx", "video.onnx", "text.onnx"
 GRAPHS: Mapping[str, str] = {"audio": AUDIO_GRAPH, "video": VIDEO_GRAPH}
 HEADS: Mapping[str, str] = {"audio": "audio.head.onnx", "video": "video.head.onnx"}
 GOLDEN, MANIFEST, TOKENIZER = "golden.npz", "manifest.json", "tokenizer.json"
+MOMENTS = "moments.npz"
 DATA_SUFFIX = ".data"
 """A graph over 2 GB, the limit of protobuf, keeps its weights in a file beside it: `video.onnx.data`."""
 Similarity = Literal["cosine", "dot"]
@@ -75,7 +76,8 @@ class Derivation:
 
     Attributes:
         bundle_id: The parent.
-        heads: File of the head of each modality that has one: rows (N, D) float32 → (N, D).
+        heads: File of the head of each modality that has one: rows (N, D) float32 → (N, D). Tracks of a modality
+            without one are the parent's.
     """
 
     bundle_id: str
@@ -108,6 +110,7 @@ class Manifest:
         shares_space: Whether sound and picture can be compared with each other.
         attribution: Whose work the weights are, and under which licence; shown wherever the bundle is.
         derived_from: The bundle whose tracks heads of this one adapt; None if it was trained or imported itself.
+        weighs_moments: Whether an index scales stored rows of sound by how much each moment belongs to the picture.
         format: Version of this layout.
     """
 
@@ -125,6 +128,7 @@ class Manifest:
     shares_space: bool = True
     attribution: tuple[str, ...] = field(default=())
     derived_from: Derivation | None = None
+    weighs_moments: bool = False
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -151,6 +155,8 @@ class Manifest:
             )
         if self.shares_space and len(set(self.tracks.values())) > 1:
             raise BrokenBundle(f"tracks that compare must be of one shape, got {dict(self.tracks)}")
+        if self.weighs_moments and (reason := self.why_unweighable):
+            raise BrokenBundle(f"moments cannot be weighed: {reason}")
         self._check_files()
 
     def _check_files(self) -> None:
@@ -164,7 +170,18 @@ class Manifest:
         """The files that the bundle must have besides its manifest."""
         text = (TEXT_GRAPH, TOKENIZER) if self.text is not None else ()
         heads = () if self.derived_from is None else tuple(self.derived_from.heads.values())
-        return (*(GRAPHS[modality] for modality in GRAPHS if modality in self.tracks), *text, *heads, GOLDEN)
+        moments = (MOMENTS,) if self.weighs_moments else ()
+        graphs = (GRAPHS[modality] for modality in GRAPHS if modality in self.tracks)
+        return (*graphs, *text, *heads, *moments, GOLDEN)
+
+    @property
+    def why_unweighable(self) -> str | None:
+        """Why moments of this bundle cannot be weighed; None if they can."""
+        if not self.compares:
+            return "sound and picture do not compare"
+        if self.similarity != "cosine":
+            return "it compares by dot product, so the length of a row says something else"
+        return None if self.tracks["audio"][0] > 1 else "a segment has a single moment"
 
     @property
     def embedding_width(self) -> int:

@@ -27,20 +27,36 @@ def audit(
     show_all: Annotated[
         bool, typer.Option("--all", help="Also show files that fit, and those of which it cannot tell.")
     ] = False,
+    moments: Annotated[
+        bool,
+        typer.Option(
+            "--moments",
+            help="Name the seconds whose sound does not belong to the picture, also of files that fit. Needs a release "
+            "that weighs moments: foley-train agreement.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find files whose sound does not belong to their picture, is out of sync, or is silent."""
+    from service.search.off_screen import MomentsNotWeighed
     from service.search.separation import Separation
 
     settings = read_settings()
     log_to_stderr()
     with report_errors():
         found = _audit(settings, limit=limit, max_offset=max_offset)
+        if moments and not found["weighs_moments"]:
+            raise MomentsNotWeighed(
+                f"release {found['release_id']} does not weigh moments: make one that does with `foley-train agreement`"
+            )
     if as_json:
         print_json(found)
         return
     hidden = () if show_all else ("fits", "cannot_tell")
-    _print([one for one in found["findings"] if one["verdict"] not in hidden])
+    _print(
+        [one for one in found["findings"] if one["verdict"] not in hidden or (moments and one["off_screen"])],
+        moments=moments,
+    )
     verdicts = {name.replace("_", " "): number for name, number in found["verdicts"].items()}
     numbers = ", ".join(f"{number} {name}" for name, number in sorted(verdicts.items()))
     say(f"checked {count(found['num_files'], 'file')} with sound and picture: {numbers}")
@@ -65,8 +81,8 @@ def _audit(settings: Settings, *, limit: int, max_offset: float) -> dict[str, An
     )
 
 
-def _print(findings: list[dict[str, Any]]) -> None:
-    from service.commands.printing import format_path, format_probability
+def _print(findings: list[dict[str, Any]], *, moments: bool) -> None:
+    from service.commands.printing import format_path, format_probability, format_time
     from service.commands.tables import print_columns
 
     rows = []
@@ -74,6 +90,9 @@ def _print(findings: list[dict[str, Any]]) -> None:
         offset = one["offset_seconds"]
         late = f"sound {abs(offset):.1f} s {'late' if offset > 0 else 'early'}" if offset else ""
         likely = format_probability(one["match_probability"])
-        rows.append((likely, one["verdict"].replace("_", " "), late, format_path(one["path"])))
+        spans = ", ".join(f"{format_time(a)}–{format_time(b)}" for a, b in one["off_screen"] or ())
+        seen = (spans,) if moments else ()
+        rows.append((likely, one["verdict"].replace("_", " "), late, *seen, format_path(one["path"])))
     if rows:
-        print_columns(stdout(), ("own sound", "verdict", "offset", "file"), rows)
+        named = ("off screen",) if moments else ()
+        print_columns(stdout(), ("own sound", "verdict", "offset", *named, "file"), rows)

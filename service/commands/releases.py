@@ -120,6 +120,8 @@ def _describe_bundle(facts: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     rows = [("embeds", ", ".join(shapes))]
     rows.append(("sound with picture", "compared" if facts["compares"] else "not compared"))
     rows.append(("scores", "cosines" if facts["similarity"] == "cosine" else "dot products, without bounds"))
+    if facts.get("weighs_moments"):
+        rows.append(("moments of sound", "count by how much they belong to the picture"))
     rows.append(
         ("words", f"compared with {' and '.join(facts['text_targets'])}" if facts["text_targets"] else "none")
     )

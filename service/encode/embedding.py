@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bundle.bundle import MomentWeights
 from models.media.clip import Clip
 from service.encode.batching import SegmentEncoder
-from service.system.modality import Modality, Track
+from service.system.modality import MODALITIES, Modality, Track
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,20 @@ def embed_clips(
         for clip, found in zip(clips, tracks, strict=True)
         if found
     ]
+
+
+def weigh_moments(
+    segments: Sequence[EmbeddedSegment], moments: MomentWeights | None
+) -> list[EmbeddedSegment]:
+    """Scale the sound of segments that have both streams, for an index that weighs moments (None: as they are)."""
+    found = list(segments)
+    both = [place for place, one in enumerate(found) if len(one.tracks) == 2]
+    if moments is None or not both:
+        return found
+    audio, video = (np.stack([found[place].tracks[name] for place in both]) for name in MODALITIES)
+    for place, track in zip(both, moments.fold(audio, video), strict=True):
+        found[place] = replace(found[place], tracks={**found[place].tracks, "audio": track})
+    return found
 
 
 def _has(clip: Clip, modality: Modality) -> bool:

@@ -52,6 +52,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "body_timeout": Problem(408, "The request body came too slowly"),
     "collections_full": Problem(409, "There is no room for more"),
     "cannot_tell": Problem(409, "The release does not tell what belongs together"),
+    "moments_not_weighed": Problem(409, "The release does not weigh moments"),
     "job_ended": Problem(409, "The job has ended"),
     "job_not_ended": Problem(409, "The job has not ended"),
     "no_classifier": Problem(409, "Nothing suggests tags for the active release"),

@@ -178,7 +178,8 @@ class SearchResultBody(Document):
     start_seconds: float = Field(ge=0, description="Start of the segment.")
     end_seconds: float = Field(ge=0, description="End of the segment, exclusive.")
     score: float | None = Field(
-        description="Mean of `moments`; in [-1, 1] if `similarity` is `cosine`. Null if words alone found it."
+        description="Mean of `moments`, weighted if the release weighs moments of sound; in [-1, 1] if `similarity` is "
+        "`cosine`. Null if words alone found it."
     )
     match_probability: float | None = Field(
         description="How likely the result belongs to the query, in [0, 1], learned from the library's own pairs at "

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.index.failure import InvalidFilter, InvalidSegment, InvalidVector
+from service.index.layout import VectorLayout
 from service.system.modality import MODALITIES, Modality, Track
 
 MetadataValue = str | int | float | bool
@@ -156,7 +157,7 @@ class Segment:
         start_seconds: Start on the asset's own timeline.
         media: Facts about the file for people and filters (container, codecs, duration, size), JSON values only.
         audio_track: Embeddings of the sound, float32, shape (T, D), or None if the segment has none: unit rows if the
-            bundle compares by cosine.
+            bundle compares by cosine, times the weights of its moments if the bundle weighs them.
         video_track: The same for the picture.
         paths: Paths of further files with the same content.
         metadata: What people say about the asset, by key: text, numbers, true and false, or lists of them.
@@ -195,7 +196,8 @@ class SegmentMatch:
     """One segment found by a search; fields of the same name as in `Segment` mean the same.
 
     `moments` are the similarities of each of the T moments of the query with the same moment of the segment: their dot
-    products, cosines in [-1, 1] if rows have unit length. `score`, the diagonal mean, is their mean.
+    products, cosines in [-1, 1] if the bundle compares by cosine. `score`, the diagonal mean, is their mean, weighted
+    if the bundle weighs moments of the target.
     """
 
     asset_id: str
@@ -298,6 +300,10 @@ class Index(Protocol):
     Any call may fail with IndexFailure or IndexUnavailable; calls that write also with IndexFull.
     """
 
+    @property
+    def layout(self) -> VectorLayout:
+        """Which vectors are stored, and how they compare."""
+
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset: all its segments in one call, or in several calls in the order of their indexes.
 
@@ -351,8 +357,8 @@ class Index(Protocol):
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment as it is stored, or None if a complete asset has none there.
 
-        Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D): it can be
-        searched with.
+        Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D). Search with
+        `VectorLayout.to_query` of it.
         """
 
     def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:

@@ -9,7 +9,7 @@ from typing import Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle.bundle import Manifest, Similarity
+from models.bundle.bundle import Manifest, Similarity, unit_rows
 from service.system.modality import MODALITIES, Modality, NotEmbedded, Track
 
 TRACK_SUFFIX = "_track"
@@ -21,11 +21,13 @@ class VectorLayout:
     """Shape (T, D) of a segment's track for each modality that is stored, and how tracks compare.
 
     With `cosine` stored rows have unit length and scores lie in [-1, 1]. With `dot` rows keep their length, and scores
-    have no bounds.
+    have no bounds. If it `weighs_moments`, rows of sound have the length of their weights, with a mean of 1 in each
+    track: a dot product is then the weighted mean of cosines.
     """
 
     tracks: Mapping[Modality, tuple[int, int]]
     similarity: Similarity = "cosine"
+    weighs_moments: bool = False
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
@@ -34,6 +36,7 @@ class VectorLayout:
         return cls(
             tracks={name: tracks[name] for name in MODALITIES if name in tracks},
             similarity=manifest.similarity,
+            weighs_moments=manifest.weighs_moments,
         )
 
     @classmethod
@@ -43,7 +46,7 @@ class VectorLayout:
 
     @property
     def is_plain(self) -> bool:
-        """Whether sound and picture have one shape and compare by cosine, as in every index of before."""
+        """Whether sound and picture have one shape and unit rows, as in every index of before."""
         return self == VectorLayout.of_both(*next(iter(self.tracks.values())))
 
     @property
@@ -73,7 +76,24 @@ class VectorLayout:
             mean / np.linalg.norm(mean) if self.similarity == "cosine" else mean, dtype=np.float32
         )
 
-    def compare(self, query: Track, tracks: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Similarity of each moment with the same one: (T, D) and (..., T, D) → (..., T)."""
+    def is_weighed(self, modality: Modality) -> bool:
+        """Whether rows of this modality are stored with the lengths of their weights."""
+        return self.weighs_moments and modality == "audio"
+
+    def to_query(self, track: Track, modality: Modality) -> Track:
+        """A stored track as a query, in which every moment counts alike."""
+        return unit_rows(track) if self.is_weighed(modality) else track
+
+    def compare(
+        self, query: Track, tracks: NDArray[np.float32], *, target: Modality
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Similarity of each moment with the same one, and its weight: (T, D) and (..., T, D) → (..., T) each.
+
+        The weights are 1 but for rows that are weighed.
+        """
         found: NDArray[np.float32] = np.einsum("td,...td->...t", query, tracks)
-        return np.clip(found, -1.0, 1.0) if self.similarity == "cosine" else found
+        weights = np.ones_like(found)
+        if self.is_weighed(target):
+            weights = np.linalg.norm(tracks, axis=-1)
+            found = found / weights.clip(1e-12)
+        return np.clip(found, -1.0, 1.0) if self.similarity == "cosine" else found, weights

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -184,14 +185,14 @@ def to_word_match(payload: Mapping[str, Any]) -> WordMatch:
     )
 
 
-def to_match(payload: Mapping[str, Any], moments: Sequence[float]) -> SegmentMatch:
-    """A match of a segment, from its payload and its similarities, shape (T,); their mean is the score."""
+def to_match(payload: Mapping[str, Any], moments: Sequence[float], weights: Sequence[float]) -> SegmentMatch:
+    """A match of a segment, from its payload, its similarities and their weights, (T,); their mean is the score."""
     return SegmentMatch(
         asset_id=payload["asset_id"],
         path=load_path(payload["paths"][0]),
         start_seconds=payload["start_seconds"],
         end_seconds=payload["end_seconds"],
-        score=math.fsum(moments) / len(moments),
+        score=math.fsum(map(operator.mul, moments, weights)) / math.fsum(weights),
         moments=tuple(moments),
         media=payload["media"],
         metadata=payload["metadata"],

@@ -55,13 +55,21 @@ def is_point_id(text: str) -> bool:
 def check_track(track: Track, *, layout: VectorLayout, modality: Modality, name: str) -> Track:
     """A track to be stored, as C-contiguous float32: of its layout's shape, finite, with `cosine` of unit rows.
 
+    Lengths of rows that are weighed have a mean of 1.
+
     `name` is what the message of `InvalidVector` calls it. Rows must not cancel out, and their numbers must fit into
     the float16 of the store: a scaled row would have another score.
     """
     if modality not in layout.tracks:
         raise InvalidVector(f"{name} is not stored: the index holds {' and '.join(layout.tracks)} alone")
     rows = _check_numbers(track, shape=layout.tracks[modality], name=name)
-    if layout.similarity == "cosine":
+    if layout.is_weighed(modality):
+        norms = np.linalg.norm(rows, axis=1)
+        if not (abs(norms.mean() - 1.0) <= NORM_TOLERANCE and norms.min() > NORM_TOLERANCE):
+            raise InvalidVector(
+                f"{name} must have rows of lengths above 0 with a mean of 1, got {norms.min():.6g} to {norms.max():.6g}"
+            )
+    elif layout.similarity == "cosine":
         norms = np.linalg.norm(rows, axis=1)  # (T,)
         worst = int(np.argmax(np.abs(norms - 1.0)))
         if abs(norms[worst] - 1.0) > NORM_TOLERANCE:

@@ -72,7 +72,9 @@ class Pipeline:
         self._decoding = Occupancy(decoder.num_workers)
         self._write = Writers(snapshot.index, self._events)
         self._spool = snapshot.spool
-        self._encode = EncodeThread(snapshot.encoder, self._write, self._events, self._spool)
+        self._encode = EncodeThread(
+            snapshot.encoder, self._write, self._events, self._spool, snapshot.bundle.moments()
+        )
         self._encode.start()
         self._write.start()
 

@@ -15,10 +15,11 @@ from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, Protocol
 
+from models.bundle.bundle import MomentWeights
 from models.media.clip import Clip, DecodedMedia, MediaInfo, UnreadableClip
 from service.decode.lane import DecodeFailure, DecoderClosed
 from service.encode.batching import SegmentEncoder
-from service.encode.embedding import EmbeddedSegment, embed_clips
+from service.encode.embedding import EmbeddedSegment, embed_clips, weigh_moments
 from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import Spool, SpooledChunk
 from service.index.failure import IndexFailure, InvalidSegment, InvalidVector
@@ -201,6 +202,7 @@ class EncodeThread(threading.Thread):
         next_stage: NextStage,
         events: queue.SimpleQueue[Event],
         spool: Spool | None = None,
+        moments: MomentWeights | None = None,
     ) -> None:
         super().__init__(name="encode", daemon=True)
         self.messages: queue.SimpleQueue[Chunk | Drop | None] = queue.SimpleQueue()
@@ -209,6 +211,7 @@ class EncodeThread(threading.Thread):
         self._next_stage = next_stage
         self._events = events
         self._spool = spool
+        self._moments = moments
         self._is_stopping = False
         self._num_refusals = 0
 
@@ -284,7 +287,8 @@ class EncodeThread(threading.Thread):
 
     def _embed_together(self, chunks: Sequence[Chunk]) -> dict[int, Tracks]:
         clips = [clip for chunk in chunks for clip in chunk.clips]
-        segments = iter(embed_clips(clips, encoder=self._encoder, modalities=MODALITIES))
+        embedded = embed_clips(clips, encoder=self._encoder, modalities=MODALITIES)
+        segments = iter(weigh_moments(embedded, self._moments))
         return {
             id(chunk): Tracks(
                 file=chunk.file,

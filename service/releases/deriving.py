@@ -15,12 +15,12 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle.bundle import Bundle, load_bundle
+from models.bundle.bundle import Bundle, load_bundle, unit_rows
 from service.encode.engines.contract import EncoderFailure
 from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from service.index.contract import Asset, Index, Segment
@@ -42,7 +42,7 @@ class ClaimFails(Exception):
 
 
 class Heads:
-    """The heads of a bundle, open."""
+    """The heads of a bundle, open, and how it weighs moments; tracks of a modality without a head stay as they are."""
 
     def __init__(self, bundle: Bundle, *, num_threads: int) -> None:
         derivation = bundle.manifest.derived_from
@@ -54,9 +54,13 @@ class Heads:
             for modality in MODALITIES
             if modality in derivation.heads
         }
+        self._is_unit = bundle.manifest.similarity == "cosine"
+        self._moments = bundle.moments()
 
     def adapt(self, modality: Modality, tracks: NDArray[np.float32]) -> NDArray[np.float32]:
         """Adapt tracks (N, T, D) to (N, T', D'); raises `ClaimFails` if the graph fails or gives what is no track."""
+        if modality not in self.sessions:
+            return unit_rows(tracks) if self._is_unit else tracks
         try:
             adapted: NDArray[np.float32] = self.sessions[modality].run(["adapted"], {"rows": tracks})[0]
         except Exception as exc:  # ONNX Runtime raises a dozen unrelated types
@@ -68,14 +72,25 @@ class Heads:
     def adapt_segments(self, segments: Sequence[Segment]) -> list[Segment]:
         """The segments with their tracks adapted."""
         found = list(segments)
-        for modality in self.sessions:
+        for modality in MODALITIES:
             places = [n for n, segment in enumerate(segments) if _track(segment, modality) is not None]
             if not places:
                 continue
             tracks = np.stack([_required(segments[place], modality) for place in places])
             for place, track in zip(places, self.adapt(modality, tracks), strict=True):
                 found[place] = _with_track(found[place], modality, track)
-        return found
+        return self._weigh(found)
+
+    def _weigh(self, segments: list[Segment]) -> list[Segment]:
+        both = [
+            n for n, one in enumerate(segments) if one.audio_track is not None and one.video_track is not None
+        ]
+        if self._moments is None or not both:
+            return segments
+        audio, video = (np.stack([_required(segments[n], modality) for n in both]) for modality in MODALITIES)
+        for place, track in zip(both, self._moments.fold(audio, video), strict=True):
+            segments[place] = _with_track(segments[place], "audio", track)
+        return segments
 
 
 def open_heads(bundle: Bundle, parent: Path, *, num_threads: int) -> Heads:
@@ -84,14 +99,14 @@ def open_heads(bundle: Bundle, parent: Path, *, num_threads: int) -> Heads:
         heads = Heads(bundle, num_threads=num_threads)
     except EncoderFailure as exc:
         raise ClaimFails(str(exc)) from exc
-    golden, given = bundle.golden(), load_bundle(parent).golden()
-    for modality in heads.sessions:
-        adapted = heads.adapt(modality, given.tracks[modality][None])[0]
-        if adapted.shape != golden.tracks[modality].shape:
-            raise ClaimFails(
-                f"the head of {modality} gives {adapted.shape}, not {golden.tracks[modality].shape}"
-            )
-        difference = float(np.abs(adapted - golden.tracks[modality]).max())
+    given = load_bundle(parent).golden().tracks
+    for modality, expected in bundle.golden().tracks.items():
+        if modality not in given:
+            raise ClaimFails(f"the parent embeds no {modality}")
+        adapted = heads.adapt(cast(Modality, modality), given[modality][None])[0]
+        if adapted.shape != expected.shape:
+            raise ClaimFails(f"the head of {modality} gives {adapted.shape}, not {expected.shape}")
+        difference = float(np.abs(adapted - expected).max())
         if not difference <= GOLDEN_TOLERANCE:
             raise ClaimFails(f"the golden track of {modality} differs from the head's by {difference:.1e}")
     return heads

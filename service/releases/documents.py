@@ -167,6 +167,8 @@ class BundleFacts(TypedDict):
     """Whether sound can be compared with picture; if not, like is found with like."""
     similarity: Similarity
     """What scores are made of: `dot` has no bounds."""
+    weighs_moments: bool
+    """Whether moments of sound count by how much they belong to the picture of their file."""
     text_targets: list[Modality]
     """What words are compared with; empty if it embeds no words."""
     attribution: list[str]
@@ -223,6 +225,7 @@ def describe_bundle(manifest: Manifest) -> BundleFacts:
         "tracks": dict(layout.tracks),
         "compares": manifest.compares,
         "similarity": manifest.similarity,
+        "weighs_moments": manifest.weighs_moments,
         "text_targets": [] if text is None else [name for name in MODALITIES if name in text.outputs],
         "attribution": list(manifest.attribution),
     }

@@ -131,11 +131,13 @@ def measure_overlap(
     for both in zip(new.number(queries), active.number(queries), strict=True):
         found = []
         for generation, (asset, number) in zip((new, active), both, strict=True):
-            track = generation.index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
-            if track is not None:
+            index, source = generation.index, OPPOSITE[target]
+            stored = index.get_track(asset.asset_id, index=number, modality=source)
+            if stored is not None:
+                track = index.layout.to_query(stored, source)
                 prefetch = choose_prefetch(track, limit=OVERLAP_RESULTS)
                 query = VectorQuery(track=track, target=target, limit=OVERLAP_RESULTS, prefetch=prefetch)
-                found.append({match.asset_id for match in generation.index.search_assets(query)})
+                found.append({match.asset_id for match in index.search_assets(query)})
         if len(found) == 2 and found[1]:
             shares.append(len(found[0] & found[1]) / len(found[1]))
     return float(np.mean(shares)) if shares else None

@@ -157,7 +157,11 @@ def main() -> None:
 
 
 def check_golden_tracks(bundle: Bundle) -> None:
-    """Raise `BrokenBundle` unless the golden tracks are (T, D) as the manifest says, finite and of unit rows."""
+    """Raise `BrokenBundle` unless the golden tracks are (T, D) as the manifest says, finite and of unit rows.
+
+    The file that weighs moments must fit too.
+    """
+    bundle.moments()
     golden = bundle.golden()
     shapes: dict[str, tuple[int, ...]] = {name: bundle.manifest.tracks[name] for name in golden.tracks}
     found = dict(golden.tracks)

@@ -20,10 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, with_config
 
+from models.bundle.bundle import MomentWeights
 from service.index.contract import Asset, Index, Segment, VectorQuery
 from service.index.iteration import iter_segments
 from service.search.calibration import MIN_ASSETS, TooFewPairs, iter_pairs, says_nothing
 from service.search.isotonic import fit_isotonic
+from service.search.off_screen import Span, find_off_screen
 from service.search.prefetch import choose_prefetch
 from service.search.separation import Separation, draw_foreign, separate
 from service.search.snapshot import Snapshot
@@ -81,6 +83,9 @@ class Finding:
     """How much later the sound is than the picture, if it fits better so; else 0."""
     score_at_offset: float
     """Mean cosine there."""
+    off_screen: Sequence[Span] | None = None
+    """Spans [start, end) in seconds whose sound does not belong to the picture. Null if the release does not weigh
+    moments (`foley-train agreement`), the file is silent, or the picture never changes."""
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -94,12 +99,14 @@ _EXAMPLE: dict[str, Any] = {
             "rank": 4.7,
             "offset_seconds": 10.0,
             "score_at_offset": 0.58,
+            "off_screen": [[0.0, 10.0]],
         }
     ],
     "num_files": 272,
     "verdicts": {"shifted": 13, "cannot_tell": 11, "fits": 248},
     "separation": {"auc": 0.97, "low": 0.95, "high": 0.98, "num_files": 272},
-    "release_id": "starter-0123456789ab",
+    "release_id": "agreement-0123456789ab",
+    "weighs_moments": True,
 }
 
 
@@ -117,6 +124,8 @@ class Audit:
     """How well the release tells a file's own sound from that of another file."""
     release_id: str
     """The release whose index was read."""
+    weighs_moments: bool = False
+    """Whether it knows which moments are off screen."""
 
     def to_json(self, *, limit: int) -> dict[str, Any]:
         """The audit as JSON values, with the first `limit` findings."""
@@ -134,6 +143,7 @@ class _Look:
     rank: float
     offset: tuple[float, float, float]
     is_silent: bool
+    off_screen: Sequence[Span] | None
 
     @property
     def says_nothing(self) -> bool:
@@ -147,15 +157,18 @@ def audit_library(
     segment_seconds: float = 10.0,
     max_offset_seconds: float = 30.0,
     release_id: str = "",
+    moments: MomentWeights | None = None,
 ) -> Audit:
     """Ask of every file with sound and picture whether they belong together.
 
     `silence` is the track of digital silence, float32, shape (T, D), for files whose facts do not say whether they are
-    silent. Moments divide `segment_seconds`, the length of a whole segment. Raises `TooFewPairs` if the library is too
+    silent. Moments divide `segment_seconds`, the length of a whole segment; `moments` says which of them belong to the
+    picture. Raises `TooFewPairs` if the library is too
     small to say what fits, `CannotTell` if the release does not know.
     """
     seen = (
-        _look_at(index, asset, silence, segment_seconds, max_offset_seconds) for asset in iter_pairs(index)
+        _look_at(index, asset, silence, segment_seconds, max_offset_seconds, moments)
+        for asset in iter_pairs(index)
     )
     looks = [look for look in seen if look is not None]
     separation, judged = _judge_scores(looks)
@@ -166,6 +179,7 @@ def audit_library(
         verdicts=dict(Counter(finding.verdict for finding in findings)),
         separation=separation,
         release_id=release_id,
+        weighs_moments=moments is not None,
     )
 
 
@@ -184,11 +198,17 @@ def audit_release(snapshot: Snapshot, *, max_offset_seconds: float) -> Audit:
         segment_seconds=spec.segment_seconds,
         max_offset_seconds=max_offset_seconds,
         release_id=snapshot.release_id,
+        moments=snapshot.bundle.moments(),
     )
 
 
 def _look_at(
-    index: Index, asset: Asset, silence: Track | None, segment_seconds: float, max_offset_seconds: float
+    index: Index,
+    asset: Asset,
+    silence: Track | None,
+    segment_seconds: float,
+    max_offset_seconds: float,
+    moments: MomentWeights | None,
 ) -> _Look | None:
     segments = list(iter_segments(index, asset))
     pairs = [(s.audio_track, s.video_track) for s in segments]
@@ -200,7 +220,8 @@ def _look_at(
     ranks = []
     for sound, picture in chosen:
         ranks.append(_rank(index, picture, target="audio", asset_id=asset.asset_id))
-        ranks.append(_rank(index, sound, target="video", asset_id=asset.asset_id))
+        heard = index.layout.to_query(sound, "audio")
+        ranks.append(_rank(index, heard, target="video", asset_id=asset.asset_id))
     sounds, pictures = (np.stack([*map(_unit, tracks)]) for tracks in zip(*chosen, strict=True))
     known = asset.media.get("is_silent")
     return _Look(
@@ -213,6 +234,7 @@ def _look_at(
         is_silent=(silence is not None and _score(sounds, _unit(silence)) > SILENT)
         if known is None
         else known,
+        off_screen=None if moments is None else find_off_screen(segments, moments),
     )
 
 
@@ -295,14 +317,16 @@ def _to_finding(look: _Look, likely: float, likely_moved: float) -> Finding:
         rank=round(look.rank, 2),
         offset_seconds=round(offset, 3) if is_shifted else 0.0,
         score_at_offset=round(gained if is_shifted else plain, 4),
+        off_screen=None if look.says_nothing else look.off_screen,
     )
 
 
-def _order(finding: Finding) -> tuple[bool, bool, float, float, str]:
-    """What is wrong first, then what cannot be told; the least likely first."""
+def _order(finding: Finding) -> tuple[bool, bool, float, float, float, str]:
+    """What is wrong first, then what cannot be told, the least likely first; then what fits, most off screen first."""
     likely = finding.match_probability or 0.0
-    verdict = finding.verdict
-    return verdict == "fits", verdict == "cannot_tell", likely, finding.score, finding.asset_id
+    fits = finding.verdict == "fits"
+    seconds = sum(end - start for start, end in finding.off_screen or ()) if fits else 0.0
+    return fits, finding.verdict == "cannot_tell", -seconds, likely, finding.score, finding.asset_id
 
 
 def find_offset(

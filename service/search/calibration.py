@@ -223,10 +223,11 @@ def sample_pairs(
     """
     rows = PairRows()
     for asset, number in queries:
-        track = index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
-        if track is None:
+        stored = index.get_track(asset.asset_id, index=number, modality=OPPOSITE[target])
+        if stored is None:
             rows.ranks.append(-1)
             continue
+        track = index.layout.to_query(stored, OPPOSITE[target])
         prefetch = choose_prefetch(track, limit=NUM_RESULTS)
         query = VectorQuery(track=track, target=target, limit=num_ranks, prefetch=prefetch)
         matches = index.search_assets(query)

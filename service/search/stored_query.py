@@ -10,6 +10,7 @@ from __future__ import annotations
 from service.encode.embedding import EmbeddedSegment
 from service.index.contract import Asset, Index, Segment
 from service.index.iteration import iter_segments
+from service.index.layout import VectorLayout
 from service.search.matching import SearchAnswer, find_matches
 from service.search.options import SearchOptions
 from service.search.snapshot import Snapshot
@@ -55,7 +56,7 @@ def read_asset(
         segments = _read_all(snapshot.index, asset)
     else:
         segments = [_find_segment(snapshot.index, asset, start_seconds)]
-    queries = [_to_query(segment) for segment in segments]
+    queries = [_to_query(segment, snapshot.layout) for segment in segments]
     present = {modality for query in queries for modality in query.tracks}
     source = choose_source(present, target=options.target, source=options.source, bundle=snapshot.bundle)
     return [query for query in queries if source in query.tracks], source
@@ -97,10 +98,10 @@ def _find_segment(index: Index, asset: Asset, seconds: float) -> Segment:
     return found
 
 
-def _to_query(segment: Segment) -> EmbeddedSegment:
+def _to_query(segment: Segment, layout: VectorLayout) -> EmbeddedSegment:
     tracks: dict[Modality, Track] = {}
     if segment.audio_track is not None:
-        tracks["audio"] = segment.audio_track
+        tracks["audio"] = layout.to_query(segment.audio_track, "audio")
     if segment.video_track is not None:
         tracks["video"] = segment.video_track
     return EmbeddedSegment(

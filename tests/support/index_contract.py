@@ -723,17 +723,24 @@ LAYOUTS: dict[str, VectorLayout] = {
     "two shapes": VectorLayout(tracks={"audio": (1, 24), "video": (4, 20)}),
     "dot": VectorLayout(tracks={"audio": (1, 24), "video": (1, 24)}, similarity="dot"),
     "dot, two shapes": VectorLayout(tracks={"audio": (6, 8), "video": (4, 20)}, similarity="dot"),
+    "weighed": VectorLayout(tracks={"audio": (6, 24), "video": (6, 24)}, weighs_moments=True),
 }
 
 
 def make_layout_tracks(
     layout: VectorLayout, modality: Modality, count: int, *, seed: int
 ) -> NDArray[np.float32]:
-    """Random tracks (count, T, D); their rows have lengths from .1 to 40 where they compare by dot product."""
+    """Random tracks (count, T, D); their rows have lengths from .1 to 40 where they compare by dot product.
+
+    Rows that are weighed have lengths with a mean of 1.
+    """
     num_moments, width = layout.tracks[modality]
     tracks = make_tracks(count, seed=seed, num_moments=num_moments, width=width)
     if layout.similarity == "dot":
         tracks *= np.geomspace(0.1, 40.0, count, dtype=np.float32)[:, None, None]
+    if layout.is_weighed(modality):
+        lengths = np.random.default_rng(seed).uniform(0.05, 2.0, tracks.shape[:2]).astype(np.float32)
+        tracks *= (lengths / lengths.mean(axis=1, keepdims=True))[..., None]
     return tracks
 
 
@@ -761,10 +768,14 @@ class LayoutContract:
         ]
         index.write_asset(segments, is_last=True)
         for modality, tracks in stored.items():
-            for query in make_layout_tracks(layout, modality, 4, seed=9):
+            for stored_query in make_layout_tracks(layout, modality, 4, seed=9):
+                query = layout.to_query(stored_query, modality)
                 found = index.search(VectorQuery(track=query, target=modality, limit=30))
                 moments = np.einsum("td,ntd->nt", query.astype(np.float64), tracks.astype(np.float64))
                 expected = moments.mean(axis=1)
+                if layout.is_weighed(modality):
+                    moments /= np.linalg.norm(tracks, axis=2)
+                    assert np.abs([match.moments for match in found]).max() <= 1
                 # what is stored and asked is rounded to float16, 2**-11 of each number
                 allowed = TOLERANCE * np.linalg.norm(query) * np.linalg.norm(tracks, axis=(1, 2)).max()
                 order = [int(match.start_seconds // 10) for match in found]
@@ -824,7 +835,7 @@ class LayoutContract:
                 rf"must be \({shape[0]}, {shape[1]}\)": good[:, :-1],
             }
             refused |= (
-                {"of unit length": good * 0.5}
+                {"of unit length|a mean of 1": good * 0.5}
                 if layout.similarity == "cosine"
                 else {"cancel out": good * 1e-6}
             )

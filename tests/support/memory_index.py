@@ -106,6 +106,11 @@ class MemoryIndex:
         store.is_open = True
         return cls(store, layout=layout)
 
+    @property
+    def layout(self) -> VectorLayout:
+        """See `Index.layout`."""
+        return self._layout
+
     def __enter__(self) -> Self:
         return self
 
@@ -172,10 +177,9 @@ class MemoryIndex:
         candidates = [points[number] for number in nearest.tolist()]
         shape = self._layout.shape(query.target)
         tracks = np.stack([p.vectors[query.target + TRACK_SUFFIX].reshape(shape) for p in candidates])
-        moments = self._layout.compare(query.track, tracks).tolist()
-        return sorted(
-            (to_match(p.payload, own) for p, own in zip(candidates, moments, strict=True)), key=_order
-        )
+        moments, weights = self._layout.compare(query.track, tracks, target=query.target)
+        payloads = [point.payload for point in candidates]
+        return sorted(map(to_match, payloads, moments.tolist(), weights.tolist()), key=_order)
 
     def search_words(self, query: WordQuery) -> list[WordMatch]:
         """See `Index.search_words`."""

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FLOOR = 0.05
-"""No moment counts for nothing: a weight is σ + this."""
+from models.bundle.moments import FLOOR
 
 
 class MomentAgreement(nn.Module):

@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from models.bundle.bundle import (
+    FORMAT,
     GOLDEN,
     GRAPHS,
     MANIFEST,
+    MOMENTS,
     TEXT_GRAPH,
     TOKENIZER,
     Bundle,
     Derivation,
     Golden,
+    Manifest,
     check_name,
     describe_file,
     load_bundle,
@@ -31,6 +34,7 @@ from models.bundle.bundle import (
 )
 from models.bundle.joining import join_head, write_head
 from models.bundle.manifest import HEADS
+from models.bundle.moments import write_moments
 from models.inference import onnxruntime
 from models.network.graph_weights import write_graph_weights
 from models.network.tgdp import Tgdp
@@ -81,10 +85,10 @@ def write_adapted(
             derived_from=Derivation(
                 bundle_id=parent.bundle_id, heads={modality: HEADS[modality] for modality in heads}
             ),
-            files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
-            format=3,
+            files=_describe_files(folder),
+            weighs_moments=False,
         )
-        (folder / MANIFEST).write_text(manifest.to_json())
+        _seal(folder, manifest)
     return load_bundle(output)
 
 
@@ -129,10 +133,50 @@ def write_finetuned(
             text=None,
             training=dict(training),
             agreement=agreement,
-            files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
+            files=_describe_files(folder),
         )
-        (folder / MANIFEST).write_text(manifest.to_json())
+        _seal(folder, manifest)
     return load_bundle(output)
+
+
+def write_weighed(
+    parent: Bundle, moments: Mapping[str, Floats], output: Path, *, name: str, training: Mapping[str, Any]
+) -> Bundle:
+    """Write a bundle that weighs moments; everything else of it is the parent's, heads included.
+
+    Args:
+        parent: Verified bundle that compares sound and picture by cosine, moment by moment.
+        moments: Arrays of `MomentAgreement`; see `models.bundle.moments`.
+        output: Folder of the new bundle; must not exist.
+        name: Its name.
+        training: JSON values that say how the arrays were learned.
+
+    Returns:
+        The bundle as it will be loaded.
+
+    Raises:
+        FileExistsError: If there is something at `output`.
+        BrokenBundle: If moments of this parent cannot be weighed.
+    """  # noqa: DOC502 - raised where the folder and the manifest are made
+    with _new_folder(name, output) as folder:
+        for file in parent.manifest.files:
+            shutil.copyfile(parent.path / file, folder / file)
+        write_moments(moments, folder / MOMENTS)
+        manifest = replace(
+            parent.manifest,
+            name=name,
+            training=dict(training),
+            derived_from=_derivation(parent),
+            weighs_moments=True,
+            files=_describe_files(folder),
+        )
+        _seal(folder, manifest)
+    return load_bundle(output)
+
+
+def _derivation(parent: Bundle) -> Derivation:
+    """What a bundle whose tracks are those of `parent` is derived from: the parent of a bundle that has heads."""
+    return parent.manifest.derived_from or Derivation(bundle_id=parent.bundle_id, heads={})
 
 
 @contextmanager
@@ -146,10 +190,18 @@ def _new_folder(name: str, output: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         yield folder
-        load_bundle(folder)
+        load_bundle(folder).moments()
         folder.rename(output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    return {file.name: describe_file(file) for file in sorted(folder.iterdir())}
+
+
+def _seal(folder: Path, manifest: Manifest) -> None:
+    (folder / MANIFEST).write_text(replace(manifest, format=FORMAT).to_json())
 
 
 def _write_graphs(parent: Bundle, heads: Mapping[str, nn.Module], folder: Path) -> dict[str, tuple[int, int]]:

@@ -113,21 +113,25 @@ def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str,
 def read_library(
     folder: Path, console: Console, *, keeps_pair_heads: bool = False
 ) -> tuple[StoredTracks, Bundle]:
-    """Read the tracks of the active release; of its parent, if its bundle has heads already.
+    """Read the tracks of the active release; of its parent, if its bundle is derived from one already.
 
     Heads of the method `pair` have seen no label; with `keeps_pair_heads` their tracks are read as they are.
     """
+    tracks, bundle = read_active(folder, console)
+    keeps = keeps_pair_heads and bundle.manifest.training.get("method") == "pair"
+    if tracks.derived_from is None or keeps:
+        return tracks, bundle
+    console.print(
+        f"{tracks.bundle_id} was adapted already: learning from the tracks of its parent {tracks.derived_from}"
+    )
+    shutil.rmtree(folder)
+    return read_active(folder, console, release=tracks.derived_from)
+
+
+def read_active(folder: Path, console: Console, *, release: str | None = None) -> tuple[StoredTracks, Bundle]:
+    """Read the tracks of a release (None: the active one), and its bundle."""
     with console.status("reading the stored tracks"):
-        tracks = load_tracks(folder)
-        if tracks.derived_from is not None and not (
-            keeps_pair_heads
-            and load_bundle(_bundle_path(tracks.release_id)).manifest.training.get("method") == "pair"
-        ):
-            console.print(
-                f"{tracks.bundle_id} was adapted already: learning from the tracks of its parent {tracks.derived_from}"
-            )
-            shutil.rmtree(folder)
-            tracks = load_tracks(folder, release=tracks.derived_from)
+        tracks = load_tracks(folder, release=release)
         parent = load_bundle(_bundle_path(tracks.release_id))
     if parent.bundle_id != tracks.bundle_id:
         raise LibraryUnavailable(
@@ -149,11 +153,7 @@ def _adapt(
 ) -> dict[str, Any]:
     segments = tracks.pairs()
     assets = tracks.asset_of_segments()[segments]
-    is_held = is_held_back(tracks)[assets]
-    if is_held.sum() < 2 or (~is_held).sum() < 2:
-        raise ValueError(
-            f"{len(segments)} segments with sound and picture are too few: some must be held back to measure"
-        )
+    is_held = choose_held(tracks, segments)
     if is_held.sum() < LEAST_HELD_BACK:
         console.print(f"only {is_held.sum()} held-back clips: the figures below say little", style="yellow")
     labels = read_labels(tracks.assets, request.sources) if request.sources else None
@@ -247,6 +247,27 @@ def print_tags(learned: LearnedTags, file: Path, console: Console) -> None:
 def is_held_back(tracks: StoredTracks) -> NDArray[np.bool_]:
     """Which files nothing is learned from, bool, shape (files,)."""
     return np.array([int(asset.asset_id[:8], 16) % HELD_BACK == 0 for asset in tracks.assets])
+
+
+def choose_held(tracks: StoredTracks, segments: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Choose segments of the files that are held back: one file of ten, by the hash of its content.
+
+    Args:
+        tracks: Of the library.
+        segments: With sound and picture.
+
+    Returns:
+        Which are held back, shape (len(segments),).
+
+    Raises:
+        ValueError: If too few are held back, or too few are not.
+    """
+    found: NDArray[np.bool_] = is_held_back(tracks)[tracks.asset_of_segments()[segments]]
+    if found.sum() < 2 or (~found).sum() < 2:
+        raise ValueError(
+            f"{len(segments)} segments with sound and picture are too few: some must be held back to measure"
+        )
+    return found
 
 
 def _clips(

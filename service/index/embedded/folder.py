@@ -160,7 +160,8 @@ def describe(layout: VectorLayout) -> dict[str, Any]:
         num_moments, width = layout.tracks["audio"]
         return {"version": FORMAT_VERSION, "width": width, "num_moments": num_moments}
     tracks = {modality: list(shape) for modality, shape in layout.tracks.items()}
-    return {"version": UNLIKE_VERSION, "tracks": tracks, "similarity": layout.similarity}
+    weighed = {"weighs_moments": True} if layout.weighs_moments else {}
+    return {"version": UNLIKE_VERSION, "tracks": tracks, "similarity": layout.similarity, **weighed}
 
 
 def count_bytes(folder: Path) -> int:

@@ -89,6 +89,11 @@ class EmbeddedIndex:
         self.close()
 
     @property
+    def layout(self) -> VectorLayout:
+        """See `Index.layout`."""
+        return self._config.layout
+
+    @property
     def shard_pid(self) -> int:
         """Id of the shard process."""
         return self._shard.pid

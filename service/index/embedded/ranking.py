@@ -109,28 +109,32 @@ class Searcher:
         if not found:
             return []
         with timed("rescoring"):
-            matches = []
+            matches: list[SegmentMatch] = []
             for first in range(0, len(found), COMPARED_AT_ONCE):
                 some = found[first : first + COMPARED_AT_ONCE]
-                moments = self._moments(query, some).tolist()
-                matches += [to_match(one.payload, own) for one, own in zip(some, moments, strict=True)]
+                moments, weights = self._moments(query, some)
+                payloads = [one.payload for one in some]
+                matches += map(to_match, payloads, moments.tolist(), weights.tolist())
         return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
-    def _moments(self, query: VectorQuery, found: Sequence[_Found]) -> NDArray[np.float32]:
-        """Similarities, shape (N, T), from the copies that agree with the scores, otherwise from Edge's vectors."""
+    def _moments(
+        self, query: VectorQuery, found: Sequence[_Found]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Similarities and weights, (N, T), from the copies that agree with the scores, else from Edge's vectors."""
         name = query.target + TRACK_SUFFIX
         rounded = query.track.astype(np.float16).astype(np.float32)
         rows = [one.payload.get(ROWS, {}).get(name, -1) for one in found]
         copies, is_there = self._copies.read(rows, shape=rounded.shape)
-        moments = self._layout.compare(rounded, copies)
+        moments, weights = self._layout.compare(rounded, copies, target=query.target)
         scores = np.array([one.score for one in found])
         lengths = np.linalg.norm(copies, axis=-1) @ np.linalg.norm(rounded, axis=-1)  # (N,): T for unit rows
-        is_right = is_there & (np.abs(moments.sum(axis=1) - scores) < SCORE_TOLERANCE * lengths)
+        is_right = is_there & (np.abs((moments * weights).sum(axis=1) - scores) < SCORE_TOLERANCE * lengths)
         missing = np.flatnonzero(~is_right).tolist()
         tracks = read_tracks(self._shard, [found[place].id for place in missing], name)
         for place in missing:
-            moments[place] = self._layout.compare(rounded, tracks[found[place].id].reshape(rounded.shape))
-        return moments
+            track = tracks[found[place].id].reshape(rounded.shape)
+            moments[place], weights[place] = self._layout.compare(rounded, track, target=query.target)
+        return moments, weights
 
 
 def read_tracks(

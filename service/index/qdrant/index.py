@@ -71,6 +71,11 @@ class ServerIndex:
         self._writer = Writer(points, layout=layout)
         self._words = WordFiller(lambda: add_words(points, WORDS_AT_ONCE))
 
+    @property
+    def layout(self) -> VectorLayout:
+        """See `Index.layout`."""
+        return self._layout
+
     @classmethod
     def open(
         cls,

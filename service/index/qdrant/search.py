@@ -116,7 +116,8 @@ def _compare(
     for record in points.retrieve(point_ids, vectors=[name]):
         track = read_vector(record, name, shape=query.track.shape)
         if track is not None and record.payload:  # else it was deleted or rewritten in between
-            matches.append(to_match(record.payload, layout.compare(query.track, track).tolist()))
+            moments, weights = layout.compare(query.track, track, target=query.target)
+            matches.append(to_match(record.payload, moments.tolist(), weights.tolist()))
     return sorted(matches, key=lambda match: (-match.score, match.asset_id, match.start_seconds))
 
 

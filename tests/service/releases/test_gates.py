@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from service.index.contract import Index, SegmentMatch, VectorQuery
+from service.index.layout import VectorLayout
 from service.releases.documents import Gate, explain_refusal, name_gate, show_verdict
 from service.releases.gates import Generation, compare_paired, describe_gates, judge, measure_overlap
 from service.releases.store import Release
@@ -231,6 +232,8 @@ class FoundIndex:
     def __init__(self, found: list[int], *, has_track: bool = True) -> None:
         self.found = found
         self.has_track = has_track
+
+    layout = VectorLayout.of_both(16, 4)
 
     def get_track(self, asset_id: str, *, index: int, modality: str) -> Any:
         return np.zeros((16, 4)) if self.has_track else None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from service.index.contract import Asset, AssetPage, Filter, Index, SegmentMatch, VectorQuery
+from service.index.layout import VectorLayout
 from service.search.calibration import (
     MIN_ASSETS,
     Calibration,
@@ -236,6 +237,8 @@ class PlainIndex:
         page = [asset for asset in self.assets if "audio" in asset.modalities][first : first + 7]
         more = first + 7 < len(self.assets)
         return AssetPage(assets=tuple(page), next_cursor=str(first + 7) if more else None)
+
+    layout = VectorLayout.of_both(16, 4)
 
     def get_track(self, asset_id: str, *, index: int, modality: str) -> Any:
         return None if asset_id == f"{99:064x}" else np.zeros((16, 4), np.float32)

@@ -103,6 +103,8 @@ def test_index_json_says_what_it_said_before_where_it_can() -> None:
     alone = VectorLayout(tracks={"audio": (1, 512)})
     assert describe(dot)["version"] == describe(alone)["version"] == 3
     assert describe(alone) == {"version": 3, "tracks": {"audio": [1, 512]}, "similarity": "cosine"}
+    weighed = VectorLayout(tracks=dict.fromkeys(MODALITIES, (16, 768)), weighs_moments=True)
+    assert describe(weighed)["weighs_moments"]
 
 
 def test_a_shard_of_two_shapes_is_rebuilt_and_replayed(tmp_path: Path) -> None:
