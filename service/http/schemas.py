@@ -310,6 +310,7 @@ class ReadyBody(Document):
                 "compares": True,
                 "similarity": "cosine",
                 "text_targets": [],
+                "weighs_moments": False,
                 "attribution": [],
             },
             "provider": "CPUExecutionProvider",

@@ -31,7 +31,7 @@ def tracks(tmp_path_factory: pytest.TempPathFactory) -> StoredTracks:
 @pytest.fixture(scope="module")
 def learned(tracks: StoredTracks, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Bundle]:
     output = tmp_path_factory.mktemp("bundles") / "weighed"
-    request = command.AgreementRequest(config=AgreementConfig(num_epochs=6), max_drop=2)
+    request = command.AgreementRequest(config=AgreementConfig(num_epochs=10), max_drop=2)
     found = command.learn(request, tracks, load_bundle(starter_path()), output, Console(quiet=True))
     return found, load_bundle(output)
 
