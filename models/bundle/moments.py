@@ -124,7 +124,7 @@ def read_moments(source: Path, *, width: int) -> MomentWeights:
     Raises:
         ValueError: If the file is something else, or for tracks of another width.
         OSError: If it cannot be read.
-    """  # noqa: DOC502 - raised where it is read
+    """  # noqa: DOC503 - the other is raised where it is read
     with np.load(source, allow_pickle=False) as arrays:
         found = MomentWeights(arrays={name: arrays[name] for name in arrays.files})
     if found.width != width:
