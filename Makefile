@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo serve quick test instructions check bench soak lock clean
+.PHONY: help demo serve web quick test instructions check bench soak lock clean
 
 help:
 	@echo "make demo   install, make a small library, index it, search it (no torch)"
 	@echo "make serve  serve the library of the demo on http://127.0.0.1:8000"
+	@echo "make web    build the web page; needs Node 20.19 or newer"
 	@echo "make quick  install everything and run the tests that start no process"
 	@echo "make test   install everything and run the whole suite"
 	@echo "make instructions  the tests of engines and precisions, as if the processor had AVX2 only, and AVX-512 without VNNI"
@@ -35,6 +36,10 @@ demo: $(VENV)/.base
 
 serve: $(VENV)/.base
 	FOLEY_DATA=.demo/data $(BIN)/foley serve
+
+# What it builds is committed: only who changes service/http/web/source needs node.
+web:
+	cd service/http/web && npm ci --ignore-scripts && npm run build
 
 quick: $(VENV)/.all
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not process"

@@ -1,36 +1,36 @@
-"""The web page at `/`: a few files, sent as they are, that may load nothing from any other host.
+"""The web page at `/` and the API explorer at `/docs`: built files, sent compressed, that load nothing from elsewhere.
 
-The API explorers at `/docs` and `/redoc` are the exception: they are megabytes that come from one other host. Their
-page is ours, so that a browser without internet says where the description is instead of showing nothing.
+`make web` builds `service/http/web/source` into `service/http/web/built`, which is committed.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from fastapi import APIRouter
+import anyio.to_thread
+from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse
+from starlette.responses import Response
 
 router = APIRouter(include_in_schema=False)
 
-FOLDER = Path(__file__).resolve().parents[1] / "web"
+FOLDER = Path(__file__).resolve().parents[1] / "web" / "built"
 PAGE = "index.html"
 EXPLORER = "explorer.html"
-EXPLORER_HOST = "https://cdn.jsdelivr.net"
-# The whole of what is served: a name that is not here has no file, whatever it spells.
 TYPES = {
-    **dict.fromkeys((PAGE, EXPLORER), "text/html; charset=utf-8"),
-    **dict.fromkeys(
-        ("app.js", "answer.js", "elements.js", "explorer.js", "questions.js"),
-        "text/javascript; charset=utf-8",
-    ),
-    **dict.fromkeys(("style.css", "explorer.css"), "text/css; charset=utf-8"),
-    "icon.svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".json": "application/json",
 }
 HEADERS = {
     # File names and paths are hostile: even if one became markup, no script or style inside the page would run.
-    # `blob:` is the clip a user chose, shown before it is sent.
+    # `blob:` is the clip a user chose or recorded, and pictures that need the key to be fetched.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
         "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -38,36 +38,64 @@ HEADERS = {
     ),
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
 }
-# The explorers write styles into their markup and draw images of theirs as data; ReDoc searches in a worker.
+# The explorer writes styles into its markup and draws images of its own as data.
 EXPLORER_POLICY = (
-    f"default-src 'self'; script-src 'self' {EXPLORER_HOST}; style-src 'self' 'unsafe-inline' {EXPLORER_HOST}; "
-    "img-src 'self' data: blob: https://cdn.redoc.ly; media-src 'self' blob:; worker-src blob:; object-src 'none'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    content: bytes
+    compressed: bytes
+    etag: str
+
+
+@cache
+def file_names() -> frozenset[str]:
+    """The whole of what is served: a name that is not among these has no file, whatever it spells."""
+    return frozenset(path.name for path in FOLDER.iterdir())
+
+
+@cache
+def _read(name: str) -> _File:
+    content = (FOLDER / name).read_bytes()
+    compressed = gzip.compress(content, mtime=0)
+    return _File(content=content, compressed=compressed, etag=hashlib.sha256(content).hexdigest()[:32])
+
+
 @router.api_route("/", methods=["GET", "HEAD"])
-async def get_page() -> FileResponse:
+async def get_page(request: Request) -> Response:
     """Answer with the page."""
-    return _send(PAGE)
+    return await _send(request, PAGE)
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 @router.api_route("/redoc", methods=["GET", "HEAD"])
-async def get_explorer() -> FileResponse:
-    """Answer with the page of the API explorers; its script looks at the path."""
-    return _send(EXPLORER)
+async def get_explorer(request: Request) -> Response:
+    """Answer with the page of the API explorer."""
+    return await _send(request, EXPLORER)
 
 
 @router.api_route("/web/{name}", methods=["GET", "HEAD"])
-async def get_page_file(name: str) -> FileResponse:
+async def get_page_file(request: Request, name: str) -> Response:
     """Answer with a file that the page loads, or 404 for any other name."""
-    if name not in TYPES:
+    if name not in file_names():
         raise HTTPException(404, "the page has no such file")
-    return _send(name)
+    return await _send(request, name)
 
 
-def _send(name: str) -> FileResponse:
-    policy = {"Content-Security-Policy": EXPLORER_POLICY} if name == EXPLORER else {}
-    return FileResponse(FOLDER / name, media_type=TYPES[name], headers=HEADERS | policy)
+async def _send(request: Request, name: str) -> Response:
+    file = await anyio.to_thread.run_sync(_read, name)
+    headers = {**HEADERS, "ETag": f'W/"{file.etag}"'}
+    if name == EXPLORER:
+        headers["Content-Security-Policy"] = EXPLORER_POLICY
+    if file.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    content = file.content
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        content, headers["Content-Encoding"] = file.compressed, "gzip"
+    return Response(content, media_type=TYPES[Path(name).suffix], headers=headers)

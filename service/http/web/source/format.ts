@@ -1,0 +1,30 @@
+// Numbers and names as text.
+
+export type Modality = "audio" | "video";
+export const NAMES: Record<Modality, string> = { audio: "sound", video: "picture" };
+
+const two = (number: number): string => String(number).padStart(2, "0");
+
+export function formatTime(seconds: number): string {
+  const whole = Math.floor(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  return `${hours ? `${hours}:` : ""}${two(minutes)}:${two(whole % 60)}`;
+}
+
+export const formatSpan = (start: number, end: number): string => `${formatTime(start)}–${formatTime(end)}`;
+
+export function formatBytes(bytes: number): string {
+  if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(1)} GB`;
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+export const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? "" : "s"}`;
+
+export const nameOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1);
+
+export const formatDate = (seconds: number): string =>
+  new Date(1000 * seconds).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+export const formatPercent = (part: number): string => `${Math.round(100 * part)} %`;
+
+export const clamp = (value: number, low: number, high: number): number => Math.min(Math.max(value, low), high);

@@ -1,0 +1,105 @@
+// What is searched with: chosen, dropped, recorded, or an asset of the library; its preview and the part that is used.
+
+import { lazy } from "../lazy";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { formatBytes, formatSpan, formatTime } from "../format";
+import { release } from "../players";
+import { goTo } from "../state";
+import { cancel } from "./ask";
+import { clip, clipFacts, clipPlayer, cut, setClip, status, suggestTarget } from "./state";
+
+// Only for files that the browser has no type for.
+const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
+const Cutter = lazy(() => import("./cutter").then((module) => module.Cutter));
+const Recorder = lazy(() => import("./record").then((module) => module.Recorder));
+
+export function chooseFile(file: File, numFiles = 1): void {
+  cancel();
+  const isSound = file.type.startsWith("audio/") || (!file.type && SOUND_NAME.test(file.name));
+  const kind = file.type.startsWith("image/") ? "image" : isSound ? "audio" : "video";
+  setClip({ kind, name: file.name, url: URL.createObjectURL(file), file }, formatBytes(file.size));
+  status.value = numFiles > 1 ? `A search takes one file: the first of ${numFiles} is used.` : "";
+}
+
+/** The whole window takes a drop: a drop beside the box would otherwise leave the page. */
+export function takeDrops(): void {
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"] as const) {
+    window.addEventListener(kind, (event) => {
+      event.preventDefault();
+      const files = event.dataTransfer?.files;
+      document.getElementById("drop")?.classList.toggle("is-over", kind === "dragenter" || kind === "dragover");
+      if (kind !== "drop" || !files?.[0]) return;
+      goTo("search");
+      chooseFile(files[0], files.length);
+    });
+  }
+}
+
+export function ClipBox() {
+  const given = clip.value;
+  const [isRecording, setRecording] = useState(false);
+  const choose = ({ currentTarget }: { currentTarget: HTMLInputElement }) => {
+    if (currentTarget.files?.[0]) chooseFile(currentTarget.files[0]);
+    currentTarget.value = ""; // the same file may be chosen again
+  };
+  const part = cut.value;
+  return (
+    <>
+      <label id="drop" class="drop" for="file">
+        <input id="file" type="file" accept="audio/*,video/*,image/*" onChange={choose} />
+        <span id="file-name" class="name">{given ? given.name : "Drop a clip here, or choose one"}</span>
+        <span id="file-facts" class="quiet">
+          {given ? clipFacts.value || "From the library" : "Sound, film or a picture, any common format"}
+        </span>
+      </label>
+      {given && <Preview key={given.url} />}
+      {part && (
+        <p class="cut">
+          <span>Searches with {formatSpan(...part)} of it.</span>
+          <button type="button" class="small" onClick={() => (cut.value = null)}>Use all of it</button>
+        </p>
+      )}
+      <div class="row">
+        <button type="button" class="small" aria-expanded={isRecording} onClick={() => setRecording(!isRecording)}>Record…</button>
+        {given && <button type="button" class="small" onClick={() => setClip(null)}>Remove the clip</button>}
+      </div>
+      {isRecording && <Recorder onEnd={() => setRecording(false)} />}
+    </>
+  );
+}
+
+function Preview() {
+  const given = clip.value!;
+  const player = useRef<HTMLVideoElement>(null);
+  const [isSilent, setSilent] = useState(false); // it cannot be played here
+  const [length, setLength] = useState(0);
+  useEffect(() => {
+    const element = player.current;
+    return () => { if (element) release(element); };
+  }, [given.kind]);
+  if (given.kind === "image") return <div id="preview"><img src={given.url} alt="Your picture" /></div>;
+  if (isSilent) return <div id="preview"><p class="quiet">This browser cannot play the file; the service may still read it.</p></div>;
+  const loaded = () => {
+    const element = player.current;
+    if (!element) return;
+    const isFinite = Number.isFinite(element.duration); // a recording has none
+    if (given.file) clipFacts.value = (isFinite ? `${formatTime(element.duration)} · ` : "") + formatBytes(given.file.size);
+    if (isFinite) setLength(element.duration);
+    if (given.file && given.kind === "video" && element.videoWidth === 0) {
+      clip.value = { ...given, kind: "audio" }; // a video file that has only sound
+      suggestTarget();
+      return;
+    }
+    clipPlayer.value = element;
+  };
+  const Player = given.kind as "video";
+  return (
+    <div id="preview">
+      <Player
+        key={given.kind} ref={player} src={given.start === undefined ? given.url : `${given.url}#t=${given.start}`} controls preload="metadata"
+        playsInline aria-label="Your clip" onLoadedMetadata={loaded} onError={() => { clipPlayer.value = null; setSilent(true); }}
+      />
+      {given.file && length > 0.5 && clipPlayer.value && <Cutter file={given.file} player={clipPlayer.value} length={length} />}
+    </div>
+  );
+}

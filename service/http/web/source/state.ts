@@ -1,0 +1,104 @@
+// What all parts of the page share: where it is, what the library holds, and whether a key is needed.
+
+import { computed, signal } from "@preact/signals";
+import { address, ask, forgetKey, keepKey, keyHeaders, lendKey, Problem } from "./api";
+import { count } from "./format";
+import type { AssetPage, BundleFacts, Job, Ready } from "./types";
+
+export const PAGES = ["search"] as const;
+export type Page = (typeof PAGES)[number];
+
+const MAX_COUNTED = 1000; // assets in one page of GET /v1/assets
+const MAX_JOBS = 100; // the newest; an older question was answered or given up
+const READINESS_MILLISECONDS = 6000; // GET /readyz may repeat what it said five seconds ago
+
+const hash = signal(location.hash);
+addEventListener("hashchange", () => (hash.value = location.hash));
+
+/** `#/library/ID` → page `library`, place `ID`. */
+export const page = computed<Page>(() => PAGES.find((name) => name === hash.value.split("/")[1]) ?? "search");
+export const place = computed(() => decodeURIComponent(hash.value.split("/")[2] ?? ""));
+
+export function goTo(name: Page, where = ""): void {
+  location.hash = `#/${name}${where ? `/${encodeURIComponent(where)}` : ""}`;
+}
+
+export const libraryLine = signal("Loading the library…");
+export const isEmpty = signal(false);
+export const bundle = signal<BundleFacts | null>(null);
+export const wantsKey = signal(false);
+export const keyNote = signal("");
+export const questions = signal<Job[]>([]);
+/** Read out once by screen readers, and shown for some seconds. */
+export const notice = signal("");
+
+let numNotices = 0;
+export function say(text: string): void {
+  notice.value = text;
+  const turn = ++numNotices;
+  setTimeout(() => turn === numNotices && (notice.value = ""), 6000);
+}
+
+let numAsked = 0;
+
+/** Show what the library holds now: jobs and releases change it while the page is open. Returns false if refused. */
+export async function showLibrary(bundleId: string | null = null): Promise<boolean> {
+  const turn = ++numAsked;
+  try {
+    const [assets, ready] = await Promise.all([
+      ask<AssetPage>(address("/v1/assets", { limit: MAX_COUNTED })),
+      ask<Ready>("/readyz"),
+    ]);
+    if (turn !== numAsked) return true; // a later request answers
+    const more = assets.next_cursor === null ? "" : "more than ";
+    isEmpty.value = assets.assets.length === 0;
+    wantsKey.value = false;
+    if (ready.bundle && JSON.stringify(ready.bundle) !== JSON.stringify(bundle.value)) bundle.value = ready.bundle;
+    libraryLine.value =
+      `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
+      `bundle ${bundleId ?? ready.bundle_id}`;
+    lendKey();
+    void askQuestions();
+    const isOld = (bundleId !== null && bundleId !== ready.bundle_id) || (ready.num_segments === 0) !== isEmpty.value;
+    if (isOld) setTimeout(() => turn === numAsked && showLibrary(), READINESS_MILLISECONDS);
+    return true;
+  } catch (error) {
+    if (turn !== numAsked) return false;
+    if (error instanceof Problem && [401, 403].includes(error.status)) askForKey(error);
+    else libraryLine.value = `${error instanceof Problem ? error.title : "The service does not answer"}.`;
+    return false;
+  }
+}
+
+/** The questions that are open: those of which no later sync of the same paths ended. */
+async function askQuestions(): Promise<void> {
+  const found = await ask<{ jobs: Job[] }>(address("/v1/jobs", { limit: MAX_JOBS })).catch(() => ({ jobs: [] }));
+  const seen = new Set<string>();
+  questions.value = found.jobs.filter((job) => {
+    const paths = JSON.stringify(job.request.paths);
+    if (job.kind !== "sync" || job.request.dry_run || seen.has(paths)) return false;
+    seen.add(paths);
+    return job.state === "failed" && job.error?.code === "too_many_gone";
+  });
+}
+
+export function askForKey(problem: Problem): void {
+  const isRefused = keyHeaders().Authorization !== undefined;
+  if (problem.status === 401) forgetKey();
+  if (isRefused && problem.status === 401) keyNote.value = "This key is not valid or was revoked. Try another.";
+  else if (isRefused) keyNote.value = `Refused: ${problem.detail.trim()}.`;
+  libraryLine.value = "The library is locked: this service needs a key.";
+  wantsKey.value = true;
+}
+
+export async function useKey(key: string): Promise<boolean> {
+  keepKey(key);
+  wantsKey.value = false;
+  return showLibrary();
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState !== "visible") return;
+  lendKey(); // timers stop while a computer sleeps
+  void showLibrary();
+});

@@ -1,0 +1,125 @@
+// Waveforms and filmstrips of assets, as the service draws them; nothing in their place if it has none.
+
+import { useEffect, useRef, useState } from "preact/hooks";
+import { address, ask, assetAddress, send } from "./api";
+import { formatSpan } from "./format";
+
+interface Peaks {
+  start: number;
+  end: number;
+  min: number[];
+  max: number[];
+}
+
+const PIXELS = 400;
+const MAX_KEPT = 400; // waveforms, about 4 kB each
+const kept = new Map<string, Promise<Peaks | null>>();
+
+function readPeaks(assetId: string, start?: number, end?: number): Promise<Peaks | null> {
+  const from = address(assetAddress(assetId, "/waveform"), { pixels: PIXELS, start, end });
+  const known = kept.get(from);
+  if (known) return known;
+  const asked = ask<Peaks>(from).catch(() => null);
+  kept.set(from, asked);
+  if (kept.size > MAX_KEPT) kept.delete(kept.keys().next().value!);
+  return asked;
+}
+
+function draw(canvas: HTMLCanvasElement, { min, max }: Peaks): void {
+  const ratio = Math.min(devicePixelRatio, 2);
+  canvas.width = canvas.clientWidth * ratio;
+  canvas.height = canvas.clientHeight * ratio;
+  const context = canvas.getContext("2d")!;
+  context.fillStyle = getComputedStyle(canvas).color;
+  const middle = canvas.height / 2;
+  const step = canvas.width / max.length;
+  for (let at = 0; at < max.length; at++) {
+    const [low, high] = [Math.min(min[at]!, 0) / 127, Math.max(max[at]!, 0) / 127];
+    const height = Math.max((high - low) * middle, ratio);
+    context.fillRect(at * step, middle - high * middle, Math.max(step * 0.8, 1), height);
+  }
+}
+
+/** Whether the element has come near the view; then it stays so. */
+export function useNear<T extends HTMLElement>(): [{ current: T | null }, boolean] {
+  const element = useRef<T>(null);
+  const [isNear, setNear] = useState(false);
+  useEffect(() => {
+    const watch = new IntersectionObserver(([entry]) => {
+      if (!entry?.isIntersecting) return;
+      watch.disconnect();
+      setNear(true);
+    }, { rootMargin: "200px" });
+    if (element.current) watch.observe(element.current);
+    return () => watch.disconnect();
+  }, []);
+  return [element, isNear];
+}
+
+interface SpanProps {
+  assetId: string;
+  start?: number;
+  end?: number;
+}
+
+export function Waveform({ assetId, start, end, onSeek }: SpanProps & { onSeek?: (seconds: number) => void }) {
+  const [canvas, isNear] = useNear<HTMLCanvasElement>();
+  const [peaks, setPeaks] = useState<Peaks | null | undefined>(undefined);
+  useEffect(() => {
+    let isThere = true;
+    if (isNear) void readPeaks(assetId, start, end).then((found) => isThere && setPeaks(found));
+    return () => { isThere = false; };
+  }, [isNear, assetId, start, end]);
+  useEffect(() => {
+    const element = canvas.current;
+    if (!element || !peaks) return;
+    const redraw = () => draw(element, peaks);
+    redraw();
+    const watch = new ResizeObserver(redraw);
+    watch.observe(element);
+    const scheme = matchMedia("(prefers-color-scheme: dark)");
+    scheme.addEventListener("change", redraw);
+    return () => {
+      watch.disconnect();
+      scheme.removeEventListener("change", redraw);
+    };
+  }, [peaks]);
+  if (peaks === null) return null;
+  const seek = (event: MouseEvent) => {
+    if (!peaks || !onSeek) return;
+    const part = event.offsetX / (event.currentTarget as HTMLElement).clientWidth;
+    onSeek(peaks.start + part * (peaks.end - peaks.start));
+  };
+  const said = start === undefined || end === undefined ? "Waveform" : `Waveform of ${formatSpan(start, end)}`;
+  return <canvas ref={canvas} class="waveform" role="img" aria-label={said} onClick={onSeek ? seek : undefined} />;
+}
+
+/** The filmstrip of an asset; of a long one the frames of the span stand out. */
+export function Filmstrip({ assetId, start, end }: SpanProps) {
+  const [box, isNear] = useNear<HTMLDivElement>();
+  const [facts, setFacts] = useState<{ url: string; duration: number } | null | undefined>(undefined);
+  useEffect(() => {
+    let url = "";
+    let isThere = true;
+    if (isNear) {
+      send(assetAddress(assetId, "/filmstrip")).then(async (answer) => {
+        url = URL.createObjectURL(await answer.blob());
+        if (isThere) setFacts({ url, duration: Number(answer.headers.get("Foley-Duration") ?? 0) });
+        else URL.revokeObjectURL(url);
+      }, () => setFacts(null));
+    }
+    return () => {
+      isThere = false;
+      if (url) URL.revokeObjectURL(url);
+    };
+  }, [isNear, assetId]);
+  if (facts === null) return null;
+  const left = facts?.duration && start !== undefined ? (100 * start) / facts.duration : 0;
+  const width = facts?.duration && end !== undefined && start !== undefined ? (100 * (end - start)) / facts.duration : 100;
+  return (
+    <div ref={box} class="filmstrip">
+      {facts && <img src={facts.url} alt="Frames of the film, in order" />}
+      {facts && width < 99 && <span class="span" style={{ left: `${left}%`, width: `${Math.min(width, 100 - left)}%` }} />}
+    </div>
+  );
+}
