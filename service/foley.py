@@ -21,6 +21,7 @@ from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import Priority
 from service.index.contract import Index
+from service.library.previews import Previews
 from service.releases.opening import (
     active_release,
     open_release,
@@ -45,6 +46,7 @@ class Foley:
     settings: Settings
     releases: ReleaseSwitch
     decoder: Decoder
+    previews: Previews
 
     @property
     def bundle(self) -> Bundle:
@@ -108,7 +110,12 @@ def open_foley(settings: Settings) -> Iterator[Foley]:
         stack.callback(releases.close)
         decoder = Decoder(num_workers=settings.decode_workers, limits=limits)
         stack.callback(decoder.close)
-        yield Foley(settings=settings, releases=releases, decoder=decoder)
+        previews = Previews(
+            settings.data / "previews",
+            max_bytes=settings.preview_cache_bytes,
+            min_free_bytes=settings.min_free_bytes,
+        )
+        yield Foley(settings=settings, releases=releases, decoder=decoder, previews=previews)
 
 
 def query_limits(settings: Settings) -> QueryLimits:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -29,6 +29,13 @@ from models.media.regular import (
     hash_media,
     open_regular,
     open_without_links,
+)
+from models.media.sampling import (
+    MAX_THUMBNAIL_BYTES,
+    PreviewPart,
+    count_buckets,
+    encode_jpeg,
+    measure_peaks,
 )
 from models.media.stillness import all_known, is_silence, is_still
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
@@ -58,6 +65,7 @@ __all__ = [
     "NoStream",
     "NotARegularFile",
     "NotMedia",
+    "PreviewPart",
     "TooComplex",
     "UnreadableClip",
     "clamp_time_ns",
@@ -124,12 +132,14 @@ class DecodedMedia:
         clips: The segments in order; one in which nothing decodes is left out.
         is_last: Whether the file has no segment after the asked ones.
         is_partial: Whether less than 95 % of the length that the header declares could be decoded.
+        preview: Small pictures and peaks, if they were asked for.
     """
 
     info: MediaInfo
     clips: tuple[Clip, ...]
     is_last: bool
     is_partial: bool
+    preview: PreviewPart | None = None
 
 
 def probe_media(source: MediaSource, limits: DecodeLimits | None = None) -> MediaInfo:
@@ -190,6 +200,8 @@ def decode_segments(
     limits: DecodeLimits | None = None,
     modalities: Collection[Literal["audio", "video"]] = ("audio", "video"),
     hashes_packets: bool = False,
+    with_preview: bool = False,
+    preview_at: float | None = None,
 ) -> DecodedMedia:
     """Decode a media file, or a stretch of its segments, in one pass.
 
@@ -206,6 +218,8 @@ def decode_segments(
         limits: What the file may ask for.
         modalities: What to decode; the other is None in every clip.
         hashes_packets: Whether to read all packets for `MediaInfo.packets_hash`; from the first segment on only.
+        with_preview: Whether to take small pictures and peaks of the sound too.
+        preview_at: Take one picture only, the first that was picked from this time on, in seconds.
 
     Returns:
         The segments and the facts of the file.
@@ -223,6 +237,8 @@ def decode_segments(
         first=first,
         stop=None if count is None else first + count,
         modalities=frozenset(modalities),
+        with_preview=with_preview,
+        at_seconds=preview_at,
     )
     reading = read_media(request)
     bounds = list(enumerate(reading.bounds()))[first:]
@@ -244,6 +260,23 @@ def decode_segments(
         clips=decoded,
         is_last=reading.is_last,
         is_partial=reading.is_partial,
+        preview=_preview(reading, decoded) if with_preview else None,
+    )
+
+
+def _preview(reading: Reading, clips: Sequence[Clip]) -> PreviewPart:
+    spec, num_buckets = reading.plan.spec, count_buckets(reading.plan)
+    sampler = None if reading.picture is None else reading.picture.sampler
+    thumbnail = None if sampler is None else sampler.thumbnail
+    return PreviewPart(
+        tiles=() if sampler is None else tuple(sampler.tiles),
+        thumbnail=None if thumbnail is None else encode_jpeg(thumbnail, MAX_THUMBNAIL_BYTES),
+        bucket_seconds=spec.segment_seconds / num_buckets,
+        peaks=[
+            (clip.start_seconds, measure_peaks(clip.samples, spec.segment_samples, num_buckets))
+            for clip in clips
+            if clip.samples is not None
+        ],
     )
 
 
@@ -259,6 +292,7 @@ def _build_clip(
             stop=segment + 1,
             end_seconds=reading.end_seconds,
             frame_starts=picture.frame_starts(),
+            with_preview=False,
         )
         picture = read_media(again).picture
     frames = frame_times = samples = is_silent = None

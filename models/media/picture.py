@@ -28,6 +28,7 @@ from models.media.colour import matrix_of, needs_mapping, rows_of, show_on_sdr
 from models.media.edits import EVERYTHING, Spans
 from models.media.frame import Pixels, crop_square, read_display_matrix, stretch_square, turn_upright
 from models.media.limits import DecodeLimits
+from models.media.sampling import PictureSampler
 from models.media.timeline import TIME_TOLERANCE_SECONDS, MomentPlan
 from models.media.tracks import read_pixel_aspect
 from models.media.unreadable import TooComplex
@@ -63,6 +64,7 @@ class PictureReader:
         shown: When the stream is shown: its first picture is held before that, its last one after.
         can_skip: Whether frames nobody needs may be left out, where the codec tells which these are.
         has_seeked: Whether the packets start in mid-file: what comes before the first key frame is then dropped.
+        sampler: Is shown every picture that is picked, before it is cut.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class PictureReader:
         shown: Spans = EVERYTHING,
         can_skip: bool = True,
         has_seeked: bool = False,
+        sampler: PictureSampler | None = None,
     ) -> None:
         self.start_seconds = math.inf  # of the first frame that decoded
         self.end_seconds = -math.inf  # of the last one
@@ -94,6 +97,7 @@ class PictureReader:
         self._begin_seconds = shown[0][0] if shown[0][0] > 0 else -math.inf
         self._cut_seconds = shown[-1][1]
         self._has_seeked = has_seeked
+        self.sampler = sampler
         self._floor_pts: int | None = None
         codec = self._context.codec
         self._skipper = (
@@ -104,6 +108,7 @@ class PictureReader:
         self._segment, self._moment = plan.first, 0
         self._frame: Any = None
         self._pixels: Pixels | None = None
+        self._upright: Pixels | None = None  # kept for the sampler
         self._picks: dict[int, list[tuple[float, Pixels]]] = {}
         self._reformatter = VideoReformatter()
 
@@ -286,6 +291,8 @@ class PictureReader:
             raise SkippingInexact(f"a frame before {wanted} s was left out")
         if self._pixels is None:
             self._pixels = self._render(self._frame)
+        if self.sampler is not None and self._upright is not None and self.size is not None:
+            self.sampler.show(wanted, self._upright, self.size)
         pick = (self._screen_seconds(self._frame.pts), self._pixels)
         self._picks.setdefault(self._segment, []).append(pick)
         self._moment += 1
@@ -297,6 +304,7 @@ class PictureReader:
     def _render(self, frame: Any) -> Pixels:
         stored = self._to_rgb(frame)
         upright = turn_upright(stored, read_display_matrix(frame))
+        self._upright = None if self.sampler is None else upright
         self.size, self.rotation_degrees = (
             self._shown_size(frame, upright.shape != stored.shape),
             frame.rotation,

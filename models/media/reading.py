@@ -21,6 +21,7 @@ from models.media.limits import DecodeLimits
 from models.media.opening import Media, MediaInfo, open_media
 from models.media.picture import LandedLate, PictureReader, SkippingInexact
 from models.media.regular import MediaSource, open_regular
+from models.media.sampling import PictureSampler
 from models.media.seeking import is_counted, is_seek_exact
 from models.media.sound import WARM_UP_SECONDS, MixedSound, SoundReader
 from models.media.timeline import ClipSpec, MomentPlan, segment_bounds
@@ -68,6 +69,9 @@ class ReadRequest:
     """Which track behind the best sound is heard in its place."""
     margin_seconds: float | None = None
     """How far before the first segment to go; None starts at the beginning of the file."""
+    with_preview: bool = False
+    """Whether small pictures are taken; with `at_seconds` one from then on, and no others."""
+    at_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +317,7 @@ def _make_picture_reader(
         shown=media.shown.get(media.video.index, EVERYTHING),
         can_skip=request.can_skip and request.spec.frame_times != "all",
         has_seeked=has_seeked,
+        sampler=PictureSampler(plan, at_seconds=request.at_seconds) if request.with_preview else None,
     )
 
 

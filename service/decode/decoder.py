@@ -63,6 +63,7 @@ class Decoder:
         limits: DecodeLimits = DEFAULT_LIMITS,
         timeout_seconds: float = 60.0,
         hashes_packets: bool = False,
+        with_preview: bool = False,
         follows_links: bool = True,
     ) -> Future[DecodedMedia]:
         """Cut a file into segments and decode at most `count` of them; see `models.media.clip.decode_segments`.
@@ -77,6 +78,7 @@ class Decoder:
             "limits": limits,
             "modalities": tuple(modalities),
             "hashes_packets": hashes_packets,
+            "with_preview": with_preview,
         }
         return self._enqueue(
             decode_segments, (spec,), arguments, timeout_seconds, file=Path(path), follows_links=follows_links
@@ -84,7 +86,7 @@ class Decoder:
 
     def read(
         self,
-        path: Path | str,
+        source: MediaSource,
         function: Callable[Concatenate[MediaSource, P], R],
         timeout_seconds: float,
         /,
@@ -93,10 +95,12 @@ class Decoder:
     ) -> R:
         """Run any importable function on a file, in a sandboxed worker, and wait; errors are those of `submit`.
 
-        The function gets the descriptor of the open file first; arguments and result are pickled.
+        The function gets the descriptor of the open file first; arguments and result are pickled. A `source` that is
+        a descriptor stays open until then.
         """
         with timed("decode"):
-            future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds, file=Path(path))
+            file = source if isinstance(source, int) else Path(source)
+            future: Future[R] = self._enqueue(function, args, kwargs, timeout_seconds, file=file)
             return future.result()
 
     def call(
@@ -137,14 +141,14 @@ class Decoder:
         kwargs: dict[str, Any],
         timeout_seconds: float,
         *,
-        file: Path | None = None,
+        file: Path | int | None = None,
         follows_links: bool = True,
     ) -> Future[Any]:
         if not (timeout_seconds > 0 and math.isfinite(timeout_seconds)):
             raise ValueError(f"timeout_seconds must be positive and finite, got {timeout_seconds}")
         future: Future[Any] = Future()
         task = Task(
-            file=None if file is None else file.absolute(),
+            file=file.absolute() if isinstance(file, Path) else file,
             follows_links=follows_links,
             future=future,
             function=function,

@@ -65,7 +65,7 @@ class DecoderClosed(DecodeFailure):
 class Task:
     """A call that waits for a worker, and the future of its outcome; `file` goes before its arguments."""
 
-    file: Path | None
+    file: Path | int | None
     follows_links: bool  # above the file's name
     future: Future[Any]
     function: Callable[..., Any]

@@ -45,6 +45,11 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
         "GET",
         "/metrics /v1/assets /v1/assets/{asset_id} /v1/assets/{asset_id}/media /v1/audit /v1/tracks",
     ),
+    (
+        "read",
+        "GET",
+        "/v1/assets/{asset_id}/thumbnail /v1/assets/{asset_id}/filmstrip /v1/assets/{asset_id}/waveform",
+    ),
     ("read", "GET", "/v1/collections /v1/collections/{collection_id}"),
     ("read", "GET", "/v1/suggested-tags /v1/assets/{asset_id}/suggested-tags"),
     ("read", "GET", "/v1/jobs /v1/jobs/{job_id} /v1/jobs/{job_id}/files /v1/jobs/{job_id}/events"),

@@ -290,6 +290,20 @@ class AssetPageBody(Document):
     next_cursor: str | None = Field(description=NEXT_CURSOR)
 
 
+class WaveformBody(Document):
+    """The waveform of a stretch of a file."""
+
+    model_config = example(
+        {"start": 0.0, "end": 8.0, "pixels": 4, "min": [-12, -88, -97, -3], "max": [14, 90, 93, 2]}
+    )
+
+    start: float = Field(description="Start, in seconds.")
+    end: float = Field(description="End, in seconds.")
+    pixels: int = Field(ge=1)
+    min: list[int] = Field(description="Lowest sample of each pixel, -127 to 127.")
+    max: list[int] = Field(description="Highest sample of each pixel.")
+
+
 class LiveBody(Document):
     """The process answers."""
 

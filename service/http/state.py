@@ -19,6 +19,7 @@ from service.jobs.opening import Jobs
 from service.releases.manager import ReleaseManager
 
 NUM_HASHED = 2  # files that are read at the same time before they are played
+NUM_PREVIEWED = 2  # files that are decoded at the same time to be shown
 NUM_WRITERS = 8  # writes that wait together share a flush
 
 
@@ -29,7 +30,8 @@ class State:
     Switching and deleting releases wait for each other and may take minutes, as does calibrating: each has one thread
     of its own (`changing`, `calibrating`), so that requests that wait for it take no thread of others. So do writes
     to the index, which wait while releases are switched (`writing`), and the reading of whole files before they are
-    played (`hashing`). `backing_up` and `auditing` are held by the one backup and audit that may run.
+    played (`hashing`), and the decoding of files that are shown at a glance (`previewing`).
+    `backing_up` and `auditing` are held by the one backup and audit that may run.
     """
 
     foley: Foley
@@ -45,6 +47,7 @@ class State:
     changing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
     calibrating: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
     hashing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(NUM_HASHED))
+    previewing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(NUM_PREVIEWED))
     writing: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(NUM_WRITERS))
 
 

@@ -92,6 +92,7 @@ class LibraryJobs:
             journal=journal,
             stop=job.stop,
             verify=request.verify,
+            previews=self._foley.previews,
             links=LinkRules(follows_folders=request.follow_links, within=self._foley.settings.library_roots),
         )
         if record.is_retry:

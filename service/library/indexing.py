@@ -17,6 +17,7 @@ from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.library.journal import Journal
 from service.library.pipeline import Pipeline
+from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
 from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
@@ -36,19 +37,24 @@ def index_paths(
     stop: Caller | None = None,
     verify: bool = False,
     links: LinkRules = NO_LINKED_FOLDERS,
+    previews: Previews | None = None,
 ) -> IndexReport:
     """Index every media file under some paths (see `service.library.scanning.find_files`), and report what was done.
 
     Ctrl-C, or `stop` leaving in any thread, ends the run early and cleanly: what is stored stays, and the report says
     so. Errors of the index itself (`service.index.failure.IndexFailure`) and of the encoder are raised. Without a
-    journal nothing is remembered beyond the run.
+    journal nothing is remembered beyond the run. `previews` keeps what files look and sound like at a glance.
     """
     run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify)
     with run.stopping_early():
         run.scan(paths, links=links)
         run.read(snapshot.index)
         with Pipeline(
-            snapshot=snapshot, decoder=decoder, limits=limits or DecodeLimits(), stop=stop
+            snapshot=snapshot,
+            decoder=decoder,
+            limits=limits or DecodeLimits(),
+            stop=stop,
+            previews=previews,
         ) as pipeline:
             run.index_all(pipeline)
         run.place(snapshot.index)

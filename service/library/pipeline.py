@@ -15,11 +15,13 @@ from collections import deque
 from concurrent.futures import Future
 
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream
+from models.media.preview import join_parts
 from service.decode.decoder import Decoder
 from service.decode.lane import DecodeFailure
 from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import chunk_segments
 from service.library.occupancy import Occupancy
+from service.library.previews import Previews
 from service.library.report import StageTimes
 from service.library.scanning import check_unchanged
 from service.library.stages import (
@@ -53,7 +55,13 @@ class Pipeline:
     """Takes files into an index. One thread calls it; leaving the `with` block stops what is under way."""
 
     def __init__(
-        self, *, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits, stop: Caller | None = None
+        self,
+        *,
+        snapshot: Snapshot,
+        decoder: Decoder,
+        limits: DecodeLimits,
+        stop: Caller | None = None,
+        previews: Previews | None = None,
     ) -> None:
         self.num_written_segments = 0
         self._bundle = snapshot.bundle
@@ -63,6 +71,7 @@ class Pipeline:
         self._stop = stop or Caller()
         self._decoder = decoder
         self._limits = limits
+        self._previews = previews
         self._max_chunks = decoder.num_workers + 3
         self._num_chunks = 0  # from the call to a worker until it is encoded
         self._num_unwritten = 0
@@ -108,6 +117,7 @@ class Pipeline:
         """Start a file."""
         self._began_at = self._began_at or time.monotonic()
         self._open_files[file] = None
+        file.previews = None if self._previews is None else []
         self._submit(file)
 
     def wait(self) -> list[IncomingFile]:
@@ -171,6 +181,7 @@ class Pipeline:
             limits=self._limits,
             timeout_seconds=self._timeout_seconds(file),
             hashes_packets=chunk == 0,
+            with_preview=self._previews is not None,
             follows_links=False,
         )
         file.next_submitted += 1
@@ -188,6 +199,7 @@ class Pipeline:
             return False
         file.next_submitted += 1
         file.next_forwarded += 1
+        file.previews = None
         file.num_segments += chunk.num_clips
         facts = dict(chunk.media)
         file.is_partial = facts.pop("is_partial")
@@ -255,7 +267,12 @@ class Pipeline:
             self._num_chunks -= 1
             self._num_unwritten += 1
             self._write.put(Adopt(file=file, twin_id=twin_id, facts=file.media()))
+            if self._previews is not None:
+                file.previews = None
+                self._previews.copy(file.asset_id, twin_id)
             return None
+        if file.previews is not None and media.preview is not None:
+            file.previews.append(media.preview)
         file.num_segments += len(media.clips)
         file.next_forwarded += 1
         file.is_forwarded = media.is_last
@@ -302,6 +319,8 @@ class Pipeline:
         self._open_files.pop(file, None)
         if self._spool is not None and not _may_pass(file.error):
             self._spool.remove(file.asset_id)
+        if self._previews is not None and file.previews and file.error is None and file.info is not None:
+            self._previews.put(file.asset_id, join_parts(file.previews, file.info.duration_seconds))
         self._top_up()
         return [file]
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn, Protocol
 
 from models.bundle.bundle import MomentWeights
-from models.media.clip import Clip, DecodedMedia, MediaInfo, UnreadableClip
+from models.media.clip import Clip, DecodedMedia, MediaInfo, PreviewPart, UnreadableClip
 from service.decode.lane import DecodeFailure, DecoderClosed
 from service.encode.batching import SegmentEncoder
 from service.encode.embedding import EmbeddedSegment, embed_clips, weigh_moments
@@ -75,6 +75,9 @@ class IncomingFile:
     is_forwarded: bool = False  # its last chunk went to the encoder
     is_adopted: bool = False  # it has the segments of an asset with the same sound and picture
     find_twin: Callable[[str | None], str | None] = lambda _: None  # the asset of that, by `packets_hash`
+    previews: list[PreviewPart] | None = (
+        None  # None: no preview is made, or what it needs was not decoded here
+    )
     spooled: Iterator[SpooledChunk] | None = None  # of an earlier run, written first; None: not read yet
     next_submitted: int = 0  # the chunk to decode next
     next_forwarded: int = 0  # the chunk to encode next

@@ -19,6 +19,7 @@ from service.index.contract import Index
 from service.library.journal import Journal
 from service.library.mounts import find_mounts, is_within, touches
 from service.library.pipeline import Pipeline, RehearsedPipeline
+from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
 from service.library.scanning import NO_LINKED_FOLDERS, LinkRules, UnusableFile
@@ -57,6 +58,7 @@ def sync_paths(
     allow_gone: bool = False,
     max_gone: float = 0.5,
     settle_seconds: float = 0.0,
+    previews: Previews | None = None,
 ) -> IndexReport:
     """Make the index hold the media under some paths as they are now; see `service.library.indexing.index_paths`.
 
@@ -86,7 +88,7 @@ def sync_paths(
             _check_mounts(run, gone, missed)
             _check_losses(run, roots, gone)
         index = None if journal.is_rehearsal else snapshot.index
-        _work(run, index, snapshot=snapshot, decoder=decoder, limits=limits, stop=stop)
+        _work(run, index, snapshot=snapshot, decoder=decoder, limits=limits, stop=stop, previews=previews)
         gone = [(path, asset_id) for path, asset_id in gone if _is_gone(path)]  # still
         if not (allow_gone or allow_empty or journal.is_rehearsal):
             _check_share(run, [*roots, *map(Path, sorted(mounts))], gone, max_gone=max_gone)
@@ -107,12 +109,17 @@ def _work(
     decoder: Decoder,
     limits: DecodeLimits | None,
     stop: Caller | None,
+    previews: Previews | None,
 ) -> None:
     if index is None:
         run.index_all(RehearsedPipeline())
     else:
         with Pipeline(
-            snapshot=snapshot, decoder=decoder, limits=limits or DecodeLimits(), stop=stop
+            snapshot=snapshot,
+            decoder=decoder,
+            limits=limits or DecodeLimits(),
+            stop=stop,
+            previews=previews,
         ) as pipeline:
             run.index_all(pipeline)
 

@@ -186,6 +186,10 @@ class Settings(BaseSettings):
     min_free_bytes: NonNegativeInt | None = None
     """Minimum free disk space; below it the index refuses writes. Default: max(2 GiB, 5 %)."""
 
+    preview_cache_bytes: PositiveInt = 4 * GIB
+    """Maximum disk space of thumbnails, filmstrips and waveforms, at most 40 KB for each asset; what was not asked for
+    the longest goes first, and is made again when it is asked for."""
+
     models_url: str | None = None
     """Mirror from which `foley models get` fetches: this address replaces the host of each published one, whose path
     stays. Default: the published hosts."""

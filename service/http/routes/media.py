@@ -118,7 +118,7 @@ async def respond_with_media(request: Request, asset: Asset, state: State) -> Re
         file, facts = await anyio.to_thread.run_sync(work, limiter=state.hashing)
     etag = f'"{asset.asset_id}"'  # the id is the hash of the content: as strong as a validator can be
     headers = _headers(asset, etag, os.pread(file.fileno(), HEAD_BYTES, 0))
-    if _matches(request.headers.get("if-none-match"), etag):
+    if matches_etag(request.headers.get("if-none-match"), etag):
         file.close()
         return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
     return _OpenFileResponse(file, facts, headers)
@@ -246,6 +246,7 @@ def _headers(asset: Asset, etag: str, head: bytes) -> dict[str, str]:
     }
 
 
-def _matches(if_none_match: str | None, etag: str) -> bool:
+def matches_etag(if_none_match: str | None, etag: str) -> bool:
+    """Whether a client that sent this header has the entity."""
     tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
     return etag in tags or "*" in tags

@@ -36,6 +36,7 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("GET", "/v1/assets", "read", 200),
     ("GET", ASSET, "read", 404),
     ("GET", f"{ASSET}/media", "read", 404),
+    *(("GET", f"{ASSET}/{name}", "read", 404) for name in ("thumbnail", "filmstrip", "waveform")),
     ("GET", "/v1/collections", "read", 200),
     ("GET", "/v1/collections/x", "read", 404),
     ("POST", "/v1/collections", "write", 422),

@@ -50,6 +50,9 @@ OPERATIONS = {
     "get_suggested_tags": ("/v1/assets/{asset_id}/suggested-tags", "GET"),
     "decide_suggested_tags": ("/v1/assets/{asset_id}/suggested-tags", "POST"),
     "get_asset_media": ("/v1/assets/{asset_id}/media", "GET"),
+    "get_thumbnail": ("/v1/assets/{asset_id}/thumbnail", "GET"),
+    "get_filmstrip": ("/v1/assets/{asset_id}/filmstrip", "GET"),
+    "get_waveform": ("/v1/assets/{asset_id}/waveform", "GET"),
     "get_collections": ("/v1/collections", "GET"),
     "post_collection": ("/v1/collections", "POST"),
     "show_collection": ("/v1/collections/{collection_id}", "GET"),
@@ -98,6 +101,7 @@ VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMo
                 "list_assets",
                 "audit",
                 "create_release",
+                "get_waveform",
                 "post_collection",
                 "patch_collection",
                 "post_item",
@@ -258,6 +262,7 @@ def test_every_json_answer_is_as_described(
     check("get_asset", client.get(path))
     check("patch_asset", client.patch(path, json={"metadata": {"take": 3, "mood": ["calm"], "draft": True}}))
 
+    check("get_waveform", client.get(f"{path}/waveform?pixels=9"))
     basket = check("post_collection", client.post("/v1/collections", json={"name": "rain"}))
     place = f"/v1/collections/{basket['collection_id']}"
     check("post_item", client.post(f"{place}/items", json={"asset_id": asset["asset_id"]}))
@@ -364,6 +369,7 @@ def test_no_known_field_is_a_free_object(document: dict[str, Any]) -> None:
         "LiveBody",
         "ReadyBody",
         "SearchAnswerBody",
+        "WaveformBody",
     ],
 )
 def test_every_answer_has_an_example_that_is_one(document: dict[str, Any], name: str) -> None:
