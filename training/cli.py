@@ -9,7 +9,6 @@ foley-train evaluate my-bundle --data corpus/heldout
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -32,6 +31,7 @@ from training.corpus.labels import CorpusMismatch
 from training.corpus.scene import BadScene, Split
 from training.corpus.synthesis import write_corpus
 from training.deferred import load_commands
+from training.evaluation_cli import evaluate, probe
 from training.library_cli import adapt, agreement, graph
 
 ImportKind = Literal[PublishedKind, EncoderKind]
@@ -307,77 +307,8 @@ def upgrade(
     load_commands("upgrade").upgrade(bundle, output, console=Console(stderr=True))
 
 
-Model = Annotated[Path, typer.Argument(help="Folder of a bundle or of a checkpoint.")]
-Weights = Annotated[
-    Literal["student", "teacher"] | None, typer.Option(help="Weights of a checkpoint. Default: student.")
-]
-Segments = Annotated[
-    Literal["first", "all"],
-    typer.Option(help="Segments of each file with picture and sound: only the first, as published, or all."),
-]
-Workers = Annotated[int, typer.Option(min=1, help="Number of decoding processes.")]
-
-
-@app.command()
-def evaluate(
-    model: Model,
-    data: Annotated[list[Path], typer.Option(help="Held-out media: folders, files, manifests, shards.")],
-    weights: Weights = None,
-    segments: Segments = "first",
-    protocol: Annotated[
-        Literal["vggsound", "audioset", "mteb"] | None,
-        typer.Option(help="Measure a bundle on the clips of a published protocol, beside published figures."),
-    ] = None,
-    workers: Workers = 2,
-) -> None:
-    """Measure zero-shot retrieval on media in both directions. Prints a table, and JSON on stdout."""
-    if protocol is not None:
-        if weights is not None or segments != "first":
-            raise typer.BadParameter("--protocol takes a bundle and the first segment of each clip")
-        run = load_commands("protocols").run_protocol
-        measured = run(model, data, protocol, num_workers=workers, console=Console(stderr=True))
-        typer.echo(json.dumps(measured, indent=2))
-        return
-    commands = load_commands("evaluate")
-    options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
-    typer.echo(json.dumps(commands.run_evaluation(options, data, Console(stderr=True)), indent=2))
-
-
-@app.command()
-def probe(
-    model: Model,
-    data: Annotated[list[Path], typer.Option(help="Labelled training media: folders, manifests, shards.")],
-    validation: Annotated[list[Path], typer.Option(help="Labelled media for evaluation.")],
-    classes: Annotated[
-        Literal["one", "many"] | None,
-        typer.Option(help="Classes of a file: one (top-1) or many (mAP). Default: decided by the labels."),
-    ] = None,
-    modality: Annotated[
-        Literal["both", "audio", "video"], typer.Option(help="Embeddings given to the head.")
-    ] = "both",
-    epochs: Annotated[int, typer.Option(min=1, help="Number of training epochs of the head.")] = 40,
-    batch_size: Annotated[int, typer.Option(min=1, help="Segments in a batch of the head.")] = 64,
-    learning_rate: Annotated[float, typer.Option(min=1e-9, help="Maximum learning rate of the head.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the head's weights and of the order.")] = 0,
-    weights: Weights = None,
-    segments: Segments = "first",
-    workers: Workers = 2,
-) -> None:
-    """Train a small head on the frozen embeddings and measure it. Prints a table, and JSON on stdout."""
-    commands = load_commands("evaluate")
-    options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
-    config = commands.ProbeConfig(
-        modality=modality, num_epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
-    )
-    found = commands.run_probe(
-        options, config, data=data, validation=validation, classes=classes, console=Console(stderr=True)
-    )
-    typer.echo(json.dumps(found, indent=2))
-
-
-app.command()(adapt)
-app.command()(graph)
-app.command()(agreement)
+for command in (evaluate, probe, adapt, graph, agreement):
+    app.command()(command)
 
 if __name__ == "__main__":
     app()

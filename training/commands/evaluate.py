@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from models.bundle.bundle import BrokenBundle
+from models.bundle.bundle import BrokenBundle, load_bundle
+from models.network.weights import WrongStateDict
 from training.checkpoint import BrokenCheckpoint
 from training.data.archive import BrokenShard
-from training.data.listing import BadListing
+from training.data.listing import BadListing, list_items
 from training.data.segments import NoTrainingData
-from training.evaluation.embedder import Embedder, NoSuchWeights, open_embedder
+from training.data.sharded import is_sharded
+from training.evaluation.ave import BadAve, write_manifests
+from training.evaluation.embedder import Embedder, NoSuchWeights, PatchEmbedder, open_embedder, open_patches
 from training.evaluation.embedding import EmbeddedMedia, embed_data
 from training.evaluation.evaluate import COMBINATIONS, DIRECTIONS, Combination, Recall, Retrieval, retrieval
-from training.evaluation.probe import BadLabels, ProbeResult, probe
+from training.evaluation.probe import BadLabels, ProbeResult, probe, probe_cae
 from training.evaluation.probe_head import Classes, ProbeConfig
+from training.evaluation.protocol import embed_texts
 
 EXPECTED = (
     BadLabels,
@@ -35,6 +42,7 @@ EXPECTED = (
     NoSuchWeights,
     NoTrainingData,
     OSError,
+    WrongStateDict,
 )
 """What a person can do something about: one line, exit code 2."""
 MAX_CLASS_ROWS = 20
@@ -56,6 +64,17 @@ class ModelOptions:
     weights: Literal["student", "teacher"] | None
     segments: Literal["first", "all"]
     num_workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaeOptions:
+    """What the head of CAE-AV sees.
+
+    Attributes:
+        tokens: Rows of tracks, or the patches of each moment.
+    """
+
+    tokens: Literal["tracks", "patches"]
 
 
 def run_evaluation(options: ModelOptions, data: Sequence[Path], console: Console) -> dict[str, Any]:
@@ -100,6 +119,7 @@ def run_probe(
     validation: Sequence[Path],
     classes: Classes | None,
     console: Console,
+    cae: CaeOptions | None = None,
 ) -> dict[str, Any]:
     """Train the probe head on the embeddings of labelled media and measure it on others.
 
@@ -110,6 +130,7 @@ def run_probe(
         validation: Labelled media to measure on.
         classes: Whether one class is true of a file, or several may be; None to tell from the labels.
         console: Where the table goes.
+        cae: For the head of CAE-AV instead of the published one.
 
     Returns:
         What was measured and on how much, JSON values.
@@ -119,21 +140,23 @@ def run_probe(
     """
     log_to(console)
     try:
-        embedder = open_embedder(options.model, weights=options.weights)
+        takes_patches = cae is not None and cae.tokens == "patches"
+        embedder = (open_patches if takes_patches else open_embedder)(options.model, weights=options.weights)
         training = _embed(embedder, data, options, console, title="embed the training media")
         held_out = _embed(embedder, validation, options, console, title="embed the held-out media")
         with show_progress(console) as progress:
             bar = progress.add_task("train the head", total=config.num_epochs)
-            found = probe(
-                training,
-                held_out,
-                config,
-                num_heads=embedder.num_heads,
-                classes=classes,
-                on_epoch=lambda epoch, loss: progress.update(
-                    bar, completed=epoch, description=f"train the head, loss {loss:.3f}"
-                ),
-            )
+
+            def show(epoch: int, loss: float) -> None:
+                progress.update(bar, completed=epoch, description=f"train the head, loss {loss:.3f}")
+
+            facts: dict[str, Any] = {"num_heads": embedder.num_heads, "classes": classes, "on_epoch": show}
+            if cae is None:
+                found = probe(training, held_out, config, **facts)
+            else:
+                facts["num_tokens"] = embedder.num_tokens if isinstance(embedder, PatchEmbedder) else 1
+                captions = read_captions(options.model, [*data, *validation])
+                found = probe_cae(training, held_out, config, captions=captions, **facts)
     except EXPECTED as exc:
         console.print(str(exc), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from exc
@@ -146,6 +169,82 @@ def run_probe(
         "head": asdict(config),
         **asdict(found),
     }
+
+
+def run_probe_on(
+    options: ModelOptions,
+    config: ProbeConfig,
+    *,
+    data: Sequence[Path],
+    validation: Sequence[Path],
+    ave: Path | None,
+    classes: Classes | None,
+    console: Console,
+    cae: CaeOptions | None,
+) -> dict[str, Any]:
+    """`run_probe` on media, or on the training and test clips of AVE.
+
+    Args:
+        options: Which model, and how.
+        config: How the head learns.
+        data: Labelled media to learn from.
+        validation: Labelled media to measure on.
+        ave: Folder of AVE, instead of both.
+        classes: Whether one class is true of a file, or several may be; None to tell from the labels.
+        console: Where the table goes.
+        cae: For the head of CAE-AV.
+
+    Returns:
+        What was measured and on how much, JSON values.
+
+    Raises:
+        typer.Exit: With code 2 if the folder is not AVE's, or as of `run_probe`.
+    """
+    if ave is None:
+        return run_probe(
+            options, config, data=data, validation=validation, classes=classes, console=console, cae=cae
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            splits = write_manifests(ave, Path(folder))
+        except BadAve as exc:
+            console.print(str(exc), style="red", markup=False, highlight=False)
+            raise typer.Exit(2) from exc
+        for split, (_, num_missing) in splits.items():
+            console.print(f"{split}: {num_missing} clips of AVE's list are not there")
+        paths = {split: [manifest] for split, (manifest, _) in splits.items()}
+        return run_probe(
+            options,
+            config,
+            data=paths["train"],
+            validation=paths["test"],
+            classes=classes,
+            console=console,
+            cae=cae,
+        )
+
+
+def read_captions(model: Path, paths: Sequence[Path]) -> dict[str, dict[str, NDArray[np.float32]]] | None:
+    """Vectors of the captions that manifests give, by file and modality; None if nothing has or embeds them.
+
+    Args:
+        model: A bundle that embeds words for sound and picture, or any other model.
+        paths: Media, manifests or shards.
+
+    Returns:
+        Unit means of a file's captions.
+    """
+    if (model / "run.json").exists() or any(map(is_sharded, paths)):
+        return None
+    bundle = load_bundle(model)
+    if bundle.manifest.text is None or set(bundle.manifest.text.outputs) != {"audio", "video"}:
+        return None
+    items = [item for item in list_items(paths) if item.captions]
+    found: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for item in items:
+        vectors = {name: rows.mean(axis=0) for name, rows in embed_texts(bundle, item.captions).items()}
+        found[item.name] = {name: row / np.linalg.norm(row) for name, row in vectors.items()}
+    return found or None
 
 
 def log_to(console: Console) -> None:
@@ -230,6 +329,8 @@ def probe_table(found: ProbeResult) -> Table:
     table.add_row(
         f"all {len(found.by_class)}", f"{found.percent:.1f} ({low:.1f}-{high:.1f})", f"{found.chance:.1f}"
     )
+    if found.seconds_right is not None:
+        table.add_row("seconds named right, with background", f"{found.seconds_right:.1f}")
     for name, percent in list(found.by_class.items())[:MAX_CLASS_ROWS]:
         table.add_row(Text(name), f"{percent:.1f}")
     if len(found.by_class) > MAX_CLASS_ROWS:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from models.bundle.bundle import load_bundle, sound_inputs
 from models.inference import onnxruntime
 from models.network.export import open_graphs
+from models.network.frontend import cut_windows, moment_starts
+from models.network.graph_weights import recover_network
 from models.network.tgdp import Tgdp
 from training.checkpoint import load_checkpoint
 
@@ -107,6 +109,47 @@ class NetworkEmbedder:
 
 
 @dataclass(frozen=True)
+class PatchEmbedder(NetworkEmbedder):
+    """The torch network without its last block and pooling: the patch tokens of a moment side by side in its row.
+
+    Pictures and sound have as many patches; `num_tokens` says how many.
+    """
+
+    @property
+    def num_tokens(self) -> int:
+        """Patch tokens L of a moment of each modality: the fewer of both."""
+        return min(self.network.config.num_patches(modality) for modality in ("audio", "video"))
+
+    @torch.no_grad()
+    def embed(
+        self,
+        samples: NDArray[np.float32],
+        lengths: NDArray[np.int64],
+        heard: NDArray[np.int64],
+        frames: NDArray[np.uint8],
+    ) -> tuple[Tracks, Tracks]:
+        """Embed a padded batch: rows (B, T, L·D), of the first L patches each; see `Embedder`."""
+        network, config = self.network, self.network.config
+        sound, num_samples, num_heard, pictures = (
+            torch.from_numpy(array).to(self.device) for array in (samples, lengths, heard, frames)
+        )
+        starts = moment_starts(
+            num_samples,
+            list(range(config.num_moments)),
+            num_moments=config.num_moments,
+            window_frames=config.window_frames,
+        )
+        windows = cut_windows(network.log_mel(sound, num_heard), starts, config.window_frames)
+        audio = network.embed_patches(network.audio_pictures(windows.flatten(0, 1)), "audio")
+        video = network.embed_patches(network.pixels(pictures.flatten(0, 1)), "video")
+        first, last = config.num_cls_tokens, config.num_cls_tokens + self.num_tokens
+        shape = len(samples), config.num_moments, -1
+        heard_rows = network.encode(audio, "audio")[:, first:last].reshape(shape)
+        seen_rows = network.encode(video, "video")[:, first:last].reshape(shape)
+        return heard_rows.float().cpu().numpy(), seen_rows.float().cpu().numpy()
+
+
+@dataclass(frozen=True)
 class GraphEmbedder:
     """The graphs of a bundle on ONNX Runtime, on the CPU.
 
@@ -139,6 +182,25 @@ class GraphEmbedder:
         audio: Tracks = self.audio_graph.run(None, sound_inputs(names, samples, lengths, heard))[0]
         video: Tracks = self.video_graph.run(None, {"frames": frames})[0]
         return audio, video
+
+
+def open_patches(model: Path, *, weights: str | None = None) -> PatchEmbedder:
+    """Open the patch tokens of a TG-DP network: of a checkpoint, or of the graphs of a bundle.
+
+    Args:
+        model: Folder of a bundle or of a checkpoint.
+        weights: "student" or "teacher" of a checkpoint; None for the student, and for a bundle.
+
+    Returns:
+        The frozen model, on the GPU if there is one.
+    """
+    if (model / "run.json").exists():
+        opened = open_embedder(model, weights=weights)
+        assert isinstance(opened, NetworkEmbedder)
+        return PatchEmbedder(opened.name, opened.network)
+    bundle = load_bundle(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return PatchEmbedder(bundle.bundle_id, recover_network(bundle).to(device))
 
 
 def open_embedder(model: Path, *, weights: str | None = None) -> Embedder:

@@ -6,14 +6,15 @@ here: its embeddings are computed once. The head of the last epoch is measured; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.accuracy import RankedClips, chance_average_precisions, is_top_1, map_interval
+from training.evaluation.accuracy import RankedClips, Truth, chance_average_precisions, is_top_1, map_interval
+from training.evaluation.cae_probe import CaeClips, name_of, read_seconds, score_cae, train_cae
 from training.evaluation.embedding import EmbeddedMedia
 from training.evaluation.evaluate import bootstrap_interval
 from training.evaluation.probe_head import Classes, Heard, Labelled, ProbeConfig, score_clips, train_head
@@ -37,6 +38,8 @@ class ProbeResult:
         interval: Its 95 % bootstrap interval over the held-out clips.
         chance: For mAP that of random scores, for top-1 that of always naming the training clips' commonest class.
         by_class: Average precision, or share of a class's clips named right, in percent; held-out classes only.
+        seconds_right: Share of seconds whose class or background is named right, in percent (AVE's accuracy); None if
+            no label says when, or the head does not look at moments.
     """
 
     classes: Classes
@@ -48,6 +51,7 @@ class ProbeResult:
     interval: tuple[float, float]
     chance: float
     by_class: dict[str, float]
+    seconds_right: float | None = None
 
 
 def list_classes(*media: EmbeddedMedia) -> tuple[str, ...]:
@@ -62,7 +66,7 @@ def list_classes(*media: EmbeddedMedia) -> tuple[str, ...]:
     Raises:
         BadLabels: If there are fewer than two.
     """
-    found = sorted({label for part in media for labels in part.labels for label in labels})
+    found = sorted({name_of(label) for part in media for labels in part.labels for label in labels})
     if len(found) < 2:
         raise BadLabels(f"a probe needs at least 2 classes in the labels of the media, got {found}")
     return tuple(found)
@@ -77,7 +81,11 @@ def count_classes(*media: EmbeddedMedia) -> Classes:
     Returns:
         "one" or "many".
     """
-    return "many" if any(len(set(labels)) > 1 for part in media for labels in part.labels) else "one"
+    return (
+        "many"
+        if any(len(set(map(name_of, labels))) > 1 for part in media for labels in part.labels)
+        else "one"
+    )
 
 
 def label_clips(
@@ -96,6 +104,28 @@ def label_clips(
 
     Raises:
         BadLabels: If no clip has a label, or one has several where one is wanted.
+    """  # noqa: DOC502 - raised where labels are read
+    rows, is_true = label_rows(media, class_names, classes=classes)
+    parts = {"both": (media.audio, media.video), "audio": (media.audio,), "video": (media.video,)}[modality]
+    width = media.audio.shape[2]
+    return Labelled(tokens=np.concatenate(parts, axis=1)[rows] * np.float32(width**0.5), is_true=is_true)
+
+
+def label_rows(
+    media: EmbeddedMedia, class_names: tuple[str, ...], *, classes: Classes
+) -> tuple[list[int], NDArray[np.bool_]]:
+    """The clips that have labels, and which classes are true of them.
+
+    Args:
+        media: Clips.
+        class_names: All C classes.
+        classes: Whether one class is true of a clip, or several may be.
+
+    Returns:
+        N rows of the media, and (N, C).
+
+    Raises:
+        BadLabels: If no clip has a label, or one has several where one is wanted.
     """
     rows = [row for row, labels in enumerate(media.labels) if labels]
     if not rows:
@@ -103,13 +133,11 @@ def label_clips(
     number = {name: position for position, name in enumerate(class_names)}
     is_true = np.zeros((len(rows), len(class_names)), np.bool_)
     for row, source in enumerate(rows):
-        is_true[row, [number[label] for label in media.labels[source]]] = True
+        is_true[row, [number[name_of(label)] for label in media.labels[source]]] = True
         if classes == "one" and is_true[row].sum() > 1:
             labels = ", ".join(media.labels[source])
             raise BadLabels(f"one class is wanted, {media.names[source]} has {labels}")
-    parts = {"both": (media.audio, media.video), "audio": (media.audio,), "video": (media.video,)}[modality]
-    width = media.audio.shape[2]
-    return Labelled(tokens=np.concatenate(parts, axis=1)[rows] * np.float32(width**0.5), is_true=is_true)
+    return rows, is_true
 
 
 def probe(
@@ -142,6 +170,80 @@ def probe(
     )
     head = train_head(learnt, config, classes=classes, num_heads=num_heads, on_epoch=on_epoch)
     scores = score_clips(head, held_out.tokens)
+    return _describe(scores, learnt.is_true, held_out.is_true, names, classes, config.modality)
+
+
+def probe_cae(
+    training: EmbeddedMedia,
+    validation: EmbeddedMedia,
+    config: ProbeConfig,
+    *,
+    num_heads: int,
+    num_tokens: int = 1,
+    captions: Mapping[str, Mapping[str, NDArray[np.float32]]] | None = None,
+    classes: Classes | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> ProbeResult:
+    """`probe` with the head of CAE-AV, which sees both modalities; labels with a span teach moments too.
+
+    Args:
+        training: Labelled clips to learn from.
+        validation: Labelled clips to measure on.
+        config: How the head learns.
+        num_heads: Attention heads of the head.
+        num_tokens: Tokens L of a moment that lie side by side in the rows of tracks.
+        captions: Vectors of the captions of a file by its name, by modality.
+        classes: Whether one class is true of a clip, or several may be; None to tell from the labels.
+        on_epoch: Called after every epoch with its number and mean loss.
+
+    Returns:
+        mAP or top-1, and the share of seconds named right.
+    """
+    names = list_classes(training, validation)
+    classes = classes or count_classes(training, validation)
+    learnt, held_out = (
+        _cae_clips(media, names, classes, num_tokens, captions) for media in (training, validation)
+    )
+    head = train_cae(learnt, config, classes=classes, num_heads=num_heads, on_epoch=on_epoch)
+    scores, named = score_cae(head, held_out)
+    found = _describe(scores, learnt.is_true, held_out.is_true, names, classes, "both")
+    if held_out.seconds is None or learnt.seconds is None:
+        return found
+    return replace(found, seconds_right=round(float((named == held_out.seconds).mean()) * 100, 4))
+
+
+def _cae_clips(
+    media: EmbeddedMedia,
+    names: tuple[str, ...],
+    classes: Classes,
+    num_tokens: int,
+    captions: Mapping[str, Mapping[str, NDArray[np.float32]]] | None,
+) -> CaeClips:
+    rows, is_true = label_rows(media, names, classes=classes)
+    tokens = {}
+    for name, found in (("audio", media.audio), ("video", media.video)):
+        cut = found[rows].reshape(len(rows), found.shape[1], num_tokens, -1)
+        norms = np.linalg.norm(cut, axis=-1, keepdims=True)
+        tokens[name] = (cut / np.maximum(norms, 1e-12) * cut.shape[-1] ** 0.5).astype(np.float32)
+    said = None
+    if captions is not None:
+        none = np.full(tokens["audio"].shape[-1], np.nan, np.float32)
+        said = {
+            name: np.stack([captions.get(media.names[row], {}).get(name, none) for row in rows])
+            for name in tokens
+        }
+    seconds = read_seconds([media.labels[row] for row in rows], names)
+    return CaeClips(tokens=tokens, is_true=is_true, seconds=seconds, captions=said)
+
+
+def _describe(
+    scores: NDArray[np.float32],
+    learnt: Truth,
+    held_out: Truth,
+    names: tuple[str, ...],
+    classes: Classes,
+    modality: Heard,
+) -> ProbeResult:
     measured = _measure_one(scores, learnt, held_out) if classes == "one" else _measure_many(scores, held_out)
     by_class = {
         name: round(float(value) * 100, 4)
@@ -150,35 +252,35 @@ def probe(
     }
     return ProbeResult(
         classes=classes,
-        modality=config.modality,
-        num_training=len(learnt.tokens),
-        num_validation=len(held_out.tokens),
+        modality=modality,
+        num_training=len(learnt),
+        num_validation=len(held_out),
         by_class=by_class,
         **measured,
     )
 
 
-def _measure_many(scores: NDArray[np.float32], held_out: Labelled) -> dict[str, Any]:
-    precisions = RankedClips(scores, held_out.is_true).average_precisions()
-    low, high = map_interval(scores, held_out.is_true)
+def _measure_many(scores: NDArray[np.float32], held_out: Truth) -> dict[str, Any]:
+    precisions = RankedClips(scores, held_out).average_precisions()
+    low, high = map_interval(scores, held_out)
     return {
         "metric": "mAP",
         "percent": round(float(np.nanmean(precisions)) * 100, 4),
         "interval": (round(low, 4), round(high, 4)),
-        "chance": round(float(np.nanmean(chance_average_precisions(held_out.is_true))) * 100, 4),
+        "chance": round(float(np.nanmean(chance_average_precisions(held_out))) * 100, 4),
         "by_class": precisions,
     }
 
 
-def _measure_one(scores: NDArray[np.float32], learnt: Labelled, held_out: Labelled) -> dict[str, Any]:
-    is_right = is_top_1(scores, held_out.is_true)
-    commonest = learnt.is_true.sum(axis=0).argmax()
-    num_clips = held_out.is_true.sum(axis=0)
-    right = (held_out.is_true & is_right[:, None]).sum(axis=0)
+def _measure_one(scores: NDArray[np.float32], learnt: Truth, held_out: Truth) -> dict[str, Any]:
+    is_right = is_top_1(scores, held_out)
+    commonest = learnt.sum(axis=0).argmax()
+    num_clips = held_out.sum(axis=0)
+    right = (held_out & is_right[:, None]).sum(axis=0)
     return {
         "metric": "top-1",
         "percent": round(float(is_right.mean()) * 100, 4),
         "interval": bootstrap_interval(is_right),
-        "chance": round(float(held_out.is_true[:, commonest].mean()) * 100, 4),
+        "chance": round(float(held_out[:, commonest].mean()) * 100, 4),
         "by_class": np.where(num_clips > 0, right / np.maximum(num_clips, 1), np.nan),
     }
