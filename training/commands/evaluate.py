@@ -20,6 +20,7 @@ from rich.text import Text
 
 from models.bundle.bundle import BrokenBundle, load_bundle
 from models.network.weights import WrongStateDict
+from training.adapting.cae_probe import probe_cae
 from training.checkpoint import BrokenCheckpoint
 from training.data.archive import BrokenShard
 from training.data.listing import BadListing, list_items
@@ -29,7 +30,7 @@ from training.evaluation.ave import BadAve, write_manifests
 from training.evaluation.embedder import Embedder, NoSuchWeights, PatchEmbedder, open_embedder, open_patches
 from training.evaluation.embedding import EmbeddedMedia, embed_data
 from training.evaluation.evaluate import COMBINATIONS, DIRECTIONS, Combination, Recall, Retrieval, retrieval
-from training.evaluation.probe import BadLabels, ProbeResult, probe, probe_cae
+from training.evaluation.probe import BadLabels, ProbeResult, probe
 from training.evaluation.probe_head import Classes, ProbeConfig
 from training.evaluation.protocol import embed_texts
 

@@ -6,18 +6,18 @@ here: its embeddings are computed once. The head of the last epoch is measured; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.accuracy import RankedClips, Truth, chance_average_precisions, is_top_1, map_interval
-from training.evaluation.cae_probe import CaeClips, name_of, read_seconds, score_cae, train_cae
 from training.evaluation.embedding import EmbeddedMedia
 from training.evaluation.evaluate import bootstrap_interval
 from training.evaluation.probe_head import Classes, Heard, Labelled, ProbeConfig, score_clips, train_head
+from training.evaluation.spans import name_of
 
 
 class BadLabels(ValueError):
@@ -170,73 +170,10 @@ def probe(
     )
     head = train_head(learnt, config, classes=classes, num_heads=num_heads, on_epoch=on_epoch)
     scores = score_clips(head, held_out.tokens)
-    return _describe(scores, learnt.is_true, held_out.is_true, names, classes, config.modality)
+    return describe(scores, learnt.is_true, held_out.is_true, names, classes, config.modality)
 
 
-def probe_cae(
-    training: EmbeddedMedia,
-    validation: EmbeddedMedia,
-    config: ProbeConfig,
-    *,
-    num_heads: int,
-    num_tokens: int = 1,
-    captions: Mapping[str, Mapping[str, NDArray[np.float32]]] | None = None,
-    classes: Classes | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> ProbeResult:
-    """`probe` with the head of CAE-AV, which sees both modalities; labels with a span teach moments too.
-
-    Args:
-        training: Labelled clips to learn from.
-        validation: Labelled clips to measure on.
-        config: How the head learns.
-        num_heads: Attention heads of the head.
-        num_tokens: Tokens L of a moment that lie side by side in the rows of tracks.
-        captions: Vectors of the captions of a file by its name, by modality.
-        classes: Whether one class is true of a clip, or several may be; None to tell from the labels.
-        on_epoch: Called after every epoch with its number and mean loss.
-
-    Returns:
-        mAP or top-1, and the share of seconds named right.
-    """
-    names = list_classes(training, validation)
-    classes = classes or count_classes(training, validation)
-    learnt, held_out = (
-        _cae_clips(media, names, classes, num_tokens, captions) for media in (training, validation)
-    )
-    head = train_cae(learnt, config, classes=classes, num_heads=num_heads, on_epoch=on_epoch)
-    scores, named = score_cae(head, held_out)
-    found = _describe(scores, learnt.is_true, held_out.is_true, names, classes, "both")
-    if held_out.seconds is None or learnt.seconds is None:
-        return found
-    return replace(found, seconds_right=round(float((named == held_out.seconds).mean()) * 100, 4))
-
-
-def _cae_clips(
-    media: EmbeddedMedia,
-    names: tuple[str, ...],
-    classes: Classes,
-    num_tokens: int,
-    captions: Mapping[str, Mapping[str, NDArray[np.float32]]] | None,
-) -> CaeClips:
-    rows, is_true = label_rows(media, names, classes=classes)
-    tokens = {}
-    for name, found in (("audio", media.audio), ("video", media.video)):
-        cut = found[rows].reshape(len(rows), found.shape[1], num_tokens, -1)
-        norms = np.linalg.norm(cut, axis=-1, keepdims=True)
-        tokens[name] = (cut / np.maximum(norms, 1e-12) * cut.shape[-1] ** 0.5).astype(np.float32)
-    said = None
-    if captions is not None:
-        none = np.full(tokens["audio"].shape[-1], np.nan, np.float32)
-        said = {
-            name: np.stack([captions.get(media.names[row], {}).get(name, none) for row in rows])
-            for name in tokens
-        }
-    seconds = read_seconds([media.labels[row] for row in rows], names)
-    return CaeClips(tokens=tokens, is_true=is_true, seconds=seconds, captions=said)
-
-
-def _describe(
+def describe(
     scores: NDArray[np.float32],
     learnt: Truth,
     held_out: Truth,
@@ -244,6 +181,19 @@ def _describe(
     classes: Classes,
     modality: Heard,
 ) -> ProbeResult:
+    """The result of scores of held-out clips.
+
+    Args:
+        scores: Logits, shape (N, C).
+        learnt: Classes of the training clips, shape (M, C).
+        held_out: Classes of the held-out clips, shape (N, C).
+        names: Of the classes.
+        classes: Whether one class is true of a clip, or several may be.
+        modality: What the head saw.
+
+    Returns:
+        mAP or top-1 with its interval and chance level.
+    """
     measured = _measure_one(scores, learnt, held_out) if classes == "one" else _measure_many(scores, held_out)
     by_class = {
         name: round(float(value) * 100, 4)

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from models.bundle.bundle import starter_path
+from training.adapting.cae_probe import probe_cae, to_seconds
 from training.data.listing import list_items
 from training.evaluation.ave import BadAve, write_manifests
-from training.evaluation.cae_probe import read_seconds, split_span, to_seconds
 from training.evaluation.embedder import open_patches
 from training.evaluation.embedding import EmbeddedMedia
 from training.evaluation.evaluate import unit_tracks
-from training.evaluation.probe import list_classes, probe_cae
+from training.evaluation.probe import list_classes
 from training.evaluation.probe_head import ProbeConfig
+from training.evaluation.spans import read_seconds, split_span
 
 CLASSES = ("bell", "rain", "saw")
 DIRECTIONS = np.random.default_rng(99).normal(size=(3, 16))

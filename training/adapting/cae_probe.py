@@ -12,9 +12,8 @@ never becomes a track that is searched.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,26 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.adapting.enrichment import Case, Caste, caption_loss, choice_entropy, consistency_loss
+from training.evaluation.embedding import EmbeddedMedia
+from training.evaluation.probe import ProbeResult, count_classes, describe, label_rows, list_classes
 from training.evaluation.probe_head import Classes, ProbeConfig, classification_loss
+from training.evaluation.spans import NUM_SECONDS, read_seconds
 
-SPAN = re.compile(r"(.+)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)")
-NUM_SECONDS = 10
 WEIGHT = 0.1
 """Of each of CASE's three losses."""
 MODALITIES = ("audio", "video")
 
 Floats = NDArray[np.float32]
-
-
-def split_span(label: str) -> tuple[str, tuple[float, float] | None]:
-    """`rain@2-7` → `rain`, (2.0, 7.0); a label without a span holds for its whole clip."""
-    match = SPAN.fullmatch(label)
-    return (match[1], (float(match[2]), float(match[3]))) if match else (label, None)
-
-
-def name_of(label: str) -> str:
-    """The class of a label, without its span."""
-    return split_span(label)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,24 +256,64 @@ def score_cae(head: CaeHead, clips: CaeClips, *, batch_size: int = 64) -> tuple[
     return np.concatenate(scores), np.concatenate(named)
 
 
-def read_seconds(labels: Sequence[Sequence[str]], class_names: Sequence[str]) -> NDArray[np.int64] | None:
-    """The class of each second of each clip, the number of classes for background; None if no label has a span.
+def probe_cae(
+    training: EmbeddedMedia,
+    validation: EmbeddedMedia,
+    config: ProbeConfig,
+    *,
+    num_heads: int,
+    num_tokens: int = 1,
+    captions: Mapping[str, Mapping[str, NDArray[np.float32]]] | None = None,
+    classes: Classes | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> ProbeResult:
+    """`probe` with the head of CAE-AV, which sees both modalities; labels with a span teach moments too.
 
     Args:
-        labels: Of each clip; a label without a span holds for all its seconds.
-        class_names: Names without spans.
+        training: Labelled clips to learn from.
+        validation: Labelled clips to measure on.
+        config: How the head learns.
+        num_heads: Attention heads of the head.
+        num_tokens: Tokens L of a moment that lie side by side in the rows of tracks.
+        captions: Vectors of the captions of a file by its name, by modality.
+        classes: Whether one class is true of a clip, or several may be; None to tell from the labels.
+        on_epoch: Called after every epoch with its number and mean loss.
 
     Returns:
-        int64, shape (N, 10).
+        mAP or top-1, and the share of seconds named right.
     """
-    number = {name: place for place, name in enumerate(class_names)}
-    found = np.full((len(labels), NUM_SECONDS), len(class_names), np.int64)
-    has_span = False
-    for row, said in enumerate(labels):
-        for label in said:
-            name, span = split_span(label)
-            start, end = span or (0.0, float(NUM_SECONDS))
-            has_span |= span is not None
-            middles = np.arange(NUM_SECONDS) + 0.5
-            found[row, (middles >= start) & (middles < end)] = number[name]
-    return found if has_span else None
+    names = list_classes(training, validation)
+    classes = classes or count_classes(training, validation)
+    learnt, held_out = (
+        _cae_clips(media, names, classes, num_tokens, captions) for media in (training, validation)
+    )
+    head = train_cae(learnt, config, classes=classes, num_heads=num_heads, on_epoch=on_epoch)
+    scores, named = score_cae(head, held_out)
+    found = describe(scores, learnt.is_true, held_out.is_true, names, classes, "both")
+    if held_out.seconds is None or learnt.seconds is None:
+        return found
+    return replace(found, seconds_right=round(float((named == held_out.seconds).mean()) * 100, 4))
+
+
+def _cae_clips(
+    media: EmbeddedMedia,
+    names: tuple[str, ...],
+    classes: Classes,
+    num_tokens: int,
+    captions: Mapping[str, Mapping[str, NDArray[np.float32]]] | None,
+) -> CaeClips:
+    rows, is_true = label_rows(media, names, classes=classes)
+    tokens = {}
+    for name, found in (("audio", media.audio), ("video", media.video)):
+        cut = found[rows].reshape(len(rows), found.shape[1], num_tokens, -1)
+        norms = np.linalg.norm(cut, axis=-1, keepdims=True)
+        tokens[name] = (cut / np.maximum(norms, 1e-12) * cut.shape[-1] ** 0.5).astype(np.float32)
+    said = None
+    if captions is not None:
+        none = np.full(tokens["audio"].shape[-1], np.nan, np.float32)
+        said = {
+            name: np.stack([captions.get(media.names[row], {}).get(name, none) for row in rows])
+            for name in tokens
+        }
+    seconds = read_seconds([media.labels[row] for row in rows], names)
+    return CaeClips(tokens=tokens, is_true=is_true, seconds=seconds, captions=said)
