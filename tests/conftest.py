@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -15,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from models.bundle.bundle import Bundle, starter_path
+from models.bundle.bundle import Bundle, load_bundle, starter_path
 from service.foley import open_foley
 from service.library.indexing import index_paths
 from service.system.settings import Settings
@@ -25,6 +26,7 @@ from tests.support.libraries import write_tones
 from tests.support.paths import REPOSITORY
 from tests.support.quick import mark_processes, refuse_processes
 from tests.support.serving import run_server
+from tests.support.sharing import made_once
 from tests.support.swapping import TwoReleases, prepare_releases
 
 # `auto` would take what the machine is fastest at, after measuring it for every fresh data folder; tests compare
@@ -88,13 +90,14 @@ def library_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.corpus.recording import FRAME_RATE, SAMPLE_RATE_HZ, write_media
     from training.corpus.synthesis import write_corpus
 
-    folder = tmp_path_factory.mktemp("library")
-    write_corpus(folder, num_scenes=5, seed=3, split="heldout", separate_fraction=0.4)
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, (24 * FRAME_RATE, 64, 64, 3), dtype=np.uint8)
-    samples = (0.1 * rng.standard_normal(24 * SAMPLE_RATE_HZ)).astype(np.float32)
-    write_media(folder / "long.mp4", frames=frames, samples=samples)
-    return folder
+    def make(folder: Path) -> None:
+        write_corpus(folder / "media", num_scenes=5, seed=3, split="heldout", separate_fraction=0.4)
+        rng = np.random.default_rng(0)
+        frames = rng.integers(0, 255, (24 * FRAME_RATE, 64, 64, 3), dtype=np.uint8)
+        samples = (0.1 * rng.standard_normal(24 * SAMPLE_RATE_HZ)).astype(np.float32)
+        write_media(folder / "media" / "long.mp4", frames=frames, samples=samples)
+
+    return made_once(tmp_path_factory, "library", make) / "media"
 
 
 @pytest.fixture(scope="session")
@@ -111,9 +114,14 @@ def indexed_settings(
     settings = Settings(
         data=tmp_path_factory.mktemp("data"), bundle=bundle_path, device="cpu", min_free_bytes=0
     )
-    with open_foley(settings) as foley:
-        report = index_paths([library_files], snapshot=foley.snapshot(), decoder=foley.decoder)
-    assert not report.failed
+
+    def make(folder: Path) -> None:
+        with open_foley(settings.replace(data=folder / "data")) as foley:
+            report = index_paths([library_files], snapshot=foley.snapshot(), decoder=foley.decoder)
+        assert not report.failed
+
+    made = made_once(tmp_path_factory, "indexed", make) / "data"
+    shutil.copytree(made, settings.data, dirs_exist_ok=True, ignore=shutil.ignore_patterns("lock"))
     return settings
 
 
@@ -145,13 +153,15 @@ def client(server: str) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def second_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """An encoder pair like the starter whose scores are others."""
-    return make_second(tmp_path_factory.mktemp("bundles") / "second")
+    made = made_once(tmp_path_factory, "second", lambda folder: make_second(folder / "bundle"))
+    return load_bundle(made / "bundle")
 
 
 @pytest.fixture(scope="session")
 def worded_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The starter with words."""
-    return make_worded(tmp_path_factory.mktemp("bundles") / "worded")
+    made = made_once(tmp_path_factory, "worded", lambda folder: make_worded(folder / "bundle"))
+    return load_bundle(made / "bundle")
 
 
 @pytest.fixture(scope="session")
@@ -159,14 +169,21 @@ def pristine_releases(
     tmp_path_factory: pytest.TempPathFactory, library_files: Path, bundle_path: Path, second_bundle: Bundle
 ) -> TwoReleases:
     """Both releases over one library; tests copy it."""
-    queries = write_tones(tmp_path_factory.mktemp("queries"), 4)
-    return prepare_releases(
-        tmp_path_factory.mktemp("releases") / "data",
-        library=library_files,
-        queries=queries,
-        first=bundle_path,
-        second=second_bundle.path,
+
+    def make(folder: Path) -> None:
+        releases = prepare_releases(
+            folder / "data",
+            library=library_files,
+            queries=write_tones(folder / "queries", 4),
+            first=bundle_path,
+            second=second_bundle.path,
+        )
+        (folder / "releases").write_bytes(pickle.dumps(releases))
+
+    releases: TwoReleases = pickle.loads(
+        (made_once(tmp_path_factory, "releases", make) / "releases").read_bytes()
     )
+    return releases
 
 
 @pytest.fixture
@@ -182,7 +199,7 @@ def pe_av(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Bundle]:
     """A tiny PE-AV of every frame: the published class, and the bundle that `foley-train import` made of its folder."""
     from tests.support import families  # not at the top: it loads torch
 
-    return families.made_once(tmp_path_factory, "pe-av", families.write_pe_av)
+    return families.published_and_imported(tmp_path_factory, "pe-av", families.write_pe_av)
 
 
 @pytest.fixture(scope="session")
@@ -190,4 +207,4 @@ def clap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Bundle]:
     """A tiny CLAP, likewise."""
     from tests.support import families
 
-    return families.made_once(tmp_path_factory, "clap", families.write_clap)
+    return families.published_and_imported(tmp_path_factory, "clap", families.write_clap)

@@ -40,7 +40,7 @@ def service(
             serve_in_thread(
                 releases.settings.replace(release_trial_bytes=4 << 30, release_stall_seconds=3)
             ) as server,
-            Clients(server.address, releases, count=1) as clients,
+            Clients(server.address, releases, count=1, pause_seconds=0.1) as clients,
         ):
             yield server, clients
     clients.report.check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from typer.testing import CliRunner
 
 from models.bundle.bundle import Bundle, load_bundle
 from models.network.published_folder import import_transformers
+from tests.support.paths import GOLDEN
+from tests.support.sharing import made_once
 from training.cli import app
 
 SIDE = 28
@@ -151,17 +153,36 @@ def import_folder(folder: Path, kind: str, output: Path, *options: str, code: in
     return result.output
 
 
-def made_once(
+def published_and_imported(
     tmp_path_factory: pytest.TempPathFactory, kind: str, write: Callable[[Path], Any]
 ) -> tuple[Any, Bundle]:
-    """The published class and the bundle of it, exported by the first process of a run that asks for it."""
-    root = tmp_path_factory.getbasetemp()
-    shared = root.parent if root.name.startswith("popen") else root  # all workers of pytest-xdist have that
-    with (shared / f"{kind}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        folder, output = shared / f"{kind} folder", shared / f"{kind} bundle"
-        if not output.exists():
-            write(folder)
-            short = ("--segment-seconds", "1") if kind == "pe-av" else ()
-            import_folder(folder, kind, output, "--license", "a licence", *short)
-    return write(root / f"{kind} reference"), load_bundle(output)
+    """The published class and the bundle of it, exported once in a run."""
+
+    def make(folder: Path) -> None:
+        write(folder / f"{kind} folder")
+        short = ("--segment-seconds", "1") if kind == "pe-av" else ()
+        import_folder(
+            folder / f"{kind} folder", kind, folder / f"{kind} bundle", "--license", "a licence", *short
+        )
+
+    folder = made_once(tmp_path_factory, kind, make)
+    reference = tmp_path_factory.mktemp("reference")
+    return write(reference / kind), load_bundle(folder / f"{kind} bundle")
+
+
+def golden_imported(tmp_path_factory: pytest.TempPathFactory, kind: str) -> tuple[Path, Bundle]:
+    """The golden weights of TG-DP as a pickle with the prefix of parallel training, or of CAV-MAE as safetensors; and
+    the bundle of them, exported once in a run."""
+    name = {"tgdp": "audio_model.25.pth", "cavmae": "cav-mae.safetensors"}[kind]
+
+    def make(folder: Path) -> None:
+        weights = load_file(GOLDEN / f"{kind}_small_weights.safetensors")
+        if kind == "tgdp":
+            torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, folder / name)
+        else:
+            save_file(weights, folder / name)
+        options = ("--heads", "4", "--decoder-heads", "4", "--license", "BSD-2-Clause")
+        import_folder(folder / name, kind, folder / "bundle", *options)
+
+    folder = made_once(tmp_path_factory, f"imported {kind}", make)
+    return folder / name, load_bundle(folder / "bundle")

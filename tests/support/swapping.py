@@ -170,10 +170,16 @@ class SwapReport:
 
 
 class Clients:
-    """Closed-loop clients of a server, each asking again as soon as it has its answer, until the block ends."""
+    """Closed-loop clients of a server, each asking again as soon as it has its answer, until the block ends.
 
-    def __init__(self, address: str, releases: TwoReleases, *, count: int) -> None:
+    With a pause they are people instead of a load.
+    """
+
+    def __init__(
+        self, address: str, releases: TwoReleases, *, count: int, pause_seconds: float = 0.0
+    ) -> None:
         self.report = SwapReport()
+        self._pause_seconds = pause_seconds
         self._address = address
         self._releases = releases
         self._contents = [(path, path.read_bytes()) for path in releases.queries]
@@ -193,7 +199,7 @@ class Clients:
 
     def _ask(self, number: int) -> None:
         with httpx.Client(base_url=self._address, timeout=TIMEOUT_SECONDS) as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(self._pause_seconds):
                 path, content = self._contents[number % len(self._contents)]
                 number += 1
                 self._ask_once(client, path, content)

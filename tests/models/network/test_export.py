@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -13,23 +14,13 @@ from models.inference import onnxruntime
 from models.media.clip import Clip, ClipSpec, decode_clip
 from models.network import export
 from models.network.export import GraphsDisagree, export_bundle
-from models.network.geometry import MODALITIES, TgdpConfig
+from models.network.geometry import MODALITIES
 from models.network.tgdp import Tgdp
+from tests.support.families import golden_imported
 from tests.support.paths import REPOSITORY
 from training.corpus.synthesis import write_corpus
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporter warns about its own internals
-
-TINY = TgdpConfig(
-    width=32,
-    num_heads=2,
-    depth=1,
-    decoder_width=16,
-    decoder_heads=2,
-    decoder_depth=1,
-    audio_patch=32,
-    video_patch=32,
-)
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +30,20 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
     return [decode_clip(path, ClipSpec()) for path in sorted(folder.glob("*.mp4"))]
 
 
-def network() -> Tgdp:
-    torch.manual_seed(0)
-    return Tgdp(TINY)
+@pytest.fixture
+def network(golden_network: Tgdp) -> Tgdp:
+    return copy.deepcopy(golden_network).eval()
 
 
 @pytest.fixture(scope="module")
-def bundle(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("export") / "bundle"
-    return export_bundle(network(), folder, name="tiny", clips=clips, training={"seed": 0})
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Of the same weights, as `foley-train import` exports them."""
+    return golden_imported(tmp_path_factory, "tgdp")[1]
 
 
-def test_a_bundle_agrees_with_torch_and_keeps_its_golden_clip(bundle, clips: list[Clip]) -> None:
+def test_a_bundle_agrees_with_torch(bundle: Bundle) -> None:
     assert max(bundle.manifest.agreement.values()) < 1e-5
-    golden = bundle.golden()
-    assert (golden.samples == clips[0].samples).all()
-    assert (golden.frames == clips[0].frames).all()
-    np.testing.assert_allclose(np.linalg.norm(golden.audio_track, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(bundle.golden().audio_track, axis=1), 1, atol=1e-5)
     assert sorted(p.name for p in bundle.path.iterdir()) == [
         "audio.onnx",
         "golden.npz",
@@ -64,37 +52,35 @@ def test_a_bundle_agrees_with_torch_and_keeps_its_golden_clip(bundle, clips: lis
     ]
 
 
-def test_a_network_that_embeds_nothing_is_no_bundle(clips: list[Clip], tmp_path: Path) -> None:
-    empty = network()
-    for parameter in empty.parameters():
+def test_a_network_that_embeds_nothing_is_no_bundle(network: Tgdp, clips: list[Clip], tmp_path: Path) -> None:
+    for parameter in network.parameters():
         parameter.data.zero_()
     with pytest.raises(ValueError, match="embeddings of length 0, not 1"):
-        export_bundle(empty, tmp_path / "bundle", name="empty", clips=clips, training={})
+        export_bundle(network, tmp_path / "bundle", name="empty", clips=clips, training={})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_graphs_take_any_batch_and_any_length(bundle) -> None:
+def test_graphs_take_any_batch_and_any_length(network: Tgdp, bundle: Bundle) -> None:
     session = onnxruntime.InferenceSession(bundle.audio_graph, providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
-    reference = network().eval()
     for batch, length in ((1, 100), (1, 160_000), (3, 400), (2, 200_000)):
         samples = rng.normal(size=(batch, length)).astype(np.float32) * 0.1
         lengths = np.linspace(max(1, length // 2), length, batch).astype(np.int64)
         heard = lengths * np.arange(batch, 0, -1) // batch
         tracks = session.run(None, {"samples": samples, "lengths": lengths, "heard": heard})[0]
         with torch.no_grad():
-            expected = reference.audio_track(*map(torch.from_numpy, (samples, lengths, heard))).numpy()
+            expected = network.audio_track(*map(torch.from_numpy, (samples, lengths, heard))).numpy()
         assert np.abs(tracks - expected).max() < 1e-4
     session = onnxruntime.InferenceSession(bundle.video_graph, providers=["CPUExecutionProvider"])
     for batch in (1, 3):
         frames = rng.integers(0, 256, (batch, 16, 224, 224, 3), np.uint8)
         tracks = session.run(None, {"frames": frames})[0]
         with torch.no_grad():
-            expected = reference.video_track(torch.from_numpy(frames)).numpy()
+            expected = network.video_track(torch.from_numpy(frames)).numpy()
         assert np.abs(tracks - expected).max() < 1e-4
 
 
-def test_graphs_hold_no_trace_of_the_machine_that_made_them(bundle) -> None:
+def test_graphs_hold_no_trace_of_the_machine_that_made_them(bundle: Bundle) -> None:
     for graph in (bundle.audio_graph, bundle.video_graph):
         content = graph.read_bytes()
         assert str(REPOSITORY).encode() not in content
@@ -104,7 +90,12 @@ def test_graphs_hold_no_trace_of_the_machine_that_made_them(bundle) -> None:
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_graphs_that_disagree_are_refused_and_leave_nothing(
-    modality: str, bundle: Bundle, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    modality: str,
+    network: Tgdp,
+    bundle: Bundle,
+    clips: list[Clip],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Graphs of other weights than those that are compared: a fault of the exporter must not become a bundle."""
     for one in MODALITIES:
@@ -112,29 +103,28 @@ def test_graphs_that_disagree_are_refused_and_leave_nothing(
         monkeypatch.setattr(
             export, f"write_{one}_graph", lambda _, path, graph=graph: shutil.copy(graph, path)
         )
-    other = network()
     with torch.no_grad():
-        for name, parameter in other.named_parameters():
+        for name, parameter in network.named_parameters():
             if modality in name:
                 parameter += 0.1 * torch.randn(parameter.shape)
     with pytest.raises(GraphsDisagree, match=f"{modality} graph differs from torch by"):
-        export_bundle(other, tmp_path / "bundle", name="tiny", clips=clips[:1], training={})
+        export_bundle(network, tmp_path / "bundle", name="tiny", clips=clips[:1], training={})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_bundle_is_never_written_over(bundle, clips: list[Clip]) -> None:
+def test_an_existing_bundle_is_never_written_over(network: Tgdp, bundle: Bundle, clips: list[Clip]) -> None:
     with pytest.raises(FileExistsError, match="a bundle never changes"):
-        export_bundle(network(), bundle.path, name="tiny", clips=clips, training={})
+        export_bundle(network, bundle.path, name="tiny", clips=clips, training={})
 
 
 def test_a_name_that_no_bundle_can_have_is_refused_before_the_work(
-    clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Tgdp, clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(export, "torch_tracks")
     with pytest.raises(BrokenBundle, match=r"bundle name must be 1 to 64 of A-Z .+, got 'my model'"):
-        export_bundle(network(), tmp_path / "bundle", name="my model", clips=clips, training={})
+        export_bundle(network, tmp_path / "bundle", name="my model", clips=clips, training={})
 
 
-def test_a_clip_with_both_modalities_is_needed(tmp_path: Path) -> None:
+def test_a_clip_with_both_modalities_is_needed(network: Tgdp, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one real clip"):
-        export_bundle(network(), tmp_path / "bundle", name="tiny", clips=[], training={})
+        export_bundle(network, tmp_path / "bundle", name="tiny", clips=[], training={})

@@ -34,6 +34,7 @@ from models.network.graph_weights import is_unused, recover_network
 from models.network.initialisation import initialise
 from models.network.published_names import Counts, published_names
 from models.network.tgdp import Tgdp
+from tests.support.families import golden_imported
 from tests.support.paths import GOLDEN
 from tests.support.published_reference import embed
 from training.cli import app
@@ -67,20 +68,10 @@ class Imported:
 @pytest.fixture(scope="module", params=["tgdp", "cavmae"])
 def imported(request, tmp_path_factory: pytest.TempPathFactory) -> Imported:
     """TG-DP out of a pickle with the prefix of parallel training, CAV-MAE out of safetensors."""
-    folder = tmp_path_factory.mktemp(request.param)
+    source, bundle = golden_imported(tmp_path_factory, request.param)
     weights = load_file(GOLDEN / f"{request.param}_small_weights.safetensors")
-    if request.param == "tgdp":
-        source = folder / "audio_model.25.pth"
-        torch.save({f"module.{name}": tensor for name, tensor in weights.items()}, source)
-    else:
-        source = folder / "cav-mae.safetensors"
-        save_file(weights, source)
-    options = ["--heads", "4", "--decoder-heads", "4", "--license", "BSD-2-Clause", "--clips", "2"]
-    run(source, "--kind", request.param, "--output", folder / "bundle", *options)
     expected = load_file(GOLDEN / f"{request.param}_small_expected.safetensors")
-    return Imported(
-        source, load_bundle(folder / "bundle"), {n: t.float() for n, t in expected.items()}, weights
-    )
+    return Imported(source, bundle, {n: t.float() for n, t in expected.items()}, weights)
 
 
 def test_an_imported_bundle_gives_its_weights_back(imported: Imported) -> None:
