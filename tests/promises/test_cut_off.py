@@ -32,7 +32,8 @@ from training.cli import app
 
 folder, weights, is_whole = sys.argv[1:]
 lines = [
-    f"pretrain --data {folder}/corpus --output {folder}/run --steps 1 --batch-size 2 --workers 1 --no-board",
+    f"pretrain --run ablation --data {folder}/corpus --output {folder}/run --steps 1 --batch-size 2"
+    " --workers 1 --no-board",
     f"export {folder}/run/checkpoint --media {folder}/corpus --output {folder}/exported --clips 1",
     f"import {weights} --kind cavmae --output {folder}/imported --heads 4 --decoder-heads 4 --clips 1",
 ]

@@ -47,7 +47,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings("ignore")  # the exporter warns about its own internals
 def test_from_a_corpus_to_a_measured_bundle(corpus: Path, tmp_path: Path) -> None:
     (corpus / "broken.mp4").write_bytes(b"not media")
-    training = ["pretrain", "--data", corpus, "--validation", corpus, "--output", tmp_path / "run"]
+    small = ("--run", "ablation")
+    training = ["pretrain", *small, "--data", corpus, "--validation", corpus, "--output", tmp_path / "run"]
     output = run(*training, "--steps", "2", "--batch-size", "4", "--seed", "5", "--workers", "1").output
     assert "broken.mp4" in output
     run(

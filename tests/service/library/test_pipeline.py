@@ -31,6 +31,7 @@ from service.library.stages import BATCH_CLIPS, IncomingFile
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 from tests.support.memory_index import MemoryIndex
+from tests.support.tiny_bundles import make_tiny
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 NUM_SEGMENTS = 60
@@ -42,6 +43,12 @@ class SlowEncoder(Encoder):
     def encode_video(self, frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         time.sleep(0.1)
         return super().encode_video(frames)
+
+
+@pytest.fixture(scope="module")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real encoder of next to no work: here it matters when it runs."""
+    return make_tiny(tmp_path_factory.mktemp("bundle") / "tiny", tracks={"video": (4, 8)}).path
 
 
 @pytest.fixture(scope="module")
