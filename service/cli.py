@@ -20,6 +20,7 @@ from service.commands.assets import assets_app
 from service.commands.audit import audit
 from service.commands.collections import collections_app
 from service.commands.library import index, jobs_app, repair, sync
+from service.commands.mcp import mcp
 from service.commands.models import models_app
 from service.commands.operations import backup, doctor, keys_app, migrate, restore, serve
 from service.commands.releases import releases_app
@@ -64,6 +65,7 @@ for command in (
     suggest_tags,
     demo,
     serve,
+    mcp,
     doctor,
     repair,
     backup,

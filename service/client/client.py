@@ -29,6 +29,7 @@ TIMEOUT_SECONDS = 30.0
 LOOK_SECONDS = 0.3
 ATTEMPTS = 4
 CANCEL_SECONDS = 30.0
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx's own reads every certificate there is, for 70 ms
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound to it here
 HINTS = {
     "unauthorized": "set FOLEY_API_KEY to a key that `foley keys create` made there",
@@ -85,11 +86,8 @@ class Client:
 
     def __init__(self, host: str, port: int, *, headers: Mapping[str, str]) -> None:
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        no_tls = ssl.SSLContext(
-            ssl.PROTOCOL_TLS_CLIENT
-        )  # httpx's own reads every certificate there is, for 70 ms
         self._http = httpx.Client(
-            base_url=f"http://{self.address}", headers=headers, trust_env=False, verify=no_tls
+            base_url=f"http://{self.address}", headers=headers, trust_env=False, verify=NO_TLS
         )
 
     def __enter__(self) -> Self:

@@ -39,7 +39,7 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
     ("write", "POST", "/v1/collections /v1/collections/{collection_id}/items"),
     ("write", "PATCH", "/v1/collections/{collection_id}"),
     ("write", "DELETE", "/v1/collections/{collection_id}"),
-    ("read", "POST", "/v1/search /v1/search/batch /v1/embeddings"),
+    ("read", "POST", "/v1/search /v1/search/batch /v1/embeddings /mcp"),
     (
         "read",
         "GET",

@@ -26,6 +26,7 @@ from service.http.problems import add_error_handlers, answer_own_error
 from service.http.readiness import Readiness
 from service.http.request_log import RequestLog
 from service.http.routes import (
+    agents,
     assets,
     audit,
     backup,
@@ -97,6 +98,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         metrics,
         backup,
         tracks,
+        agents,
         pages,
     ):
         app.include_router(module.router)

@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     """Folders of the library, separated by colons: jobs work on, and players get, what really lies in them. `*` means
     every folder, as does the default; with API keys there is no default."""
 
+    agent_folders: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Further folders whose files agents may name (`foley mcp`), separated by colons. Those of the library they may
+    name anyway: `library_roots`, or else the folders of its jobs."""
+
     # Requests
     max_upload_bytes: PositiveInt = 256 * MIB
     """Maximum size of a request with a query file."""
@@ -238,18 +242,18 @@ class Settings(BaseSettings):
     release_poll_seconds: PositiveFloat = 2.0
     """How often a replica asks a Qdrant server which release is active."""
 
-    @field_validator("library_roots", mode="before")
+    @field_validator("library_roots", "agent_folders", mode="before")
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
         parts = [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
         return ["/" if part == "*" else part for part in parts] if isinstance(parts, list) else parts
 
-    @field_validator("library_roots", mode="after")
+    @field_validator("library_roots", "agent_folders", mode="after")
     @classmethod
     def _check_roots(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
         for root in value:
             if not root.expanduser().is_absolute():
-                raise ValueError(f"library roots must be absolute, got {str(root)!r}")
+                raise ValueError(f"library roots and folders of agents must be absolute, got {str(root)!r}")
         return tuple(root.expanduser() for root in value)
 
     @field_validator("data", "bundle", mode="after")

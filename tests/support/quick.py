@@ -39,6 +39,7 @@ STARTERS = frozenset(
         "open_release",
         "prepare",
         "start_child",
+        "stdio_client",
         "try_bundle",
         "work_on_pairs",
         "write_shards",

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import anyio
 import httpx
+import mcp
 import pytest
 from starlette.datastructures import Headers
 
@@ -20,6 +21,7 @@ from service.jobs.release_jobs import ReleaseJobs
 from service.operations.keys import KeysFailure, Scope, create_key, revoke_key
 from service.releases.store import ReleaseError
 from service.system.settings import Settings
+from tests.support.agents import ask_agent
 from tests.support.memory_index import memory_indexes
 from tests.support.serving import run_server, serve_in_thread
 
@@ -45,6 +47,7 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("DELETE", "/v1/collections/x", "write", 404),
     ("POST", "/v1/search", "read", 415),
     ("POST", "/v1/embeddings", "read", 415),
+    ("POST", "/mcp", "read", 400),
     ("DELETE", ASSET, "write", 404),
     ("GET", "/nothing", "read", 404),
     ("POST", "/nothing", "write", 404),
@@ -100,6 +103,19 @@ def test_every_scope_on_every_route(
         else:
             assert (answer.status_code, problem["code"]) == (403, "insufficient_scope")
             assert f'scope="{needed}"' in answer.headers["www-authenticate"]
+
+
+def test_an_agent_may_do_what_its_key_allows(
+    guarded: serve_in_thread, keys: dict[str, str], tmp_path: Path
+) -> None:
+    async def start(agent: mcp.Client) -> mcp.types.CallToolResult:
+        return await agent.call_tool("start_job", {"paths": [str(tmp_path)]})
+
+    refused, started = (
+        ask_agent(guarded.address, start, headers={"X-API-Key": keys[scope]}) for scope in ("read", "write")
+    )
+    assert str(refused.content[0].text).startswith("insufficient_scope: ")  # type: ignore[union-attr]
+    assert not started.is_error
 
 
 def test_no_route_is_forgotten(indexed_settings: Settings) -> None:
