@@ -50,9 +50,9 @@ def test_an_agent_finds_what_the_api_finds(server: str, client: httpx.Client, li
         page = await read(agent, "list_library", limit=2)
         second = await read(agent, "list_library", limit=2, cursor=page["next_cursor"])
         assert page["assets"] + second["assets"] == client.get("/v1/assets?limit=4").json()["assets"]
-        assert (
-            await read(agent, "show_asset", asset_id=asset_id) == client.get(f"/v1/assets/{asset_id}").json()
-        )
+        shown = await agent.call_tool("show_asset", {"asset_id": asset_id})
+        assert shown.structured_content == client.get(f"/v1/assets/{asset_id}").json()
+        assert [content.type for content in shown.content] == ["text", "image"]
         assert "collections" in await read(agent, "list_collections")
 
         job = await read(agent, "start_job", paths=[str(file)])
