@@ -19,6 +19,7 @@ from models.media.names import find_argument, show_bytes_in_streams
 from service.commands.assets import assets_app
 from service.commands.audit import audit
 from service.commands.collections import collections_app
+from service.commands.export import export
 from service.commands.library import index, jobs_app, repair, sync
 from service.commands.mcp import mcp
 from service.commands.models import models_app
@@ -62,6 +63,7 @@ for command in (
     sync,
     search,
     audit,
+    export,
     suggest_tags,
     demo,
     serve,

@@ -39,7 +39,7 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
     ("write", "POST", "/v1/collections /v1/collections/{collection_id}/items"),
     ("write", "PATCH", "/v1/collections/{collection_id}"),
     ("write", "DELETE", "/v1/collections/{collection_id}"),
-    ("read", "POST", "/v1/search /v1/search/batch /v1/embeddings /mcp"),
+    ("read", "POST", "/v1/search /v1/search/batch /v1/embeddings /v1/exports /mcp"),
     (
         "read",
         "GET",
@@ -50,7 +50,7 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
         "GET",
         "/v1/assets/{asset_id}/thumbnail /v1/assets/{asset_id}/filmstrip /v1/assets/{asset_id}/waveform",
     ),
-    ("read", "GET", "/v1/collections /v1/collections/{collection_id}"),
+    ("read", "GET", "/v1/collections /v1/collections/{collection_id} /v1/exports/formats"),
     ("read", "GET", "/v1/suggested-tags /v1/assets/{asset_id}/suggested-tags"),
     ("read", "GET", "/v1/jobs /v1/jobs/{job_id} /v1/jobs/{job_id}/files /v1/jobs/{job_id}/events"),
     (None, "GET", "/ /livez /readyz /openapi.json /docs /redoc /web/{name}"),

@@ -78,6 +78,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "missing_file": Problem(422, "The form has no file"),
     "no_embedding": Problem(422, "The file gives no usable embedding"),
     "not_embedded": Problem(422, "The active bundle does not embed this"),
+    "nothing_to_export": Problem(422, "There is nothing to export"),
     "no_stream": Problem(422, "The file has no stream of the requested kind"),
     "not_a_file": Problem(422, "Not a regular file"),
     "not_calibrated": Problem(422, "Scores are not calibrated"),

@@ -39,6 +39,8 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("GET", ASSET, "read", 404),
     ("GET", f"{ASSET}/media", "read", 404),
     *(("GET", f"{ASSET}/{name}", "read", 404) for name in ("thumbnail", "filmstrip", "waveform")),
+    ("GET", "/v1/exports/formats", "read", 200),
+    ("POST", "/v1/exports", "read", 422),
     ("GET", "/v1/collections", "read", 200),
     ("GET", "/v1/collections/x", "read", 404),
     ("POST", "/v1/collections", "write", 422),
@@ -130,7 +132,7 @@ def test_no_route_is_forgotten(indexed_settings: Settings) -> None:
         "/docs/oauth2-redirect",
         "/redoc",
     }
-    may_post_to_read = {"/v1/search", "/v1/search/batch", "/v1/embeddings"}
+    may_post_to_read = {"/v1/search", "/v1/search/batch", "/v1/embeddings", "/v1/exports"}
     document = create_app(indexed_settings).openapi()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

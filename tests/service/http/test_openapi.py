@@ -53,6 +53,8 @@ OPERATIONS = {
     "get_thumbnail": ("/v1/assets/{asset_id}/thumbnail", "GET"),
     "get_filmstrip": ("/v1/assets/{asset_id}/filmstrip", "GET"),
     "get_waveform": ("/v1/assets/{asset_id}/waveform", "GET"),
+    "list_export_formats": ("/v1/exports/formats", "GET"),
+    "create_export": ("/v1/exports", "POST"),
     "get_collections": ("/v1/collections", "GET"),
     "post_collection": ("/v1/collections", "POST"),
     "show_collection": ("/v1/collections/{collection_id}", "GET"),
@@ -102,6 +104,7 @@ VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMo
                 "audit",
                 "create_release",
                 "get_waveform",
+                "create_export",
                 "post_collection",
                 "patch_collection",
                 "post_item",
@@ -268,6 +271,7 @@ def test_every_json_answer_is_as_described(
     check("post_item", client.post(f"{place}/items", json={"asset_id": asset["asset_id"]}))
     check("patch_collection", client.patch(place, json={"name": "wind"}))
     assert check("show_collection", client.get(place))["items"]
+    check("list_export_formats", client.get("/v1/exports/formats"))
     assert check("get_collections", client.get("/v1/collections"))["collections"]
 
     files = {"file": (library_files / "long.mp4").read_bytes()}
@@ -363,6 +367,7 @@ def test_no_known_field_is_a_free_object(document: dict[str, Any]) -> None:
         "CollectionsBody",
         "EmbeddingsBody",
         "EncodedEmbeddingsBody",
+        "FormatsBody",
         "JobBody",
         "JobFilePageBody",
         "JobPageBody",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -31,6 +32,21 @@ def test_a_basket_is_filled_ordered_and_emptied(client: httpx.Client) -> None:
     assert client.get(place).json() == turned
     (row,) = client.get("/v1/collections").json()["collections"]
     assert (row["name"], row["num_items"]) == ("wind", 2)
+    made = client.post("/v1/exports", json={"collection_id": turned["collection_id"], "format": "edl"})
+    assert made.headers["content-disposition"].startswith('attachment; filename="wind.edl"')
+    assert made.headers["foley-left-out"] == "0"
+    assert made.text.count("* FROM CLIP NAME: ") == 2
+    part = {"items": [fields[0]], "format": "csv", "path_map": [["/", "Z:/"]], "title": "a/b\r\n\u202e"}
+    sheet = client.post("/v1/exports", json=part)
+    assert 'filename="a_b.csv"' in sheet.headers["content-disposition"]
+    assert ",Z:\\" in sheet.text
+    for wrong in ({}, {"items": []}, {**part, "collection_id": "x"}, {**part, "path_map": [["/"]]}):
+        assert _code(client.post("/v1/exports", json={"format": "edl", **wrong})) == (
+            422,
+            "invalid_parameter",
+        )
+    gone = {"items": [{"asset_id": "0" * 64}], "format": "edl"}
+    assert _code(client.post("/v1/exports", json=gone)) == (422, "nothing_to_export")
     assert client.delete(place).status_code == 204
     assert _code(client.get(place)) == (404, "collection_not_found")
 
@@ -69,7 +85,7 @@ def test_unknown_assets_are_refused(client: httpx.Client) -> None:
 
 
 def test_the_command_works_beside_a_server(
-    client: httpx.Client, indexed_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, indexed_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FOLEY_DATA", str(indexed_settings.data))
     monkeypatch.setenv("FOLEY_PORT", str(client.base_url.port))
@@ -89,6 +105,16 @@ def test_the_command_works_beside_a_server(
     assert asset["path"] in shown
     found = json.loads(run("show", "storm", "--json"))
     assert client.get(f"/v1/collections/{found['collection_id']}").json() == found
+    cut = tmp_path / "cut.edl"
+    for code in (0, 1):  # never overwritten
+        words = ["export", "storm", "--format", "edl", "-o", str(cut), "--map", "/=/Volumes/nas"]
+        assert runner.invoke(app, words).exit_code == code
+    assert "* SOURCE FILE: /Volumes/nas/" in cut.read_text()
+    answer = tmp_path / "answer.json"
+    finding = {"asset_id": asset["asset_id"], "verdict": "shifted", "offset_seconds": 0.25}
+    answer.write_text(json.dumps({"findings": [finding]}))
+    assert "shifted +0.25 s" in runner.invoke(app, ["export", str(answer), "--format", "csv"]).output
+    assert runner.invoke(app, ["export", "storm", "--format", "avi"]).exit_code == 2
     assert "there is no item 3" in run("remove", "storm", "3", code=1)
     assert "storm has 1 item" in run("remove", "storm", "1")
     assert "storm" in run()
