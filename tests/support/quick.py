@@ -47,6 +47,7 @@ STARTERS = frozenset(
         "convert_bundle",
         "export_bundle",
         "pretrain",
+        "published_and_imported",
     }
 )
 """Names of what starts a process, or takes as long as if it did."""

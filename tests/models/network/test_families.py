@@ -46,6 +46,11 @@ RATE = 48_000
 TEXTS = ["a dog barks in the rain", "waves", "Tür on the beach in the rain dog waves a b a b a b a b"]
 
 
+@pytest.fixture(params=["pe_av", "clap"])
+def bundle(request: pytest.FixtureRequest, pe_av: Family, clap: Family) -> Bundle:
+    return {"pe_av": pe_av, "clap": clap}[request.param][1]
+
+
 def noise(num_samples: int, seed: int = 0) -> NDArray[np.float32]:
     return (0.2 * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
 
@@ -130,9 +135,7 @@ def test_words_are_taken_after_22_layers_before_the_last_norm(tmp_path: Path) ->
     torch.testing.assert_close(PeText(published)(ids, torch.ones_like(ids))[0], expected)
 
 
-@pytest.mark.parametrize("family", ["pe_av", "clap"])
-def test_a_row_is_the_same_alone_and_in_a_batch(family: str, request: pytest.FixtureRequest) -> None:
-    bundle: Bundle = request.getfixturevalue(family)[1]
+def test_a_row_is_the_same_alone_and_in_a_batch(bundle: Bundle) -> None:
     session = onnxruntime.InferenceSession(bundle.audio_graph, providers=["CPUExecutionProvider"])
     heard = [48_000, 21_000, 1_200, 1]
     batch = np.full((4, 48_000), 7, np.float32)  # what follows the sound is not read
@@ -147,9 +150,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(family: str, request: pytest.Fix
     assert np.isfinite(session.run(None, filled)[0]).all()
 
 
-@pytest.mark.parametrize("family", ["pe_av", "clap"])
-def test_words_are_the_same_alone_and_padded(family: str, request: pytest.FixtureRequest) -> None:
-    bundle: Bundle = request.getfixturevalue(family)[1]
+def test_words_are_the_same_alone_and_padded(bundle: Bundle) -> None:
     session = onnxruntime.InferenceSession(bundle.path / TEXT_GRAPH, providers=["CPUExecutionProvider"])
     ids = np.random.default_rng(0).integers(4, len(TOKENS), (2, 12))
     mask = np.ones_like(ids)
@@ -261,18 +262,15 @@ def test_a_process_that_serves_them_loads_no_torch(pe_av: Family, clap: Family) 
 
 
 @pytest.mark.skipif(not has_bf16(), reason="the processor has neither avx512_bf16 nor amx_bf16")
-@pytest.mark.parametrize("family", ["pe_av", "clap"])
-def test_bfloat16_agrees(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    encoder = Encoder(request.getfixturevalue(family)[1], precision="bf16", agreement=tmp_path)
+def test_bfloat16_agrees(bundle: Bundle, tmp_path: Path) -> None:
+    encoder = Encoder(bundle, precision="bf16", agreement=tmp_path)
     assert encoder.choice.agreement is not None
     assert encoder.choice.agreement.stressed_min > 0.9995
     encoder.check_golden()
 
 
 @pytest.mark.parametrize("precision", conversion.CONVERTERS)
-@pytest.mark.parametrize("family", ["pe_av", "clap"])
-def test_variants_agree(family: str, precision: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    bundle: Bundle = request.getfixturevalue(family)[1]
+def test_variants_agree(bundle: Bundle, precision: str, tmp_path: Path) -> None:
     golden = bundle.golden()
     clip = Clip(
         start_seconds=0.0,
