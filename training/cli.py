@@ -32,7 +32,7 @@ from training.corpus.scene import BadScene, Split
 from training.corpus.synthesis import write_corpus
 from training.deferred import load_commands
 from training.evaluation_cli import evaluate, probe
-from training.library_cli import adapt, agreement, graph
+from training.library_cli import adapt, agreement, graph, text
 
 ImportKind = Literal[PublishedKind, EncoderKind]
 
@@ -307,7 +307,7 @@ def upgrade(
     load_commands("upgrade").upgrade(bundle, output, console=Console(stderr=True))
 
 
-for command in (evaluate, probe, adapt, graph, agreement):
+for command in (evaluate, probe, adapt, graph, agreement, text):
     app.command()(command)
 
 if __name__ == "__main__":

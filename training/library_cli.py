@@ -1,4 +1,4 @@
-"""The commands of `foley-train` that learn from an indexed library: `adapt`, `graph`, `agreement`."""
+"""The commands of `foley-train` that learn from an indexed library: `adapt`, `graph`, `agreement`, `text`."""
 
 from __future__ import annotations
 
@@ -133,3 +133,46 @@ def agreement(
         command=shlex.join(["foley-train", *sys.argv[1:]]),
     )
     typer.echo(json.dumps(commands.agreement(request, output, console=Console(stderr=True)), indent=2))
+
+
+def text(
+    output: Annotated[Path, typer.Option(help="Folder of the new bundle; must not exist.")],
+    library: Annotated[
+        bool,
+        typer.Option("--library", help="Learn from the indexed library of FOLEY_DATA: no media is read."),
+    ] = True,
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where words come from: metadata:KEY, filename, folder, ucs or csv:FILE; all that are given count. "
+            "Default: captions, descriptions, titles, tags, UCS names, file names.",
+            metavar="SOURCE",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bundle to give words to; a release of it must exist. Default: the active release's."
+        ),
+    ] = None,
+    text_encoder: Annotated[
+        Literal["use", "minilm"],
+        typer.Option(
+            help="Frozen sentence encoder: use (16 languages) or minilm (English), from their packages."
+        ),
+    ] = "use",
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "worded",
+    epochs: Annotated[int, typer.Option(min=1, help="Number of passes over the clips.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Learn words for a bundle that has none, from what the files are called. Prints JSON on stdout."""
+    commands = load_commands("text")
+    request = commands.TextRequest(
+        config=commands.WordingConfig(num_epochs=epochs, seed=seed),
+        sources=captions or commands.SOURCES,
+        kind=text_encoder,
+        bundle=bundle,
+        name=name,
+        command=shlex.join(["foley-train", *sys.argv[1:]]),
+    )
+    typer.echo(json.dumps(commands.text(request, output, console=Console(stderr=True)), indent=2))

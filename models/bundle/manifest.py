@@ -56,11 +56,14 @@ class TextSpec:
             bundle with one head.
         max_tokens: Longest text, special tokens included.
         prefix: What is put before each text.
+        encoder: The frozen sentence encoder behind a learned projection, JSON values: name, version, weights_sha256,
+            width. None if the words were trained with the rest.
     """
 
     outputs: Mapping[str, str]
     max_tokens: int
     prefix: str = ""
+    encoder: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no bundle can have."""

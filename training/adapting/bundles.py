@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -27,19 +28,31 @@ from models.bundle.bundle import (
     Derivation,
     Golden,
     Manifest,
+    TextSpec,
     check_name,
     describe_file,
     load_bundle,
     sound_inputs,
 )
 from models.bundle.joining import join_head, write_head
-from models.bundle.manifest import HEADS
-from models.bundle.moments import write_moments
+from models.bundle.manifest import DATA_SUFFIX, HEADS
+from models.bundle.moments import unit_rows, write_moments
 from models.inference import onnxruntime
 from models.network.graph_weights import write_graph_weights
 from models.network.tgdp import Tgdp
+from training.adapting.sentences import VECTORS, Sentences
 
 MAX_DIFFERENCE = 1e-4
+GOLDEN_TEXTS = (
+    "a dog barks in the rain",
+    "waves on a beach",
+    "Tür, Holz, quietscht",
+    "footsteps on gravel",
+    "a car passes from left to right",
+    "applause",
+    "wind in the trees at night",
+    "la cloche d'une église",
+)
 
 Floats = NDArray[np.float32]
 
@@ -172,6 +185,85 @@ def write_weighed(
         )
         _seal(folder, manifest)
     return load_bundle(output)
+
+
+def write_worded(
+    parent: Bundle,
+    sentences: Sentences,
+    projections: Mapping[str, Floats],
+    output: Path,
+    *,
+    name: str,
+    training: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle with words: a frozen sentence encoder, and a projection of its vectors for each modality.
+
+    Args:
+        parent: Verified bundle that compares by cosine and has no words, or learned ones, which are replaced.
+        sentences: The encoder.
+        projections: P (D, F) by modality; one and the same where sound and picture compare.
+        output: Folder of the new bundle; must not exist.
+        name: Its name.
+        training: JSON values that say how the projections were learned.
+
+    Returns:
+        The bundle as it will be loaded. Whoever serves it needs no package of the encoder.
+
+    Raises:
+        FileExistsError: If there is something at `output`.
+        HeadsDisagree: If the graph and the projections differ by more than 1e-4 on the golden texts.
+    """  # noqa: DOC502 - raised where the folder is made and words are compared
+    outputs = {to: "words" if parent.manifest.compares else _words(to) for to in projections}
+    features = sentences.embed(GOLDEN_TEXTS)
+    with _new_folder(name, output) as folder:
+        for file in parent.manifest.files:
+            if file not in (TOKENIZER, TEXT_GRAPH, TEXT_GRAPH + DATA_SUFFIX):
+                shutil.copyfile(parent.path / file, folder / file)
+        source, head = sentences.graph, folder / "words.head.onnx"
+        for output_name, to in {named: to for to, named in outputs.items()}.items():
+            write_head({"linear.weight": projections[to]}, head)
+            join_head(source, head, folder / TEXT_GRAPH, output=VECTORS, adapted=output_name)
+            source = folder / TEXT_GRAPH
+        head.unlink()
+        _move_weights_out(folder / TEXT_GRAPH)
+        (folder / TOKENIZER).write_text(sentences.tokenizer, "utf-8")
+        vectors = {to: unit_rows(features @ projections[to].T) for to in outputs}
+        difference = _compare_words(folder / TEXT_GRAPH, sentences, outputs, vectors)
+        golden = replace(parent.golden(), texts=GOLDEN_TEXTS, text_vectors=vectors)
+        np.savez_compressed(folder / GOLDEN, allow_pickle=False, **_golden_arrays(golden))
+        manifest = replace(
+            parent.manifest,
+            name=name,
+            text=TextSpec(outputs=outputs, max_tokens=sentences.max_tokens, encoder=dict(sentences.facts)),
+            training=dict(training),
+            agreement={**parent.manifest.agreement, "text": difference},
+            attribution=tuple(dict.fromkeys((*parent.manifest.attribution, sentences.attribution))),
+            derived_from=_derivation(parent),
+            files=_describe_files(folder),
+        )
+        _seal(folder, manifest)
+    return load_bundle(output)
+
+
+def _move_weights_out(graph: Path) -> None:
+    """Put the weights of a graph into a file beside it, which is mapped: loading it then takes 100 MB less."""
+    model = onnx.load(graph)
+    data = graph.with_name(graph.name + DATA_SUFFIX)
+    graph.unlink()
+    onnx.save_model(model, graph, save_as_external_data=True, location=data.name)
+    data.chmod(graph.stat().st_mode)
+
+
+def _compare_words(
+    graph: Path, sentences: Sentences, outputs: Mapping[str, str], expected: Mapping[str, Floats]
+) -> float:
+    found = 0.0
+    for to, named in outputs.items():
+        rows = replace(sentences, graph=graph, output=named).embed(GOLDEN_TEXTS)
+        found = max(found, float(np.abs(rows - expected[to]).max()))
+    if not found <= MAX_DIFFERENCE:
+        raise HeadsDisagree(f"the graph of words and its projection differ by {found:.2e}")
+    return found
 
 
 def _derivation(parent: Bundle) -> Derivation:

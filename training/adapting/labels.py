@@ -84,9 +84,9 @@ def read_labels(assets: Sequence[StoredAsset], sources: Sequence[str]) -> Labels
 def _reader(source: str) -> Read:
     kind, _, rest = source.partition(":")
     if kind == "metadata" and rest:
-        return lambda asset: _texts(asset.metadata.get(rest))
+        return lambda asset: texts_of(asset.metadata.get(rest))
     if source == "folder":
-        return lambda asset: _texts(PurePath(asset.paths[0]).parent.name)
+        return lambda asset: texts_of(PurePath(asset.paths[0]).parent.name)
     if source == "ucs":
         return lambda asset: {
             match[1] for path in asset.paths if (match := UCS_NAME.fullmatch(PurePath(path).stem))
@@ -97,7 +97,8 @@ def _reader(source: str) -> Read:
     raise UnknownLabels(f"labels come from metadata:KEY, folder, ucs or csv:FILE, not {source!r}")
 
 
-def _texts(value: Any) -> set[str]:
+def texts_of(value: Any) -> set[str]:
+    """The texts of a value of metadata: itself, or each of a list; empty ones are left out."""
     values = value if isinstance(value, list) else [value]
     return {str(one).strip() for one in values if one is not None and str(one).strip()}
 

@@ -1,0 +1,194 @@
+"""What `foley-train text` does: learn words from what the user's files are called, and write a bundle with them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+
+from models.bundle.bundle import Bundle, read_bundle_id
+from training.adapting.bundles import write_worded
+from training.adapting.captions import SOURCES, read_captions
+from training.adapting.sentences import Kind, Sentences, export_sentences
+from training.adapting.wording import Worded, WordingConfig, fit_wording, measure_wording
+from training.commands.adapt import LEAST_HELD_BACK, is_held_back, pooled, read_active
+from training.data.library import LibraryUnavailable
+from training.data.stored_tracks import StoredTracks
+
+MAX_MEASURED = 2000
+
+__all__ = ["SOURCES", "TextRequest", "WordingConfig", "learn", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRequest:
+    """What to learn.
+
+    Attributes:
+        config: How the projection is fitted.
+        sources: Where texts come from; see `training.adapting.captions`.
+        kind: The sentence encoder.
+        bundle: Folder of the bundle to give words to; None for that of the active release.
+        name: Name of the new bundle.
+        command: As it was typed, for the manifest.
+    """
+
+    config: WordingConfig
+    sources: Sequence[str]
+    kind: Kind = "use"
+    bundle: Path | None = None
+    name: str = "worded"
+    command: str = ""
+
+
+def text(request: TextRequest, output: Path, *, console: Console) -> dict[str, Any]:
+    """Learn words from the library of FOLEY_DATA, and write a bundle that embeds them.
+
+    Args:
+        request: What to learn.
+        output: Folder of the bundle; must not exist.
+        console: Where progress goes.
+
+    Returns:
+        The figures as JSON values.
+
+    Raises:
+        typer.Exit: With code 2 if nothing can be learned.
+    """  # noqa: DOC503 - the other exceptions become this one
+    try:
+        if output.exists():
+            raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        release = None if request.bundle is None else read_bundle_id(request.bundle)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
+            with console.status("reading the sentence encoder"):
+                sentences = export_sentences(request.kind, Path(folder))
+            tracks, parent = read_active(Path(folder) / "tracks", console, release=release)
+            return learn(request, tracks, parent, sentences, output, console)
+    except (LibraryUnavailable, OSError, ValueError) as exc:
+        console.print(str(exc), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from exc
+
+
+def learn(
+    request: TextRequest,
+    tracks: StoredTracks,
+    parent: Bundle,
+    sentences: Sentences,
+    output: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Fit the projections to nine files of ten, measure them on the others, and write the bundle.
+
+    Args:
+        request: What to learn.
+        tracks: Of the library.
+        parent: Their bundle.
+        sentences: The sentence encoder.
+        output: Folder of the new bundle; must not exist.
+        console: Where progress goes.
+
+    Returns:
+        The figures as JSON values.
+
+    Raises:
+        ValueError: If the parent has words of its own or compares by dot product, or there is too little to learn.
+    """
+    if (own := parent.manifest.text) is not None and own.encoder is None:
+        raise ValueError(f"{parent.bundle_id} embeds words already")
+    if parent.manifest.similarity != "cosine":
+        raise ValueError(f"{parent.bundle_id} compares by dot product: adapt it first (foley-train adapt)")
+    began = time.monotonic()
+    captions = read_captions(tracks.assets, request.sources)
+    with console.status("embedding texts"):
+        clips, files = gather(tracks, captions, sentences)
+    is_held = is_held_back(tracks)[files]
+    groups = [tuple(tracks.shapes)] if parent.manifest.compares else [(name,) for name in tracks.shapes]
+    taught = clips.choose(np.flatnonzero(~is_held))
+    projections = {
+        name: projection
+        for group in groups
+        for projection in (fit_wording(taught, group, request.config),)
+        for name in group
+    }
+    held = clips.choose(np.flatnonzero(is_held)[:MAX_MEASURED])
+    figures = measure_wording(held, projections) if len(held.texts) else {"num_clips": 0}
+    _say(figures, len({text for some in captions for text in some}), sum(map(bool, captions)), console)
+    facts = {
+        "command": request.command,
+        "method": "text",
+        "library": {
+            "num_assets": len(tracks.assets),
+            "num_captioned": sum(map(bool, captions)),
+            "num_clips": len(taught.texts),
+        },
+        "captions": list(request.sources),
+        "seconds": round(time.monotonic() - began, 1),
+        "retrieval": figures,
+    }
+    bundle = write_worded(parent, sentences, projections, output, name=request.name, training=facts)
+    console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
+    console.print(f"make it answer: foley releases create {output} --activate", markup=False, soft_wrap=True)
+    return {"bundle_id": bundle.bundle_id, **facts}
+
+
+def gather(
+    tracks: StoredTracks, captions: Sequence[Sequence[str]], sentences: Sentences
+) -> tuple[Worded, NDArray[np.int64]]:
+    """The clips of files with texts.
+
+    Args:
+        tracks: Of the library.
+        captions: Texts of each file.
+        sentences: The sentence encoder.
+
+    Returns:
+        The clips, and the file of each.
+    """
+    places: dict[str, int] = {}
+    for some in captions:
+        for one in some:
+            places.setdefault(one, len(places))
+    files = tracks.asset_of_segments()
+    chosen = np.flatnonzero(np.array([bool(some) for some in captions])[files])
+    vectors: dict[str, NDArray[np.float32]] = {}
+    has: dict[str, NDArray[np.bool_]] = {}
+    for name, (_, width) in tracks.shapes.items():
+        has[name] = tracks.rows[name][chosen] >= 0
+        vectors[name] = np.zeros((len(chosen), width), np.float32)
+        if has[name].any():
+            vectors[name][has[name]] = pooled(tracks, name, chosen[has[name]])
+    clips = Worded(
+        vectors=vectors,
+        has=has,
+        texts=[[places[one] for one in captions[number]] for number in files[chosen].tolist()],
+        features=sentences.embed(list(places)),
+    )
+    return clips, files[chosen]
+
+
+def _say(figures: Mapping[str, float | int], num_texts: int, num_captioned: int, console: Console) -> None:
+    console.print(f"{num_texts} texts of {num_captioned} files")
+    if figures["num_clips"] < LEAST_HELD_BACK:
+        console.print(
+            f"only {figures['num_clips']} held-back clips have words: how well they find is not known",
+            style="yellow",
+        )
+    else:
+        found = ", ".join(
+            f"text → {shown} {figures[f'at_10_{name}']:.1f} %"
+            for name, shown in (("audio", "sound"), ("video", "picture"))
+            if f"at_10_{name}" in figures
+        )
+        console.print(
+            f"R@10 of {figures['num_clips']} held-back clips: {found}; chance {figures['at_10_chance']:.1f} %",
+            markup=False,
+        )
