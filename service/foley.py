@@ -29,7 +29,7 @@ from service.releases.opening import (
     warn_of_unused_bundle,
 )
 from service.releases.switch import ReleaseSwitch
-from service.search.file_query import EmbeddedFile, embed_file, search_file
+from service.search.file_query import WHOLE, EmbeddedFile, Span, embed_file, search_file
 from service.search.matching import SearchAnswer
 from service.search.mixed_query import WeightedText
 from service.search.options import SearchOptions
@@ -84,11 +84,14 @@ class Foley:
         options: SearchOptions,
         *,
         words: WeightedText | None = None,
+        span: Span = WHOLE,
         snapshot: Snapshot | None = None,
     ) -> SearchAnswer:
         """Search with a media file; see `service.search.file_query.search_file`. Default: the present snapshot."""
         snapshot, limits = snapshot or self.snapshot(), query_limits(self.settings)
-        return search_file(path, options, words=words, snapshot=snapshot, decoder=self.decoder, limits=limits)
+        return search_file(
+            path, options, words=words, span=span, snapshot=snapshot, decoder=self.decoder, limits=limits
+        )
 
     def embed_file(
         self, path: Path, *, modality: Modality | None = None, snapshot: Snapshot | None = None

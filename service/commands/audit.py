@@ -66,12 +66,16 @@ def audit(
 def _audit(settings: Settings, *, limit: int, max_offset: float) -> dict[str, Any]:
     from service.commands.here_or_there import here_or_there
     from service.foley import open_foley
+    from service.jobs.documents import LEDGER_NAME
+    from service.jobs.ledger import Ledger
+    from service.jobs.marks import read_marks
     from service.search.audit import audit_release
 
     def here() -> dict[str, Any]:
         with open_foley(settings) as foley:
             found = audit_release(foley.snapshot(priority="bulk"), max_offset_seconds=max_offset)
-            return found.to_json(limit=limit)
+        with Ledger.open(settings.data / LEDGER_NAME, is_worker=False) as ledger:
+            return found.with_marks(read_marks(ledger)).to_json(limit=limit)
 
     query = {"limit": limit, "max_offset_seconds": max_offset}
     return here_or_there(

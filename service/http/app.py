@@ -35,6 +35,7 @@ from service.http.routes import (
     exports,
     health,
     jobs,
+    maps,
     metrics,
     pages,
     previews,
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         lifespan=_lifespan(settings, foley),
     )
     app.state.metrics = Metrics()
+    app.state.maps = maps.MapCache()
     for module in (
         search,
         embeddings,
@@ -94,6 +96,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         exports,
         tags,
         audit,
+        maps,
         jobs,
         releases,
         health,

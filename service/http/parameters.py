@@ -141,6 +141,12 @@ class SearchParameters(SearchFields):
     metadata: MetadataText = None
     text: Annotated[str, TEXT] | None = None
     match: Match | None = MATCH
+    start_seconds: float = Field(
+        0.0, ge=0, le=1e6, description="Search only with segments of `file` that end after this time."
+    )
+    end_seconds: float | None = Field(
+        None, gt=0, le=1e6, description="Search only with segments of `file` that start before this time."
+    )
     text_weight: float = Field(
         1.0,
         ge=MIN_WEIGHT,

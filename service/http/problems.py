@@ -51,6 +51,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "release_not_found": Problem(404, "No such release"),
     "body_timeout": Problem(408, "The request body came too slowly"),
     "collections_full": Problem(409, "There is no room for more"),
+    "method_missing": Problem(422, "The map cannot be made by this method here"),
     "cannot_tell": Problem(409, "The release does not tell what belongs together"),
     "moments_not_weighed": Problem(409, "The release does not weigh moments"),
     "job_ended": Problem(409, "The job has ended"),

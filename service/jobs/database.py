@@ -11,7 +11,7 @@ from pathlib import Path
 from service.system.failure import Failure
 from service.system.files import make_private
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_SECONDS = 10.0  # another process may be in the middle of a commit
 
 SCHEMA = """
@@ -86,6 +86,8 @@ UPGRADES = {  # from each version to the next; of what was hashed before, only c
         "CREATE TABLE collections (collection_id TEXT PRIMARY KEY, name TEXT NOT NULL, created_at REAL NOT NULL, "
         "updated_at REAL NOT NULL, items TEXT NOT NULL)"
     ],
+    # what people said of findings of the audit
+    4: ["CREATE TABLE audit_marks (asset_id TEXT PRIMARY KEY, mark TEXT NOT NULL, marked_at REAL NOT NULL)"],
 }
 
 

@@ -34,6 +34,7 @@ from service.system.failure import Failure
 from service.system.modality import Modality, Track
 from service.system.paths import show_path
 
+Mark = Literal["fixed", "not_a_fault"]
 Verdict = Literal["mismatch", "silent", "shifted", "cannot_tell", "fits"]  # the order of findings
 
 MAX_SEGMENTS = 8
@@ -86,6 +87,8 @@ class Finding:
     off_screen: Sequence[Span] | None = None
     """Spans [start, end) in seconds whose sound does not belong to the picture. Null if the release does not weigh
     moments (`foley-train agreement`), the file is silent, or the picture never changes."""
+    mark: Mark | None = None
+    """What somebody said of it: `fixed` or `not_a_fault`; null if nobody did."""
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -100,6 +103,7 @@ _EXAMPLE: dict[str, Any] = {
             "offset_seconds": 10.0,
             "score_at_offset": 0.58,
             "off_screen": [[0.0, 10.0]],
+            "mark": None,
         }
     ],
     "num_files": 272,
@@ -107,6 +111,7 @@ _EXAMPLE: dict[str, Any] = {
     "separation": {"auc": 0.97, "low": 0.95, "high": 0.98, "num_files": 272},
     "release_id": "agreement-0123456789ab",
     "weighs_moments": True,
+    "num_marked": 0,
 }
 
 
@@ -126,6 +131,14 @@ class Audit:
     """The release whose index was read."""
     weighs_moments: bool = False
     """Whether it knows which moments are off screen."""
+    num_marked: int = 0
+    """Files that were marked as fixed or as no fault; they are left out of the findings unless asked for."""
+
+    def with_marks(self, marks: Mapping[str, Mark], *, shows_marked: bool = False) -> Audit:
+        """The same audit with what people said of its files, by asset id; marked ones are left out by default."""
+        known = [replace(one, mark=marks.get(one.asset_id)) for one in self.findings]
+        kept = [one for one in known if shows_marked or one.mark is None]
+        return replace(self, findings=kept, num_marked=sum(one.mark is not None for one in known))
 
     def to_json(self, *, limit: int) -> dict[str, Any]:
         """The audit as JSON values, with the first `limit` findings."""

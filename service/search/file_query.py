@@ -6,6 +6,7 @@ of one. Both block: a server calls them in a thread. `service.search.stored_quer
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,10 @@ from service.search.snapshot import QueryLimits, Snapshot
 from service.search.sources import check_embedded, check_options, choose_source, embedded
 from service.system.modality import MODALITIES, Modality
 
+Span = tuple[float, float | None]
+"""A part [start, end) of a file in seconds; None for its end."""
+WHOLE: Span = (0.0, None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedFile:
@@ -41,13 +46,15 @@ def search_file(
     options: SearchOptions,
     *,
     words: WeightedText | None = None,
+    span: Span = WHOLE,
     snapshot: Snapshot,
     decoder: Decoder,
     limits: QueryLimits,
 ) -> SearchAnswer:
     """Find the library's segments of one modality that belong to a media file, or to a file and words together.
 
-    A file with sound and picture is searched by its picture if sound is wanted, and by its sound if pictures are.
+    A file with sound and picture is searched by its picture if sound is wanted, and by its sound if pictures are; only
+    segments that overlap `span` count.
     """
     check_options(options, snapshot.bundle)
     # Before anything is decoded: words may be refused.
@@ -58,7 +65,7 @@ def search_file(
     has: dict[Modality, bool] = {"audio": info.has_audio, "video": info.has_video}
     present = [modality for modality in MODALITIES if has[modality]]
     source = choose_source(present, target=options.target, source=options.source, bundle=snapshot.bundle)
-    embedded = embed_file(path, modality=source, snapshot=snapshot, decoder=decoder, limits=limits)
+    embedded = embed_file(path, modality=source, span=span, snapshot=snapshot, decoder=decoder, limits=limits)
     if said is not None:
         parts = [of_segments(embedded.segments, source=source), said]
         return search_parts(parts, options, snapshot=snapshot, is_partial=embedded.is_partial)
@@ -68,15 +75,28 @@ def search_file(
 
 
 def embed_file(
-    path: Path, *, modality: Modality | None = None, snapshot: Snapshot, decoder: Decoder, limits: QueryLimits
+    path: Path,
+    *,
+    modality: Modality | None = None,
+    span: Span = WHOLE,
+    snapshot: Snapshot,
+    decoder: Decoder,
+    limits: QueryLimits,
 ) -> EmbeddedFile:
     """Embed every segment of a file, one modality or (None) what the bundle embeds; raises `NoStream` without any."""
     if modality is not None:
         check_embedded(snapshot.bundle, modality)
     modalities = embedded(snapshot.bundle) if modality is None else (modality,)
     segments: list[EmbeddedSegment] = []
-    for chunk in _decode_chunks(path, snapshot, modalities=modalities, decoder=decoder, limits=limits):
-        segments += embed_clips(chunk.clips, encoder=snapshot.encoder, modalities=modalities)
+    start, end = span[0], math.inf if span[1] is None else span[1]
+    first = int(start // snapshot.spec.segment_seconds)
+    for chunk in _decode_chunks(
+        path, snapshot, first=first, modalities=modalities, decoder=decoder, limits=limits
+    ):
+        clips = [clip for clip in chunk.clips if clip.start_seconds < end and clip.end_seconds > start]
+        segments += embed_clips(clips, encoder=snapshot.encoder, modalities=modalities)
+        if chunk.clips and chunk.clips[-1].end_seconds >= end:
+            break
     if not segments:
         raise NoStream(f"no segment of the file has {' or '.join(modalities)} that can be decoded")
     return EmbeddedFile(
@@ -89,11 +109,17 @@ def embed_file(
 
 
 def _decode_chunks(
-    path: Path, snapshot: Snapshot, *, modalities: Sequence[Modality], decoder: Decoder, limits: QueryLimits
+    path: Path,
+    snapshot: Snapshot,
+    *,
+    first: int,
+    modalities: Sequence[Modality],
+    decoder: Decoder,
+    limits: QueryLimits,
 ) -> Iterator[DecodedMedia]:
     # Only decoding counts: between two chunks the caller encodes.
     used_seconds = 0.0
-    first, count = 0, chunk_segments(snapshot.spec)
+    count = chunk_segments(snapshot.spec)
     while True:
         snapshot.caller.check()
         began = time.monotonic()

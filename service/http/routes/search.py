@@ -60,7 +60,10 @@ async def search(request: Request, state: StateOf) -> Response:
 
             def work() -> bytes:
                 if upload.has_file:
-                    answer = state.foley.search_file(upload.path, options, words=words, snapshot=snapshot)
+                    span = (parameters.start_seconds, parameters.end_seconds)
+                    answer = state.foley.search_file(
+                        upload.path, options, words=words, span=span, snapshot=snapshot
+                    )
                 else:
                     answer = search_text(text or "", options, snapshot=snapshot)
                 return pydantic_core.to_json(answer.to_json())

@@ -50,6 +50,9 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("POST", "/v1/search", "read", 415),
     ("POST", "/v1/embeddings", "read", 415),
     ("POST", "/mcp", "read", 400),
+    ("GET", "/v1/map", "read", 200),
+    ("POST", "/v1/similarity", "read", 422),
+    ("PUT", f"/v1/audit/marks/{'0' * 64}", "write", 422),
     ("DELETE", ASSET, "write", 404),
     ("GET", "/nothing", "read", 404),
     ("POST", "/nothing", "write", 404),
@@ -132,7 +135,7 @@ def test_no_route_is_forgotten(indexed_settings: Settings) -> None:
         "/docs/oauth2-redirect",
         "/redoc",
     }
-    may_post_to_read = {"/v1/search", "/v1/search/batch", "/v1/embeddings", "/v1/exports"}
+    may_post_to_read = {"/v1/search", "/v1/search/batch", "/v1/embeddings", "/v1/exports", "/v1/similarity"}
     document = create_app(indexed_settings).openapi()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -72,6 +72,9 @@ OPERATIONS = {
     "get_tracks": ("/v1/tracks", "GET"),
     "create_backup": ("/v1/backup", "POST"),
     "audit": ("/v1/audit", "GET"),
+    "mark_finding": ("/v1/audit/marks/{asset_id}", "PUT"),
+    "show_map": ("/v1/map", "GET"),
+    "compare_segments": ("/v1/similarity", "POST"),
     "list_releases": ("/v1/releases", "GET"),
     "create_release": ("/v1/releases", "POST"),
     "get_release": ("/v1/releases/{release_id}", "GET"),
@@ -372,9 +375,11 @@ def test_no_known_field_is_a_free_object(document: dict[str, Any]) -> None:
         "JobFilePageBody",
         "JobPageBody",
         "LiveBody",
+        "MapBody",
         "ReadyBody",
         "SearchAnswerBody",
         "WaveformBody",
+        "SimilarityBody",
     ],
 )
 def test_every_answer_has_an_example_that_is_one(document: dict[str, Any], name: str) -> None:
@@ -400,7 +405,15 @@ def test_search_takes_a_form_with_a_file(document: dict[str, Any]) -> None:
         "is_static",
         "metadata",
     }
-    assert set(form["properties"]) == {"file", "text", "text_weight", "match", *common}
+    assert set(form["properties"]) == {
+        "file",
+        "text",
+        "text_weight",
+        "match",
+        "start_seconds",
+        "end_seconds",
+        *common,
+    }
     assert form["required"] == ["target"]
     by_asset, by_several, by_track, by_text = operation["requestBody"]["content"]["application/json"][
         "schema"

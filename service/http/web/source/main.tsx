@@ -7,16 +7,18 @@ import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { lineOf, send } from "./api";
 import { Help, takeKeys } from "./keys";
+import { AuditPage, Basket, Jobs, Library, LibraryMap, Releases } from "./rooms";
 import { takeDrops } from "./search/clip";
 import { clearProblem, hasClip, status } from "./search/state";
 import { Search } from "./search/search";
+import { basketSize } from "./work/collections";
 import { bundle, keyNote, libraryLine, notice, page, questions, showLibrary, useKey, wantsKey, type Page } from "./state";
 import type { Job } from "./types";
 import "./style.css";
 import "./rooms.css";
 
 const TITLES: Record<Page, string> = {
-  search: "Search",
+  search: "Search", library: "Library", map: "Map", basket: "Basket", jobs: "Jobs", releases: "Releases", audit: "Audit",
 };
 
 function Header() {
@@ -29,6 +31,7 @@ function Header() {
         {(Object.keys(TITLES) as Page[]).map((name) => (
           <a key={name} href={`#/${name}`} aria-current={page.value === name ? "page" : undefined}>
             {TITLES[name]}
+            {name === "basket" && basketSize.value > 0 && <span class="badge">{basketSize.value}</span>}
           </a>
         ))}
       </nav>
@@ -92,6 +95,18 @@ function Question({ job }: { job: Job }) {
   );
 }
 
+function Room() {
+  switch (page.value) {
+    case "library": return <Library />;
+    case "map": return <LibraryMap />;
+    case "basket": return <Basket />;
+    case "jobs": return <Jobs />;
+    case "releases": return <Releases />;
+    case "audit": return <AuditPage />;
+    default: return null;
+  }
+}
+
 function App() {
   useEffect(() => {
     void showLibrary();
@@ -114,6 +129,7 @@ function App() {
         {wantsKey.value && <KeyForm />}
         {/* The search stays as it is while another room is looked at. */}
         <div class="room" hidden={page.value !== "search"}><Search /></div>
+        {page.value !== "search" && <Room />}
       </main>
       <p id="notice" role="status" class={notice.value ? "is-shown" : ""}>{notice}</p>
       <Help />

@@ -5,7 +5,7 @@ import { address, ask, forgetKey, keepKey, keyHeaders, lendKey, Problem } from "
 import { count } from "./format";
 import type { AssetPage, BundleFacts, Job, Ready } from "./types";
 
-export const PAGES = ["search"] as const;
+export const PAGES = ["search", "library", "map", "basket", "jobs", "releases", "audit"] as const;
 export type Page = (typeof PAGES)[number];
 
 const MAX_COUNTED = 1000; // assets in one page of GET /v1/assets

@@ -11,8 +11,8 @@ import pytest
 
 from service.foley import open_foley
 from service.library.indexing import index_paths
-from service.system.settings import Settings
 from tests.support.serving import run_server
+from tests.support.swapping import TwoReleases
 
 CHROMIUM = Path("/usr/bin/chromium")
 CHROMIUM_OPTIONS = [
@@ -41,22 +41,25 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def hostile_file(tmp_path_factory: pytest.TempPathFactory, library_files: Path) -> Path:
-    """A good clip of both streams with a bad name."""
-    return shutil.copy(library_files / "long.mp4", tmp_path_factory.mktemp("hostile") / HOSTILE_NAME)
+    """A good clip of both streams with a bad name; its content is no other file's of the library."""
+    path = tmp_path_factory.mktemp("hostile") / HOSTILE_NAME
+    path.write_bytes((library_files / "long.mp4").read_bytes() + b"\0\0\0\x08free")
+    return path
 
 
 @pytest.fixture(scope="session")
 def hostile_server(
-    tmp_path_factory: pytest.TempPathFactory, library_files: Path, hostile_file: Path, bundle_path: Path
+    tmp_path_factory: pytest.TempPathFactory, hostile_file: Path, pristine_releases: TwoReleases
 ) -> Iterator[str]:
-    """A server whose library holds the clip with the bad name."""
-    data = tmp_path_factory.mktemp("data")
-    settings = Settings(data=data, bundle=bundle_path, device="cpu", min_free_bytes=0)
+    """A server with two releases whose library holds the clip with the bad name, too."""
+    data = tmp_path_factory.mktemp("page") / "data"
+    shutil.copytree(pristine_releases.settings.data, data)
+    settings = pristine_releases.settings.replace(data=data)
     with open_foley(settings) as foley:
-        paths = [hostile_file.parent, *library_files.glob("0*.mp4")]
-        report = index_paths(paths, snapshot=foley.snapshot(), decoder=foley.decoder)
+        report = index_paths([hostile_file.parent], snapshot=foley.snapshot(), decoder=foley.decoder)
     assert not report.failed
-    with run_server({"DATA": data, "BUNDLE": bundle_path, "DEVICE": "cpu"}, data / "log") as address:
+    given = {"DATA": data, "BUNDLE": settings.bundle, "DEVICE": "cpu", "MIN_FREE_BYTES": 0}
+    with run_server(given, data.parent / "log") as address:
         yield address
 
 

@@ -13,7 +13,7 @@ interface Found {
 }
 
 interface Embedded {
-  segments: { start_seconds: number; audio?: string | null; video?: string | null }[];
+  segments: { start_seconds: number; audio?: { track: string } | null; video?: { track: string } | null }[];
 }
 
 const SIZE = 320;
@@ -35,7 +35,7 @@ async function askFor(result: Result, answer: Answer): Promise<Found> {
   const { segments } = (await sent.json()) as Embedded;
   const near = segments.reduce((best, one) =>
     Math.abs(one.start_seconds - result.query_start_seconds) < Math.abs(best.start_seconds - result.query_start_seconds) ? one : best);
-  return ask("/v1/similarity", { method: "POST", json: { ...part, query: { track: near[from] } } });
+  return ask("/v1/similarity", { method: "POST", json: { ...part, query: { track: near[from]?.track } } });
 }
 
 function draw(canvas: HTMLCanvasElement, matrix: number[][]): void {

@@ -9,9 +9,9 @@ import { say } from "../state";
 import type { Answer, Result } from "../types";
 import { addToBasket } from "../work/collections";
 import { Filmstrip, Waveform } from "../waveform";
-import { search } from "./ask";
+import { follow } from "./follow";
 import { Moments } from "./moments";
-import { assetClip, asked, clip, clipPlayer, setClip, target, text } from "./state";
+import { asked, clip, clipPlayer } from "./state";
 
 const Matrix = lazy(() => import("./matrix").then((module) => module.Matrix));
 
@@ -153,13 +153,7 @@ function Actions({ result, answer, matrix }: { result: Result; answer: Answer; m
   const other: Modality = found === "audio" ? "video" : "audio";
   const name = nameOf(result.path);
   const media = assetAddress(result.asset_id, "/media");
-  const follow = (wanted: Modality) => {
-    text.value = "";
-    setClip(assetClip(result, found, result.start_seconds));
-    target.value = wanted;
-    void search();
-    scrollTo({ top: 0 });
-  };
+  const onwards = (wanted: Modality) => follow(result, found, wanted, result.start_seconds);
   const cutOut = async () => {
     const range = `?start=${result.start_seconds}&end=${result.end_seconds}`;
     await download(assetAddress(result.asset_id, `/segment${range}`), {}, name).then((saved) => say(`Saved ${saved}.`), (error) => say(lineOf(error)));
@@ -176,8 +170,8 @@ function Actions({ result, answer, matrix }: { result: Result; answer: Answer; m
   return (
     <div class="tools" role="group" aria-label={`What to do with ${name}`}>
       <button type="button" data-key="b" onClick={() => void addToBasket(item, name)}>To the basket</button>
-      <button type="button" data-key="m" onClick={() => follow(found)}>More like this</button>
-      <button type="button" data-key="o" onClick={() => follow(other)}>Find its {NAMES[other]}</button>
+      <button type="button" data-key="m" onClick={() => onwards(found)}>More like this</button>
+      <button type="button" data-key="o" onClick={() => onwards(other)}>Find its {NAMES[other]}</button>
       <button type="button" data-key="d" onClick={() => void cutOut()}>Download the segment</button>
       <button type="button" onClick={() => void navigator.clipboard.writeText(result.path).then(() => say("Path copied."), () => say("The browser does not allow it."))}>Copy the path</button>
       <a class="button" href={media} download={name} draggable onDragStart={drag} title="Drag it to your desktop or editor, or press to save it">Drag the file out</a>

@@ -1,0 +1,44 @@
+// Tags that the library's own tags suggest for a file: accepted or declined one by one. Shown only if the service has any.
+
+import { useEffect, useState } from "preact/hooks";
+import { ask, assetAddress, lineOf } from "../api";
+import { formatPercent } from "../format";
+import type { Asset } from "../types";
+
+interface Suggested {
+  suggestions: { tag: string; probability: number }[];
+}
+
+export function SuggestedTags({ assetId, onChange }: { assetId: string; onChange: (asset: Asset) => void }) {
+  const [found, setFound] = useState<Suggested | null>(null);
+  const [said, setSaid] = useState("");
+  const path = assetAddress(assetId, "/suggested-tags");
+  useEffect(() => {
+    ask<Suggested>(path).then(setFound, () => setFound(null)); // nothing was learned, or an older service
+  }, [assetId]);
+  if (!found || (!found.suggestions.length && !said)) return null;
+  const decide = async (what: "accept" | "decline", tag: string) => {
+    try {
+      setFound(await ask<Suggested>(path, { method: "POST", json: { [what]: [tag] } }));
+      setSaid(`${what === "accept" ? "Accepted" : "Declined"}: ${tag}.`);
+      onChange(await ask<Asset>(assetAddress(assetId)));
+    } catch (error) {
+      setSaid(lineOf(error));
+    }
+  };
+  return (
+    <section aria-labelledby="tags-title">
+      <h3 id="tags-title">Suggested tags</h3>
+      <ul class="plain">
+        {found.suggestions.map(({ tag, probability }) => (
+          <li key={tag} class="pair-row">
+            <span><span class="name">{tag}</span> <span class="quiet">{formatPercent(probability)} likely</span></span>
+            <button type="button" class="small" aria-label={`Accept ${tag}`} onClick={() => void decide("accept", tag)}>Accept</button>
+            <button type="button" class="small" aria-label={`Decline ${tag}`} onClick={() => void decide("decline", tag)}>Decline</button>
+          </li>
+        ))}
+      </ul>
+      <p class="quiet" role="status">{said}</p>
+    </section>
+  );
+}
