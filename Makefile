@@ -33,6 +33,10 @@ $(VENV)/.all: $(VENV)/bin/python pyproject.toml constraints.txt
 demo: $(VENV)/.base
 	$(BIN)/foley-train synthesize .demo/media --scenes 60 --seed 7 --split demo --separate 0.25 --workers 2
 	$(BIN)/foley demo .demo/media
+	@rm -rf .demo/adapted
+	@if $(BIN)/python -c 'import torch' 2>/dev/null; \
+	then FOLEY_DATA=$(CURDIR)/.demo/data $(BIN)/foley-train adapt --library --output .demo/adapted > /dev/null || true; \
+	else echo "foley-train adapt would fit the encoders to these clips in seconds, but needs torch: $(BIN)/pip install -e '.[train]'"; fi
 
 serve: $(VENV)/.base
 	FOLEY_DATA=.demo/data $(BIN)/foley serve

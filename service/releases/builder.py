@@ -126,7 +126,8 @@ def derive_missing(
         num_done = 0
         began = time.monotonic()
         printer = _Printer()
-        sampled = frozenset(asset.asset_id for asset in sample)
+        # Those whose files are gone cannot be compared: they are derived like the others.
+        sampled = frozenset(asset.asset_id for asset in sample if index.get_asset(asset.asset_id) is not None)
         num_compared = num_segments = 0
         for assets in deriving.receive_segments(stdin):
             num_compared += deriving.derive([assets], heads, index, sampled=sampled)

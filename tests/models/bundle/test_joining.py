@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models.bundle.bundle import load_bundle, sound_inputs, starter_path
+from models.bundle.conversion import to_half, to_int8
 from models.bundle.joining import join_head, write_head
 from models.inference import onnxruntime
 from training.adapting.heads import Projection, TrackHead
@@ -54,6 +55,25 @@ def test_a_joined_graph_is_the_head_of_the_encoder(tmp_path: Path) -> None:
     half = golden.audio_track.astype(np.float16).astype(np.float32)
     stored = head(torch.from_numpy(half)).detach().numpy()
     assert (found * stored).sum(axis=1).min() > 0.999999
+
+
+@pytest.mark.parametrize(("kind", "least"), [("fp16", 0.99999), ("int8", 0.98), ("openvino", 0.999)])
+def test_a_joined_graph_in_other_precisions(tmp_path: Path, kind: str, least: float) -> None:
+    """What the joined graph of the picture gives in float16, integers and on OpenVINO is what it gives in float32."""
+    bundle, head = load_bundle(starter_path()), trained_head()
+    write_head(arrays_of(head), tmp_path / "head.onnx")
+    joined, other = tmp_path / "video.onnx", tmp_path / "other.onnx"
+    join_head(bundle.video_graph, tmp_path / "head.onnx", joined)
+    frames = bundle.golden().frames[None]
+    expected = open_graph(joined).run(["tracks"], {"frames": frames})[0][0]
+    if kind == "openvino":
+        openvino = pytest.importorskip("openvino")
+        found = openvino.Core().compile_model(str(joined), "CPU")({"frames": frames})["tracks"][0]
+    else:
+        (to_half if kind == "fp16" else to_int8)(joined, other)
+        found = open_graph(other).run(["tracks"], {"frames": frames})[0][0]
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((found * expected).sum(axis=1) / lengths).min() > least
 
 
 def test_arrays_of_something_else_are_refused(tmp_path: Path) -> None:

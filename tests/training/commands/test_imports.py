@@ -37,6 +37,8 @@ from models.network.tgdp import Tgdp
 from tests.support.families import golden_imported
 from tests.support.paths import GOLDEN
 from tests.support.published_reference import embed
+from training.adapting.bundles import write_adapted
+from training.adapting.heads import TrackHead
 from training.cli import app
 from training.commands import export as export_command
 from training.commands.imports import make_clips
@@ -83,6 +85,16 @@ def test_an_imported_bundle_gives_its_weights_back(imported: Imported) -> None:
     assert all(is_unused(name) for name in done.fresh)
     state = again.state_dict()
     assert all(torch.equal(state[name], recovered[name]) for name in done.taken)
+
+
+def test_an_imported_bundle_can_be_adapted(imported: Imported, tmp_path: Path) -> None:
+    """The graphs joined with heads give the heads of its tracks: `write_adapted` compares them on the golden clip."""
+    width = imported.bundle.manifest.embedding_width
+    heads = {name: TrackHead(width, 8) for name in ("audio", "video")}
+    for parameter in (one for head in heads.values() for one in head.parameters()):
+        torch.nn.init.normal_(parameter, std=0.1)
+    adapted = write_adapted(imported.bundle, heads, tmp_path / "adapted", name="adapted", training={})
+    assert max(adapted.manifest.agreement.values()) < 1e-5
 
 
 def run_from_patches(graph: Path, pictures: NDArray[np.float32], folder: Path) -> NDArray[np.float32]:
