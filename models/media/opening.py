@@ -27,6 +27,7 @@ from models.media.edits import EVERYTHING, MIN_CUT_SECONDS, Edits, Spans, leave_
 from models.media.foreign import refuse_encrypted, refuse_picture
 from models.media.limits import DecodeLimits
 from models.media.regular import MediaSource, clamp_time_ns, open_regular
+from models.media.source_time import read_source_time
 from models.media.stillness import all_known
 from models.media.tracks import (
     MPEG_STREAMS,
@@ -99,6 +100,10 @@ class MediaInfo:
     """Whether nothing changes in the picture of any segment: one colour, a still, test bars; None if not judged."""
     packets_hash: str | None = None
     """Hash of the coded sound and picture, the same in files that differ in their tags alone; null if unknown."""
+    timecode: str | None = None
+    """Timecode of the first picture, `01:00:00:00`, with `;` before the frames if frames are dropped in counting."""
+    time_reference_samples: int | None = None
+    """When the sound begins by its Broadcast Wave header: samples since midnight."""
 
     def after(self, earlier: MediaInfo | None) -> MediaInfo:
         """These facts of a part of the file, joined with those of the parts before it; None if it is the first."""
@@ -218,6 +223,7 @@ def _choose_streams(
         duration_seconds=None if end is None else max(0.0, end - origin),
         **(video_facts(video, limits) if video is not None else {}),
         **(audio_facts(sounds, limits) if sounds else {}),
+        **read_source_time(container),
     )
     return Media(
         container=container,
