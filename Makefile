@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo serve web quick test instructions check bench soak lock clean
+.PHONY: help demo serve web quick test instructions check bench soak clients lock clean
 
 help:
 	@echo "make demo   install, make a small library, index it, search it (no torch)"
@@ -16,6 +16,7 @@ help:
 	@echo "make instructions  the tests of engines and precisions, as if the processor had AVX2 only, and AVX-512 without VNNI"
 	@echo "make check  formatting, lint, types, docstrings, imports"
 	@echo "make bench  speed and memory as ratios to named baselines"
+	@echo "make clients  make the types of the Python and the TypeScript client of the OpenAPI description"
 	@echo "make soak   longer durability runs"
 
 $(VENV)/bin/python:
@@ -80,6 +81,11 @@ soak: $(VENV)/.all
 	FOLEY_KILLS=200 $(BIN)/python -m pytest --timeout 0 tests/promises/test_switch_kills.py -s
 	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest --timeout 0 tests/promises/test_bad_bundles.py -s
 	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest --timeout 0 tests/promises/test_hostile_decoding.py -k mutants -s
+
+# What the clients know of the API; needs node and npm for TypeScript.
+clients: $(VENV)/.all
+	cd clients/typescript && npm ci --no-audit --no-fund
+	$(BIN)/python -m tests.support.clients
 
 # Pin every package, those of the benchmarks too, to what is installed now; run it in a venv made by `make test`.
 lock:
