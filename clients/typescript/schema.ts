@@ -272,6 +272,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/exports/formats": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List the formats of exports
+         * @description Answer with every format.
+         */
+        get: operations["list_export_formats"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/exports": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Export a collection or items
+         * @description The parts one after the other, as a file for an editor or a sound program.
+         */
+        post: operations["create_export"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/suggested-tags": {
         parameters: {
             query?: never;
@@ -1929,6 +1969,55 @@ export interface components {
             encoder_seconds: number;
         };
         /**
+         * ExportRequest
+         * @description What to write, and how.
+         * @example {
+         *       "collection_id": "3f2b8c5de1a94b0f9b7d6a5c4e3f2a1b",
+         *       "format": "edl",
+         *       "frame_rate": "25",
+         *       "path_map": [
+         *         [
+         *           "/media",
+         *           "Z:\\media"
+         *         ]
+         *       ]
+         *     }
+         */
+        ExportRequest: {
+            /**
+             * Collection Id
+             * @description Write the items of this collection.
+             */
+            collection_id?: string | null;
+            /**
+             * Items
+             * @description Or write these.
+             */
+            items?: components["schemas"]["ItemFields"][] | null;
+            /**
+             * Format
+             * @enum {string}
+             */
+            format: "edl" | "fcpxml" | "xmeml" | "otio" | "reaper" | "reaper-csv" | "audition" | "protools" | "ale" | "avid-markers" | "csv" | "json";
+            /**
+             * Frame Rate
+             * @description Frames a second of the cut; `df` counts with drop-frame timecode.
+             * @default 25
+             * @enum {string}
+             */
+            frame_rate?: "23.976" | "24" | "25" | "29.97df" | "29.97" | "30" | "50" | "59.94df" | "59.94" | "60";
+            /**
+             * Path Map
+             * @description Folders here, each with where the editor has it; the longest that fits.
+             */
+            path_map?: string[][];
+            /**
+             * Title
+             * @description Default: the name of the collection.
+             */
+            title?: string | null;
+        };
+        /**
          * FailedAsset
          * @description A file of the library that could not be embedded, and why.
          */
@@ -2026,6 +2115,54 @@ export interface components {
              * @description When: seconds since 1970.
              */
             at: string;
+        };
+        /**
+         * FormatBody
+         * @description A format.
+         */
+        FormatBody: {
+            /**
+             * Format
+             * @enum {string}
+             */
+            format: "edl" | "fcpxml" | "xmeml" | "otio" | "reaper" | "reaper-csv" | "audition" | "protools" | "ale" | "avid-markers" | "csv" | "json";
+            /**
+             * Name
+             * @description What people call it.
+             */
+            name: string;
+            /**
+             * Suffix
+             * @description End of its files' names.
+             */
+            suffix: string;
+            /** Media Type */
+            media_type: string;
+        };
+        /**
+         * FormatsBody
+         * @description Every format that can be written.
+         * @example {
+         *       "formats": [
+         *         {
+         *           "format": "edl",
+         *           "name": "CMX 3600 EDL",
+         *           "suffix": ".edl",
+         *           "media_type": "text/plain"
+         *         }
+         *       ],
+         *       "frame_rates": [
+         *         "24",
+         *         "25",
+         *         "29.97df"
+         *       ]
+         *     }
+         */
+        FormatsBody: {
+            /** Formats */
+            formats: components["schemas"]["FormatBody"][];
+            /** Frame Rates */
+            frame_rates: ("23.976" | "24" | "25" | "29.97df" | "29.97" | "30" | "50" | "59.94df" | "59.94" | "60")[];
         };
         /**
          * Gate
@@ -6590,6 +6727,187 @@ export interface operations {
             };
             /** @description Insufficient Storage */
             507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_export_formats: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FormatsBody"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Misdirected Request */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    create_export: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExportRequest"];
+            };
+        };
+        responses: {
+            /** @description The file. */
+            200: {
+                headers: {
+                    /** @description Items that are not in the file: not indexed, or without what the item wants. */
+                    "Foley-Left-Out"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Misdirected Request */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -179,6 +179,30 @@ class Estimate(TypedDict):
     encoder_seconds: float
 
 
+class ExportRequest(TypedDict):
+    collection_id: NotRequired[str | None]
+    items: NotRequired[list[ItemFields] | None]
+    format: Literal[
+        "edl",
+        "fcpxml",
+        "xmeml",
+        "otio",
+        "reaper",
+        "reaper-csv",
+        "audition",
+        "protools",
+        "ale",
+        "avid-markers",
+        "csv",
+        "json",
+    ]
+    frame_rate: NotRequired[
+        Literal["23.976", "24", "25", "29.97df", "29.97", "30", "50", "59.94df", "59.94", "60"]
+    ]
+    path_map: NotRequired[list[list[str]]]
+    title: NotRequired[str | None]
+
+
 class FailedAsset(TypedDict):
     path: str
     code: str
@@ -207,6 +231,31 @@ class Forced(TypedDict):
     who: str
     why: str
     at: str
+
+
+class FormatBody(TypedDict):
+    format: Literal[
+        "edl",
+        "fcpxml",
+        "xmeml",
+        "otio",
+        "reaper",
+        "reaper-csv",
+        "audition",
+        "protools",
+        "ale",
+        "avid-markers",
+        "csv",
+        "json",
+    ]
+    name: str
+    suffix: str
+    media_type: str
+
+
+class FormatsBody(TypedDict):
+    formats: list[FormatBody]
+    frame_rates: list[Literal["23.976", "24", "25", "29.97df", "29.97", "30", "50", "59.94df", "59.94", "60"]]
 
 
 class Gate(TypedDict):
