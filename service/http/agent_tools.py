@@ -26,6 +26,7 @@ from pydantic_core import to_json
 
 from models.media.clip import UnreadableClip, open_regular
 from models.media.names import find_path
+from service.exports.formats import FormatName, RateName
 from service.http.collection_schemas import CollectionsBody
 from service.http.job_schemas import JobBody
 from service.http.schemas import AssetBody, AssetPageBody, Document, SearchAnswerBody
@@ -63,6 +64,7 @@ class ExportBody(Document):
     name: str = Field(description="A name for the file.")
     media_type: str
     text: str = Field(description="Its content.")
+    num_left_out: int = Field(ge=0, description="Items that are not in it, as they are not indexed.")
 
 
 class ToolFailed(Failure):
@@ -189,15 +191,13 @@ class _Tools:
     async def export(
         self,
         ctx: Context[Any, Any],
-        format: Annotated[
-            str, Field(description="edl, fcpxml, xmeml, otio, reaper, reaper-csv, audition, protools, ale, …")
-        ],
+        format: FormatName,
         collection_id: str | None = None,
         items: Annotated[
             list[dict[str, Any]] | None,
             Field(description="Or a list of {asset_id, start_seconds, end_seconds, modality, note}."),
         ] = None,
-        frame_rate: Annotated[str | None, Field(description="Such as 25, 29.97df or 23.976.")] = None,
+        frame_rate: RateName | None = None,
         title: str | None = None,
     ) -> Annotated[CallToolResult, ExportBody]:
         """Write a collection, or items, as a file for an editing program; the answer is its text."""
@@ -207,6 +207,7 @@ class _Tools:
         name = re.search(r'filename="([^"]+)"', answer.headers.get("content-disposition", ""))
         kind = answer.headers.get("content-type", "")
         found = {"name": name[1] if name else f"export.{format}", "media_type": kind, "text": answer.text}
+        found["num_left_out"] = int(answer.headers.get("foley-left-out", 0))
         return CallToolResult(content=[TextContent(text=answer.text)], structured_content=found)
 
     async def start_job(

@@ -55,6 +55,12 @@ def test_an_agent_finds_what_the_api_finds(server: str, client: httpx.Client, li
         assert [content.type for content in shown.content] == ["text", "image"]
         assert "collections" in await read(agent, "list_collections")
 
+        items = [{"asset_id": asset_id, "start_seconds": 1.0, "end_seconds": 3.0}]
+        made = {"items": items, "format": "edl", "frame_rate": "25", "title": "Rain"}
+        exported = await read(agent, "export", **made)
+        assert exported["text"] == client.post("/v1/exports", json=made).text
+        assert (exported["name"], exported["num_left_out"]) == ("Rain.edl", 0)
+
         job = await read(agent, "start_job", paths=[str(file)])
         assert (await read(agent, "job_state", job_id=job["job_id"]))["kind"] == "index"
 
