@@ -376,6 +376,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/audit/marks/{asset_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Mark a finding of the audit
+         * @description Audits leave marked files out, until their content changes.
+         */
+        put: operations["mark_finding"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/map": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show the library in two dimensions
+         * @description The pooled vectors of assets, projected by principal components at once, or by UMAP if `umap-learn` is installed. What lies close together sounds or looks alike. Kept until the library changes.
+         */
+        get: operations["show_map"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/similarity": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Compare two segments moment by moment
+         * @description Answer with the similarity of every moment of a query with every moment of a result.
+         */
+        post: operations["compare_segments"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/jobs": {
         parameters: {
             query?: never;
@@ -779,6 +839,8 @@ export interface components {
          *         "is_silent": null,
          *         "is_static": null,
          *         "packets_hash": null,
+         *         "timecode": null,
+         *         "time_reference_samples": null,
          *         "is_partial": false
          *       },
          *       "metadata": {
@@ -918,6 +980,16 @@ export interface components {
                  * @description Hash of the coded sound and picture, the same in files that differ in their tags alone; null if unknown.
                  */
                 packets_hash: string | null;
+                /**
+                 * Timecode
+                 * @description Timecode of the first picture, `01:00:00:00`, with `;` before the frames if frames are dropped in counting.
+                 */
+                timecode: string | null;
+                /**
+                 * Time Reference Samples
+                 * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+                 */
+                time_reference_samples: number | null;
                 /** @description True if less than 95 % of the file could be decoded. */
                 is_partial: boolean;
             };
@@ -988,6 +1060,8 @@ export interface components {
          *             "is_silent": null,
          *             "is_static": null,
          *             "packets_hash": null,
+         *             "timecode": null,
+         *             "time_reference_samples": null,
          *             "is_partial": false
          *           },
          *           "metadata": {
@@ -1034,6 +1108,7 @@ export interface components {
          *         }
          *       ],
          *       "num_files": 272,
+         *       "num_marked": 0,
          *       "release_id": "agreement-0123456789ab",
          *       "separation": {
          *         "auc": 0.97,
@@ -1077,6 +1152,12 @@ export interface components {
              * @default false
              */
             weighs_moments?: boolean;
+            /**
+             * Num Marked
+             * @description Files that were marked as fixed or as no fault; they are left out of the findings unless asked for.
+             * @default 0
+             */
+            num_marked?: number;
         };
         /**
          * BatchAnswerBody
@@ -1454,7 +1535,9 @@ export interface components {
          *         "is_out_of_phase": false,
          *         "is_silent": null,
          *         "is_static": null,
-         *         "packets_hash": null
+         *         "packets_hash": null,
+         *         "timecode": null,
+         *         "time_reference_samples": null
          *       },
          *       "is_partial": false,
          *       "segments": [
@@ -1715,6 +1798,16 @@ export interface components {
                  * @description Hash of the coded sound and picture, the same in files that differ in their tags alone; null if unknown.
                  */
                 packets_hash: string | null;
+                /**
+                 * Timecode
+                 * @description Timecode of the first picture, `01:00:00:00`, with `;` before the frames if frames are dropped in counting.
+                 */
+                timecode: string | null;
+                /**
+                 * Time Reference Samples
+                 * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+                 */
+                time_reference_samples: number | null;
             };
             /**
              * Is Partial
@@ -1747,7 +1840,9 @@ export interface components {
          *         "is_out_of_phase": false,
          *         "is_silent": null,
          *         "is_static": null,
-         *         "packets_hash": null
+         *         "packets_hash": null,
+         *         "timecode": null,
+         *         "time_reference_samples": null
          *       },
          *       "is_partial": false,
          *       "segments": [
@@ -1884,6 +1979,16 @@ export interface components {
                  * @description Hash of the coded sound and picture, the same in files that differ in their tags alone; null if unknown.
                  */
                 packets_hash: string | null;
+                /**
+                 * Timecode
+                 * @description Timecode of the first picture, `01:00:00:00`, with `;` before the frames if frames are dropped in counting.
+                 */
+                timecode: string | null;
+                /**
+                 * Time Reference Samples
+                 * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+                 */
+                time_reference_samples: number | null;
             };
             /**
              * Is Partial
@@ -2100,6 +2205,11 @@ export interface components {
                 number,
                 number
             ][] | null;
+            /**
+             * Mark
+             * @description What somebody said of it: `fixed` or `not_a_fault`; null if nobody did.
+             */
+            mark?: ("fixed" | "not_a_fault") | null;
         };
         /**
          * Forced
@@ -2747,6 +2857,84 @@ export interface components {
             status: "alive";
         };
         /**
+         * MapBody
+         * @description The library in two dimensions.
+         * @example {
+         *       "points": [
+         *         {
+         *           "asset_id": "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a",
+         *           "path": "/media/rain.wav",
+         *           "modality": "audio",
+         *           "x": 0.21,
+         *           "y": -0.6
+         *         }
+         *       ],
+         *       "method": "pca",
+         *       "methods": [
+         *         "pca"
+         *       ],
+         *       "num_assets": 1,
+         *       "release_id": "starter-0123456789ab"
+         *     }
+         */
+        MapBody: {
+            /** Points */
+            points: components["schemas"]["MapPointBody"][];
+            /**
+             * Method
+             * @enum {string}
+             */
+            method: "pca" | "umap";
+            /**
+             * Methods
+             * @description What this installation can project with.
+             */
+            methods: ("pca" | "umap")[];
+            /**
+             * Num Assets
+             * @description Assets of the library; of more than `limit` some are shown.
+             */
+            num_assets: number;
+            /** Release Id */
+            release_id: string;
+        };
+        /**
+         * MapPointBody
+         * @description One modality of an asset on the map.
+         */
+        MapPointBody: {
+            /** Asset Id */
+            asset_id: string;
+            /**
+             * Path
+             * @description Printable.
+             */
+            path: string;
+            /**
+             * Modality
+             * @enum {string}
+             */
+            modality: "audio" | "video";
+            /** X */
+            x: number;
+            /** Y */
+            y: number;
+        };
+        /**
+         * MarkBody
+         * @description What to say of a finding.
+         * @example {
+         *       "mark": "not_a_fault"
+         *     }
+         */
+        MarkBody: {
+            /**
+             * Mark
+             * @description `fixed`: it was put right. `not_a_fault`: it is meant so. Null takes the mark away.
+             */
+            mark: ("fixed" | "not_a_fault") | null;
+        };
+        /**
          * MediaInfo
          * @description Facts about a media file, for people and filters; plain values only, so that it becomes JSON.
          */
@@ -2851,6 +3039,16 @@ export interface components {
              * @description Hash of the coded sound and picture, the same in files that differ in their tags alone; null if unknown.
              */
             packets_hash?: string | null;
+            /**
+             * Timecode
+             * @description Timecode of the first picture, `01:00:00:00`, with `;` before the frames if frames are dropped in counting.
+             */
+            timecode?: string | null;
+            /**
+             * Time Reference Samples
+             * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+             */
+            time_reference_samples?: number | null;
         };
         /**
          * NewCollection
@@ -2947,6 +3145,25 @@ export interface components {
              * @description True if less than 95 % of the file could be decoded.
              */
             is_partial: boolean;
+        };
+        /**
+         * QuerySegment
+         * @description A segment of an indexed asset, or a track from `/v1/embeddings`.
+         */
+        QuerySegment: {
+            /**
+             * Asset Id
+             * @description An asset.
+             */
+            asset_id?: string | null;
+            /**
+             * Start Seconds
+             * @description Its segment that holds this time.
+             * @default 0
+             */
+            start_seconds?: number;
+            /** Track */
+            track?: string | null;
         };
         /**
          * ReadyBody
@@ -3435,6 +3652,23 @@ export interface components {
             };
         };
         /**
+         * SegmentFields
+         * @description A segment of an indexed asset.
+         */
+        SegmentFields: {
+            /**
+             * Asset Id
+             * @description Search with the segments of this asset.
+             */
+            asset_id: string;
+            /**
+             * Start Seconds
+             * @description The segment that holds this time.
+             * @default 0
+             */
+            start_seconds?: number;
+        };
+        /**
          * Separation
          * @description How often a file's own sound and picture score above those of two files, with the 95 % interval.
          */
@@ -3453,6 +3687,76 @@ export interface components {
              * @description Files that were compared.
              */
             num_files: number;
+        };
+        /**
+         * SimilarityBody
+         * @description Every moment of a query against every moment of a result.
+         * @example {
+         *       "matrix": [
+         *         [
+         *           0.4,
+         *           0.1
+         *         ],
+         *         [
+         *           0.2,
+         *           0.6
+         *         ]
+         *       ],
+         *       "query_times": [
+         *         0,
+         *         5
+         *       ],
+         *       "result_times": [
+         *         10,
+         *         15
+         *       ]
+         *     }
+         */
+        SimilarityBody: {
+            /**
+             * Matrix
+             * @description A row for each moment of the query, a column for each of the result. The diagonal are `moments` of a search result.
+             */
+            matrix: number[][];
+            /**
+             * Query Times
+             * @description Seconds in the query's file; in its segment for a track.
+             */
+            query_times: number[];
+            /**
+             * Result Times
+             * @description Seconds in the result's file.
+             */
+            result_times: number[];
+        };
+        /**
+         * SimilarityRequest
+         * @description Two segments to compare.
+         * @example {
+         *       "query": {
+         *         "asset_id": "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a"
+         *       },
+         *       "result": {
+         *         "asset_id": "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a",
+         *         "start_seconds": 10
+         *       },
+         *       "target": "audio"
+         *     }
+         */
+        SimilarityRequest: {
+            query: components["schemas"]["QuerySegment"];
+            result: components["schemas"]["SegmentFields"];
+            /**
+             * Target
+             * @description What of the result is compared.
+             * @enum {string}
+             */
+            target: "audio" | "video";
+            /**
+             * From
+             * @description What of the query. Default: the opposite of `target` if it has that.
+             */
+            from?: ("audio" | "video") | null;
         };
         /**
          * StageTimes
@@ -3971,6 +4275,16 @@ export interface operations {
                      * @enum {string}
                      */
                     match?: "both" | "meaning" | "words";
+                    /**
+                     * Start Seconds
+                     * @description Search only with segments of `file` that end after this time.
+                     */
+                    start_seconds?: number;
+                    /**
+                     * End Seconds
+                     * @description Search only with segments of `file` that start before this time.
+                     */
+                    end_seconds?: number;
                     /**
                      * Text Weight
                      * @description How much `text` counts beside `file`, which counts 1. The score is the weighted mean.
@@ -7251,6 +7565,8 @@ export interface operations {
                 limit?: number;
                 /** @description Largest offset that is looked for. */
                 max_offset_seconds?: number;
+                /** @description Also list files that were marked as fixed or as no fault. */
+                include_marked?: boolean;
             };
             header?: never;
             path?: never;
@@ -7287,6 +7603,314 @@ export interface operations {
             };
             /** @description Conflict */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Misdirected Request */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    mark_finding: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description sha256 of the file's content, 64 lower-case hex digits. */
+                asset_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MarkBody"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Misdirected Request */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Insufficient Storage */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    show_map: {
+        parameters: {
+            query?: {
+                /** @description Maximum number of assets. */
+                limit?: number;
+                /** @description How vectors are projected. */
+                method?: "pca" | "umap";
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MapBody"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Misdirected Request */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    compare_segments: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SimilarityRequest"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SimilarityBody"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Request Entity Too Large */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };

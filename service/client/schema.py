@@ -36,6 +36,7 @@ class Audit(TypedDict):
     separation: Separation
     release_id: str
     weighs_moments: NotRequired[bool]
+    num_marked: NotRequired[int]
 
 
 class BatchAnswerBody(TypedDict):
@@ -225,6 +226,7 @@ class Finding(TypedDict):
     offset_seconds: float
     score_at_offset: float
     off_screen: NotRequired[list[list[Any]] | None]
+    mark: NotRequired[Literal["fixed", "not_a_fault"] | None]
 
 
 class Forced(TypedDict):
@@ -380,6 +382,26 @@ class LiveBody(TypedDict):
     status: Literal["alive"]
 
 
+class MapBody(TypedDict):
+    points: list[MapPointBody]
+    method: Literal["pca", "umap"]
+    methods: list[Literal["pca", "umap"]]
+    num_assets: int
+    release_id: str
+
+
+class MapPointBody(TypedDict):
+    asset_id: str
+    path: str
+    modality: Literal["audio", "video"]
+    x: float
+    y: float
+
+
+class MarkBody(TypedDict):
+    mark: Literal["fixed", "not_a_fault"] | None
+
+
 class MediaInfo(TypedDict):
     container: str
     size_bytes: int
@@ -400,6 +422,8 @@ class MediaInfo(TypedDict):
     is_silent: NotRequired[bool | None]
     is_static: NotRequired[bool | None]
     packets_hash: NotRequired[str | None]
+    timecode: NotRequired[str | None]
+    time_reference_samples: NotRequired[int | None]
 
 
 class NewCollection(TypedDict):
@@ -447,6 +471,12 @@ class QuarantinedBody(TypedDict):
 class QueryBody(TypedDict):
     num_segments: int
     is_partial: bool
+
+
+class QuerySegment(TypedDict):
+    asset_id: NotRequired[str | None]
+    start_seconds: NotRequired[float]
+    track: NotRequired[str | None]
 
 
 class ReadyBody(TypedDict):
@@ -571,11 +601,33 @@ class SearchResultBody(TypedDict):
     metadata: dict[str, bool | int | float | str | list[bool | int | float | str]]
 
 
+class SegmentFields(TypedDict):
+    asset_id: str
+    start_seconds: NotRequired[float]
+
+
 class Separation(TypedDict):
     auc: float
     low: float
     high: float
     num_files: int
+
+
+class SimilarityBody(TypedDict):
+    matrix: list[list[float]]
+    query_times: list[float]
+    result_times: list[float]
+
+
+SimilarityRequest = TypedDict(
+    "SimilarityRequest",
+    {
+        "query": "QuerySegment",
+        "result": "SegmentFields",
+        "target": "Literal['audio', 'video']",
+        "from": "NotRequired[Literal['audio', 'video'] | None]",
+    },
+)
 
 
 class StageTimes(TypedDict):
