@@ -130,7 +130,16 @@ def test_no_request_breaks_the_server(server: str, name: str, mode: schemathesis
         suppress_health_check=list(HealthCheck),
     )
     def check(case: schemathesis.Case) -> None:
-        answer = case.call_and_validate(checks=CHECKED)
+        answer = case.call()
+        # Too many bytes are refused before anybody looks whether they are valid.
+        case.validate_response(
+            answer,
+            checks=[
+                each
+                for each in CHECKED
+                if answer.status_code != 413 or each != checks.negative_data_rejection
+            ],
+        )
         if answer.status_code >= 400:
             assert answer.headers["content-type"] == ["application/problem+json"]
             assert answer.status_code < 500
