@@ -18,8 +18,10 @@ from schemathesis.specs.openapi import checks
 
 from models.bundle.bundle import Bundle
 from service.http.app import create_app
+from service.library.tags import keep_classifier
 from service.system.settings import Settings
 from tests.support.serving import serve_in_thread
+from tests.support.tags import write_classifier
 
 CHECKED = [
     all_checks.not_a_server_error,
@@ -276,6 +278,18 @@ def test_every_json_answer_is_as_described(
     path = f"/v1/assets/{asset['asset_id']}"
     check("get_asset", client.get(path))
     check("patch_asset", client.patch(path, json={"metadata": {"take": 3, "mood": ["calm"], "draft": True}}))
+
+    assert check("show_map", client.get("/v1/map"))
+    segment = {"asset_id": asset["asset_id"]}
+    pair = {"query": segment, "result": {**segment, "start_seconds": 0}, "target": "audio"}
+    assert check("compare_segments", client.post("/v1/similarity", json=pair))["matrix"]
+
+    names, bundle_id = ("rain", "sea"), own_server.app.state.shared.foley.bundle.bundle_id
+    file = write_classifier(tmp_path / "mine.npz", names=names, bundle_id=bundle_id, width=128)
+    keep_classifier(own_server.app.state.shared.foley.settings.data, file)
+    check("list_suggested_tags", client.get("/v1/suggested-tags"))
+    check("get_suggested_tags", client.get(f"{path}/suggested-tags"))
+    check("decide_suggested_tags", client.post(f"{path}/suggested-tags", json={"accept": [], "decline": []}))
 
     check("get_waveform", client.get(f"{path}/waveform?pixels=9"))
     basket = check("post_collection", client.post("/v1/collections", json={"name": "rain"}))
