@@ -27,7 +27,10 @@ export function playFrom(player: HTMLMediaElement, seconds: number): void {
     player.play().catch(() => {}); // stopped before it began, or not playable: `error` handles that
   };
   if (player.readyState >= HTMLMediaElement.HAVE_METADATA) start();
-  else player.addEventListener("loadedmetadata", start, { once: true });
+  else {
+    player.addEventListener("loadedmetadata", start, { once: true });
+    player.preload = "metadata"; // one with `none` would never load
+  }
 }
 
 /** Play both, `muted` without its sound: the query from `at`, the result from `start`. */
