@@ -841,6 +841,7 @@ export interface components {
          *         "packets_hash": null,
          *         "timecode": null,
          *         "time_reference_samples": null,
+         *         "said": {},
          *         "is_partial": false
          *       },
          *       "metadata": {
@@ -987,9 +988,16 @@ export interface components {
                 timecode: string | null;
                 /**
                  * Time Reference Samples
-                 * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+                 * @description When the sound begins by its Broadcast Wave header or iXML: samples since midnight.
                  */
                 time_reference_samples: number | null;
+                /**
+                 * Said
+                 * @description What the file says of itself, by key (`title`, `artist`, `scene` …): text, and `keywords` as a list.
+                 */
+                said: {
+                    [key: string]: string | string[];
+                };
                 /** @description True if less than 95 % of the file could be decoded. */
                 is_partial: boolean;
             };
@@ -1062,6 +1070,7 @@ export interface components {
          *             "packets_hash": null,
          *             "timecode": null,
          *             "time_reference_samples": null,
+         *             "said": {},
          *             "is_partial": false
          *           },
          *           "metadata": {
@@ -1537,7 +1546,8 @@ export interface components {
          *         "is_static": null,
          *         "packets_hash": null,
          *         "timecode": null,
-         *         "time_reference_samples": null
+         *         "time_reference_samples": null,
+         *         "said": {}
          *       },
          *       "is_partial": false,
          *       "segments": [
@@ -1805,9 +1815,16 @@ export interface components {
                 timecode: string | null;
                 /**
                  * Time Reference Samples
-                 * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+                 * @description When the sound begins by its Broadcast Wave header or iXML: samples since midnight.
                  */
                 time_reference_samples: number | null;
+                /**
+                 * Said
+                 * @description What the file says of itself, by key (`title`, `artist`, `scene` …): text, and `keywords` as a list.
+                 */
+                said: {
+                    [key: string]: string | string[];
+                };
             };
             /**
              * Is Partial
@@ -1842,7 +1859,8 @@ export interface components {
          *         "is_static": null,
          *         "packets_hash": null,
          *         "timecode": null,
-         *         "time_reference_samples": null
+         *         "time_reference_samples": null,
+         *         "said": {}
          *       },
          *       "is_partial": false,
          *       "segments": [
@@ -1986,9 +2004,16 @@ export interface components {
                 timecode: string | null;
                 /**
                  * Time Reference Samples
-                 * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+                 * @description When the sound begins by its Broadcast Wave header or iXML: samples since midnight.
                  */
                 time_reference_samples: number | null;
+                /**
+                 * Said
+                 * @description What the file says of itself, by key (`title`, `artist`, `scene` …): text, and `keywords` as a list.
+                 */
+                said: {
+                    [key: string]: string | string[];
+                };
             };
             /**
              * Is Partial
@@ -3046,9 +3071,16 @@ export interface components {
             timecode?: string | null;
             /**
              * Time Reference Samples
-             * @description When the sound begins by its Broadcast Wave header: samples since midnight.
+             * @description When the sound begins by its Broadcast Wave header or iXML: samples since midnight.
              */
             time_reference_samples?: number | null;
+            /**
+             * Said
+             * @description What the file says of itself, by key (`title`, `artist`, `scene` …): text, and `keywords` as a list.
+             */
+            said?: {
+                [key: string]: string | string[];
+            };
         };
         /**
          * NewCollection

@@ -30,6 +30,7 @@ from models.media.regular import (
     open_regular,
     open_without_links,
 )
+from models.media.said import join, read_sidecar
 from models.media.sampling import (
     MAX_THUMBNAIL_BYTES,
     PreviewPart,
@@ -202,6 +203,7 @@ def decode_segments(
     hashes_packets: bool = False,
     with_preview: bool = False,
     preview_at: float | None = None,
+    sidecar: bytes = b"",
 ) -> DecodedMedia:
     """Decode a media file, or a stretch of its segments, in one pass.
 
@@ -220,6 +222,7 @@ def decode_segments(
         hashes_packets: Whether to read all packets for `MediaInfo.packets_hash`; from the first segment on only.
         with_preview: Whether to take small pictures and peaks of the sound too.
         preview_at: Take one picture only, the first that was picked from this time on, in seconds.
+        sidecar: The XMP file that lies beside it, for `MediaInfo.said`.
 
     Returns:
         The segments and the facts of the file.
@@ -251,6 +254,7 @@ def decode_segments(
         is_out_of_phase=reading.sound is not None and reading.sound.is_out_of_phase,
         is_silent=all_known(clip.is_silent for clip in decoded),
         is_static=all_known(clip.is_static for clip in decoded),
+        said=join(read_sidecar(sidecar), reading.info.said),
     )
     info = _describe(info, reading.picture, reading.end_seconds if reading.is_whole else None)
     if hashes_packets and first == 0:

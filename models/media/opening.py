@@ -27,6 +27,7 @@ from models.media.edits import EVERYTHING, MIN_CUT_SECONDS, Edits, Spans, leave_
 from models.media.foreign import refuse_encrypted, refuse_picture
 from models.media.limits import DecodeLimits
 from models.media.regular import MediaSource, clamp_time_ns, open_regular
+from models.media.said import Said, join, read_tags, read_wave
 from models.media.source_time import read_source_time
 from models.media.stillness import all_known
 from models.media.tracks import (
@@ -103,7 +104,9 @@ class MediaInfo:
     timecode: str | None = None
     """Timecode of the first picture, `01:00:00:00`, with `;` before the frames if frames are dropped in counting."""
     time_reference_samples: int | None = None
-    """When the sound begins by its Broadcast Wave header: samples since midnight."""
+    """When the sound begins by its Broadcast Wave header or iXML: samples since midnight."""
+    said: Said = field(default_factory=dict)
+    """What the file says of itself, by key (`title`, `artist`, `scene` …): text, and `keywords` as a list."""
 
     def after(self, earlier: MediaInfo | None) -> MediaInfo:
         """These facts of a part of the file, joined with those of the parts before it; None if it is the first."""
@@ -115,6 +118,7 @@ class MediaInfo:
             is_silent=all_known((earlier.is_silent, self.is_silent)),
             is_static=all_known((earlier.is_static, self.is_static)),
             packets_hash=self.packets_hash or earlier.packets_hash,
+            said=earlier.said,
         )
 
 
@@ -185,7 +189,7 @@ def _open_container(descriptor: int, limits: DecodeLimits, edits: Edits) -> Inpu
     }
     try:
         # The open file itself: no name is looked up, and a process that may open no file can read it.
-        return av.open("fd:", "r", options=options, metadata_errors="replace")
+        return av.open("fd:", "r", options=options, metadata_errors="surrogateescape")
     except MemoryError as error:
         limit = MAX_STREAMS_OF_ANY_KIND
         raise TooComplex(
@@ -216,6 +220,7 @@ def _choose_streams(
         if stream not in chosen:
             stream.discard = Discard.all
     end, status = _declared_end(container, chosen), os.fstat(descriptor)
+    said, samples = read_wave(descriptor)
     info = MediaInfo(
         container=container.format.name,
         size_bytes=status.st_size,
@@ -223,7 +228,8 @@ def _choose_streams(
         duration_seconds=None if end is None else max(0.0, end - origin),
         **(video_facts(video, limits) if video is not None else {}),
         **(audio_facts(sounds, limits) if sounds else {}),
-        **read_source_time(container),
+        **{"time_reference_samples": samples, **read_source_time(container)},
+        said=join(said, read_tags(container)),
     )
     return Media(
         container=container,

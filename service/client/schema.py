@@ -424,6 +424,7 @@ class MediaInfo(TypedDict):
     packets_hash: NotRequired[str | None]
     timecode: NotRequired[str | None]
     time_reference_samples: NotRequired[int | None]
+    said: NotRequired[dict[str, str | list[str]]]
 
 
 class NewCollection(TypedDict):

@@ -270,6 +270,8 @@ def print_assets(console: Console, assets: Sequence[Mapping[str, Any]]) -> None:
 
 def print_asset(console: Console, asset: Mapping[str, Any]) -> None:
     """Show everything known about one asset."""
+    media = dict(asset["media"])
+    said = media.pop("said", None) or {}
     rows = [
         ("asset", asset["asset_id"]),
         *(
@@ -277,7 +279,8 @@ def print_asset(console: Console, asset: Mapping[str, Any]) -> None:
             for number, path in enumerate(asset["paths"])
         ),
         ("segments", f"{asset['num_segments']} with {' + '.join(asset['modalities'])}"),
-        *((f"media.{key}", str(value)) for key, value in asset["media"].items() if value is not None),
+        *((f"media.{key}", str(value)) for key, value in media.items() if value is not None),
+        *((f"said.{key}", json.dumps(value, ensure_ascii=False)) for key, value in said.items()),
         *((key, json.dumps(value, ensure_ascii=False)) for key, value in asset["metadata"].items()),
     ]
     table = Table(box=None, show_header=False)

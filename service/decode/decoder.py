@@ -64,6 +64,7 @@ class Decoder:
         timeout_seconds: float = 60.0,
         hashes_packets: bool = False,
         with_preview: bool = False,
+        sidecar: bytes = b"",
         follows_links: bool = True,
     ) -> Future[DecodedMedia]:
         """Cut a file into segments and decode at most `count` of them; see `models.media.clip.decode_segments`.
@@ -79,6 +80,7 @@ class Decoder:
             "modalities": tuple(modalities),
             "hashes_packets": hashes_packets,
             "with_preview": with_preview,
+            "sidecar": sidecar,
         }
         return self._enqueue(
             decode_segments, (spec,), arguments, timeout_seconds, file=Path(path), follows_links=follows_links

@@ -196,7 +196,7 @@ def _build(
         first=first,
         stop=max(rate.frames(end), first + 1),
         record=record,
-        metadata=asset.get("metadata") or {},
+        metadata={**(media.get("said") or {}), **(asset.get("metadata") or {})},
     )
 
 

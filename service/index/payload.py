@@ -7,7 +7,8 @@
 
 A filter becomes conditions on these keys: `folders` holds every folder above a path, and `labels` one word for each key
 and value of the metadata, so that one payload index serves all possible keys and `1`, `"1"` and `true` stay apart.
-Bounds of numbers look into `metadata` itself, without an index.
+Bounds of numbers look into `metadata` itself, without an index. What files say of themselves (`media.said`) is in
+`labels` and `words` too, where people said nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import math
 import operator
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +43,9 @@ WORDS = ("asset_id", "paths", "folders", "labels", "modalities")  # keys with a 
 NUMBERS = ("media.duration_seconds", "media.modified_ns")  # the same
 SERVER_WORDS = (*WORDS, "truths")  # embedded, one index more would slow down every flush
 TRUTHS = ("is_silent", "is_static")  # facts of `media` that become words, like those of `labels`
+SAID = "said"  # fact of `media`: what the file says of itself
+MAX_LABEL_CHARS = 256  # of what a file says, longer texts are found by their words alone
+WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
 _RAW_PATH = "\0raw:"  # no path holds a NUL
 
 
@@ -131,6 +136,23 @@ def describe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         held[key] = list(values) if isinstance(given, list | tuple) else given
         labels.update({_label(key, value): None for value in values})
     return {"metadata": check_media(held, name="metadata"), "labels": list(labels)}
+
+
+def describe_labels(payload: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The payload that a filter of metadata looks at: what people said, and what the file says where they did not.
+
+    What a file says is text; one that is a whole number is found as a number too.
+    """
+    labels: dict[str, None] = {}
+    said: Mapping[str, str | list[str]] = payload["media"].get(SAID, {})
+    for key in said.keys() - payload["metadata"].keys():
+        given = said[key]
+        for value in [given] if isinstance(given, str) else given:
+            if len(value) <= MAX_LABEL_CHARS:
+                labels[_label(key, value)] = None
+            if WHOLE.fullmatch(value):
+                labels[_label(key, int(value))] = None
+    return {"labels": [*describe_metadata(payload["metadata"])["labels"], *labels]}
 
 
 def _label(key: str, value: MetadataValue) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from service.index.contract import Segment, VectorQuery
 from service.index.failure import InvalidSegment, InvalidVector
 from service.index.layout import TRACK_SUFFIX, VectorLayout
-from service.index.payload import describe_files, describe_metadata, load_path
+from service.index.payload import describe_files, describe_labels, describe_metadata, load_path
 from service.system.modality import Modality, Track
 
 FLOAT16_MAX = 65_504.0
@@ -146,7 +146,7 @@ def _to_point(segment: Segment, layout: VectorLayout) -> StoredPoint:
             stored = rows.astype(np.float16).astype(np.float32)  # a copy of the track has the same mean
             vectors[modality] = layout.pool(stored)
             vectors[modality + TRACK_SUFFIX] = stored.ravel()
-    payload = {
+    payload: dict[str, Any] = {
         "asset_id": segment.asset_id,
         "index": segment.index,
         "start_seconds": float(segment.start_seconds),
@@ -154,6 +154,7 @@ def _to_point(segment: Segment, layout: VectorLayout) -> StoredPoint:
         **describe_files((segment.path, *segment.paths), segment.media),
         **describe_metadata(segment.metadata),
     }
+    payload |= describe_labels(payload)
     return StoredPoint(
         point_id=point_id(segment.asset_id, segment.start_seconds), vectors=vectors, payload=payload
     )

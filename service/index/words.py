@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from service.index.payload import load_path
+from service.index.payload import SAID, load_path
 
 WORDS_KEY = "words"
 DECLINED = ":declined"
 """End of a key of metadata whose values are what an asset is not: `tags:declined`."""
+WORDLESS = ("coding_history", "originator_reference")
+"""Keys whose values are no words."""
 NO_WORDS = [""]
 """Stored for an asset without words: a key that is empty would look like one that is missing."""
 MAX_WORDS = 256
@@ -72,10 +74,10 @@ def _fold(text: str) -> str:
 
 
 def describe_words(payload: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The payload with the words of an asset's file names and metadata, from its `paths` and `metadata`."""
+    """The payload with the words of an asset's file names and metadata, from its `paths`, `metadata` and `media`."""
     texts = [PurePosixPath(load_path(path)).stem for path in payload["paths"]]
-    for key, given in payload["metadata"].items():
-        if key.endswith(DECLINED):
+    for key, given in {**payload.get("media", {}).get(SAID, {}), **payload["metadata"]}.items():
+        if key.endswith(DECLINED) or key in WORDLESS:
             continue
         texts += [
             value for value in (given if isinstance(given, list) else [given]) if isinstance(value, str)

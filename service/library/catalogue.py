@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.media.clip import clamp_time_ns
 from service.index.contract import Index
@@ -19,6 +20,7 @@ from service.index.iteration import iter_assets
 from service.library.journal import Journal, KeptMetadata
 from service.library.metadata import inherit_metadata
 from service.library.mounts import find_mounts, is_within
+from service.library.said import rename
 from service.library.scanning import FoundFile, identify
 from service.library.stages import FileError, blame_file
 
@@ -219,11 +221,12 @@ class Placement:
             return
         touched = self._touched.get(asset_id)
         first = next((f for f in (*gained, *([touched] if touched else [])) if str(f.path) == paths[0]), None)
-        facts: Mapping[str, int] = {}
+        facts: Mapping[str, Any] = {}
         if first is not None:
             facts = {"size_bytes": first.size_bytes, "modified_ns": first.modified_ns}
         elif paths[0] != asset.path:
             facts = _facts_of(paths[0])
+        facts = {**facts, **rename(asset.media, asset.path, paths[0])}
         index.set_paths(asset_id, paths=paths, media={**asset.media, **facts})
 
 

@@ -23,6 +23,7 @@ from service.encode.spool import chunk_segments
 from service.library.occupancy import Occupancy
 from service.library.previews import Previews
 from service.library.report import StageTimes
+from service.library.said import read_sidecar, with_name
 from service.library.scanning import check_unchanged
 from service.library.stages import (
     Adopt,
@@ -182,6 +183,7 @@ class Pipeline:
             timeout_seconds=self._timeout_seconds(file),
             hashes_packets=chunk == 0,
             with_preview=self._previews is not None,
+            sidecar=b"" if chunk else read_sidecar(file.found),
             follows_links=False,
         )
         file.next_submitted += 1
@@ -257,7 +259,8 @@ class Pipeline:
 
     def _accept(self, file: IncomingFile, media: DecodedMedia) -> FileError | None:
         """Send a chunk to the encoder; returns what is wrong with the file instead, if anything is."""
-        file.info = media.info.after(file.info)  # the last one knows the measured duration
+        info = media.info if file.info else with_name(media.info, str(file.found.path))
+        file.info = info.after(file.info)  # the last one knows the measured duration
         file.is_partial = file.is_partial or media.is_partial
         if media.is_last and file.num_segments == 0 and not media.clips:
             return NoStream("no segment of the file could be decoded")

@@ -661,6 +661,40 @@ class IndexContract:
         index.delete_asset(make_id("rain"))
         assert find("storm") == []
 
+    def test_what_files_say_counts_where_people_said_nothing_else(self, index: Index) -> None:
+        tracks = make_tracks(2, seed=29)
+        said = {"title": "Old gate", "take": "3", "keywords": ["wood", "creak"], "coding_history": "pcm"}
+        index.write_asset(
+            make_asset("gate", tracks, path="/library/1.wav", media={"said": said}), is_last=True
+        )
+
+        def found(**wanted: Any) -> tuple[int, int]:
+            chosen = Filter(metadata=wanted)
+            query = VectorQuery(track=tracks[1], target="audio", limit=9, filter=chosen)
+            return len(all_assets(index, filter=chosen)), len(index.search(query))
+
+        def finds(*words: str) -> bool:
+            return bool(index.search_words(WordQuery(words=words, target="audio", limit=9)))
+
+        assert (
+            found(title="Old gate") == found(take="3") == found(take=3) == found(keywords="creak") == (1, 2)
+        )
+        assert finds("gate")
+        assert finds("creak")
+        assert not finds("pcm")
+        index.set_metadata(make_id("gate"), {"title": "New door"})
+        assert (found(title="Old gate"), found(title="New door"), found(take="3")) == ((0, 0), (1, 2), (1, 2))
+        assert (finds("gate"), finds("door")) == (False, True)
+        index.set_paths(
+            make_id("gate"), paths=["/library/1.wav"], media={"said": {"title": "x", "take": "4"}}
+        )
+        assert (found(take="3"), found(take="4"), found(title="New door")) == ((0, 0), (1, 2), (1, 2))
+        index.set_metadata(make_id("gate"), {})
+        assert found(title="x") == (1, 2)
+        asset = index.get_asset(make_id("gate"))
+        assert asset is not None
+        assert (asset.metadata, asset.media["said"]["title"]) == ({}, "x")
+
     def test_filters_that_make_no_sense_are_refused(self) -> None:
         refused: list[tuple[dict[str, Any], str]] = [
             ({"folder": "library"}, "absolute path, got 'library'"),

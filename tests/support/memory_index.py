@@ -45,6 +45,7 @@ from service.index.payload import (
     AnyOf,
     Condition,
     describe_files,
+    describe_labels,
     describe_metadata,
     store_path,
     to_asset,
@@ -218,7 +219,8 @@ class MemoryIndex:
         with self._opened() as store:
             if asset_id not in store.complete:
                 return False
-            facts = {**facts, **describe_words({**store.complete[asset_id][0].payload, **facts})}
+            changed = {**store.complete[asset_id][0].payload, **facts}
+            facts = {**facts, **describe_labels(changed), **describe_words(changed)}
             store.complete[asset_id] = [
                 replace(point, payload={**point.payload, **facts}) for point in store.complete[asset_id]
             ]

@@ -50,7 +50,7 @@ from service.index.embedded.sweeping import sweep
 from service.index.embedded.tracks import TrackCopies
 from service.index.embedded.wording import find_wordless, search_words
 from service.index.failure import IndexDamaged, IndexFailure, InvalidCursor
-from service.index.payload import Condition, store_path, to_asset
+from service.index.payload import Condition, describe_labels, store_path, to_asset
 from service.index.points import StoredPoint
 from service.index.words import WORDS_KEY, describe_words
 from service.system.modality import Modality
@@ -252,8 +252,9 @@ class Shard:
         if not head:
             return False
         self._folder.check_space()
-        words = describe_words({**head, **facts})
-        self._apply(SetAsset(asset_id=asset_id, facts={**facts, **words}))
+        changed = {**head, **facts}
+        found_by = {**describe_labels(changed), **describe_words(changed)}
+        self._apply(SetAsset(asset_id=asset_id, facts={**facts, **found_by}))
         self._edge.flush()
         return True
 

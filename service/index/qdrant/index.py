@@ -40,7 +40,7 @@ from service.index.contract import (
 from service.index.failure import IndexFailure, InvalidCursor
 from service.index.filling import WordFiller
 from service.index.layout import TRACK_SUFFIX, VectorLayout
-from service.index.payload import describe_files, describe_metadata, store_path, to_asset
+from service.index.payload import describe_files, describe_labels, describe_metadata, store_path, to_asset
 from service.index.points import check_query, is_point_id, to_segment
 from service.index.qdrant.collection import open_collection
 from service.index.qdrant.link import Link, ServerConfig, open_client
@@ -155,7 +155,8 @@ class ServerIndex:
         head = read_head(self._points, asset_id)
         if head is None:
             return False
-        self._points.set_payload(asset_id, {**facts, **describe_words({**head, **facts})})
+        changed = {**head, **facts}
+        self._points.set_payload(asset_id, {**facts, **describe_labels(changed), **describe_words(changed)})
         return True
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:

@@ -496,6 +496,42 @@ def test_new_tags_alone_embed_nothing(
     assert [failed.code for failed in sync(library).failed] == ["unforeseen"]
 
 
+def test_what_tags_names_and_files_beside_it_say(sync: Sync, opened: Foley, library: Path) -> None:
+    sound = (library / "a.wav").rename(library / "DOORWood_Gate_AB_FARM.wav")
+    xmp = '<a xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>%s</dc:title></a>'
+    (library / "DOORWood_Gate_AB_FARM.xmp").write_text(xmp % "Old gate")
+    (library / "b.wav.xmp").write_text(xmp % ("x" * (2 << 20)))
+    os.mkfifo(library / "sub" / "c.xmp")
+    secret = library.parent / "secret.xmp"
+    secret.write_text(xmp % "secret")
+    (library / "sub" / "d.xmp").symlink_to(secret)
+    sync(library)
+
+    def said(path: Path) -> dict[str, object]:
+        asset = opened.index.find_path(str(path))
+        assert asset is not None
+        return dict(asset.media["said"])
+
+    by_name = {"ucs_category_id": "DOORWood", "ucs_category": "DOORS-WOOD", "ucs_fx_name": "Gate"}
+    assert said(sound).items() >= {**by_name, "ucs_source": "FARM", "title": "Old gate"}.items()
+    for name in ("b.wav", "sub/c.wav", "sub/d.wav"):
+        assert "title" not in said(library / name)
+    (found,) = _assets_with(opened, library, ucs_category_id="DOORWood")
+    renamed = sound.rename(library / "DOORMetl_Gate_AB_FARM.wav")
+    sync(library)
+    assert said(renamed).items() >= {"ucs_category_id": "DOORMetl", "title": "Old gate"}.items()
+    assert _assets_with(opened, library, ucs_category_id="DOORWood") == ()
+    content = renamed.read_bytes() + b"LIST\x10\0\0\0INFOIART\4\0\0\0Ann\0"
+    renamed.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+    assert sync(library).num_retagged == 1
+    assert said(renamed).items() >= {"ucs_category_id": "DOORMetl", "artist": "Ann"}.items()
+    assert found.asset_id not in {asset.asset_id for asset in _assets(opened, library)}
+
+
+def _assets_with(foley: Foley, folder: Path, **metadata: str) -> tuple[Asset, ...]:
+    return foley.index.list_assets(limit=9, filter=Filter(folder=str(folder), metadata=metadata)).assets
+
+
 def test_an_asset_that_is_removed_while_its_segments_are_taken_over(
     sync: Sync, opened: Foley, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,137 @@
+"""What a file says of itself: tags of its container, Broadcast Wave and iXML, and an XMP file beside it.
+
+`MediaInfo.said` has it under the same keys for all of them. Where several sources name a key, the XMP file counts
+before iXML, and iXML before tags. Values are bounded, without control characters.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from models.media.charsets import read_text, restore_text
+from models.media.said_xml import MAX_XML_BYTES, read_ixml, read_xmp
+
+Said = dict[str, str | list[str]]
+
+MAX_CHARS = 2000
+"""Characters of a value; a longer one is cut."""
+MAX_ALL_CHARS = 16_000
+"""Characters of all values of a file: they are stored with each of its segments."""
+MAX_KEYWORDS = 64
+MAX_CHUNKS = 256
+BEXT = {
+    "description": (0, 256),
+    "originator": (256, 288),
+    "originator_reference": (288, 320),
+    "date": (320, 330),
+    "coding_history": (602, None),
+}
+"""Where the fields of a bext chunk lie (EBU Tech 3285); FFmpeg takes the first for a comment."""
+APPLE = "com.apple.quicktime."
+TAGS = (
+    ("title", "title"), ("artist", "artist"), ("author", "artist"), ("performer", "artist"), ("album", "album"),
+    ("album_artist", "album_artist"), ("composer", "composer"), ("genre", "genre"), ("comment", "comment"),
+    ("description", "description"), ("synopsis", "description"), ("isbj", "description"), ("copyright", "copyright"),
+    ("date", "date"), ("date_recorded", "date"), ("date_released", "date"),
+    ("creationdate", "date"), ("year", "date"), ("creation_time", "date"), ("keywords", "keywords"),
+    ("ikey", "keywords"), ("publisher", "publisher"), ("track", "track"), ("disc", "disc"), ("tbpm", "bpm"),
+    ("bpm", "bpm"), ("tkey", "musical_key"), ("ieng", "engineer"),
+    ("project", "project"),
+    ("scene", "scene"), ("take", "take"), ("tape", "tape"), ("reel_name", "tape"), ("note", "note"),
+    ("rating", "rating"),
+)  # fmt: skip
+"""Names of tags as FFmpeg has them, in small letters, and their keys; the first that a file has counts."""
+
+
+def read_tags(container: Any) -> Said:
+    """What the tags of a PyAV container and its streams say; their text was decoded with `surrogateescape`."""
+    tags: dict[str, str] = {}
+    for held in (container.metadata, *(stream.metadata for stream in container.streams)):
+        for name, text in held.items():
+            tags.setdefault(name.casefold().removeprefix(APPLE), text)
+    if "T" not in tags.get("creation_time", "T"):
+        del tags["creation_time"]  # that of a bext chunk is a time without a day
+    said: dict[str, list[str]] = {}
+    for name, key in TAGS:
+        if tags.get(name, "").strip() and key not in said:
+            said[key] = [restore_text(tags[name][: 8 * MAX_CHARS])]
+    return tidy(said)
+
+
+def read_wave(descriptor: int) -> tuple[Said, int | None]:
+    """What the iXML and bext chunks of a WAV say, and the samples since midnight of iXML."""
+    chunks = _find_chunks(descriptor, (b"iXML", b"bext"))
+    said, samples = read_ixml(chunks.get(b"iXML", b""))
+    bext = chunks.get(b"bext", b"")
+    fields = {key: bext[first:stop].split(b"\0")[0] for key, (first, stop) in BEXT.items()}
+    return join(tidy(said), tidy({key: [read_text(text)] for key, text in fields.items()})), samples
+
+
+def read_sidecar(data: bytes) -> Said:
+    """What an XMP file says."""
+    return tidy(read_xmp(data))
+
+
+def join(*sources: Mapping[str, str | list[str]]) -> Said:
+    """All of several sources, the earlier one where they name the same key, within the bounds of a file."""
+    joined: Said = {}
+    num_left = MAX_ALL_CHARS
+    for key, value in ((key, value) for source in sources for key, value in source.items()):
+        if key == "comment" and value == joined.get("description"):  # so FFmpeg calls that of a bext chunk
+            continue
+        size = len(value) if isinstance(value, str) else sum(map(len, value))
+        if key not in joined and size <= num_left:
+            joined[key] = value
+            num_left -= size
+    return joined
+
+
+def tidy(said: Mapping[str, Sequence[str]]) -> Said:
+    """Clean texts: keywords become a list, all else one text."""
+    tidied: Said = {}
+    for key, texts in said.items():
+        if key == "keywords":
+            parts = (part for text in texts for part in re.split(r"[;,\n]", text[: 8 * MAX_CHARS]))
+            words = dict.fromkeys(filter(None, map(_clean, islice(parts, 8 * MAX_KEYWORDS))))
+            if words:
+                tidied[key] = list(words)[:MAX_KEYWORDS]
+        elif text := _clean(", ".join(texts[:MAX_KEYWORDS])):
+            tidied[key] = text
+    return tidied
+
+
+def _clean(text: str) -> str:
+    lines = text[: 2 * MAX_CHARS].replace("\r\n", "\n").replace("\r", "\n")
+    kept: Iterable[str] = (
+        sign for sign in lines if sign in "\n\t\u200c\u200d" or unicodedata.category(sign)[0] != "C"
+    )
+    return "".join(kept).strip()[:MAX_CHARS]
+
+
+def _find_chunks(descriptor: int, names: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The first chunk of each name in a RIFF, RF64 or BW64 file; none that is too large."""
+    chunks: dict[bytes, bytes] = {}
+    head = os.pread(descriptor, 12, 0)
+    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+        return chunks
+    place, long_size = 12, 0
+    for _ in range(MAX_CHUNKS):
+        head = os.pread(descriptor, 8, place)
+        if len(head) < 8 or len(chunks) == len(names):
+            break
+        found, size = struct.unpack("<4sI", head)
+        if found in names and found not in chunks and size <= MAX_XML_BYTES:
+            chunks[found] = os.pread(descriptor, size, place + 8)
+        if found == b"ds64":
+            long_size = int.from_bytes(os.pread(descriptor, 8, place + 16), "little")
+        size = long_size if found == b"data" and size == 0xFFFFFFFF else size
+        place += 8 + size + size % 2
+        if place >= 1 << 62:
+            break
+    return chunks
