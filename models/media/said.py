@@ -12,12 +12,19 @@ import struct
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, cast
 
 from models.media.charsets import read_text, restore_text
 from models.media.said_xml import MAX_XML_BYTES, read_ixml, read_xmp
 
-Said = dict[str, str | list[str]]
+SaidKey = Literal[
+    "title", "artist", "album", "album_artist", "composer", "genre", "comment", "description", "copyright", "date",
+    "keywords", "publisher", "track", "disc", "bpm", "musical_key", "engineer", "rating", "label", "originator",
+    "originator_reference", "coding_history", "project", "scene", "take", "tape", "note", "ucs_category_id",
+    "ucs_category", "ucs_user_category", "ucs_fx_name", "ucs_creator", "ucs_source", "ucs_user_data",
+]  # fmt: skip
+Said = dict[SaidKey, str | list[str]]
+Texts = dict[str, str | list[str]]
 
 MAX_CHARS = 2000
 """Characters of a value; a longer one is cut."""
@@ -49,7 +56,7 @@ TAGS = (
 """Names of tags as FFmpeg has them, in small letters, and their keys; the first that a file has counts."""
 
 
-def read_tags(container: Any) -> Said:
+def read_tags(container: Any) -> Texts:
     """What the tags of a PyAV container and its streams say; their text was decoded with `surrogateescape`."""
     tags: dict[str, str] = {}
     for held in (container.metadata, *(stream.metadata for stream in container.streams)):
@@ -64,23 +71,23 @@ def read_tags(container: Any) -> Said:
     return tidy(said)
 
 
-def read_wave(descriptor: int) -> tuple[Said, int | None]:
+def read_wave(descriptor: int) -> tuple[Texts, int | None]:
     """What the iXML and bext chunks of a WAV say, and the samples since midnight of iXML."""
     chunks = _find_chunks(descriptor, (b"iXML", b"bext"))
     said, samples = read_ixml(chunks.get(b"iXML", b""))
     bext = chunks.get(b"bext", b"")
     fields = {key: bext[first:stop].split(b"\0")[0] for key, (first, stop) in BEXT.items()}
-    return join(tidy(said), tidy({key: [read_text(text)] for key, text in fields.items()})), samples
+    return {**tidy({key: [read_text(text)] for key, text in fields.items()}), **tidy(said)}, samples
 
 
-def read_sidecar(data: bytes) -> Said:
+def read_sidecar(data: bytes) -> Texts:
     """What an XMP file says."""
     return tidy(read_xmp(data))
 
 
-def join(*sources: Mapping[str, str | list[str]]) -> Said:
+def join(*sources: Mapping[Any, str | list[str]]) -> Said:
     """All of several sources, the earlier one where they name the same key, within the bounds of a file."""
-    joined: Said = {}
+    joined: Texts = {}
     num_left = MAX_ALL_CHARS
     for key, value in ((key, value) for source in sources for key, value in source.items()):
         if key == "comment" and value == joined.get("description"):  # so FFmpeg calls that of a bext chunk
@@ -89,12 +96,12 @@ def join(*sources: Mapping[str, str | list[str]]) -> Said:
         if key not in joined and size <= num_left:
             joined[key] = value
             num_left -= size
-    return joined
+    return cast(Said, joined)
 
 
-def tidy(said: Mapping[str, Sequence[str]]) -> Said:
+def tidy(said: Mapping[str, Sequence[str]]) -> Texts:
     """Clean texts: keywords become a list, all else one text."""
-    tidied: Said = {}
+    tidied: Texts = {}
     for key, texts in said.items():
         if key == "keywords":
             parts = (part for text in texts for part in re.split(r"[;,\n]", text[: 8 * MAX_CHARS]))

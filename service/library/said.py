@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from models.media.clip import MediaInfo, UnreadableClip, open_regular
 from models.media.ucs import read_ucs
@@ -30,7 +30,7 @@ def read_sidecar(found: FoundFile) -> bytes:
 
 def with_name(info: MediaInfo, path: str) -> MediaInfo:
     """The facts with what the name of the file says, where the file itself says nothing else."""
-    return replace(info, said={**read_ucs(path), **info.said})
+    return replace(info, said=cast(Any, {**read_ucs(path), **info.said}))
 
 
 def rename(media: Mapping[str, Any], old: str, path: str) -> Mapping[str, Any]:

@@ -6,18 +6,19 @@ import struct
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
 from models.media.charsets import read_text
 from models.media.clip import ClipSpec, MediaInfo, decode_segments, probe_media
-from models.media.said import MAX_ALL_CHARS, MAX_CHARS, join, read_sidecar, read_tags
-from models.media.said_xml import read_ixml
+from models.media.said import BEXT, MAX_ALL_CHARS, MAX_CHARS, TAGS, SaidKey, join, read_sidecar, read_tags
+from models.media.said_xml import IXML_KEYS, XMP_KEYS, read_ixml
 from models.media.ucs import read_ucs
 
 SOUND = ("-f", "lavfi", "-i", "sine=d=0.2:r=8000")
 PICTURE = ("-f", "lavfi", "-i", "testsrc=s=64x64:r=5:d=0.4")
-TAGS = {"title": "Old gate", "artist": "Åsa 風", "album": "Farm", "genre": "FX", "comment": "north side"}
+TAGGED = {"title": "Old gate", "artist": "Åsa 風", "album": "Farm", "genre": "FX", "comment": "north side"}
 XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:Rating="4">
 <dc:title><rdf:Alt><rdf:li xml:lang="x-default">Gate</rdf:li><rdf:li xml:lang="de">Tor</rdf:li></rdf:Alt></dc:title>
@@ -50,16 +51,16 @@ def add_chunks(path: Path, *chunks: tuple[bytes, bytes]) -> MediaInfo:
 @pytest.mark.parametrize("name", ["riff.wav", "id3.mp3", "vorbis.ogg", "vorbis.flac", "itunes.m4a"])
 def test_tags_have_the_same_keys_in_every_container(tmp_path: Path, name: str) -> None:
     codec = ("-c:a", "flac") if name.endswith(".ogg") else ()
-    assert make(tmp_path / name, *SOUND, *codec, **TAGS).said == TAGS
+    assert make(tmp_path / name, *SOUND, *codec, **TAGGED).said == TAGGED
 
 
 def test_tags_of_quicktime_and_matroska(tmp_path: Path) -> None:
     tags = ("-movflags", "use_metadata_tags")
     said = make(
-        tmp_path / "a.mov", *PICTURE, *tags, **{"com.apple.quicktime.keywords": "gate, wood"}, **TAGS
+        tmp_path / "a.mov", *PICTURE, *tags, **{"com.apple.quicktime.keywords": "gate, wood"}, **TAGGED
     ).said
-    assert said.items() >= {**TAGS, "keywords": ["gate", "wood"]}.items()
-    assert make(tmp_path / "a.mkv", *PICTURE, **TAGS).said == TAGS
+    assert said.items() >= {**TAGGED, "keywords": ["gate", "wood"]}.items()
+    assert make(tmp_path / "a.mkv", *PICTURE, **TAGGED).said == TAGGED
 
 
 def test_broadcast_wave_and_ixml(tmp_path: Path) -> None:
@@ -111,10 +112,10 @@ def test_tags_in_other_encodings_are_read_from_their_bytes(tmp_path: Path) -> No
 
 
 def test_an_xmp_file_counts_before_the_tags(tmp_path: Path) -> None:
-    make(tmp_path / "a.wav", *SOUND, **TAGS)
+    make(tmp_path / "a.wav", *SOUND, **TAGGED)
     said = decode_segments(tmp_path / "a.wav", ClipSpec(), sidecar=XMP.encode()).info.said
     assert said == {
-        **TAGS, "title": "Gate", "keywords": ["wood", "creak"], "artist": "Ann, Bo", "description": "rusty & old",
+        **TAGGED, "title": "Gate", "keywords": ["wood", "creak"], "artist": "Ann, Bo", "description": "rusty & old",
         "rating": "4",
     }  # fmt: skip
     assert read_sidecar(XMP.encode("utf-16")) == read_sidecar(XMP.encode())
@@ -177,3 +178,11 @@ def test_names_of_the_universal_category_system() -> None:
         "\udce9_a.wav",
     ):
         assert read_ucs(name) == {}
+
+
+def test_every_key_is_one_that_the_description_of_the_api_names() -> None:
+    by_name = read_ucs("GUNAuto-EXT_Uzi_TN_NONE_416.wav")
+    keys = (
+        {key for _, key in TAGS} | set(BEXT) | {*XMP_KEYS.values()} | {*IXML_KEYS.values()} | by_name.keys()
+    )
+    assert keys == set(get_args(SaidKey))
