@@ -56,13 +56,15 @@ def annotate(file: Path, inventory: Inventory) -> AnnotationReport:
     return report
 
 
-def export(file: Path, assets: Iterable[AssetDocument]) -> int:
+def export(file: Path, assets: Iterable[AssetDocument], *, with_said: bool = False) -> int:
     """Write paths and metadata of assets to a .json or .csv file, and return how many there are.
+
+    `with_said` adds what files say of themselves under keys that people left free.
 
     CSV cannot tell the text `12` from the number; JSON can. Raises `InvalidMetadata` if the name ends differently, or
     a key is the name of the column of paths.
     """
-    rows = [_to_row(asset) for asset in assets]
+    rows = [_to_row(asset, with_said=with_said) for asset in assets]
     kind = file.suffix.lower()
     if kind not in (".csv", ".json"):
         raise InvalidMetadata(f"{file} must end in .csv or .json")
@@ -75,10 +77,11 @@ def export(file: Path, assets: Iterable[AssetDocument]) -> int:
     return len(rows)
 
 
-def _to_row(asset: AssetDocument) -> dict[str, Any]:
+def _to_row(asset: AssetDocument, *, with_said: bool) -> dict[str, Any]:
     if PATH_KEY in asset["metadata"]:
         raise InvalidMetadata(f"{asset['path']} has metadata under {PATH_KEY!r}, which names the file here")
-    return {PATH_KEY: asset["path"], **asset["metadata"]}
+    said = asset["media"].get("said") or {} if with_said else {}
+    return {PATH_KEY: asset["path"], **said, **asset["metadata"]}
 
 
 def _write_csv(output: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:

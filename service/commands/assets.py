@@ -162,6 +162,7 @@ def export(
     silent: Silent = None,
     static: Static = None,
     metadata: Metadata = None,
+    said: Annotated[bool, typer.Option("--said", help="Also write what files say of themselves.")] = False,
 ) -> None:
     """Write paths and metadata of assets to a file that `annotate` can read."""
     from service.commands.annotation import export as export_file
@@ -170,7 +171,7 @@ def export(
     with report_errors():
         chosen = read_filter(context)
         with open_inventory(read_settings()) as inventory:
-            num_assets = export_file(file, inventory.list_assets(chosen))
+            num_assets = export_file(file, inventory.list_assets(chosen), with_said=said)
     say(f"{count(num_assets, 'asset')} written to {file}")
 
 

@@ -42,7 +42,18 @@ def write_edl(cut: Cut) -> str:
 
 def write_ale(cut: Cut) -> str:
     """Avid Log Exchange: a row a part, with tabs between."""
-    columns = ("Name", "Tracks", "Start", "End", "Duration", "Source File", "Source Path", "Comments")
+    columns = (
+        "Name",
+        "Tracks",
+        "Start",
+        "End",
+        "Duration",
+        "Source File",
+        "Source Path",
+        "Comments",
+        "Scene",
+        "Take",
+    )
     rows = []
     for event in cut.events:
         source_in, source_out, *_ = _times(cut, event)
@@ -50,7 +61,10 @@ def write_ale(cut: Cut) -> str:
         tracks = ("V" if event.has_video else "") + (channels if event.has_audio else "")
         duration = cut.rate.timecode(event.duration)
         path = one_line(event.path)
-        rows.append((event.name, tracks, source_in, source_out, duration, event.name, path, event.note))
+        slate = (one_line(str(event.metadata.get(key, ""))) for key in ("scene", "take"))
+        rows.append(
+            (event.name, tracks, source_in, source_out, duration, event.name, path, event.note, *slate)
+        )
     head = ["Heading", "FIELD_DELIM\tTABS", "VIDEO_FORMAT\t1080", "AUDIO_FORMAT\t48khz"]
     head += [f"FPS\t{cut.rate.name.removesuffix('df')}", "", "Column", "\t".join(columns), "", "Data"]
     return "\n".join([*head, *("\t".join(row) for row in rows), ""])

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.commands.printing import print_answer, print_jobs, print_report
+from service.commands.printing import print_answer, print_asset, print_jobs, print_report
 from service.library.report import IndexReport
 
 ID = "8f14e45fceea467a9c1d2b3a4f5e6d7c"
@@ -22,6 +22,19 @@ def shown(show: Callable[[Console, Any], None], value: Any) -> str:
     console = Console(file=io.StringIO(), width=80)
     show(console, value)
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_what_a_file_says_is_told_from_what_people_say() -> None:
+    asset = {"asset_id": ID, "paths": ["/a.wav"], "num_segments": 1, "modalities": ["audio"]}
+    media = {"container": "wav", "said": {"title": "Gate", "keywords": ["wood"]}}
+    rows = [
+        line.split(maxsplit=1)
+        for line in shown(print_asset, {**asset, "media": media, "metadata": {"take": 3}}).splitlines()
+    ]
+    assert [[name, text.strip()] for name, text in rows[-4:]] == [
+        ["media.container", "wav"], ["said.title", '"Gate"'], ["said.keywords", '["wood"]'], ["take", "3"],
+    ]  # fmt: skip
+    assert "said" not in shown(print_asset, {**asset, "media": {"container": "wav"}, "metadata": {}})
 
 
 def test_a_job_can_be_named() -> None:

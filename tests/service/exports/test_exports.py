@@ -123,7 +123,7 @@ def test_an_edl_says_what_the_cut_says() -> None:
 @pytest.mark.parametrize("rate", RATES)
 def test_hostile_names_stay_in_their_field(name: FormatName, rate: str) -> None:
     assets = {
-        f"{1:064x}": {**_asset(1), "path": f"/media/x/{HOSTILE}"},
+        f"{1:064x}": {**_asset(1), "path": f"/media/x/{HOSTILE}", "metadata": {"scene": HOSTILE}},
         f"{2:064x}": {**_asset(2), "path": PATH},
     }
     plain = build_cut(
@@ -153,6 +153,16 @@ def test_hostile_names_stay_in_their_field(name: FormatName, rate: str) -> None:
             else [0, 0]
         )
         assert counts[0] == counts[1]
+
+
+def test_what_files_and_people_say_is_exported() -> None:
+    said = {"scene": "12A", "take": "3", "title": "Gate"}
+    assets = {f"{1:064x}": {**_asset(1, said=said), "metadata": {"take": 4}}}
+    cut = build_cut([_item(1)], assets, rate=RATES["25"], title="t")
+    (event,) = json.loads(write(cut, "json"))["events"]
+    assert event["metadata"] == {**said, "take": 4}
+    head, row = (line.split("\t") for line in write(cut, "ale").decode().splitlines() if line.count("\t") > 3)
+    assert dict(zip(head, row, strict=True)).items() >= {"Scene": "12A", "Take": "4"}.items()
 
 
 def test_paths_are_relinked() -> None:

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.commands.annotation import annotate
+from service.commands.annotation import annotate, export
 from service.commands.inventory import OpenInventory
 from service.index.contract import Index, Segment
 from service.index.layout import VectorLayout
@@ -49,6 +49,14 @@ def test_a_merge_keeps_what_it_does_not_name(index: Index) -> None:
     assert asset.metadata == metadata_of(index, ONE) == {"mood": ["calm"], "ok": False}
     assert metadata_of(index, TWO) == {}
     assert merge_metadata(index, "3" * 64, {"x": 1}) is None
+
+
+def test_what_files_say_is_written_for_those_who_want_it(tmp_path: Path) -> None:
+    said = {"take": "1", "keywords": ["wood"]}
+    asset = {"path": "/a.wav", "media": {"said": said}, "metadata": {"take": 2}}
+    for with_said, expected in ((False, {}), (True, said)):
+        assert export(tmp_path / "a.json", [asset], with_said=with_said) == 1
+        assert json.loads((tmp_path / "a.json").read_text()) == [{"path": "/a.wav", **expected, "take": 2}]
 
 
 def test_merges_at_the_same_time_all_count(index: Index) -> None:
