@@ -19,6 +19,7 @@ from models.media.names import find_argument, show_bytes_in_streams
 from service.commands.assets import assets_app
 from service.commands.audit import audit
 from service.commands.collections import collections_app
+from service.commands.cut import cut
 from service.commands.export import export
 from service.commands.library import index, jobs_app, repair, sync
 from service.commands.mcp import mcp
@@ -64,6 +65,7 @@ for command in (
     search,
     audit,
     export,
+    cut,
     suggest_tags,
     demo,
     serve,

@@ -5,6 +5,7 @@ UnreadableClip
 ├── EmptyFile
 ├── NotMedia             in none of the container formats we read
 ├── NoStream             nothing of the kind that is asked for
+├── NotInMedia           a stretch that the file does not have
 ├── BrokenMedia          nothing in it decodes
 ├── Encrypted            what it holds is encrypted
 ├── ClipTooLong
@@ -44,6 +45,12 @@ class NoStream(UnreadableClip):
     """The file has no stream of the requested kind."""
 
     code = "no_stream"
+
+
+class NotInMedia(UnreadableClip):
+    """The file has no such stretch."""
+
+    code = "invalid_parameter"
 
 
 class BrokenMedia(UnreadableClip):

@@ -51,6 +51,7 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
         "GET",
         "/v1/assets/{asset_id}/thumbnail /v1/assets/{asset_id}/filmstrip /v1/assets/{asset_id}/waveform",
     ),
+    ("read", "GET", "/v1/assets/{asset_id}/segment"),
     ("read", "GET", "/v1/collections /v1/collections/{collection_id} /v1/exports/formats"),
     ("read", "GET", "/v1/map"),
     ("read", "GET", "/v1/suggested-tags /v1/assets/{asset_id}/suggested-tags"),

@@ -41,6 +41,7 @@ from service.http.routes import (
     previews,
     releases,
     search,
+    segments,
     tags,
     tracks,
 )
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
         embeddings,
         assets,
         previews,
+        segments,
         collections,
         exports,
         tags,

@@ -95,7 +95,7 @@ async def get_thumbnail(
     if t is None:
         content = (await _preview(state, asset, "video")).thumbnail
     else:
-        content = await _read(state, asset, read_thumbnail, t)
+        content = await read_asset(state, asset, read_thumbnail, t)
     return Response(content, media_type="image/jpeg", headers=headers)
 
 
@@ -161,7 +161,7 @@ async def get_waveform(
     assert stored.peaks is not None
     length = min(stop, _duration(asset)) - start
     if 0 < length <= MAX_READ_SECONDS and (stop - start) / pixels < stored.bucket_seconds:
-        drawn = await _read(state, asset, read_waveform, start, stop, pixels)
+        drawn = await read_asset(state, asset, read_waveform, start, stop, pixels)
     else:
         drawn = draw_waveform(stored.peaks, stored.bucket_seconds, start=start, end=stop, pixels=pixels)
     if is_binary:
@@ -199,18 +199,23 @@ async def _preview(state: State, asset: Asset, modality: Modality) -> Preview:
         kept.peaks is not None if modality == "audio" else kept.strip and kept.thumbnail
     ):
         return kept
-    made = await _read(state, asset, read_peaks if modality == "audio" else read_pictures)
+    made = await read_asset(state, asset, read_peaks if modality == "audio" else read_pictures)
     await anyio.to_thread.run_sync(previews.put, asset.asset_id, made)
     return made
 
 
-async def _read(
+async def read_asset(
     state: State,
     asset: Asset,
     function: Callable[..., R],
     *args: Any,
+    more_seconds: float = 0.0,
+    **kwargs: Any,
 ) -> R:
-    """Run a function on the file of an asset, in the sandbox; few at a time, so that searches find a worker."""
+    """Run a function on the file of an asset, in the sandbox; few at a time, so that searches find a worker.
+
+    It has time to decode the file, and `more_seconds`.
+    """
     settings = state.foley.settings
     limits: DecodeLimits = library_limits(settings)
     links = LinkRules(within=settings.library_roots)
@@ -219,7 +224,8 @@ async def _read(
     def work() -> R:
         file, _ = open_media(asset, ledger=state.jobs.ledger, links=links)
         with file:
-            timeout = min(seconds, MAX_TIMEOUT_SECONDS)
-            return state.foley.decoder.read(file.fileno(), function, timeout, *args, limits=limits)
+            timeout = min(seconds, MAX_TIMEOUT_SECONDS) + more_seconds
+            descriptor = file.fileno()
+            return state.foley.decoder.read(descriptor, function, timeout, *args, limits=limits, **kwargs)
 
     return await anyio.to_thread.run_sync(work, limiter=state.previewing)
