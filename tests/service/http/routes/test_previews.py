@@ -1,4 +1,4 @@
-"""Thumbnails, filmstrips and waveforms over HTTP: made by indexing, and again on demand of the file that is checked."""
+"""Thumbnails, filmstrips, waveforms and segments over HTTP, of the file that is checked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -104,10 +105,10 @@ def test_what_an_asset_lacks(library: tuple[serve_in_thread, dict[str, Any], Pat
     assets = running.client.get("/v1/assets").json()["assets"]
     deaf = [asset for asset in assets if asset["modalities"] == ["audio"]]
     for asset in deaf:
-        for name in ("thumbnail", "filmstrip"):
+        for name in ("thumbnail", "filmstrip", "segment?start=0&end=0.5&modality=video"):
             answer = running.client.get(f"/v1/assets/{asset['asset_id']}/{name}")
             assert (answer.status_code, answer.json()["code"]) == (422, "no_stream")
-    for name in ("thumbnail", "filmstrip", "waveform"):
+    for name in ("thumbnail", "filmstrip", "waveform", "segment?start=0&end=1"):
         assert running.client.get(f"/v1/assets/{'0' * 64}/{name}").json()["code"] == "asset_not_found"
 
 
@@ -120,9 +121,47 @@ def test_another_file_at_the_path_is_not_shown(
     path.rename(aside)
     try:
         path.symlink_to(library_files / "long.mp4")
-        for name in ("thumbnail", "filmstrip", "waveform", "thumbnail?t=1"):
+        for name in ("thumbnail", "filmstrip", "waveform", "thumbnail?t=1", "segment?start=0&end=1"):
             answer = running.client.get(f"/v1/assets/{asset['asset_id']}/{name}")
             assert (answer.status_code, answer.json()["code"]) == (404, "media_missing")
     finally:
         path.unlink()
         aside.rename(path)
+
+
+def test_a_segment_is_a_file(library: tuple[serve_in_thread, dict[str, Any], Path]) -> None:
+    running, asset, _ = library
+    url = f"/v1/assets/{asset['asset_id']}/segment"
+    copied = running.client.get(url, params={"start": 3.3, "end": 5})
+    assert (copied.status_code, copied.headers["content-type"]) == (200, "video/mp4")
+    start, end = (float(copied.headers[name]) for name in ("foley-start", "foley-end"))
+    assert copied.headers["foley-copied"] == "true"
+    assert copied.headers["content-disposition"].startswith(f'attachment; filename="long {start:.3f}-')
+    with av.open(io.BytesIO(copied.content)) as container:
+        assert container.duration is not None
+        assert container.duration / 1e6 == pytest.approx(end - start, abs=0.05)
+        assert start <= 3.3
+    exact = running.client.get(url, params={"start": 3.3, "end": 5, "exact": True})
+    assert (exact.headers["foley-start"], exact.headers["foley-copied"]) == ("3.300000", "false")
+    sound = running.client.get(url, params={"start": 3, "end": 5, "modality": "audio", "moment": 4})
+    assert sound.headers["content-type"] == "audio/wav"
+    assert b"cue " in sound.content
+    with av.open(io.BytesIO(sound.content)) as container:
+        assert container.streams.audio[0].duration == 2 * container.streams.audio[0].rate
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "start=3&end=3",
+        "start=0&end=601",
+        "start=1&end=500",
+        "start=490&end=500",
+        "start=0&end=nan",
+        "start=0",
+    ],
+)
+def test_segments_that_are_none(library: tuple[serve_in_thread, dict[str, Any], Path], query: str) -> None:
+    running, asset, _ = library
+    answer = running.client.get(f"/v1/assets/{asset['asset_id']}/segment?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
