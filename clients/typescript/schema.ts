@@ -200,6 +200,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/assets/{asset_id}/segment": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Download a segment of an asset
+         * @description At most 600 s. Picture is copied into MP4, or Matroska or QuickTime where the file is one, from the key frame at or before `start`; with `exact`, or where no such copy can be made, it is encoded again as H.264 and AAC in MP4. Sound comes as WAV in the depth of the file, 24 bits of a lossy one, with its time reference (`bext`) and a marker of the moment (`cue `).
+         */
+        get: operations["get_segment"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/collections": {
         parameters: {
             query?: never;
@@ -6388,6 +6408,120 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content?: never;
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Gone */
+            410: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Misdirected Request */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_segment: {
+        parameters: {
+            query: {
+                /** @description Start, in seconds. */
+                start: number;
+                /** @description End, exclusive, in seconds. */
+                end: number;
+                /** @description `audio`: the sound alone; `video`: the picture with its sound. Default: what the file has. */
+                modality?: ("audio" | "video") | null;
+                /** @description Time of a marker in the sound, in seconds of the asset. */
+                moment?: number | null;
+                /** @description Encode picture again, so that it begins at `start` and not at a key frame. */
+                exact?: boolean;
+            };
+            header?: never;
+            path: {
+                /** @description sha256 of the file's content, 64 lower-case hex digits. */
+                asset_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The segment. */
+            200: {
+                headers: {
+                    /** @description Where it begins in the asset, in seconds: before `start` if picture is copied from a key frame. */
+                    "Foley-Start"?: number;
+                    /** @description Where it ends in the asset, in seconds. */
+                    "Foley-End"?: number;
+                    /** @description Whether the packets are those of the asset's file. */
+                    "Foley-Copied"?: boolean;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/octet-stream": string;
+                    "audio/*": string;
+                    "video/*": string;
+                };
             };
             /** @description Unauthorized */
             401: {

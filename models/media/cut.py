@@ -235,6 +235,10 @@ def _mux(media: Media, packets: Sequence[Any], container: str) -> Segment:
             for stream in (media.video, *media.sounds)
         }
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            if not packet.duration and packet.stream.index == media.video.index and media.info.frame_rate:
+                packet.duration = round(
+                    1 / media.info.frame_rate / packet.time_base
+                )  # MPEG streams tell none
             end = max(end, time_of(media, packet, packet.pts + (packet.duration or 0)))
             shift = round((start + media.origin_seconds) / packet.time_base)
             packet.pts, packet.dts = packet.pts - shift, packet.dts - shift

@@ -70,6 +70,9 @@ def test_picture_is_copied_from_the_key_frame_before(tmp_path: Path, suffix: str
     pictures = read_pictures(segment.content)
     assert [number for _, number in pictures] == list(range(50, 50 + len(pictures)))
     assert [time for time, _ in pictures] == pytest.approx([i / 25 for i in range(len(pictures))], abs=0.002)
+    with av.open(io.BytesIO(segment.content)) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(len(pictures) / 25, abs=0.002)
     samples, start, _ = read_sound(segment.content)
     assert 0 <= start < 0.03
     assert len(samples) / RATE == pytest.approx(segment.end_seconds - segment.start_seconds, abs=0.1)
