@@ -325,6 +325,7 @@ def test_what_a_bundle_says_of_itself(bundles: dict[str, Bundle], snapshots: dic
         "similarity": "cosine",
         "text_targets": [],
         "attribution": [],
+        "weighs_moments": False,
     }
     track = np.full((1, 24), 24**-0.5, np.float32)
     with pytest.raises(NotEmbedded, match="the index holds audio, no video"):

@@ -73,7 +73,7 @@ def test_a_ledger_of_before_gets_them_and_a_backup_carries_them(tmp_path: Path) 
     path = tmp_path / "ledger.sqlite"
     Ledger.open(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE collections")
+        connection.executescript("DROP TABLE collections; DROP TABLE audit_marks")
         connection.execute("PRAGMA user_version=3")
     connection.close()
     with Ledger.open(path) as ledger:

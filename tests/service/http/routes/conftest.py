@@ -27,7 +27,7 @@ CHROMIUM_OPTIONS = [
 HOSTILE_NAME = "<img src=x onerror=document.title=1>.mp4"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, its event loop runs in the thread of the tests
 def browser() -> Iterator[Any]:
     reason = "needs the package playwright: pip install playwright"
     playwright = pytest.importorskip("playwright.sync_api", reason=reason)
