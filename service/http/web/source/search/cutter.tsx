@@ -73,9 +73,9 @@ export function Cutter({ file, player, length }: { file: File; player: HTMLMedia
     <div class="cutter">
       <div ref={box} class="wave" role="img" aria-label="Waveform of your clip; drag over it to search with a part" />
       <div class="row quiet">
-        <label>from <input type="number" aria-label="Search from second" min={0} max={length} step={0.1} value={start.toFixed(1)}
+        <label>from <input type="number" aria-label="Search from second" min={0} max={Math.ceil(length * 10) / 10} step={0.1} value={start.toFixed(1)}
           onChange={(event) => set(Number(event.currentTarget.value), end)} /></label>
-        <label>to <input type="number" aria-label="Search to second" min={0} max={length} step={0.1} value={end.toFixed(1)}
+        <label>to <input type="number" aria-label="Search to second" min={0} max={Math.ceil(length * 10) / 10} step={0.1} value={end.toFixed(1)}
           onChange={(event) => set(start, Number(event.currentTarget.value))} /> s</label>
       </div>
     </div>
