@@ -50,7 +50,7 @@ quick: $(VENV)/.all
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not process"
 
 test: $(VENV)/.all
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30
+	$(BIN)/python -m pytest -n 3 --dist worksteal --durations=30
 
 # Needs a C compiler and a processor with CPUID faulting (`cpuid_fault` in /proc/cpuinfo); see the C file.
 ENGINE_TESTS := tests/service/encode tests/models/bundle tests/training/commands/test_convert.py

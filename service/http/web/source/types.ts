@@ -20,6 +20,7 @@ export interface Ready {
 }
 
 export interface Media {
+  said?: Record<string, Value | Value[] | null> | null;
   duration_seconds: number | null;
   size_bytes?: number;
   modified_ns?: number;

@@ -87,6 +87,7 @@ function Facts({ asset: { paths, media, modalities, num_segments } }: { asset: A
     ["Changed", media.modified_ns ? formatDate(media.modified_ns / 1e9) : ""],
     ["Segments", String(num_segments)],
     [paths.length > 1 ? "Paths" : "Path", paths.join("\n")],
+    ...Object.entries(media.said ?? {}).map(([name, value]): [string, string] => [`It says: ${name.replaceAll("_", " ")}`, value === null ? "" : show(value)]),
   ];
   return (
     <dl class="facts-list">
