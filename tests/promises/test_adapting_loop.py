@@ -35,7 +35,7 @@ def read(index: Index, bundle: Bundle, folder: Path):  # type: ignore[no-untyped
 
 def precision(tracks) -> float:  # type: ignore[no-untyped-def]
     """Mean average precision over what the files are, both ways."""
-    from training.commands.adapt import measure_tracks
+    from training.commands.held_back import measure_tracks
 
     kinds = np.array([asset.paths[0].split("/")[2] for asset in tracks.assets])[tracks.asset_of_segments()]
     truth = kinds[:, None] == np.array(sorted(KINDS))
@@ -50,7 +50,8 @@ def test_a_library_adapts_its_encoders_and_its_tags_spread(
 ) -> None:
     from training.adapting import folding
     from training.adapting.fitting import FitConfig
-    from training.commands.adapt import AdaptRequest, _adapt
+    from training.commands.adapt import _adapt
+    from training.commands.held_back import AdaptRequest
 
     monkeypatch.setattr(folding, "NUM_STEPS", 50)
     settings = Settings(

@@ -16,7 +16,8 @@ from models.bundle.bundle import Bundle
 from models.bundle.moments import MomentWeights
 from training.adapting.bundles import write_weighed
 from training.adapting.moments import AgreementConfig, Measured, fit_agreement, measure_agreement, to_arrays
-from training.commands.adapt import LEAST_HELD_BACK, Refused, choose_held, read_active
+from training.commands.adapt import read_active
+from training.commands.held_back import LEAST_HELD_BACK, Refused, choose_held
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredTracks
 

@@ -21,7 +21,7 @@ from models.network.tgdp import Tgdp
 from training.adapting.bundles import write_finetuned
 from training.adapting.finetuning import LEARNING_RATE, TunedClips, finetune
 from training.adapting.labels import Labels, read_labels
-from training.commands.adapt import (
+from training.commands.held_back import (
     AdaptRequest,
     Measured,
     check_kept,

@@ -19,7 +19,8 @@ from training.adapting.bundles import write_worded
 from training.adapting.captions import SOURCES, read_captions
 from training.adapting.sentences import Kind, Sentences, export_sentences
 from training.adapting.wording import Worded, WordingConfig, fit_wording, measure_wording
-from training.commands.adapt import LEAST_HELD_BACK, is_held_back, pooled, read_active
+from training.commands.adapt import pooled, read_active
+from training.commands.held_back import LEAST_HELD_BACK, is_held_back
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredTracks
 

@@ -16,8 +16,8 @@ from tests.support.stored_tracks import make_stream
 from training.adapting.bundles import write_finetuned
 from training.adapting.finetuning import LEARNING_RATE, TunedClips, finetune, last_blocks
 from training.adapting.fitting import FitConfig
-from training.commands.adapt import AdaptRequest
 from training.commands.finetune import finetune_library
+from training.commands.held_back import AdaptRequest
 from training.data.segments import PairedSegments
 from training.data.stored_tracks import unpack_tracks
 

@@ -21,6 +21,7 @@ from tests.support.tiny_bundles import make_tiny
 from training.adapting.fitting import FitConfig
 from training.adapting.labels import UnknownLabels, read_labels
 from training.commands import adapt as command
+from training.commands.held_back import AdaptRequest, Refused
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredAsset, StoredTracks, load_tracks, unpack_tracks
 
@@ -36,7 +37,7 @@ def tracks(stream: bytes, tmp_path_factory: pytest.TempPathFactory) -> StoredTra
 
 
 def test_pairs_alone_find_more_of_the_held_back_files(tracks: StoredTracks, tmp_path: Path) -> None:
-    request = command.AdaptRequest(config=FitConfig(method="pair"))
+    request = AdaptRequest(config=FitConfig(method="pair"))
     found = command._adapt(
         request, tracks, load_bundle(starter_path()), tmp_path / "mine", Console(quiet=True)
     )
@@ -54,7 +55,7 @@ def test_modalities_of_two_spaces_are_brought_into_one(tmp_path: Path) -> None:
     tracks = {"audio": (1, 24), "video": (4, 20)}
     parent = make_tiny(tmp_path / "apart", tracks=tracks, shares_space=False, similarity="dot")
     stored = unpack_tracks(io.BytesIO(make_stream(tmp_path, parent)), tmp_path / "tracks")
-    request = command.AdaptRequest(config=FitConfig(method="pair", common_width=32))
+    request = AdaptRequest(config=FitConfig(method="pair", common_width=32))
     found = command._adapt(request, stored, parent, tmp_path / "joined", Console(quiet=True))
     assert found["retrieval"]["frozen"] is None
     chance = 100 / found["library"]["num_held_back"]
@@ -69,7 +70,7 @@ def test_modalities_of_two_spaces_are_brought_into_one(tmp_path: Path) -> None:
 
 def test_labels_are_used_and_reported(tracks: StoredTracks, tmp_path: Path) -> None:
     config = FitConfig(method="distill", num_epochs=10)
-    request = command.AdaptRequest(config=config, sources=["metadata:tags"], max_drop=100)
+    request = AdaptRequest(config=config, sources=["metadata:tags"], max_drop=100)
     found = command._adapt(
         request, tracks, load_bundle(starter_path()), tmp_path / "mine", Console(quiet=True)
     )
@@ -81,8 +82,8 @@ def test_labels_are_used_and_reported(tracks: StoredTracks, tmp_path: Path) -> N
 
 def test_heads_that_lose_pairs_are_refused(tracks: StoredTracks, tmp_path: Path) -> None:
     config = FitConfig(method="triplet", weight_pair=0.0, weight_stay=0.0)
-    request = command.AdaptRequest(config=config, sources=["folder"])
-    with pytest.raises(command.Refused, match=r"R@1 of .* falls from .* points are allowed"):
+    request = AdaptRequest(config=config, sources=["folder"])
+    with pytest.raises(Refused, match=r"R@1 of .* falls from .* points are allowed"):
         command._adapt(request, tracks, load_bundle(starter_path()), tmp_path / "mine", Console(quiet=True))
     assert not (tmp_path / "mine").exists()
 
