@@ -2252,7 +2252,7 @@ export interface components {
             ][] | null;
             /**
              * Mark
-             * @description What somebody said of it: `fixed` or `not_a_fault`; null if nobody did.
+             * @description What somebody said of it: `fixed` or `not_a_fault`; null without a mark.
              */
             mark?: ("fixed" | "not_a_fault") | null;
         };

@@ -14,18 +14,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, with_config
 
 from models.bundle.bundle import MomentWeights
-from service.index.contract import Asset, Index, Segment, VectorQuery
+from service.index.contract import Asset, Index, VectorQuery
 from service.index.iteration import iter_segments
 from service.search.calibration import MIN_ASSETS, TooFewPairs, iter_pairs, says_nothing
 from service.search.isotonic import fit_isotonic
 from service.search.off_screen import Span, find_off_screen
+from service.search.offset import find_offset, to_unit
 from service.search.prefetch import choose_prefetch
 from service.search.separation import Separation, draw_foreign, separate
 from service.search.snapshot import Snapshot
@@ -46,13 +47,6 @@ DOUBT = 0.5
 """Of one file: the weight of a foreign pair above all others, and of an own one below: a few extremes prove nothing."""
 NUM_FOLDS = 10
 """A file is judged by curves that nine in ten of the others taught: its own pair may be the wrong one."""
-MIN_GAIN, MIN_DEVIATIONS = 0.02, 3.0
-"""How much better a file must fit with its sound moved to be called shifted: in mean cosine, and in standard errors."""
-CORRELATED_MOMENTS = 4
-"""Neighbouring moments see and hear nearly the same: this many count as one."""
-MIN_SHARE = 0.5
-"""Share of the moments that must overlap at an offset, and minimum number of them."""
-MIN_MOMENTS = 12
 SILENT = 0.99
 """Mean cosine with the track of digital silence above which a sound is called silent."""
 
@@ -88,7 +82,7 @@ class Finding:
     """Spans [start, end) in seconds whose sound does not belong to the picture. Null if the release does not weigh
     moments (`foley-train agreement`), the file is silent, or the picture never changes."""
     mark: Mark | None = None
-    """What somebody said of it: `fixed` or `not_a_fault`; null if nobody did."""
+    """What somebody said of it: `fixed` or `not_a_fault`; null without a mark."""
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -176,8 +170,8 @@ def audit_library(
 
     `silence` is the track of digital silence, float32, shape (T, D), for files whose facts do not say whether they are
     silent. Moments divide `segment_seconds`, the length of a whole segment; `moments` says which of them belong to the
-    picture. Raises `TooFewPairs` if the library is too
-    small to say what fits, `CannotTell` if the release does not know.
+    picture. Raises `TooFewPairs` if the library is too small to say what fits, `CannotTell` if the release does not
+    know.
     """
     seen = (
         _look_at(index, asset, silence, segment_seconds, max_offset_seconds, moments)
@@ -235,7 +229,7 @@ def _look_at(
         ranks.append(_rank(index, picture, target="audio", asset_id=asset.asset_id))
         heard = index.layout.to_query(sound, "audio")
         ranks.append(_rank(index, heard, target="video", asset_id=asset.asset_id))
-    sounds, pictures = (np.stack([*map(_unit, tracks)]) for tracks in zip(*chosen, strict=True))
+    sounds, pictures = (np.stack([*map(to_unit, tracks)]) for tracks in zip(*chosen, strict=True))
     known = asset.media.get("is_silent")
     return _Look(
         asset=asset,
@@ -244,20 +238,11 @@ def _look_at(
         score=_score(sounds, pictures),
         rank=float(np.mean(ranks)),
         offset=find_offset(segments, segment_seconds, max_offset_seconds),
-        is_silent=(silence is not None and _score(sounds, _unit(silence)) > SILENT)
+        is_silent=(silence is not None and _score(sounds, to_unit(silence)) > SILENT)
         if known is None
         else known,
         off_screen=None if moments is None else find_off_screen(segments, moments),
     )
-
-
-@overload
-def _unit(track: Track) -> Track: ...
-@overload
-def _unit(track: None) -> None: ...
-def _unit(track: Track | None) -> Track | None:
-    """Rows of unit length: those of a bundle that compares by dot product have any, and an audit looks at cosines."""
-    return None if track is None else track / np.linalg.norm(track, axis=-1, keepdims=True).clip(1e-12)
 
 
 def _score(sounds: NDArray[np.float32], others: NDArray[np.float32]) -> float:
@@ -340,65 +325,6 @@ def _order(finding: Finding) -> tuple[bool, bool, float, float, float, str]:
     fits = finding.verdict == "fits"
     seconds = sum(end - start for start, end in finding.off_screen or ()) if fits else 0.0
     return fits, finding.verdict == "cannot_tell", -seconds, likely, finding.score, finding.asset_id
-
-
-def find_offset(
-    segments: Sequence[Segment], segment_seconds: float, max_offset_seconds: float
-) -> tuple[float, float, float]:
-    """Compare the moments of sound and picture with one moved against the other.
-
-    Returns how much later the sound is than the picture in seconds, 0 if moving it gains too little; the mean cosine
-    there; and the mean cosine without moving.
-    """
-    step, sound, picture = _lay_out(segments, segment_seconds)
-    plain = _cosines(sound, picture, 0)
-    num_plain = np.count_nonzero(~np.isnan(plain))
-    reach = min(round(max_offset_seconds / step), len(sound) - 1)
-    least = max(MIN_MOMENTS, MIN_SHARE * num_plain)
-    before = float(np.nanmean(plain)) if num_plain else 0.0
-    best, gained = 0, before
-    for lag in sorted(range(-reach, reach + 1), key=abs):
-        moved = _cosines(sound, picture, lag)
-        if np.count_nonzero(~np.isnan(moved)) >= least and np.nanmean(moved) > gained:
-            best, gained = lag, float(np.nanmean(moved))
-    gains = _cosines(sound, picture, best) - plain
-    if best == 0 or gained - before < MIN_GAIN or _deviations(gains[~np.isnan(gains)]) < MIN_DEVIATIONS:
-        return 0.0, before, before
-    return best * step, gained, before
-
-
-def _cosines(sound: NDArray[np.float32], picture: NDArray[np.float32], lag: int) -> NDArray[np.float32]:
-    """Cosines of the picture with the sound `lag` steps later, shape (N,); NaN if one is missing."""
-    moved = np.full_like(sound, np.nan)
-    num_steps = len(sound)
-    moved[max(0, -lag) : num_steps - max(0, lag)] = sound[max(0, lag) : num_steps - max(0, -lag)]
-    return np.asarray((moved * picture).sum(axis=1))
-
-
-def _deviations(gains: NDArray[np.float32]) -> float:
-    """The mean gain of moments in standard errors."""
-    if len(gains) < MIN_MOMENTS:
-        return 0.0
-    error = gains.std(ddof=1) / np.sqrt(len(gains) / CORRELATED_MOMENTS)
-    return float(gains.mean() / max(error, 1e-9))
-
-
-def _lay_out(
-    segments: Sequence[Segment], segment_seconds: float
-) -> tuple[float, NDArray[np.float32], NDArray[np.float32]]:
-    """Sound and picture on one time line: its step in seconds, and rows (N, D) each, of NaN if there is nothing."""
-    tracks = [(_unit(s.audio_track), _unit(s.video_track)) for s in segments]
-    num_moments, width = next(track.shape for pair in tracks for track in pair if track is not None)
-    step = segment_seconds / num_moments
-    num_steps = int(np.ceil(max(segment.end_seconds for segment in segments) / step)) + 1
-    lines = np.full((2, num_steps, width), np.nan, np.float32)
-    for segment, pair in zip(segments, tracks, strict=True):
-        length = segment.end_seconds - segment.start_seconds
-        times = segment.start_seconds + np.arange(num_moments) * length / num_moments
-        for line, track in zip(lines, pair, strict=True):
-            if track is not None:
-                line[np.round(times / step).astype(int)] = track
-    return step, lines[0], lines[1]
 
 
 def _rank(index: Index, track: Track, *, target: Modality, asset_id: str) -> int:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from service.index.contract import Index, Segment
 from service.index.layout import VectorLayout
-from service.search.audit import CannotTell, audit_library, find_offset
+from service.search.audit import CannotTell, audit_library
 from service.search.calibration import TooFewPairs
+from service.search.offset import find_offset
 from service.search.separation import Separation
 from tests.support.memory_index import MemoryIndex
 
