@@ -1,6 +1,6 @@
 """Cuts as timelines: FCPXML 1.11, Final Cut 7 XML (Premiere, Resolve), OpenTimelineIO.
 
-OpenTimelineIO's JSON is written here, so that nobody needs the library to export; tests read it with the library.
+OpenTimelineIO's JSON is written here, so exporting needs no further package; tests read it with the library.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def change_collection(
 
 def append_items(ledger: Ledger, collection_id: str, items: Sequence[Item]) -> Collection:
     """Put items behind those of a collection; raises `CollectionNotFound`, `CollectionsFull`."""
-    with ledger.write() as connection:  # nobody changes it between reading and writing
+    with ledger.write() as connection:  # one transaction reads and writes
         kept = get_collection(ledger, collection_id)
         _change(connection, collection_id, None, (*kept.items, *items))
     return get_collection(ledger, collection_id)
