@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
@@ -28,6 +26,7 @@ from training.commands.held_back import (
     MAX_MEASURED,
     AdaptRequest,
     Measured,
+    beside,
     check_kept,
     choose_held,
     is_held_back,
@@ -55,20 +54,13 @@ def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str,
         The table as JSON values.
 
     Raises:
-        typer.Exit: With code 2 if nothing can be learned, or the result is refused.
-    """  # noqa: DOC503 - the other exceptions become this one
-    try:
-        if output.exists():
-            raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
-            tracks, parent = read_library(Path(folder), console)
-            if request.finetune:
-                return finetune_library(request, tracks, parent, output, console)
-            return _adapt(request, tracks, parent, output, console)
-    except (LibraryUnavailable, OSError, ValueError) as exc:
-        console.print(str(exc), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from exc
+        typer.Exit: With code 2; see `beside`.
+    """  # noqa: DOC502,DOC503 - `beside` raises it
+    with beside(output, console) as folder:
+        tracks, parent = read_library(folder, console)
+        if request.finetune:
+            return finetune_library(request, tracks, parent, output, console)
+        return _adapt(request, tracks, parent, output, console)
 
 
 def read_library(

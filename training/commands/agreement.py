@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -17,8 +15,7 @@ from models.bundle.moments import MomentWeights
 from training.adapting.bundles import write_weighed
 from training.adapting.moments import AgreementConfig, Measured, fit_agreement, measure_agreement, to_arrays
 from training.commands.adapt import read_active
-from training.commands.held_back import LEAST_HELD_BACK, Refused, choose_held
-from training.data.library import LibraryUnavailable
+from training.commands.held_back import LEAST_HELD_BACK, Refused, beside, choose_held
 from training.data.stored_tracks import StoredTracks
 
 MAX_MEASURED = 1000
@@ -53,18 +50,11 @@ def agreement(request: AgreementRequest, output: Path, *, console: Console) -> d
         The figures as JSON values.
 
     Raises:
-        typer.Exit: With code 2 if nothing can be learned, or the result is refused.
-    """  # noqa: DOC503 - the other exceptions become this one
-    try:
-        if output.exists():
-            raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
-            tracks, parent = read_active(Path(folder), console)
-            return learn(request, tracks, parent, output, console)
-    except (LibraryUnavailable, OSError, ValueError) as exc:
-        console.print(str(exc), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from exc
+        typer.Exit: With code 2; see `beside`.
+    """  # noqa: DOC502,DOC503 - `beside` raises it
+    with beside(output, console) as folder:
+        tracks, parent = read_active(folder, console)
+        return learn(request, tracks, parent, output, console)
 
 
 def learn(

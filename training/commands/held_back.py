@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from training.adapting.fitting import FitConfig
 from training.adapting.labels import Labels
+from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredTracks
 from training.evaluation.classes import mean_average_precision
 from training.evaluation.evaluate import Retrieval, retrieval
@@ -26,6 +30,31 @@ MAX_MEASURED = 2000
 """At most so many held-back clips are compared with each other."""
 
 LEAST_HELD_BACK = 20
+
+
+@contextlib.contextmanager
+def beside(output: Path, console: Console) -> Iterator[Path]:
+    """A scratch folder beside a bundle that will be written, gone afterwards.
+
+    Args:
+        output: Folder of the bundle; must not exist.
+        console: Where is said why nothing was learned.
+
+    Yields:
+        The scratch folder.
+
+    Raises:
+        typer.Exit: With code 2 if nothing can be learned, or the result is refused.
+    """  # noqa: DOC503 - the other exceptions become this one
+    try:
+        if output.exists():
+            raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
+            yield Path(folder)
+    except (LibraryUnavailable, OSError, ValueError) as exc:
+        console.print(str(exc), style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from exc
 
 
 class Refused(ValueError):

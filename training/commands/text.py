@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -20,8 +18,7 @@ from training.adapting.captions import SOURCES, read_captions
 from training.adapting.sentences import Kind, Sentences, export_sentences
 from training.adapting.wording import Worded, WordingConfig, fit_wording, measure_wording
 from training.commands.adapt import pooled, read_active
-from training.commands.held_back import LEAST_HELD_BACK, is_held_back
-from training.data.library import LibraryUnavailable
+from training.commands.held_back import LEAST_HELD_BACK, beside, is_held_back
 from training.data.stored_tracks import StoredTracks
 
 MAX_MEASURED = 2000
@@ -62,21 +59,14 @@ def text(request: TextRequest, output: Path, *, console: Console) -> dict[str, A
         The figures as JSON values.
 
     Raises:
-        typer.Exit: With code 2 if nothing can be learned.
-    """  # noqa: DOC503 - the other exceptions become this one
-    try:
-        if output.exists():
-            raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
-        output.parent.mkdir(parents=True, exist_ok=True)
+        typer.Exit: With code 2; see `beside`.
+    """  # noqa: DOC502,DOC503 - `beside` raises it
+    with beside(output, console) as folder:
         release = None if request.bundle is None else read_bundle_id(request.bundle)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
-            with console.status("reading the sentence encoder"):
-                sentences = export_sentences(request.kind, Path(folder))
-            tracks, parent = read_active(Path(folder) / "tracks", console, release=release)
-            return learn(request, tracks, parent, sentences, output, console)
-    except (LibraryUnavailable, OSError, ValueError) as exc:
-        console.print(str(exc), style="red", markup=False, soft_wrap=True)
-        raise typer.Exit(2) from exc
+        with console.status("reading the sentence encoder"):
+            sentences = export_sentences(request.kind, folder)
+        tracks, parent = read_active(folder / "tracks", console, release=release)
+        return learn(request, tracks, parent, sentences, output, console)
 
 
 def learn(
