@@ -200,9 +200,12 @@ class Settings(BaseSettings):
 
     # A Qdrant server in place of the embedded index
     qdrant_url: str | None = None
-    """Address of a Qdrant server, http:// or https://. Default: an embedded index in the data folder."""
+    """Address of a Qdrant server, http:// or https://; those of several nodes of one cluster are separated by commas.
+    Default: an embedded index in the data folder."""
     qdrant_api_key: SecretStr | None = None
     """The key that the Qdrant server requires."""
+    qdrant_ca_file: Path | None = None
+    """Certificates (PEM) that sign that of the Qdrant server. Default: the usual ones."""
     qdrant_prefix: str = Field(default="foley", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     """Name of this library on the server: its alias, and the prefix of its collections' names."""
     qdrant_prefer_grpc: bool = True
@@ -291,13 +294,15 @@ class Settings(BaseSettings):
     @field_validator("qdrant_url", "models_url", mode="after")
     @classmethod
     def _check_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        parts = urlsplit(value or "http://localhost")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must begin with http:// or https:// and name a host")
-        _ = parts.port  # raises if it is not a port
-        if parts.username or parts.password or parts.query:
-            elsewhere = ": put that into FOLEY_QDRANT_API_KEY" if info.field_name == "qdrant_url" else ""
-            raise ValueError(f"must hold no key{elsewhere}")
+        is_qdrant = info.field_name == "qdrant_url"
+        for url in (value or "http://localhost").split(",") if is_qdrant else [value or "http://localhost"]:
+            parts = urlsplit(url.strip())
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("must begin with http:// or https:// and name a host")
+            _ = parts.port  # raises if it is not a port
+            if parts.username or parts.password or parts.query:
+                elsewhere = ": put that into FOLEY_QDRANT_API_KEY" if is_qdrant else ""
+                raise ValueError(f"must hold no key{elsewhere}")
         return value
 
     @model_validator(mode="after")

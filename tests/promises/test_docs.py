@@ -27,7 +27,15 @@ HEADING = re.compile(r"^#+ (.+)$", re.M)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 COMMANDS = {"foley": service.cli.app, "foley-train": training.cli.app}
 # Read by tests and by the Makefile, not by the service.
-FOR_TESTS = {"KILLS", "SWAP_CLIENTS", "BAD_BUNDLES", "MUTANTS", "TEST_QDRANT_URL"}
+FOR_TESTS = {
+    "KILLS",
+    "SWAP_CLIENTS",
+    "BAD_BUNDLES",
+    "MUTANTS",
+    "TEST_QDRANT_URL",
+    "TEST_QDRANT",
+    "TEST_QDRANT_HTTP",
+}
 MAX_README_LINES = 180
 ROOMED = {"service", "models", "training"}
 

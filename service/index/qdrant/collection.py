@@ -4,7 +4,7 @@
     {prefix}                 an alias for the library: the collection of its active release
 
 The server changes the alias in one atomic step (`activate`), so all replicas of the service see either the old
-collection or the new one.
+collection or the new one, and so does a server that was killed meanwhile.
 """
 
 from __future__ import annotations
@@ -125,12 +125,11 @@ def active_collection(link: Link, prefix: str) -> str | None:
 
 
 def activate(link: Link, prefix: str, name: str) -> None:
-    """Point the library's alias to an existing collection, atomically for all replicas."""
-    create = models.CreateAliasOperation(
-        create_alias=models.CreateAlias(alias_name=prefix, collection_name=name)
-    )
-    operations: list[models.CreateAliasOperation | models.DeleteAliasOperation] = [create]
-    if active_collection(link, prefix) is not None:
-        delete = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=prefix))
-        operations = [delete, create]
-    link.run(lambda client: client.update_collection_aliases(change_aliases_operations=operations))
+    """Point the library's alias to an existing collection, atomically for all replicas.
+
+    Creating an alias that exists replaces it, saved in one step. Deleting and creating it in one request are saved one
+    after the other: a server killed in between has no alias.
+    """
+    alias = models.CreateAlias(alias_name=prefix, collection_name=name)
+    create = models.CreateAliasOperation(create_alias=alias)
+    link.run(lambda client: client.update_collection_aliases(change_aliases_operations=[create]))

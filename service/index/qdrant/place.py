@@ -31,6 +31,7 @@ class ServerPlace:
         self.config = ServerConfig(
             url=url,
             api_key=None if key is None else key.get_secret_value(),
+            ca_file=settings.qdrant_ca_file,
             timeout_seconds=settings.qdrant_timeout_seconds,
             prefers_grpc=settings.qdrant_prefer_grpc,
             grpc_port=settings.qdrant_grpc_port,

@@ -6,11 +6,13 @@ import contextlib
 import json
 import logging
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,7 +23,8 @@ from service.index.failure import IndexFailure, IndexFull, IndexUnavailable
 from service.index.layout import VectorLayout
 from service.index.qdrant import link as server_link
 from service.index.qdrant.index import ServerIndex
-from service.index.qdrant.link import Link, ServerConfig, open_client
+from service.index.qdrant.link import GRPC_OPTIONS, Link, ServerConfig, open_client
+from tests.support.certificates import Certificates, make_certificates
 
 KEY = "a-key-that-must-never-be-shown"
 VERSION = {"title": "qdrant - vector search engine", "version": "1.20.0"}
@@ -33,7 +36,7 @@ class Stub:
     The last answer is given again for every request after it.
     """
 
-    def __init__(self, *answers: dict[str, Any]) -> None:
+    def __init__(self, *answers: dict[str, Any], tls: ssl.SSLContext | None = None) -> None:
         self.answers = list(answers)
         self.seen: list[tuple[str, str | None]] = []
         stub = self
@@ -60,7 +63,9 @@ class Stub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.block_on_close = False
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server.server_port}"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
@@ -72,8 +77,8 @@ class Stub:
 def start() -> Iterator[Callable[..., Stub]]:
     stubs: list[Stub] = []
 
-    def run(*answers: dict[str, Any]) -> Stub:
-        stubs.append(Stub(*answers))
+    def run(*answers: dict[str, Any], tls: ssl.SSLContext | None = None) -> Stub:
+        stubs.append(Stub(*answers, tls=tls))
         return stubs[-1]
 
     yield run
@@ -121,6 +126,30 @@ def test_a_server_that_comes_back_is_used_again(start: Callable[..., Stub]) -> N
     """The connection breaks in mid-answer, then the server is there."""
     stub = start({"body": b"", "headers": {"Content-Length": 100}}, {})
     assert connect(stub.url).check_version() == "1.20.0"
+
+
+@pytest.mark.parametrize("fault", ["away", "unavailable"])
+def test_the_next_node_is_asked_where_one_fails(start: Callable[..., Stub], fault: str) -> None:
+    """And that one is asked from then on, until it fails itself."""
+    first, second = start({"status": 503}), start({}, {}, {"status": 503})
+    if fault == "away":
+        first.close()
+    link = connect(f"{first.url}, {second.url}")
+    assert [link.check_version() for _ in range(2)] == ["1.20.0"] * 2
+    assert link.url == second.url
+    assert (len(first.seen), len(second.seen)) == (int(fault != "away"), 2)
+    with pytest.raises(IndexUnavailable):
+        link.check_version()
+    first.answers = [{}]
+    if fault != "away":
+        assert link.check_version() == "1.20.0"
+
+
+def test_what_a_node_refuses_the_next_is_not_asked(start: Callable[..., Stub]) -> None:
+    first, second = start({"status": 404, "body": problem("no such collection")}), start({})
+    with pytest.raises(IndexFailure, match=f"on {first.url} refused"):
+        connect(f"{first.url},{second.url}").check_version()
+    assert second.seen == []
 
 
 def test_a_slow_server_is_given_up(start: Callable[..., Stub]) -> None:
@@ -236,6 +265,8 @@ def test_our_own_mistakes_are_not_hidden(start: Callable[..., Stub]) -> None:
         ("http://", "starts with http"),
         ("https://user:secret@qdrant", "holds no key"),
         ("https://qdrant?api-key=secret", "holds no key"),
+        ("https://one,qdrant:6333", "starts with http"),
+        ("https://one,", "starts with http"),
     ],
 )
 def test_a_url_is_checked(url: str, message: str) -> None:
@@ -299,3 +330,57 @@ def test_http_is_used_where_the_grpc_port_is_shut(
     stub = start({})
     assert connect(stub.url, prefers_grpc=True, grpc_port=port).check_version() == "1.20.0"
     assert f"does not answer on its gRPC port {port}: using HTTP" in caplog.text
+
+
+def test_grpc_is_tried_where_nothing_answers_yet(caplog: pytest.LogCaptureFixture) -> None:
+    """A server that starts later than the service is not asked over HTTP for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    link = connect(f"http://127.0.0.1:{port}", prefers_grpc=True, grpc_port=port, num_attempts=1)
+    with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):
+        link.check_version()
+    assert "using HTTP" not in caplog.text
+
+
+def test_a_server_that_is_back_is_found_soon() -> None:
+    """gRPC alone would pause for up to two minutes, and keep a connection that is dead for fifteen."""
+    assert GRPC_OPTIONS["grpc.max_reconnect_backoff_ms"] <= 1000
+    assert GRPC_OPTIONS["grpc.keepalive_time_ms"] + GRPC_OPTIONS["grpc.keepalive_timeout_ms"] <= 20_000
+    client = open_client(ServerConfig(url="http://127.0.0.1:1", prefers_grpc=False))
+    assert client._client._grpc_options.items() >= GRPC_OPTIONS.items()  # type: ignore[attr-defined]
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.mark.parametrize("prefers_grpc", [True, False], ids=["grpc", "http"])
+def test_a_certificate_of_an_own_authority(
+    start: Callable[..., Stub], certificates: Certificates, prefers_grpc: bool
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificates.certificate, certificates.key)
+    stub = start({}, tls=tls)
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    service = _Service()
+    service.num_calls = 2
+    qdrant_grpc.add_QdrantServicer_to_server(service, server)
+    pair = (certificates.key.read_bytes(), certificates.certificate.read_bytes())
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
+    server.start()
+    options = {"prefers_grpc": prefers_grpc, "grpc_port": port, "api_key": KEY}
+    assert connect(stub.url, ca_file=certificates.authority, **options).check_version() == "1.20.0"
+    with pytest.raises(IndexUnavailable, match=r"certificate verify failed|UNAVAILABLE"):
+        connect(stub.url, num_attempts=1, **options).check_version()
+    server.stop(None).wait()
+    assert service.num_calls == (3 if prefers_grpc else 2)
+
+
+def test_certificates_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(IndexFailure, match=r"FOLEY_QDRANT_CA_FILE cannot be used: .*/gone"):
+        connect("https://qdrant.invalid", ca_file=tmp_path / "gone")
+    (tmp_path / "other").write_text("no certificate")
+    with pytest.raises(IndexFailure, match=r"FOLEY_QDRANT_CA_FILE cannot be used: .*/other"):
+        connect("https://qdrant.invalid", ca_file=tmp_path / "other")
