@@ -2483,7 +2483,8 @@ export interface components {
          *         "settle_seconds": 0,
          *         "retry_quarantined": false,
          *         "verify": false,
-         *         "follow_links": false
+         *         "follow_links": false,
+         *         "part": ""
          *       },
          *       "progress": {
          *         "num_files": 1200,
@@ -2684,7 +2685,8 @@ export interface components {
          *             "settle_seconds": 0,
          *             "retry_quarantined": false,
          *             "verify": false,
-         *             "follow_links": false
+         *             "follow_links": false,
+         *             "part": ""
          *           },
          *           "progress": {
          *             "num_files": 1200,
@@ -2764,6 +2766,11 @@ export interface components {
              * @default false
              */
             follow_links: boolean;
+            /**
+             * Part
+             * @default
+             */
+            part: string;
         };
         /**
          * JobRequestBody
@@ -2829,6 +2836,12 @@ export interface components {
              * @default false
              */
             follow_links?: boolean;
+            /**
+             * Part
+             * @description `index` only: index only this part of the files, `3/8` for the third of eight. Parts are chosen by a hash of the paths: several services can share the work.
+             * @default
+             */
+            part?: string;
         };
         /**
          * LibraryCounts

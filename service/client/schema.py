@@ -350,6 +350,7 @@ class JobRequest(TypedDict):
     retry_quarantined: bool
     verify: bool
     follow_links: bool
+    part: str
 
 
 class JobRequestBody(TypedDict):
@@ -362,6 +363,7 @@ class JobRequestBody(TypedDict):
     retry_quarantined: NotRequired[bool]
     verify: NotRequired[bool]
     follow_links: NotRequired[bool]
+    part: NotRequired[str]
 
 
 class LibraryCounts(TypedDict):

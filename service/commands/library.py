@@ -49,23 +49,39 @@ def index(
     retry: Retry = False,
     verify: Verify = False,
     follow_links: FollowLinks = False,
+    part: Annotated[
+        str,
+        typer.Option(
+            help="Index only this part of the files: 3/8 is the third of eight, for the third of eight machines.",
+            metavar="K/N",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Index media files and folders. Files that are already indexed and have not changed are skipped."""
     from service.commands.here_or_there import run_job
     from service.commands.starter_hint import hint_once
     from service.jobs.records import JobRequest
+    from service.library.parts import Part
 
+    try:
+        Part.parse(part)
+    except ValueError as exc:
+        fail(str(exc), code=WRONG_USAGE)
     settings = read_settings()
     with _working() as on_progress:
         request = JobRequest(
-            paths=_absolute(paths), retry_quarantined=retry, verify=verify, follow_links=follow_links
+            paths=_absolute(paths),
+            retry_quarantined=retry,
+            verify=verify,
+            follow_links=follow_links,
+            part=part,
         )
         report = run_job(settings, "index", request, on_progress=on_progress, say=say)
     _show_report(report, as_json=as_json)
     if report.is_interrupted:
         fail("stopped; run the same command to continue", code=INTERRUPTED)
-    if report.files.indexed + report.files.unchanged == 0:
+    if report.files.indexed + report.files.unchanged == 0 and (report.files.failed or not part):
         fail("no file was indexed" if report.files.failed else "no media files found")
     if not as_json:
         hint_once(settings, say)

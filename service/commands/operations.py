@@ -221,6 +221,9 @@ def migrate(
             metavar="URL|PATH",
         ),
     ] = None,
+    joins: Annotated[
+        bool, typer.Option("--join", help="Add to what the target has: indexes of parts become one.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Copy the index from a folder to a Qdrant server or back. Run the same command again to resume."""
@@ -234,11 +237,12 @@ def migrate(
     settings = read_settings()
     with report_errors(), show_copying(stderr()) as on_copied:
         log_to_stderr()
-        done = migrate_places(settings, source=source, target=target, on_copied=on_copied)
+        done = migrate_places(settings, source=source, target=target, joins=joins, on_copied=on_copied)
     if as_json:
         print_json(asdict(done))
     else:
+        both = "the target has" if joins else "both sides have"
         say(
-            f"{count(done.num_copied, 'asset')} copied, {done.num_present} already there; both sides have "
+            f"{count(done.num_copied, 'asset')} copied, {done.num_present} already there; {both} "
             f"{count(done.num_segments, 'segment')}; {count(done.num_compared, 'vector')} compared and equal"
         )

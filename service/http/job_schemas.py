@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from service.http.schemas import ASSET_ID, IS_PARTIAL, NEXT_CURSOR, Document, RequestBody, example
 from service.jobs.records import JobRequest, Kind, ReleaseRequest, State
+from service.library.parts import PATTERN
 from service.library.report import Counts, Outcome, Progress, StageTimes
 from service.releases.documents import Estimate, ReleaseRecord, SwitchDocument
 from service.releases.documents import Outcome as ReleaseOutcome
@@ -101,6 +102,12 @@ class JobRequestBody(RequestBody):
         False, description="Read every file again, even if its size and times are unchanged."
     )
     follow_links: bool = Field(False, description="Follow links to folders, inside the library's folders.")
+    part: str = Field(
+        "",
+        pattern=f"{PATTERN}|^$",
+        description="`index` only: index only this part of the files, `3/8` for the third of eight. Parts are "
+        "chosen by a hash of the paths: several services can share the work.",
+    )
 
 
 # These become JSON as they are: a field with a default is there as well.

@@ -6,7 +6,8 @@ for asset in iter_assets(index, filter=Filter(modality="audio")):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -53,15 +54,17 @@ def write_in_parts(index: Index, segments: Iterable[Segment]) -> None:
         part = following
 
 
-def copy_assets(source: Index, target: Index) -> Iterator[bool]:
+def copy_assets(
+    source: Index, target: Index, *, is_there: Callable[[Asset, Asset | None], bool] = operator.eq
+) -> Iterator[bool]:
     """Copy every asset, several at a time, and yield for each whether it was written.
 
-    An asset that the target describes exactly as the source does is skipped, so an interrupted copy can be resumed.
-    Do not write to the source meanwhile.
+    Skipped are assets of which `is_there` says so, given the asset at the source and the target: by default those
+    described alike, so an interrupted copy can be resumed. Do not write to the source meanwhile.
     """
 
     def copy(asset: Asset) -> bool:
-        if target.get_asset(asset.asset_id) == asset:
+        if is_there(asset, target.get_asset(asset.asset_id)):
             return False
         write_in_parts(target, iter_segments(source, asset))
         return True

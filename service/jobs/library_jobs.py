@@ -17,6 +17,7 @@ from service.jobs.ledger import Ledger
 from service.jobs.records import CreatedJob, JobRecord, JobRequest, Kind
 from service.library.indexing import index_paths, library_limits
 from service.library.mounts import find_mounts
+from service.library.parts import Part
 from service.library.report import IndexReport, OnProgress, Progress
 from service.library.scanning import LinkRules
 from service.library.sync import sync_paths
@@ -54,7 +55,7 @@ class LibraryJobs:
     def find_same(self, kind: Kind, request: JobRequest) -> JobRecord | None:
         """An unfinished job that was asked to do just this."""
         for job in self.lane.ledger.unfinished_jobs():
-            if (job.kind, job.request) == (kind, request.to_json()):
+            if job.kind == kind and JobRequest.from_json(job.request) == request:
                 return job
         return None
 
@@ -99,7 +100,7 @@ class LibraryJobs:
             return do([Path(row.path) for row in read_files(ledger, record.job_id, outcomes=("pending",))])
         if record.kind == "index":
             journal.remember_mounts(find_mounts(roots))
-            report = do(roots)
+            report = do(roots, part=Part.parse(request.part))
             journal.remember_mounts(find_mounts(roots))  # some are mounted when they are looked at
             return report
         return sync_paths(

@@ -24,6 +24,7 @@ class JobRequest:
     retry_quarantined: bool = False
     verify: bool = False  # read every file again, whatever its size and times say
     follow_links: bool = False  # to folders
+    part: str = ""  # `index`: only this part of the files, as "3/8"; empty for all
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON values."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.media.clip import clamp_time_ns
-from service.index.contract import Index
+from service.index.contract import Asset, Index
 from service.index.iteration import iter_assets
 from service.library.journal import Journal, KeptMetadata
 from service.library.metadata import inherit_metadata
@@ -51,6 +51,17 @@ class Known:
             packets_hash=packets_hash,
         )
 
+    @classmethod
+    def of_asset(cls, asset: Asset) -> Known:
+        """What the index knows of a stored asset."""
+        return cls(
+            paths=asset.paths or (asset.path,),
+            size_bytes=asset.media.get("size_bytes", -1),
+            modified_ns=asset.media.get("modified_ns", NO_TIME_NS),
+            num_segments=asset.num_segments,
+            packets_hash=asset.media.get("packets_hash"),
+        )
+
     def is_untouched(self, found: FoundFile) -> bool:
         """Whether the first file has this size and time."""
         return (self.size_bytes, self.modified_ns) == (found.size_bytes, found.modified_ns)
@@ -66,8 +77,9 @@ class Catalogue:
 
     def add(self, asset_id: str, known: Known) -> None:
         """Remember an asset."""
+        if asset_id not in self._assets:
+            self._ids_of.setdefault(known.packets_hash, []).append(asset_id)
         self._assets[asset_id] = known
-        self._ids_of.setdefault(known.packets_hash, []).append(asset_id)
         for path in known.paths:
             self._ids_at.setdefault(path, set()).add(asset_id)
 
@@ -204,7 +216,7 @@ class Placement:
             if not gained:  # else it was moved, and what people said of it goes with it
                 self._bequeath(asset_id, known, index, journal, is_gone=not paths)
             if paths:
-                self._write(index, asset_id, paths, gained)
+                self._write(index, asset_id, known, paths, gained)
             else:
                 index.delete_asset(asset_id)
         return Placed(
@@ -215,10 +227,14 @@ class Placement:
             is_removed=not paths,
         )
 
-    def _write(self, index: Index, asset_id: str, paths: Sequence[str], gained: Sequence[FoundFile]) -> None:
+    def _write(
+        self, index: Index, asset_id: str, known: Known, paths: Sequence[str], gained: Sequence[FoundFile]
+    ) -> None:
         asset = index.get_asset(asset_id)
         if asset is None:  # deleted meanwhile
             return
+        added = [p for p in asset.paths if p not in known.paths and p not in paths]  # by another process
+        paths = [*paths, *added]
         touched = self._touched.get(asset_id)
         first = next((f for f in (*gained, *([touched] if touched else [])) if str(f.path) == paths[0]), None)
         facts: Mapping[str, Any] = {}
@@ -250,14 +266,7 @@ def _facts_of(path: str) -> Mapping[str, int]:
 def read_catalogue(index: Index, *, into: Catalogue) -> None:
     """Add all assets of an index to a catalogue."""
     for asset in iter_assets(index):
-        known = Known(
-            paths=asset.paths or (asset.path,),
-            size_bytes=asset.media.get("size_bytes", -1),
-            modified_ns=asset.media.get("modified_ns", NO_TIME_NS),
-            num_segments=asset.num_segments,
-            packets_hash=asset.media.get("packets_hash"),
-        )
-        into.add(asset.asset_id, known)
+        into.add(asset.asset_id, Known.of_asset(asset))
 
 
 def identify_all(

@@ -16,6 +16,7 @@ from pathlib import Path
 from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.library.journal import Journal
+from service.library.parts import WHOLE, Part
 from service.library.pipeline import Pipeline
 from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress
@@ -37,6 +38,7 @@ def index_paths(
     stop: Caller | None = None,
     verify: bool = False,
     links: LinkRules = NO_LINKED_FOLDERS,
+    part: Part = WHOLE,
     previews: Previews | None = None,
 ) -> IndexReport:
     """Index every media file under some paths (see `service.library.scanning.find_files`), and report what was done.
@@ -47,7 +49,7 @@ def index_paths(
     """
     run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify)
     with run.stopping_early():
-        run.scan(paths, links=links)
+        run.scan(paths, links=links, part=part)
         run.read(snapshot.index)
         with Pipeline(
             snapshot=snapshot,

@@ -13,6 +13,7 @@ from service.index.contract import Index
 from service.library.catalogue import Catalogue, Identity, Known, Placement, identify_all, read_catalogue
 from service.library.journal import TRANSIENT, Fault, FileRow, Journal
 from service.library.outcomes import STORED, Outcomes, describe_error, row_of
+from service.library.parts import WHOLE, Part
 from service.library.pipeline import Pipeline, RehearsedPipeline
 from service.library.report import IndexReport, OnProgress, Progress, StageTimes
 from service.library.scanning import (
@@ -64,6 +65,8 @@ class LibraryRun:
         self._rows = self._journal.rows()  # of an earlier run of this job
         self._outcomes = Outcomes(self.report, self._journal)
         self._placement = Placement(self.catalogue)
+        self._index: Index | None = None
+        self._stored: list[tuple[FoundFile, str]] = []  # by this run
         self._waiting: dict[str, _Waiting] = {}
         self._gone: set[str] = set()
         self._again: list[tuple[str, _Waiting]] = []  # failed for a reason that may pass
@@ -88,11 +91,16 @@ class LibraryRun:
             self._outcomes.flush()
 
     def scan(
-        self, paths: Sequence[Path], *, settle_seconds: float = 0.0, links: LinkRules = NO_LINKED_FOLDERS
+        self,
+        paths: Sequence[Path],
+        *,
+        settle_seconds: float = 0.0,
+        links: LinkRules = NO_LINKED_FOLDERS,
+        part: Part = WHOLE,
     ) -> None:
         """Find the files; those that were written to within `settle_seconds` are left out."""
         unusable: list[UnusableFile] = []
-        for finding in find_files(paths, settle_seconds=settle_seconds, links=links):
+        for finding in find_files(paths, settle_seconds=settle_seconds, links=links, part=part):
             self._stop.check()
             if isinstance(finding, FoundFile):
                 self.found.append(finding)
@@ -115,6 +123,7 @@ class LibraryRun:
 
     def read(self, index: Index) -> None:
         """Read which assets the index has."""
+        self._index = index
         read_catalogue(index, into=self.catalogue)
 
     def index_all(self, pipeline: AnyPipeline) -> None:
@@ -152,6 +161,9 @@ class LibraryRun:
 
     def place(self, index: Index | None) -> None:
         """Write the final paths of every asset; see `Placement.place`."""
+        for found, asset_id in self._stored:
+            if (known := self._look_again(asset_id)) is not None and str(found.path) not in known.paths:
+                self._placement.find(asset_id, found)  # another process stored a copy at the same time
         for placed in self._placement.place(index, self._journal):
             self._stop.check()
             known = self.catalogue.get(placed.asset_id)
@@ -257,12 +269,21 @@ class LibraryRun:
         known = self.catalogue.get(asset_id)
         if asset_id in self._waiting:
             self._waiting[asset_id].copies.append(found)
-        elif known is not None:
+        elif known is not None or (known := self._look_again(asset_id)) is not None:
             self._find(found, asset_id, known.num_segments)
         else:
             fault = self._journal.fault_of(found)
             waiting = _Waiting(found=found, copies=[], attempts=fault.attempts if fault else 0)
             self._send(asset_id, waiting, pipeline)
+
+    def _look_again(self, asset_id: str) -> Known | None:
+        """An asset as it is now: other processes may write into the same index."""
+        asset = None if self._index is None else self._index.get_asset(asset_id)
+        if asset is None:
+            return None
+        known = Known.of_asset(asset)
+        self.catalogue.add(asset_id, known)
+        return known
 
     def _find(self, found: FoundFile, asset_id: str, num_segments: int) -> None:
         """Count a file whose content is stored. If its path is new, `place` writes its row."""
@@ -317,6 +338,7 @@ class LibraryRun:
             self.report.segments.unchanged += file.num_segments
         known = Known.of(file.found, num_segments=file.num_segments, packets_hash=packets_hash)
         self.catalogue.add(file.asset_id, known)
+        self._stored.append((file.found, file.asset_id))
         if file.is_partial:
             self.report.partial.append(show_path(file.found.path))
         self._outcomes.end_stored(

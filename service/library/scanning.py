@@ -20,6 +20,7 @@ from pathlib import Path
 
 from models.media.clip import clamp_time_ns, hash_media, open_regular, open_without_links
 from models.media.names import is_ignored
+from service.library.parts import WHOLE, Part
 from service.system.failure import Failure, is_out_of_files
 from service.system.paths import make_absolute
 
@@ -151,16 +152,21 @@ NO_LINKED_FOLDERS = LinkRules()
 
 
 def find_files(
-    paths: Iterable[Path], *, settle_seconds: float = 0.0, links: LinkRules = NO_LINKED_FOLDERS
+    paths: Iterable[Path],
+    *,
+    settle_seconds: float = 0.0,
+    links: LinkRules = NO_LINKED_FOLDERS,
+    part: Part = WHOLE,
 ) -> Iterator[Finding]:
     """Find the media files under some paths: each once, in the order of the paths and then of the names' bytes.
 
     A file that is named is always tried. In folders, hidden entries, recycle bins and what is not media are skipped,
     and links to folders come last. Files that were written to, or came here, within `settle_seconds` are unsettled.
+    Of files only those of the `part` are looked at; every part finds the folders that cannot be read.
     """
     seen: set[str] = set()
     for path in paths:
-        for finding in _find_under(make_absolute(path), links):
+        for finding in _find_under(make_absolute(path), links, part):
             key = os.fspath(finding.path)
             if key not in seen:
                 seen.add(key)
@@ -241,17 +247,20 @@ def sniff_media(head: bytes) -> bool:
     return any(len(train) >= 3 and all(byte == TS_SYNC for byte in train) for train in trains)
 
 
-def _find_under(path: Path, links: LinkRules) -> Iterator[Finding]:
+def _find_under(path: Path, links: LinkRules, part: Part) -> Iterator[Finding]:
     try:
         is_folder = stat.S_ISDIR(links.check(path).stat().st_mode)
         folder = Path(os.path.realpath(path.parent))
     except (OSError, UnusableFile) as exc:
         yield _unusable(path, exc)
     else:
-        yield from _walk(path, links) if is_folder else (_examine(path, folder, links, is_named=True),)
+        if is_folder:
+            yield from _walk(path, links, part)
+        elif part.holds(path):
+            yield _examine(path, folder, links, is_named=True)
 
 
-def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
+def _walk(folder: Path, links: LinkRules, part: Part) -> Iterator[Finding]:
     # A stack and not recursion: folders may be thousands deep. Beside each its name without links, if it is known.
     waiting: list[tuple[Path, Path | None]] = [(folder, None)]
     linked: list[tuple[Path, None]] = []
@@ -267,7 +276,8 @@ def _walk(folder: Path, links: LinkRules) -> Iterator[Finding]:
                     if _is_folder(entry):
                         folders.append((path, real / entry.name))
                     elif not os.path.isdir(real / entry.name):  # noqa: PTH112 - pathlib's raises
-                        yield _examine(path, real, links, is_named=False)
+                        if part.holds(path):
+                            yield _examine(path, real, links, is_named=False)
                     elif links.follows_folders and links.leads_in(path):
                         linked.append((path, None))
                     else:

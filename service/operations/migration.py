@@ -2,6 +2,7 @@
 
     foley migrate --to http://qdrant:6333        # copy the index of the settings to the server
     foley migrate --from http://qdrant:6333      # and back
+    foley migrate --from part-3 --join           # add the index of another data folder
 
 An asset that the target already has is skipped, so an interrupted copy is resumed when the command is run again. At
 the end both sides are compared: the number of assets and segments, and the vectors of random segments: tracks bit for
@@ -22,6 +23,7 @@ from service.index.contract import Asset, Index
 from service.index.failure import IndexFailure
 from service.index.iteration import copy_assets, iter_assets
 from service.index.opening import index_place
+from service.library.metadata import inherit_metadata
 from service.releases.opening import active_release
 from service.system.modality import MODALITIES, Modality
 from service.system.settings import Settings
@@ -53,9 +55,10 @@ def migrate_places(
     *,
     source: str | None = None,
     target: str | None = None,
+    joins: bool = False,
     on_copied: OnCopied = lambda _done, _all: None,
 ) -> Migration:
-    """Copy the index of the release that is active at the source.
+    """Copy the index of the release that is active at the source; `joins` adds to what the target has (see `join`).
 
     A place is the URL of a Qdrant server or a data folder; one that is not given is that of the settings. Raises
     `MigrationFailed` if both are the same, or the source has no index of its active release.
@@ -73,7 +76,11 @@ def migrate_places(
         stack.callback(opened.close)
         copy = index_place(to_settings).open(bundle, release_id=release_id)
         stack.callback(copy.close)
-        return migrate(opened, copy, on_copied=on_copied)
+        if not joins:
+            return migrate(opened, copy, on_copied=on_copied)
+        if active_release(to_settings)[0] != release_id:
+            raise MigrationFailed(f"the target has another active release than the source, {release_id}")
+        return join(opened, copy, on_copied=on_copied)
 
 
 def _settings_of(place: str | None, settings: Settings) -> Settings:
@@ -101,6 +108,35 @@ def migrate(source: Index, target: Index, *, on_copied: OnCopied = lambda _done,
     )
 
 
+def join(source: Index, target: Index, *, on_copied: OnCopied = lambda _done, _all: None) -> Migration:
+    """Add every asset to what the target has; one that both have keeps the target's vectors and gets all paths.
+
+    Random segments that were copied are compared. Do not write to the source meanwhile.
+    """
+
+    def is_there(asset: Asset, held: Asset | None) -> bool:
+        if held is None:
+            return False
+        if more := [path for path in asset.paths if path not in held.paths]:
+            target.set_paths(asset.asset_id, paths=[*held.paths, *more], media=held.media)
+        if not inherit_metadata(target, asset.asset_id, asset.metadata):
+            raise MigrationFailed(f"there is no room for what people said on both sides of {held.asset_id}")
+        return True
+
+    num_assets = source.info().num_assets
+    missing = [(asset, at) for asset, at in _sample(source, 0) if target.get_asset(asset.asset_id) is None]
+    copied = []
+    for is_copied in copy_assets(source, target, is_there=is_there):
+        copied.append(is_copied)
+        on_copied(len(copied), num_assets)
+    return Migration(
+        num_copied=sum(copied),
+        num_present=len(copied) - sum(copied),
+        num_segments=target.count_segments(),
+        num_compared=sum(_compare_segment(asset, at, source, target) for asset, at in missing),
+    )
+
+
 def compare(source: Index, target: Index, *, num_samples: int = NUM_SAMPLES, seed: int = 0) -> int:
     """Compare counts and random segments; returns the number of vectors, raises `MigrationFailed` if any differ."""
     for what, counts in (
@@ -113,22 +149,20 @@ def compare(source: Index, target: Index, *, num_samples: int = NUM_SAMPLES, see
     ):
         if counts[0] != counts[1]:
             raise MigrationFailed(f"the source has {counts[0]} {what}, the target {counts[1]}")
+    sample = _sample(source, seed, num_samples=num_samples)
+    return sum(_compare_segment(asset, at, source, target) for asset, at in sample)
+
+
+def _sample(index: Index, seed: int, *, num_samples: int = NUM_SAMPLES) -> list[tuple[Asset, float]]:
+    """Random assets, each equally likely (reservoir sampling: the list of all may be long), and a place in each."""
     chosen = random.Random(seed)  # noqa: S311 - a sample, not a secret
-    return sum(
-        _compare_segment(asset, chosen.random(), source, target)
-        for asset in _sample(source, num_samples, chosen)
-    )
-
-
-def _sample(index: Index, num_samples: int, chosen: random.Random) -> list[Asset]:
-    """Random assets, each equally likely (reservoir sampling: the list of all may be long)."""
     kept: list[Asset] = []
     for number, asset in enumerate(iter_assets(index)):
         if len(kept) < num_samples:
             kept.append(asset)
         elif (place := chosen.randrange(number + 1)) < num_samples:
             kept[place] = asset
-    return kept
+    return [(asset, chosen.random()) for asset in kept]
 
 
 def _compare_segment(asset: Asset, at: float, source: Index, target: Index) -> int:

@@ -30,6 +30,7 @@ from service.jobs.opening import Jobs
 from service.jobs.records import JobRecord, JobRequest, Kind, State
 from service.library.journal import FileRow
 from service.library.outcomes import STORED
+from service.library.parts import Part
 from service.library.report import Outcome
 from service.library.scanning import LinkRules
 from service.system.paths import make_absolute, show_path
@@ -249,6 +250,12 @@ def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
         for name in ("allow_empty", "allow_gone", "dry_run", "settle_seconds"):
             if getattr(body, name):
                 raise InvalidParameter([{"parameter": name, "message": "only a job of kind sync takes it"}])
+    elif body.part:
+        raise InvalidParameter([{"parameter": "part", "message": "only a job of kind index takes it"}])
+    try:
+        Part.parse(body.part)
+    except ValueError as exc:
+        raise InvalidParameter([{"parameter": "part", "message": str(exc)}]) from exc
     return JobRequest(
         paths=tuple(_read_path(path, settings.library_roots) for path in body.paths),
         allow_empty=body.allow_empty,
@@ -258,6 +265,7 @@ def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
         retry_quarantined=body.retry_quarantined,
         verify=body.verify,
         follow_links=body.follow_links,
+        part=body.part,
     )
 
 

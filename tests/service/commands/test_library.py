@@ -174,6 +174,20 @@ def test_somebody_at_a_terminal_is_asked_before_most_of_a_folder_goes(
     assert ["12 of 20" in question for question in asked] == [True] * (answer is not None)
 
 
+def test_a_part_of_the_files_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without files is no failure, as that of a small library can be."""
+    asked = []
+    monkeypatch.setattr(running, "run_job", lambda *args, **_: asked.append(args[2]) or IndexReport())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(library_commands, "log_to_stderr", lambda: None)
+    library_commands.index([Path("/videos")], part="3/8", as_json=True)
+    assert asked == [JobRequest(paths=("/videos",), part="3/8")]
+    for part, code in (("9/8", 2), ("", 1)):
+        with pytest.raises(typer.Exit) as ended:
+            library_commands.index([Path("/videos")], part=part, as_json=True)
+        assert ended.value.exit_code == code
+
+
 def test_a_build_is_retried_as_a_build(
     tmp_path: Path, bundle_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

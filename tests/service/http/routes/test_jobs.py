@@ -137,6 +137,20 @@ def test_a_folder_that_is_swapped_after_its_job_was_accepted_is_not_entered(
     assert http.get("/v1/assets", params={"folder": str(folder)}).json()["assets"] == []
 
 
+def test_a_part_is_given_to_index_alone(http: httpx.Client, done: dict[str, Any], root: Path) -> None:
+    for kind, part in (("index", "9/8"), ("index", "a"), ("sync", "1/2")):
+        answer = http.post("/v1/jobs", json={"kind": kind, "paths": [str(root)], "part": part})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
+        assert [error["parameter"] for error in answer.json()["errors"]] == ["part"]
+    counts = []
+    for part in ("1/2", "2/2"):
+        body = {"kind": "index", "paths": [str(root / "done")], "part": part}
+        job = _wait(http, http.post("/v1/jobs", json=body).headers["location"])
+        assert job["request"]["part"] == part
+        counts.append(sum(job["report"]["files"].values()))
+    assert (sum(counts), max(counts) < 8) == (8, True)
+
+
 def test_a_job_over_a_name_that_is_not_utf8(running: serve_in_thread, root: Path) -> None:
     """Such a one comes from the command line, or from a switch of releases."""
     path = root / b"\xff\xfe.mp4".decode("utf-8", "surrogateescape")
