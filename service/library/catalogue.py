@@ -25,6 +25,7 @@ from service.library.scanning import FoundFile, identify
 from service.library.stages import FileError, blame_file
 
 HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
+REMOVED_AT_ONCE = 256  # assets that share a flush
 NO_TIME_NS = -(2**63)  # below every time that is stored of a file
 
 Identity = str | FileError
@@ -165,20 +166,31 @@ class Placement:
         return asset_id in self._gained
 
     def place(self, index: Index | None, journal: Journal) -> Iterator[Placed]:
-        """Write each asset's final paths; remove assets that have none left. Yields after each durable write.
+        """Write each asset's final paths; remove assets that have none left, many at once. Yields what is durable.
 
         What people said of an asset goes first to what its paths hold now; the journal keeps it if that is not stored.
         Without an index nothing is written.
         """
         if index is not None:
             self._restore_metadata(index, journal)
+        removed: list[Placed] = []
         for asset_id in sorted(self._gained.keys() | self._lost.keys() | self._touched.keys()):
             known = self._catalogue.get(asset_id)
+            if known is None:
+                continue
             try:
-                if known is not None:
-                    yield self._place(asset_id, known, index, journal)
+                placed = self._place(asset_id, known, index, journal)
             except Exception as exc:
                 yield Placed(asset_id=asset_id, copied=self._gained.get(asset_id, []), error=blame_file(exc))
+                continue
+            if not placed.is_removed:
+                yield placed
+                continue
+            removed.append(placed)
+            if len(removed) == REMOVED_AT_ONCE:
+                yield from _remove(removed, index)
+                removed = []
+        yield from _remove(removed, index)
 
     def _restore_metadata(self, index: Index, journal: Journal) -> None:
         """Give back what was kept of assets whose content is there again, and of paths that hold another."""
@@ -217,8 +229,6 @@ class Placement:
                 self._bequeath(asset_id, known, index, journal, is_gone=not paths)
             if paths:
                 self._write(index, asset_id, known, paths, gained)
-            else:
-                index.delete_asset(asset_id)
         return Placed(
             asset_id=asset_id,
             moved=list(zip(gained, gone, strict=False)),
@@ -244,6 +254,17 @@ class Placement:
             facts = _facts_of(paths[0])
         facts = {**facts, **rename(asset.media, asset.path, paths[0])}
         index.set_paths(asset_id, paths=paths, media={**asset.media, **facts})
+
+
+def _remove(placed: Sequence[Placed], index: Index | None) -> Iterator[Placed]:
+    """Remove assets without a path from the index: they share a flush."""
+    if index is not None and placed:
+        try:
+            index.delete_assets([one.asset_id for one in placed])
+        except Exception as exc:
+            error = blame_file(exc)
+            placed = [Placed(asset_id=one.asset_id, copied=one.copied, error=error) for one in placed]
+    yield from placed
 
 
 def _is_gone(path: str, journal: Journal) -> bool:

@@ -88,8 +88,7 @@ def _write_index(index: Index, folder: Path, manifest: Manifest) -> None:
             assets = unpack_assets(safe_path(folder, name).read_bytes())
             for asset_id in writers.map(lambda asset: _write_asset(index, asset), assets):
                 kept.add(asset_id)
-    for asset in [asset for asset in iter_assets(index) if asset.asset_id not in kept]:
-        index.delete_asset(asset.asset_id)
+    index.delete_assets([asset.asset_id for asset in iter_assets(index) if asset.asset_id not in kept])
     found = (index.info().num_assets, index.count_segments())
     if found != (manifest.num_assets, manifest.num_segments):
         raise BackupFailed(

@@ -148,8 +148,7 @@ def derive_missing(
                 )
             )
     except deriving.ClaimFails as exc:
-        for asset_id in written:
-            index.delete_asset(asset_id)
+        index.delete_assets(written)
         write_line({"underived": str(exc)})
         return 0, num_sampled
     return len(written), num_sampled

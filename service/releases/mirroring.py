@@ -101,8 +101,7 @@ def mirror(
         for asset_id, asset in held.items()
         if deletes and asset_id not in ids and (source is None or _embeds(source, asset))
     ]
-    for asset_id in unwanted:
-        index.delete_asset(asset_id)
+    index.delete_assets(unwanted)
     return MirrorReport(
         num_assets=len(wanted),
         num_embedded=sum(1 for asset in missing if asset.asset_id in held),

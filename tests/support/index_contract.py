@@ -449,6 +449,14 @@ class IndexContract:
             make_id("b")
         }
 
+    def test_several_assets_are_deleted_at_once(self, index: Index) -> None:
+        tracks = make_tracks(6, seed=17)
+        for n, name in enumerate("abc"):
+            index.write_asset(make_asset(name, tracks[2 * n : 2 * n + 2]), is_last=True)
+        assert index.delete_assets([make_id("a"), make_id("no"), make_id("c")]) == 4
+        assert index.delete_assets([make_id("a")]) == index.delete_assets([]) == 0
+        assert all_assets(index) == [make_id("b")]
+
     def test_an_unfinished_asset_can_be_deleted(self, index: Index) -> None:
         segments = make_asset("a", make_tracks(4, seed=18))
         index.write_asset(segments[:3], is_last=False)

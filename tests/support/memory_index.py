@@ -271,6 +271,10 @@ class MemoryIndex:
             _, unfinished = store.unfinished.pop(asset_id, (None, []))
             return len(store.complete.pop(asset_id, unfinished))
 
+    def delete_assets(self, asset_ids: Sequence[str]) -> int:
+        """See `Index.delete_assets`."""
+        return sum(map(self.delete_asset, asset_ids))
+
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """See `Index.count_segments`."""
         if modality is not None:

@@ -20,6 +20,7 @@ class Counts:
         self._path = shard.with_name("counts")
         self._shard = shard.name
         self._num_lost = 0  # rows of tracks
+        self._durable = ""  # what is on the disk for sure
 
     def compare(self, num_points: int, num_rows: int) -> None:
         """Raise `IndexDamaged` if points were lost; for rows of tracks see `check`."""
@@ -46,10 +47,14 @@ class Counts:
     def write(self, num_points: int, num_rows: int, *, is_durable: bool = False) -> None:
         """Replace them in place, in one step but for a power cut."""
         text = f"{self._shard} {num_points} {num_rows + self._num_lost}"
+        if text == self._durable:
+            return
+        self._durable = ""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(descriptor, text.ljust(NUM_BYTES).encode(), 0)
             if is_durable:
                 os.fdatasync(descriptor)
+                self._durable = text
         finally:
             os.close(descriptor)

@@ -45,6 +45,7 @@ from service.system.timing import timed
 
 CALL_SECONDS = 30.0
 WORDS_AT_ONCE = 200
+DELETED_AT_ONCE = 256  # a search waits for one flush and as many entries of Edge's log
 
 
 class EmbeddedIndex:
@@ -203,6 +204,13 @@ class EmbeddedIndex:
         """Remove every segment of the asset durably and return how many there were."""
         self._keep(asset_id, None)
         return cast(int, self._shard.call("delete_asset", asset_id))
+
+    def delete_assets(self, asset_ids: Sequence[str]) -> int:
+        """Remove every segment of several assets durably; see `Index.delete_assets`."""
+        for asset_id in asset_ids:
+            self._keep(asset_id, None)
+        parts = [asset_ids[n : n + DELETED_AT_ONCE] for n in range(0, len(asset_ids), DELETED_AT_ONCE)]
+        return sum(sum(cast("list[int]", self._shard.call("delete_assets", part))) for part in parts)
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""

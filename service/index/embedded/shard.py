@@ -277,14 +277,17 @@ class Shard:
         records = {str(record.id): record for record in found}
         return [read_point(records[str(point_id)]) for point_id in ids]
 
-    def delete_asset(self, asset_id: str) -> int:
-        """Delete every segment of the asset, in one entry of Edge's log, and count them."""
-        num_segments = self._count(of_asset(asset_id))
-        if num_segments:
-            self._apply(DeleteAsset(asset_id=asset_id))
+    def delete_assets(self, asset_ids: Sequence[str]) -> list[int]:
+        """Delete every segment of each asset, each in one entry of Edge's log, with one flush; count them."""
+        counts = []
+        for asset_id in asset_ids:
+            counts.append(self._count(of_asset(asset_id)))
+            if counts[-1]:
+                self._apply(DeleteAsset(asset_id=asset_id))
+        if any(counts):
             self._flush()
-        self._unfinished.discard(asset_id)
-        return num_segments
+        self._unfinished -= set(asset_ids)
+        return counts
 
     def count_segments(self, modality: Modality | None) -> int:
         """Count segments of complete assets, or those of them that have the modality."""

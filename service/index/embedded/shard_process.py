@@ -19,12 +19,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from multiprocessing.connection import Connection
+from operator import itemgetter
 from select import poll
 from typing import Any
 
-from service.index.embedded.messages import ShardConfig, Write
+from service.index.embedded.messages import ShardConfig
 from service.index.embedded.shard import Shard
 from service.index.failure import IndexFailure
 from service.system.logs import configure_child_logs
@@ -33,7 +35,7 @@ from service.system.timing import Stage, collecting
 logger = logging.getLogger("service.index.embedded.shard_process")  # __name__ is __main__ here
 
 Request = tuple[int, str, tuple[Any, ...]]
-GROUP_REQUESTS = 64  # writes among this many waiting requests share one flush
+GROUP_REQUESTS = 64  # writes among this many waiting requests share one flush, and so do deletions
 
 
 def main() -> None:
@@ -76,18 +78,19 @@ def _die_with(lifeline_fd: int) -> None:
 
 def serve(connection: Connection[Any, Any], shard: Shard) -> None:
     """Answer requests in turn until the other end closes or asks to stop; waiting writes share a flush."""
-    group: list[tuple[int, Write]] = []
+    group: list[Request] = []
     num_taken = 0
     for number, method, arguments in _requests(connection):
-        if method == "write":
-            group.append((number, arguments[0]))
+        if method in ("write", "delete_asset"):
+            group.append((number, method, arguments))
         else:  # goes first: it cannot depend on writes that are not acknowledged yet
             connection.send((number, *_answer(shard, method, arguments)))
         num_taken += 1
         if num_taken < GROUP_REQUESTS and connection.poll(0):
             continue
-        _write(connection, shard, group)
+        _change(connection, shard, group)
         group, num_taken = [], 0
+    _change(connection, shard, group)  # it was asked to stop while they waited
 
 
 def _requests(connection: Connection[Any, Any]) -> Iterator[Request]:
@@ -101,15 +104,21 @@ def _requests(connection: Connection[Any, Any]) -> Iterator[Request]:
         yield request
 
 
-def _write(connection: Connection[Any, Any], shard: Shard, group: list[tuple[int, Write]]) -> None:
-    if not group:
-        return
-    try:
-        refusals = shard.write([write for _, write in group])
-    except Exception as exc:  # the boundary: one failure answers every write of the group
-        refusals = [_failure(exc)] * len(group)
-    for (number, _), refusal in zip(group, refusals, strict=True):
-        connection.send((number, None, refusal, ()))
+def _change(connection: Connection[Any, Any], shard: Shard, group: list[Request]) -> None:
+    for method, alike in groupby(group, key=itemgetter(1)):  # in their order
+        some = list(alike)
+        given = [arguments[0] for _, _, arguments in some]
+        values: Sequence[int | None] = [None] * len(some)
+        refusals: Sequence[IndexFailure | None] = [None] * len(some)
+        try:
+            if method == "write":
+                refusals = shard.write(given)
+            else:
+                values = shard.delete_assets(given)
+        except Exception as exc:  # the boundary: one failure answers every request of the group
+            refusals = [_failure(exc)] * len(some)
+        for (number, _, _), value, refusal in zip(some, values, refusals, strict=True):
+            connection.send((number, value, refusal, ()))
 
 
 def _answer(

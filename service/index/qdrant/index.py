@@ -60,6 +60,7 @@ from service.system.modality import Modality, Track
 
 POLL_SECONDS = 1.0
 WORDS_AT_ONCE = 200
+DELETED_AT_ONCE = 256
 
 
 class ServerIndex:
@@ -223,6 +224,19 @@ class ServerIndex:
         num_segments = self._points.count([asset])
         if num_segments:
             self._points.delete([asset])
+        return num_segments
+
+    def delete_assets(self, asset_ids: Sequence[str]) -> int:
+        """Remove every segment of several assets durably; see `Index.delete_assets`."""
+        num_segments = 0
+        for first in range(0, len(asset_ids), DELETED_AT_ONCE):
+            some = asset_ids[first : first + DELETED_AT_ONCE]
+            for asset_id in some:
+                self._writer.forget(asset_id)
+            of_any = models.FieldCondition(key="asset_id", match=models.MatchAny(any=[*some]))
+            if num_found := self._points.count([of_any]):
+                self._points.delete([of_any])
+                num_segments += num_found
         return num_segments
 
     def count_segments(self, *, modality: Modality | None = None) -> int:

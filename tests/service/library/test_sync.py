@@ -431,7 +431,7 @@ def test_what_people_said_stays_with_the_path_and_follows_the_file(
     assert (now()["a.wav"], now()["back.wav"]) == (before["b.wav"], before["a.wav"])
 
 
-@pytest.mark.parametrize("dies_at", ["set_metadata", "delete_asset"])
+@pytest.mark.parametrize("dies_at", ["set_metadata", "delete_assets"])
 @pytest.mark.parametrize("change", ["content", "tags", "tags and name"])
 def test_what_people_said_outlives_a_kill_between_two_steps(
     sync: Sync, opened: Foley, library: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str, change: str
@@ -555,6 +555,23 @@ def test_an_asset_that_is_removed_while_its_segments_are_taken_over(
 
 def identify_path(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_files_that_are_gone_leave_the_index_together(
+    sync: Sync, opened: Foley, library: Path, paths_of: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(library)
+    shutil.rmtree(library / "sub")
+    (library / "a.wav").unlink()
+    calls: list[int] = []
+    delete = opened.index.delete_assets
+    monkeypatch.setattr(catalogue_module, "REMOVED_AT_ONCE", 2)
+    monkeypatch.setattr(
+        opened.index, "delete_assets", lambda asset_ids: (calls.append(len(asset_ids)), delete(asset_ids))[1]
+    )
+    report = sync(library, allow_gone=True)
+    assert (report.num_deleted, report.num_removed, calls) == (3, 3, [2, 1])
+    assert list(paths_of().values()) == [(str(library / "b.wav"),)]
 
 
 def test_links_to_a_disk_that_is_not_mounted_are_not_dead(

@@ -192,7 +192,7 @@ def change_at_random(shard: Shard, rng: random.Random) -> None:
     name = f"n{rng.randrange(12)}"
     kind = rng.randrange(4)
     if kind == 0:
-        shard.delete_asset(make_id(name))
+        shard.delete_assets([make_id(name)])
     elif kind == 1:
         shard.set_facts(make_id(name), {"written_at_seconds": rng.random()})
     else:

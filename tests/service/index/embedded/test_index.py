@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.schema import _migrate_asset, create_field_indexes
 from service.index.embedded.shard import Shard
+from service.index.embedded.shard_process import serve
 from service.index.embedded.tracks import FILE_NAME
 from service.index.failure import IndexDamaged, IndexFailure, IndexFull, IndexInUse, IndexUnavailable
 from service.index.layout import VectorLayout
@@ -126,7 +128,7 @@ def test_a_shard_of_two_shapes_is_rebuilt_and_replayed(tmp_path: Path) -> None:
     assert shard.stale_share() == 0
     rows = sum(m * d for m, d in layout.tracks.values()) * 6
     assert (tmp_path / "shard" / FILE_NAME).stat().st_size == 2 * rows
-    shard.delete_asset(make_id(0))
+    shard.delete_assets([make_id(0)])
     assert shard.stale_share() == 0.5
     shard.begin_copy(0)
     assert shard.copy_page(None, 100) is None
@@ -644,10 +646,28 @@ def test_a_changed_payload_is_found_when_it_opens(config: ShardConfig) -> None:
 def test_what_is_deleted_is_not_missed_after_a_kill(config: ShardConfig) -> None:
     shard = Shard(config)
     shard._flush = lambda: None  # type: ignore[method-assign]  # killed before it is noted
-    shard.delete_asset(make_id("a"))
+    shard.delete_assets([make_id("a")])
     shard.close()
     shard = Shard(config)
     assert shard.count_segments(None) == 0
+    shard.close()
+
+
+def test_changes_that_wait_share_a_flush(config: ShardConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = Shard(config)
+    (head,) = to_points(make_asset("b", make_tracks(1, seed=32)), layout=config.layout)
+    write = Write(asset_id=make_id("b"), bodies=(), head=head)
+    flushes: list[None] = []
+    flush = shard._flush
+    monkeypatch.setattr(shard, "_flush", lambda: (flushes.append(None), flush()))
+    ours, theirs = Pipe()
+    requests = [("write", write), ("delete_asset", make_id("a")), *[("delete_asset", make_id("b"))] * 40]
+    for number, (method, argument) in enumerate(requests):
+        ours.send((number, method, (argument,)))
+    ours.send(None)
+    serve(theirs, shard)
+    counts = [ours.recv()[1] for _ in requests]
+    assert (counts, len(flushes)) == ([None, 20, 1, *[0] * 39], 2)
     shard.close()
 
 
