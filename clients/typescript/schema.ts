@@ -3452,6 +3452,11 @@ export interface components {
              */
             force: string;
             /**
+             * Any Cost
+             * @default false
+             */
+            any_cost: boolean;
+            /**
              * Who
              * @default
              */
@@ -3483,6 +3488,12 @@ export interface components {
              * @default
              */
             force?: string;
+            /**
+             * Any Cost
+             * @description Let its encoder be as slow and as large as it is: the gates of latency and memory only report.
+             * @default false
+             */
+            any_cost?: boolean;
         };
         /**
          * ReportBody

@@ -544,6 +544,7 @@ class ReleaseRequest(TypedDict):
     bundle: str
     activate: bool
     force: str
+    any_cost: bool
     who: str
 
 
@@ -551,6 +552,7 @@ class ReleaseRequestBody(TypedDict):
     bundle: str
     activate: NotRequired[bool]
     force: NotRequired[str]
+    any_cost: NotRequired[bool]
 
 
 class ReportBody(TypedDict):

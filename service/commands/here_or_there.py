@@ -275,17 +275,21 @@ def list_releases(settings: Settings) -> ReleaseList:
 
 
 def create_release(
-    settings: Settings, bundle: Path, *, activate: bool, force: str, on_step: OnStep
+    settings: Settings, bundle: Path, *, activate: bool, force: str, any_cost: bool, on_step: OnStep
 ) -> Mapping[str, Any]:
     """Build a release of a bundle, and return the job; its report holds `release` and `switched`.
 
-    With `activate` the release is activated if it passes its gates; with `force`, the reason, even if it does not.
-    Raises `JobFailed` if the job failed on the server.
+    With `activate` the release is activated if it passes its gates; with `force`, the reason, even if it does not. With
+    `any_cost` the time and memory of its encoder have no limit. Raises `JobFailed` if the job failed on the server.
     """
     request = ReleaseRequest(
-        bundle=str(bundle.absolute()), activate=activate, force=force, who=name_of_user()
+        bundle=str(bundle.absolute()),
+        activate=activate,
+        force=force,
+        any_cost=any_cost,
+        who=name_of_user(),
     )
-    body = _pick(show_request(request.to_json()), "bundle", "activate", "force")
+    body = _pick(show_request(request.to_json()), "bundle", "activate", "force", "any_cost")
     return _build(
         settings,
         lambda jobs: jobs.releases.submit(request).job,

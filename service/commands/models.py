@@ -84,8 +84,8 @@ def get(
     elif bundle is None:
         say(f"the files of {name} are in {model_folder(settings, name) / 'files'}")
     else:
-        force = " --force 'larger than the starter'" if is_starter_active(settings) else ""
-        command = f"foley releases create {shlex.quote(format_path(bundle))} --activate{force}"
+        cost = " --any-cost" if is_starter_active(settings) else ""  # all are larger
+        command = f"foley releases create {shlex.quote(format_path(bundle))} --activate{cost}"
         say(f"{name} is in {bundle}; make it a release: {command}")
 
 

@@ -133,6 +133,12 @@ def create(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", exists=True, file_okay=False)],
     activate: Annotated[bool, typer.Option("--activate", help="Activate it if it passes its gates.")] = False,
     force: Force = "",
+    any_cost: Annotated[
+        bool,
+        typer.Option(
+            "--any-cost", help="Let its encoder be slower and larger than the active one by any factor."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build a release from a bundle: test it, embed the library with it, compare it with the active one."""
@@ -144,7 +150,9 @@ def create(
     settings = read_settings()
     log_to_stderr()
     with report_errors(), show_steps(stderr()) as on_step:
-        job = create_release(settings, bundle, activate=activate, force=force, on_step=on_step)
+        job = create_release(
+            settings, bundle, activate=activate, force=force, any_cost=any_cost, on_step=on_step
+        )
     show_build(job, as_json=as_json)
 
 

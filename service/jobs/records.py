@@ -43,6 +43,7 @@ class ReleaseRequest:
     bundle: str  # absolute path of its folder on the machine of the service
     activate: bool = False  # if it passes its gates
     force: str = ""  # why to activate it even if it does not; empty for never
+    any_cost: bool = False  # time and memory of its encoder have no limit
     who: str = ""
 
     def to_json(self) -> dict[str, Any]:

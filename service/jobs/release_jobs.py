@@ -12,6 +12,7 @@ from service.jobs.lane import FOR_EVER, JobLane, JobResult, RunningJob
 from service.jobs.ledger import Ledger
 from service.jobs.records import CreatedJob, ReleaseRequest
 from service.releases.building import BuildProgress
+from service.releases.cost import Cost
 from service.releases.documents import explain_refusal
 from service.releases.manager import ReleaseManager, Switched
 from service.releases.store import Release, ReleaseInUse, ReleaseRefused
@@ -56,8 +57,9 @@ class ReleaseJobs:
                 on_step(progress.to_json())
 
         request = ReleaseRequest.from_json(job.record.request)
+        cost: Cost = "any" if request.any_cost else "measured" if request.force else "limited"
         release = self.manager.create(
-            Path(request.bundle), token=job.record.job_id, on_progress=tell, stop=job.stop
+            Path(request.bundle), token=job.record.job_id, cost=cost, on_progress=tell, stop=job.stop
         )
         switched, refusal = None, None
         if request.activate and (release.outcome == "ready" or (request.force and release.is_complete)):

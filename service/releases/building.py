@@ -29,6 +29,7 @@ from service.index.failure import IndexFailure, IndexFull
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.releases.builder import write_asset
+from service.releases.cost import Cost, check_room, estimate_build, explain_cost
 from service.releases.deriving import send_segments
 from service.releases.documents import Estimate, Gates, LibraryCounts, Outcome, Side, Trial
 from service.releases.gates import NUM_RANKS, Generation, Query, describe_gates, judge, measure_overlap
@@ -48,7 +49,6 @@ from service.search.calibration import (
 from service.search.separation import measure_separation
 from service.system.caller import Caller, CallerGone
 from service.system.child import start_child
-from service.system.files import DiskSpace
 from service.system.modality import OPPOSITE, Modality
 from service.system.settings import Settings
 
@@ -57,8 +57,6 @@ logger = logging.getLogger(__name__)
 MAX_ROUNDS = 5
 """How often the library is read again because others wrote to it; the switch does the rest."""
 STOP_SECONDS = 30.0
-BYTES_OVERHEAD = 1.5
-"""Payloads, graphs and logs beside the vectors."""
 
 
 class BuildFailed(ReleaseError):
@@ -98,6 +96,7 @@ def build_release(
     bundle: Bundle,
     *,
     token: str = "",
+    cost: Cost = "limited",
     on_progress: OnBuild | None = None,
     stop: Caller | None = None,
 ) -> Release:
@@ -107,7 +106,7 @@ def build_release(
     again. `IndexFull` is raised if the disk is full, `CallerGone` if `stop` leaves; then the build can be resumed.
     """
     tell, stop = on_progress or (lambda _: None), stop or Caller()
-    _check_room(settings.disk_space(settings.release_folder), _bundle_bytes(bundle), "copying the bundle")
+    check_room(settings.disk_space(settings.release_folder), _bundle_bytes(bundle), "copying the bundle")
     release = store.create(bundle, outcome="building", token=token)
     if release.outcome != "building":
         return release
@@ -116,6 +115,8 @@ def build_release(
     try:
         trial = try_bundle(settings, folder, active=active.bundle.path)
         estimate = estimate_build(settings, active, bundle, trial)
+        if cost == "limited" and (why := explain_cost(settings, trial, estimate)):
+            raise ReleaseRefused(why)
         stop.check()
         library, missing = _embed(settings, store, release, active, bundle, estimate, tell, stop)
     except ReleaseRefused as exc:
@@ -126,7 +127,7 @@ def build_release(
     index = index_place(settings).open(store.load_bundle(release.release_id), release_id=release.release_id)
     new = Generation(bundle=bundle, index=index)
     try:
-        release = _measure(settings, store, release, trial, new=new, active=Generation.of(active))
+        release = _measure(settings, store, release, trial, cost, new=new, active=Generation.of(active))
     finally:
         index.close()
     tell(BuildProgress(step="done", detail={"outcome": release.outcome}))
@@ -135,30 +136,6 @@ def build_release(
 
 def _bundle_bytes(bundle: Bundle) -> int:
     return sum(int(file["bytes"]) for file in bundle.manifest.files.values())
-
-
-def _check_room(disk: DiskSpace, num_bytes: int, doing: str) -> None:
-    """Raise `IndexFull` if a disk has no room for so many bytes."""
-    if not disk.has_room(num_bytes):
-        raise IndexFull(
-            f"{doing} takes about {num_bytes} bytes; {disk.free_bytes} are free and {disk.floor_bytes} must stay"
-        )
-
-
-def estimate_build(settings: Settings, active: OpenRelease, bundle: Bundle, trial: Trial) -> Estimate:
-    """Estimate what a build takes; raises `IndexFull` if the disk has too little room for its index."""
-    num_segments = active.index.count_segments()
-    manifest = bundle.manifest
-    vector_bytes = sum(width * (4 + 4 * moments) for moments, width in manifest.tracks.values())
-    num_bytes = int(num_segments * vector_bytes * BYTES_OVERHEAD)
-    disk = index_place(settings).disk_space()
-    if disk is not None:
-        _check_room(disk, num_bytes, f"embedding {num_segments} segments")
-    return {
-        "num_segments": num_segments,
-        "num_bytes": num_bytes,
-        "encoder_seconds": round(num_segments * trial["segment_seconds"], 1),
-    }
 
 
 def _embed(
@@ -306,6 +283,7 @@ def _measure(
     store: ReleaseStore,
     release: Release,
     trial: Trial,
+    cost: Cost,
     *,
     new: Generation,
     active: Generation,
@@ -345,6 +323,7 @@ def _measure(
         active=samples["active"],
         overlap=overlap,
         is_of_one_family=new.bundle.manifest.family == active.bundle.manifest.family,
+        cost=cost,
     )
     outcome: Outcome = "ready" if all(gate["passed"] for gate in gates) else "refused"
     return replace(release, outcome=outcome, gates=describe_gates(gates, trial, samples, undecided))

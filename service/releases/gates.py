@@ -9,6 +9,9 @@ A failed gate says why in words. All gates are measured, passed or not, so that 
     latency     time to encode one segment, against the active release, in turns
     memory      peak of a process that loads the bundle and encodes, against the active release
 
+The last two are known before the library is embedded, so a release that is too dear is refused then, unless its cost
+is meant (`Cost`).
+
 Recall is a paired test on the same queries, because two of 94 are noise: of R@1, R@10 and the rank itself the queries
 that are answered better and worse are counted, as McNemar (1947) and the sign test do. The net share has the interval
 of Agresti and Min (2005), which holds for few pairs too; the three hold together (Bonferroni). Recall fell if the share
@@ -28,6 +31,7 @@ from numpy.typing import NDArray
 
 from models.bundle.bundle import Bundle
 from service.index.contract import Asset, Index, VectorQuery
+from service.releases.cost import Cost, judge_cost
 from service.releases.documents import Gate, Gates, Recall, Side, Trial, Verdict
 from service.releases.switch import OpenRelease
 from service.search.calibration import Pairs
@@ -87,6 +91,7 @@ def judge(
     active: Mapping[Modality, Pairs],
     overlap: float | None,
     is_of_one_family: bool = True,
+    cost: Cost = "limited",
 ) -> list[Gate]:
     """Compare what was measured with the limits that the settings have, and return every gate.
 
@@ -116,11 +121,7 @@ def judge(
         words = f"of the ten best assets {overlap:.0%} are those of the active release"
         gate = _at_least("overlap", overlap, limits.release_min_overlap if is_of_one_family else 0.0, words)
         gates.append(gate if is_of_one_family else {**gate, "limit": None})
-    now, before = trial["segment_seconds"], trial["active_segment_seconds"]
-    gates.append(_ratio("latency", now, before, limits.release_max_latency_ratio, "s a segment"))
-    now, before = trial["peak_bytes"], trial["active_peak_bytes"]
-    gates.append(_ratio("memory", now, before, limits.release_max_memory_ratio, "bytes"))
-    return gates
+    return gates + judge_cost(limits, trial, cost=cost)
 
 
 def measure_overlap(
@@ -231,10 +232,3 @@ def _recall(new: Pairs, active: Pairs, max_drop: float) -> Gate:
         verdict=verdict,
         reason=f"{name_direction(new.target)}, {len(now)} queries: {'; '.join(words)}",
     )
-
-
-def _ratio(name: str, value: float, before: float, limit: float, unit: str) -> Gate:
-    passed = value <= limit * before
-    words = f"{name} is {value:.4g} {unit}, of the active release {before:.4g}: {value / before:.2f} x"
-    reason = words if passed else f"{words}, {limit:g} x is allowed"
-    return Gate(gate=name, value=value, active=before, limit=limit * before, passed=passed, reason=reason)

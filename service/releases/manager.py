@@ -32,6 +32,7 @@ from service.index.opening import index_place
 from service.library.indexing import library_limits
 from service.library.scanning import LinkRules
 from service.releases.building import OnBuild, build_release, learn_calibration
+from service.releases.cost import Cost
 from service.releases.documents import ReleaseDocument, SwitchDocument, explain_refusal
 from service.releases.mirroring import mirror
 from service.releases.opening import open_release
@@ -127,6 +128,7 @@ class ReleaseManager:
         bundle_path: Path,
         *,
         token: str = "",
+        cost: Cost = "limited",
         on_progress: OnBuild | None = None,
         stop: Caller | None = None,
     ) -> Release:
@@ -145,6 +147,7 @@ class ReleaseManager:
                     active,
                     bundle,
                     token=token,
+                    cost=cost,
                     on_progress=on_progress,
                     stop=stop,
                 )

@@ -55,6 +55,10 @@ class ReleaseRequestBody(RequestBody):
         max_length=MAX_REASON,
         description="With `activate`: why to activate it even if it fails its gates. Recorded.",
     )
+    any_cost: bool = Field(
+        False,
+        description="Let its encoder be as slow and as large as it is: the gates of latency and memory only report.",
+    )
 
 
 class ActivateBody(RequestBody):
@@ -112,6 +116,7 @@ async def create_release(
         bundle=str(check_path(Path(find_path(body.bundle)))),
         activate=body.activate,
         force=body.force,
+        any_cost=body.any_cost,
         who=name_of(request),
     )
     submit = functools.partial(state.jobs.releases.submit, wanted, idempotency_key=idempotency_key)

@@ -423,7 +423,7 @@ def test_the_commands(settings: Settings, bundle_path: Path, monkeypatch: pytest
     assert states[NAME] == "downloaded"
     assert f"{NAME} is not here: `foley models get {NAME}`" in run("path", NAME)
     shutil.copytree(bundle_path, model_folder(settings, NAME) / "bundle")
-    assert "bundle --activate --force 'larger than the starter'" in run("get", NAME)
+    assert "bundle --activate --any-cost" in run("get", NAME)
     assert "is removed" in run("remove", NAME)
     assert "was not here" in run("remove", NAME)
 

@@ -9,23 +9,29 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
 from models.bundle.bundle import load_bundle
 from service.index.failure import IndexFull, IndexInUse
+from service.index.layout import VectorLayout
 from service.index.opening import index_place
 from service.jobs.lane import JobResult, RunningJob
 from service.jobs.ledger import Ledger
 from service.jobs.release_jobs import open_release_lane
 from service.releases import builder, building
 from service.releases.builder import open_patiently
-from service.releases.store import ReleaseStore
+from service.releases.cost import Cost
+from service.releases.documents import explain_refusal
+from service.releases.store import Release, ReleaseStore
 from service.releases.switch import OpenRelease
-from service.system.caller import Caller
+from service.system.caller import Caller, CallerGone
 from service.system.files import NoRoom
 from service.system.settings import Settings
+from tests.support.gates import TRIAL
+from tests.support.memory_index import MemoryIndex
 from tests.support.waiting import wait_until
 
 
@@ -101,6 +107,44 @@ def test_a_build_below_the_floor_of_the_disk_has_no_room_and_waits(settings: Set
     release = store.create(bundle, outcome="building")
     with pytest.raises(IndexFull, match=rf"bytes free, writing needs {2**60}"):
         building._run_builder(full, release.release_id, [], lambda _: None, Caller())
+
+
+@pytest.mark.parametrize("cost", ["limited", "measured", "any"])
+def test_a_cost_that_is_not_meant_is_refused_before_the_library_is_embedded(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, cost: Cost
+) -> None:
+    dear = TRIAL | {"segment_seconds": 10.0, "peak_bytes": 6_000_000_000}
+    monkeypatch.setattr(building, "try_bundle", lambda *_, **__: dear)
+    monkeypatch.setattr(MemoryIndex, "count_segments", lambda _: 1000)
+    store, bundle = ReleaseStore(settings.release_folder), load_bundle(settings.bundle)
+    store.folder.mkdir()
+    steps: list[str] = []
+
+    def embed(*_: object) -> NoReturn:
+        raise CallerGone("it began")
+
+    monkeypatch.setattr(building, "_embed", embed)
+    with MemoryIndex.open(settings.data / "memory", layout=VectorLayout.of(bundle.manifest)) as index:
+        active = cast(OpenRelease, SimpleNamespace(index=index, bundle=bundle))
+
+        def build() -> Release:
+            return building.build_release(
+                settings, store, active, bundle, cost=cost, on_progress=lambda found: steps.append(found.step)
+            )
+
+        if cost != "limited":
+            with pytest.raises(CallerGone, match="it began"):
+                build()
+            return
+        release = build()
+    assert release.outcome == "refused"
+    assert steps == ["trial"]
+    words = explain_refusal(release.to_json())
+    assert (
+        "latency is 10 s a segment, of the active release 0.1: 100.00 x, 2 x is allowed; memory is" in words
+    )
+    assert "Its encoder takes about 2.8 hours for the 1000 segments" in words
+    assert "`foley releases create BUNDLE --any-cost`" in words
 
 
 @pytest.mark.parametrize("full", [IndexFull("no room"), NoRoom("no room")])

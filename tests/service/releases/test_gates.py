@@ -101,6 +101,14 @@ def test_what_is_allowed_passes(gate: str, changes: dict[str, Any]) -> None:
     assert measure(**changes)[gate]["passed"]
 
 
+def test_a_cost_that_is_meant_has_no_limit() -> None:
+    dear = TRIAL | {"segment_seconds": 10.0, "peak_bytes": 6_000_000_000}
+    gates = measure(trial=dear, cost="any", overlap=0.05)
+    assert [name for name, gate in gates.items() if not gate["passed"]] == ["overlap"]  # the others hold
+    assert gates["latency"]["limit"] is None
+    assert gates["latency"]["reason"] == "latency is 10 s a segment, of the active release 0.1: 100.00 x"
+
+
 # Recall, on the same queries
 
 
