@@ -1,7 +1,6 @@
 """What adapting brings, over several seeds: the rows of docs/adapting.md, each with a paired 95 % t-interval.
 
     FOLEY_DATA=… python -m benchmarks.adapting --labels corpus/labels.csv     # clips of `foley-train synthesize`
-    python -m benchmarks.adapting --size 100000 --width 768                   # minutes and memory instead
 
 A seed holds back a fifth of the clips, draws which labels are known and which are wrong, and starts the heads. Every
 held-back clip is a query, the gallery is the other modality of all clips. Labels of the library are six bands of pitch.
@@ -13,27 +12,18 @@ from __future__ import annotations
 import argparse
 import csv
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import TypeVar
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import nn
 
-from models.bundle.joining import write_head
-from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from training.adapting.fitting import MODALITIES, Clips, FitConfig, apply_head, fit_heads
 from training.commands.adapt import read_library
 from training.evaluation.classes import average_precisions
 
 Floats = NDArray[np.float32]
 Tracks = dict[str, Floats]
-Result = TypeVar("Result")
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """97.5 % quantile of Student's t by number of seeds."""
 NUM_BANDS = 6
@@ -46,12 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--labels", type=Path, help="labels.csv of the synthetic library of FOLEY_DATA")
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--size", type=int, help="segments of a made library: time and memory, no table")
-    parser.add_argument("--width", type=int, default=768)
     given = parser.parse_args()
-    if given.size:
-        measure_size(given.size, given.width)
-        return
     print(f"{given.seeds} seeds; mAP and R@1 are means of both directions, in percent")
     print("| row | baseline mAP / R@1 | method mAP / R@1 | Δ mAP | Δ R@1 |\n|---|---|---|---|---|")
     if given.labels:
@@ -149,7 +134,7 @@ def run(
     adapted = dict(tracks)
     if method is not None:
         clips = Clips(
-            read=lambda name, chosen: tracks[name][taught[chosen]],
+            read=lambda name, chosen, moments: tracks[name][taught[chosen][:, None], moments],
             num_clips=len(taught),
             shapes={name: rows.shape[1:] for name, rows in tracks.items()},
             truth=None if method == "pair" else known,
@@ -177,90 +162,6 @@ def measure(tracks: Tracks, truth: NDArray[np.bool_], held: NDArray[np.int64]) -
         own = scores[np.arange(len(held)), held]
         firsts.append((scores >= own[:, None]).sum(axis=1) == 1)
     return float(np.mean(precisions) * 100), float(np.mean(firsts) * 100)
-
-
-class Peak:
-    """Largest memory of this process that is no file: mapped tracks are the system's cache."""
-
-    def __init__(self) -> None:
-        self.bytes, self._stop = 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def _watch(self) -> None:
-        process = psutil.Process()
-        while not self._stop.wait(0.1):
-            memory = process.memory_info()
-            self.bytes = max(self.bytes, memory.rss - memory.shared)
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-def measure_size(num_segments: int, width: int) -> None:
-    """Print what fitting and deriving cost for a made library on disk."""
-    with tempfile.TemporaryDirectory() as name:
-        stored = {}
-        rng = np.random.default_rng(0)
-        mix = rng.standard_normal((64, width), np.float32)
-        for modality in MODALITIES:
-            file = Path(name) / modality
-            rows = np.memmap(file, np.float16, "w+", shape=(num_segments, 16, width))
-            for first in range(0, num_segments, 2000):
-                count = min(2000, num_segments - first)
-                latent = np.random.default_rng(first).standard_normal((count, 1, 64), np.float32)
-                moments = latent @ mix + 6 * rng.standard_normal((count, 16, width), np.float32)
-                rows[first : first + count] = moments / np.linalg.norm(moments, axis=-1, keepdims=True)
-            rows.flush()
-            stored[modality] = np.memmap(file, np.float16, "r", shape=rows.shape)
-            del rows
-
-        def read(modality: str, chosen: NDArray[np.int64]) -> Floats:
-            tracks = stored[modality][chosen].astype(np.float32)
-            return np.asarray(tracks / np.linalg.norm(tracks, axis=-1, keepdims=True), np.float32)
-
-        clips = Clips(read=read, num_clips=num_segments, shapes=dict.fromkeys(MODALITIES, (16, width)))
-        with Peak() as peak:
-            fitted, seconds, cpu = timed(lambda: fit_heads(clips, FitConfig()))
-        print(
-            f"adapt --method pair of {num_segments} segments of D {width}: {seconds / 60:.1f} minutes, "
-            f"{cpu / 60:.1f} core-minutes, {peak.bytes / 1e9:.2f} GB besides mapped tracks"
-        )
-        derive(fitted.heads, read, Path(name), min(num_segments, 4000))
-
-
-def derive(
-    heads: Mapping[str, nn.Module], read: Callable[[str, NDArray[np.int64]], Floats], folder: Path, count: int
-) -> None:
-    """Print how many segments of both modalities the head graphs adapt in a second of one core."""
-    sessions = {}
-    for modality, head in heads.items():
-        arrays = {key: array.detach().numpy() for key, array in head.state_dict().items()}
-        write_head(arrays, folder / f"{modality}.onnx", repeats=1)
-        sessions[modality] = open_session(folder / f"{modality}.onnx", session_options(1), [CPU])
-
-    def work() -> None:
-        for first in range(0, count, 64):
-            chosen = np.arange(first, min(count, first + 64))
-            for modality, session in sessions.items():
-                session.run(None, {"rows": read(modality, chosen)})
-
-    _, seconds, cpu = timed(work)
-    print(
-        f"deriving, without the index: {count / seconds:.0f} segments/s, "
-        f"{1e6 * cpu / count / 60:.0f} core-minutes a million"
-    )
-
-
-def timed(work: Callable[[], Result]) -> tuple[Result, float, float]:
-    """What `work` returns, its seconds and its seconds of CPU."""
-    start, cpu = time.perf_counter(), time.process_time()
-    found = work()
-    return found, time.perf_counter() - start, time.process_time() - cpu
 
 
 if __name__ == "__main__":

@@ -63,6 +63,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Beside other workers of pytest-xdist two threads of torch wait for each other most of the time.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+else:  # beside other work they would spin
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 from types import ModuleType
 
 import typer
@@ -11,8 +12,14 @@ import typer
 from models.cores import num_cores
 
 
-def load_commands(name: str) -> ModuleType:
-    """Import a command that needs torch, or exit with one line that says what to install."""
+def load_commands(name: str, *, shares_cores: bool = False) -> ModuleType:
+    """Import a command that needs torch, or exit with one line that says what to install.
+
+    With `shares_cores` threads of torch that wait for each other sleep: a server may answer meanwhile. Else they spin,
+    and with both cores busy a step of `adapt` took 20 times as long.
+    """
+    if shares_cores:  # read once, when torch is loaded
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # Not at the top: `synthesize` needs no torch and should not wait a second for it.
         commands = importlib.import_module(f"training.commands.{name}")

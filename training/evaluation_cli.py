@@ -31,19 +31,30 @@ def evaluate(
         Literal["vggsound", "audioset", "mteb"] | None,
         typer.Option(help="Measure a bundle on the clips of a published protocol, beside published figures."),
     ] = None,
+    relevant: Annotated[
+        Literal["own", "labels"],
+        typer.Option(
+            help="What a clip should find: its own other half; or, in a second table with mAP, all clips with one of "
+            "its labels."
+        ),
+    ] = "own",
     workers: Workers = 2,
 ) -> None:
     """Measure zero-shot retrieval on media in both directions. Prints a table, and JSON on stdout."""
     if protocol is not None:
         if weights is not None or segments != "first":
             raise typer.BadParameter("--protocol takes a bundle and the first segment of each clip")
+        if relevant != "own":
+            raise typer.BadParameter("--protocol says itself what is relevant")
         run = load_commands("protocols").run_protocol
         measured = run(model, data, protocol, num_workers=workers, console=Console(stderr=True))
         typer.echo(json.dumps(measured, indent=2))
         return
     commands = load_commands("evaluate")
     options = commands.ModelOptions(model=model, weights=weights, segments=segments, num_workers=workers)
-    typer.echo(json.dumps(commands.run_evaluation(options, data, Console(stderr=True)), indent=2))
+    run_evaluation = commands.run_evaluation
+    measured = run_evaluation(options, data, Console(stderr=True), by_labels=relevant == "labels")
+    typer.echo(json.dumps(measured, indent=2))
 
 
 def probe(

@@ -64,7 +64,7 @@ def adapt(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
 ) -> None:
     """Fit the encoders to the indexed library, in minutes on a CPU. Prints a table, and JSON on stdout."""
-    commands = load_commands("adapt")
+    commands = load_commands("adapt", shares_cores=True)
     config = commands.FitConfig(
         method=method,
         is_noisy=noisy,
@@ -106,7 +106,7 @@ def graph(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 7,
 ) -> None:
     """Find labels that come together unsaid: a page with clips, and labels to review. Prints JSON on stdout."""
-    commands = load_commands("graph")
+    commands = load_commands("graph", shares_cores=True)
     request = commands.GraphRequest(sources=labels, num_runs=runs, precision=precision, seed=seed)
     typer.echo(json.dumps(commands.graph(request, output, console=Console(stderr=True)), indent=2))
 
@@ -125,7 +125,7 @@ def agreement(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
 ) -> None:
     """Learn which moments of a file's sound belong to its picture. Prints a table, and JSON on stdout."""
-    commands = load_commands("agreement")
+    commands = load_commands("agreement", shares_cores=True)
     request = commands.AgreementRequest(
         config=commands.AgreementConfig(num_epochs=epochs, seed=seed),
         name=name,
@@ -166,7 +166,7 @@ def text(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
 ) -> None:
     """Learn words for a bundle that has none, from what the files are called. Prints JSON on stdout."""
-    commands = load_commands("text")
+    commands = load_commands("text", shares_cores=True)
     request = commands.TextRequest(
         config=commands.WordingConfig(num_epochs=epochs, seed=seed),
         sources=captions or commands.SOURCES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -220,3 +221,14 @@ def test_a_fault_of_our_own_is_not_taken_for_a_missing_package(tmp_path: Path) -
     assert refused.returncode == 1
     assert "ModuleNotFoundError" in refused.stderr
     assert "pip install" not in refused.stderr
+
+
+def test_threads_of_what_learns_beside_a_server_sleep_while_they_wait(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")  # what it was comes back afterwards
+    del os.environ["OMP_WAIT_POLICY"]
+    (tmp_path / "there").mkdir()
+    found = CliRunner().invoke(app, ["adapt", "--output", str(tmp_path / "there")])
+    assert found.exit_code == 2
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -146,7 +146,7 @@ def _make_fitting(network: Tgdp, clips: TunedClips, config: FitConfig) -> Fittin
     )
 
 
-def _read_nothing(modality: str, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+def _read_nothing(modality: str, chosen: NDArray[np.int64], _: NDArray[np.int64]) -> NDArray[np.float32]:
     raise AssertionError(f"no stored {modality} tracks of {len(chosen)} clips are read")
 
 

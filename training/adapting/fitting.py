@@ -53,7 +53,7 @@ class FitConfig:
     is_noisy: bool = False
     trusts_labels: bool = False
     num_epochs: int = 30
-    max_steps: int = 12_000
+    max_steps: int = 6_000
     batch_size: int = 128
     num_moments: int = 2
     learning_rate: float = 1e-3
@@ -69,7 +69,7 @@ class Clips:
     """What is learned from.
 
     Attributes:
-        read: Gives the unit rows of clips by modality and numbers, float32, (len, T, D).
+        read: Gives unit rows by modality, numbers of clips (B,) and moments of each (B, M), float32, (B, M, D).
         num_clips: N.
         shapes: (T, D) by modality.
         shares_space: Whether sound and picture compare before.
@@ -78,7 +78,7 @@ class Clips:
         graph: Of the labels, float32, shape (2C, 2C), for `graph`.
     """
 
-    read: Callable[[str, NDArray[np.int64]], NDArray[np.float32]]
+    read: Callable[[str, NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
     num_clips: int
     shapes: Mapping[str, tuple[int, int]]
     shares_space: bool = True
@@ -132,7 +132,9 @@ def fit_heads(
     batch = min(config.batch_size, clips.num_clips)
     per_epoch = max(1, clips.num_clips // batch)
     num_steps = min(config.num_epochs * per_epoch, config.max_steps)
-    optimiser = torch.optim.AdamW(fitting.parameters(), lr=config.learning_rate, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(
+        fitting.parameters(), lr=config.learning_rate, weight_decay=0.01, fused=True
+    )
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.learning_rate, total_steps=max(num_steps, 2), pct_start=_warm_up(num_steps)
     )
@@ -208,8 +210,9 @@ class Fitting:
         state = self.random.get_state()
         for name in MODALITIES:
             self.random.set_state(state)  # the same moments of sound and picture
-            tracks = torch.from_numpy(self.clips.read(name, chosen))
-            tracks = draw_moments(tracks, self.config.num_moments, self.random)
+            length, _ = self.clips.shapes[name]
+            moments = draw_moments(len(chosen), length, self.config.num_moments, self.random)
+            tracks = torch.from_numpy(self.clips.read(name, chosen, moments.numpy()))
             adapted = self.heads[name](tracks)
             if self.clips.shares_space:
                 stay = stay + stay_loss(adapted, tracks)

@@ -84,18 +84,17 @@ def stay_loss(adapted: Tensor, tracks: Tensor) -> Tensor:
     return (adapted - tracks).square().sum(dim=-1).mean()
 
 
-def draw_moments(tracks: Tensor, num_moments: int, generator: torch.Generator) -> Tensor:
-    """Some moments of each clip, the same of a clip for both modalities if the generators are alike.
+def draw_moments(num_clips: int, length: int, num_moments: int, generator: torch.Generator) -> Tensor:
+    """Draw moments of each clip, the same of a clip for both modalities if the generators are alike.
 
     Args:
-        tracks: Shape (B, T, D).
+        num_clips: B.
+        length: T, moments of a clip.
         num_moments: How many of the T; all where there are no more.
         generator: Draws them.
 
     Returns:
-        Shape (B, min(num_moments, T), D).
+        int64, shape (B, min(num_moments, T)).
     """
-    batch, length, width = tracks.shape
-    draws = torch.rand(batch, length, generator=generator)
-    chosen = draws.topk(min(num_moments, length), dim=1).indices
-    return tracks.gather(1, chosen[:, :, None].expand(-1, -1, width))
+    draws = torch.rand(num_clips, length, generator=generator)
+    return draws.topk(min(num_moments, length), dim=1).indices

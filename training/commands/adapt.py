@@ -205,7 +205,7 @@ def _clips(
     truth: NDArray[np.bool_] | None,
 ) -> Clips:
     return Clips(
-        read=lambda modality, chosen: tracks.read(modality, segments[chosen]),
+        read=lambda modality, chosen, moments: tracks.read(modality, segments[chosen], moments),
         num_clips=len(segments),
         shapes=tracks.shapes,
         shares_space=parent.manifest.compares,

@@ -27,10 +27,11 @@ from training.data.listing import BadListing, list_items
 from training.data.segments import NoTrainingData
 from training.data.sharded import is_sharded
 from training.evaluation.ave import BadAve, write_manifests
+from training.evaluation.classes import measure_alike
 from training.evaluation.embedder import Embedder, NoSuchWeights, PatchEmbedder, open_embedder, open_patches
 from training.evaluation.embedding import EmbeddedMedia, embed_data
 from training.evaluation.evaluate import COMBINATIONS, DIRECTIONS, Combination, Recall, Retrieval, retrieval
-from training.evaluation.probe import BadLabels, ProbeResult, probe
+from training.evaluation.probe import BadLabels, ProbeResult, label_rows, list_classes, probe
 from training.evaluation.probe_head import Classes, ProbeConfig
 from training.evaluation.protocol import embed_texts
 
@@ -78,13 +79,16 @@ class CaeOptions:
     tokens: Literal["tracks", "patches"]
 
 
-def run_evaluation(options: ModelOptions, data: Sequence[Path], console: Console) -> dict[str, Any]:
+def run_evaluation(
+    options: ModelOptions, data: Sequence[Path], console: Console, *, by_labels: bool = False
+) -> dict[str, Any]:
     """Measure zero-shot retrieval over media with picture and sound.
 
     Args:
         options: Which model, and how.
         data: Held-out media: folders, files, manifests, shards.
         console: Where the table goes.
+        by_labels: Whether clips with a shared label are relevant as well: mAP of classes beside recall.
 
     Returns:
         What was measured and on how much, JSON values: recall by combination of moments and direction.
@@ -96,11 +100,14 @@ def run_evaluation(options: ModelOptions, data: Sequence[Path], console: Console
     try:
         embedder = open_embedder(options.model, weights=options.weights)
         media = _embed(embedder, data, options, console, title="embed")
+        alike = _measure_labels(media) if by_labels else {}
     except EXPECTED as exc:
         console.print(str(exc), style="red", markup=False, highlight=False)
         raise typer.Exit(2) from exc
     measured = {combine: retrieval(media.audio, media.video, combine=combine) for combine in COMBINATIONS}
     console.print(retrieval_table(measured))
+    if by_labels:
+        console.print(alike_table(alike))
     return {
         "model": embedder.name,
         "segments": options.segments,
@@ -109,6 +116,18 @@ def run_evaluation(options: ModelOptions, data: Sequence[Path], console: Console
         "failed": [asdict(failure) for failure in media.failed],
         "chance_at_1": 100 / len(media.names),
         "retrieval": {combine: found.to_json() for combine, found in measured.items()},
+        **alike,
+    }
+
+
+def _measure_labels(media: EmbeddedMedia) -> dict[str, Any]:
+    names = list_classes(media)
+    rows, truth = label_rows(media, names, classes="many")
+    found = measure_alike(media.audio[rows], media.video[rows], truth)
+    return {
+        "classes": list(names),
+        "num_labelled": len(rows),
+        "by_labels": {direction: one.to_json() for direction, one in found.items()},
     }
 
 
@@ -308,6 +327,30 @@ def retrieval_table(measured: dict[Combination, Retrieval]) -> Table:
             low, high = r.at_1_interval
             at_1 = f"{r.at_1:.1f} ({low:.1f}-{high:.1f})"
             table.add_row(combine, name, at_1, f"{r.at_5:.1f}", f"{r.at_10:.1f}", f"{r.median_rank:g}")
+    return table
+
+
+def alike_table(alike: dict[str, Any]) -> Table:
+    """Lay out how well clips with a shared label are found.
+
+    Args:
+        alike: `num_labelled`, `classes` and `by_labels`, as `run_evaluation` returns them.
+
+    Returns:
+        A row for each direction.
+    """
+    table = Table(
+        title=f"{alike['num_labelled']} clips of {len(alike['classes'])} labels, relevant is what shares a label"
+    )
+    for heading in ("query → found", "mAP", "R@1 (95 % interval)", "R@5", "R@10", "chance at 1"):
+        table.add_column(heading)
+    for direction, found in alike["by_labels"].items():
+        first = found["first"]
+        low, high = first["at_1_interval"]
+        figures = (found["mean_average_precision"], first["at_5"], first["at_10"], found["chance"])
+        precision, at_5, at_10, chance = (f"{value:.1f}" for value in figures)
+        at_1 = f"{first['at_1']:.1f} ({low:.1f}-{high:.1f})"
+        table.add_row(DIRECTIONS[direction], precision, at_1, at_5, at_10, chance)
     return table
 
 

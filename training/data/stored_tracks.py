@@ -78,9 +78,13 @@ class StoredTracks:
         """Number of the asset of each segment, int64, shape (N,)."""
         return np.repeat(np.arange(len(self.assets)), [asset.num_segments for asset in self.assets])
 
-    def read(self, modality: str, segments: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Unit rows of some segments that have the modality, float32, shape (len, T, D)."""
-        tracks = self.tracks[modality][self.rows[modality][segments]].astype(np.float32)
+    def read(
+        self, modality: str, segments: NDArray[np.int64], moments: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float32]:
+        """Unit rows of some segments that have the modality, float32: all T, or the moments (len, M) of each."""
+        rows = self.rows[modality][segments]
+        stored = self.tracks[modality]
+        tracks = (stored[rows] if moments is None else stored[rows[:, None], moments]).astype(np.float32)
         norms = np.linalg.norm(tracks, axis=-1, keepdims=True)
         unit: NDArray[np.float32] = tracks / np.maximum(norms, 1e-12)
         return unit

@@ -4,21 +4,27 @@ without a check."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
+import psutil
 import pytest
 import torch
 
 from models.bundle.bundle import Bundle, load_bundle
 from models.bundle.joining import write_head
 from service.foley import Foley, open_foley
+from service.index.contract import Asset, Index, Segment, VectorQuery
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.library.indexing import index_paths
-from service.releases.building import build_release
-from service.releases.deriving import ClaimFails, derive, open_heads
+from service.releases import building
+from service.releases.building import BuildFailed, BuildProgress, build_release
+from service.releases.deriving import NUM_SAMPLED, ClaimFails, derive, open_heads
+from service.releases.documents import Trial
 from service.releases.store import Release, ReleaseStore
 from service.system.settings import Settings
 from tests.support.bundles import rehash
@@ -47,6 +53,21 @@ def foley(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Iterat
         yield foley
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_trial() -> Iterator[None]:
+    """All bundles here have graphs of the same cost: the first one is tried for all."""
+    try_bundle, found = building.try_bundle, list[Trial]()
+
+    def remember(settings: Settings, folder: Path, *, active: Path | None) -> Trial:
+        if not found:
+            found.append(try_bundle(settings, folder, active=active))
+        return found[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "try_bundle", remember)
+        yield
+
+
 def random_heads() -> dict[str, TrackHead]:
     torch.manual_seed(1)
     heads = {name: TrackHead(128, 16) for name in ("audio", "video")}
@@ -62,10 +83,10 @@ def adapted(tmp_path_factory: pytest.TempPathFactory, bundle_path: Path) -> Bund
     return write_adapted(load_bundle(bundle_path), random_heads(), output, name="adapted", training={})
 
 
-def build(foley: Foley, bundle: Bundle) -> Release:
+def build(foley: Foley, bundle: Bundle, tell: Callable[[BuildProgress], None] | None = None) -> Release:
     store = ReleaseStore(foley.settings.release_folder)
     with foley.releases.lease() as active:
-        return build_release(foley.settings, store, active, bundle)
+        return build_release(foley.settings, store, active, bundle, on_progress=tell)
 
 
 def test_a_derived_release_is_an_embedded_one(foley: Foley, adapted: Bundle, tmp_path: Path) -> None:
@@ -122,3 +143,57 @@ def test_the_bundle_names_its_parent(adapted: Bundle, bundle_path: Path) -> None
     assert manifest.derived_from.bundle_id == load_bundle(bundle_path).bundle_id
     assert max(manifest.agreement.values()) < 1e-5
     assert set(manifest.files) >= {"audio.head.onnx", "video.head.onnx"}
+
+
+def test_a_killed_build_goes_on_and_holds_what_was_added_meanwhile(
+    foley: Foley, adapted: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(adapted.path, tmp_path / "killed")
+    rehash(folder, name="killed")
+    bundle, send = load_bundle(folder), building.send_segments
+    derived, answers = threading.Event(), list[float]()
+    asset = next(iter_assets(foley.index))
+    track = foley.index.get_track(asset.asset_id, index=0, modality="audio")
+    assert track is not None
+    query = VectorQuery(track=track, target="audio", limit=1)
+    added = Segment(
+        asset_id="f" * 64,
+        path="/gone/since.wav",
+        index=0,
+        start_seconds=0.0,
+        end_seconds=1.0,
+        audio_track=track[::-1].copy(),
+        video_track=None,
+    )
+
+    def send_some_and_kill(stream: IO[bytes], index: Index, assets: Iterable[Asset]) -> None:
+        send(stream, index, list(assets)[: NUM_SAMPLED + 2])
+        assert derived.wait(120)
+        (builder,) = (
+            one for one in psutil.Process().children() if "service.releases.builder" in one.cmdline()
+        )
+        builder.kill()
+        answers.append(foley.index.search(query)[0].score)
+
+    def add_and_send(stream: IO[bytes], index: Index, assets: Iterable[Asset]) -> None:
+        foley.index.write_asset([added], is_last=True)
+        send(stream, index, assets)
+
+    def tell(made: BuildProgress) -> None:
+        if made.detail.get("num_done") == NUM_SAMPLED + 2:
+            derived.set()
+
+    monkeypatch.setattr(building, "send_segments", send_some_and_kill)
+    with pytest.raises(BuildFailed, match="ended with -9"):
+        build(foley, bundle, tell)
+    assert answers == [pytest.approx(1, abs=1e-3)]
+    monkeypatch.setattr(building, "send_segments", add_and_send)
+    try:
+        release = build(foley, bundle)
+    finally:
+        foley.index.delete_asset(added.asset_id)
+    assert (release.library["num_derived"], release.library["num_embedded"]) == (
+        NUM_FILES - NUM_SAMPLED - 2 + 1,
+        0,
+    )
+    assert (release.library["num_assets"], release.missing) == (NUM_FILES + 1, ())

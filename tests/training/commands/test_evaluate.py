@@ -46,6 +46,17 @@ def test_retrieval_is_a_table_for_people_and_json_for_programs(corpus: Path) -> 
         assert text in result.stderr.replace("\n", "")
 
 
+def test_what_shares_a_label_is_relevant(corpus: Path) -> None:
+    result = run("evaluate", starter_path(), "--data", corpus, "--workers", "1", "--relevant", "labels")
+    found = json.loads(result.stdout)
+    assert (found["num_labelled"], len(found["classes"])) == (6, 6)
+    assert "relevant is what shares a label" in result.stderr
+    for direction, alike in found["by_labels"].items():
+        own = found["retrieval"]["mean"][direction]
+        assert alike["first"]["at_1"] >= own["at_1"]  # one's own other half is relevant, too
+        assert alike["mean_average_precision"] > alike["chance"]
+
+
 def test_a_probe_says_what_it_saw_and_what_chance_is(corpus: Path) -> None:
     media = ["--data", corpus, "--validation", corpus, "--workers", "1"]
     result = run("probe", starter_path(), *media, "--epochs", "3", "--modality", "audio", "--seed", "4")
