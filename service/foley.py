@@ -21,6 +21,7 @@ from service.encode.batching import Batcher
 from service.encode.encoder import Encoder
 from service.encode.queue import Priority
 from service.index.contract import Index
+from service.library.object_cache import ObjectCache
 from service.library.previews import Previews
 from service.releases.opening import (
     active_release,
@@ -47,6 +48,7 @@ class Foley:
     releases: ReleaseSwitch
     decoder: Decoder
     previews: Previews
+    objects: ObjectCache
 
     @property
     def bundle(self) -> Bundle:
@@ -118,7 +120,8 @@ def open_foley(settings: Settings) -> Iterator[Foley]:
             max_bytes=settings.preview_cache_bytes,
             min_free_bytes=settings.min_free_bytes,
         )
-        yield Foley(settings=settings, releases=releases, decoder=decoder, previews=previews)
+        objects = ObjectCache.of(settings)
+        yield Foley(settings=settings, releases=releases, decoder=decoder, previews=previews, objects=objects)
 
 
 def query_limits(settings: Settings) -> QueryLimits:

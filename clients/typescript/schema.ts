@@ -4259,7 +4259,7 @@ export interface operations {
                     file?: string;
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string;
@@ -4370,7 +4370,7 @@ export interface operations {
                 "application/json": {
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -4472,7 +4472,7 @@ export interface operations {
                 } | {
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -4621,7 +4621,7 @@ export interface operations {
                 } | {
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -4718,7 +4718,7 @@ export interface operations {
                 } | {
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -4953,7 +4953,7 @@ export interface operations {
                 "application/json": ({
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -5055,7 +5055,7 @@ export interface operations {
                 } | {
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -5204,7 +5204,7 @@ export interface operations {
                 } | {
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -5301,7 +5301,7 @@ export interface operations {
                 } | {
                     /**
                      * Folder
-                     * @description Only assets with a file in this folder or below it.
+                     * @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.
                      * @example /media/rain
                      */
                     folder?: string | null;
@@ -5688,7 +5688,7 @@ export interface operations {
     list_assets: {
         parameters: {
             query?: {
-                /** @description Only assets with a file in this folder or below it. */
+                /** @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects. */
                 folder?: string | null;
                 /** @description Only assets that have this modality in at least one segment. */
                 modality?: ("audio" | "video") | null;
@@ -7424,7 +7424,7 @@ export interface operations {
     list_suggested_tags: {
         parameters: {
             query?: {
-                /** @description Only assets with a file in this folder or below it. */
+                /** @description Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects. */
                 folder?: string | null;
                 /** @description Only assets that have this modality in at least one segment. */
                 modality?: ("audio" | "video") | null;

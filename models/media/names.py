@@ -13,7 +13,6 @@ import os
 import re
 import sys
 from io import TextIOWrapper
-from pathlib import Path
 
 SYSTEM_NAMES = frozenset(
     {
@@ -31,7 +30,7 @@ def is_ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
-def show_path(path: Path | str) -> str:
+def show_path(path: os.PathLike[str] | str) -> str:
     r"""A path as text in UTF-8; if it is not, its wrong bytes become \xNN and its backslashes \x5c."""
     raw = os.fsencode(path)
     try:

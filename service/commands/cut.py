@@ -96,11 +96,16 @@ def _find(settings: Settings, source: str) -> Path:
     from models.media.clip import hash_media
     from models.media.names import find_path
     from service.commands.inventory import find_asset, open_inventory
+    from service.library.fetching import copy_asset
+    from service.library.locations import is_url
+    from service.library.object_cache import ObjectCache
 
     with open_inventory(settings) as inventory:
         asset = find_asset(inventory, source)
     if asset is None:
         fail(f"{source} is no file, and no asset of the library has this id")
+    if is_url(asset["paths"][0]):
+        return copy_asset(ObjectCache.of(settings), asset["paths"][0], asset["asset_id"])
     path = Path(find_path(asset["paths"][0]))
     if hash_media(path.resolve())[0] != asset["asset_id"]:
         fail(f"{path} was written to since it was indexed (media_changed)")

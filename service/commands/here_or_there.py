@@ -27,6 +27,7 @@ from service.jobs.ledger import Ledger
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRecord, JobRequest, Kind, ReleaseRequest
 from service.jobs.release_jobs import OnStep
+from service.library.locations import locate
 from service.library.report import IndexReport, OnProgress, Progress
 from service.library.scanning import FoundFile, LinkRules, find_files
 from service.operations.backup import ROUTE, Manifest, read_library, read_tar, save_backup
@@ -214,7 +215,7 @@ def _fingerprint(request: JobRequest) -> int:
     """A number for the names, sizes and times of all files: it changes when they do."""
     state = 0
     links = LinkRules(follows_folders=request.follow_links)
-    for finding in find_files(map(Path, request.paths), settle_seconds=request.settle_seconds, links=links):
+    for finding in find_files(map(locate, request.paths), settle_seconds=request.settle_seconds, links=links):
         facts: tuple[object, ...] = (str(finding.path), type(finding).__name__)
         if isinstance(finding, FoundFile):
             facts = (*facts, finding.size_bytes, finding.modified_ns, finding.stamp)

@@ -25,6 +25,7 @@ from service.jobs.documents import LEDGER_NAME
 from service.jobs.files import forget_asset
 from service.jobs.ledger import Ledger
 from service.library.assets import AssetDocument, describe_asset
+from service.library.locations import is_url
 from service.library.metadata import merge_metadata
 from service.library.tags import TagClassifier, decide, iter_suggestions, load_classifier, suggest
 from service.releases.opening import active_release, warn_of_other_indexes
@@ -195,9 +196,8 @@ def find_asset(inventory: Inventory, name: str) -> AssetDocument | None:
     asset = inventory.get_asset(name) if name.isascii() else None
     if asset is not None:
         return asset
-    path = Path(name).expanduser().absolute()
-    shown = show_path(path)
-    beside = inventory.list_assets(Filter(folder=str(path.parent)))
+    shown = name if is_url(name) else show_path(Path(name).expanduser().absolute())
+    beside = inventory.list_assets(Filter(folder=shown.rpartition("/")[0] or "/"))
     return next((asset for asset in beside if shown in asset["paths"]), None)
 
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,7 +35,9 @@ if TYPE_CHECKING:
     from service.system.settings import Settings
 
 jobs_app = typer.Typer(help="Jobs: list, show, retry, cancel.")
-Paths = Annotated[list[Path], typer.Argument(help="Files and folders.", metavar="PATH...")]
+Paths = Annotated[
+    list[str], typer.Argument(help="Files and folders, also s3://bucket/prefix.", metavar="PATH...")
+]
 Retry = Annotated[bool, typer.Option("--retry", help="Try quarantined files again.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read every file again, even if it looks unchanged.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Follow links to folders.")]
@@ -282,10 +283,13 @@ def _working() -> Iterator[OnProgress]:
         yield on_progress
 
 
-def _absolute(paths: list[Path]) -> tuple[str, ...]:
-    from service.system.paths import make_absolute
+def _absolute(paths: list[str]) -> tuple[str, ...]:
+    from service.library.locations import InvalidLocation, locate
 
-    return tuple(str(make_absolute(path)) for path in paths)
+    try:
+        return tuple(str(locate(path)) for path in paths)
+    except InvalidLocation as exc:
+        fail(str(exc), code=WRONG_USAGE)
 
 
 def _show_report(report: IndexReport, *, as_json: bool) -> None:

@@ -70,12 +70,13 @@ Metadata = Annotated[
 def read_filter(context: typer.Context) -> Filter | None:
     """The filter that the options above ask for, as the command of this context was given them; None without any."""
     from service.index.contract import Filter
+    from service.library.locations import is_url
 
     given = context.params
     folder: str | None = given["folder"]
     after, before = given["modified_after"], given["modified_before"]  # in the time zone of this machine
     chosen = Filter(
-        folder=None if folder is None else str(Path(folder).expanduser().absolute()),
+        folder=folder if folder is None or is_url(folder) else str(Path(folder).expanduser().absolute()),
         modality=given["modality"],
         min_duration_seconds=given["min_duration"],
         max_duration_seconds=given["max_duration"],

@@ -79,7 +79,10 @@ class Event:
 
     @property
     def url(self) -> str:
-        """The path as a file URL."""
+        """The path as a file URL, an address of an object as it is."""
+        if "://" in self.path:
+            scheme, _, rest = self.path.partition("://")
+            return f"{scheme}://{quote(rest, safe='/')}"
         if is_windows(self.path):
             return "file:///" + quote(self.path.replace("\\", "/"), safe="/:")
         return "file://" + quote(self.path, safe="/")

@@ -288,7 +288,7 @@ class _Api:
         if self._settings.library_roots:
             return (*self._settings.library_roots, *self._settings.agent_folders)
         jobs = (await self.ask(ctx, "GET", "/v1/jobs", params={"limit": MAX_LIMIT})).json()["jobs"]
-        named = {path for job in jobs for path in job["request"].get("paths", ())}
+        named = {path for job in jobs for path in job["request"].get("paths", ()) if path.startswith("/")}
         return (*(Path(find_path(path)) for path in sorted(named)), *self._settings.agent_folders)
 
     @asynccontextmanager

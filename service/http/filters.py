@@ -70,8 +70,8 @@ class FilterFields(RequestBody):
     folder: str | None = Field(
         None,
         max_length=4096,
-        pattern="^/[^\\x00]*$",
-        description="Only assets with a file in this folder or below it.",
+        pattern="^(/|(s3|gs|https?)://)[^\\x00]*$",
+        description="Only assets with a file in this folder or below it; `s3://bucket/prefix` for objects.",
         examples=["/media/rain"],
     )
     modality: Modality | None = Field(

@@ -62,9 +62,10 @@ FILE: dict[str, Any] = {
 LibraryPath = Annotated[
     str,
     Field(
-        pattern=r"^/",
+        pattern=r"^(/|(s3|gs|https?)://)",
         max_length=MAX_PATH_LENGTH,
-        description="Absolute path of a file or folder on the machine of the service.",
+        description="Absolute path of a file or folder on the machine of the service, or an address below "
+        "FOLEY_STORAGE_ROOTS: `s3://bucket/prefix`.",
     ),
 ]
 

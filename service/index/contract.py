@@ -59,8 +59,9 @@ class Filter:
     metadata: Mapping[str, MetadataValue | Sequence[MetadataValue] | Bounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.folder is not None and (not self.folder.startswith("/") or "\0" in self.folder):
-            raise InvalidFilter(f"folder must be an absolute path, got {self.folder[:80]!r}")
+        folder = self.folder
+        if folder is not None and ("\0" in folder or not (folder.startswith("/") or "://" in folder)):
+            raise InvalidFilter(f"folder must be an absolute path or an address, got {folder[:80]!r}")
         if self.modality not in (*MODALITIES, None):
             raise InvalidFilter(f"modality must be audio or video, got {self.modality!r}")
         for least, most in (

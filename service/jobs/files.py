@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Container, Sequence
-from pathlib import Path
 
 from service.jobs.ledger import Ledger
 from service.library.journal import FileRow
+from service.library.locations import Location
 from service.library.report import Outcome
 
 FILE_COLUMNS = (
@@ -104,7 +104,7 @@ def retry_failed(ledger: Ledger, job_id: str, *, who: str = "") -> int:
     return num_files
 
 
-def lift_quarantine(ledger: Ledger, paths: Sequence[Path]) -> int:
+def lift_quarantine(ledger: Ledger, paths: Sequence[Location]) -> int:
     """Have the next run try quarantined files under absolute paths again; returns how many there were."""
     num_files = 0
     with ledger.write() as connection:

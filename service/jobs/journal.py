@@ -22,7 +22,10 @@ from service.jobs.database import LedgerFailure
 from service.jobs.files import read_files, recall_identity, write_identity
 from service.jobs.ledger import Ledger
 from service.library.journal import NEVER_KEPT, Fault, FileRow, Journal, KeptMetadata
-from service.library.scanning import FoundFile, doubt_stamp, is_same_stamp
+from service.library.scanning import (
+    FoundFile,
+)
+from service.library.stamps import doubt_stamp, is_same_stamp
 
 T = TypeVar("T")
 MAX_ATTEMPTS = 3
@@ -66,7 +69,8 @@ class LedgerJournal(Journal):
             "VALUES (?, ?, ?, ?, ?, 'pending') ON CONFLICT (job_id, path) DO UPDATE SET "
             "size_bytes = excluded.size_bytes, modified_ns = excluded.modified_ns, stamp = excluded.stamp, "
             "outcome = 'pending', asset_id = NULL, code = NULL, reason = NULL "
-            "WHERE size_bytes IS NOT excluded.size_bytes OR modified_ns IS NOT excluded.modified_ns "
+            "WHERE size_bytes IS NOT excluded.size_bytes OR (modified_ns IS NOT excluded.modified_ns AND NOT "
+            "(stamp IS excluded.stamp AND ifnull(stamp, '') LIKE 'etag:%')) "
             "OR (stamp IS NOT NULL AND stamp IS NOT excluded.stamp)",
             [
                 (self._job_id, os.fsencode(f.path), f.size_bytes, f.modified_ns, f.stamp or None)
@@ -100,10 +104,11 @@ class LedgerJournal(Journal):
         """Why the file failed before, if neither it nor what it is decoded with has changed."""
         rows = self._ledger.read(
             "SELECT code, reason, attempts, is_quarantined, stamp FROM faults WHERE bundle_id = 'library' AND path = ? "
-            "AND size_bytes = ? AND modified_ns = ? AND basis = ?",
+            "AND size_bytes = ? AND (modified_ns = ? OR (stamp = ? AND stamp LIKE 'etag:%')) AND basis = ?",
             os.fsencode(found.path),
             found.size_bytes,
             found.modified_ns,
+            found.stamp,
             self._basis,
         )
         if not rows or not is_same_stamp(found.stamp, rows[0]["stamp"]):

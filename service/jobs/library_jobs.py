@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
 from service.foley import Foley
 from service.index.failure import IndexFull, IndexUnavailable
@@ -16,7 +15,9 @@ from service.jobs.lane import FOR_EVER, JobLane, JobResult, RunningJob
 from service.jobs.ledger import Ledger
 from service.jobs.records import CreatedJob, JobRecord, JobRequest, Kind
 from service.library.indexing import index_paths, library_limits
+from service.library.locations import locate
 from service.library.mounts import find_mounts
+from service.library.objects import StorageUnavailable
 from service.library.parts import Part
 from service.library.report import IndexReport, OnProgress, Progress
 from service.library.scanning import LinkRules
@@ -33,7 +34,7 @@ def open_library_lane(ledger: Ledger) -> JobLane:
     return JobLane(
         ledger,
         kinds=("index", "sync"),
-        attempts={IndexFull: FOR_EVER, IndexUnavailable: ATTEMPTS},
+        attempts={IndexFull: FOR_EVER, IndexUnavailable: ATTEMPTS, StorageUnavailable: ATTEMPTS},
         wait_seconds=WAIT_SECONDS,
         stop_seconds=STOP_SECONDS,
     )
@@ -79,7 +80,7 @@ class LibraryJobs:
     def _index(self, snapshot: Snapshot, job: RunningJob, tell: OnProgress) -> IndexReport:
         ledger, record = self.lane.ledger, job.record
         request = JobRequest.from_json(record.request)
-        roots = [Path(path) for path in request.paths]
+        roots = [locate(path) for path in request.paths]
         basis = _describe_basis(self._foley, snapshot.bundle_id)
         journal = LedgerJournal(ledger, record.job_id, basis=basis, is_rehearsal=request.dry_run)
         if request.retry_quarantined and not record.is_scanned and not request.dry_run:
@@ -94,10 +95,15 @@ class LibraryJobs:
             stop=job.stop,
             verify=request.verify,
             previews=self._foley.previews,
-            links=LinkRules(follows_folders=request.follow_links, within=self._foley.settings.library_roots),
+            objects=self._foley.objects,
+            links=LinkRules(
+                follows_folders=request.follow_links,
+                within=self._foley.settings.library_roots,
+                storages=self._foley.settings.storage_roots,
+            ),
         )
         if record.is_retry:
-            return do([Path(row.path) for row in read_files(ledger, record.job_id, outcomes=("pending",))])
+            return do([locate(row.path) for row in read_files(ledger, record.job_id, outcomes=("pending",))])
         if record.kind == "index":
             journal.remember_mounts(find_mounts(roots))
             report = do(roots, part=Part.parse(request.part))

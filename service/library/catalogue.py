@@ -17,11 +17,14 @@ from typing import Any
 from models.media.clip import clamp_time_ns
 from service.index.contract import Asset, Index
 from service.index.iteration import iter_assets
+from service.library.fetching import Fetching
 from service.library.journal import Journal, KeptMetadata
+from service.library.locations import Location, ObjectPath, is_url
 from service.library.metadata import inherit_metadata
 from service.library.mounts import find_mounts, is_within
+from service.library.objects import ObjectNotFound, StorageUnavailable, describe_object
 from service.library.said import rename
-from service.library.scanning import FoundFile, identify
+from service.library.scanning import FoundFile
 from service.library.stages import FileError, blame_file
 
 HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
@@ -102,11 +105,11 @@ class Catalogue:
                 return asset_id
         return None
 
-    def others_at(self, path: Path, asset_id: str) -> set[str]:
+    def others_at(self, path: Location | str, asset_id: str) -> set[str]:
         """Assets other than this one that the index knows at a path."""
         return self._ids_at.get(str(path), set()) - {asset_id}
 
-    def under(self, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    def under(self, folders: Sequence[Location]) -> Iterator[tuple[str, str]]:
         """Every path that the index knows at or below some absolute paths, each with an asset that has it."""
         exact = {str(folder) for folder in folders}
         prefixes = tuple(path.rstrip("/") + "/" for path in exact)
@@ -195,9 +198,7 @@ class Placement:
     def _restore_metadata(self, index: Index, journal: Journal) -> None:
         """Give back what was kept of assets whose content is there again, and of paths that hold another."""
         for kept in journal.kept_metadata():
-            asset_ids = (
-                {kept.asset_id} if kept.path is None else self._catalogue.others_at(Path(kept.path), "")
-            )
+            asset_ids = {kept.asset_id} if kept.path is None else self._catalogue.others_at(kept.path, "")
             try:
                 if any(inherit_metadata(index, asset_id, kept.metadata) for asset_id in asset_ids):
                     journal.forget_metadata(kept)
@@ -269,17 +270,31 @@ def _remove(placed: Sequence[Placed], index: Index | None) -> Iterator[Placed]:
 
 def _is_gone(path: str, journal: Journal) -> bool:
     """Whether there is nothing at a path although every disk is mounted that was known to hold it."""
+    if is_url(path):
+        return is_object_gone(path)
     if os.path.lexists(path):
         return False
     mounts = {mount for mount in journal.mounts() if is_within(path, mount)}
     return not mounts or mounts <= find_mounts([Path(path)])
 
 
+def is_object_gone(url: str) -> bool:
+    """Whether the storage says that there is no such object; one that does not answer says nothing."""
+    try:
+        describe_object(ObjectPath(url))
+    except StorageUnavailable as exc:
+        return isinstance(exc, ObjectNotFound)
+    return False
+
+
 def _facts_of(path: str) -> Mapping[str, int]:
     """Size and time of a file; if they cannot be read, a time that no file has, so that the next run reads the file."""
     try:
+        if is_url(path):
+            stored = describe_object(ObjectPath(path))
+            return {"size_bytes": stored.size_bytes, "modified_ns": stored.modified_ns}
         status = Path(path).stat()
-    except OSError:
+    except (OSError, StorageUnavailable):
         return {"modified_ns": NO_TIME_NS}
     return {"size_bytes": status.st_size, "modified_ns": clamp_time_ns(status.st_mtime_ns)}
 
@@ -291,14 +306,16 @@ def read_catalogue(index: Index, *, into: Catalogue) -> None:
 
 
 def identify_all(
-    files: Iterable[FoundFile], find_known: Callable[[FoundFile], Identity | None]
+    files: Iterable[FoundFile],
+    find_known: Callable[[FoundFile], Identity | None],
+    fetching: Fetching,
 ) -> Iterator[tuple[FoundFile, Identity]]:
     """Each file in order, with its id (from `find_known`, else hashed a few files ahead) or what is wrong with it."""
     ahead: deque[tuple[FoundFile, Future[Identity]]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
         try:
             for found in files:
-                ahead.append((found, pool.submit(_identify, found, find_known(found))))
+                ahead.append((found, pool.submit(_identify, found, find_known(found), fetching)))
                 if len(ahead) > HASHES_AHEAD:
                     earlier, identity = ahead.popleft()
                     yield earlier, identity.result()
@@ -306,13 +323,14 @@ def identify_all(
                 earlier, identity = ahead.popleft()
                 yield earlier, identity.result()
         finally:
+            fetching.stop_ahead()
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _identify(found: FoundFile, known: Identity | None) -> Identity:
+def _identify(found: FoundFile, known: Identity | None, fetching: Fetching) -> Identity:
     if known is not None:
         return known
     try:
-        return identify(found)
+        return fetching.identify(found)
     except Exception as exc:
         return blame_file(exc)

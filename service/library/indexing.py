@@ -11,11 +11,12 @@ run. `service.jobs.library_jobs` runs this with a ledger; `service.library.sync`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.library.journal import Journal
+from service.library.locations import Location
+from service.library.object_cache import ObjectCache
 from service.library.parts import WHOLE, Part
 from service.library.pipeline import Pipeline
 from service.library.previews import Previews
@@ -28,7 +29,7 @@ from service.system.settings import Settings
 
 
 def index_paths(
-    paths: Sequence[Path],
+    paths: Sequence[Location],
     *,
     snapshot: Snapshot,
     decoder: Decoder,
@@ -40,14 +41,16 @@ def index_paths(
     links: LinkRules = NO_LINKED_FOLDERS,
     part: Part = WHOLE,
     previews: Previews | None = None,
+    objects: ObjectCache | None = None,
 ) -> IndexReport:
     """Index every media file under some paths (see `service.library.scanning.find_files`), and report what was done.
 
     Ctrl-C, or `stop` leaving in any thread, ends the run early and cleanly: what is stored stays, and the report says
     so. Errors of the index itself (`service.index.failure.IndexFailure`) and of the encoder are raised. Without a
-    journal nothing is remembered beyond the run. `previews` keeps what files look and sound like at a glance.
+    journal nothing is remembered beyond the run. `previews` keeps what files look and sound like at a glance;
+    `objects` has the local copies of objects, which are not indexed without.
     """
-    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify)
+    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify, objects=objects)
     with run.stopping_early():
         run.scan(paths, links=links, part=part)
         run.read(snapshot.index)
@@ -57,6 +60,7 @@ def index_paths(
             limits=limits or DecodeLimits(),
             stop=stop,
             previews=previews,
+            objects=objects,
         ) as pipeline:
             run.index_all(pipeline)
         run.place(snapshot.index)

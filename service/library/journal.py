@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.library.report import Outcome
-from service.library.scanning import FoundFile, is_same_stamp
+from service.library.scanning import (
+    FoundFile,
+)
+from service.library.stamps import ETAG, is_same_stamp
 
 # Reasons that may pass. Every other reason lies in the file.
 TRANSIENT = frozenset(
@@ -22,7 +25,9 @@ TRANSIENT = frozenset(
 )
 
 # Every run tries these again: that costs nothing, and they can pass without a change of the file.
-NEVER_KEPT = frozenset({"not_found", "not_readable", "not_a_file", "changed"})
+NEVER_KEPT = frozenset(
+    {"not_found", "not_readable", "not_a_file", "changed", "object_too_large", "storage_unavailable"}
+)
 
 
 class Journal:
@@ -127,6 +132,8 @@ class FileRow:
 
     def is_of(self, found: FoundFile) -> bool:
         """Whether the file has not been touched since."""
+        if found.stamp.startswith(ETAG) and self.stamp:  # which says more than the time
+            return (self.size_bytes, self.stamp) == (found.size_bytes, found.stamp)
         return (self.size_bytes, self.modified_ns) == (
             found.size_bytes,
             found.modified_ns,

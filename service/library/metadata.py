@@ -26,6 +26,7 @@ from models.sheet import read_sheet
 from service.index.contract import Asset, Index, MetadataValue, is_value
 from service.index.failure import InvalidSegment
 from service.index.payload import describe_metadata
+from service.library.locations import is_url
 from service.system.failure import Failure
 
 MAX_KEYS = 64
@@ -134,7 +135,8 @@ def read_annotations(file: Path) -> Iterator[Annotation]:
             check_size(row)
         except InvalidMetadata as exc:
             raise InvalidMetadata(f"{file}: row {number}: {exc}") from exc
-        yield Annotation(path=os.path.normpath(file.absolute().parent / path), values=row)
+        place = path if is_url(path) else os.path.normpath(file.absolute().parent / path)
+        yield Annotation(path=place, values=row)
 
 
 def _read_csv(file: Path) -> Iterator[dict[str, Any]]:

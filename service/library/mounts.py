@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import psutil
+
+from service.library.locations import Location
 
 
 def is_within(path: str, folder: str) -> bool:
@@ -13,12 +14,12 @@ def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def touches(mount: str, roots: Iterable[Path]) -> bool:
+def touches(mount: str, roots: Iterable[Location]) -> bool:
     """Whether one of the roots lies on a mount, or the mount below it."""
     return any(is_within(mount, str(root)) or is_within(str(root), mount) for root in roots)
 
 
-def find_mounts(roots: Iterable[Path]) -> set[str]:
+def find_mounts(roots: Iterable[Location]) -> set[str]:
     """Where disks are mounted that hold a part of the roots; none if the kernel does not say."""
     roots = list(roots)
     try:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 PATTERN = r"^[1-9][0-9]{0,5}/[1-9][0-9]{0,5}$"
@@ -31,7 +30,7 @@ class Part:
             )
         return cls(number, count)
 
-    def holds(self, path: Path | str) -> bool:
+    def holds(self, path: os.PathLike[str] | str) -> bool:
         """Whether a file is in this part: by the bytes of its absolute path, the same on every machine."""
         if self.count == 1:
             return True

@@ -13,6 +13,7 @@ import queue
 import time
 from collections import deque
 from concurrent.futures import Future
+from dataclasses import replace
 
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream
 from models.media.preview import join_parts
@@ -20,6 +21,7 @@ from service.decode.decoder import Decoder
 from service.decode.lane import DecodeFailure
 from service.encode.engines.contract import EncoderFailure
 from service.encode.spool import chunk_segments
+from service.library.object_cache import ObjectCache
 from service.library.occupancy import Occupancy
 from service.library.previews import Previews
 from service.library.report import StageTimes
@@ -63,6 +65,7 @@ class Pipeline:
         limits: DecodeLimits,
         stop: Caller | None = None,
         previews: Previews | None = None,
+        objects: ObjectCache | None = None,
     ) -> None:
         self.num_written_segments = 0
         self._bundle = snapshot.bundle
@@ -73,6 +76,7 @@ class Pipeline:
         self._decoder = decoder
         self._limits = limits
         self._previews = previews
+        self._objects = objects
         self._max_chunks = decoder.num_workers + 3
         self._num_chunks = 0  # from the call to a worker until it is encoded
         self._num_unwritten = 0
@@ -118,6 +122,9 @@ class Pipeline:
         """Start a file."""
         self._began_at = self._began_at or time.monotonic()
         self._open_files[file] = None
+        if self._objects is not None and file.found.stored is not None:
+            self._objects.hold(file.asset_id)
+            file.copy = self._objects.path(file.asset_id)
         file.previews = None if self._previews is None else []
         self._submit(file)
 
@@ -156,6 +163,7 @@ class Pipeline:
         for file in self._open_files:
             for future in file.running.values():
                 future.cancel()
+            self._release(file)
         for stage in (self._encode, self._write):
             stage.stop()
         for stage in (self._encode, self._write):
@@ -174,7 +182,7 @@ class Pipeline:
     def _decode(self, file: IncomingFile) -> None:
         chunk = file.next_submitted
         future = self._decoder.submit(
-            file.found.source,
+            file.source,
             self._spec,
             first=chunk * self._chunk_segments,
             count=self._chunk_segments,
@@ -183,7 +191,7 @@ class Pipeline:
             timeout_seconds=self._timeout_seconds(file),
             hashes_packets=chunk == 0,
             with_preview=self._previews is not None,
-            sidecar=b"" if chunk else read_sidecar(file.found),
+            sidecar=b"" if chunk or file.copy else read_sidecar(file.found),
             follows_links=False,
         )
         file.next_submitted += 1
@@ -260,6 +268,8 @@ class Pipeline:
     def _accept(self, file: IncomingFile, media: DecodedMedia) -> FileError | None:
         """Send a chunk to the encoder; returns what is wrong with the file instead, if anything is."""
         info = media.info if file.info else with_name(media.info, str(file.found.path))
+        if file.copy is not None:
+            info = replace(info, modified_ns=file.found.modified_ns)
         file.info = info.after(file.info)  # the last one knows the measured duration
         file.is_partial = file.is_partial or media.is_partial
         if media.is_last and file.num_segments == 0 and not media.clips:
@@ -319,13 +329,19 @@ class Pipeline:
         return []
 
     def _finish(self, file: IncomingFile) -> list[IncomingFile]:
-        self._open_files.pop(file, None)
+        if file in self._open_files:
+            del self._open_files[file]
+            self._release(file)
         if self._spool is not None and not _may_pass(file.error):
             self._spool.remove(file.asset_id)
         if self._previews is not None and file.previews and file.error is None and file.info is not None:
             self._previews.put(file.asset_id, join_parts(file.previews, file.info.duration_seconds))
         self._top_up()
         return [file]
+
+    def _release(self, file: IncomingFile) -> None:
+        if self._objects is not None and file.copy is not None:
+            self._objects.release(file.asset_id)
 
 
 class RehearsedPipeline:

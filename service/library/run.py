@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from service.index.contract import Index
 from service.library.catalogue import Catalogue, Identity, Known, Placement, identify_all, read_catalogue
+from service.library.fetching import Fetching
 from service.library.journal import TRANSIENT, Fault, FileRow, Journal
+from service.library.locations import Location
+from service.library.object_cache import CopiesInUse, ObjectCache
 from service.library.outcomes import STORED, Outcomes, describe_error, row_of
 from service.library.parts import WHOLE, Part
 from service.library.pipeline import Pipeline, RehearsedPipeline
@@ -54,12 +56,14 @@ class LibraryRun:
         on_progress: OnProgress | None = None,
         journal: Journal | None = None,
         verify: bool = False,
+        objects: ObjectCache | None = None,
     ) -> None:
         self.report = IndexReport()
         self.catalogue = Catalogue()
         self.found: list[FoundFile] = []
         self._stop = stop or Caller()
         self._on_progress = on_progress
+        self._fetching = Fetching(objects, self._stop)
         self._verifies = verify  # reads every file again
         self._journal = journal or Journal()
         self._rows = self._journal.rows()  # of an earlier run of this job
@@ -71,9 +75,7 @@ class LibraryRun:
         self._gone: set[str] = set()
         self._again: list[tuple[str, _Waiting]] = []  # failed for a reason that may pass
         self._stages = StageTimes()
-        self._num_earlier = (
-            0  # files that an earlier run of this job stored, and that are not looked at again
-        )
+        self._num_earlier = 0  # files that an earlier run of this job stored: they are not looked at again
         self._num_segments = 0
         self._bytes_worked = 0
         self._started = time.monotonic()
@@ -92,7 +94,7 @@ class LibraryRun:
 
     def scan(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Location],
         *,
         settle_seconds: float = 0.0,
         links: LinkRules = NO_LINKED_FOLDERS,
@@ -128,7 +130,7 @@ class LibraryRun:
 
     def index_all(self, pipeline: AnyPipeline) -> None:
         """Send every file through the pipeline, except those that are stored or skipped."""
-        for found, identity in identify_all(self._choose(), self._find_known):
+        for found, identity in identify_all(self._choose(), self._find_known, self._fetching):
             self._stop.check()
             try:
                 if isinstance(identity, str):
@@ -275,6 +277,7 @@ class LibraryRun:
             fault = self._journal.fault_of(found)
             waiting = _Waiting(found=found, copies=[], attempts=fault.attempts if fault else 0)
             self._send(asset_id, waiting, pipeline)
+        self._fetching.skip(found, asset_id)
 
     def _look_again(self, asset_id: str) -> Known | None:
         """An asset as it is now: other processes may write into the same index."""
@@ -299,12 +302,25 @@ class LibraryRun:
         while not pipeline.has_room:
             self._wait(pipeline)
         self._work_started = self._work_started or time.monotonic()
-        self._journal.start(waiting.found, asset_id)
-        self._waiting[asset_id] = waiting
-        file = IncomingFile(asset_id=asset_id, found=waiting.found)
-        if not waiting.attempts:
-            file.find_twin = self.catalogue.find_twin
-        pipeline.add(file)
+        with self._fetching.holding(waiting.found, asset_id):
+            self._bring(waiting.found, asset_id, pipeline)
+            self._journal.start(waiting.found, asset_id)
+            self._waiting[asset_id] = waiting
+            file = IncomingFile(asset_id=asset_id, found=waiting.found)
+            if not waiting.attempts:
+                file.find_twin = self.catalogue.find_twin
+            pipeline.add(file)
+
+    def _bring(self, found: FoundFile, asset_id: str, pipeline: AnyPipeline) -> None:
+        """Have the copy of an object here, once there is room for it."""
+        while not self._journal.is_rehearsal:
+            try:
+                self._fetching.bring(found, asset_id)
+                return
+            except CopiesInUse:
+                if not pipeline.is_busy:
+                    raise
+                self._wait(pipeline)
 
     def _drain(self, pipeline: AnyPipeline) -> None:
         while pipeline.is_busy:

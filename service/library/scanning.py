@@ -17,10 +17,21 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from models.media.clip import clamp_time_ns, hash_media, open_regular, open_without_links
 from models.media.names import is_ignored
+from service.library.locations import Location, ObjectPath
+from service.library.mounts import is_within
+from service.library.objects import (
+    ObjectChanged,
+    ObjectNotFound,
+    StorageUnavailable,
+    StoredObject,
+    list_objects,
+)
 from service.library.parts import WHOLE, Part
+from service.library.stamps import ETAG, is_same_stamp, stamp_of
 from service.system.failure import Failure, is_out_of_files
 from service.system.paths import make_absolute
 
@@ -57,6 +68,7 @@ MAGIC: tuple[tuple[int, bytes], ...] = (
     (0, b".snd"),
 )
 IMAGE_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif")  # still images in an MP4 container
+OUTSIDE = "it leads out of the folders that jobs may work on"
 CHANGED = "the file was changed while it was read"
 TS_SYNC = 0x47
 TS_PACKETS = (
@@ -68,30 +80,49 @@ TS_PACKETS = (
 class UnusableFile(Failure):
     """A path that was given or found and cannot be read as a file; `code` is the stable name of the reason."""
 
-    def __init__(self, path: Path, code: str, reason: str) -> None:
+    def __init__(self, path: Location, code: str, reason: str) -> None:
         super().__init__(reason)
         self.path = path
         self.code = code
 
+    @classmethod
+    def of(cls, path: Location, exc: StorageUnavailable) -> Self:
+        """An object that its storage does not give."""
+        codes = {ObjectNotFound: "not_found", ObjectChanged: "changed"}
+        return cls(path, codes.get(type(exc), exc.code), str(exc))
+
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """A regular file that may be media, or a link to one. Its path is absolute; its time is since 1970.
+    """A regular file that may be media, a link to one, or an object. Its path is absolute; its time is since 1970.
 
-    `stamp` is what only the kernel writes, empty if it is not known (see `stamp_of`); `target` is where a link leads,
-    and `folder` the folder of the path, if that has links.
+    `stamp` is what only the kernel writes (see `stamp_of`), or the ETag of an object; empty if it is not known.
+    `target` is where a link leads, and `folder` the folder of the path, if that has links.
     """
 
-    path: Path
+    path: Location
     size_bytes: int
     modified_ns: int
     stamp: str = field(default="", compare=False)
     target: Path | None = field(default=None, compare=False)
     folder: Path | None = field(default=None, compare=False)
+    stored: StoredObject | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, stored: StoredObject) -> FoundFile:
+        """What a storage says of an object."""
+        return cls(
+            path=stored.path,
+            size_bytes=stored.size_bytes,
+            modified_ns=stored.modified_ns,
+            stamp=f"{ETAG}{stored.etag}" if stored.etag else "",
+            stored=stored,
+        )
 
     @property
     def source(self) -> Path:
-        """What is opened: no link, nor in a folder that is reached by one."""
+        """What is opened of a file: no link, nor in a folder that is reached by one."""
+        assert isinstance(self.path, Path)
         return self.target or (self.folder / self.path.name if self.folder else self.path)
 
 
@@ -104,9 +135,9 @@ class LinkedFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class IgnoredFile:
-    """A file in a folder that is not media, by its name and its first bytes."""
+    """A file in a folder that is not media, by its name and its first bytes; an object by its name alone."""
 
-    path: Path
+    path: Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +152,20 @@ Finding = FoundFile | IgnoredFile | LinkedFolder | UnusableFile | UnsettledFile
 
 @dataclass(frozen=True, kw_only=True)
 class LinkRules:
-    """Which links count: to folders only if they are followed, and none that leads out of all folders in `within`."""
+    """Which links count: to folders only if they are followed, and none that leads out of all folders in `within`.
+
+    Of objects those below `storages` count; without these all do, unless files are kept to some folders.
+    """
 
     follows_folders: bool = False
     within: Sequence[Path] = ()
+    storages: Sequence[str] = ()
+
+    def allows_object(self, path: ObjectPath) -> bool:
+        """Whether an object may be used."""
+        if not self.storages:
+            return not self.within
+        return any(is_within(path.url, root) for root in self.storages)
 
     def allows(self, target: str | Path) -> bool:
         """Whether a link may lead there; the target has no links."""
@@ -142,9 +183,7 @@ class LinkRules:
         for is_strict in (False, True):  # whether something is there is not told of what lies outside
             real = Path(os.path.realpath(path, strict=is_strict))
             if not self.allows(real):
-                raise UnusableFile(
-                    path, "path_not_allowed", "it leads out of the folders that jobs may work on"
-                )
+                raise UnusableFile(path, "path_not_allowed", OUTSIDE)
         return real
 
 
@@ -152,13 +191,13 @@ NO_LINKED_FOLDERS = LinkRules()
 
 
 def find_files(
-    paths: Iterable[Path],
+    paths: Iterable[Location],
     *,
     settle_seconds: float = 0.0,
     links: LinkRules = NO_LINKED_FOLDERS,
     part: Part = WHOLE,
 ) -> Iterator[Finding]:
-    """Find the media files under some paths: each once, in the order of the paths and then of the names' bytes.
+    """Find the media under some paths: each file and object once, in the order of the paths and then of the names.
 
     A file that is named is always tried. In folders, hidden entries, recycle bins and what is not media are skipped,
     and links to folders come last. Files that were written to, or came here, within `settle_seconds` are unsettled.
@@ -166,12 +205,35 @@ def find_files(
     """
     seen: set[str] = set()
     for path in paths:
-        for finding in _find_under(make_absolute(path), links, part):
+        if isinstance(path, ObjectPath):
+            findings = _find_objects(path, links, part)
+        else:
+            findings = _find_under(make_absolute(path), links, part)
+        for finding in findings:
             key = os.fspath(finding.path)
             if key not in seen:
                 seen.add(key)
-                is_settled = not isinstance(finding, FoundFile) or _is_settled(finding.source, settle_seconds)
-                yield finding if is_settled else UnsettledFile(path=finding.path)
+                if isinstance(finding, FoundFile) and isinstance(finding.path, Path):
+                    is_settled = _is_settled(finding.source, settle_seconds)
+                    yield finding if is_settled else UnsettledFile(path=finding.path)
+                else:
+                    yield finding
+
+
+def _find_objects(root: ObjectPath, links: LinkRules, part: Part) -> Iterator[Finding]:
+    """What is below a prefix: an object appears whole, so there is none that is still written to."""
+    try:
+        if not links.allows_object(root):
+            raise UnusableFile(root, "path_not_allowed", OUTSIDE)
+        for stored in list_objects(root):
+            if not part.holds(stored.path):
+                continue
+            is_media = stored.path == root or stored.path.suffix.lower() in MEDIA_EXTENSIONS
+            yield FoundFile.of(stored) if is_media else IgnoredFile(path=stored.path)
+    except UnusableFile as exc:
+        yield exc
+    except StorageUnavailable as exc:
+        yield UnusableFile.of(root, exc)
 
 
 def _is_settled(path: Path, settle_seconds: float) -> bool:
@@ -198,7 +260,10 @@ def identify(found: FoundFile) -> str:
 
 
 def check_unchanged(found: FoundFile) -> None:
-    """Raise `UnusableFile` if a file is gone or was written to since it was found."""
+    """Raise `UnusableFile` if a file is gone or was written to since it was found; copies of objects never change."""
+    if found.stored is not None:
+        return
+    assert isinstance(found.path, Path)
     try:
         now = _describe(found.path, found.source.lstat())
     except OSError as exc:
@@ -207,32 +272,16 @@ def check_unchanged(found: FoundFile) -> None:
         raise UnusableFile(found.path, "changed", CHANGED)
 
 
-def stamp_of(status: os.stat_result) -> str:
-    """Inode, time of the last change by the kernel's clock, and the number of the disk, as one word."""
-    return f"{status.st_ino}:{status.st_ctime_ns}@{status.st_dev}"
-
-
-def doubt_stamp(stamp: str) -> str:
-    """What to remember of a file that was taken for known without its stamp: that it has not changed since now."""
-    return "<" + stamp.partition("@")[0].partition(":")[2]
-
-
-def is_same_stamp(stamp: str | None, known: str | None) -> bool:
-    """Whether two stamps can be those of one unchanged file; disks get new numbers when the machine starts."""
-    if not stamp or not known:
-        return True
-    if known.startswith("<"):
-        return int(stamp.partition("@")[0].partition(":")[2]) <= int(known[1:])
-    return stamp.partition("@")[0] == known.partition("@")[0]
-
-
-def _describe(path: Path, status: os.stat_result, **places: Path | None) -> FoundFile:
+def _describe(
+    path: Path, status: os.stat_result, *, target: Path | None = None, folder: Path | None = None
+) -> FoundFile:
     return FoundFile(
         path=path,
         size_bytes=status.st_size,
         modified_ns=clamp_time_ns(status.st_mtime_ns),
         stamp=stamp_of(status),
-        **places,
+        target=target,
+        folder=folder,
     )
 
 

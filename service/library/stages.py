@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from models.bundle.bundle import MomentWeights
@@ -67,6 +68,7 @@ class IncomingFile:
 
     asset_id: str
     found: FoundFile
+    copy: Path | None = None  # of an object
     info: MediaInfo | None = None  # None until the first chunk is decoded
     is_partial: bool = False  # less than 95 % of the declared duration could be decoded
     num_segments: int = 0  # sent to the encoder
@@ -83,6 +85,11 @@ class IncomingFile:
     next_forwarded: int = 0  # the chunk to encode next
     running: dict[int, Future[DecodedMedia]] = field(default_factory=dict)
     decoded: dict[int, DecodedMedia | FileError] = field(default_factory=dict)  # waiting for an earlier one
+
+    @property
+    def source(self) -> Path:
+        """What is decoded."""
+        return self.copy or self.found.source
 
     def media(self) -> dict[str, Any]:
         """Facts about the file that are stored with its segments, as JSON values."""

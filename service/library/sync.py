@@ -15,14 +15,17 @@ from pathlib import Path
 
 from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
-from service.index.contract import Index
+from service.library.catalogue import is_object_gone
 from service.library.journal import Journal
+from service.library.locations import Location, ObjectPath, is_url
 from service.library.mounts import find_mounts, is_within, touches
+from service.library.object_cache import ObjectCache
+from service.library.objects import ObjectNotFound, StorageUnavailable, check_storage
 from service.library.pipeline import Pipeline, RehearsedPipeline
 from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
-from service.library.scanning import NO_LINKED_FOLDERS, LinkRules, UnusableFile
+from service.library.scanning import NO_LINKED_FOLDERS, OUTSIDE, LinkRules, UnusableFile
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 from service.system.failure import Failure
@@ -44,7 +47,7 @@ class TooManyGone(SyncRefused):
 
 
 def sync_paths(
-    paths: Sequence[Path],
+    paths: Sequence[Location],
     *,
     snapshot: Snapshot,
     decoder: Decoder,
@@ -59,6 +62,7 @@ def sync_paths(
     max_gone: float = 0.5,
     settle_seconds: float = 0.0,
     previews: Previews | None = None,
+    objects: ObjectCache | None = None,
 ) -> IndexReport:
     """Make the index hold the media under some paths as they are now; see `service.library.indexing.index_paths`.
 
@@ -67,9 +71,9 @@ def sync_paths(
     files or its disk are gone, unless `allow_empty` accepts that; and if a disk goes during the run. Raises
     `TooManyGone` if more than the share `max_gone` of a folder is gone, unless `allow_gone` or `allow_empty` does.
     """
-    roots = [make_absolute(path) for path in paths]
+    roots = [make_absolute(path) if isinstance(path, Path) else path for path in paths]
     journal = journal or Journal()
-    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify)
+    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify, objects=objects)
     with run.stopping_early():
         for root in roots:
             _check_root(root, links, allow_empty=allow_empty)
@@ -80,7 +84,7 @@ def sync_paths(
         gone = list(_find_gone(run, roots))
         targets = (found.target for found in run.found if found.target is not None)
         dead = (Path(os.path.realpath(path)) for path, _ in gone if Path(path).is_symlink())
-        places = [*roots, *targets, *dead]
+        places: list[Location] = [*roots, *targets, *dead]
         mounts |= find_mounts(places)  # some are mounted when they are looked at
         journal.remember_mounts(mounts)
         missed = {mount for mount in journal.mounts() if touches(mount, places)} - mounts
@@ -88,7 +92,18 @@ def sync_paths(
             _check_mounts(run, gone, missed)
             _check_losses(run, roots, gone)
         index = None if journal.is_rehearsal else snapshot.index
-        _work(run, index, snapshot=snapshot, decoder=decoder, limits=limits, stop=stop, previews=previews)
+        if index is None:
+            run.index_all(RehearsedPipeline())
+        else:
+            with Pipeline(
+                snapshot=snapshot,
+                decoder=decoder,
+                limits=limits or DecodeLimits(),
+                stop=stop,
+                previews=previews,
+                objects=objects,
+            ) as pipeline:
+                run.index_all(pipeline)
         gone = [(path, asset_id) for path, asset_id in gone if _is_gone(path)]  # still
         if not (allow_gone or allow_empty or journal.is_rehearsal):
             _check_share(run, [*roots, *map(Path, sorted(mounts))], gone, max_gone=max_gone)
@@ -101,31 +116,11 @@ def sync_paths(
     return run.finish()
 
 
-def _work(
-    run: LibraryRun,
-    index: Index | None,
-    *,
-    snapshot: Snapshot,
-    decoder: Decoder,
-    limits: DecodeLimits | None,
-    stop: Caller | None,
-    previews: Previews | None,
-) -> None:
-    if index is None:
-        run.index_all(RehearsedPipeline())
-    else:
-        with Pipeline(
-            snapshot=snapshot,
-            decoder=decoder,
-            limits=limits or DecodeLimits(),
-            stop=stop,
-            previews=previews,
-        ) as pipeline:
-            run.index_all(pipeline)
-
-
-def _check_root(root: Path, links: LinkRules, *, allow_empty: bool) -> None:
+def _check_root(root: Location, links: LinkRules, *, allow_empty: bool) -> None:
     try:
+        if isinstance(root, ObjectPath):
+            _check_storage(root, links)
+            return
         links.check(root)
         if root.is_dir():
             with os.scandir(root) as entries:
@@ -143,6 +138,18 @@ def _check_root(root: Path, links: LinkRules, *, allow_empty: bool) -> None:
         raise SyncRefused(f"{show_path(root)} cannot be read: {exc.strerror or exc}") from exc
 
 
+def _check_storage(root: ObjectPath, links: LinkRules) -> None:
+    """Raise unless the storage shows what is below a prefix; FileNotFoundError if it says that nothing is."""
+    if not links.allows_object(root):
+        raise UnusableFile(root, "path_not_allowed", OUTSIDE)
+    try:
+        check_storage(root)
+    except ObjectNotFound as exc:
+        raise FileNotFoundError(str(root)) from exc
+    except StorageUnavailable as exc:
+        raise UnusableFile.of(root, exc) from exc
+
+
 def _check_mounts(run: LibraryRun, gone: Sequence[tuple[str, str]], missing: Set[str]) -> None:
     """Refuse if a disk is not mounted any more of which the index knows files, or to which links lead."""
     for mount in sorted(missing):
@@ -154,7 +161,7 @@ def _check_mounts(run: LibraryRun, gone: Sequence[tuple[str, str]], missing: Set
             )
 
 
-def _find_gone(run: LibraryRun, roots: Sequence[Path]) -> Iterator[tuple[str, str]]:
+def _find_gone(run: LibraryRun, roots: Sequence[Location]) -> Iterator[tuple[str, str]]:
     """Paths that the index knows below the roots and at which there is no file, each with its asset."""
     present = {str(found.path) for found in run.found}
     for path, asset_id in run.catalogue.under(roots):
@@ -164,6 +171,8 @@ def _find_gone(run: LibraryRun, roots: Sequence[Path]) -> Iterator[tuple[str, st
 
 def _is_gone(path: str) -> bool:
     """Whether there is no such file, or only a link that leads nowhere; one that cannot be examined is not gone."""
+    if is_url(path):
+        return is_object_gone(path)
     try:
         Path(path).stat()
     except (OSError, ValueError) as exc:
@@ -171,7 +180,7 @@ def _is_gone(path: str) -> bool:
     return False
 
 
-def _check_losses(run: LibraryRun, roots: Sequence[Path], gone: Sequence[tuple[str, str]]) -> None:
+def _check_losses(run: LibraryRun, roots: Sequence[Location], gone: Sequence[tuple[str, str]]) -> None:
     """Refuse to remove everything that the index knows below a root."""
     lost = {path for path, _ in gone}
     for root in roots:
@@ -185,7 +194,7 @@ def _check_losses(run: LibraryRun, roots: Sequence[Path], gone: Sequence[tuple[s
 
 
 def _check_share(
-    run: LibraryRun, folders: Sequence[Path], gone: Sequence[tuple[str, str]], *, max_gone: float
+    run: LibraryRun, folders: Sequence[Location], gone: Sequence[tuple[str, str]], *, max_gone: float
 ) -> None:
     """Refuse to remove more than this share of what the index knows below a folder; what was moved stays."""
     lost = {path for path, asset_id in gone if not run.is_elsewhere(asset_id)}

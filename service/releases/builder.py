@@ -25,6 +25,7 @@ from service.encode.batching import Batcher
 from service.index.contract import Asset, Index
 from service.index.failure import IndexFull, IndexInUse, IndexUnavailable
 from service.library.indexing import library_limits
+from service.library.object_cache import ObjectCache
 from service.library.report import Progress
 from service.library.scanning import LinkRules
 from service.releases import deriving
@@ -72,7 +73,8 @@ def main() -> None:
                     decoder=decoder,
                     limits=library_limits(settings),
                     on_progress=_Printer(),
-                    links=LinkRules(within=settings.library_roots),
+                    links=LinkRules(within=settings.library_roots, storages=settings.storage_roots),
+                    objects=ObjectCache.of(settings, "objects-building"),
                     deletes=deletes,
                 )
 

@@ -30,6 +30,7 @@ from service.index.failure import IndexFailure
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.library.indexing import library_limits
+from service.library.object_cache import ObjectCache
 from service.library.scanning import LinkRules
 from service.releases.building import OnBuild, build_release, learn_calibration
 from service.releases.cost import Cost
@@ -284,7 +285,8 @@ class ReleaseManager:
                 limits=library_limits(self._settings),
                 given_up=given_up,
                 source=self._releases.current.bundle,
-                links=LinkRules(within=self._settings.library_roots),
+                links=LinkRules(within=self._settings.library_roots, storages=self._settings.storage_roots),
+                objects=ObjectCache.of(self._settings, "objects-building"),
             )
             if report.num_embedded == 0:
                 return

@@ -20,6 +20,8 @@ from service.decode.decoder import Decoder
 from service.index.contract import Asset, Index
 from service.index.iteration import iter_assets
 from service.library.indexing import index_paths
+from service.library.locations import Location, locate
+from service.library.object_cache import ObjectCache
 from service.library.report import FailedFile, Progress
 from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
 from service.search.snapshot import Snapshot
@@ -69,6 +71,7 @@ def mirror(
     deletes: bool = True,
     source: Bundle | None = None,
     links: LinkRules = NO_LINKED_FOLDERS,
+    objects: ObjectCache | None = None,
 ) -> MirrorReport:
     """Make a generation of the index hold these assets and no others.
 
@@ -92,6 +95,7 @@ def mirror(
             on_progress=on_progress,
             stop=stop,
             links=links,
+            objects=objects,
         )
         failed, is_interrupted = report.failed, report.is_interrupted
         held = {asset.asset_id: asset for asset in iter_assets(index)}
@@ -114,9 +118,9 @@ def mirror(
     )
 
 
-def _living_path(asset: Asset) -> Path:
-    paths = [Path(path) for path in asset.paths]
-    return next((path for path in paths if path.exists()), paths[0])
+def _living_path(asset: Asset) -> Location:
+    paths = [locate(path) for path in asset.paths]
+    return next((path for path in paths if not isinstance(path, Path) or path.exists()), paths[0])
 
 
 def _embeds(bundle: Bundle, asset: Asset) -> bool:

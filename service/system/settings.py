@@ -91,6 +91,10 @@ class Settings(BaseSettings):
     """Folders of the library, separated by colons: jobs work on, and players get, what really lies in them. `*` means
     every folder, as does the default; with API keys there is no default."""
 
+    storage_roots: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses (`s3://bucket/prefix`), separated by commas: objects of the library are below these. Jobs over HTTP may
+    name no others. Default: what is named on the command line, if `library_roots` is not set."""
+
     agent_folders: Annotated[tuple[Path, ...], NoDecode] = ()
     """Further folders whose files agents may name (`foley mcp`), separated by colons. Those of the library they may
     name anyway: `library_roots`, or else the folders of its jobs."""
@@ -194,6 +198,10 @@ class Settings(BaseSettings):
     """Maximum disk space of thumbnails, filmstrips and waveforms, at most 40 KB for each asset; what was not asked for
     the longest goes first, and is made again when it is asked for."""
 
+    object_cache_bytes: PositiveInt = 16 * GIB
+    """Maximum disk space of local copies of objects (`s3://`), and so of one object; what was not used the longest goes
+    first."""
+
     models_url: str | None = None
     """Mirror from which `foley models get` fetches: this address replaces the host of each published one, whose path
     stays. Default: the published hosts."""
@@ -258,6 +266,24 @@ class Settings(BaseSettings):
             if not root.expanduser().is_absolute():
                 raise ValueError(f"library roots and folders of agents must be absolute, got {str(root)!r}")
         return tuple(root.expanduser() for root in value)
+
+    @field_validator("storage_roots", mode="before")
+    @classmethod
+    def _split_storages(cls, value: Any) -> Any:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("storage_roots", mode="after")
+    @classmethod
+    def _check_storages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for root in value:
+            parts = urlsplit(root)
+            if not parts.scheme or not parts.netloc or parts.username or parts.password or parts.query:
+                raise ValueError("storage roots are addresses like s3://bucket/prefix, without keys")
+        return tuple(root.rstrip("/") for root in value)
 
     @field_validator("data", "bundle", mode="after")
     @classmethod

@@ -34,7 +34,11 @@ SENTENCES = {
     "too_short": "must have at least {min_length} entries",
     "value_error": "{error}",
 }
-FORMS = {"^/": "must be an absolute path", "^[0-9a-f]{64}": "must be 64 digits of 0-9 and a-f"}
+FORMS = {
+    "^/": "must be an absolute path",
+    "^(/|": "must be an absolute path or an address like s3://bucket/prefix",
+    "^[0-9a-f]{64}": "must be 64 digits of 0-9 and a-f",
+}
 SHOWN = ("_parsing", "_from_float", "literal_error")  # types of errors whose input is short and no secret
 
 

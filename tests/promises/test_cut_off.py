@@ -25,6 +25,16 @@ with run_server({"DATA": folder / "data", "DEVICE": "cpu", "MIN_FREE_BYTES": 0},
     httpx.post(f"{address}/v1/search", files={"file": tone}, data=kinds, timeout=60).raise_for_status()
 """
 
+STORAGE = """
+from service.library.locations import locate
+from service.library.objects import list_objects, read_object
+from tests.support.storage import serve_storage
+
+for storage in serve_storage():
+    storage.put("rain/0.wav", b"content")
+    assert [b"".join(read_object(found)) for found in list_objects(locate("s3://archive/rain"))] == [b"content"]
+"""
+
 TRAIN = """
 import sys
 from pathlib import Path
@@ -67,6 +77,7 @@ def test_no_command_looks_up_a_name_or_writes_to_the_home_folder(tmp_path: Path)
         [*foley, "index", str(tmp_path / "media")],
         [*foley, "search", str(tmp_path / "media" / "00000.wav"), "--from", "audio", "--target", "audio"],
         [sys.executable, "-c", SERVE, str(tmp_path)],
+        [sys.executable, "-c", STORAGE],
         [sys.executable, "-c", TRAIN, str(tmp_path), str(weights), os.environ.get("FOLEY_SOAK", "")],
     )
     assert (traces.looked_up, traces.left_in_home) == ([], []), traces.output

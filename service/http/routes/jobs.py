@@ -6,7 +6,6 @@ import base64
 import binascii
 import functools
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from service.http.events import EventResponse, event_id
 from service.http.job_schemas import JOB_ID, JobBody, JobFilePageBody, JobPageBody, JobRequestBody
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
-from service.http.parameters import check_path
+from service.http.parameters import PathNotAllowed, check_path
 from service.http.problems import InvalidParameter
 from service.http.state import StateOf
 from service.jobs.documents import LiveProgress, describe_job
@@ -29,6 +28,8 @@ from service.jobs.files import count_outcomes, read_files
 from service.jobs.opening import Jobs
 from service.jobs.records import JobRecord, JobRequest, Kind, State
 from service.library.journal import FileRow
+from service.library.locations import is_url, locate
+from service.library.mounts import is_within
 from service.library.outcomes import STORED
 from service.library.parts import Part
 from service.library.report import Outcome
@@ -257,7 +258,7 @@ def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
     except ValueError as exc:
         raise InvalidParameter([{"parameter": "part", "message": str(exc)}]) from exc
     return JobRequest(
-        paths=tuple(_read_path(path, settings.library_roots) for path in body.paths),
+        paths=tuple(_read_path(path, settings) for path in body.paths),
         allow_empty=body.allow_empty,
         allow_gone=body.allow_gone,
         dry_run=body.dry_run,
@@ -269,14 +270,19 @@ def _read_request(body: JobRequestBody, settings: Settings) -> JobRequest:
     )
 
 
-def _read_path(text: str, roots: Sequence[Path]) -> str:
+def _read_path(text: str, settings: Settings) -> str:
+    if is_url(text):
+        location = locate(text)
+        if not any(is_within(str(location), root) for root in settings.storage_roots):
+            raise PathNotAllowed("jobs over HTTP work on addresses below FOLEY_STORAGE_ROOTS only")
+        return str(location)
     try:
         os.fsencode(text)
         if "\0" in text:
             raise ValueError("null byte")
     except ValueError as exc:
         raise InvalidParameter([{"parameter": "paths", "message": "not a path of this machine"}]) from exc
-    return str(check_path(make_absolute(Path(find_path(text))), LinkRules(within=roots)))
+    return str(check_path(make_absolute(Path(find_path(text))), LinkRules(within=settings.library_roots)))
 
 
 def _describe(job: JobRecord, live: LiveProgress | None) -> dict[str, Any]:

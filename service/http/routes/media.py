@@ -24,8 +24,17 @@ from service.index.contract import Asset
 from service.jobs.database import LedgerFailure
 from service.jobs.files import recall_identity, write_identity
 from service.jobs.ledger import Ledger
+from service.library.fetching import copy_asset
 from service.library.journal import FileRow
-from service.library.scanning import NO_LINKED_FOLDERS, LinkRules, UnusableFile, stamp_of
+from service.library.locations import ObjectPath, is_url
+from service.library.object_cache import ObjectCache, ObjectTooLarge
+from service.library.objects import ObjectChanged, ObjectNotFound, StorageUnavailable
+from service.library.scanning import (
+    NO_LINKED_FOLDERS,
+    LinkRules,
+    UnusableFile,
+)
+from service.library.stamps import stamp_of
 from service.system.failure import Failure
 
 CHUNK_BYTES = 256 * 1024
@@ -88,12 +97,14 @@ class _OpenFileResponse(FileResponse):
         super().__init__(f"/proc/self/fd/{file.fileno()}", headers=headers, stat_result=facts)
         self._file = file
         self._facts = facts
+        # What is opened by its name is a copy of an object: never written to, but it may go to make room for others.
+        self._is_copy = isinstance(file.name, str)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stamp = stamp_of(self._facts)
 
         async def send_unchanged(message: Message) -> None:
-            if stamp_of(os.fstat(self._file.fileno())) != stamp:
+            if not self._is_copy and stamp_of(os.fstat(self._file.fileno())) != stamp:
                 raise MediaChanged("the file is being written to: the rest of it is not sent")
             await send(message)
 
@@ -108,8 +119,9 @@ class _OpenFileResponse(FileResponse):
 
 async def respond_with_media(request: Request, asset: Asset, state: State) -> Response:
     """Answer with the file, a range or 304; raises `MediaMissing`, `MediaChanged`, `RangeNotSatisfiable`."""
-    links = LinkRules(within=state.foley.settings.library_roots)
-    work = partial(open_media, asset, ledger=state.jobs.ledger, links=links)
+    settings = state.foley.settings
+    links = LinkRules(within=settings.library_roots, storages=settings.storage_roots)
+    work = partial(open_media, asset, ledger=state.jobs.ledger, links=links, objects=state.foley.objects)
     try:
         file, facts = await anyio.to_thread.run_sync(partial(work, reads=False))
     except (
@@ -125,16 +137,24 @@ async def respond_with_media(request: Request, asset: Asset, state: State) -> Re
 
 
 def open_media(
-    asset: Asset, *, ledger: Ledger | None = None, links: LinkRules = NO_LINKED_FOLDERS, reads: bool = True
+    asset: Asset,
+    *,
+    ledger: Ledger | None = None,
+    links: LinkRules = NO_LINKED_FOLDERS,
+    reads: bool = True,
+    objects: ObjectCache | None = None,
 ) -> tuple[BinaryIO, os.stat_result]:
     """Open one of an asset's files, once, and make sure that it has the content that was indexed.
 
     It must lie where `links` may lead. The content is read unless the ledger knows it by its size, times, inode and
-    disk; without `reads` that ends here. Raises what is wrong with the first: `MediaMissing` or `MediaChanged`.
+    disk; without `reads` that ends here. An object is copied to this machine. Raises what is wrong with the first:
+    `MediaMissing`, `MediaChanged`, or `StorageUnavailable` and `ObjectTooLarge` of an object.
     """
-    reasons = []
+    reasons: list[Exception] = []
     for path in asset.paths:
         try:
+            if is_url(path):
+                return _open_object(ObjectPath(path), asset, links, objects, reads=reads)
             descriptor = _open_file(path, links)
             try:
                 facts = os.fstat(descriptor)
@@ -142,11 +162,29 @@ def open_media(
             except BaseException:
                 os.close(descriptor)
                 raise
-        except (MediaMissing, MediaChanged) as exc:
+        except (MediaMissing, MediaChanged, StorageUnavailable, ObjectTooLarge) as exc:
             reasons.append(exc)
         else:
             return os.fdopen(descriptor, "rb", buffering=0), facts
     raise reasons[0]
+
+
+def _open_object(
+    path: ObjectPath, asset: Asset, links: LinkRules, objects: ObjectCache | None, *, reads: bool
+) -> tuple[BinaryIO, os.stat_result]:
+    """The copy of an object, which is named by its content; what is open stays when it makes room for others."""
+    if objects is None or not links.allows_object(path):
+        raise MediaMissing("the object does not lie below the addresses of the library")
+    with objects.holding(asset.asset_id):
+        if not reads and not objects.has(asset.asset_id):
+            raise _ContentUnknown
+        try:
+            file = copy_asset(objects, str(path), asset.asset_id).open("rb", buffering=0)
+        except ObjectNotFound as exc:
+            raise MediaMissing("the storage has no such object any more") from exc
+        except ObjectChanged as exc:
+            raise MediaChanged(str(exc)) from exc
+    return file, os.fstat(file.fileno())
 
 
 def _open_file(path: str, links: LinkRules) -> int:

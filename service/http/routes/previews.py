@@ -218,11 +218,11 @@ async def read_asset(
     """
     settings = state.foley.settings
     limits: DecodeLimits = library_limits(settings)
-    links = LinkRules(within=settings.library_roots)
+    links = LinkRules(within=settings.library_roots, storages=settings.storage_roots)
     seconds = MIN_TIMEOUT_SECONDS + _duration(asset) / SECONDS_READ_A_SECOND
 
     def work() -> R:
-        file, _ = open_media(asset, ledger=state.jobs.ledger, links=links)
+        file, _ = open_media(asset, ledger=state.jobs.ledger, links=links, objects=state.foley.objects)
         with file:
             timeout = min(seconds, MAX_TIMEOUT_SECONDS) + more_seconds
             descriptor = file.fileno()

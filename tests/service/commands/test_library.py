@@ -180,11 +180,11 @@ def test_a_part_of_the_files_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(running, "run_job", lambda *args, **_: asked.append(args[2]) or IndexReport())
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(library_commands, "log_to_stderr", lambda: None)
-    library_commands.index([Path("/videos")], part="3/8", as_json=True)
-    assert asked == [JobRequest(paths=("/videos",), part="3/8")]
-    for part, code in (("9/8", 2), ("", 1)):
+    library_commands.index(["/videos", "s3://archive/a//b/"], part="3/8", as_json=True)
+    assert asked == [JobRequest(paths=("/videos", "s3://archive/a//b"), part="3/8")]
+    for path, part, code in (("/videos", "9/8", 2), ("s3://user:secret@archive", "", 2), ("/videos", "", 1)):
         with pytest.raises(typer.Exit) as ended:
-            library_commands.index([Path("/videos")], part=part, as_json=True)
+            library_commands.index([path], part=part, as_json=True)
         assert ended.value.exit_code == code
 
 

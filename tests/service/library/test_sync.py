@@ -29,7 +29,10 @@ from service.library.mounts import touches
 from service.library.pipeline import Pipeline
 from service.library.report import Counts, IndexReport
 from service.library.run import LibraryRun
-from service.library.scanning import FoundFile, stamp_of
+from service.library.scanning import (
+    FoundFile,
+)
+from service.library.stamps import stamp_of
 from service.library.sync import SyncRefused, TooManyGone
 from service.system.settings import Settings
 from tests.support.libraries import write_tone, write_tones

@@ -58,7 +58,7 @@ def faults(model: type[BaseModel], given: dict[str, Any]) -> dict[str, str]:
             {"limit": "many", "folder": "x", "modality": "smell", "metadata": "{"},
             {
                 "limit": "must be a whole number",
-                "folder": "must be an absolute path",
+                "folder": "must be an absolute path or an address like s3://bucket/prefix",
                 "modality": "must be 'audio' or 'video'",
                 "metadata": "must be JSON: EOF while parsing an object at line 1 column 1",
             },
@@ -99,7 +99,7 @@ def faults(model: type[BaseModel], given: dict[str, Any]) -> dict[str, str]:
         (
             JobRequestBody,
             {"kind": "sync", "paths": ["x", 3]},
-            {"paths.0": "must be an absolute path", "paths.1": ...},
+            {"paths.0": "must be an absolute path or an address like s3://bucket/prefix", "paths.1": ...},
         ),
     ],
 )

@@ -29,7 +29,10 @@ from service.http.routes.media import (
 from service.index.contract import Asset
 from service.jobs.ledger import Ledger
 from service.library.indexing import index_paths
-from service.library.scanning import LinkRules, stamp_of
+from service.library.scanning import (
+    LinkRules,
+)
+from service.library.stamps import stamp_of
 from service.system.settings import Settings
 from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
