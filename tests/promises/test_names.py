@@ -24,6 +24,7 @@ from service.index.layout import VectorLayout
 from service.library.assets import describe_asset
 from service.library.scanning import FoundFile, find_files, identify
 from service.system.logs import configure_logs
+from service.system.settings import Settings
 from tests.support.index_contract import make_segment, make_tracks
 from tests.support.libraries import write_tone
 from tests.support.memory_index import MemoryIndex
@@ -120,8 +121,8 @@ def test_commands_take_the_shown_name(odd: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_jobs_over_http_take_the_shown_name(odd: Path) -> None:
-    assert _read_path(show_path(odd), ()) == str(odd)
-    assert _read_path(str(odd), (odd.parent,)) == str(odd)
+    assert _read_path(show_path(odd), Settings()) == str(odd)
+    assert _read_path(str(odd), Settings(library_roots=(odd.parent,))) == str(odd)
 
 
 def test_logs_and_terminals_take_every_name(odd: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,12 +93,13 @@ class _OpenFileResponse(FileResponse):
 
     chunk_size = CHUNK_BYTES
 
-    def __init__(self, file: BinaryIO, facts: os.stat_result, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, file: BinaryIO, facts: os.stat_result, headers: Mapping[str, str], *, is_copy: bool = False
+    ) -> None:
         super().__init__(f"/proc/self/fd/{file.fileno()}", headers=headers, stat_result=facts)
         self._file = file
         self._facts = facts
-        # What is opened by its name is a copy of an object: never written to, but it may go to make room for others.
-        self._is_copy = isinstance(file.name, str)
+        self._is_copy = is_copy  # of an object: never written to, but it may go to make room for others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stamp = stamp_of(self._facts)
@@ -133,7 +134,8 @@ async def respond_with_media(request: Request, asset: Asset, state: State) -> Re
     if matches_etag(request.headers.get("if-none-match"), etag):
         file.close()
         return Response(status_code=304, headers={name: headers[name] for name in ("ETag", "Cache-Control")})
-    return _OpenFileResponse(file, facts, headers)
+    is_copy = isinstance(file.name, str)  # see `_open_object`: other files are opened by descriptors
+    return _OpenFileResponse(file, facts, headers, is_copy=is_copy)
 
 
 def open_media(

@@ -22,6 +22,7 @@ from service.jobs.files import count_outcomes
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRequest, Kind
 from service.library import catalogue as catalogue_module
+from service.library import fetching as fetching_module
 from service.library import scanning
 from service.library import stages as stages_module
 from service.library import sync as sync_module
@@ -168,7 +169,7 @@ def test_a_copy_is_not_read_again(sync: Sync, library: Path, monkeypatch: pytest
     def refuse(found: object) -> str:
         raise AssertionError(found)
 
-    monkeypatch.setattr("service.library.catalogue.identify", refuse)
+    monkeypatch.setattr("service.library.fetching.identify", refuse)
     assert sync(library).files == Counts(unchanged=5)
 
 
@@ -328,13 +329,13 @@ def test_a_file_replaced_with_its_size_and_time_is_noticed(
     assert paths == (str(library / "a.wav"), str(library / "b.wav"))
 
     read: list[str] = []
-    identify = catalogue_module.identify
+    identify = fetching_module.identify
 
     def record(found: FoundFile) -> str:
         read.append(found.path.name)
         return identify(found)
 
-    monkeypatch.setattr(catalogue_module, "identify", record)
+    monkeypatch.setattr(fetching_module, "identify", record)
     assert (sync(library).files, read) == (Counts(unchanged=4), [])
     assert sync(library, verify=True).files == Counts(unchanged=4)
     assert sorted(read) == ["a.wav", "b.wav", "c.wav", "d.wav"]
@@ -364,7 +365,7 @@ def test_a_ledger_of_before_is_trusted_for_what_was_not_touched_since(
     with jobs.ledger.write() as connection:  # as its upgrade leaves it
         connection.execute("UPDATE identities SET stamp = ?", (f"<{time.time_ns()}",))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalogue_module, "identify", None)
+        patch.setattr(fetching_module, "identify", None)
         assert sync(library).files == Counts(unchanged=4)
     time_ns = (library / "a.wav").stat().st_mtime_ns
     write_tone(library / "a.wav", next(NUMBERS), seconds=0.5)

@@ -25,7 +25,7 @@ from service.jobs.files import read_files
 from service.jobs.journal import LedgerJournal
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRequest
-from service.library import catalogue, scanning, stages
+from service.library import fetching, scanning, stages
 from service.library.catalogue import Placement
 from service.library.outcomes import Outcomes
 from service.library.report import IndexReport
@@ -48,7 +48,7 @@ STEPS: dict[str, tuple[object, str]] = {
     "begin": (LedgerJournal, "_begin"),
     "look up faults": (LedgerJournal, "fault_of"),
     "look up identity": (LedgerJournal, "find_identity"),
-    "identify": (catalogue, "identify"),
+    "identify": (fetching, "identify"),
     "start": (LedgerJournal, "start"),
     "hand to the decoder": (Decoder, "submit"),
     "open": (lane, "open_regular"),
