@@ -160,7 +160,10 @@ def test_final_stage_runs_without_rights(name: str) -> None:
     assert users == ["10001:10001"]
     copied = [value for word, value in final if word == "COPY"]
     # What others wrote lies below our own code: a change of ours is a small layer.
-    assert [value.split()[1:] for value in copied] == [["/opt/foley", "/opt/foley"], ["/ours", "/"]]
+    ours, others = ["/ours", "/"], ["/opt/foley", "/opt/foley"]
+    is_serving = name == "Dockerfile"  # without pip; that of training is built on what it needs
+    assert [value.split()[1:] for value in copied] == ([others, ours] if is_serving else [ours])
+    assert is_serving or final[0] == ("FROM", "dependencies")
     labels = next(value for word, value in final if word == "LABEL")
     version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
     assert f'org.opencontainers.image.version="{version}"' in labels
@@ -197,6 +200,18 @@ def test_what_is_copied_is_in_the_context(name: str) -> None:
             for source in value.split()[:-1]:
                 assert source in kept
                 assert (REPOSITORY / source).exists()
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.train"])
+def test_what_builds_the_wheel_is_pinned_and_its_notices_are_there(name: str) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    pinned = [line.split("==")[0] for line in (REPOSITORY / "constraints.txt").read_text().splitlines()]
+    assert {Requirement(one).name for one in project["build-system"]["requires"]} <= set(pinned)
+    given = " ".join(value for word, value in instructions(name) if word == "ENV")
+    for variable in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):  # older versions of pip, and newer ones
+        assert f"{variable}=/src/constraints.txt" in given
+    copied = " ".join(value for word, value in instructions(name) if word == "COPY").split()
+    assert set(project["project"]["license-files"]) <= set(copied)
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.train"])
