@@ -44,10 +44,10 @@ def main() -> None:
     print("cosine of two moments in library and query; share of the exact best that is among the candidates")
     print("library  query   " + "  ".join(f"{prefetch:5}" for prefetch in PREFETCHES) + "   chosen")
     for library_noise in OWN_NOISES:
-        tracks = _make(rng, centres[own] + SHARED * shared, library_noise)
+        tracks = make_tracks(rng, centres[own] + SHARED * shared, library_noise)
         pooled = unit(tracks.mean(axis=1))
         for query_noise in OWN_NOISES:
-            queries = _make(rng, centres[own[chosen]] + SHARED * changed, query_noise)
+            queries = make_tracks(rng, centres[own[chosen]] + SHARED * changed, query_noise)
             shares = _shares(tracks, pooled, queries, limit)
             alike = float(np.mean([measure_alikeness(query) for query in queries]))
             prefetch = choose_prefetch(queries[0], limit=limit)
@@ -58,7 +58,10 @@ def main() -> None:
             )
 
 
-def _make(rng: np.random.Generator, signal: NDArray[np.float32], own_noise: float) -> NDArray[np.float32]:
+def make_tracks(
+    rng: np.random.Generator, signal: NDArray[np.float32], own_noise: float
+) -> NDArray[np.float32]:
+    """Tracks of unit moments: a signal, (N, D), with noise of each moment."""
     tracks = rng.standard_normal((len(signal), NUM_MOMENTS, signal.shape[1]), dtype=np.float32)
     tracks *= own_noise
     tracks += signal[:, None]
