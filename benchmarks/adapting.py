@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from training.adapting.fitting import MODALITIES, Clips, FitConfig, apply_head, fit_heads
-from training.commands.adapt import read_library
+from training.commands.stored_library import read_library
 from training.evaluation.classes import average_precisions
 
 Floats = NDArray[np.float32]
@@ -41,7 +41,7 @@ def main() -> None:
     print("| row | baseline mAP / R@1 | method mAP / R@1 | Δ mAP | Δ R@1 |\n|---|---|---|---|---|")
     if given.labels:
         with tempfile.TemporaryDirectory() as folder:
-            stored, _ = read_library(Path(folder), Console(quiet=True))
+            stored = read_library(Path(folder) / "tracks", Console(quiet=True)).tracks
             chosen = stored.pairs()
             tracks = {name: stored.read(name, chosen) for name in MODALITIES}
             names = [stored.assets[file].paths[0] for file in stored.asset_of_segments()[chosen]]

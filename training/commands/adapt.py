@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
-from models.bundle.bundle import Bundle, load_bundle
+from models.bundle.bundle import Bundle
 from training.adapting.bundles import write_adapted
 from training.adapting.fitting import MODALITIES, Clips, FitConfig, Fitted, apply_head, fit_heads
 from training.adapting.labels import Labels, read_labels
@@ -35,11 +33,9 @@ from training.commands.held_back import (
     print_table,
     read_graph,
 )
-from training.data.library import LibraryUnavailable
-from training.data.stored_tracks import StoredTracks, load_tracks
-
-PATH_COMMAND = (sys.executable, "-m", "service.cli", "releases", "path")
-"""What prints the folder of a release's bundle."""
+from training.commands.stored_library import pooled, read_library
+from training.commands.text import learn_again, say_words_are_gone, words_of_bundle
+from training.data.stored_tracks import StoredTracks
 
 
 def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str, Any]:
@@ -57,52 +53,28 @@ def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str,
         typer.Exit: With code 2; see `beside`.
     """  # noqa: DOC502,DOC503 - `beside` raises it
     with beside(output, console) as folder:
-        tracks, parent = read_library(folder, console)
+        library = read_library(folder / "tracks", console)
+        tracks, parent = library.tracks, library.parent
         if request.finetune:
-            return finetune_library(request, tracks, parent, output, console)
-        return _adapt(request, tracks, parent, output, console)
+            found = finetune_library(request, tracks, parent, output, console)
+            if words_of_bundle(library.active) is not None:
+                say_words_are_gone(output, "they do not fit the tuned encoders", console)
+            return found
 
+        def word(bundle: Bundle, heads: Mapping[str, nn.Module]) -> Bundle:
+            return learn_again(library.active, tracks, bundle, heads, folder, console)
 
-def read_library(
-    folder: Path, console: Console, *, keeps_pair_heads: bool = False
-) -> tuple[StoredTracks, Bundle]:
-    """Read the tracks of the active release; of its parent, if its bundle is derived from one already.
-
-    Heads of the method `pair` have seen no label; with `keeps_pair_heads` their tracks are read as they are.
-    """
-    tracks, bundle = read_active(folder, console)
-    keeps = keeps_pair_heads and bundle.manifest.training.get("method") == "pair"
-    if tracks.derived_from is None or keeps:
-        return tracks, bundle
-    console.print(
-        f"{tracks.bundle_id} was adapted already: learning from the tracks of its parent {tracks.derived_from}"
-    )
-    shutil.rmtree(folder)
-    return read_active(folder, console, release=tracks.derived_from)
-
-
-def read_active(folder: Path, console: Console, *, release: str | None = None) -> tuple[StoredTracks, Bundle]:
-    """Read the tracks of a release (None: the active one), and its bundle."""
-    with console.status("reading the stored tracks"):
-        tracks = load_tracks(folder, release=release)
-        parent = load_bundle(_bundle_path(tracks.release_id))
-    if parent.bundle_id != tracks.bundle_id:
-        raise LibraryUnavailable(
-            f"the tracks are those of {tracks.bundle_id}, the bundle is {parent.bundle_id}"
-        )
-    return tracks, parent
-
-
-def _bundle_path(release_id: str) -> Path:
-    answer = subprocess.run([*PATH_COMMAND, release_id], capture_output=True, text=True, check=False)  # noqa: S603 - ours
-    if answer.returncode != 0:
-        said = answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"]
-        raise LibraryUnavailable(f"`foley releases path` failed: {said[-1].removeprefix('foley: ')}")
-    return Path(answer.stdout.removesuffix("\n"))
+        return _adapt(request, tracks, parent, output, console, word=word)
 
 
 def _adapt(
-    request: AdaptRequest, tracks: StoredTracks, parent: Bundle, output: Path, console: Console
+    request: AdaptRequest,
+    tracks: StoredTracks,
+    parent: Bundle,
+    output: Path,
+    console: Console,
+    *,
+    word: Callable[[Bundle, Mapping[str, nn.Module]], Bundle] = lambda bundle, _: bundle,
 ) -> dict[str, Any]:
     segments = tracks.pairs()
     assets = tracks.asset_of_segments()[segments]
@@ -143,7 +115,9 @@ def _adapt(
         "seconds": round(seconds, 1),
         "retrieval": figures,
     }
-    bundle = write_adapted(parent, fitted.heads, output, name=request.name, training=facts)
+    bundle = word(
+        write_adapted(parent, fitted.heads, output, name=request.name, training=facts), fitted.heads
+    )
     console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
     if labels is not None:
         learned = _learn_tags(request, tracks, segments, labels, fitted)
@@ -173,18 +147,6 @@ def _learn_tags(
         is_unseen=unseen,
         seed=request.config.seed,
     )
-
-
-def pooled(
-    tracks: StoredTracks, modality: str, segments: NDArray[np.int64], head: nn.Module | None = None
-) -> NDArray[np.float32]:
-    """Unit means of tracks, or of what a head makes of them, (N, D), read some at a time."""
-    parts = []
-    for first in range(0, len(segments), 1024):
-        rows = tracks.read(modality, segments[first : first + 1024])
-        mean = (rows if head is None else apply_head(head, rows)).mean(axis=1)
-        parts.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
-    return np.concatenate(parts)
 
 
 def print_tags(learned: LearnedTags, file: Path, console: Console) -> None:

@@ -14,8 +14,8 @@ from models.bundle.bundle import Bundle
 from models.bundle.moments import MomentWeights
 from training.adapting.bundles import write_weighed
 from training.adapting.moments import AgreementConfig, Measured, fit_agreement, measure_agreement, to_arrays
-from training.commands.adapt import read_active
 from training.commands.held_back import LEAST_HELD_BACK, Refused, beside, choose_held
+from training.commands.stored_library import read_active
 from training.data.stored_tracks import StoredTracks
 
 MAX_MEASURED = 1000

@@ -21,7 +21,8 @@ from training.adapting.folding import Judged
 from training.adapting.grasp import LEAST, NUM_RUNS, FoundGraph, GraphUnavailable, find_graph, label_lift
 from training.adapting.labels import Labels, read_labels
 from training.adapting.tagging import LearnedTags, learn_tags
-from training.commands.adapt import pooled, print_tags, read_library
+from training.commands.adapt import print_tags
+from training.commands.stored_library import pooled, read_library
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredTracks
 
@@ -64,7 +65,7 @@ def graph(request: GraphRequest, output: Path, *, console: Console) -> dict[str,
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        tracks, parent = read_library(output / "tracks", console, keeps_pair_heads=True)
+        tracks, parent, _ = read_library(output / "tracks", console, keeps_pair_heads=True)
         found = search(request, tracks, parent, console)
     except (LibraryUnavailable, GraphUnavailable, OSError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, soft_wrap=True)

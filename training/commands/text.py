@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
-from models.bundle.bundle import Bundle, read_bundle_id
+from models.bundle.bundle import Bundle, load_bundle, read_bundle_id
 from training.adapting.bundles import write_worded
 from training.adapting.captions import SOURCES, read_captions
-from training.adapting.sentences import Kind, Sentences, export_sentences
+from training.adapting.sentences import PACKAGES, Kind, Sentences, export_sentences
 from training.adapting.wording import Worded, WordingConfig, fit_wording, measure_wording
-from training.commands.adapt import pooled, read_active
 from training.commands.held_back import LEAST_HELD_BACK, beside, is_held_back
+from training.commands.stored_library import pooled, read_active
 from training.data.stored_tracks import StoredTracks
 
 MAX_MEASURED = 2000
@@ -97,12 +99,41 @@ def learn(
         raise ValueError(f"{parent.bundle_id} embeds words already")
     if parent.manifest.similarity != "cosine":
         raise ValueError(f"{parent.bundle_id} compares by dot product: adapt it first (foley-train adapt)")
+    projections, facts = fit(request, tracks, sentences, console, compares=parent.manifest.compares)
+    bundle = write_worded(parent, sentences, projections, output, name=request.name, training=facts)
+    console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
+    console.print(f"make it answer: foley releases create {output} --activate", markup=False, soft_wrap=True)
+    return {"bundle_id": bundle.bundle_id, **facts}
+
+
+def fit(
+    request: TextRequest,
+    tracks: StoredTracks,
+    sentences: Sentences,
+    console: Console,
+    *,
+    compares: bool,
+    heads: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """Fit the projections to nine files of ten, and measure them on the others.
+
+    Args:
+        request: What to learn.
+        tracks: Of the library.
+        sentences: The sentence encoder.
+        console: Where progress goes.
+        compares: Whether sound and picture share a space.
+        heads: What adapts the tracks before.
+
+    Returns:
+        P by modality, and how they were learned, JSON values.
+    """
     began = time.monotonic()
     captions = read_captions(tracks.assets, request.sources)
     with console.status("embedding texts"):
-        clips, files = gather(tracks, captions, sentences)
+        clips, files = gather(tracks, captions, sentences, heads)
     is_held = is_held_back(tracks)[files]
-    groups = [tuple(tracks.shapes)] if parent.manifest.compares else [(name,) for name in tracks.shapes]
+    groups = [tuple(tracks.shapes)] if compares else [(name,) for name in tracks.shapes]
     taught = clips.choose(np.flatnonzero(~is_held))
     projections = {
         name: projection
@@ -125,14 +156,82 @@ def learn(
         "seconds": round(time.monotonic() - began, 1),
         "retrieval": figures,
     }
-    bundle = write_worded(parent, sentences, projections, output, name=request.name, training=facts)
-    console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
-    console.print(f"make it answer: foley releases create {output} --activate", markup=False, soft_wrap=True)
-    return {"bundle_id": bundle.bundle_id, **facts}
+    return projections, facts
+
+
+def words_of_bundle(bundle: Bundle) -> TextRequest | None:
+    """How the words of a bundle were learned; None if it has none, or they were trained with its encoders."""
+    words = bundle.manifest.text
+    if words is None or words.encoder is None:
+        return None
+    training = bundle.manifest.training
+    kind = next((kind for kind, one in PACKAGES.items() if one.name == words.encoder.get("name")), None)
+    return TextRequest(
+        config=WordingConfig(),
+        sources=training.get("words", training).get("captions", SOURCES),
+        kind=kind or "use",
+        name=bundle.manifest.name,
+    )
+
+
+def learn_again(
+    active: Bundle,
+    tracks: StoredTracks,
+    adapted: Bundle,
+    heads: Mapping[str, nn.Module],
+    folder: Path,
+    console: Console,
+    *,
+    export: Callable[[Kind, Path], Sentences] = export_sentences,
+) -> Bundle:
+    """Give an adapted bundle the words that the active one has learned, fitted anew to its heads.
+
+    Args:
+        active: May have words.
+        tracks: Of the parent.
+        adapted: Without words; replaced in its folder.
+        heads: Of the adapted bundle.
+        folder: For scratch, on the disk of the bundle.
+        console: Where progress goes.
+        export: Reads the sentence encoder.
+
+    Returns:
+        The bundle with words; the adapted one as it is, after a line that says why, if they cannot be learned.
+    """
+    request, output = words_of_bundle(active), adapted.path
+    if request is None:
+        return adapted
+    try:
+        with console.status("reading the sentence encoder"):
+            sentences = export(request.kind, folder)
+        projections, facts = fit(
+            request, tracks, sentences, console, compares=adapted.manifest.compares, heads=heads
+        )
+    except ValueError as exc:  # no package, no captions, too few files
+        say_words_are_gone(output, str(exc), console)
+        return adapted
+    wordless = load_bundle(output.rename(folder / "wordless"))
+    training = {**adapted.manifest.training, "words": facts}
+    name = adapted.manifest.name
+    return write_worded(wordless, sentences, projections, output, name=name, training=training)
+
+
+def say_words_are_gone(output: Path, reason: str, console: Console) -> None:
+    """Say that a new bundle has lost the words of the active one, and how it gets them back."""
+    console.print(
+        f"{output.name} has no words, those of the active release were not learned again: {reason}; once its release "
+        f"is active: foley-train text --output {output}-text",
+        style="yellow",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def gather(
-    tracks: StoredTracks, captions: Sequence[Sequence[str]], sentences: Sentences
+    tracks: StoredTracks,
+    captions: Sequence[Sequence[str]],
+    sentences: Sentences,
+    heads: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> tuple[Worded, NDArray[np.int64]]:
     """The clips of files with texts.
 
@@ -140,6 +239,7 @@ def gather(
         tracks: Of the library.
         captions: Texts of each file.
         sentences: The sentence encoder.
+        heads: What adapts the tracks before.
 
     Returns:
         The clips, and the file of each.
@@ -154,9 +254,13 @@ def gather(
     has: dict[str, NDArray[np.bool_]] = {}
     for name, (_, width) in tracks.shapes.items():
         has[name] = tracks.rows[name][chosen] >= 0
-        vectors[name] = np.zeros((len(chosen), width), np.float32)
-        if has[name].any():
-            vectors[name][has[name]] = pooled(tracks, name, chosen[has[name]])
+        rows = (
+            pooled(tracks, name, chosen[has[name]], heads.get(name))
+            if has[name].any()
+            else np.zeros((0, width))
+        )
+        vectors[name] = np.zeros((len(chosen), rows.shape[1]), np.float32)
+        vectors[name][has[name]] = rows
     clips = Worded(
         vectors=vectors,
         has=has,

@@ -19,7 +19,7 @@ from training.adapting import folding
 from training.adapting.folding import MODALITIES
 from training.adapting.labels import Labels, read_labels
 from training.adapting.tagging import key_of, learn_tags
-from training.commands.adapt import pooled
+from training.commands.stored_library import pooled
 from training.data.stored_tracks import unpack_tracks
 
 

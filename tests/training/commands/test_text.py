@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -24,9 +26,11 @@ from tests.support.bundles import make_text_graph, make_worded, write_tokenizer
 from tests.support.index_contract import make_segment
 from tests.support.memory_index import MemoryIndex
 from training.adapting.captions import UnknownCaptions, read_captions, words_of
+from training.adapting.heads import Projection
 from training.adapting.sentences import PACKAGES, VECTORS, Sentences, SentencesUnavailable, _find
 from training.adapting.wording import Worded, WordingConfig, fit_wording, measure_wording
 from training.commands import text as command
+from training.commands.stored_library import pooled
 from training.data.stored_tracks import StoredAsset, StoredTracks
 
 WIDTH = 24
@@ -120,6 +124,38 @@ def test_words_are_learned_again_but_never_in_place_of_trained_ones(
     with pytest.raises(ValueError, match="embeds words already"):
         command.learn(request, tracks, make_worded(tmp_path / "own"), sentences, tmp_path / "none", quiet)
     assert not (tmp_path / "none").exists()
+
+
+def test_an_adapted_bundle_keeps_the_words_of_the_active_one(
+    learned: tuple[dict[str, Any], Bundle], sentences: Sentences, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    heads = {name: Projection(128, 128) for name in ("audio", "video")}
+    heads["video"] = heads["audio"]
+    tracks, said = make_tracks(sentences, 240), Console(record=True, width=300)
+    adapted = load_bundle(shutil.copytree(starter_path(), tmp_path / "mine"))
+
+    def learn_again(export: Callable[[str, Path], Sentences]) -> Bundle:
+        return command.learn_again(learned[1], tracks, adapted, heads, tmp_path, said, export=export)
+
+    def fail(kind: str, folder: Path) -> NoReturn:
+        raise SentencesUnavailable("not installed: pip install it")
+
+    assert learn_again(fail) is adapted
+    assert (
+        "not installed: pip install it; once its release is active: foley-train text --output"
+        in said.export_text()
+    )
+    bundle = learn_again(lambda kind, folder: sentences)
+    assert (bundle.path, bundle.manifest.name) == (adapted.path, adapted.manifest.name)
+    assert bundle.manifest.training["words"]["captions"] == ["metadata:title"]
+    assert command.words_of_bundle(bundle) == replace(command.words_of_bundle(learned[1]), name="starter")
+    encoder = TextEncoder(bundle, num_threads=1)
+    vectors = pooled(tracks, "audio", np.arange(12), heads["audio"])
+    for number, text in enumerate(TEXTS):
+        likeness = vectors @ encoder.embed(text, target="audio")
+        assert set(np.argsort(-likeness)[:2]) == {number, number + 6}
+    assert command.learn_again(adapted, tracks, adapted, heads, tmp_path, said) is adapted  # it had no words
 
 
 def test_texts_of_files() -> None:
