@@ -1,6 +1,6 @@
 """Fits the projection from sentence vectors to the space of stored tracks: the loop behind `foley-train text`.
 
-    z_c = unit(P e),  e a frozen sentence vector;  loss = InfoNCE(z_c, z_a) + InfoNCE(z_c, z_v), temperature .1
+    z_c = unit(P e),  e a frozen sentence vector;  loss = InfoNCE(z_c, z_a) + InfoNCE(z_c, z_v), temperature .05
 
 Equal texts share the target and are no negatives of each other. A clip without a stream counts for the other alone.
 """
@@ -39,7 +39,7 @@ class WordingConfig:
     max_steps: int = 12_000
     batch_size: int = 128
     learning_rate: float = 3e-3
-    temperature: float = 0.1
+    temperature: float = 0.05
     seed: int = 0
 
 

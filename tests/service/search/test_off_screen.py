@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
+from click.testing import Result
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from models.bundle.bundle import unit_rows
+from service.cli import app
+from service.commands import audit as command
+from service.commands.printing import format_time
 from service.encode.embedding import EmbeddedSegment, weigh_moments
 from service.index.contract import VectorQuery
 from service.index.layout import VectorLayout
-from service.search.audit import audit_library
+from service.search.audit import Audit, audit_library
 from service.search.off_screen import find_off_screen
 from tests.support.index_contract import make_id, make_segment
 from tests.support.memory_index import MemoryIndex
@@ -56,11 +65,13 @@ def test_items_with_one_stream_count_alike() -> None:
     assert weigh_moments([both], None) == [both]
 
 
-def test_half_foreign_sound_is_found_by_its_picture_and_named_by_the_audit(tmp_path: Path) -> None:
+@contextmanager
+def half_foreign(folder: Path) -> Iterator[tuple[MemoryIndex, NDArray[np.float32], NDArray[np.float32]]]:
+    """40 files; the sound of the first 20 belongs to another file from second 5 on."""
     audio, video = make_pairs(40)
     clean = audio.copy()
     audio[:20, 5:] = np.roll(clean, 1, axis=0)[:20, 5:]
-    with MemoryIndex.open(tmp_path, layout=LAYOUT) as index:
+    with MemoryIndex.open(folder, layout=LAYOUT) as index:
         for number in range(40):
             one = EmbeddedSegment(
                 start_seconds=0, end_seconds=10, tracks={"audio": audio[number], "video": video[number]}
@@ -70,6 +81,11 @@ def test_half_foreign_sound_is_found_by_its_picture_and_named_by_the_audit(tmp_p
                 number, audio_track=stored.tracks["audio"], video_track=stored.tracks["video"]
             )
             index.write_asset([segment], is_last=True)
+        yield index, audio, video
+
+
+def test_half_foreign_sound_is_found_by_its_picture_and_named_by_the_audit(tmp_path: Path) -> None:
+    with half_foreign(tmp_path) as (index, audio, video):
         found = index.search_assets(VectorQuery(track=video[3], target="audio", limit=1))[0]
         assert found.asset_id == make_id(3)
         assert found.score > 0.85, "every moment alike would give .5"
@@ -80,3 +96,26 @@ def test_half_foreign_sound_is_found_by_its_picture_and_named_by_the_audit(tmp_p
         assert all(spans[make_id(number)] == [(5.0, 10.0)] for number in range(20))
         assert all(spans[make_id(number)] == [] for number in range(20, 40))
         assert all(one.off_screen is None for one in audit_library(index).findings)
+
+
+def test_the_command_names_the_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with half_foreign(tmp_path) as (index, _, _):
+        weighed, plain = audit_library(index, moments=MOMENTS), audit_library(index)
+
+    def run(found: Audit, *arguments: str) -> Result:
+        monkeypatch.setattr(
+            command, "_audit", lambda settings, *, limit, max_offset: found.to_json(limit=limit)
+        )
+        return CliRunner().invoke(app, ["audit", *arguments], env={"FOLEY_DATA": str(tmp_path)})
+
+    span = f"{format_time(5.0)}–{format_time(10.0)}"
+    named = run(weighed, "--moments")
+    assert named.exit_code == 0, named.output
+    assert "off screen" in named.output
+    assert named.output.count(span) == 20
+    assert span not in run(weighed).output
+    said = json.loads(run(weighed, "--moments", "--json").stdout)
+    assert sum(one["off_screen"] == [[5.0, 10.0]] for one in said["findings"]) == 20
+    refused = run(plain, "--moments")
+    assert refused.exit_code != 0
+    assert "does not weigh moments: make one that does with `foley-train agreement`" in refused.output
