@@ -425,7 +425,7 @@ export interface paths {
         };
         /**
          * Show the library in two dimensions
-         * @description The pooled vectors of assets, projected by principal components at once, or by UMAP if `umap-learn` is installed. What lies close together sounds or looks alike. Kept until the library changes.
+         * @description The pooled vectors of assets, projected by principal components at once, or by UMAP if `umap-learn` is installed. What lies close together sounds or looks alike. Kept until assets come or go or a job ends; the entity tag tells whether it changed.
          */
         get: operations["show_map"];
         put?: never;
@@ -1102,7 +1102,8 @@ export interface components {
          *           }
          *         }
          *       ],
-         *       "next_cursor": "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10"
+         *       "next_cursor": "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10",
+         *       "num_assets": null
          *     }
          */
         AssetPageBody: {
@@ -1113,6 +1114,11 @@ export interface components {
              * @description Give it as `cursor` for the next page; null after the last.
              */
             next_cursor: string | null;
+            /**
+             * Num Assets
+             * @description How many assets pass the filters, on all pages; null without `with_count`.
+             */
+            num_assets: number | null;
         };
         /**
          * Audit
@@ -3125,7 +3131,7 @@ export interface components {
         NewCollection: {
             /**
              * Name
-             * @description What people call it.
+             * @description What people call it; more than white space.
              */
             name: string;
         };
@@ -5710,6 +5716,8 @@ export interface operations {
                 limit?: number;
                 /** @description `next_cursor` of the page before; leave it out for the first. */
                 cursor?: string | null;
+                /** @description Also say how many assets pass the filters, `num_assets`. */
+                with_count?: boolean;
             };
             header?: never;
             path?: never;
@@ -7984,6 +7992,13 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["MapBody"];
                 };
+            };
+            /** @description The client has this already. */
+            304: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
             };
             /** @description Unauthorized */
             401: {

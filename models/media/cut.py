@@ -28,6 +28,7 @@ from models.media.stretch_sound import read_sound, to_24_bits
 from models.media.unreadable import NoStream, NotInMedia
 from models.media.wave import write_wave
 
+MIN_SECONDS = 0.001  # shorter ones hold no sample
 MAX_SECONDS = 600.0
 """Longest segment."""
 
@@ -65,6 +66,11 @@ class Segment:
     is_copy: bool
 
 
+def is_span(start: float, end: float) -> bool:
+    """Whether a segment can last from `start` to `end`, in seconds."""
+    return start >= 0 and MIN_SECONDS <= round(end - start, 9) <= MAX_SECONDS
+
+
 def cut_segment(
     source: MediaSource,
     start: float,
@@ -93,8 +99,10 @@ def cut_segment(
         NoStream: If the file lacks the modality.
         NotInMedia: If start and end are in no order, too far apart, or after the end of the file.
     """
-    if not 0 <= start < end <= start + MAX_SECONDS:
-        raise NotInMedia(f"a segment lasts from 0 to {MAX_SECONDS:g} s, got {start:g} to {end:g}")
+    if not is_span(start, end):
+        raise NotInMedia(
+            f"a segment lasts from {MIN_SECONDS:g} to {MAX_SECONDS:g} s, got {start:g} to {end:g}"
+        )
     limits = limits or DecodeLimits()
     with open_media(source, limits) as media:
         has = {"audio": bool(media.sounds), "video": media.video is not None}
@@ -104,8 +112,8 @@ def cut_segment(
     modality = modality or ("video" if has["video"] else "audio")
     if not has[modality]:
         raise NoStream(f"the file has no {'picture' if modality == 'video' else 'sound'}")
-    if info.duration_seconds is not None and start >= info.duration_seconds:
-        raise NotInMedia(f"the file ends at {info.duration_seconds:g} s")
+    if not is_span(start, end) or (info.duration_seconds is not None and start >= info.duration_seconds):
+        raise NotInMedia(f"the file ends at {info.duration_seconds or end:g} s")
     stretch = Stretch(source=source, limits=limits, start=start, end=end)
     if modality == "audio":
         samples, rate = read_sound(stretch)

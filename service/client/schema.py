@@ -27,6 +27,7 @@ class AssetChanges(TypedDict):
 class AssetPageBody(TypedDict):
     assets: list[AssetBody]
     next_cursor: str | None
+    num_assets: int | None
 
 
 class Audit(TypedDict):

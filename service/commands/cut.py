@@ -45,7 +45,7 @@ def cut(
     """Copy a stretch of a file into a new file; nothing is overwritten."""
     from typing import get_args
 
-    from models.media.cut import MAX_SECONDS, cut_segment
+    from models.media.cut import MAX_SECONDS, MIN_SECONDS, cut_segment, is_span
     from service.decode.decoder import Decoder
     from service.decode.sandbox import WorkerLimits
     from service.library.indexing import library_limits
@@ -54,9 +54,9 @@ def cut(
     kind = next((one for one in get_args(Modality) if one == modality), None)
     if modality is not None and kind is None:
         fail(f"--modality must be audio or video, got {modality!r}", code=WRONG_USAGE)
-    if not 0 <= start < end <= start + MAX_SECONDS or (moment is not None and not math.isfinite(moment)):
+    if not is_span(start, end) or (moment is not None and not math.isfinite(moment)):
         fail(
-            f"--end must be after --start, by at most {MAX_SECONDS:g} s, got {start:g} to {end:g}",
+            f"--end must be after --start, by {MIN_SECONDS:g} to {MAX_SECONDS:g} s, got {start:g} to {end:g}",
             code=WRONG_USAGE,
         )
     settings = read_settings()

@@ -13,7 +13,7 @@ from service.exports.event import Cut, Event
 
 MAX_TITLE_CHARS = 70
 REEL_CHARS = 8
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # spreadsheets read wide signs, too
 CSV_COLUMNS = (
     "number", "name", "path", "start_seconds", "end_seconds", "source_in", "source_out", "record_in", "record_out",
     "audio", "video", "note", "query", "asset_id",
@@ -89,7 +89,7 @@ def write_csv(cut: Cut) -> str:
         flags = ("yes" if event.has_audio else "no", "yes" if event.has_video else "no")
         span = (f"{event.start_seconds:.6f}", f"{event.end_seconds:.6f}")
         text = (event.name, one_line(event.path), event.note, event.query)
-        name, path, note, query = (f"'{one}" if one.startswith(FORMULA) else one for one in text)
+        name, path, note, query = map(without_formula, text)
         writer.writerow((number, name, path, *span, *_times(cut, event), *flags, note, query, event.asset_id))
     return file.getvalue()
 
@@ -120,6 +120,11 @@ def _times(cut: Cut, event: Event) -> tuple[str, str, str, str]:
 def _reel(event: Event) -> str:
     stem = re.sub(r"[^A-Za-z0-9]", "", PurePath(event.name).stem)
     return stem[:REEL_CHARS].upper() or "AX"
+
+
+def without_formula(text: str) -> str:
+    """Text with an apostrophe before it if a spreadsheet would run it."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def one_line(text: str) -> str:

@@ -7,7 +7,7 @@ import io
 from pathlib import PurePath
 
 from service.exports.event import Cut, Event
-from service.exports.lists import one_line
+from service.exports.lists import one_line, without_formula
 
 SAMPLE_RATE_HZ = 48_000
 REAPER_SOURCES = {".mp3": "MP3", ".flac": "FLAC", ".ogg": "VORBIS", ".wv": "WAVPACK"}
@@ -55,7 +55,7 @@ def write_reaper_csv(cut: Cut) -> str:
     writer.writerow(("#", "Name", "Start", "End", "Length"))
     for number, event in enumerate(cut.events, start=1):
         start, end = _span(cut, event)
-        writer.writerow((f"R{number}", event.label, *map(_clock, (start, end, end - start))))
+        writer.writerow((f"R{number}", without_formula(event.label), *map(_clock, (start, end, end - start))))
     return file.getvalue()
 
 
@@ -64,7 +64,8 @@ def write_audition(cut: Cut) -> str:
     lines = ["Name\tStart\tDuration\tTime Format\tType\tDescription"]
     for event in cut.events:
         start, end = _span(cut, event)
-        lines.append(f"{event.name}\t{_clock(start)}\t{_clock(end - start)}\tdecimal\tCue\t{event.note}")
+        name, note = map(without_formula, (event.name, event.note))
+        lines.append(f"{name}\t{_clock(start)}\t{_clock(end - start)}\tdecimal\tCue\t{note}")
     return "\n".join([*lines, ""])
 
 

@@ -15,7 +15,15 @@ COLLECTION_ID = "3f2b8c5de1a94b0f9b7d6a5c4e3f2a1b"
 MAX_NAME_CHARS = 200
 MAX_NOTE_CHARS = 4096
 
-Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, description="What people call it.")]
+Name = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MAX_NAME_CHARS,
+        pattern=r"[^\s\x00-\x1f\x7f-\x9f]",
+        description="What people call it; more than white space.",
+    ),
+]
 Seconds = Annotated[float | None, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 
 

@@ -284,10 +284,15 @@ class AssetBody(Document):
 class AssetPageBody(Document):
     """One page of assets."""
 
-    model_config = example({"assets": [ASSET], "next_cursor": "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10"})
+    model_config = example(
+        {"assets": [ASSET], "next_cursor": "5b1a4f0e-7d0c-5c5a-9d43-9b6f4f9d2a10", "num_assets": None}
+    )
 
     assets: list[AssetBody]
     next_cursor: str | None = Field(description=NEXT_CURSOR)
+    num_assets: int | None = Field(
+        ge=0, description="How many assets pass the filters, on all pages; null without `with_count`."
+    )
 
 
 class WaveformBody(Document):

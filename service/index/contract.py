@@ -20,9 +20,8 @@ from service.index.layout import VectorLayout
 from service.system.modality import MODALITIES, Modality, Track
 
 MetadataValue = str | int | float | bool
+PooledVectors = dict[str, NDArray[np.float32]]
 _ASSET_ID = re.compile(r"[0-9a-f]{64}")
-
-
 VALUES = "text, numbers (64 bits), true and false"  # what metadata can hold
 
 
@@ -327,16 +326,12 @@ class Index(Protocol):
         """
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
-        """Find the best segment of each of the best assets: like `search`, one match per asset.
-
-        If long assets fill all candidates it looks further, until it has `limit` assets or none is left.
-        """
+        """Like `search`, with the best segment of each asset; looks on until it has `limit` assets or none is left."""
 
     def search_words(self, query: WordQuery) -> list[WordMatch]:
         """Find complete assets by words of their names and metadata, best first; `service.index.words` has the order.
 
-        Assets that were stored before words were are given theirs after the index was opened: until then they are
-        missing.
+        Assets that were stored before words were are missing until they get theirs, after the index was opened.
         """
 
     def get_asset(self, asset_id: str) -> Asset | None:
@@ -346,30 +341,27 @@ class Index(Protocol):
         """The asset with this path; if a file was replaced and both are stored, the one written last."""
 
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
-        """Replace durably the asset's paths and the facts about its file.
+        """Replace durably the asset's paths and the facts about its file; False if it is not stored.
 
-        Returns False if no complete asset of this id is stored. Fails with InvalidSegment if no path is given or the
-        facts are not JSON.
+        Fails with InvalidSegment if no path is given or the facts are not JSON.
         """
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
         """Replace durably what people said about an asset; False if it is not stored, or InvalidSegment."""
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
-        """The track of a segment as it is stored, or None if a complete asset has none there.
+        """The track of a segment, float32 (T, D), within 2**-11 of what was written; None if there is none.
 
-        Stored as float16, so each number is within 2**-11 of what was written; float32, shape (T, D). Search with
-        `VectorLayout.to_query` of it.
+        Search with `VectorLayout.to_query` of it.
         """
 
-    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
-        """The pooled vector of a segment, float32, shape (D,): the mean of its track as stored; unit by cosine."""
+    def read_pooled(self, asset_ids: Sequence[str], *, index: int, modality: Modality) -> PooledVectors:
+        """By asset id, float32 (D,), the mean of the track stored at `index`, unit by cosine; without those of none."""
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
-        """Read up to `limit` segments with their tracks, from an index on, in the order of their indexes.
+        """Read up to `limit` segments with their tracks, from an index on, in order; they could be written again.
 
-        They could be written again as they are. Fewer than `limit` means that there are no more; an unknown or
-        incomplete asset has none.
+        Fewer than `limit` means that there are no more; an unknown or incomplete asset has none.
         """
 
     def list_assets(
@@ -385,10 +377,10 @@ class Index(Protocol):
         """Remove every segment of the asset durably and return how many there were."""
 
     def delete_assets(self, asset_ids: Sequence[str]) -> int:
-        """Remove every segment of several assets, faster than one by one, and return how many there were.
+        """`delete_asset` of several, faster; after a failure some may be gone, and the call may be repeated."""
 
-        After a failure some of them may be gone; the call may be repeated.
-        """
+    def count_assets(self, *, filter: Filter | None = None) -> int:
+        """How many complete assets pass the filter."""
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""

@@ -180,7 +180,10 @@ def _compare_segment(asset: Asset, at: float, source: Index, target: Index) -> i
 def _compare_vectors(asset_id: str, index: int, modality: Modality, source: Index, target: Index) -> int:
     place = f"segment {index} of asset {asset_id}"
     tracks = [side.get_track(asset_id, index=index, modality=modality) for side in (source, target)]
-    pooled = [side.get_pooled(asset_id, index=index, modality=modality) for side in (source, target)]
+    pooled = [
+        side.read_pooled([asset_id], index=index, modality=modality).get(asset_id)
+        for side in (source, target)
+    ]
     if tracks[0] is None and tracks[1] is None:
         return 0
     if tracks[0] is None or tracks[1] is None or pooled[0] is None or pooled[1] is None:

@@ -2,26 +2,28 @@
 
     points = project_library(index, limit=5000, method="pca")
 
-PCA needs nothing but NumPy; UMAP is there if the package `umap-learn` is installed. Of a larger library the assets with
-the lowest ids are shown: ids are hashes, so these are a fair sample that stays the same.
+PCA needs nothing but NumPy; UMAP is there if the package `umap-learn` is installed. Of a larger library the first
+assets of the index's list are shown, and no others are read: its order is that of hashes, so these are a fair sample
+that stays the same.
 """
 
 from __future__ import annotations
 
-import heapq
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.index.contract import Asset, Index
-from service.index.iteration import iter_assets
+from service.index.iteration import ASSETS_PER_PAGE, iter_assets
 from service.system.failure import Failure
-from service.system.modality import Modality
+from service.system.modality import MODALITIES, Modality
 from service.system.paths import show_path
 
 Method = Literal["pca", "umap"]
@@ -58,12 +60,11 @@ def project_library(index: Index, *, limit: int, method: Method = "pca") -> list
     """
     if method not in methods():
         raise MethodMissing(f"{method} is not installed here: only {', '.join(methods())}")
-    found: dict[int, list[tuple[Asset, Modality, NDArray[np.float32]]]] = {}
-    for asset in heapq.nsmallest(limit, iter_assets(index), key=lambda asset: asset.asset_id):
-        for modality in asset.modalities:
-            vector = _read_pooled(index, asset, modality)
-            if vector is not None:
-                found.setdefault(len(vector), []).append((asset, modality, vector))
+    found: defaultdict[int, list[tuple[Asset, Modality, NDArray[np.float32]]]] = defaultdict(list)
+    assets = islice(iter_assets(index), limit)
+    while page := list(islice(assets, ASSETS_PER_PAGE)):
+        for asset, modality, vector in _read_pooled(index, page):
+            found[len(vector)].append((asset, modality, vector))
     points = []
     for rows in found.values():
         places = _project(np.stack([vector for _, _, vector in rows]), method)
@@ -76,12 +77,21 @@ def project_library(index: Index, *, limit: int, method: Method = "pca") -> list
     return points
 
 
-def _read_pooled(index: Index, asset: Asset, modality: Modality) -> NDArray[np.float32] | None:
-    for place in dict.fromkeys((asset.num_segments // 2, 0)):
-        vector = index.get_pooled(asset.asset_id, index=place, modality=modality)
-        if vector is not None:
-            return vector
-    return None
+def _read_pooled(
+    index: Index, assets: Sequence[Asset]
+) -> Iterator[tuple[Asset, Modality, NDArray[np.float32]]]:
+    """The vector of each modality of each asset: of the middle segment, or the first if that lacks it."""
+    for modality in MODALITIES:
+        left = [asset for asset in assets if modality in asset.modalities]
+        for places in (lambda asset: asset.num_segments // 2, lambda _: 0):
+            at: defaultdict[int, list[Asset]] = defaultdict(list)
+            for asset in left:
+                at[places(asset)].append(asset)
+            left = []
+            for place, some in at.items():
+                vectors = index.read_pooled([one.asset_id for one in some], index=place, modality=modality)
+                yield from ((one, modality, vectors[one.asset_id]) for one in some if one.asset_id in vectors)
+                left += [one for one in some if one.asset_id not in vectors]
 
 
 def _project(vectors: NDArray[np.float32], method: Method) -> NDArray[np.float64]:

@@ -479,7 +479,12 @@ class IndexContract:
         index.delete_asset(order[5])  # the one the cursor points at
         rest = index.list_assets(limit=50, cursor=first.next_cursor)
         assert [asset.asset_id for asset in rest.assets] == order[6:]
-        for cursor in ("", "x", "../..", "0" * 400):
+        others = (
+            first.next_cursor.replace("-", ""),
+            f"{{{first.next_cursor}}}",
+            f"urn:uuid:{first.next_cursor}",
+        )
+        for cursor in ("", "x", "../..", "0" * 400, *others):
             with pytest.raises(InvalidCursor, match="cursor must be next_cursor of a page"):
                 index.list_assets(limit=5, cursor=cursor)
 
@@ -550,6 +555,21 @@ class IndexContract:
         with pytest.raises(InvalidSegment, match="metadata must hold JSON"):
             index.set_metadata(make_id("a"), {"x": "\udcff"})
 
+    def test_assets_are_counted_with_a_filter(self, index: Index) -> None:
+        tracks = make_tracks(2, seed=31)
+        assert index.count_assets() == 0
+        for number, name in enumerate("abc"):
+            segments = [make_segment(name, n, audio_track=tracks[n]) for n in range(2)]
+            index.write_asset(segments, is_last=True)
+            index.set_metadata(make_id(name), {"take": number})
+        index.write_asset([make_segment("d", 0, audio_track=tracks[0])], is_last=False)
+        assert index.count_assets() == 3
+        assert index.count_assets(filter=Filter(metadata={"take": [0, 2]})) == 2
+        assert index.count_assets(filter=Filter(metadata={"take": Bounds(at_least=2)})) == 1
+        found = index.read_pooled([*map(make_id, "abcd")], index=1, modality="audio")
+        assert found.keys() == {*map(make_id, "abc")}
+        assert index.read_pooled([], index=0, modality="audio") == {}
+
     def test_a_stored_track_can_be_read_and_searched_by(self, index: Index) -> None:
         tracks, pictures = make_tracks(4, seed=25), make_tracks(4, seed=26)
         kept = (0, 2, 3, 7)
@@ -567,16 +587,15 @@ class IndexContract:
             assert track is not None
             assert (track.dtype, track.shape) == (np.float32, (NUM_MOMENTS, WIDTH))
             np.testing.assert_allclose(track, tracks[i], atol=2**-11)
-            pooled = index.get_pooled(make_id("a"), index=n, modality="audio")
-            assert pooled is not None
+            pooled = index.read_pooled([make_id("a")], index=n, modality="audio")[make_id("a")]
             np.testing.assert_allclose(pooled, pool(track), atol=1e-6)
             assert (
                 index.search(VectorQuery(track=track, target="audio", limit=1))[0].start_seconds == 10.0 * n
             )
         assert index.get_track(make_id("a"), index=0, modality="video") is None
-        assert index.get_pooled(make_id("a"), index=0, modality="video") is None
-        assert index.get_pooled(make_id("a"), index=1, modality="audio") is None
-        assert index.get_pooled(make_id("none"), index=0, modality="audio") is None
+        assert index.read_pooled([make_id("a")], index=0, modality="video") == {}
+        assert index.read_pooled([make_id("a")], index=1, modality="audio") == {}
+        assert index.read_pooled([make_id("none")], index=0, modality="audio") == {}
         assert index.get_track(make_id("a"), index=1, modality="audio") is None
         assert index.get_track(make_id("a"), index=8, modality="audio") is None
         assert index.get_track(make_id("none"), index=0, modality="audio") is None
@@ -836,9 +855,9 @@ class LayoutContract:
             )
             for n, track in enumerate(tracks):
                 stored = index.get_track(make_id(modality), index=n, modality=modality)
-                pooled = index.get_pooled(make_id(modality), index=n, modality=modality)
+                found = index.read_pooled([make_id(modality), make_id("none")], index=n, modality=modality)
                 assert stored is not None
-                assert pooled is not None
+                (pooled,) = found.values()
                 np.testing.assert_allclose(stored, track, rtol=2**-10, atol=1e-6)
                 mean = stored.astype(np.float64).mean(axis=0)
                 expected = mean if layout.similarity == "dot" else mean / np.linalg.norm(mean)
@@ -860,7 +879,7 @@ class LayoutContract:
         other = OPPOSITE[held]
         assert index.count_segments(modality=other) == 0
         assert index.get_track(make_id("a"), index=0, modality=other) is None
-        assert index.get_pooled(make_id("a"), index=0, modality=other) is None
+        assert index.read_pooled([make_id("a")], index=0, modality=other) == {}
         assert all_assets(index, filter=Filter(modality=other)) == []
         if other in layout.tracks:
             return

@@ -30,6 +30,7 @@ from service.index.contract import (
     AssetPage,
     Filter,
     IndexInfo,
+    PooledVectors,
     Segment,
     SegmentMatch,
     VectorQuery,
@@ -232,10 +233,11 @@ class MemoryIndex:
         vector = self._vector(asset_id, index, modality + TRACK_SUFFIX)
         return None if vector is None else vector.reshape(self._layout.shape(modality))
 
-    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
-        """See `Index.get_pooled`."""
+    def read_pooled(self, asset_ids: Sequence[str], *, index: int, modality: Modality) -> PooledVectors:
+        """See `Index.read_pooled`."""
         check_modality(modality)
-        return self._vector(asset_id, index, modality)
+        found = {asset_id: self._vector(asset_id, index, modality) for asset_id in asset_ids}
+        return {asset_id: vector for asset_id, vector in found.items() if vector is not None}
 
     def _vector(self, asset_id: str, index: int, name: str) -> NDArray[np.float32] | None:
         with self._opened() as store:
@@ -274,6 +276,12 @@ class MemoryIndex:
     def delete_assets(self, asset_ids: Sequence[str]) -> int:
         """See `Index.delete_assets`."""
         return sum(map(self.delete_asset, asset_ids))
+
+    def count_assets(self, *, filter: Filter | None = None) -> int:
+        """See `Index.count_assets`."""
+        conditions = to_conditions(filter)
+        with self._opened() as store:
+            return sum(_passes(points[0].payload, conditions) for points in store.complete.values())
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """See `Index.count_segments`."""

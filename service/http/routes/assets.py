@@ -49,6 +49,12 @@ class AssetListParameters(FilterFields):
     metadata: MetadataText = None
 
 
+class CountedListParameters(AssetListParameters):
+    """Which page of which assets, and whether all of them are counted."""
+
+    with_count: bool = Field(False, description="Also say how many assets pass the filters, `num_assets`.")
+
+
 NewValue = Annotated[
     Any,
     PlainValidator(lambda given: None if given is None else read_values(given)),
@@ -89,15 +95,16 @@ class AssetNotFound(Failure):
     ),
     responses={200: {"model": AssetPageBody}, **describe_problems(422, 500, 503)},
 )
-async def list_assets(state: StateOf, parameters: Annotated[AssetListParameters, Query()]) -> Response:
+async def list_assets(state: StateOf, parameters: Annotated[CountedListParameters, Query()]) -> Response:
     """Answer with one page of assets."""
     chosen = parameters.to_filter()
 
     def work() -> Response:
         with state.foley.lease() as snapshot:
             page = snapshot.index.list_assets(limit=parameters.limit, cursor=parameters.cursor, filter=chosen)
+            num_assets = snapshot.index.count_assets(filter=chosen) if parameters.with_count else None
         assets = [describe_asset(asset) for asset in page.assets]
-        return JsonResponse({"assets": assets, "next_cursor": page.next_cursor})
+        return JsonResponse({"assets": assets, "next_cursor": page.next_cursor, "num_assets": num_assets})
 
     return await anyio.to_thread.run_sync(work)
 

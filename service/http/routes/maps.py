@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
+import anyio
 import anyio.to_thread
 import numpy as np
 import pydantic_core
@@ -16,6 +19,7 @@ from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
 from service.http.queries import ASSET_ID as ASSET_FIELD
 from service.http.queries import TRACK, read_track
+from service.http.routes.media import matches_etag
 from service.http.schemas import ASSET_ID, RELEASE_ID, Document, RequestBody, example
 from service.http.state import StateOf
 from service.search.options import SearchOptions
@@ -63,31 +67,20 @@ class MapBody(Document):
 
 
 class MapCache:
-    """The last maps, one for each state of an index; one is computed at a time."""
+    """The last maps; one is made at a time, and those who wait for it hold no thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: dict[tuple[Any, ...], bytes] = {}
+        self._making = anyio.Lock()
+        self._kept: dict[str, bytes] = {}
 
-    def read(self, snapshot: Snapshot, *, limit: int, method: Method) -> bytes:
-        """The map as JSON."""
-        info = snapshot.index.info()
-        key = (snapshot.release_id, info.num_segments, info.num_assets, limit, method)
-        with self._lock:
-            if key not in self._kept:
-                document = {
-                    "points": [
-                        asdict(one) for one in project_library(snapshot.index, limit=limit, method=method)
-                    ],
-                    "method": method,
-                    "methods": methods(),
-                    "num_assets": info.num_assets,
-                    "release_id": snapshot.release_id,
-                }
-                self._kept[key] = pydantic_core.to_json(document)
+    async def read(self, etag: str, make: Callable[[], bytes]) -> bytes:
+        """The map of this tag as JSON; `make` is called in a thread if it is not kept."""
+        async with self._making:
+            if etag not in self._kept:
+                self._kept[etag] = await anyio.to_thread.run_sync(make)
                 while len(self._kept) > MAX_KEPT:
                     del self._kept[next(iter(self._kept))]
-            return self._kept[key]
+            return self._kept[etag]
 
 
 @router.get(
@@ -95,9 +88,14 @@ class MapCache:
     summary="Show the library in two dimensions",
     description=(
         "The pooled vectors of assets, projected by principal components at once, or by UMAP if `umap-learn` is "
-        "installed. What lies close together sounds or looks alike. Kept until the library changes."
+        "installed. What lies close together sounds or looks alike. Kept until assets come or go or a job ends; the "
+        "entity tag tells whether it changed."
     ),
-    responses={200: {"model": MapBody}, **describe_problems(422, 500, 503)},
+    responses={
+        200: {"model": MapBody},
+        304: {"description": "The client has this already."},
+        **describe_problems(422, 500, 503),
+    },
 )
 async def show_map(
     request: Request,
@@ -107,12 +105,33 @@ async def show_map(
 ) -> Response:
     """Answer with a map of the library."""
     kept: MapCache = request.app.state.maps
+    with state.foley.lease(priority="bulk") as snapshot:
 
-    def work() -> bytes:
-        with state.foley.lease(priority="bulk") as snapshot:
-            return kept.read(snapshot, limit=limit, method=method)
+        def find_revision() -> tuple[Any, ...]:
+            index = snapshot.index
+            (jobs,) = state.jobs.ledger.read("SELECT max(ended_at) FROM jobs")
+            return snapshot.release_id, index.count_assets(), index.count_segments(), *jobs
 
-    return Response(await anyio.to_thread.run_sync(work), media_type="application/json")
+        revision = await anyio.to_thread.run_sync(find_revision)
+        tag = hashlib.sha256(repr((revision, limit, method)).encode()).hexdigest()[:32]
+        headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+        if matches_etag(request.headers.get("if-none-match"), headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        content = await kept.read(tag, partial(_make_map, snapshot, limit=limit, method=method))
+    return Response(content, media_type="application/json", headers=headers)
+
+
+def _make_map(snapshot: Snapshot, *, limit: int, method: Method) -> bytes:
+    points = [asdict(one) for one in project_library(snapshot.index, limit=limit, method=method)]
+    return pydantic_core.to_json(
+        {
+            "points": points,
+            "method": method,
+            "methods": methods(),
+            "num_assets": snapshot.index.count_assets(),
+            "release_id": snapshot.release_id,
+        }
+    )
 
 
 class SegmentFields(RequestBody):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from models.media.cut import MAX_SECONDS, cut_segment
+from models.media.cut import MAX_SECONDS, MIN_SECONDS, cut_segment, is_span
 from service.http.filters import MAX_SECONDS as MAX_TIME
 from service.http.openapi import describe_media, describe_problems
 from service.http.problems import InvalidParameter
@@ -79,8 +79,8 @@ async def get_segment(
 ) -> Response:
     """Answer with the segment."""
     asset = await find_asset(state.foley, asset_id)
-    if not start < end <= start + MAX_SECONDS:
-        message = f"must be after the start, by at most {MAX_SECONDS:g} s"
+    if not is_span(start, end):
+        message = f"must be after the start, by {MIN_SECONDS:g} to {MAX_SECONDS:g} s"
         raise InvalidParameter([{"parameter": "end", "message": message}])
     duration = asset.media.get("duration_seconds")
     if duration is not None and (start >= duration or end > duration + END_TOLERANCE_SECONDS):

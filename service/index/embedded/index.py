@@ -15,14 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.index.contract import (
     Asset,
     AssetPage,
     Filter,
     IndexInfo,
+    PooledVectors,
     Segment,
     SegmentMatch,
     VectorQuery,
@@ -36,10 +34,11 @@ from service.index.embedded.aside import OptimizerWatch
 from service.index.embedded.generation import current_shard, read_seal
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.supervision import ShardSupervisor
+from service.index.failure import InvalidCursor
 from service.index.filling import WordFiller
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, to_conditions
-from service.index.points import StoredPoint, check_query, to_points, to_segment
+from service.index.points import StoredPoint, check_query, is_point_id, to_points, to_segment
 from service.system.modality import Modality, Track
 from service.system.timing import timed
 
@@ -171,19 +170,19 @@ class EmbeddedIndex:
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
         """The track of a segment, float32, shape (T, D), or None if the asset has none there."""
         check_modality(modality)
-        vector = self._read_vector(asset_id, index, modality + TRACK_SUFFIX)
-        return None if vector is None else vector.reshape(self._config.layout.shape(modality))
-
-    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
-        """The pooled vector of a segment, float32, shape (D,), or None if the asset has none there."""
-        check_modality(modality)
-        return self._read_vector(asset_id, index, modality)
-
-    def _read_vector(self, asset_id: str, index: int, name: str) -> NDArray[np.float32] | None:
-        if name not in self._config.layout.sizes:
+        name = modality + TRACK_SUFFIX
+        if modality not in self._config.layout.tracks:
             return None
-        points: list[StoredPoint] = self._shard.call("read_segments", asset_id, index, 1, [name])
-        return points[0].vectors.get(name) if points and points[0].payload["index"] == index else None
+        points: list[StoredPoint] = self._shard.call("read_places", [asset_id], index, name)
+        return points[0].vectors[name].reshape(self._config.layout.shape(modality)) if points else None
+
+    def read_pooled(self, asset_ids: Sequence[str], *, index: int, modality: Modality) -> PooledVectors:
+        """Pooled vectors of many assets; see `Index.read_pooled`."""
+        check_modality(modality)
+        if modality not in self._config.layout.tracks:
+            return {}
+        found: list[StoredPoint] = self._shard.call("read_places", list(asset_ids), index, modality)
+        return {point.payload["asset_id"]: point.vectors[modality] for point in found}
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments with their tracks, in order; see `Index.read_segments`."""
@@ -198,6 +197,8 @@ class EmbeddedIndex:
     ) -> AssetPage:
         """List complete assets, page by page; see `Index.list_assets`."""
         check_limit(limit)
+        if cursor is not None and not is_point_id(cursor):  # Edge reads other ways to write an id, too
+            raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}")
         return cast(AssetPage, self._shard.call("list_assets", limit, cursor, to_conditions(filter)))
 
     def delete_asset(self, asset_id: str) -> int:
@@ -211,6 +212,10 @@ class EmbeddedIndex:
             self._keep(asset_id, None)
         parts = [asset_ids[n : n + DELETED_AT_ONCE] for n in range(0, len(asset_ids), DELETED_AT_ONCE)]
         return sum(sum(cast("list[int]", self._shard.call("delete_assets", part))) for part in parts)
+
+    def count_assets(self, *, filter: Filter | None = None) -> int:
+        """How many complete assets there are; see `Index.count_assets`."""
+        return cast(int, self._shard.call("count_assets", to_conditions(filter)))
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""

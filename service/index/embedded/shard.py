@@ -45,11 +45,12 @@ from service.index.embedded.folder import Folder, count_bytes
 from service.index.embedded.generation import Seal, SealedFile, SealReading, seal_files
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
 from service.index.embedded.ranking import Searcher, select, to_edge
+from service.index.embedded.reading import read_places, read_segments
 from service.index.embedded.schema import create_field_indexes, load_or_create, migrate_shard
 from service.index.embedded.sweeping import sweep
 from service.index.embedded.tracks import TrackCopies
 from service.index.embedded.wording import find_wordless, search_words
-from service.index.failure import IndexDamaged, IndexFailure, InvalidCursor
+from service.index.failure import IndexDamaged, IndexFailure
 from service.index.payload import Condition, describe_labels, store_path, to_asset
 from service.index.points import StoredPoint
 from service.index.words import WORDS_KEY, describe_words
@@ -237,10 +238,7 @@ class Shard:
 
     def list_assets(self, limit: int, cursor: str | None, conditions: Sequence[Condition]) -> AssetPage:
         """A page of assets in the order of their heads' ids."""
-        try:
-            heads, following = self._heads(to_edge(conditions), limit=limit, offset=cursor)
-        except ValueError as exc:
-            raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}") from exc
+        heads, following = self._heads(to_edge(conditions), limit=limit, offset=cursor)
         return AssetPage(
             assets=tuple(to_asset(head) for head in heads),
             next_cursor=None if following is None else str(following),
@@ -262,20 +260,11 @@ class Shard:
         self, asset_id: str, first_index: int, limit: int, names: Sequence[str]
     ) -> list[StoredPoint]:
         """Points of a complete asset in order, with the named vectors."""
-        if not self._head(asset_id):
-            return []
-        later = edge.FieldCondition("index", range=edge.RangeFloat(gte=first_index))
-        request = edge.ScrollRequest(
-            limit=self._edge.info().points_count + 1,
-            filter=edge.Filter(must=[_is("asset_id", asset_id), later]),
-            with_payload=["index"],
-            with_vector=False,
-        )
-        places = sorted(((r.payload or {})["index"], str(r.id)) for r in self._edge.scroll(request)[0])
-        ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
-        found = self._edge.retrieve(ids, with_payload=True, with_vector=list(names))
-        records = {str(record.id): record for record in found}
-        return [read_point(records[str(point_id)]) for point_id in ids]
+        return read_segments(self._edge, asset_id, first_index, limit, names) if self._head(asset_id) else []
+
+    def read_places(self, asset_ids: Sequence[str], index: int, name: str) -> list[StoredPoint]:
+        """The points at `index` of those complete assets that have the named vector there."""
+        return read_places(self._edge, [one for one in asset_ids if one not in self._unfinished], index, name)
 
     def delete_assets(self, asset_ids: Sequence[str]) -> list[int]:
         """Delete every segment of each asset, each in one entry of Edge's log, with one flush; count them."""
@@ -288,6 +277,10 @@ class Shard:
             self._flush()
         self._unfinished -= set(asset_ids)
         return counts
+
+    def count_assets(self, conditions: Sequence[Condition]) -> int:
+        """How many complete assets meet the conditions."""
+        return self._count(edge.Filter(must=[_is("index", 0), *to_edge(conditions)]))
 
     def count_segments(self, modality: Modality | None) -> int:
         """Count segments of complete assets, or those of them that have the modality."""
@@ -309,7 +302,7 @@ class Shard:
         info = self._edge.info()
         return IndexInfo(
             num_segments=info.points_count,
-            num_assets=self._count(edge.Filter(must=[_is("index", 0)])),
+            num_assets=self.count_assets([]),
             num_indexed_vectors=info.indexed_vectors_count,
             num_bytes=count_bytes(self._folder.path),
         )

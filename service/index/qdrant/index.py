@@ -29,6 +29,7 @@ from service.index.contract import (
     AssetPage,
     Filter,
     IndexInfo,
+    PooledVectors,
     Segment,
     SegmentMatch,
     VectorQuery,
@@ -165,22 +166,31 @@ class ServerIndex:
         check_modality(modality)
         shape = self._layout.tracks.get(modality)
         name = modality + TRACK_SUFFIX
-        return None if shape is None else self._read_vector(asset_id, index, name, shape=shape)
+        if shape is None:
+            return None
+        return self._read_vectors([asset_id], index, name, shape=shape).get(asset_id)
 
-    def get_pooled(self, asset_id: str, *, index: int, modality: Modality) -> NDArray[np.float32] | None:
-        """The pooled vector of a segment; see `Index.get_pooled`."""
+    def read_pooled(self, asset_ids: Sequence[str], *, index: int, modality: Modality) -> PooledVectors:
+        """Pooled vectors of many assets; see `Index.read_pooled`."""
         check_modality(modality)
         shape = self._layout.tracks.get(modality)
-        return None if shape is None else self._read_vector(asset_id, index, modality, shape=shape[1:])
+        return {} if shape is None else self._read_vectors(asset_ids, index, modality, shape=shape[1:])
 
-    def _read_vector(
-        self, asset_id: str, index: int, name: str, *, shape: tuple[int, ...]
-    ) -> NDArray[np.float32] | None:
-        found = self._points.scroll([is_value("asset_id", asset_id), is_value("index", index)], keys=False)
-        if not found or (index and read_head(self._points, asset_id) is None):
-            return None
-        records = self._points.retrieve([str(record.id) for record in found[:1]], vectors=[name])
-        return next((read_vector(record, name, shape=shape) for record in records), None)
+    def _read_vectors(
+        self, asset_ids: Sequence[str], index: int, name: str, *, shape: tuple[int, ...]
+    ) -> dict[str, NDArray[np.float32]]:
+        some = is_any("asset_id", asset_ids)
+        places = {}
+        for place in {0, index}:  # an asset without a head is being written
+            records = self._points.scroll([some, is_value("index", place)], keys=["asset_id"])
+            places[place] = {(record.payload or {})["asset_id"]: str(record.id) for record in records}
+        ids = [point_id for asset_id, point_id in places[index].items() if asset_id in places[0]]
+        found = {}
+        for record in self._points.retrieve(ids, vectors=[name]):
+            vector = read_vector(record, name, shape=shape)
+            if vector is not None:
+                found[(record.payload or {})["asset_id"]] = vector
+        return found
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
         """Read segments of a complete asset with their tracks; see `Index.read_segments`."""
@@ -238,6 +248,10 @@ class ServerIndex:
                 self._points.delete([of_any])
                 num_segments += num_found
         return num_segments
+
+    def count_assets(self, *, filter: Filter | None = None) -> int:
+        """How many complete assets there are; see `Index.count_assets`."""
+        return self._points.count([is_value("index", 0), *to_filter_conditions(filter)])
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from fractions import Fraction
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -153,6 +154,17 @@ def test_hostile_names_stay_in_their_field(name: FormatName, rate: str) -> None:
             else [0, 0]
         )
         assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in FORMATS.items() if kind.suffix == ".csv"])
+@pytest.mark.parametrize("sign", "=+-@＝＠")
+def test_no_table_holds_a_formula(name: FormatName, sign: str) -> None:
+    path = f"/media/{sign}cmd|'x'!A0.wav"
+    items = [_item(1, note=f"{sign}1+1", query=f"{sign}2")]
+    cut = build_cut(items, {f"{1:064x}": {**_asset(1), "path": path}}, rate=RATES["25"], title="t")
+    cells = re.split("[\t,\n]", write(cut, name).decode("utf-8-sig").replace('"', ""))
+    assert not [cell for cell in cells if cell.startswith(sign)]
+    assert any(cell.startswith(f"'{sign}cmd") for cell in cells)
 
 
 def test_what_files_and_people_say_is_exported() -> None:

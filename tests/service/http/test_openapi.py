@@ -275,13 +275,19 @@ def test_every_json_answer_is_as_described(
 
     check("get_liveness", client.get("/livez"))
     check("get_readiness", client.get("/readyz"))
-    assets = check("list_assets", client.get("/v1/assets"))["assets"]
+    listed = check("list_assets", client.get("/v1/assets?with_count=true"))
+    assets = listed["assets"]
+    assert listed["num_assets"] == len(assets)
     asset = next(asset for asset in assets if asset["modalities"] == ["audio", "video"])
     path = f"/v1/assets/{asset['asset_id']}"
     check("get_asset", client.get(path))
     check("patch_asset", client.patch(path, json={"metadata": {"take": 3, "mood": ["calm"], "draft": True}}))
 
-    assert check("show_map", client.get("/v1/map"))
+    shown = client.get("/v1/map")
+    assert check("show_map", shown)
+    tag = {"If-None-Match": shown.headers["etag"]}
+    assert client.get("/v1/map", headers=tag).status_code == 304
+    assert client.get("/v1/map?limit=1", headers=tag).status_code == 200
     segment = {"asset_id": asset["asset_id"]}
     pair = {"query": segment, "result": {**segment, "start_seconds": 0}, "target": "audio"}
     assert check("compare_segments", client.post("/v1/similarity", json=pair))["matrix"]

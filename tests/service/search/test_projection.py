@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from unittest.mock import Mock, patch
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+from service.index.contract import Segment
+from service.index.layout import VectorLayout
 from service.search.audit import Audit, Finding
-from service.search.projection import compare_moments, pca
+from service.search.projection import compare_moments, pca, project_library
 from service.search.separation import Separation
+from service.system.modality import MODALITIES
+from tests.support.memory_index import MemoryIndex
 
 
 def test_pca_is_that_of_scikit_learn_but_for_signs() -> None:
@@ -16,6 +23,35 @@ def test_pca_is_that_of_scikit_learn_but_for_signs() -> None:
     own, theirs = pca(vectors.astype(np.float32)), PCA(n_components=2).fit_transform(vectors)
     assert np.abs(own) == pytest.approx(np.abs(theirs), abs=1e-3)
     assert pca(vectors[:1, :1].astype(np.float32)).shape == (1, 2)
+
+
+def test_a_map_of_a_large_library_reads_only_what_it_shows(tmp_path: Path) -> None:
+    """In few calls, however many assets there are: the middle segment, or the first if that lacks the modality."""
+    layout = VectorLayout(tracks={"audio": (1, 4), "video": (1, 4)})
+    numbers = np.random.default_rng(0).standard_normal((700, 1, 4)).astype(np.float32)
+    tracks = numbers / np.linalg.norm(numbers, axis=2, keepdims=True)
+    with MemoryIndex.open(tmp_path, layout=layout) as index:
+        for number, track in enumerate(tracks):
+            place = {"asset_id": f"{number:064x}", "path": f"/{number}", "audio_track": track}
+            index.write_asset(
+                [
+                    Segment(**place, index=0, start_seconds=0, end_seconds=1, video_track=track),
+                    Segment(**place, index=1, start_seconds=1, end_seconds=2),
+                ],
+                is_last=True,
+            )
+        listed = [asset.asset_id for asset in index.list_assets(limit=300).assets]
+        with patch.multiple(
+            index,
+            list_assets=Mock(wraps=index.list_assets),
+            read_pooled=Mock(wraps=index.read_pooled),
+            get_asset=None,
+        ):
+            points = project_library(index, limit=300)
+            assert index.list_assets.call_count == 2
+            assert index.read_pooled.call_count == 2 * 3
+    assert {(one.asset_id, one.modality) for one in points} == {(i, m) for i in listed for m in MODALITIES}
+    assert len(points) == 600
 
 
 def test_moments_are_compared_as_cosines_or_dot_products() -> None:

@@ -18,7 +18,10 @@ export function formatBytes(bytes: number): string {
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
-export const count = (number: number, noun: string): string => `${number} ${noun}${number === 1 ? "" : "s"}`;
+const grouped = new Intl.NumberFormat("en");
+
+/** `1 file`, `100,000 files`. */
+export const count = (number: number, noun: string): string => `${grouped.format(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 export const nameOf = (path: string): string => path.slice(path.lastIndexOf("/") + 1);
 

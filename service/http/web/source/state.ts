@@ -8,7 +8,6 @@ import type { AssetPage, BundleFacts, Job, Ready } from "./types";
 export const PAGES = ["search", "library", "map", "basket", "jobs", "releases", "audit"] as const;
 export type Page = (typeof PAGES)[number];
 
-const MAX_COUNTED = 1000; // assets in one page of GET /v1/assets
 const MAX_JOBS = 100; // the newest; an older question was answered or given up
 const READINESS_MILLISECONDS = 6000; // GET /readyz may repeat what it said five seconds ago
 
@@ -23,7 +22,8 @@ export function goTo(name: Page, where = ""): void {
   location.hash = `#/${name}${where ? `/${encodeURIComponent(where)}` : ""}`;
 }
 
-export const libraryLine = signal("Loading the library…");
+export const LOADING = "Loading the library…";
+export const libraryLine = signal(LOADING);
 export const isEmpty = signal(false);
 export const bundle = signal<BundleFacts | null>(null);
 export const wantsKey = signal(false);
@@ -46,16 +46,15 @@ export async function showLibrary(bundleId: string | null = null): Promise<boole
   const turn = ++numAsked;
   try {
     const [assets, ready] = await Promise.all([
-      ask<AssetPage>(address("/v1/assets", { limit: MAX_COUNTED })),
+      ask<AssetPage>(address("/v1/assets", { limit: 1, with_count: true })),
       ask<Ready>("/readyz"),
     ]);
     if (turn !== numAsked) return true; // a later request answers
-    const more = assets.next_cursor === null ? "" : "more than ";
     isEmpty.value = assets.assets.length === 0;
     wantsKey.value = false;
     if (ready.bundle && JSON.stringify(ready.bundle) !== JSON.stringify(bundle.value)) bundle.value = ready.bundle;
     libraryLine.value =
-      `Library: ${more}${count(assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
+      `Library: ${count(assets.num_assets ?? assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
       `bundle ${bundleId ?? ready.bundle_id}`;
     lendKey();
     void askQuestions();

@@ -49,6 +49,7 @@ export interface Asset {
 export interface AssetPage {
   assets: Asset[];
   next_cursor: string | null;
+  num_assets?: number | null;
 }
 
 export interface Result {

@@ -12,6 +12,7 @@ interface Peaks {
 }
 
 const PIXELS = 400;
+const STAY_MILLISECONDS = 60; // what is scrolled past faster is not asked for
 const MAX_KEPT = 400; // waveforms, about 4 kB each
 const kept = new Map<string, Promise<Peaks | null>>();
 
@@ -56,6 +57,16 @@ export function useNear<T extends HTMLElement>(): [{ current: T | null }, boolea
   return [element, isNear];
 }
 
+/** Whether the element has been there for a moment. */
+export function useStay(): boolean {
+  const [stays, setStays] = useState(false);
+  useEffect(() => {
+    const timer = setTimeout(() => setStays(true), STAY_MILLISECONDS);
+    return () => clearTimeout(timer);
+  }, []);
+  return stays;
+}
+
 interface SpanProps {
   assetId: string;
   start?: number;
@@ -64,12 +75,13 @@ interface SpanProps {
 
 export function Waveform({ assetId, start, end, onSeek }: SpanProps & { onSeek?: (seconds: number) => void }) {
   const [canvas, isNear] = useNear<HTMLCanvasElement>();
+  const stays = useStay();
   const [peaks, setPeaks] = useState<Peaks | null | undefined>(undefined);
   useEffect(() => {
     let isThere = true;
-    if (isNear) void readPeaks(assetId, start, end).then((found) => isThere && setPeaks(found));
+    if (isNear && stays) void readPeaks(assetId, start, end).then((found) => isThere && setPeaks(found));
     return () => { isThere = false; };
-  }, [isNear, assetId, start, end]);
+  }, [isNear && stays, assetId, start, end]);
   useEffect(() => {
     const element = canvas.current;
     if (!element || !peaks) return;

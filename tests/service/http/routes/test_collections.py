@@ -75,6 +75,11 @@ def test_wrong_items_are_named(client: httpx.Client, item: dict[str, object]) ->
     client.delete(place)
 
 
+@pytest.mark.parametrize("name", ["", " \n ", "\0", "\x7f\t"])
+def test_a_name_has_something_to_read(client: httpx.Client, name: str) -> None:
+    assert _code(client.post("/v1/collections", json={"name": name})) == (422, "invalid_parameter")
+
+
 def test_unknown_assets_are_refused(client: httpx.Client) -> None:
     place = client.post("/v1/collections", json={"name": "rain"}).headers["location"]
     unknown = {"asset_id": "0" * 64}

@@ -154,6 +154,7 @@ def test_a_segment_is_a_file(library: tuple[serve_in_thread, dict[str, Any], Pat
     "query",
     [
         "start=3&end=3",
+        "start=3&end=3.00001",
         "start=0&end=601",
         "start=1&end=500",
         "start=490&end=500",

@@ -15,9 +15,10 @@ const ROW_HEIGHT = 64;
 const OVERSCAN = 2; // rows above and below those in sight
 
 interface Props {
-  assets: Asset[];
+  assets: (Asset | null)[]; // null: not in memory now
   isList: boolean;
   onEnd: () => void;
+  onView: (first: number, last: number) => void;
 }
 
 interface Span {
@@ -26,7 +27,7 @@ interface Span {
   last: number; // row, exclusive
 }
 
-export function Grid({ assets, isList, onEnd }: Props) {
+export function Grid({ assets, isList, onEnd, onView }: Props) {
   const box = useRef<HTMLUListElement>(null);
   const [span, setSpan] = useState<Span>({ columns: 1, first: 0, last: 8 });
   const height = isList ? ROW_HEIGHT : CARD_HEIGHT;
@@ -52,7 +53,8 @@ export function Grid({ assets, isList, onEnd }: Props) {
   const rows = Math.ceil(assets.length / span.columns);
   useEffect(() => {
     if (span.last >= rows && assets.length) onEnd();
-  }, [span.last, rows]);
+    onView(span.first * span.columns, span.last * span.columns);
+  }, [span.first, span.last, rows]);
   const from = span.first * span.columns;
   const shown = assets.slice(from, span.last * span.columns);
   return (
@@ -64,8 +66,8 @@ export function Grid({ assets, isList, onEnd }: Props) {
           transform: `translate(${100 * (at % span.columns)}%, ${Math.floor(at / span.columns) * height}px)`,
         };
         return (
-          <li key={asset.asset_id} style={style} aria-setsize={assets.length} aria-posinset={at + 1}>
-            <Card asset={asset} columns={span.columns} isList={isList} />
+          <li key={asset?.asset_id ?? at} style={style} aria-setsize={assets.length} aria-posinset={at + 1}>
+            {asset ? <Card asset={asset} columns={span.columns} isList={isList} /> : <article class="card" aria-busy="true" />}
           </li>
         );
       })}

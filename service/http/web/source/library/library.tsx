@@ -1,11 +1,11 @@
 // The library: every file as a card or a row, only those in sight in the page; folders, faults, and one file in detail.
 
-import { signal } from "@preact/signals";
-import { useEffect, useState } from "preact/hooks";
+import { batch, computed, signal } from "@preact/signals";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { address, ask, lineOf } from "../api";
 import { FilterChips, NO_FILTERS, type Filters } from "../filters";
-import { nameOf } from "../format";
-import { isEmpty, libraryLine, place } from "../state";
+import { count, nameOf } from "../format";
+import { isEmpty, libraryLine, LOADING, place } from "../state";
 import type { Asset, AssetPage } from "../types";
 import { Detail } from "./detail";
 import { AddFolders, Quarantine } from "./folders";
@@ -19,32 +19,50 @@ const ORDERS: [Order, string][] = [
 ];
 const FIRST_PAGE = 100;
 const PAGE = 1000;
+const NUM_NEAR = 2000; // files before and behind those in sight that stay in memory
 const MAX_SORTED = 100_000; // all must be here to be sorted
 
+/** A file, or null if it was let go: it is asked for again when it comes near. */
+type Row = Asset | null;
+
 const filters = signal<Filters>(NO_FILTERS);
-const assets = signal<Asset[]>([]);
+const rows = signal<Row[]>([]);
 const cursor = signal<string | null | undefined>(undefined); // undefined before the first page, null after the last
+const numFound = signal<number | null>(null);
 const order = signal<Order>("stored");
 const isList = signal(false);
 const fault = signal("");
+let pages: { start: number; cursor: string | undefined }[] = []; // those that were read, and how
+const asked = new Set<number>(); // starts of pages that are under way again
 let turn = 0;
 let isLoading = false;
+
+function readPage(from: string | undefined, more: Record<string, unknown> = {}): Promise<AssetPage> {
+  const { min_probability: _, ...given } = filters.value;
+  return ask<AssetPage>(address("/v1/assets", { ...given, limit: from === undefined ? FIRST_PAGE : PAGE, cursor: from, ...more }));
+}
 
 async function load(isNew: boolean): Promise<void> {
   if (isNew) {
     turn++;
     cursor.value = undefined;
+    pages = [];
+    asked.clear();
+    numFound.value = null;
   } else if (isLoading || cursor.value === null) return;
   const mine = turn;
   isLoading = true;
   try {
-    const { min_probability: _, ...given } = filters.value;
-    const limit = cursor.value === undefined ? FIRST_PAGE : PAGE;
-    const page = await ask<AssetPage>(address("/v1/assets", { ...given, limit, cursor: cursor.value }));
+    const from = cursor.value;
+    const page = await readPage(from ?? undefined);
     if (mine !== turn) return;
-    assets.value = cursor.value === undefined ? page.assets : [...assets.value, ...page.assets];
-    cursor.value = page.next_cursor;
-    fault.value = "";
+    pages.push({ start: from === undefined ? 0 : rows.value.length, cursor: from ?? undefined });
+    batch(() => {
+      rows.value = from === undefined ? page.assets : [...rows.value, ...page.assets];
+      cursor.value = page.next_cursor;
+      fault.value = "";
+    });
+    if (from === undefined && page.next_cursor !== null) void countAll();
   } catch (error) {
     if (mine === turn) fault.value = lineOf(error);
   } finally {
@@ -52,30 +70,79 @@ async function load(isNew: boolean): Promise<void> {
   }
 }
 
+async function countAll(): Promise<void> {
+  const mine = turn;
+  const counted = await readPage(undefined, { limit: 1, with_count: true }).catch(() => null);
+  if (mine === turn) numFound.value = counted?.num_assets ?? null;
+}
+
+/** Keep the files around those in sight, let go of others, and read again what was let go: memory stays flat. */
+function keepNear(first: number, last: number): void {
+  if (order.value !== "stored") return;
+  const isNear = (start: number, end: number) => start < last + NUM_NEAR && end > first - NUM_NEAR;
+  pages.forEach(({ start, cursor: from }, at) => {
+    const end = pages[at + 1]?.start ?? rows.value.length;
+    if (start < last + PAGE / 2 && end > first - PAGE / 2) {
+      if (rows.value[start] === null && !asked.has(start)) void readAgain(start, end, from);
+    } else if (!isNear(start, end) && rows.value[start]) put(start, Array<Row>(end - start).fill(null));
+  });
+}
+
+async function readAgain(start: number, end: number, from: string | undefined): Promise<void> {
+  const mine = turn;
+  asked.add(start);
+  const page = await readPage(from).catch(() => null);
+  if (mine !== turn) return;
+  asked.delete(start);
+  if (page) put(start, page.assets.slice(0, end - start));
+}
+
+function put(start: number, some: Row[]): void {
+  rows.value = rows.value.toSpliced(start, some.length, ...some);
+}
+
 /** Sorting needs the whole list. */
 async function loadAll(): Promise<void> {
   const mine = turn;
-  while (cursor.value !== null && !fault.value && mine === turn && assets.value.length < MAX_SORTED) await load(false);
+  if (rows.value.includes(null)) await load(true);
+  while (cursor.value !== null && !fault.value && order.value !== "stored" && rows.value.length < MAX_SORTED) {
+    await load(false);
+    if (mine !== turn && !rows.value.length) return;
+  }
 }
 
+const { compare: compareText } = new Intl.Collator(undefined, { numeric: true });
 const COMPARE: Record<Exclude<Order, "stored">, (one: Asset, other: Asset) => number> = {
-  name: (one, other) => nameOf(one.path).localeCompare(nameOf(other.path), undefined, { numeric: true }),
-  folder: (one, other) => one.path.localeCompare(other.path, undefined, { numeric: true }),
+  name: (one, other) => compareText(nameOf(one.path), nameOf(other.path)),
+  folder: (one, other) => compareText(one.path, other.path),
   longest: (one, other) => (other.media.duration_seconds ?? 0) - (one.media.duration_seconds ?? 0),
   shortest: (one, other) => (one.media.duration_seconds ?? 0) - (other.media.duration_seconds ?? 0),
   newest: (one, other) => (other.media.modified_ns ?? 0) - (one.media.modified_ns ?? 0),
 };
 
-function sorted(): Asset[] {
-  return order.value === "stored" ? assets.value : assets.value.toSorted(COMPARE[order.value]);
+/** Sorted once all are here, and not after each page. */
+const shown = computed<Row[]>(() => {
+  if (order.value === "stored" || isWaiting.value) return rows.value;
+  return rows.value.filter((row) => row !== null).sort(COMPARE[order.value]);
+});
+const isWaiting = computed(() => order.value !== "stored" && cursor.value !== null && rows.value.length < MAX_SORTED);
+
+function describe(): string {
+  if (fault.value) return fault.value;
+  const all = numFound.value;
+  if (isWaiting.value) return `Sorting: ${rows.value.length} of ${count(all ?? rows.value.length, "file")} read…`;
+  if (cursor.value && all === null) return `${rows.value.length}+ files`;
+  return count(cursor.value && all !== null ? all : rows.value.length, "file");
 }
 
 export function Library() {
   const [opened, setOpened] = useState<"" | "folders" | "quarantine">("");
+  const line = useRef("");
   useEffect(() => {
-    void load(true).then(() => (order.value === "stored" ? undefined : loadAll()));
+    const isFirstNews = line.current === LOADING && !fault.value; // of what is being read already
+    line.current = libraryLine.value;
+    if (!isFirstNews) void load(true).then(() => (order.value === "stored" ? undefined : loadAll()));
   }, [libraryLine.value]);
-  const shown = sorted();
   const choose = (next: Order) => {
     order.value = next;
     if (next !== "stored") void loadAll();
@@ -86,7 +153,7 @@ export function Library() {
       <section class="panel" aria-labelledby="library-title">
         <div class="bar">
           <h2 id="library-title">Library</h2>
-          <span class="quiet" role="status">{fault.value || `${shown.length}${cursor.value ? "+" : ""} files`}</span>
+          <span class="quiet" role="status">{describe()}</span>
           <label class="quiet">Order <select value={order.value} onChange={(event) => choose(event.currentTarget.value as Order)}>
             {ORDERS.map(([value, label]) => <option key={value} value={value}>{label}</option>)}
           </select></label>
@@ -98,7 +165,7 @@ export function Library() {
         {opened === "quarantine" && <Quarantine />}
         <FilterChips filters={filters} onChange={() => void load(true)} />
         {isEmpty.value && <p class="hint">The library is empty: add a folder of media.</p>}
-        <Grid assets={shown} isList={isList.value} onEnd={() => void load(false)} />
+        <Grid assets={shown.value} isList={isList.value} onEnd={() => void load(false)} onView={keepNear} />
       </section>
       {place.value && <Detail key={place.value} assetId={place.value} onChange={replace} />}
     </div>
@@ -106,5 +173,5 @@ export function Library() {
 }
 
 function replace(changed: Asset): void {
-  assets.value = assets.value.map((asset) => (asset.asset_id === changed.asset_id ? changed : asset));
+  rows.value = rows.value.map((row) => (row?.asset_id === changed.asset_id ? changed : row));
 }

@@ -1,0 +1,46 @@
+"""Reading stored points out of an open shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import qdrant_edge as edge
+
+from service.index.embedded.changes import read_point
+from service.index.points import StoredPoint
+
+
+def read_segments(
+    shard: edge.EdgeShard, asset_id: str, first_index: int, limit: int, names: Sequence[str]
+) -> list[StoredPoint]:
+    """Points of an asset in order, with the named vectors."""
+    later = edge.FieldCondition("index", range=edge.RangeFloat(gte=first_index))
+    request = edge.ScrollRequest(
+        limit=shard.info().points_count + 1,
+        filter=edge.Filter(must=[edge.FieldCondition("asset_id", match=edge.MatchValue(asset_id)), later]),
+        with_payload=["index"],
+        with_vector=False,
+    )
+    places = sorted(((r.payload or {})["index"], str(r.id)) for r in shard.scroll(request)[0])
+    ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
+    found = shard.retrieve(ids, with_payload=True, with_vector=list(names))
+    records = {str(record.id): record for record in found}
+    return [read_point(records[str(point_id)]) for point_id in ids]
+
+
+def read_places(shard: edge.EdgeShard, asset_ids: Sequence[str], index: int, name: str) -> list[StoredPoint]:
+    """Points at `index` of some assets, of those that have the named vector there, with it and the asset's id."""
+    if not asset_ids:
+        return []
+    wanted: list[edge.ConditionType] = [
+        edge.FieldCondition("asset_id", match=edge.MatchAny(list(asset_ids))),
+        edge.FieldCondition("index", match=edge.MatchValue(index)),
+        edge.HasVectorCondition(name),
+    ]
+    request = edge.ScrollRequest(
+        limit=len(asset_ids),
+        filter=edge.Filter(must=wanted),
+        with_payload=["asset_id"],
+        with_vector=[name],
+    )
+    return [read_point(record) for record in shard.scroll(request)[0]]
