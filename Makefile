@@ -17,7 +17,7 @@ help:
 	@echo "make check  formatting, lint, types, docstrings, imports"
 	@echo "make bench  speed and memory as ratios to named baselines"
 	@echo "make clients  make the types of the Python and the TypeScript client of the OpenAPI description"
-	@echo "make soak   longer durability runs"
+	@echo "make soak   longer durability runs; those of Qdrant servers need FOLEY_TEST_QDRANT=/path/to/qdrant"
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Foley needs Python 3.11 or newer")'
@@ -80,6 +80,7 @@ soak: $(VENV)/.all
 	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest --timeout 0 tests/promises/test_swap.py -s
 	FOLEY_KILLS=200 $(BIN)/python -m pytest --timeout 0 tests/promises/test_switch_kills.py -s
 	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest --timeout 0 tests/promises/test_bad_bundles.py -s
+	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_qdrant_server.py -s -rs
 	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest --timeout 0 tests/promises/test_hostile_decoding.py -k mutants -s
 
 # What the clients know of the API; needs node and npm for TypeScript.

@@ -227,7 +227,8 @@ class Settings(BaseSettings):
     qdrant_replicas: PositiveInt = 1
     """Copies of each shard of a new collection."""
     qdrant_write_acknowledgements: PositiveInt | None = None
-    """Copies that must have a write before it counts. Default: a majority."""
+    """Copies that must have a write before it counts. Default: half of them, so that writes go on while one of two is
+    away."""
 
     # Releases
     release_max_recall_drop: float = Field(default=0.02, ge=0, le=1)

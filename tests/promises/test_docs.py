@@ -35,6 +35,7 @@ FOR_TESTS = {
     "TEST_QDRANT_URL",
     "TEST_QDRANT",
     "TEST_QDRANT_HTTP",
+    "TEST_QDRANT_GRPC_PORT",
 }
 MAX_README_LINES = 180
 ROOMED = {"service", "models", "training"}

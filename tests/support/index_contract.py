@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from service.index.contract import Bounds, Filter, Index, Segment, VectorQuery, WordQuery
 from service.index.failure import IndexFailure, InvalidCursor, InvalidFilter, InvalidSegment, InvalidVector
 from service.index.layout import VectorLayout
+from service.index.words import split_words
 from service.system.modality import OPPOSITE, Modality, NotEmbedded, Track
 
 WIDTH = 32
@@ -687,6 +688,27 @@ class IndexContract:
         assert find("storm gewitter") == ["storm"]
         index.delete_asset(make_id("rain"))
         assert find("storm") == []
+
+    def test_words_are_found_by_their_beginnings_in_every_script(self, index: Index) -> None:
+        if not self.finds_beginnings:
+            pytest.skip("it finds whole words alone")
+        names = (
+            "हिन्दी पानी",
+            "Évènement STRAẞE 07",
+            "เก็บ ไทยแลนด์",
+            "Σίσυφος 犬の声",
+            "İstanbul ışık",
+            "한국어 نقطة",
+        )
+        (track,) = make_tracks(1, seed=30)
+        for name in names:
+            index.write_asset([make_segment(name, audio_track=track)], is_last=True)
+        for word in {word for name in names for word in split_words(name)}:
+            for length in {1, len(word) // 2 + 1, len(word)}:
+                begun = [n for n in names if any(w.startswith(word[:length]) for w in split_words(n))]
+                query = WordQuery(words=(word[:length],), target="audio", limit=9)
+                found = {match.asset_id for match in index.search_words(query)}
+                assert found == set(map(make_id, begun)), word[:length]
 
     def test_what_files_say_counts_where_people_said_nothing_else(self, index: Index) -> None:
         tracks = make_tracks(2, seed=29)

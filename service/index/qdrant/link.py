@@ -73,8 +73,8 @@ class ServerConfig:
     preferred and its port answers. Several nodes of one cluster are separated by commas: the first is asked, and the
     next if it is away. `ca_file` holds the certificates (PEM) that sign the server's; None for the usual ones.
     `api_key` is sent with every request, and is in no message. The server chooses `num_shards` if it is None. A write
-    is acknowledged when `num_write_acknowledgements` of the `num_replicas` copies of a shard have it, None for a
-    majority. A request is sent at most `num_attempts` times, each of `timeout_seconds`.
+    is acknowledged when `num_write_acknowledgements` of the `num_replicas` copies of a shard have it, None for half of
+    them. A request is sent at most `num_attempts` times, each of `timeout_seconds`.
 
     Raises ValueError for a URL that is not one, or holds a key or password.
     """
@@ -107,8 +107,12 @@ class ServerConfig:
 
     @property
     def write_consistency(self) -> int:
-        """How many copies must have a write before it is acknowledged."""
-        return self.num_write_acknowledgements or self.num_replicas // 2 + 1
+        """How many copies must have a write before it is acknowledged, by default half of them, rounded up.
+
+        A server acknowledges it once those that lack it are out of use, by a vote of its nodes, until they have caught
+        up. If more copies must have it than are left, every write fails until the others are back.
+        """
+        return self.num_write_acknowledgements or (self.num_replicas + 1) // 2
 
 
 def open_client(config: ServerConfig, url: str | None = None) -> QdrantClient:

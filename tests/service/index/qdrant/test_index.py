@@ -45,6 +45,7 @@ URL = os.environ.get("FOLEY_TEST_QDRANT_URL")
 CONFIG = ServerConfig(
     url=URL or "http://local.invalid:6333", api_key=os.environ.get("FOLEY_TEST_QDRANT_API_KEY")
 )
+GRPC_PORT = int(os.environ.get("FOLEY_TEST_QDRANT_GRPC_PORT", "6334"))
 NAME = "foley-tests-000000000000"
 
 
@@ -72,7 +73,9 @@ class TestServerIndexOnAServer(IndexContract):
     @pytest.fixture(scope="class", params=[True, False], ids=["grpc", "http"])
     @classmethod
     def opened(cls, request: pytest.FixtureRequest) -> Iterator[Index]:
-        config = ServerConfig(url=CONFIG.url, api_key=CONFIG.api_key, prefers_grpc=request.param)
+        config = ServerConfig(
+            url=CONFIG.url, api_key=CONFIG.api_key, prefers_grpc=request.param, grpc_port=GRPC_PORT
+        )
         name = f"foley-tests-{uuid.uuid4().hex[:12]}"
         with ServerIndex.open(config, name=name, layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH)) as index:
             yield index
@@ -243,9 +246,10 @@ def test_a_collection_is_laid_out_for_a_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replicas", "given", "expected"), [(1, None, 1), (2, None, 2), (3, None, 2), (5, None, 3), (3, 1, 1)]
+    ("replicas", "given", "expected"),
+    [(1, None, 1), (2, None, 1), (3, None, 2), (4, None, 2), (5, None, 3), (3, 1, 1), (2, 2, 2)],
 )
-def test_a_majority_of_replicas_has_a_write(replicas: int, given: int | None, expected: int) -> None:
+def test_half_of_the_replicas_have_a_write(replicas: int, given: int | None, expected: int) -> None:
     config = ServerConfig(url="http://q", num_replicas=replicas, num_write_acknowledgements=given)
     assert config.write_consistency == expected
 
