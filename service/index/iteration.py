@@ -6,16 +6,23 @@ for asset in iter_assets(index, filter=Filter(modality="audio")):
 
 from __future__ import annotations
 
+import logging
 import operator
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from service.index.contract import Asset, Filter, Index, Segment
+from service.index.failure import IndexUnavailable
+
+logger = logging.getLogger(__name__)
 
 ASSETS_PER_PAGE = 256
 SEGMENTS_PER_CALL = 64
 NUM_WRITERS = 8  # writes that wait together share a flush
+WRITE_ATTEMPTS = 4
+RETRY_SECONDS = 0.5
 
 
 def iter_assets(index: Index, *, filter: Filter | None = None) -> Iterator[Asset]:
@@ -44,13 +51,27 @@ def iter_segments(index: Index, asset: Asset) -> Iterator[Segment]:
         first_index = part[-1].index + 1
 
 
+def write_patiently(index: Index, segments: Sequence[Segment], *, is_last: bool) -> None:
+    """`Index.write_asset`, and again after a pause if the index is not available: it may be starting anew."""
+    for attempt in range(1, WRITE_ATTEMPTS + 1):
+        try:
+            index.write_asset(segments, is_last=is_last)
+        except IndexUnavailable as exc:
+            if attempt == WRITE_ATTEMPTS:
+                raise
+            logger.warning("write %d of %d failed and is tried again: %s", attempt, WRITE_ATTEMPTS, exc)
+            time.sleep(RETRY_SECONDS * attempt)
+        else:
+            return
+
+
 def write_in_parts(index: Index, segments: Iterable[Segment]) -> None:
     """Write a whole asset, however long, a few segments a call."""
     rest = iter(segments)
     part = list(islice(rest, SEGMENTS_PER_CALL))
     while part:
         following = list(islice(rest, SEGMENTS_PER_CALL))
-        index.write_asset(part, is_last=not following)
+        write_patiently(index, part, is_last=not following)
         part = following
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from service.index.contract import Index, Segment
-from service.index.failure import IndexUnavailable
-from service.index.iteration import iter_segments, write_in_parts
+from service.index.iteration import iter_segments, write_in_parts, write_patiently
 from service.library.occupancy import Occupancy
 from service.library.stages import (
     Adopt,
@@ -28,12 +25,8 @@ from service.library.stages import (
     blame_file,
 )
 
-logger = logging.getLogger(__name__)
-
 WRITE_SEGMENTS = 64  # segments of one durable write at most
 WRITERS = 8  # each waits for its write to be durable; an index that can makes those of all durable together
-WRITE_ATTEMPTS = 4
-RETRY_SECONDS = 0.5
 
 
 class Writers:
@@ -172,20 +165,8 @@ class WriteThread(threading.Thread):
         """Write all of a complete file; of others keep some back, because the last write needs at least one."""
         while len(waiting) > WRITE_SEGMENTS or (is_final and waiting):
             batch = waiting[:WRITE_SEGMENTS]
-            self._write_batch(batch, is_last=is_final and len(batch) == len(waiting))
+            write_patiently(self._index, batch, is_last=is_final and len(batch) == len(waiting))
             del waiting[:WRITE_SEGMENTS]
-
-    def _write_batch(self, batch: Sequence[Segment], *, is_last: bool) -> None:
-        for attempt in range(1, WRITE_ATTEMPTS + 1):
-            try:
-                self._index.write_asset(batch, is_last=is_last)
-            except IndexUnavailable as exc:
-                if attempt == WRITE_ATTEMPTS:
-                    raise
-                logger.warning("write %d of %d failed and is tried again: %s", attempt, WRITE_ATTEMPTS, exc)
-                time.sleep(RETRY_SECONDS * attempt)
-            else:
-                return
 
     def _drop(self, file: IncomingFile) -> None:
         self._forget(file)

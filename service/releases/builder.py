@@ -132,7 +132,7 @@ def derive_missing(
         sampled = frozenset(asset.asset_id for asset in sample if index.get_asset(asset.asset_id) is not None)
         num_compared = num_segments = 0
         for assets in deriving.receive_segments(stdin):
-            num_compared += deriving.derive([assets], heads, index, sampled=sampled)
+            num_compared += deriving.derive(assets, heads, index, sampled=sampled)
             written += [segments[0].asset_id for segments in assets if segments[0].asset_id not in sampled]
             num_done += len(assets)
             num_segments += sum(map(len, assets))

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
@@ -24,7 +26,7 @@ from models.bundle.bundle import Bundle, load_bundle, unit_rows
 from service.encode.engines.contract import EncoderFailure
 from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from service.index.contract import Asset, Index, Segment
-from service.index.iteration import write_in_parts
+from service.index.iteration import NUM_WRITERS, write_in_parts
 from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.system.files import replace_file
 from service.system.modality import MODALITIES, Modality, Track
@@ -119,26 +121,25 @@ def choose_sample(missing: Sequence[Asset]) -> list[Asset]:
 
 
 def derive(
-    groups: Iterable[Sequence[Sequence[Segment]]],
-    heads: Heads,
-    index: Index,
-    *,
-    sampled: frozenset[str],
+    assets: Sequence[Sequence[Segment]], heads: Heads, index: Index, *, sampled: frozenset[str]
 ) -> int:
-    """Write assets with adapted tracks; those of the sample are compared with what was embedded of them.
+    """Write assets with adapted tracks; first those of the sample are compared with what was embedded of them.
 
-    Returns how many were compared. Raises `ClaimFails` at the first that does not agree.
+    Returns how many were compared. Raises `ClaimFails` if one does not agree; then none of the assets was written.
     """
-    num_compared = 0
-    for assets in groups:
-        for segments in assets:
-            adapted = heads.adapt_segments(segments)
-            if segments[0].asset_id in sampled and index.get_asset(segments[0].asset_id) is not None:
-                _compare(adapted, index)
-                num_compared += 1
-            else:
-                write_in_parts(index, adapted)
-    return num_compared
+    adapted = iter(heads.adapt_segments([segment for segments in assets for segment in segments]))
+    compared: list[list[Segment]] = []
+    derived: list[list[Segment]] = []
+    for segments in assets:
+        asset_id, whole = segments[0].asset_id, list(islice(adapted, len(segments)))
+        is_embedded = asset_id in sampled and index.get_asset(asset_id) is not None
+        (compared if is_embedded else derived).append(whole)
+    for segments in compared:
+        _compare(segments, index)
+    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="derive") as writers:
+        for _ in writers.map(lambda segments: write_in_parts(index, segments), derived):
+            pass
+    return len(compared)
 
 
 def _compare(adapted: Sequence[Segment], index: Index) -> None:

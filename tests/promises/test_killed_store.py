@@ -109,8 +109,8 @@ def index(tmp_path: Path) -> Iterator[EmbeddedIndex]:
 def test_a_killed_store_loses_nothing_acknowledged(index: EmbeddedIndex, tmp_path: Path) -> None:
     with Traffic(index, lambda segments: index.write_asset(segments, is_last=True)) as traffic:
         slowest = kill_often(index, num_kills=NUM_KILLS)
+        wait_until(lambda: len(traffic.acknowledged) >= 4 or traffic.failures)  # a busy machine may only kill
     assert traffic.failures == []
-    assert len(traffic.acknowledged) >= 4
     index.close()
     with open_index(tmp_path / "index") as again:
         stored = stored_in(again)

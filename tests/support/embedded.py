@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from service.index.contract import VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig
+from service.index.failure import IndexInUse
 from service.index.layout import VectorLayout
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, all_assets, make_tracks
+from tests.support.waiting import wait_until
 
 NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "5"))
 
@@ -18,6 +21,17 @@ NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "5"))
 def open_index(folder: Path, **changes: Any) -> EmbeddedIndex:
     facts: dict[str, Any] = {"layout": VectorLayout.of_both(NUM_MOMENTS, WIDTH), "min_free_bytes": 0}
     return EmbeddedIndex(ShardConfig(folder=folder, **{**facts, **changes}))
+
+
+def open_when_free(folder: Path, **changes: Any) -> EmbeddedIndex:
+    """Open the index of a service that was killed: its shard processes end a moment later."""
+
+    def look() -> EmbeddedIndex | None:
+        with contextlib.suppress(IndexInUse):
+            return open_index(folder, **changes)
+        return None
+
+    return wait_until(look)
 
 
 def check_whole(index: EmbeddedIndex, acknowledged: dict[str, int]) -> None:

@@ -746,7 +746,7 @@ class IndexContract:
 
     def test_filters_that_make_no_sense_are_refused(self) -> None:
         refused: list[tuple[dict[str, Any], str]] = [
-            ({"folder": "library"}, "absolute path, got 'library'"),
+            ({"folder": "library"}, "absolute path or an address, got 'library'"),
             ({"folder": "/a\0b"}, "absolute path"),
             ({"modality": "smell"}, "audio or video, got 'smell'"),
             ({"min_duration_seconds": math.nan}, "must be finite, got nan"),

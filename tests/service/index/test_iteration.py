@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from service.index import iteration
-from service.index.contract import Filter, Index
-from service.index.iteration import copy_assets, iter_assets, iter_segments, write_in_parts
+from service.index.contract import Filter, Index, Segment
+from service.index.failure import IndexUnavailable
+from service.index.iteration import WRITE_ATTEMPTS, copy_assets, iter_assets, iter_segments, write_in_parts
 from service.index.layout import VectorLayout
 from tests.support.index_contract import WIDTH, make_asset, make_id, make_segment, make_tracks
 from tests.support.memory_index import MemoryIndex
@@ -71,3 +73,22 @@ def test_a_copy_holds_the_same_and_skips_what_is_there(index: Index, tmp_path: P
         index.set_metadata(make_id(3), {"take": 1})
         assert sum(copy_assets(index, copy)) == 1
         assert list(copy_assets(index, copy)) == [False] * len(SIZES)
+
+
+@pytest.mark.parametrize("num_failures", [WRITE_ATTEMPTS - 1, WRITE_ATTEMPTS])
+def test_a_write_is_tried_again_while_the_index_is_away(
+    index: Index, monkeypatch: pytest.MonkeyPatch, num_failures: int
+) -> None:
+    monkeypatch.setattr(iteration, "RETRY_SECONDS", 0.0)
+    write, failures = index.write_asset, [IndexUnavailable("starting")] * num_failures
+
+    def write_when_back(segments: Sequence[Segment], *, is_last: bool) -> None:
+        if failures:
+            raise failures.pop()
+        write(segments, is_last=is_last)
+
+    monkeypatch.setattr(index, "write_asset", write_when_back)
+    expected = pytest.raises(IndexUnavailable) if num_failures == WRITE_ATTEMPTS else nullcontext()
+    with expected:
+        write_in_parts(index, make_asset("parts", TRACKS[:3]))
+    assert (index.get_asset(make_id("parts")) is None) == (num_failures == WRITE_ATTEMPTS)

@@ -362,7 +362,7 @@ def test_an_index_that_stays_away_fails_the_job_with_its_name(
     foley: Foley, runner: Jobs, tmp_path: Path, tones: Tones, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner.library.lane, "_wait_seconds", 0.05)
-    monkeypatch.setattr("service.library.writing.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("service.index.iteration.RETRY_SECONDS", 0.01)
     tones(1)
     count = _fail_writes(monkeypatch, foley, IndexUnavailable("the engine is away"), times=12)
     runner.start()

@@ -17,7 +17,8 @@ from models.bundle.bundle import Bundle, load_bundle
 from models.bundle.joining import write_head
 from service.foley import Foley, open_foley
 from service.index.contract import Asset, Index, Segment, VectorQuery
-from service.index.iteration import iter_assets
+from service.index.iteration import iter_assets, write_in_parts
+from service.index.layout import VectorLayout
 from service.index.opening import index_place
 from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.library.indexing import index_paths
@@ -29,6 +30,7 @@ from service.releases.store import Release, ReleaseStore
 from service.system.settings import Settings
 from tests.support.bundles import rehash
 from tests.support.libraries import write_tones
+from tests.support.memory_index import MemoryIndex
 from training.adapting.bundles import write_adapted
 from training.adapting.heads import TrackHead
 
@@ -120,14 +122,18 @@ def test_a_derived_release_is_an_embedded_one(foley: Foley, adapted: Bundle, tmp
             index.close()
 
 
-def test_assets_embedded_from_their_files_must_agree(foley: Foley, adapted: Bundle) -> None:
-    """The control: the parent's own index holds what the heads have not adapted."""
+def test_assets_embedded_from_their_files_must_agree(foley: Foley, adapted: Bundle, tmp_path: Path) -> None:
+    """The control: what the parent embedded is not adapted. Nothing is written beside what does not agree."""
     heads = open_heads(adapted, foley.settings.bundle, num_threads=1)
+    index = MemoryIndex.open(tmp_path / "index", layout=VectorLayout.of(adapted.manifest))
     with foley.releases.lease() as active:
         groups = [unpack_assets(pack_segments(group)) for group in read_groups(active.index)]
-        sampled = frozenset(assets[0].asset_id for group in groups for assets in group)
-        with pytest.raises(ClaimFails, match=r"embedded from its file has a cosine of 0\.\d+"):
-            derive(groups, heads, active.index, sampled=sampled)
+    (first, *others) = [segments for group in groups for segments in group]
+    assert others
+    write_in_parts(index, first)
+    with pytest.raises(ClaimFails, match=r"embedded from its file has a cosine of 0\.\d+"):
+        derive([*others, first], heads, index, sampled=frozenset([first[0].asset_id]))
+    assert index.info().num_assets == 1
 
 
 def test_golden_tracks_must_be_the_heads_of_the_parents(

@@ -44,7 +44,7 @@ from service.index.embedded.tracks import FILE_NAME, ROWS
 from service.index.failure import IndexFailure, IndexUnavailable
 from service.index.layout import VectorLayout
 from service.index.points import StoredPoint, to_points
-from tests.support.embedded import NUM_KILLS, check_whole, open_index
+from tests.support.embedded import NUM_KILLS, check_whole, open_index, open_when_free
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, make_asset, make_id, make_segment, make_tracks
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
@@ -361,8 +361,7 @@ def test_a_service_killed_in_a_build_leaves_a_whole_index(folder: Path, tmp_path
                 acknowledged[make_id(number)] = int(facts[1])
             num_built += word == "built"
         number += 1
-        time.sleep(0.1)  # its shard processes end
-        with open_index(folder, exact_below=50) as index:
+        with open_when_free(folder, exact_below=50) as index:
             stored = {asset.asset_id: asset.num_segments for asset in index.list_assets(limit=100_000).assets}
             assert {asset_id: stored.get(asset_id) for asset_id in acknowledged} == acknowledged
             check_whole(index, stored)
