@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 from xml.etree import ElementTree as ET  # nothing is parsed
 
 from service.exports.event import Cut, Event
+from service.exports.timecode import FrameRate
 
 
 def write_fcpxml(cut: Cut) -> str:
@@ -19,30 +19,29 @@ def write_fcpxml(cut: Cut) -> str:
     rate = cut.rate
     root = ET.Element("fcpxml", version="1.11")
     resources = ET.SubElement(root, "resources")
-    frame = 1 / rate.rate
     ET.SubElement(
-        resources, "format", id="r1", name="FFVideoFormatRateUndefined", frameDuration=_seconds(frame)
+        resources, "format", id="r1", name="FFVideoFormatRateUndefined", frameDuration=_seconds(1, rate)
     )
     ids: dict[str, str] = {}
     for event in cut.events:
         if event.asset_id not in ids:
             ids[event.asset_id] = f"r{len(ids) + 2}"
-            _add_asset(resources, ids[event.asset_id], event, frame)
+            _add_asset(resources, ids[event.asset_id], event, rate)
     event_node = ET.SubElement(ET.SubElement(root, "library"), "event", name=cut.title)
     project = ET.SubElement(event_node, "project", name=cut.title)
     counting = "DF" if rate.is_drop else "NDF"
     sequence = ET.SubElement(
-        project, "sequence", format="r1", duration=_seconds(cut.duration * frame),
-        tcStart=_seconds(cut.start * frame), tcFormat=counting,
+        project, "sequence", format="r1", duration=_seconds(cut.duration, rate),
+        tcStart=_seconds(cut.start, rate), tcFormat=counting,
     )  # fmt: skip
     spine = ET.SubElement(sequence, "spine")
     for event in cut.events:
         facts = {
             "ref": ids[event.asset_id],
             "name": event.name,
-            "offset": _seconds((cut.start + event.record) * frame),
-            "start": _seconds((event.source_start + event.first) * frame),
-            "duration": _seconds(event.duration * frame),
+            "offset": _seconds(cut.start + event.record, rate),
+            "start": _seconds(event.source_start + event.first, rate),
+            "duration": _seconds(event.duration, rate),
             "tcFormat": counting,
         }
         if (event.has_video, event.has_audio) != (event.is_picture_file, event.is_sound_file):
@@ -53,9 +52,9 @@ def write_fcpxml(cut: Cut) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE fcpxml>\n' + _to_text(root)
 
 
-def _add_asset(resources: ET.Element, identity: str, event: Event, frame: Fraction) -> None:
-    facts = {"id": identity, "name": event.name, "start": _seconds(event.source_start * frame)}
-    facts["duration"] = _seconds(event.length * frame)
+def _add_asset(resources: ET.Element, identity: str, event: Event, rate: FrameRate) -> None:
+    facts = {"id": identity, "name": event.name, "start": _seconds(event.source_start, rate)}
+    facts["duration"] = _seconds(event.length, rate)
     if event.is_picture_file:
         facts |= {"hasVideo": "1", "format": "r1", "videoSources": "1"}
     if event.is_sound_file:
@@ -65,8 +64,10 @@ def _add_asset(resources: ET.Element, identity: str, event: Event, frame: Fracti
     ET.SubElement(asset, "media-rep", kind="original-media", src=event.url)
 
 
-def _seconds(value: Fraction) -> str:
-    return f"{value.numerator}s" if value.denominator == 1 else f"{value.numerator}/{value.denominator}s"
+def _seconds(frames: int, rate: FrameRate) -> str:
+    """A time as Final Cut writes it: whole seconds, or frames in parts of the rate's clock (`30030/30000s`)."""
+    units, clock = frames * rate.rate.denominator, rate.rate.numerator
+    return f"{units // clock}s" if units % clock == 0 else f"{units}/{clock}s"
 
 
 def write_xmeml(cut: Cut) -> str:

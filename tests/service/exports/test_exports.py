@@ -210,7 +210,7 @@ def test_another_program_reads_the_same(name: FormatName, rate: str) -> None:
     if name == "ale" and cut.rate.is_drop:
         pytest.skip("the adapter knows no drop-frame rates")
     if name == "fcpxml" and cut.rate.is_ntsc:
-        pytest.skip("the adapter takes 24000/1001 for 23")
+        pytest.skip("the adapter takes 24000/1001 for 23; times are read exactly below")
     read = otio.adapters.read_from_string(write(cut, name).decode(), READERS[name], **more)
     clips = list(read.find_clips())
     rates = {round(one.source_range.duration.rate, 2) for one in clips}
@@ -220,6 +220,51 @@ def test_another_program_reads_the_same(name: FormatName, rate: str) -> None:
     for event in cut.events:
         starts = {event.source_start + event.first, event.first}
         assert any((start, event.duration) in found for start in starts), (found, event)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_fcpxml_times_are_whole_frames_on_the_clock_of_the_rate(name: str) -> None:
+    """As Final Cut writes them: N x 1001/30000s is never reduced to another clock, so a frame is seen as one."""
+    rate = RATES[name]
+    cut = _cut(name, timecode="10:00:00:00")
+    root = ET.fromstring(write(cut, "fcpxml"))
+    clock = root.find("resources/format").get("frameDuration", "").partition("/")[2]  # type: ignore[union-attr]
+    assert clock == f"{rate.rate.numerator}s"
+
+    def read(node: ET.Element, key: str) -> int:
+        text = node.get(key, "")
+        over, _, under = text.removesuffix("s").partition("/")
+        assert text.endswith("s"), text
+        assert under in ("", clock[:-1]), text
+        frames = Fraction(int(over), int(under or 1)) * rate.rate
+        assert frames.denominator == 1, text
+        return frames.numerator
+
+    assets = {one.get("id"): one for one in root.iter("asset")}
+    found = []
+    for clip in root.iter("asset-clip"):
+        asset = assets[clip.get("ref")]
+        times = [read(clip, key) for key in ("offset", "start", "duration")]
+        found.append((*times, read(asset, "start"), read(asset, "duration")))
+    assert found == [
+        (cut.start + one.record, one.source_start + one.first, one.duration, one.source_start, one.length)
+        for one in cut.events
+    ]
+    (sequence,) = root.iter("sequence")
+    assert (read(sequence, "tcStart"), read(sequence, "duration")) == (cut.start, cut.duration)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_an_edl_counts_as_its_rate_does(name: str) -> None:
+    rate, items = RATES[name], [_item(1, start_seconds=n * 0.7, end_seconds=n * 0.7 + 31) for n in range(12)]
+    cut = _cut(name, items, timecode="10:00:58:00")
+    lines = [line.split()[4:] for line in write(cut, "edl").decode().splitlines() if line[:3].isdigit()]
+    assert [[rate.count(text) for text in line] for line in lines] == [
+        [one.source_start + one.first, one.source_start + one.stop, place, place + one.duration]
+        for one in cut.events
+        for place in (cut.start + one.record,)
+    ]
+    assert {text[-3] for line in lines for text in line} == {";" if rate.is_drop else ":"}
 
 
 def test_reaper_reads_regions_and_items() -> None:
