@@ -22,7 +22,7 @@ from service.encode.encoder import Encoder
 from service.encode.queue import Priority
 from service.index.contract import Index
 from service.library.object_cache import ObjectCache
-from service.library.previews import Previews
+from service.library.previews import PREVIEWS, Previews
 from service.releases.opening import (
     active_release,
     open_release,
@@ -116,7 +116,7 @@ def open_foley(settings: Settings) -> Iterator[Foley]:
         decoder = Decoder(num_workers=settings.decode_workers, limits=limits)
         stack.callback(decoder.close)
         previews = Previews(
-            settings.data / "previews",
+            settings.data / PREVIEWS,
             max_bytes=settings.preview_cache_bytes,
             min_free_bytes=settings.min_free_bytes,
         )

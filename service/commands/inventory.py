@@ -27,6 +27,8 @@ from service.jobs.ledger import Ledger
 from service.library.assets import AssetDocument, describe_asset
 from service.library.locations import is_url
 from service.library.metadata import merge_metadata
+from service.library.object_cache import OBJECTS, ObjectCache
+from service.library.previews import PREVIEWS, Previews
 from service.library.tags import TagClassifier, decide, iter_suggestions, load_classifier, suggest
 from service.releases.opening import active_release, warn_of_other_indexes
 from service.system.paths import show_path
@@ -96,6 +98,8 @@ class OpenInventory:
         if is_there and self._data is not None:
             with Ledger.open(self._data / LEDGER_NAME, is_worker=False) as ledger:
                 forget_asset(ledger, asset_id)
+            Previews(self._data / PREVIEWS, max_bytes=0).remove(asset_id)
+            ObjectCache(self._data / OBJECTS, max_bytes=0).remove(asset_id)
         return is_there
 
     def list_suggestions(self, filter: Filter | None = None) -> Iterator[AssetDocument]:

@@ -50,7 +50,14 @@ def index_paths(
     journal nothing is remembered beyond the run. `previews` keeps what files look and sound like at a glance;
     `objects` has the local copies of objects, which are not indexed without.
     """
-    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify, objects=objects)
+    run = LibraryRun(
+        stop=stop,
+        on_progress=on_progress,
+        journal=journal,
+        verify=verify,
+        previews=previews,
+        objects=objects,
+    )
     with run.stopping_early():
         run.scan(paths, links=links, part=part)
         run.read(snapshot.index)

@@ -24,6 +24,7 @@ from service.system.files import STALE_SECONDS, NoRoom, read_disk_space
 from service.system.settings import Settings
 
 PART = ".part"
+OBJECTS = "objects"  # folder in that of the data
 
 
 class ObjectTooLarge(Failure):
@@ -55,7 +56,7 @@ class ObjectCache:
                     leftover.unlink()
 
     @classmethod
-    def of(cls, settings: Settings, name: str = "objects") -> ObjectCache:
+    def of(cls, settings: Settings, name: str = OBJECTS) -> ObjectCache:
         """That of a library; who works in another process has a folder of another name."""
         return cls(
             settings.data / name,
@@ -94,6 +95,13 @@ class ObjectCache:
             self._held[asset_id] -= 1
             if self._held[asset_id] <= 0:
                 del self._held[asset_id]
+
+    def remove(self, asset_id: str) -> None:
+        """Remove the copy of an asset, unless it is in use."""
+        with self._lock, suppress(OSError):
+            if not self._held[asset_id]:
+                self._ahead.discard(asset_id)
+                self.path(asset_id).unlink()
 
     def forget(self, asset_id: str) -> None:
         """Note that a copy fetched ahead is not needed."""

@@ -27,6 +27,7 @@ from service.system.files import read_disk_space
 
 logger = logging.getLogger(__name__)
 
+PREVIEWS = "previews"  # folder in that of the data
 NAME = re.compile(r"[0-9a-f]{64}")
 KEPT_SHARE = 0.9  # of the room, once it was full
 _HEAD = struct.Struct("<4sII")  # mark, bytes of the facts, crc32 of all that follows

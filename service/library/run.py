@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from service.index.contract import Index
 from service.library.catalogue import Catalogue, Identity, Known, Placement, identify_all, read_catalogue
@@ -17,6 +16,7 @@ from service.library.object_cache import CopiesInUse, ObjectCache
 from service.library.outcomes import STORED, Outcomes, describe_error, row_of
 from service.library.parts import WHOLE, Part
 from service.library.pipeline import Pipeline, RehearsedPipeline
+from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress, Progress, StageTimes
 from service.library.scanning import (
     NO_LINKED_FOLDERS,
@@ -28,22 +28,13 @@ from service.library.scanning import (
     UnusableFile,
     find_files,
 )
-from service.library.stages import FileError, IncomingFile, blame_file
+from service.library.stages import FileError, IncomingFile, Waiting, blame_file
 from service.system.caller import Caller, CallerGone
 from service.system.paths import show_path
 
 logger = logging.getLogger(__name__)
 
 AnyPipeline = Pipeline | RehearsedPipeline
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """A content on its way into the index: the file it is read from, and others that have it too."""
-
-    found: FoundFile
-    copies: list[FoundFile]
-    attempts: int  # failed ones so far, over all runs
 
 
 class LibraryRun:
@@ -56,6 +47,7 @@ class LibraryRun:
         on_progress: OnProgress | None = None,
         journal: Journal | None = None,
         verify: bool = False,
+        previews: Previews | None = None,
         objects: ObjectCache | None = None,
     ) -> None:
         self.report = IndexReport()
@@ -64,6 +56,7 @@ class LibraryRun:
         self._stop = stop or Caller()
         self._on_progress = on_progress
         self._fetching = Fetching(objects, self._stop)
+        self._caches = [cache for cache in (previews, objects) if cache is not None]
         self._verifies = verify  # reads every file again
         self._journal = journal or Journal()
         self._rows = self._journal.rows()  # of an earlier run of this job
@@ -71,9 +64,9 @@ class LibraryRun:
         self._placement = Placement(self.catalogue)
         self._index: Index | None = None
         self._stored: list[tuple[FoundFile, str]] = []  # by this run
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._gone: set[str] = set()
-        self._again: list[tuple[str, _Waiting]] = []  # failed for a reason that may pass
+        self._again: list[tuple[str, Waiting]] = []  # failed for a reason that may pass
         self._stages = StageTimes()
         self._num_earlier = 0  # files that an earlier run of this job stored: they are not looked at again
         self._num_segments = 0
@@ -178,6 +171,8 @@ class LibraryRun:
             self.report.num_moved += len(placed.moved)
             self.report.num_copied += len(placed.copied)
             self.report.num_removed += placed.is_removed
+            if placed.is_removed and index is not None:
+                self._clear_caches(placed.asset_id)
             for found, source in placed.moved:
                 row = row_of(found, placed.asset_id)
                 self._outcomes.note(row.ended("moved", num_segments=num_segments), source=source)
@@ -187,6 +182,10 @@ class LibraryRun:
                 self.report.num_deleted += 1
                 self._outcomes.note(FileRow(path=path, asset_id=placed.asset_id, outcome="deleted"))
         self._outcomes.flush()
+
+    def _clear_caches(self, asset_id: str) -> None:
+        for cache in self._caches:
+            cache.remove(asset_id)
 
     def finish(self) -> IndexReport:
         """Complete the report."""
@@ -275,7 +274,7 @@ class LibraryRun:
             self._find(found, asset_id, known.num_segments)
         else:
             fault = self._journal.fault_of(found)
-            waiting = _Waiting(found=found, copies=[], attempts=fault.attempts if fault else 0)
+            waiting = Waiting(found=found, copies=[], attempts=fault.attempts if fault else 0)
             self._send(asset_id, waiting, pipeline)
         self._fetching.skip(found, asset_id)
 
@@ -298,7 +297,7 @@ class LibraryRun:
 
     # Through the pipeline
 
-    def _send(self, asset_id: str, waiting: _Waiting, pipeline: AnyPipeline) -> None:
+    def _send(self, asset_id: str, waiting: Waiting, pipeline: AnyPipeline) -> None:
         while not pipeline.has_room:
             self._wait(pipeline)
         self._work_started = self._work_started or time.monotonic()
@@ -340,7 +339,7 @@ class LibraryRun:
                 self._outcomes.give_up(file.found, blame_file(exc), *waiting.copies)
         self._tell()
 
-    def _end_file(self, file: IncomingFile, waiting: _Waiting) -> None:
+    def _end_file(self, file: IncomingFile, waiting: Waiting) -> None:
         waiting.attempts += 1
         if file.error is not None:
             self._retry_or_fail(file, file.error, waiting)
@@ -363,7 +362,7 @@ class LibraryRun:
         for copy in waiting.copies:
             self._find(copy, file.asset_id, file.num_segments)
 
-    def _retry_or_fail(self, file: IncomingFile, error: FileError, waiting: _Waiting) -> None:
+    def _retry_or_fail(self, file: IncomingFile, error: FileError, waiting: Waiting) -> None:
         code, reason = describe_error(error)
         if code in TRANSIENT and waiting.attempts < self._journal.max_attempts:
             fault = Fault(code=code, reason=reason, attempts=waiting.attempts, is_quarantined=False)

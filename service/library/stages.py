@@ -97,6 +97,15 @@ class IncomingFile:
         return {**facts, "is_partial": self.is_partial}
 
 
+@dataclass(eq=False)
+class Waiting:
+    """A content on its way into the index: the file it is read from, and others that have it too."""
+
+    found: FoundFile
+    copies: list[FoundFile]
+    attempts: int  # failed ones so far, over all runs
+
+
 # Messages: to the encode thread, and from there to the write thread
 
 

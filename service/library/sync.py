@@ -73,7 +73,14 @@ def sync_paths(
     """
     roots = [make_absolute(path) if isinstance(path, Path) else path for path in paths]
     journal = journal or Journal()
-    run = LibraryRun(stop=stop, on_progress=on_progress, journal=journal, verify=verify, objects=objects)
+    run = LibraryRun(
+        stop=stop,
+        on_progress=on_progress,
+        journal=journal,
+        verify=verify,
+        previews=previews,
+        objects=objects,
+    )
     with run.stopping_early():
         for root in roots:
             _check_root(root, links, allow_empty=allow_empty)

@@ -156,6 +156,7 @@ async def delete_asset(asset_id: AssetId, state: StateOf) -> Response:
             num_segments = index.delete_asset(asset_id)
         forget_asset(state.jobs.ledger, asset_id)
         state.foley.previews.remove(asset_id)
+        state.foley.objects.remove(asset_id)
         return num_segments
 
     if await anyio.to_thread.run_sync(work, limiter=state.writing) == 0:  # another request was faster

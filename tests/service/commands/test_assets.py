@@ -13,7 +13,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from models.media.preview import Preview
 from service.cli import app
+from service.library.previews import Previews
 from service.system.settings import Settings
 from tests.support.serving import find_free_port
 
@@ -109,11 +111,19 @@ def test_assets_are_annotated_found_and_exported(run: Run, library_files: Path, 
 
 
 @pytest.mark.parametrize("run", ["closed"], indirect=True)
-def test_assets_are_deleted(run: Run, library_files: Path) -> None:
+def test_assets_are_deleted(run: Run, library_files: Path, tmp_path: Path) -> None:
     before = run("--json")["assets"]
     by_path, by_id, *rest = before
+    caches = Previews(tmp_path / "data/previews", max_bytes=1 << 20), tmp_path / "data/objects"
+    caches[1].mkdir(exist_ok=True)
+    for asset in before:
+        caches[0].put(asset["asset_id"], Preview(thumbnail=b"t"))
+        (caches[1] / asset["asset_id"]).touch()
     result = run("delete", by_path["path"], by_id["asset_id"], "no.wav", "--json", code=1)
     assert result == {"deleted": [by_path["asset_id"], by_id["asset_id"]], "missing": ["no.wav"]}
     assert run("--json")["assets"] == rest
+    left = [asset["asset_id"] for asset in rest]
+    assert [a["asset_id"] for a in before if caches[0].get(a["asset_id"])] == left
+    assert {path.name for path in caches[1].iterdir()} == set(left)
     assert Path(by_path["path"]).exists()
     assert "1 asset deleted" in run("delete", rest[0]["path"]).stderr

@@ -407,6 +407,16 @@ def test_copies_make_room_for_each_other(cache: ObjectCache) -> None:
         cache.fetch(_object("f", 31))
 
 
+def test_the_copy_of_a_deleted_asset_goes_unless_it_is_in_use(cache: ObjectCache) -> None:
+    copy = cache.fetch(_object("a"))
+    with cache.holding(copy):
+        cache.remove(copy)
+        assert cache.has(copy)
+    cache.remove(copy)
+    cache.remove(copy)
+    assert not cache.has(copy)
+
+
 def test_what_is_fetched_ahead_waits_for_its_turn(cache: ObjectCache) -> None:
     ahead = [cache.fetch(_object(name), is_urgent=False) for name in "abcd"]
     assert [cache.has(one) for one in ahead] == [True, True, True, False]

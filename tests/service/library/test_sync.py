@@ -97,10 +97,11 @@ def _assets(foley: Foley, folder: Path) -> tuple[Asset, ...]:
 
 
 def test_new_changed_moved_copied_and_deleted_files_at_once(
-    sync: Sync, jobs: Jobs, library: Path, paths_of: Paths
+    sync: Sync, jobs: Jobs, library: Path, paths_of: Paths, opened: Foley
 ) -> None:
     assert sync(library).files == Counts(indexed=4)
     before = {path: asset_id for asset_id, paths in paths_of().items() for path in paths}
+    assert all(map(opened.previews.get, before.values()))
     number = next(NUMBERS)
     write_tone(library / "new.wav", number)
     write_tone(library / "a.wav", number + 1)  # changed
@@ -117,8 +118,13 @@ def test_new_changed_moved_copied_and_deleted_files_at_once(
         ("deleted", "d.wav", ""),
     }
     assert {path: asset_id for asset_id, paths in paths_of().items() for path in paths} == before
+    assert all(map(opened.previews.get, before.values()))
 
     report = sync(library)
+    assert {path for path, asset_id in before.items() if opened.previews.get(asset_id) is None} == {
+        str(library / "a.wav"),
+        str(library / "sub" / "d.wav"),
+    }
     assert report.files == Counts(indexed=2, unchanged=3)
     assert (report.num_moved, report.num_copied, report.num_deleted) == (1, 1, 1)
     assert report.num_removed == 2  # the old content of a.wav, and d.wav
