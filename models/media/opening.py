@@ -27,7 +27,7 @@ from models.media.edits import EVERYTHING, MIN_CUT_SECONDS, Edits, Spans, leave_
 from models.media.foreign import refuse_encrypted, refuse_picture
 from models.media.limits import DecodeLimits
 from models.media.regular import MediaSource, clamp_time_ns, open_regular
-from models.media.said import Said, join, read_tags, read_wave
+from models.media.said import Said, join, read_packet, read_tags, read_wave
 from models.media.source_time import read_source_time
 from models.media.stillness import all_known
 from models.media.tracks import (
@@ -229,7 +229,7 @@ def _choose_streams(
         **(video_facts(video, limits) if video is not None else {}),
         **(audio_facts(sounds, limits) if sounds else {}),
         **{"time_reference_samples": samples, **read_source_time(container)},
-        said=join(said, read_tags(container)),
+        said=join(read_packet(descriptor, container), said, read_tags(container)),
     )
     return Media(
         container=container,

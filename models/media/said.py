@@ -1,20 +1,20 @@
-"""What a file says of itself: tags of its container, Broadcast Wave and iXML, and an XMP file beside it.
+"""What a file says of itself: tags of its container, Broadcast Wave and iXML, XMP inside it and beside it.
 
 `MediaInfo.said` has it under the same keys for all of them. Where several sources name a key, the XMP file counts
-before iXML, and iXML before tags. Values are bounded, without control characters.
+before the XMP packet inside, that before iXML, and iXML before tags. Values are bounded, without control characters.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import struct
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, cast
 
 from models.media.charsets import read_text, restore_text
+from models.media.edits import FILE_TYPES, find_boxes, iterate_boxes
 from models.media.said_xml import MAX_XML_BYTES, read_ixml, read_xmp
 
 SaidKey = Literal[
@@ -40,6 +40,15 @@ BEXT = {
     "coding_history": (602, None),
 }
 """Where the fields of a bext chunk lie (EBU Tech 3285); FFmpeg takes the first for a comment."""
+TIME_REFERENCE = slice(338, 346)
+MAX_SAMPLES = 10**18
+XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+ID3_XMP = "id3v2_priv.XMP"
+"""Name FFmpeg gives to an ID3 frame PRIV of owner XMP; bytes that are not plain ASCII are escaped: `\\x0a`."""
+NO_ESCAPE = re.compile(r"\\(?!x[0-9a-f]{2})")
+WAVE64 = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
+WAVE64_CHUNK = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+"""The end of the GUID of a chunk in Wave64; before it stands the name it has in a WAV."""
 APPLE = "com.apple.quicktime."
 TAGS = (
     ("title", "title"), ("artist", "artist"), ("author", "artist"), ("performer", "artist"), ("album", "album"),
@@ -72,12 +81,42 @@ def read_tags(container: Any) -> Texts:
 
 
 def read_wave(descriptor: int) -> tuple[Texts, int | None]:
-    """What the iXML and bext chunks of a WAV say, and the samples since midnight of iXML."""
-    chunks = _find_chunks(descriptor, (b"iXML", b"bext"))
+    """What the XMP, iXML and bext chunks of a WAV, Wave64 or AVI say, and the samples since midnight."""
+    chunks = _find_chunks(descriptor, (b"_PMX", b"iXML", b"bext"))
     said, samples = read_ixml(chunks.get(b"iXML", b""))
     bext = chunks.get(b"bext", b"")
+    if len(bext) >= TIME_REFERENCE.stop:
+        samples = int.from_bytes(bext[TIME_REFERENCE], "little")
     fields = {key: bext[first:stop].split(b"\0")[0] for key, (first, stop) in BEXT.items()}
-    return {**tidy({key: [read_text(text)] for key, text in fields.items()}), **tidy(said)}, samples
+    by_bext = tidy({key: [read_text(text)] for key, text in fields.items()})
+    said_of_all = {**by_bext, **tidy(said), **tidy(read_xmp(chunks.get(b"_PMX", b"")))}
+    return said_of_all, None if samples is None or samples >= MAX_SAMPLES else samples
+
+
+def read_packet(descriptor: int, container: Any) -> Texts:
+    """What the XMP packet of an MP4, a MOV or an ID3 tag says."""
+    escaped = container.metadata.get(ID3_XMP, "")
+    if not escaped:
+        return tidy(read_xmp(_find_xmp_box(descriptor)))
+    if not escaped.isascii() or len(escaped) > 4 * MAX_XML_BYTES or NO_ESCAPE.search(escaped):
+        return {}
+    return tidy(read_xmp(escaped.encode().decode("unicode_escape").encode("latin-1")))
+
+
+def _find_xmp_box(descriptor: int) -> bytes:
+    """The packet in the box of Adobe's UUID, or that of QuickTime among its user data; empty if it is too large."""
+    size_bytes = os.fstat(descriptor).st_size
+    for number, (kind, low, high) in enumerate(iterate_boxes(descriptor, 0, size_bytes)):
+        if number == 0 and kind not in FILE_TYPES:
+            break
+        found = None
+        if kind == b"uuid" and os.pread(descriptor, len(XMP_BOX), low) == XMP_BOX:
+            found = (low + len(XMP_BOX), high)
+        elif kind == b"moov" and (held := next(find_boxes(descriptor, low, high, b"udta"), None)):
+            found = next(find_boxes(descriptor, *held, b"XMP_"), None)
+        if found is not None and found[1] - found[0] <= MAX_XML_BYTES:
+            return os.pread(descriptor, found[1] - found[0], found[0])
+    return b""
 
 
 def read_sidecar(data: bytes) -> Texts:
@@ -122,23 +161,31 @@ def _clean(text: str) -> str:
 
 
 def _find_chunks(descriptor: int, names: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The first chunk of each name in a RIFF, RF64 or BW64 file; none that is too large."""
+    """The first chunk of each name in a RIFF, RF64, BW64 or Wave64 file; none that is too large."""
     chunks: dict[bytes, bytes] = {}
-    head = os.pread(descriptor, 12, 0)
-    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+    head = os.pread(descriptor, 40, 0)
+    is_wave64 = head[:16] == WAVE64 and head[24:] == b"wave" + WAVE64_CHUNK
+    if not is_wave64 and (
+        head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:12] not in (b"WAVE", b"AVI ")
+    ):
         return chunks
-    place, long_size = 12, 0
+    place, long_size = 40 if is_wave64 else 12, 0
+    length, step = (24, 8) if is_wave64 else (8, 2)
     for _ in range(MAX_CHUNKS):
-        head = os.pread(descriptor, 8, place)
-        if len(head) < 8 or len(chunks) == len(names):
+        head = os.pread(descriptor, length, place)
+        if len(head) < length or len(chunks) == len(names):
             break
-        found, size = struct.unpack("<4sI", head)
+        found, size = head[:4], int.from_bytes(head[-8:] if is_wave64 else head[4:], "little")
+        if is_wave64:
+            size -= length
+            if size < 0 or head[4:16] != WAVE64_CHUNK:
+                found, size = b"", max(size, 0)
         if found in names and found not in chunks and size <= MAX_XML_BYTES:
-            chunks[found] = os.pread(descriptor, size, place + 8)
+            chunks[found] = os.pread(descriptor, size, place + length)
         if found == b"ds64":
             long_size = int.from_bytes(os.pread(descriptor, 8, place + 16), "little")
-        size = long_size if found == b"data" and size == 0xFFFFFFFF else size
-        place += 8 + size + size % 2
+        size = long_size if found == b"data" and size == 0xFFFFFFFF and not is_wave64 else size
+        place += length + size + -size % step
         if place >= 1 << 62:
             break
     return chunks

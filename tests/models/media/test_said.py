@@ -12,7 +12,17 @@ import pytest
 
 from models.media.charsets import read_text
 from models.media.clip import ClipSpec, MediaInfo, decode_segments, probe_media
-from models.media.said import BEXT, MAX_ALL_CHARS, MAX_CHARS, TAGS, SaidKey, join, read_sidecar, read_tags
+from models.media.said import (
+    BEXT,
+    MAX_ALL_CHARS,
+    MAX_CHARS,
+    TAGS,
+    SaidKey,
+    join,
+    read_packet,
+    read_sidecar,
+    read_tags,
+)
 from models.media.said_xml import IXML_KEYS, XMP_KEYS, read_ixml
 from models.media.ucs import read_ucs
 
@@ -119,6 +129,104 @@ def test_an_xmp_file_counts_before_the_tags(tmp_path: Path) -> None:
         "rating": "4",
     }  # fmt: skip
     assert read_sidecar(XMP.encode("utf-16")) == read_sidecar(XMP.encode())
+
+
+INSIDE = {
+    "title": "Gate", "keywords": ["wood", "creak"], "artist": "Ann, Bo", "description": "rusty & old", "rating": "4",
+}  # fmt: skip
+XMP_BOX = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
+W64 = bytes.fromhex("F3ACD3118CD100C04F8EDB8A")
+
+
+def add_box(path: Path, content: bytes, kind: bytes = b"uuid") -> MediaInfo:
+    """An MP4 with a further box at its end, and what Foley says of it."""
+    path.write_bytes(path.read_bytes() + struct.pack(">I4s", len(content) + 8, kind) + content)
+    return probe_media(path)
+
+
+def add_frame(path: Path, frame: bytes) -> MediaInfo:
+    """An MP3 with a further frame PRIV in its ID3 tag, and what Foley says of it."""
+    data = path.read_bytes()
+
+    def spread(number: int) -> bytes:
+        return bytes(number >> shift & 127 for shift in (21, 14, 7, 0))
+
+    old = sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
+    new = b"PRIV" + spread(len(frame)) + b"\0\0" + frame
+    path.write_bytes(data[:6] + spread(old + len(new)) + new + data[10:])
+    return probe_media(path)
+
+
+def test_xmp_inside_a_file_counts_before_its_tags_and_an_xmp_file_before_it(tmp_path: Path) -> None:
+    packet, expected = XMP.replace("Gate", "Gäte\\x41").encode(), {**TAGGED, **INSIDE, "title": "Gäte\\x41"}
+    riff, apple, mpeg = tmp_path / "a.wav", tmp_path / "a.m4a", tmp_path / "a.mp3"
+    for path in (riff, apple, mpeg):
+        make(path, *SOUND, **TAGGED)
+    ixml = (
+        b"iXML",
+        IXML.replace("<NOTE>", "<BEXT><BWF_DESCRIPTION>x</BWF_DESCRIPTION></BEXT><NOTE>").encode(),
+    )
+    assert add_chunks(riff, ixml, (b"_PMX", packet)).said.items() >= expected.items()
+    assert add_box(apple, XMP_BOX + packet).said == expected
+    assert add_frame(mpeg, b"XMP\0" + packet).said == expected
+    sidecar = XMP.replace("Gate", "Beside").encode()
+    assert decode_segments(apple, ClipSpec(), sidecar=sidecar).info.said["title"] == "Beside"
+
+
+def test_xmp_of_quicktime_and_avi(tmp_path: Path) -> None:
+    movie, avi = tmp_path / "a.mov", tmp_path / "a.avi"
+    make(movie, *PICTURE, "-movflags", "empty_moov")
+    data, box = movie.read_bytes(), struct.pack(">I4s", len(XMP) + 8, b"XMP_") + XMP.encode()
+    box = struct.pack(">I4s", len(box) + 12, b"udta") + box + bytes(4)  # which QuickTime ends with zeros
+    place = data.index(b"moov") - 4
+    size = int.from_bytes(data[place : place + 4], "big")
+    end = place + size
+    if data.find(b"udta", place, end) > 0:
+        data = data.replace(b"udta", b"free", 1)
+    data = data[:place] + struct.pack(">I", size + len(box)) + data[place + 4 : end] + box + data[end:]
+    movie.write_bytes(data)
+    assert probe_media(movie).said == INSIDE
+    make(avi, *PICTURE, "-bitexact")
+    assert add_chunks(avi, (b"_PMX", XMP.encode())).said == INSIDE
+
+
+def test_hostile_xmp_inside_a_file(tmp_path: Path) -> None:
+    wave, apple, mpeg = tmp_path / "a.wav", tmp_path / "a.m4a", tmp_path / "a.mp3"
+    for path in (wave, apple, mpeg):
+        make(path, *SOUND, "-bitexact")
+    long = XMP.encode() + b" " * (1 << 20)
+    add_chunks(wave, (b"_PMX", long))
+    assert add_chunks(wave, (b"_PMX", BOMB.encode())).said == {}
+    add_box(apple, XMP_BOX + long)
+    add_box(apple, b"\0" * 16 + XMP.encode())  # of another UUID
+    assert add_box(apple, XMP_BOX + BOMB.encode()).said == {}
+    add_frame(mpeg, b"XMP\0" + BOMB.encode())
+    assert probe_media(mpeg).said == {}
+    for escaped in ("\\N{DIGIT ONE}", "\\u0041", "\\", "é", "\\xzz", "<a>" * (2 << 20)):
+        held = SimpleNamespace(metadata={"id3v2_priv.XMP": escaped})
+        assert read_packet(-1, held) == {}, escaped[:20]
+
+
+def test_wave64_has_the_same_chunks_and_tags(tmp_path: Path) -> None:
+    path = tmp_path / "a.w64"
+    make(path, *SOUND)
+    bext = bytearray(b"gate".ljust(602, b"\0"))
+    bext[338:346] = (96_000).to_bytes(8, "little")
+    title = "Tür\0".encode("utf-16-le")
+    summary = struct.pack("<I4sI", 1, b"INAM", len(title)) + title
+    data = path.read_bytes()
+    for guid, content in (
+        (b"bext" + W64, bytes(bext)),
+        (b"iXML" + W64, IXML.encode()),
+        (bytes.fromhex("BC945F925A52D21186DC00C04F8EDB8A"), summary),
+    ):
+        data += guid + struct.pack("<Q", 24 + len(content)) + content + bytes(-len(content) % 8)
+    path.write_bytes(data)
+    info = probe_media(path)
+    assert info.said.items() >= {"description": "gate", "scene": "12A", "take": "3", "title": "Tür"}.items()
+    assert info.time_reference_samples == 96_000, "the bext chunk counts before iXML"
+    path.write_bytes(data[: data.index(b"iXML")] + b"iXML" + W64 + b"\xff" * 8 + IXML.encode())
+    assert "scene" not in probe_media(path).said
 
 
 @pytest.mark.parametrize(
