@@ -30,7 +30,7 @@ from models.media.regular import (
     open_regular,
     open_without_links,
 )
-from models.media.said import join, read_sidecar
+from models.media.said import Said, join, read_sidecar
 from models.media.sampling import (
     MAX_THUMBNAIL_BYTES,
     PreviewPart,
@@ -172,6 +172,12 @@ def probe_media(source: MediaSource, limits: DecodeLimits | None = None) -> Medi
                 break
         picture.finish()
         return _describe(media.info, picture, None)
+
+
+def read_said(source: MediaSource, limits: DecodeLimits | None = None, *, sidecar: bytes = b"") -> Said:
+    """What a file says of itself, and first the XMP file beside it; only the header is read."""
+    with open_media(source, limits or DecodeLimits()) as media:
+        return join(read_sidecar(sidecar), media.info.said)
 
 
 def decode_clip(source: MediaSource, spec: ClipSpec, *, segment_index: int = 0) -> Clip:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service.index.contract import Asset
+from service.library.said import SIDECAR
 from service.system.paths import show_path
 
 AssetDocument = dict[str, Any]
@@ -18,6 +19,6 @@ def describe_asset(asset: Asset) -> AssetDocument:
         "paths": [show_path(path) for path in asset.paths],
         "num_segments": asset.num_segments,
         "modalities": list(asset.modalities),
-        "media": dict(asset.media),
+        "media": {key: value for key, value in asset.media.items() if key != SIDECAR},
         "metadata": dict(asset.metadata),
     }

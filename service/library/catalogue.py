@@ -23,9 +23,9 @@ from service.library.locations import Location, ObjectPath, is_url
 from service.library.metadata import inherit_metadata
 from service.library.mounts import find_mounts, is_within
 from service.library.objects import ObjectNotFound, StorageUnavailable, describe_object
-from service.library.said import rename
+from service.library.said import SIDECAR, Sidecars, rename
 from service.library.scanning import FoundFile
-from service.library.stages import FileError, blame_file
+from service.library.stages import FileError, IncomingFile, blame_file
 
 HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
 REMOVED_AT_ONCE = 256  # assets that share a flush
@@ -43,16 +43,18 @@ class Known:
     modified_ns: int
     num_segments: int
     packets_hash: str | None = None
+    sidecar: str = ""  # stamp of the XMP file beside the first file
 
     @classmethod
-    def of(cls, found: FoundFile, *, num_segments: int, packets_hash: str | None) -> Known:
+    def of(cls, file: IncomingFile) -> Known:
         """What the index knows of a file that was just indexed."""
         return cls(
-            paths=(str(found.path),),
-            size_bytes=found.size_bytes,
-            modified_ns=found.modified_ns,
-            num_segments=num_segments,
-            packets_hash=packets_hash,
+            paths=(str(file.found.path),),
+            size_bytes=file.found.size_bytes,
+            modified_ns=file.found.modified_ns,
+            num_segments=file.num_segments,
+            packets_hash=None if file.info is None else file.info.packets_hash,
+            sidecar=file.sidecar,
         )
 
     @classmethod
@@ -64,6 +66,7 @@ class Known:
             modified_ns=asset.media.get("modified_ns", NO_TIME_NS),
             num_segments=asset.num_segments,
             packets_hash=asset.media.get("packets_hash"),
+            sidecar=asset.media.get(SIDECAR, ""),
         )
 
     def is_untouched(self, found: FoundFile) -> bool:
@@ -142,10 +145,12 @@ class Placement:
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
+        self.sidecars = Sidecars()
         self._catalogue = catalogue
         self._gained: dict[str, list[FoundFile]] = {}
         self._lost: dict[str, set[str]] = {}
         self._touched: dict[str, FoundFile] = {}
+        self._facts: dict[str, Mapping[str, Any]] = {}  # by path: what is said of it now
         self._heirs: dict[str, dict[str, str]] = {}  # by asset and path: what the path holds now
 
     def find(self, asset_id: str, found: FoundFile) -> bool:
@@ -157,6 +162,27 @@ class Placement:
         if known.paths[0] == str(found.path) and not known.is_untouched(found):
             self._touched[asset_id] = found
         return True
+
+    def read_again(
+        self, asset_id: str, found: FoundFile, read_said: Callable[[FoundFile], Mapping[str, Any]]
+    ) -> bool:
+        """Read what a file of a stored asset says if the XMP file beside it is another one; returns whether it did.
+
+        If that fails, the next run does. A file that left its XMP file behind says what it said.
+        """
+        known, path = self._catalogue.get(asset_id), str(found.path)
+        sidecar, is_new = self.sidecars.stamp_of(found), known is None or path not in known.paths
+        if known is None or sidecar == known.sidecar or not (is_new or known.paths[0] == path):
+            return False
+        is_left = is_new and not sidecar
+        try:
+            said = {} if is_left else {"said": read_said(found)}
+        except Exception as exc:
+            blame_file(exc)
+            return False
+        self._facts[path] = {**said, SIDECAR: sidecar}
+        self._touched[asset_id] = found
+        return not is_left
 
     def lose(self, asset_id: str, path: str, *, heir: str | None = None) -> None:
         """Note that a path no longer has the content of an asset, but that of its heir, if there is a file."""
@@ -253,7 +279,7 @@ class Placement:
             facts = {"size_bytes": first.size_bytes, "modified_ns": first.modified_ns}
         elif paths[0] != asset.path:
             facts = _facts_of(paths[0])
-        facts = {**facts, **rename(asset.media, asset.path, paths[0])}
+        facts = {**facts, **rename(asset.media, asset.path, paths[0]), **self._facts.get(paths[0], {})}
         index.set_paths(asset_id, paths=paths, media={**asset.media, **facts})
 
 

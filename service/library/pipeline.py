@@ -14,6 +14,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream
 from models.media.preview import join_parts
@@ -25,8 +26,8 @@ from service.library.object_cache import ObjectCache
 from service.library.occupancy import Occupancy
 from service.library.previews import Previews
 from service.library.report import StageTimes
-from service.library.said import read_sidecar, with_name
-from service.library.scanning import check_unchanged
+from service.library.said import read_again, read_sidecar, with_name
+from service.library.scanning import FoundFile, check_unchanged
 from service.library.stages import (
     Adopt,
     Broken,
@@ -128,6 +129,10 @@ class Pipeline:
         file.previews = None if self._previews is None else []
         self._submit(file)
 
+    def read_said(self, found: FoundFile) -> dict[str, Any]:
+        """See `service.library.said.read_again`."""
+        return read_again(found, self._decoder, self._limits)
+
     def wait(self) -> list[IncomingFile]:
         """Wait for an event; the files that ended by it. Raises `CallerGone` if `stop` left, or what broke a stage."""
         with self._stop.telling(self._wake):
@@ -212,7 +217,7 @@ class Pipeline:
         file.previews = None
         file.num_segments += chunk.num_clips
         facts = dict(chunk.media)
-        file.is_partial = facts.pop("is_partial")
+        file.is_partial, file.sidecar = facts.pop("is_partial"), facts.pop("sidecar", "")
         file.info = MediaInfo(**facts)
         file.is_forwarded = chunk.is_final
         self._num_unwritten += 1
@@ -362,6 +367,10 @@ class RehearsedPipeline:
     def add(self, file: IncomingFile) -> None:
         """Take a file."""
         self._files.append(file)
+
+    def read_said(self, found: FoundFile) -> dict[str, Any]:
+        """Nothing: it is not stored."""
+        return {}
 
     def wait(self) -> list[IncomingFile]:
         """One file, as if it were stored."""

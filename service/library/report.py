@@ -78,7 +78,7 @@ class IndexReport:
     plan: list[Mapping[str, str]] = field(default_factory=list)  # of a rehearsal: outcome, path, moved from
     num_moved: int = 0  # files whose content was known under a path that is gone
     num_copied: int = 0  # files whose content is known under another path as well
-    num_retagged: int = 0  # indexed files of which only the tags are new: their segments count as unchanged
+    num_retagged: int = 0  # files of which only tags or XMP file are new: their segments count as unchanged
     num_deleted: int = 0  # files that are gone and were removed from the index
     num_ignored: int = 0  # files of folders that are not media
     num_unsettled: int = 0  # files written to just now, left for the next run

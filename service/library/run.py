@@ -271,6 +271,7 @@ class LibraryRun:
         if asset_id in self._waiting:
             self._waiting[asset_id].copies.append(found)
         elif known is not None or (known := self._look_again(asset_id)) is not None:
+            self.report.num_retagged += self._placement.read_again(asset_id, found, pipeline.read_said)
             self._find(found, asset_id, known.num_segments)
         else:
             fault = self._journal.fault_of(found)
@@ -305,7 +306,8 @@ class LibraryRun:
             self._bring(waiting.found, asset_id, pipeline)
             self._journal.start(waiting.found, asset_id)
             self._waiting[asset_id] = waiting
-            file = IncomingFile(asset_id=asset_id, found=waiting.found)
+            sidecar = self._placement.sidecars.stamp_of(waiting.found)
+            file = IncomingFile(asset_id=asset_id, found=waiting.found, sidecar=sidecar)
             if not waiting.attempts:
                 file.find_twin = self.catalogue.find_twin
             pipeline.add(file)
@@ -346,13 +348,11 @@ class LibraryRun:
             return
         del self._waiting[file.asset_id]
         self._bytes_worked += file.found.size_bytes
-        packets_hash = None if file.info is None else file.info.packets_hash
         if file.is_adopted:
             self.report.num_retagged += 1
             self.report.segments.indexed -= file.num_segments
             self.report.segments.unchanged += file.num_segments
-        known = Known.of(file.found, num_segments=file.num_segments, packets_hash=packets_hash)
-        self.catalogue.add(file.asset_id, known)
+        self.catalogue.add(file.asset_id, Known.of(file))
         self._stored.append((file.found, file.asset_id))
         if file.is_partial:
             self.report.partial.append(show_path(file.found.path))

@@ -3,22 +3,55 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
-from models.media.clip import MediaInfo, UnreadableClip, open_regular
+from models.media.clip import DecodeLimits, MediaInfo, UnreadableClip, open_regular, read_said
 from models.media.ucs import read_ucs
+from service.decode.decoder import Decoder
 from service.library.scanning import FoundFile
 
 MAX_SIDECAR_BYTES = 1 << 20
+SIDECAR = (
+    "sidecar"  # fact of `media`: size and time of the XMP file that `said` is of, empty or missing without
+)
+TIMEOUT_SECONDS = 60.0
+
+
+class Sidecars:
+    """Tells which XMP files lie beside files that come folder by folder, each of which is listed once."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._names: set[str] = set()
+
+    def stamp_of(self, found: FoundFile) -> str:
+        """Size and time of the file that `read_sidecar` reads, as one word; empty without."""
+        if found.stored is not None:
+            return ""
+        folder = found.source.parent
+        if found.target is None and folder != self._folder:
+            names: list[str] = []
+            with suppress(OSError):
+                names = os.listdir(folder)  # noqa: PTH208 - a Path for each name is slow
+            self._folder, self._names = folder, {name for name in names if name[-4:].lower() == ".xmp"}
+        for name in _names_beside(found):
+            if found.target is None and name not in self._names:
+                continue
+            with suppress(OSError):
+                status = (folder / name).lstat()
+                if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_SIDECAR_BYTES:
+                    return f"{status.st_size}:{status.st_mtime_ns}"
+        return ""
 
 
 def read_sidecar(found: FoundFile) -> bytes:
     """The bytes of `take.wav.xmp` or `take.xmp` beside `take.wav`, which only the decoder parses; empty without."""
-    for name in dict.fromkeys(
-        (f"{found.source.name}.xmp", f"{found.source.stem}.xmp", f"{found.source.stem}.XMP")
-    ):
+    for name in _names_beside(found):
         try:
             with open_regular(found.source.with_name(name), follows_links=False) as (descriptor, status):
                 if status.st_size <= MAX_SIDECAR_BYTES:
@@ -26,6 +59,22 @@ def read_sidecar(found: FoundFile) -> bytes:
         except (UnreadableClip, OSError, ValueError):
             continue
     return b""
+
+
+def _names_beside(found: FoundFile) -> Mapping[str, None]:
+    name, stem = found.source.name, found.source.stem
+    return dict.fromkeys((f"{name}.xmp", f"{stem}.xmp", f"{stem}.XMP"))
+
+
+def read_again(found: FoundFile, decoder: Decoder, limits: DecodeLimits) -> dict[str, Any]:
+    """What a file, the XMP file beside it and its name say now; of the file only the header is read, in the sandbox.
+
+    Raises what `Decoder.read` raises.
+    """
+    sidecar = read_sidecar(found)
+    with open_regular(found.source, follows_links=False) as (descriptor, _):
+        said: Any = decoder.read(descriptor, read_said, TIMEOUT_SECONDS, limits, sidecar=sidecar)
+    return {**read_ucs(str(found.path)), **said}
 
 
 def with_name(info: MediaInfo, path: str) -> MediaInfo:

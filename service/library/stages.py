@@ -69,6 +69,7 @@ class IncomingFile:
     asset_id: str
     found: FoundFile
     copy: Path | None = None  # of an object
+    sidecar: str = ""  # stamp of the XMP file beside it
     info: MediaInfo | None = None  # None until the first chunk is decoded
     is_partial: bool = False  # less than 95 % of the declared duration could be decoded
     num_segments: int = 0  # sent to the encoder
@@ -94,7 +95,7 @@ class IncomingFile:
     def media(self) -> dict[str, Any]:
         """Facts about the file that are stored with its segments, as JSON values."""
         facts: dict[str, Any] = {} if self.info is None else asdict(self.info)
-        return {**facts, "is_partial": self.is_partial}
+        return {**facts, "is_partial": self.is_partial, "sidecar": self.sidecar}
 
 
 @dataclass(eq=False)

@@ -105,7 +105,10 @@ class WriteThread(threading.Thread):
         num_read = 0
         if twin is not None:
             file.num_segments, file.is_partial = twin.num_segments, bool(twin.media.get("is_partial"))
-            own = {name: message.facts[name] for name in ("container", "size_bytes", "modified_ns", "said")}
+            own = {
+                name: message.facts[name]
+                for name in ("container", "size_bytes", "modified_ns", "said", "sidecar")
+            }
             media = {**twin.media, **own}
             for segment in iter_segments(self._index, twin):
                 num_read += 1

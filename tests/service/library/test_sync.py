@@ -26,6 +26,7 @@ from service.library import fetching as fetching_module
 from service.library import scanning
 from service.library import stages as stages_module
 from service.library import sync as sync_module
+from service.library.assets import describe_asset
 from service.library.mounts import touches
 from service.library.pipeline import Pipeline
 from service.library.report import Counts, IndexReport
@@ -527,9 +528,28 @@ def test_what_tags_names_and_files_beside_it_say(sync: Sync, opened: Foley, libr
     for name in ("b.wav", "sub/c.wav", "sub/d.wav"):
         assert "title" not in said(library / name)
     (found,) = _assets_with(opened, library, ucs_category_id="DOORWood")
-    renamed = sound.rename(library / "DOORMetl_Gate_AB_FARM.wav")
+
+    # A changed XMP file alone: the file says something else, and nothing is embedded.
+    written = opened.index.info().num_segments
+    (library / "DOORWood_Gate_AB_FARM.xmp").write_text(xmp % "New gate")
+    (library / "b.wav.xmp").write_text(xmp % "Bell")
+    report = sync(library)
+    assert (report.files, report.num_retagged) == (Counts(unchanged=4), 2)
+    assert said(sound).items() >= {**by_name, "title": "New gate"}.items()
+    assert said(library / "b.wav")["title"] == "Bell"
+    assert _assets_with(opened, library, title="Bell")
+    assert opened.index.info().num_segments == written
+    assert "sidecar" not in describe_asset(found)["media"]
+    (library / "b.wav.xmp").unlink()
+    assert sync(library).num_retagged == 1
+    assert "title" not in said(library / "b.wav")
+    assert sync(library).num_retagged == 0
+    (library / "DOORWood_Gate_AB_FARM.xmp").write_text(xmp % "Old gate")
     sync(library)
-    assert said(renamed).items() >= {"ucs_category_id": "DOORMetl", "title": "Old gate"}.items()
+    renamed = sound.rename(library / "DOORMetl_Gate_AB_FARM.wav")
+    for _ in range(2):  # it left its XMP file behind, once and for all
+        assert sync(library).num_retagged == 0
+        assert said(renamed).items() >= {"ucs_category_id": "DOORMetl", "title": "Old gate"}.items()
     assert _assets_with(opened, library, ucs_category_id="DOORWood") == ()
     content = renamed.read_bytes() + b"LIST\x10\0\0\0INFOIART\4\0\0\0Ann\0"
     renamed.write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
