@@ -11,6 +11,7 @@ import httpx
 import mcp
 import pytest
 from starlette.datastructures import Headers
+from starlette.routing import compile_path
 
 from service.http.access import ROUTES, read_key, scope_of
 from service.http.app import create_app
@@ -54,10 +55,30 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("POST", "/v1/similarity", "read", 422),
     ("PUT", f"/v1/audit/marks/{'0' * 64}", "write", 422),
     ("DELETE", ASSET, "write", 404),
+    ("PATCH", ASSET, "write", 422),
+    ("GET", f"{ASSET}/segment", "read", 422),
+    ("GET", f"{ASSET}/suggested-tags", "read", 404),
+    ("POST", f"{ASSET}/suggested-tags", "write", 422),
+    ("GET", "/v1/suggested-tags", "read", 409),
+    ("GET", "/v1/audit", "read", 409),
+    ("GET", "/v1/tracks?release=x", "read", 404),
+    ("POST", "/v1/search/batch", "read", 422),
+    *(("GET", f"/{name}", None, 200) for name in ("docs", "redoc")),
+    ("GET", "/v1/jobs", "read", 200),
+    *(("GET", f"/v1/jobs/x{name}", "read", 404) for name in ("", "/files", "/events")),
+    ("POST", "/v1/jobs", "write", 422),
+    *(("POST", f"/v1/jobs/x:{name}", "write", 404) for name in ("cancel", "retry")),
     ("GET", "/nothing", "read", 404),
     ("POST", "/nothing", "write", 404),
     ("GET", "/v1/releases", "admin", 200),
+    ("GET", "/v1/releases/x", "admin", 404),
+    ("GET", "/v1/releases/x/comparison/y", "admin", 404),
+    ("DELETE", "/v1/releases/x", "admin", 404),
+    ("POST", "/v1/releases", "admin", 422),
     ("POST", "/v1/releases/x:activate", "admin", 404),
+    ("POST", "/v1/releases:rollback", "admin", 409),
+    ("POST", "/v1/releases:calibrate", "admin", 409),
+    ("POST", "/v1/backup", "admin", 200),
     # A path that ends with a line break reaches the route all the same.
     ("GET", "/v1/releases%0A", "admin", 200),
     ("POST", "/v1/releases%0A", "admin", 422),
@@ -165,6 +186,20 @@ def test_every_route_has_a_row_and_every_row_a_route(indexed_settings: Settings)
     def new(name: str) -> None: ...
 
     assert set(_routes_of(app.routes)) - set(rows) == {("POST", "/v1/new/{name}")}
+
+
+def test_every_row_is_tried_with_every_key() -> None:
+    """A route that is added has a request above, whose scope is written by hand."""
+    forgotten = [
+        (method, template)
+        for _, method, templates in ROUTES
+        for template in templates.split()
+        if not any(
+            tried == method and compile_path(template)[0].match(path.partition("?")[0])
+            for tried, path, _, _ in REQUESTS
+        )
+    ]
+    assert forgotten == []
 
 
 def test_a_prefix_of_a_proxy_changes_no_scope(guarded: serve_in_thread, keys: dict[str, str]) -> None:
