@@ -2,13 +2,14 @@
 
     {"asset_id", "index", "start_seconds", "end_seconds",                      where the segment is
      "paths", "folders", "media", "truths", "metadata", "labels",              the asset, the same in each segment
+     "said_numbers",
      "written_at_seconds", "modalities",                                       of the whole asset
      "num_segments", "last_index", "words"}                                    in the first segment alone
 
 A filter becomes conditions on these keys: `folders` holds every folder above a path, and `labels` one word for each key
 and value of the metadata, so that one payload index serves all possible keys and `1`, `"1"` and `true` stay apart.
 Bounds of numbers look into `metadata` itself, without an index. What files say of themselves (`media.said`) is in
-`labels` and `words` too, where people said nothing else.
+`labels`, `words` and `said_numbers` too, where people said nothing else.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ WORDS = ("asset_id", "paths", "folders", "labels", "modalities")  # keys with a 
 NUMBERS = ("media.duration_seconds", "media.modified_ns")  # the same
 SERVER_WORDS = (*WORDS, "truths")  # embedded, one index more would slow down every flush
 TRUTHS = ("is_silent", "is_static")  # facts of `media` that become words, like those of `labels`
+SAID_NUMBERS = "said_numbers"
 SAID = "said"  # fact of `media`: what the file says of itself
 MAX_LABEL_CHARS = 256  # of what a file says, longer texts are found by their words alone
 WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
+NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
 _RAW_PATH = "\0raw:"  # no path holds a NUL
 
 
@@ -59,12 +62,18 @@ class AnyOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Within:
-    """The condition that a number, or one of a list of numbers, lies within bounds; None for no bound."""
+    """The condition that a number, or one of a list, under one of two keys lies within bounds; None for no bound."""
 
     key: str
+    other_key: str | None = None
     at_least: float | None = None
     at_most: float | None = None
     below: float | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys to look under."""
+        return (self.key,) if self.other_key is None else (self.key, self.other_key)
 
 
 Condition = AnyOf | Within
@@ -100,7 +109,12 @@ def to_conditions(filter: Filter | None) -> list[Condition]:
             conditions.append(AnyOf(key="truths", words=(_label(key, truth),)))
     for key, values in filter.metadata.items():
         if isinstance(values, Bounds):
-            bounds = Within(key=f'metadata."{key}"', at_least=values.at_least, at_most=values.at_most)
+            bounds = Within(
+                key=f'metadata."{key}"',
+                other_key=f'{SAID_NUMBERS}."{key}"',
+                at_least=values.at_least,
+                at_most=values.at_most,
+            )
             conditions.append(bounds)
             continue
         words = tuple(_label(key, value) for value in values_of(values))
@@ -138,12 +152,13 @@ def describe_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"metadata": check_media(held, name="metadata"), "labels": list(labels)}
 
 
-def describe_labels(payload: Mapping[str, Any]) -> dict[str, list[str]]:
+def describe_labels(payload: Mapping[str, Any]) -> dict[str, Any]:
     """The payload that a filter of metadata looks at: what people said, and what the file says where they did not.
 
-    What a file says is text; one that is a whole number is found as a number too.
+    What a file says is text; one that is a number is within bounds too, and found as a number if it is whole.
     """
     labels: dict[str, None] = {}
+    numbers: dict[str, list[float]] = {}
     said: Mapping[str, str | list[str]] = payload["media"].get(SAID, {})
     for key in said.keys() - payload["metadata"].keys():
         given = said[key]
@@ -152,7 +167,9 @@ def describe_labels(payload: Mapping[str, Any]) -> dict[str, list[str]]:
                 labels[_label(key, value)] = None
             if WHOLE.fullmatch(value):
                 labels[_label(key, int(value))] = None
-    return {"labels": [*describe_metadata(payload["metadata"])["labels"], *labels]}
+            if NUMBER.fullmatch(value):
+                numbers.setdefault(key, []).append(float(value))
+    return {"labels": [*describe_metadata(payload["metadata"])["labels"], *labels], SAID_NUMBERS: numbers}
 
 
 def _label(key: str, value: MetadataValue) -> str:

@@ -713,6 +713,7 @@ class IndexContract:
     def test_what_files_say_counts_where_people_said_nothing_else(self, index: Index) -> None:
         tracks = make_tracks(2, seed=29)
         said = {"title": "Old gate", "take": "3", "keywords": ["wood", "creak"], "coding_history": "pcm"}
+        said |= {"bpm": "128.5", "track": "3/12"}
         index.write_asset(
             make_asset("gate", tracks, path="/library/1.wav", media={"said": said}), is_last=True
         )
@@ -728,10 +729,19 @@ class IndexContract:
         assert (
             found(title="Old gate") == found(take="3") == found(take=3) == found(keywords="creak") == (1, 2)
         )
+        fast = Bounds(at_least=100)
+        assert (
+            found(bpm=fast, take=Bounds(at_most=3))
+            == found(bpm=Bounds(at_least=128.5, at_most=128.5))
+            == (1, 2)
+        )
+        for missed in ({"bpm": Bounds(at_most=128)}, {"track": Bounds(at_least=0)}, {"title": fast}):
+            assert found(**missed) == (0, 0)
         assert finds("gate")
         assert finds("creak")
         assert not finds("pcm")
-        index.set_metadata(make_id("gate"), {"title": "New door"})
+        index.set_metadata(make_id("gate"), {"title": "New door", "bpm": 64})
+        assert (found(bpm=fast), found(bpm=Bounds(at_most=64))) == ((0, 0), (1, 2))
         assert (found(title="Old gate"), found(title="New door"), found(take="3")) == ((0, 0), (1, 2), (1, 2))
         assert (finds("gate"), finds("door")) == (False, True)
         index.set_paths(
@@ -739,7 +749,8 @@ class IndexContract:
         )
         assert (found(take="3"), found(take="4"), found(title="New door")) == ((0, 0), (1, 2), (1, 2))
         index.set_metadata(make_id("gate"), {})
-        assert found(title="x") == (1, 2)
+        assert found(title="x") == found(take=Bounds(at_least=4)) == (1, 2)
+        assert found(bpm=fast) == (0, 0)
         asset = index.get_asset(make_id("gate"))
         assert asset is not None
         assert (asset.metadata, asset.media["said"]["title"]) == ({}, "x")

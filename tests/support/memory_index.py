@@ -328,13 +328,18 @@ def _passes(payload: Mapping[str, Any], conditions: Sequence[Condition]) -> bool
     return all(_holds(payload, condition) for condition in conditions)
 
 
-def _holds(payload: Mapping[str, Any], condition: Condition) -> bool:
+def _values_at(payload: Mapping[str, Any], key: str) -> list[Any]:
     value: Any = payload
-    for quoted, plain in re.findall(r'"([^"]*)"|([^."]+)', condition.key):
+    for quoted, plain in re.findall(r'"([^"]*)"|([^."]+)', key):
         value = value.get(quoted or plain) if isinstance(value, Mapping) else None
+    return value if isinstance(value, list) else [value]
+
+
+def _holds(payload: Mapping[str, Any], condition: Condition) -> bool:
     if isinstance(condition, AnyOf):
-        return bool(set(value if isinstance(value, list) else [value]) & set(condition.words))
-    numbers = [v for v in (value if isinstance(value, list) else [value]) if type(v) in (int, float)]
+        return bool(set(_values_at(payload, condition.key)) & set(condition.words))
+    values = [value for key in condition.keys for value in _values_at(payload, key)]
+    numbers = [value for value in values if type(value) in (int, float)]
     return any(
         (condition.at_least is None or number >= condition.at_least)
         and (condition.at_most is None or number <= condition.at_most)

@@ -166,16 +166,17 @@ def select(conditions: Sequence[Condition], *, hidden: Iterable[str] = ()) -> ed
     return edge.Filter(must=must, must_not=must_not) if must or must_not else None
 
 
-def to_edge(conditions: Iterable[Condition]) -> list[edge.FieldCondition]:
+def to_edge(conditions: Iterable[Condition]) -> list[edge.ConditionType]:
     """The conditions as Edge takes them."""
-    found = []
+    found: list[edge.ConditionType] = []
     for condition in conditions:
         if isinstance(condition, AnyOf):
             match = edge.MatchAny(list(condition.words))
             found.append(edge.FieldCondition(condition.key, match=match))
         else:
             bounds = edge.RangeFloat(gte=condition.at_least, lte=condition.at_most, lt=condition.below)
-            found.append(edge.FieldCondition(condition.key, range=bounds))
+            either = [edge.FieldCondition(key, range=bounds) for key in condition.keys]
+            found.append(either[0] if len(either) == 1 else edge.Filter(should=[*either]))
     return found
 
 

@@ -214,7 +214,7 @@ class Shard:
         return next(iter(self._heads([_is("asset_id", asset_id)], limit=1)[0]), None)
 
     def _heads(
-        self, conditions: Sequence[edge.FieldCondition], *, limit: int, offset: edge.PointId | None = None
+        self, conditions: Sequence[edge.ConditionType], *, limit: int, offset: edge.PointId | None = None
     ) -> tuple[list[Payload], edge.PointId | None]:
         request = edge.ScrollRequest(
             offset=offset,

@@ -147,14 +147,15 @@ def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> 
 
 def to_filter_conditions(chosen: Filter | None) -> list[models.Condition]:
     """The conditions of a filter, as the client takes them."""
-    return [_to_field_condition(condition) for condition in to_conditions(chosen)]
+    return [_to_condition(condition) for condition in to_conditions(chosen)]
 
 
-def _to_field_condition(condition: Condition) -> models.FieldCondition:
+def _to_condition(condition: Condition) -> models.Condition:
     if isinstance(condition, AnyOf):
         return is_any(condition.key, condition.words)
     bounds = models.Range(gte=condition.at_least, lte=condition.at_most, lt=condition.below)
-    return models.FieldCondition(key=condition.key, range=bounds)
+    either = [models.FieldCondition(key=key, range=bounds) for key in condition.keys]
+    return either[0] if len(either) == 1 else models.Filter(should=[*either])
 
 
 def is_any(key: str, words: Iterable[str]) -> models.FieldCondition:
