@@ -80,7 +80,8 @@ soak: $(VENV)/.all
 	FOLEY_SWAP_CLIENTS=50 $(BIN)/python -m pytest --timeout 0 tests/promises/test_swap.py -s
 	FOLEY_KILLS=200 $(BIN)/python -m pytest --timeout 0 tests/promises/test_switch_kills.py -s
 	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest --timeout 0 tests/promises/test_bad_bundles.py -s
-	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_qdrant_server.py tests/promises/test_qdrant_library.py -s -rs
+	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_qdrant_server.py tests/promises/test_qdrant_library.py \
+	  tests/promises/test_qdrant_cluster.py -s -rs
 	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest --timeout 0 tests/promises/test_hostile_decoding.py -k mutants -s
 
 # What the clients know of the API; needs node and npm for TypeScript.

@@ -58,6 +58,7 @@ TRANSIENT_CODES = frozenset(
         grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,  # a server whose own time for a write ran out, while another node is away
         grpc.StatusCode.INTERNAL,
     }
 )

@@ -284,7 +284,7 @@ def test_pauses_double_and_differ() -> None:
 
 
 class _Service(qdrant_grpc.QdrantServicer):  # type: ignore[misc]
-    """Unavailable, then there; a wrong key is refused."""
+    """Unavailable, then too slow for another node, then there; a wrong key is refused."""
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -293,8 +293,10 @@ class _Service(qdrant_grpc.QdrantServicer):  # type: ignore[misc]
         self.num_calls += 1
         if dict(context.invocation_metadata()).get("api-key") != KEY:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid API key")
-        if self.num_calls < 3:
+        if self.num_calls == 1:
             context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
+        if self.num_calls == 2:
+            context.abort(grpc.StatusCode.CANCELLED, "Timeout expired")
         return qdrant_grpc.HealthCheckReply(title="qdrant", version="1.20.0")
 
 
