@@ -89,6 +89,42 @@ def test_a_result_plays_from_a_moment_and_with_the_clip(page: Any, hostile_file:
     preview.evaluate("e => e.paused || new Promise(done => e.addEventListener('pause', done))")
 
 
+def test_play_together(page: Any, hostile_file: Path) -> None:
+    """The sound of a result under the query's picture: in step, moved by the offset, stopped as one."""
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    page.wait_for_selector("#results li .moments")
+    result = page.locator("#results li").first
+    assert result.locator(".offset").count() == 0
+    result.get_by_role("button", name="Play with your picture").click()
+    follower = result.locator("audio").element_handle()
+    page.evaluate(
+        """(follower) => {
+            const leader = document.querySelector("#preview video");
+            window.apart = () => follower.currentTime - leader.currentTime;
+            window.until = (holds) => new Promise((done) => {
+                const look = () => (holds(leader, follower) ? done(true) : requestAnimationFrame(look));
+                look();
+            });
+        }""",
+        follower,
+    )
+    both_play = "until((leader, follower) => [leader, follower].every((p) => !p.paused && p.readyState > 1))"
+    assert page.evaluate(both_play)
+    assert page.evaluate("document.querySelector('#preview video').muted")
+    start = page.evaluate("apart()")
+    page.evaluate("until((leader) => leader.currentTime > 0.5)")
+    slider = result.locator(".offset input")
+    assert slider.get_attribute("aria-valuetext") == "in step"
+    for wanted, said in ((-1, "1.00 s earlier"), (0, "in step")):
+        slider.fill(str(wanted))
+        page.wait_for_selector(f".offset:has-text('{said}')")
+        assert page.evaluate(f"until(() => Math.abs(apart() - {start} + {wanted}) < 0.5)")
+    page.evaluate("(follower) => follower.pause()", follower)
+    assert page.evaluate("until((leader) => leader.paused && !leader.muted)")
+    page.wait_for_selector(".offset", state="detached")
+
+
 def test_an_error_in_a_browser(page: Any, tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("words are not media\n" * 20)
