@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from service.index.failure import IndexUnavailable
 from service.index.layout import VectorLayout
+from service.index.qdrant.collection import activate, active_collection
 from service.index.qdrant.index import ServerIndex
-from service.index.qdrant.link import ServerConfig
+from service.index.qdrant.link import Link, ServerConfig, open_client
 from tests.support.index_contract import NUM_MOMENTS, WIDTH
 from tests.support.namespaces import Machine, small_network
 from tests.support.pressure import percentile
@@ -137,3 +139,38 @@ def test_no_search_fails_and_no_acknowledged_write_is_lost(cluster: Cluster, kin
         f"them in {FAULT_SECONDS[kind]:.0f} s of the fault, {len(writing.failures)} refused, slowest "
         f"{writing.slowest_seconds:.1f} s, 0 lost; whole again after {healed:.0f} s {writing.failures[:2]}"
     )
+
+
+def test_all_nodes_name_the_release_that_was_activated(cluster: Cluster) -> None:
+    """Also while the node that is asked is cut off: once the others have voted, and it learns of it when it is back."""
+    for name in ("foley-one", "foley-two"):
+        ServerIndex.open(cluster.config(), name=name, layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH)).close()
+    with ExitStack() as stack:
+
+        def open_links() -> list[Link]:
+            links = [Link(cluster.config(n), open_client(cluster.config(n))) for n in range(3)]
+            for link in links:
+                stack.callback(link.close)
+            return links
+
+        links = open_links()
+        for turn in range(6):
+            name = ("foley-one", "foley-two")[turn % 2]
+            activate(links[turn % 3], "foley", name)
+            assert active_collection(links[turn % 3], "foley") == name
+            wait_until(lambda name=name: {active_collection(link, "foley") for link in links} == {name})
+
+        def is_activated() -> bool:
+            with suppress(IndexUnavailable):
+                activate(links[0], "foley", "foley-one")
+                return True
+            return False
+
+        began = time.monotonic()
+        with fault_of(cluster, "cut off", 0):
+            wait_until(is_activated)
+            took = time.monotonic() - began
+            assert active_collection(links[0], "foley") == "foley-one"
+        links = open_links()
+        wait_until(lambda: {active_collection(link, "foley") for link in links} == {"foley-one"})
+    print(f"\na release was activated {took:.0f} s after a node was cut off")  # noqa: T201
