@@ -69,6 +69,7 @@ def small_network(count: int) -> Iterator[tuple[Machine, ...]]:
         yield machines
     finally:
         for machine in machines:
+            _try("link", "del", machine.link)  # a namespace lives on while it has sockets
             _try("netns", "del", machine.name)
         _try("link", "del", _bridge())
 
