@@ -18,8 +18,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 PANEL = "Which assets"
 Folder = Annotated[
-    Path | None,
-    typer.Option(help="Only assets with a file in or below this folder.", rich_help_panel=PANEL),
+    str | None,
+    typer.Option(
+        help="Only assets with a file in or below this folder, or address.",
+        metavar="FOLDER",
+        rich_help_panel=PANEL,
+    ),
 ]
 HasModality = Annotated[
     Literal["audio", "video"] | None,

@@ -50,6 +50,7 @@ def served(server: str, indexed_settings: Settings) -> Settings:
         ["--target", "audio", "--modality", "video", "--min-duration", 20, "--modified-after", "2020-01-01"],
         ["--target", "audio", "--metadata", "take=3"],
         ["--target", "audio", "--folder", "/nowhere"],
+        ["--target", "audio", "--folder", "s3://bucket/nothing"],
     ],
 )
 def test_the_server_answers_as_the_command_does_alone(
