@@ -224,7 +224,7 @@ def test_closed_index(indexed_settings: Settings, tmp_path: Path, sound: bytes) 
     settings = indexed_settings.replace(data=tmp_path, readiness_cache_seconds=0)
     with memory_indexes(), serve_in_thread(settings) as running:
         client = running.client
-        assert client.get("/v1/assets").json() == {"assets": [], "next_cursor": None}
+        assert client.get("/v1/assets").json() == {"assets": [], "next_cursor": None, "num_assets": None}
         running.app.state.shared.foley.index.close()
         for answer in (
             client.get("/v1/assets"),
