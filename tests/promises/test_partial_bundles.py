@@ -304,7 +304,7 @@ def test_gates_compare_families_on_the_library(kind: str, tmp_path: Path) -> Non
     release = Release(
         release_id="r", bundle_id="r", outcome="building", created_at=0.0, library={"num_assets": 40}
     )
-    found = building._measure(Settings(), store, release, TRIAL, new=new, active=active)  # type: ignore[arg-type]
+    found = building._measure(Settings(), store, release, TRIAL, "limited", new=new, active=active)  # type: ignore[arg-type]
     assert found.outcome == "ready"
     gates = {gate["gate"]: gate for gate in found.gates["gates"]}
     if kind == "other family":
