@@ -14,6 +14,7 @@ import pytest
 
 from service.http.routes.pages import EXPLORER, FOLDER, TYPES, file_names
 from service.search.matching import EmptyReason
+from tests.support.paths import REPOSITORY
 
 WEB = FOLDER.parent
 EXPLORER_PATHS = ("/docs", "/redoc")
@@ -69,6 +70,17 @@ def test_built_files_belong_to_the_sources() -> None:
     assert noted["sources"] == digest(sources), "the sources have changed: run `make web`"
     built = [path for path in FOLDER.iterdir() if path.name != "hashes.json"]
     assert noted["built"] == digest(built), "built files have changed: run `make web`"
+
+
+@pytest.mark.parametrize("folder", [WEB, REPOSITORY / "clients/typescript"], ids=["page", "client"])
+def test_locks_hold_everything_they_name(folder: Path) -> None:
+    """`npm ci` refuses a lock that lacks an optional package, too; no lock names the host of a registry."""
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+    held = {place.rpartition("node_modules/")[2] for place in packages}
+    kinds = ("dependencies", "devDependencies", "optionalDependencies")
+    named = {name for package in packages.values() for kind in kinds for name in package.get(kind, {})}
+    assert named <= held
+    assert not [place for place, package in packages.items() if "resolved" in package]
 
 
 def test_nothing_comes_from_elsewhere() -> None:
