@@ -300,6 +300,9 @@ class Index(Protocol):
     Any call may fail with IndexFailure or IndexUnavailable; calls that write also with IndexFull.
     """
 
+    is_shared: ClassVar[bool]
+    """Whether other processes may write to it at the same time."""
+
     @property
     def layout(self) -> VectorLayout:
         """Which vectors are stored, and how they compare."""

@@ -190,6 +190,11 @@ class Placement:
         if heir is not None:
             self._heirs.setdefault(asset_id, {})[path] = heir
 
+    def gained(self) -> Iterator[tuple[str, FoundFile]]:
+        """Every file whose content was found at a path that is new to its asset, with the asset."""
+        for asset_id, found in self._gained.items():
+            yield from ((asset_id, one) for one in found)
+
     def has_gained(self, asset_id: str) -> bool:
         """Whether the content of a stored asset was found at a path that is new to it."""
         return asset_id in self._gained

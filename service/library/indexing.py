@@ -18,7 +18,6 @@ from service.library.journal import Journal
 from service.library.locations import Location
 from service.library.object_cache import ObjectCache
 from service.library.parts import WHOLE, Part
-from service.library.pipeline import Pipeline
 from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
@@ -61,15 +60,7 @@ def index_paths(
     with run.stopping_early():
         run.scan(paths, links=links, part=part)
         run.read(snapshot.index)
-        with Pipeline(
-            snapshot=snapshot,
-            decoder=decoder,
-            limits=limits or DecodeLimits(),
-            stop=stop,
-            previews=previews,
-            objects=objects,
-        ) as pipeline:
-            run.index_all(pipeline)
+        run.index_through(snapshot, decoder, limits)
         run.place(snapshot.index)
     return run.finish()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict
 
 from service.index.failure import IndexFailure
+from service.library.catalogue import Placed
 from service.library.journal import NEVER_KEPT, TRANSIENT, Fault, FileRow, Journal
 from service.library.report import FailedFile, IndexReport, Outcome
 from service.library.scanning import FoundFile
@@ -50,6 +51,33 @@ class Outcomes:
         else:
             self.report.files.unchanged += num_files
             self.report.segments.unchanged += num_segments
+
+    def count_row(self, row: FileRow, num_segments: int) -> None:
+        """Count what an earlier run noted of a stored file."""
+        self.count_stored(row.outcome, num_segments)
+        self.report.num_moved += row.outcome == "moved"
+        self.report.num_copied += row.outcome == "copied"
+        if row.is_partial:
+            self.report.partial.append(show_path(row.path))
+
+    def end_placed(self, placed: Placed, num_segments: int, *, gone: Set[str]) -> None:
+        """Take down what became of an asset's paths; `gone` are those at which there is no file."""
+        asset_id = placed.asset_id
+        if placed.error is not None:
+            for found in placed.copied:
+                self.count_stored("unchanged", -num_segments, num_files=-1)
+                self.end_failed(row_of(found, asset_id), placed.error, attempts=1)
+            return
+        self.report.num_moved += len(placed.moved)
+        self.report.num_copied += len(placed.copied)
+        self.report.num_removed += placed.is_removed
+        for found, source in placed.moved:
+            self.note(row_of(found, asset_id).ended("moved", num_segments=num_segments), source=source)
+        for found in placed.copied:
+            self.note(row_of(found, asset_id).ended("copied", num_segments=num_segments))
+        for path in gone & {*placed.dropped}:  # other dropped paths have a new content
+            self.report.num_deleted += 1
+            self.note(FileRow(path=path, asset_id=asset_id, outcome="deleted"))
 
     def give_up(self, found: FoundFile, error: FileError, *copies: FoundFile) -> None:
         """Report a file, and others with its content, as failed in a step outside the pipeline."""

@@ -21,7 +21,7 @@ from service.library.locations import Location, ObjectPath, is_url
 from service.library.mounts import find_mounts, is_within, touches
 from service.library.object_cache import ObjectCache
 from service.library.objects import ObjectNotFound, StorageUnavailable, check_storage
-from service.library.pipeline import Pipeline, RehearsedPipeline
+from service.library.pipeline import RehearsedPipeline
 from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress
 from service.library.run import LibraryRun
@@ -102,15 +102,7 @@ def sync_paths(
         if index is None:
             run.index_all(RehearsedPipeline())
         else:
-            with Pipeline(
-                snapshot=snapshot,
-                decoder=decoder,
-                limits=limits or DecodeLimits(),
-                stop=stop,
-                previews=previews,
-                objects=objects,
-            ) as pipeline:
-                run.index_all(pipeline)
+            run.index_through(snapshot, decoder, limits)
         gone = [(path, asset_id) for path, asset_id in gone if _is_gone(path)]  # still
         if not (allow_gone or allow_empty or journal.is_rehearsal):
             _check_share(run, [*roots, *map(Path, sorted(mounts))], gone, max_gone=max_gone)

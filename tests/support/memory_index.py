@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
@@ -80,6 +80,8 @@ _STORES: dict[Path, _Store] = {}
 
 class MemoryIndex:
     """The `Index` contract in plain NumPy. Make one with `open`."""
+
+    is_shared: ClassVar[bool] = False
 
     def __init__(self, store: _Store, *, layout: VectorLayout) -> None:
         self._store = store

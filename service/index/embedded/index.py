@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from service.index.contract import (
     Asset,
@@ -52,6 +52,8 @@ class EmbeddedIndex:
 
     A call fails after `call_seconds`, and a shard process that answers nothing for that long is killed.
     """
+
+    is_shared: ClassVar[bool] = False
 
     def __init__(self, config: ShardConfig, *, call_seconds: float = CALL_SECONDS) -> None:
         self._config = config

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,8 @@ DELETED_AT_ONCE = 256
 
 class ServerIndex:
     """The `Index` contract on a collection of a Qdrant server. Make one with `open`."""
+
+    is_shared: ClassVar[bool] = True
 
     def __init__(self, points: Points, *, layout: VectorLayout) -> None:
         self._points = points

@@ -27,6 +27,13 @@ from service.search.snapshot import Snapshot
 from tests.support.libraries import write_tones
 from tests.support.memory_index import MemoryIndex
 
+
+class SharedIndex(MemoryIndex):
+    """One that several processes write to."""
+
+    is_shared = True
+
+
 PARTS = [Part(number, 4) for number in (1, 2, 3, 4)]
 
 
@@ -82,7 +89,7 @@ def decoder() -> Iterator[Decoder]:
 def snapshots(bundle: Bundle, encoder: Encoder, tmp_path: Path) -> Iterator[list[Snapshot]]:
     """Three, each with an index of its own."""
     layout = VectorLayout.of(bundle.manifest)
-    indexes = [MemoryIndex.open(tmp_path / "indexes" / str(n), layout=layout) for n in range(3)]
+    indexes = [SharedIndex.open(tmp_path / "indexes" / str(n), layout=layout) for n in range(3)]
     yield [Snapshot(encoder=encoder, index=index, bundle=bundle) for index in indexes]
     for index in indexes:
         index.close()
@@ -172,3 +179,21 @@ def test_parts_with_indexes_of_their_own_become_one(
     _check_whole(whole.index, library)
     report = index_paths([library], snapshot=whole, decoder=decoder)
     assert (report.files.indexed, report.files.unchanged) == (0, 7)
+
+
+def test_only_a_shared_index_is_asked_again(
+    snapshots: list[Snapshot], decoder: Decoder, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each new file, and after it was stored: an index with one writer has nothing new to say."""
+    asked: list[str] = []
+    ask = MemoryIndex.get_asset
+    monkeypatch.setattr(
+        MemoryIndex, "get_asset", lambda self, asset_id: (asked.append(asset_id), ask(self, asset_id))[1]
+    )
+    for is_shared, snapshot in zip((True, False), snapshots, strict=False):
+        asked.clear()
+        monkeypatch.setattr(SharedIndex, "is_shared", is_shared)
+        report = index_paths([library], snapshot=snapshot, decoder=decoder)
+        assert (report.files.indexed, report.files.unchanged, report.num_copied) == (6, 1, 1)
+        # 6 looks before and 6 after; the copy has its path written either way
+        assert len(asked) == (13 if is_shared else 1)
