@@ -1,10 +1,11 @@
 // Waveforms and filmstrips of assets, as the service draws them; nothing in their place if it has none.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { address, ask, assetAddress, send } from "./api";
+import { address, ask, assetAddress } from "./api";
+import { framesOfAsset } from "./frames";
 import { formatSpan } from "./format";
 
-interface Peaks {
+export interface Peaks {
   start: number;
   end: number;
   min: number[];
@@ -16,7 +17,10 @@ const STAY_MILLISECONDS = 60; // what is scrolled past faster is not asked for
 const MAX_KEPT = 400; // waveforms, about 4 kB each
 const kept = new Map<string, Promise<Peaks | null>>();
 
-function readPeaks(assetId: string, start?: number, end?: number): Promise<Peaks | null> {
+/** The highest and the lowest sample of each pixel, from −1 to 1. */
+export const lanes = ({ min, max }: Peaks): number[][] => [max, min].map((lane) => lane.map((value) => value / 127));
+
+export function readPeaks(assetId: string, start?: number, end?: number): Promise<Peaks | null> {
   const from = address(assetAddress(assetId, "/waveform"), { pixels: PIXELS, start, end });
   const known = kept.get(from);
   if (known) return known;
@@ -106,32 +110,18 @@ export function Waveform({ assetId, start, end, onSeek }: SpanProps & { onSeek?:
   return <canvas ref={canvas} class="waveform" role="img" aria-label={said} onClick={onSeek ? seek : undefined} />;
 }
 
-/** The filmstrip of an asset; of a long one the frames of the span stand out. */
+/** Frames of an asset, in order. */
 export function Filmstrip({ assetId, start, end }: SpanProps) {
-  const [box, isNear] = useNear<HTMLDivElement>();
-  const [facts, setFacts] = useState<{ url: string; duration: number } | null | undefined>(undefined);
+  const [canvas, isNear] = useNear<HTMLCanvasElement>();
+  const [isGone, setGone] = useState(false);
   useEffect(() => {
-    let url = "";
-    let isThere = true;
-    if (isNear) {
-      send(assetAddress(assetId, "/filmstrip")).then(async (answer) => {
-        url = URL.createObjectURL(await answer.blob());
-        if (isThere) setFacts({ url, duration: Number(answer.headers.get("Foley-Duration") ?? 0) });
-        else URL.revokeObjectURL(url);
-      }, () => setFacts(null));
+    const stop = new AbortController();
+    const element = canvas.current;
+    if (isNear && element) {
+      Object.assign(element, { width: element.clientWidth * 2, height: element.clientHeight * 2 });
+      framesOfAsset(assetId, start, end)(element, stop.signal).catch(() => setGone(!stop.signal.aborted));
     }
-    return () => {
-      isThere = false;
-      if (url) URL.revokeObjectURL(url);
-    };
-  }, [isNear, assetId]);
-  if (facts === null) return null;
-  const left = facts?.duration && start !== undefined ? (100 * start) / facts.duration : 0;
-  const width = facts?.duration && end !== undefined && start !== undefined ? (100 * (end - start)) / facts.duration : 100;
-  return (
-    <div ref={box} class="filmstrip">
-      {facts && <img src={facts.url} alt="Frames of the film, in order" />}
-      {facts && width < 99 && <span class="span" style={{ left: `${left}%`, width: `${Math.min(width, 100 - left)}%` }} />}
-    </div>
-  );
+    return () => stop.abort();
+  }, [isNear, assetId, start, end]);
+  return isGone ? null : <canvas ref={canvas} class="filmstrip" role="img" aria-label="Frames of the film, in order" />;
 }

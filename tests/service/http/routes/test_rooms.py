@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -84,10 +85,51 @@ def test_a_recording_is_cut_and_searched_with(page: Any) -> None:
     assert page.locator("#results li video").count() > 0
 
 
+def drag(page: Any, start: float, end: float, *, y: float, by_touch: bool = False) -> None:
+    """Drag over the strip of the clip, from and to shares of its width, at a height from its top (negative: bottom)."""
+    strip = page.locator(".wave").first
+    strip.scroll_into_view_if_needed()
+    box = strip.bounding_box()
+    places = [
+        {"x": box["x"] + share * box["width"], "y": box["y"] + y % box["height"]}
+        for share in (start, (start + end) / 2, end)
+    ]
+    if by_touch:
+        session = page.context.new_cdp_session(page)
+        kinds = ("touchStart", "touchMove", "touchMove", "touchEnd")
+        for kind, point in zip(kinds, [*places, None], strict=True):
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point] if point else []})
+        return
+    page.mouse.move(**places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(**place)
+    page.mouse.up()
+
+
+def read_cut(page: Any) -> list[float]:
+    return [float(page.input_value(f"#preview [aria-label='Part {name} second']")) for name in ("from", "to")]
+
+
 def test_a_part_of_the_clip_is_searched_with(page: Any, hostile_file: Path) -> None:
+    """By dragging over its frames and over its waveform, by an edge, by touch and by keyboard."""
     page.set_viewport_size({"width": 1280, "height": 850})
     page.set_input_files("#file", hostile_file)
-    page.fill("[aria-label='Search from second']", "12")
+    page.wait_for_selector("[aria-label^='Waveform and frames of your clip']")
+    frames = page.locator(".wave canvas[part=frames]")
+    is_drawn = "(film) => film.getContext('2d').getImageData(film.width - 9, 40, 1, 1).data[3] > 0"
+    wait_until(lambda: frames.evaluate(is_drawn))
+    drag(page, 0.25, 0.75, y=-20)  # over the frames
+    assert read_cut(page) == pytest.approx([6, 18], abs=0.6)
+    drag(page, 0.75, 0.9, y=-20)  # its edge
+    assert read_cut(page) == pytest.approx([6, 21.6], abs=0.6)
+    drag(page, 0.95, 0.1, y=10)  # over the waveform
+    assert read_cut(page) == pytest.approx([2.4, 22.8], abs=0.6)
+    page.click("text=Use all of it")
+    drag(page, 0.1, 0.5, y=-20, by_touch=True)
+    assert read_cut(page) == pytest.approx([2.4, 12], abs=0.6)
+    page.fill("#preview [aria-label='Part to second']", "24")
+    page.fill("#preview [aria-label='Part from second']", "12")
     page.keyboard.press("Tab")
     page.wait_for_selector(".cut:has-text('00:12–00:24')")
     page.click("#search")
@@ -97,6 +139,31 @@ def test_a_part_of_the_clip_is_searched_with(page: Any, hostile_file: Path) -> N
     assert not [text for text in fits if "fits 00:00" in text]
     page.click("text=Use all of it")
     assert page.locator(".cut").count() == 0
+
+
+def test_a_part_of_a_result_is_saved_and_searched_with(page: Any, hostile_file: Path, tmp_path: Path) -> None:
+    """What plays gets handles; what is searched with next may be a part of a file of the library."""
+    page.set_viewport_size({"width": 1280, "height": 850})
+    page.set_input_files("#file", hostile_file)
+    page.click("#search")
+    result = page.locator("#results li:has-text('long.mp4')")
+    result.locator("audio").evaluate("(player) => player.play()")
+    result.get_by_label("Part to second").fill("2.5")
+    page.keyboard.press("Tab")
+    with page.expect_download() as saved:
+        result.get_by_role("button", name="Download the segment").click()
+    saved.value.save_as(tmp_path / "part.wav")
+    with wave.open(str(tmp_path / "part.wav")) as part:
+        length = part.getnframes() / part.getframerate()
+    start = float(result.get_by_label("Part from second").input_value())
+    assert length == pytest.approx(2.5 - start, abs=0.05)
+    result.get_by_role("button", name="More like this").click()
+    page.wait_for_selector("#answer:has-text('with the sound of long.mp4')")
+    page.fill("#preview [aria-label='Part from second']", "20.5")
+    page.keyboard.press("Tab")
+    page.click("#search")
+    page.wait_for_selector("#results .times:has-text('of your clip'), #results .times:has-text('00:')")
+    assert "00:20–00:24" in (page.text_content(".cut") or "")
 
 
 def test_filters_are_chips(page: Any) -> None:

@@ -1,20 +1,25 @@
 // One file of the library: a player, its facts, its metadata to edit, suggested tags, and where to go on from it.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ask, assetAddress, lineOf, send } from "../api";
+import { address, ask, assetAddress, download, lineOf, send } from "../api";
 import { readValue } from "../filters";
-import { formatBytes, formatDate, formatTime, NAMES, nameOf, type Modality } from "../format";
+import { formatBytes, formatDate, formatSpan, formatTime, NAMES, nameOf, type Modality } from "../format";
+import { lazy } from "../lazy";
 import { playFrom } from "../players";
 import { follow } from "../search/follow";
 import { goTo, say, showLibrary } from "../state";
 import type { Asset, Metadata, Value } from "../types";
+import type { Span } from "../strip";
 import { Filmstrip, Waveform } from "../waveform";
 import { addToBasket } from "../work/collections";
 import { SuggestedTags } from "./tags";
 
+const AssetStrip = lazy(() => import("../asset_strip").then((module) => module.AssetStrip));
+
 export function Detail({ assetId, onChange }: { assetId: string; onChange: (asset: Asset) => void }) {
   const [asset, setAsset] = useState<Asset | null>(null);
   const [fault, setFault] = useState("");
+  const [cut, setCut] = useState<Span | null>(null);
   const title = useRef<HTMLHeadingElement>(null);
   useEffect(() => {
     ask<Asset>(assetAddress(assetId)).then(setAsset, (error) => setFault(lineOf(error)));
@@ -32,8 +37,8 @@ export function Detail({ assetId, onChange }: { assetId: string; onChange: (asse
         <h2 id="asset-title" ref={title} tabIndex={-1} class="name">{name}</h2>
         <button type="button" class="small" onClick={() => goTo("library")}>Close</button>
       </div>
-      <Media asset={asset} />
-      <Onwards asset={asset} />
+      <Media asset={asset} cut={cut} onCut={setCut} />
+      <Onwards asset={asset} cut={cut} />
       <Facts asset={asset} />
       <MetadataForm asset={asset} onChange={change} />
       <SuggestedTags assetId={assetId} onChange={change} />
@@ -41,22 +46,31 @@ export function Detail({ assetId, onChange }: { assetId: string; onChange: (asse
   );
 }
 
-function Media({ asset }: { asset: Asset }) {
+function Media({ asset, cut, onCut }: { asset: Asset; cut: Span | null; onCut: (cut: Span | null) => void }) {
   const player = useRef<HTMLVideoElement>(null);
   const kind: Modality = asset.modalities.includes("video") ? "video" : "audio";
   const Player = kind as "video";
+  const seconds = asset.media.duration_seconds;
+  const seek = (to: number) => player.current && playFrom(player.current, to);
+  const pictures = (
+    <>
+      {kind === "video" && <Filmstrip assetId={asset.asset_id} />}
+      {asset.modalities.includes("audio") && <Waveform assetId={asset.asset_id} onSeek={seek} />}
+    </>
+  );
   return (
     <>
       <Player ref={player} src={assetAddress(asset.asset_id, "/media")} controls preload="metadata" playsInline aria-label={nameOf(asset.path)} />
-      {kind === "video" && <Filmstrip assetId={asset.asset_id} />}
-      {asset.modalities.includes("audio") && <Waveform assetId={asset.asset_id} onSeek={(seconds) => player.current && playFrom(player.current, seconds)} />}
+      {!seconds ? pictures
+        : <AssetStrip assetId={asset.asset_id} shows={asset.modalities} span={[0, seconds]} player={player} cut={cut} onCut={onCut} onSeek={seek} placeholder={pictures} />}
     </>
   );
 }
 
-function Onwards({ asset }: { asset: Asset }) {
+function Onwards({ asset, cut }: { asset: Asset; cut: Span | null }) {
   const kind: Modality = asset.modalities.includes("video") ? "video" : "audio";
-  const item = { asset_id: asset.asset_id, start_seconds: null, end_seconds: null, modality: null, note: "", query: null };
+  const [start, end] = cut ?? [null, null];
+  const item = { asset_id: asset.asset_id, start_seconds: start, end_seconds: end, modality: null, note: "", query: null };
   const remove = async () => {
     if (!confirm(`Remove ${nameOf(asset.path)} from the index? The file stays where it is.`)) return;
     await send(assetAddress(asset.asset_id), { method: "DELETE" }).then(async () => {
@@ -65,8 +79,11 @@ function Onwards({ asset }: { asset: Asset }) {
       await showLibrary();
     }, (error) => say(lineOf(error)));
   };
+  const save = () => download(address(assetAddress(asset.asset_id, "/segment"), { start, end }), {}, nameOf(asset.path))
+    .then((saved) => say(`Saved ${saved}.`), (error) => say(lineOf(error)));
   return (
     <div class="tools">
+      {cut && <button type="button" onClick={() => void save()}>Download {formatSpan(...cut)}</button>}
       <button type="button" onClick={() => follow(asset, kind, kind)}>More like this</button>
       <button type="button" onClick={() => follow(asset, "video", "audio")} disabled={kind === "audio"}>Find its sound</button>
       <button type="button" onClick={() => follow(asset, "audio", "video")} disabled={!asset.modalities.includes("audio")}>Find its picture</button>

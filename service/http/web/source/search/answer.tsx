@@ -88,9 +88,9 @@ export function AnswerList() {
 function Further() {
   const end = useRef<HTMLDivElement>(null);
   useEffect(() => {
-    const watch = new IntersectionObserver(([entry]) => entry?.isIntersecting && void more(), { rootMargin: "400px" });
+    const watch = new IntersectionObserver(([entry]) => entry?.isIntersecting && more(), { rootMargin: "400px" });
     if (end.current) watch.observe(end.current);
     return () => watch.disconnect();
   }, []);
-  return <div ref={end} class="further"><button type="button" onClick={() => void more()}>More results</button></div>;
+  return <div ref={end} class="further"><button type="button" onClick={more}>More results</button></div>;
 }

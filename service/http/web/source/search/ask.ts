@@ -1,47 +1,90 @@
 // Sending a search, and fetching its next page.
 
 import { askForKey, showLibrary } from "../state";
-import { keyHeaders, Problem, readProblem } from "../api";
+import { address, assetAddress, keyHeaders, Problem, readProblem, send } from "../api";
 import { formatBytes } from "../format";
-import type { Answer } from "../types";
+import type { Answer, Result } from "../types";
 import { cutSound } from "./sound";
 import {
-  answer, asked, clearAnswer, clip, cut, filters, problem, progress, results, source, status, target, text,
+  answer, asked, clearAnswer, clip, cut, filters, problem, progress, results, source, status, target, text, type Clip,
 } from "./state";
 
 const PAGE_SIZE = 50;
 let running: XMLHttpRequest | null = null;
+let preparing: AbortController | null = null;
 let isPaging = false;
 
 export function cancel(): void {
+  preparing?.abort();
   running?.abort();
 }
 
+/** A search as it is sent, and what its times in the clip begin at if only a part of the clip is sent. */
+interface Question {
+  body: FormData | string;
+  shift: number;
+}
+
+/** What was asked last: its further pages are asked for with the same, whatever was written into the fields since. */
+let question: Question = { body: "{}", shift: 0 };
+
+function from({ body }: Question, offset: number): FormData | string {
+  if (typeof body === "string") return JSON.stringify({ ...JSON.parse(body), offset });
+  body.set("offset", String(offset));
+  return body;
+}
+
 /** The search as it stands: a form with a file, or JSON. */
-async function body(offset: number): Promise<FormData | string> {
+async function prepare(signal: AbortSignal): Promise<Question> {
   const given = clip.value;
   const words = text.value.trim();
-  const fields = { target: target.value, limit: PAGE_SIZE, offset, ...(source.value ? { from: source.value } : {}), ...filters.value };
-  if (!given?.file) {
+  const fields = { target: target.value, limit: PAGE_SIZE, ...(source.value ? { from: source.value } : {}), ...filters.value };
+  if (!given?.file && !(given && cut.value)) {
     const start = given?.start === undefined ? {} : { start_seconds: given.start };
-    if (!given) return JSON.stringify({ text: words, ...fields });
-    if (!words) return JSON.stringify({ asset_id: given.assetId, ...start, ...fields });
-    return JSON.stringify({ queries: [{ asset_id: given.assetId, ...start }, { text: words }], ...fields });
+    if (!given) return { body: JSON.stringify({ text: words, ...fields }), shift: 0 };
+    if (!words) return { body: JSON.stringify({ asset_id: given.assetId, ...start, ...fields }), shift: 0 };
+    return { body: JSON.stringify({ queries: [{ asset_id: given.assetId, ...start }, { text: words }], ...fields }), shift: 0 };
   }
   const form = new FormData();
   for (const [name, value] of Object.entries(fields)) form.append(name, typeof value === "object" ? JSON.stringify(value) : String(value));
   if (words) form.append("text", words);
-  const part = cut.value && given.kind === "audio" ? await cutSound(given.file, cut.value) : null;
-  if (cut.value && !part) {
-    form.append("start_seconds", String(cut.value[0]));
-    form.append("end_seconds", String(cut.value[1]));
+  const { content, shift, span } = given.file ? await partOfFile(given.file, given.kind) : await partOfAsset(given.assetId!, given.kind, signal);
+  if (span) {
+    form.append("start_seconds", String(span[0]));
+    form.append("end_seconds", String(span[1]));
   }
-  form.append("file", part ?? given.file, "query"); // its own name stays private
-  return form;
+  form.append("file", content, "query"); // its own name stays private
+  return { body: form, shift };
 }
 
+/** What is sent of a clip; `span` are the seconds of it to search with, if it is more than those. */
+interface Part {
+  content: Blob;
+  shift: number;
+  span: [number, number] | null;
+}
+
+async function partOfFile(file: File, kind: Clip["kind"]): Promise<Part> {
+  const part = cut.value && kind === "audio" ? await cutSound(file, cut.value) : null;
+  return part ? { content: part, shift: cut.value![0], span: null } : { content: file, shift: 0, span: cut.value };
+}
+
+/** A part of an asset comes from the service as a file; a film begins at the frame before that can be copied from. */
+async function partOfAsset(assetId: string, kind: Clip["kind"], signal: AbortSignal): Promise<Part> {
+  const [start, end] = cut.value!;
+  const segment = address(assetAddress(assetId, "/segment"), { start, end, modality: kind === "audio" ? "audio" : "video" });
+  const answer = await send(segment, { signal });
+  const shift = Number(answer.headers.get("Foley-Start") ?? start);
+  return { content: await answer.blob(), shift, span: [Math.max(start - shift, 0), end - shift] };
+}
+
+/** Times in the clip are of all of it, whatever was sent. */
+const moved = (results: Result[], shift: number): Result[] => (!shift ? results : results.map((one) => (
+  { ...one, query_start_seconds: one.query_start_seconds + shift, query_end_seconds: one.query_end_seconds + shift }
+)));
+
 export async function search(): Promise<void> {
-  if (running) return;
+  if (running || preparing) return;
   if (!clip.value && !text.value.trim()) {
     status.value = "Choose a clip or write some words first.";
     document.getElementById("text")?.focus();
@@ -50,10 +93,21 @@ export async function search(): Promise<void> {
   clearAnswer();
   asked.value = { name: clip.value?.name ?? "", text: text.value.trim() };
   showProgress(clip.value?.file ? "Uploading…" : "Searching…", clip.value?.file ? 0 : null);
-  request(await body(0), {
+  const { signal } = (preparing = new AbortController());
+  try {
+    question = await prepare(signal);
+    signal.throwIfAborted();
+  } catch (error) {
+    finish(signal.aborted ? "Cancelled." : "");
+    if (!signal.aborted) refuse(error instanceof Problem ? error : new Problem(0, "The clip cannot be read", "It may have changed on disk, or be gone."));
+    return;
+  } finally {
+    preparing = null;
+  }
+  request(question.body, {
     onAnswer: (found) => {
       answer.value = found;
-      results.value = found.results;
+      results.value = moved(found.results, question.shift);
       void showLibrary(found.bundle_id);
     },
     onProblem: (found) => refuse(found),
@@ -62,15 +116,15 @@ export async function search(): Promise<void> {
 }
 
 /** Add the next page of the results that are shown, if there is one. */
-export async function more(): Promise<void> {
+export function more(): void {
   const shown = answer.value;
   if (!shown?.next_offset || isPaging || running) return;
   isPaging = true;
-  request(await body(shown.next_offset), {
+  request(from(question, shown.next_offset), {
     onAnswer: (found) => {
       if (answer.value !== shown) return; // another search was made
       const known = new Set(results.value.map((one) => one.asset_id));
-      results.value = [...results.value, ...found.results.filter((one) => !known.has(one.asset_id))];
+      results.value = [...results.value, ...moved(found.results.filter((one) => !known.has(one.asset_id)), question.shift)];
       answer.value = { ...shown, next_offset: found.next_offset ?? null };
     },
     onProblem: () => {},

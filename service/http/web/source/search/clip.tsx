@@ -10,6 +10,7 @@ import { clip, clipFacts, clipPlayer, cut, setClip, status, suggestTarget } from
 
 // Only for files that the browser has no type for.
 const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
+const END = 1e7; // seconds
 const Cutter = lazy(() => import("./cutter").then((module) => module.Cutter));
 const Recorder = lazy(() => import("./record").then((module) => module.Recorder));
 
@@ -82,9 +83,11 @@ function Preview() {
   const loaded = () => {
     const element = player.current;
     if (!element) return;
-    const isFinite = Number.isFinite(element.duration); // a recording has none
+    const isFinite = Number.isFinite(element.duration);
+    if (!isFinite) element.currentTime = END; // a recording tells its length when its end was sought
     if (given.file) clipFacts.value = (isFinite ? `${formatTime(element.duration)} · ` : "") + formatBytes(given.file.size);
     if (isFinite) setLength(element.duration);
+    if (element.currentTime > element.duration - 0.01) element.currentTime = 0;
     if (given.file && given.kind === "video" && element.videoWidth === 0) {
       clip.value = { ...given, kind: "audio" }; // a video file that has only sound
       suggestTarget();
@@ -97,9 +100,9 @@ function Preview() {
     <div id="preview">
       <Player
         key={given.kind} ref={player} src={given.start === undefined ? given.url : `${given.url}#t=${given.start}`} controls preload="metadata"
-        playsInline aria-label="Your clip" onLoadedMetadata={loaded} onError={() => { clipPlayer.value = null; setSilent(true); }}
+        playsInline aria-label="Your clip" onLoadedMetadata={loaded} onDurationChange={loaded} onError={() => { clipPlayer.value = null; setSilent(true); }}
       />
-      {given.file && length > 0.5 && clipPlayer.value && <Cutter file={given.file} player={clipPlayer.value} length={length} />}
+      {length > 0.5 && clipPlayer.value && <Cutter key={given.kind} given={given} player={player} length={length} />}
     </div>
   );
 }

@@ -1,18 +1,20 @@
 // One result: its moments as a strip over its waveform or filmstrip, a player, and what can be done with it.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { assetAddress, download, lineOf, Problem, send } from "../api";
+import { address, assetAddress, download, lineOf, Problem, send } from "../api";
 import { count, formatPercent, formatSpan, formatTime, NAMES, nameOf, type Modality } from "../format";
 import { lazy } from "../lazy";
 import { offset, paired, playFrom, playTogether, release, setOffset } from "../players";
 import { say } from "../state";
 import type { Answer, Result } from "../types";
+import type { Span } from "../strip";
 import { addToBasket } from "../work/collections";
 import { Filmstrip, Waveform } from "../waveform";
 import { follow } from "./follow";
 import { Moments } from "./moments";
 import { asked, clip, clipPlayer } from "./state";
 
+const AssetStrip = lazy(() => import("../asset_strip").then((module) => module.AssetStrip));
 const Matrix = lazy(() => import("./matrix").then((module) => module.Matrix));
 
 interface Props {
@@ -26,8 +28,14 @@ export function ResultCard({ result, rank, answer, highest }: Props) {
   const player = useRef<HTMLVideoElement>(null);
   const [silence, setSilence] = useState(""); // why it cannot be played
   const [showsMatrix, setShowsMatrix] = useState(false);
+  const [isOpen, setOpen] = useState(false); // somebody plays it: only then it can be cut, and costs more than a picture
+  const [cut, setCut] = useState<Span | null>(null);
   const name = nameOf(result.path);
+  const span: Span = [result.start_seconds, result.end_seconds];
   const seek = (seconds: number) => player.current && playFrom(player.current, seconds);
+  const closed = answer.target === "audio"
+    ? <Waveform assetId={result.asset_id} start={span[0]} end={span[1]} onSeek={seek} />
+    : <Filmstrip assetId={result.asset_id} start={span[0]} end={span[1]} />;
   const canPair = answer.target !== answer.from && clipPlayer.value !== null && !silence;
   const hasMoments = result.best_moment !== null;
   return (
@@ -38,17 +46,16 @@ export function ResultCard({ result, rank, answer, highest }: Props) {
       </div>
       <div class="facts">
         {hasMoments && <Score result={result} highest={highest} isBounded={answer.similarity === "cosine"} />}
-        {answer.target === "audio"
-          ? <Waveform assetId={result.asset_id} start={result.start_seconds} end={result.end_seconds} onSeek={seek} />
-          : <Filmstrip assetId={result.asset_id} start={result.start_seconds} end={result.end_seconds} />}
+        {!isOpen ? closed
+          : <AssetStrip assetId={result.asset_id} shows={[answer.target]} span={span} player={player} cut={cut} onCut={setCut} onSeek={seek} placeholder={closed} />}
         {hasMoments && <Moments result={result} highest={highest} onPlay={seek} />}
         <Times result={result} answer={answer} highest={highest} />
       </div>
       <div class="play">
         {silence ? <p class="quiet">{silence}</p>
-          : <Player result={result} kind={answer.target} name={name} player={player} onSilence={setSilence} />}
+          : <Player result={result} kind={answer.target} name={name} player={player} onPlay={() => setOpen(true)} onSilence={setSilence} />}
         {canPair && <PairControls result={result} player={player} target={answer.target} />}
-        <Actions result={result} answer={answer} matrix={hasMoments && clip.value !== null ? () => setShowsMatrix(!showsMatrix) : null} />
+        <Actions result={result} span={cut ?? span} answer={answer} matrix={hasMoments && clip.value !== null ? () => setShowsMatrix(!showsMatrix) : null} />
         {showsMatrix && <Matrix result={result} answer={answer} />}
       </div>
     </li>
@@ -93,11 +100,12 @@ interface PlayerProps {
   kind: Modality;
   name: string;
   player: { current: HTMLVideoElement | null };
+  onPlay: () => void;
   onSilence: (why: string) => void;
 }
 
 /** A player, positioned at the best moment; it loads when it comes into view. */
-function Player({ result, kind, name, player, onSilence }: PlayerProps) {
+function Player({ result, kind, name, player, onPlay, onSilence }: PlayerProps) {
   const media = assetAddress(result.asset_id, "/media");
   useEffect(() => {
     const element = player.current!;
@@ -119,7 +127,7 @@ function Player({ result, kind, name, player, onSilence }: PlayerProps) {
     onSilence(refused instanceof Problem && refused.status ? refused.line : "This browser cannot play the file's format.");
   };
   const Kind = kind as "video";
-  return <Kind ref={player} controls preload="metadata" playsInline aria-label={`${NAMES[kind]} of ${name}`} onError={explain} />;
+  return <Kind ref={player} controls preload="metadata" playsInline aria-label={`${NAMES[kind]} of ${name}`} onPlay={onPlay} onError={explain} />;
 }
 
 /** The sound under the query's picture, or the picture over the query's sound, with an offset between them. */
@@ -148,15 +156,14 @@ function PairControls({ result, player, target }: { result: Result; player: { cu
   );
 }
 
-function Actions({ result, answer, matrix }: { result: Result; answer: Answer; matrix: (() => void) | null }) {
+function Actions({ result, span: [start, end], answer, matrix }: { result: Result; span: Span; answer: Answer; matrix: (() => void) | null }) {
   const { target: found } = answer;
   const other: Modality = found === "audio" ? "video" : "audio";
   const name = nameOf(result.path);
   const media = assetAddress(result.asset_id, "/media");
   const onwards = (wanted: Modality) => follow(result, found, wanted, result.start_seconds);
   const cutOut = async () => {
-    const range = `?start=${result.start_seconds}&end=${result.end_seconds}`;
-    await download(assetAddress(result.asset_id, `/segment${range}`), {}, name).then((saved) => say(`Saved ${saved}.`), (error) => say(lineOf(error)));
+    await download(address(assetAddress(result.asset_id, "/segment"), { start, end, modality: found }), {}, name).then((saved) => say(`Saved ${saved}.`), (error) => say(lineOf(error)));
   };
   const drag = (event: DragEvent) => {
     const kind = found === "audio" ? "audio/*" : "video/*";
@@ -164,7 +171,7 @@ function Actions({ result, answer, matrix }: { result: Result; answer: Answer; m
     event.dataTransfer?.setData("text/plain", result.path);
   };
   const item = {
-    asset_id: result.asset_id, start_seconds: result.start_seconds, end_seconds: result.end_seconds, modality: found, note: "",
+    asset_id: result.asset_id, start_seconds: start, end_seconds: end, modality: found, note: "",
     query: asked.value.text || asked.value.name || null,
   };
   return (

@@ -19,6 +19,25 @@ async function decode(file: File): Promise<AudioBuffer | null> {
   return file.arrayBuffer().then((bytes) => context.decodeAudioData(bytes)).catch(() => null);
 }
 
+const NUM_PEAKS = 1000;
+
+/** The highest and the lowest sample of each pixel of the first channel. */
+export function peaksOf(sound: AudioBuffer): number[][] {
+  const samples = sound.getChannelData(0);
+  const step = Math.max(1, Math.ceil(samples.length / NUM_PEAKS));
+  const [high, low]: [number[], number[]] = [[], []];
+  for (let at = 0; at < samples.length; at += step) {
+    let [least, most] = [0, 0];
+    for (const sample of samples.subarray(at, at + step)) {
+      if (sample > most) most = sample;
+      else if (sample < least) least = sample;
+    }
+    high.push(most);
+    low.push(least);
+  }
+  return [high, low];
+}
+
 /** The part [start, end) of a file's sound as 16-bit WAV; null if this browser cannot decode it. */
 export async function cutSound(file: File, [start, end]: [number, number]): Promise<Blob | null> {
   const sound = await readSound(file);
