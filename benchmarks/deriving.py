@@ -1,10 +1,11 @@
-"""Derived releases: segments a second, and the p99 of searches while they are derived, in turns with calm spans.
+"""Derived releases: segments a core-second, and the p99 of searches while they are derived, in turns with calm spans.
 
-    python -m benchmarks.deriving [--segments 10000] [--turns 3] [--folder FOLDER]
+    python -m benchmarks.deriving [--segments 10000] [--width 768] [--turns 3] [--folder FOLDER]
 
-The starter's index is filled with random tracks of files that are not there, so nothing is embedded: the golden tracks
-alone prove the heads. A `foley serve` makes a release of an adapted bundle, with heads of full width, in each turn;
-one client searches by vector without a pause. A turn is trial, deriving, the index's graphs and the gates.
+An index is filled with random tracks of files that are not there, so nothing is embedded: the golden tracks alone
+prove the heads. A `foley serve` makes a release of an adapted bundle, with heads of full width, in each turn. In the
+first turn nobody searches: the processor time is that of all its processes while the library is derived, and so without
+the trial and the gates. In the others one client searches by vector without a pause.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import json
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from benchmarks.release_speed import Asker, Server, fill
-from models.bundle.bundle import Bundle, load_bundle, starter_path
+from benchmarks.search_http import cpu_seconds, make_bundle
+from models.bundle.bundle import Bundle, load_bundle
 from service.releases.store import ReleaseStore
 from service.system.settings import Settings
 from training.adapting.bundles import write_adapted
@@ -34,45 +38,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--segments", type=int, default=10_000)
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="folder for all files; default: a temporary folder")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--turns", type=int, default=3, help="how many turns with searches follow the first")
+    parser.add_argument("--folder", type=Path, help="where files go, and go away but for the parent's bundle")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        run(Path(folder), given.segments, given.turns)
+        made = make_bundle((given.folder or Path(folder)) / f"parent-{given.width}", width=given.width)
+        run(Path(folder), load_bundle(made), given.segments, given.turns)
 
 
-def run(folder: Path, num_segments: int, num_turns: int) -> None:
+def run(folder: Path, parent: Bundle, num_segments: int, num_turns: int) -> None:
     """Measure everything in one folder."""
     settings = Settings(data=folder / "data", device="cpu", precision="fp32", min_free_bytes=0)
-    store, starter = ReleaseStore(settings.release_folder), load_bundle(starter_path())
-    release = store.create(starter, outcome="ready").release_id
-    fill(settings, starter, release, num_segments)
+    store, width = ReleaseStore(settings.release_folder), parent.manifest.embedding_width
+    release = store.create(parent, outcome="ready").release_id
+    fill(settings, parent, release, num_segments)
     store.activate(release, previous=None)
     torch.manual_seed(0)
-    width = starter.manifest.embedding_width
     heads = {name: TrackHead(width, width) for name in ("audio", "video")}
     for head in heads.values():
         torch.nn.init.normal_(head.up.weight, std=0.01)
-    adapted = write_adapted(starter, heads, folder / "adapted", name="adapted", training={})
+    adapted = write_adapted(parent, heads, folder / "adapted", name="adapted", training={})
     spans: dict[str, list[tuple[float, float]]] = {"calm": [], "deriving": []}
-    with Server(settings) as server, Asker(server.address) as asker:
-        time.sleep(5)
-        for turn in range(num_turns):
+    with Server(settings) as server:
+        derive(server, rename(adapted, folder / "alone"))
+        with Asker(server.address, width=width) as asker:
+            time.sleep(5)
+            for turn in range(num_turns):
+                spans["calm"].append(rest())
+                began = time.monotonic()
+                derive(server, rename(adapted, folder / f"turn-{turn}"))
+                spans["deriving"].append((began, time.monotonic()))
             spans["calm"].append(rest())
-            began = time.monotonic()
-            library = derive(server, rename(adapted, folder / f"turn-{turn}"))
-            spans["deriving"].append((began, time.monotonic()))
-            rate = library["num_segments"] / library["seconds"]
-            print(
-                f"{library['num_derived']} assets of {library['num_segments']} segments in {library['seconds']:.1f} s: "
-                f"{rate:.0f} segments/s of {width} numbers, without trial and gates",
-                flush=True,
-            )
-        spans["calm"].append(rest())
-        calm, pressed = (asker.p99_ms(spans[name]) for name in ("calm", "deriving"))
-        print(
-            f"search by vector: p99 {calm:.1f} ms, {pressed:.1f} ms while deriving ({pressed / calm:.2f} x)"
-        )
+    calm, pressed = (asker.p99_ms(spans[name]) for name in ("calm", "deriving"))
+    print(f"search by vector: p99 {calm:.1f} ms, {pressed:.1f} ms while deriving ({pressed / calm:.2f} x)")
 
 
 def rest() -> tuple[float, float]:
@@ -90,16 +89,34 @@ def rename(bundle: Bundle, folder: Path) -> Bundle:
     return load_bundle(folder)
 
 
-def derive(server: Server, bundle: Bundle) -> dict[str, float]:
-    """Create the release, and return the counts of its library."""
+def derive(server: Server, bundle: Bundle) -> None:
+    """Create the release, and print what deriving took."""
     job = server.post("/v1/releases", {"bundle": str(bundle.path)})
+    began = ended = 0.0  # processor time when the builder was first seen, and when it was done
     while job["state"] in ("queued", "running"):
-        time.sleep(0.2)
+        began = began or (cpu_seconds(server.process.pid) if is_building(server) else 0.0)
+        time.sleep(0.05)
         job = server.client.get(f"/v1/jobs/{job['job_id']}").json()
+        ended = ended or (
+            cpu_seconds(server.process.pid) if job["progress"].get("step") == "measuring" else 0.0
+        )
     if job["state"] != "done":
         raise SystemExit(f"the release was not made: {job['error']}")
-    library: dict[str, float] = job["report"]["release"]["library"]
-    return library
+    library, cpu = job["report"]["release"]["library"], ended - began
+    print(
+        f"{library['num_derived']} assets of {library['num_segments']} segments in {library['seconds']:.1f} s and "
+        f"{cpu:.1f} core-s: {library['num_segments'] / cpu:.0f} segments a core-second",
+        flush=True,
+    )
+
+
+def is_building(server: Server) -> bool:
+    """Whether the process that derives runs."""
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.Error):  # it may have ended meanwhile
+            if "service.releases.builder" in child.cmdline():
+                return True
+    return False
 
 
 if __name__ == "__main__":

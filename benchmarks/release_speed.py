@@ -71,7 +71,10 @@ def run(folder: Path, *, num_segments: int, num_swaps: int, num_clips: int) -> N
     store.activate(names[0], previous=None)
     print(f"{num_segments} segments of {bundles[0].manifest.embedding_width} numbers in each of two releases")
     print(f"filled in {time.monotonic() - began:.0f} s")
-    with Server(settings) as server, Asker(server.address) as asker:
+    with (
+        Server(settings) as server,
+        Asker(server.address, width=bundles[0].manifest.embedding_width) as asker,
+    ):
         switch_many(server, asker, names, num_swaps)
         build_third(server, asker, copy_starter(folder / "third", "third"), folder / "library", num_clips)
 
@@ -132,7 +135,7 @@ class Server:
 
     def __enter__(self) -> Server:
         command = [sys.executable, "-m", "service.cli", "serve"]
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self.client = httpx.Client(base_url=self.address, timeout=300)
@@ -142,18 +145,18 @@ class Server:
                 self.client.get("/livez").raise_for_status()
                 return self
             except httpx.HTTPError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if self.process.poll() is not None or time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(60)
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
 
     def resident_mib(self) -> float:
         """Return the memory of the server process without its children."""
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -167,9 +170,8 @@ class Server:
 class Asker:
     """A client that searches by vector without a pause and records the time and duration of each answer."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, width: int) -> None:
         rng = np.random.default_rng(1)
-        width = load_bundle(starter_path()).manifest.embedding_width
         rows = rng.standard_normal((NUM_QUERIES, NUM_MOMENTS, width))
         tracks = (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype("<f2")
         self._bodies = [

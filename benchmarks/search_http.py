@@ -103,9 +103,9 @@ def _ask(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the processor time of a process and its descendants so far."""
+    """Return the processor time of a process and its descendants so far, those that ended included."""
     fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
-    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    own = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     children = Path("/proc", str(pid), "task").glob("*/children")
     return own + sum(cpu_seconds(int(child)) for file in children for child in file.read_text().split())
 

@@ -26,12 +26,13 @@ from models.bundle.bundle import Bundle, load_bundle, unit_rows
 from service.encode.engines.contract import EncoderFailure
 from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from service.index.contract import Asset, Index, Segment
-from service.index.iteration import NUM_WRITERS, write_in_parts
+from service.index.iteration import write_in_parts
 from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.system.files import replace_file
 from service.system.modality import MODALITIES, Modality, Track
 
 NUM_SAMPLED = 16
+NUM_WRITERS = 64  # the segments of a group are in memory anyway, and what is written together shares a flush
 MIN_COSINE = 0.999
 GOLDEN_TOLERANCE = 1e-4
 LENGTH = struct.Struct("<Q")

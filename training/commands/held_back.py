@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from training.adapting.fitting import FitConfig
 from training.adapting.labels import Labels
+from training.data.files import FolderInUse, only_one
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredTracks
 from training.evaluation.classes import mean_average_precision
@@ -34,10 +35,10 @@ LEAST_HELD_BACK = 20
 
 @contextlib.contextmanager
 def beside(output: Path, console: Console) -> Iterator[Path]:
-    """A scratch folder beside a bundle that will be written, gone afterwards.
+    """A scratch folder beside a bundle that will be written, gone afterwards, and what a killed run left gone before.
 
     Args:
-        output: Folder of the bundle; must not exist.
+        output: Folder of the bundle; must not exist, and no other run may be making it.
         console: Where is said why nothing was learned.
 
     Yields:
@@ -50,9 +51,20 @@ def beside(output: Path, console: Console) -> Iterator[Path]:
         if output.exists():
             raise FileExistsError(f"{output} exists; a bundle never changes, choose another folder")
         output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.tracks.", dir=output.parent) as folder:
-            yield Path(folder)
-    except (LibraryUnavailable, OSError, ValueError) as exc:
+        scratch = output.with_name(f".{output.name}.learning")
+        scratch.mkdir(exist_ok=True)
+        with only_one(scratch, waits=False):
+            for left in (scratch / "work", *output.parent.glob(f".{output.name}.*")):
+                if (
+                    left.name == "work" or left.suffix[1:].isdecimal()
+                ):  # a bundle that a process of this id began
+                    shutil.rmtree(left, ignore_errors=True)
+            try:
+                (scratch / "work").mkdir()
+                yield scratch / "work"
+            finally:
+                shutil.rmtree(scratch)
+    except (FolderInUse, LibraryUnavailable, OSError, ValueError) as exc:
         console.print(str(exc), style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from exc
 

@@ -36,6 +36,9 @@ logger = logging.getLogger("service.index.embedded.shard_process")  # __name__ i
 
 Request = tuple[int, str, tuple[Any, ...]]
 GROUP_REQUESTS = 64  # writes among this many waiting requests share one flush, and so do deletions
+GROUP_SECONDS = (
+    0.005  # how long a group that followed one of several waits for the next: a sender needs so long
+)
 
 
 def main() -> None:
@@ -79,16 +82,18 @@ def _die_with(lifeline_fd: int) -> None:
 def serve(connection: Connection[Any, Any], shard: Shard) -> None:
     """Answer requests in turn until the other end closes or asks to stop; waiting writes share a flush."""
     group: list[Request] = []
-    num_taken = 0
+    num_taken, wait_seconds = 0, 0.0
     for number, method, arguments in _requests(connection):
         if method in ("write", "delete_asset"):
             group.append((number, method, arguments))
         else:  # goes first: it cannot depend on writes that are not acknowledged yet
             connection.send((number, *_answer(shard, method, arguments)))
         num_taken += 1
-        if num_taken < GROUP_REQUESTS and connection.poll(0):
+        if num_taken < GROUP_REQUESTS and connection.poll(wait_seconds if group else 0.0):
             continue
         _change(connection, shard, group)
+        if group:  # who writes one after another is not kept waiting
+            wait_seconds = GROUP_SECONDS if len(group) > 1 else 0.0
         group, num_taken = [], 0
     _change(connection, shard, group)  # it was asked to stop while they waited
 

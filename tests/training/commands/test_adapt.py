@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
 from models.bundle.bundle import load_bundle, starter_path
 from service.cli import app
 from service.system.settings import Settings
+from tests.support.interrupting import check_interrupted
 from tests.support.stored_tracks import KINDS, make_stream
 from tests.support.tiny_bundles import make_tiny
 from training.adapting.fitting import FitConfig
 from training.adapting.labels import UnknownLabels, read_labels
 from training.commands import adapt as command
-from training.commands.held_back import AdaptRequest, Refused
+from training.commands.held_back import AdaptRequest, Refused, beside
+from training.commands.stored_library import StoredLibrary
 from training.data.library import LibraryUnavailable
 from training.data.stored_tracks import StoredAsset, StoredTracks, load_tracks, unpack_tracks
 
@@ -48,6 +51,21 @@ def test_pairs_alone_find_more_of_the_held_back_files(tracks: StoredTracks, tmp_
     assert manifest.derived_from is not None
     assert manifest.training["method"] == "pair"
     assert json.dumps(found)
+
+
+def test_an_interrupted_run_leaves_nothing_and_can_be_repeated(
+    tracks: StoredTracks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starter = load_bundle(starter_path())
+    monkeypatch.setattr(command, "read_library", lambda *_: StoredLibrary(tracks, starter, starter))
+    request = AdaptRequest(config=FitConfig(method="pair", num_epochs=1), max_drop=100)
+    check_interrupted(
+        lambda output: command.adapt(request, output, console=Console(quiet=True)), tmp_path, monkeypatch
+    )
+    output, said = tmp_path / "other", Console(record=True, width=300)
+    with beside(output, said), pytest.raises(typer.Exit), beside(output, said):
+        pass
+    assert "another process is working in" in said.export_text()
 
 
 def test_modalities_of_two_spaces_are_brought_into_one(tmp_path: Path) -> None:

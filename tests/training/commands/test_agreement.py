@@ -14,6 +14,7 @@ from models.bundle.bundle import Bundle, load_bundle, starter_path, unit_rows
 from service.releases.deriving import ClaimFails, open_heads
 from service.releases.trial import check_golden_tracks
 from tests.support.index_contract import make_segment
+from tests.support.interrupting import check_interrupted
 from tests.support.stored_tracks import make_stream
 from tests.support.tiny_bundles import make_tiny
 from training.adapting.bundles import write_weighed
@@ -95,6 +96,16 @@ def test_what_cannot_be_weighed_is_refused(
     with pytest.raises(FileExistsError):
         write_weighed(load_bundle(starter_path()), {}, learned[1].path, name="again", training={})
     assert not (tmp_path / "none").exists()
+
+
+def test_an_interrupted_run_leaves_nothing_and_can_be_repeated(
+    tracks: StoredTracks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "read_active", lambda *_: (tracks, load_bundle(starter_path())))
+    request = command.AgreementRequest(config=AgreementConfig(num_epochs=1), max_drop=100)
+    check_interrupted(
+        lambda output: command.agreement(request, output, console=Console(quiet=True)), tmp_path, monkeypatch
+    )
 
 
 def test_foreign_halves_and_a_judge_that_knows_them() -> None:

@@ -24,6 +24,7 @@ from service.search.calibration import TooFewPairs
 from service.search.captions import choose_captions
 from tests.support.bundles import make_text_graph, make_worded, write_tokenizer
 from tests.support.index_contract import make_segment
+from tests.support.interrupting import check_interrupted
 from tests.support.memory_index import MemoryIndex
 from training.adapting.captions import UnknownCaptions, read_captions, words_of
 from training.adapting.heads import Projection
@@ -156,6 +157,18 @@ def test_an_adapted_bundle_keeps_the_words_of_the_active_one(
         likeness = vectors @ encoder.embed(text, target="audio")
         assert set(np.argsort(-likeness)[:2]) == {number, number + 6}
     assert command.learn_again(adapted, tracks, adapted, heads, tmp_path, said) is adapted  # it had no words
+
+
+def test_an_interrupted_run_leaves_nothing_and_can_be_repeated(
+    sentences: Sentences, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = make_tracks(sentences, 60), load_bundle(starter_path())
+    monkeypatch.setattr(command, "read_active", lambda *_, **__: library)
+    monkeypatch.setattr(command, "export_sentences", lambda *_: sentences)
+    request = command.TextRequest(config=WordingConfig(num_epochs=1), sources=["metadata:title"])
+    check_interrupted(
+        lambda output: command.text(request, output, console=Console(quiet=True)), tmp_path, monkeypatch
+    )
 
 
 def test_texts_of_files() -> None:

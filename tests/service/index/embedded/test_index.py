@@ -671,6 +671,32 @@ def test_changes_that_wait_share_a_flush(config: ShardConfig, monkeypatch: pytes
     shard.close()
 
 
+def test_a_group_waits_for_writes_that_follow_each_other() -> None:
+    """A process takes a write faster than many threads send the next: without a wait two of 64 shared a flush."""
+    ready = iter([False, True, False, "later", False, False])
+    requests = iter([*((number, "write", (number,)) for number in range(5)), None])
+    groups: list[list[int]] = []
+
+    class Slow:
+        def recv(self) -> object:
+            return next(requests)
+
+        def poll(self, timeout: float) -> bool:
+            is_there = next(ready)
+            return timeout > 0 if is_there == "later" else bool(is_there)
+
+        def send(self, answer: object) -> None:
+            pass
+
+    class Shards:
+        def write(self, writes: list[int]) -> list[None]:
+            groups.append(writes)
+            return [None] * len(writes)
+
+    serve(Slow(), Shards())  # type: ignore[arg-type]
+    assert groups == [[0], [1, 2], [3, 4]]
+
+
 def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tracks read from Edge take ten times as long, and nothing else would show it."""
     tracks = make_tracks(20, seed=31)
