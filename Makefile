@@ -82,6 +82,8 @@ soak: $(VENV)/.all
 	FOLEY_BAD_BUNDLES=all $(BIN)/python -m pytest --timeout 0 tests/promises/test_bad_bundles.py -s
 	FOLEY_KILLS=100 $(BIN)/python -m pytest --timeout 0 tests/promises/test_qdrant_server.py tests/promises/test_qdrant_library.py \
 	  tests/promises/test_qdrant_cluster.py -s -rs
+	$(PIP) --editable '.[cluster]'
+	FOLEY_KILLS=30 $(BIN)/python -m pytest --timeout 0 tests/promises/test_cluster.py -s -rs
 	FOLEY_MUTANTS=5000 $(BIN)/python -m pytest --timeout 0 tests/promises/test_hostile_decoding.py -k mutants -s
 
 # What the clients know of the API; needs node and npm for TypeScript.
@@ -91,7 +93,7 @@ clients: $(VENV)/.all
 
 # Pin every package, those of the benchmarks too, to what is installed now; run it in a venv made by `make test`.
 lock:
-	$(BIN)/python -m pip install --quiet --editable '.[bench,light]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench,light,cluster]'
 	$(BIN)/python -m pip freeze --all --exclude-editable --exclude foley-av --exclude pip > constraints.txt
 
 clean:

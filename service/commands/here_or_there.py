@@ -8,9 +8,8 @@ Both ways give the same values.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -24,12 +23,11 @@ from service.jobs.documents import LEDGER_NAME, describe_job, show_request
 from service.jobs.files import find_missing
 from service.jobs.lane import JobEnded
 from service.jobs.ledger import Ledger
+from service.jobs.library_jobs import OpenPool
 from service.jobs.opening import Jobs, open_jobs
 from service.jobs.records import JobRecord, JobRequest, Kind, ReleaseRequest
 from service.jobs.release_jobs import OnStep
-from service.library.locations import locate
 from service.library.report import IndexReport, OnProgress, Progress
-from service.library.scanning import FoundFile, LinkRules, find_files
 from service.operations.backup import ROUTE, Manifest, read_library, read_tar, save_backup
 from service.operations.track_stream import ROUTE as TRACKS
 from service.operations.track_stream import stream_release
@@ -75,18 +73,31 @@ def here_or_there(settings: Settings, here: Callable[[], T], there: Callable[[Cl
         return there(client)
 
 
+def run_here(
+    settings: Settings,
+    kind: Kind,
+    request: JobRequest,
+    *,
+    on_progress: OnProgress,
+    say: Say,
+    open_pool: OpenPool | None = None,
+) -> IndexReport:
+    """Do a job in this process; see `run_job` and `LibraryJobs.run`."""
+    with _open_jobs(settings) as jobs:
+        same = jobs.library.find_same(kind, request)
+        if same is not None and same.started_at is not None:
+            say(f"resuming job {same.job_id}, which was interrupted")
+        job = same or jobs.library.submit(kind, request).job
+        return jobs.library.run(job.job_id, on_progress=on_progress, open_pool=open_pool)
+
+
 def run_job(
     settings: Settings, kind: Kind, request: JobRequest, *, on_progress: OnProgress, say: Say
 ) -> IndexReport:
     """Do a job and wait for its end. An interrupted one is resumed; Ctrl-C ends it, and the report says so."""
 
     def here() -> IndexReport:
-        with _open_jobs(settings) as jobs:
-            same = jobs.library.find_same(kind, request)
-            if same is not None and same.started_at is not None:
-                say(f"resuming job {same.job_id}, which was interrupted")
-            job = same or jobs.library.submit(kind, request).job
-            return jobs.library.run(job.job_id, on_progress=on_progress)
+        return run_here(settings, kind, request, on_progress=on_progress, say=say)
 
     def there(client: Client) -> IndexReport:
         job = client.ask(
@@ -180,47 +191,6 @@ def cancel_job(settings: Settings, job_id: str) -> str:
         return str(client.ask("POST", f"/v1/jobs/{quote(job_id)}:cancel")["state"])
 
     return here_or_there(settings, here, there)
-
-
-def watch_library(
-    settings: Settings,
-    request: JobRequest,
-    *,
-    interval_seconds: float,
-    on_progress: OnProgress,
-    on_report: Callable[[IndexReport], None],
-    say: Say,
-) -> None:
-    """Synchronise whenever something has changed, until Ctrl-C.
-
-    Every `interval_seconds` the folders are looked through: names, sizes and times only, 100,000 files in about a
-    second. Events of the kernel would need one more dependency, tell nothing of network disks and nothing of what
-    happened before, so that a look is needed anyway.
-    """
-    done: int | None = None
-    with suppress(KeyboardInterrupt):  # the way to end a watch, whatever it does at this moment
-        while True:
-            state = _fingerprint(request)
-            if state != done:
-                report = run_job(settings, "sync", request, on_progress=on_progress, say=say)
-                on_report(report)
-                if report.is_interrupted:
-                    return
-                # Files that changed while they were read failed as such: the next look finds them changed.
-                done = state
-            time.sleep(interval_seconds)
-
-
-def _fingerprint(request: JobRequest) -> int:
-    """A number for the names, sizes and times of all files: it changes when they do."""
-    state = 0
-    links = LinkRules(follows_folders=request.follow_links)
-    for finding in find_files(map(locate, request.paths), settle_seconds=request.settle_seconds, links=links):
-        facts: tuple[object, ...] = (str(finding.path), type(finding).__name__)
-        if isinstance(finding, FoundFile):
-            facts = (*facts, finding.size_bytes, finding.modified_ns, finding.stamp)
-        state ^= hash(facts)
-    return state
 
 
 def make_backup(settings: Settings, folder: Path) -> Manifest:

@@ -57,9 +57,17 @@ def index(
             metavar="K/N",
         ),
     ] = "",
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Let the machines of a Ray cluster do it: HOST:PORT, ray://HOST:PORT or auto.",
+            metavar="ADDRESS",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Index media files and folders. Files that are already indexed and have not changed are skipped."""
+    from service.commands.cluster import run_cluster_job
     from service.commands.here_or_there import run_job
     from service.commands.starter_hint import hint_once
     from service.jobs.records import JobRequest
@@ -78,7 +86,10 @@ def index(
             follow_links=follow_links,
             part=part,
         )
-        report = run_job(settings, "index", request, on_progress=on_progress, say=say)
+        if ray:
+            report = run_cluster_job(settings, ray, request, on_progress=on_progress, say=say)
+        else:
+            report = run_job(settings, "index", request, on_progress=on_progress, say=say)
     _show_report(report, as_json=as_json)
     if report.is_interrupted:
         fail("stopped; run the same command to continue", code=INTERRUPTED)
@@ -128,7 +139,7 @@ def sync(
     as_json: Json = False,
 ) -> None:
     """Bring the index in step with the files: new, changed, moved and deleted ones."""
-    from service.commands.here_or_there import watch_library
+    from service.commands.watching import watch_library
     from service.jobs.records import JobRequest
 
     if dry_run and watch:

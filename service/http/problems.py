@@ -109,6 +109,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "keys_unavailable": Problem(503, "API keys cannot be checked now"),
     "ledger_failed": Problem(503, "The ledger of jobs cannot be used"),
     "ledger_in_use": Problem(503, "Another process writes the ledger"),
+    "cluster_unavailable": Problem(503, "The cluster, or an index that its machines share, is not there"),
     "storage_unavailable": Problem(503, "The storage of the library's objects does not answer"),
     "out_of_files": Problem(503, "The service has too many files open; try again"),
     "not_ready": Problem(503, "The service cannot answer correctly now"),

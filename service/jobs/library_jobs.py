@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from importlib.metadata import version
 
@@ -14,6 +15,7 @@ from service.jobs.journal import LedgerJournal
 from service.jobs.lane import FOR_EVER, JobLane, JobResult, RunningJob
 from service.jobs.ledger import Ledger
 from service.jobs.records import CreatedJob, JobRecord, JobRequest, Kind
+from service.library.cluster import Pool, index_on_cluster
 from service.library.indexing import index_paths, library_limits
 from service.library.locations import locate
 from service.library.mounts import find_mounts
@@ -27,6 +29,8 @@ from service.search.snapshot import Snapshot
 ATTEMPTS = 3  # at a job whose index is not available
 WAIT_SECONDS = 5.0  # before the second of them; also how often a full disk is looked at
 STOP_SECONDS = 20.0  # one run of the encoder and one write
+
+OpenPool = Callable[[Snapshot], AbstractContextManager[Pool]]
 
 
 def open_library_lane(ledger: Ledger) -> JobLane:
@@ -60,24 +64,33 @@ class LibraryJobs:
                 return job
         return None
 
-    def run(self, job_id: str, *, on_progress: OnProgress | None = None) -> IndexReport:
-        """Run a job in this thread; see `JobLane.run`."""
-        report = self.lane.run(job_id, partial(self._work, on_progress=on_progress))
+    def run(
+        self, job_id: str, *, on_progress: OnProgress | None = None, open_pool: OpenPool | None = None
+    ) -> IndexReport:
+        """Run a job in this thread; see `JobLane.run`. With `open_pool` workers of a cluster index the files."""
+        report = self.lane.run(job_id, partial(self._work, on_progress=on_progress, open_pool=open_pool))
         if not report.is_interrupted:
             self._after_job()
         return report
 
-    def _work(self, job: RunningJob, *, on_progress: OnProgress | None) -> JobResult[IndexReport]:
+    def _work(
+        self, job: RunningJob, *, on_progress: OnProgress | None, open_pool: OpenPool | None
+    ) -> JobResult[IndexReport]:
         def tell(progress: Progress) -> None:
             job.tell(progress)
             if on_progress is not None:
                 on_progress(progress)
 
-        with self._foley.lease(priority="bulk") as snapshot:
-            report = self._index(snapshot, job, tell)
+        with self._foley.lease(priority="bulk") as snapshot, ExitStack() as stack:
+            index: Callable[..., IndexReport] = index_paths
+            if open_pool is not None:
+                index = partial(index_on_cluster, pool=stack.enter_context(open_pool(snapshot)))
+            report = self._index(snapshot, job, tell, index)
         return JobResult(value=report, report=report.to_json(), is_interrupted=report.is_interrupted)
 
-    def _index(self, snapshot: Snapshot, job: RunningJob, tell: OnProgress) -> IndexReport:
+    def _index(
+        self, snapshot: Snapshot, job: RunningJob, tell: OnProgress, index: Callable[..., IndexReport]
+    ) -> IndexReport:
         ledger, record = self.lane.ledger, job.record
         request = JobRequest.from_json(record.request)
         roots = [locate(path) for path in request.paths]
@@ -86,7 +99,7 @@ class LibraryJobs:
         if request.retry_quarantined and not record.is_scanned and not request.dry_run:
             lift_quarantine(ledger, roots)
         do = partial(
-            index_paths,
+            index,
             snapshot=snapshot,
             decoder=self._foley.decoder,
             limits=self._limits,

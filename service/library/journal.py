@@ -26,7 +26,15 @@ TRANSIENT = frozenset(
 
 # Every run tries these again: that costs nothing, and they can pass without a change of the file.
 NEVER_KEPT = frozenset(
-    {"not_found", "not_readable", "not_a_file", "changed", "object_too_large", "storage_unavailable"}
+    {
+        "not_found",
+        "not_readable",
+        "not_a_file",
+        "changed",
+        "object_too_large",
+        "storage_unavailable",
+        "worker_lost",
+    }
 )
 
 

@@ -20,6 +20,7 @@ import typer
 
 from service.commands import here_or_there as running
 from service.commands import library as library_commands
+from service.commands import watching
 from service.commands.here_or_there import JobFailed
 from service.jobs.documents import LEDGER_NAME, list_jobs, show_job
 from service.jobs.ledger import Ledger
@@ -317,7 +318,7 @@ def test_ctrl_c_ends_a_watch_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp
 
     request = JobRequest(paths=(str(tmp_path),))
     watch = partial(
-        running.watch_library,
+        watching.watch_library,
         Settings(data=tmp_path),
         request,
         interval_seconds=0.01,
@@ -325,7 +326,7 @@ def test_ctrl_c_ends_a_watch_wherever_it_is(monkeypatch: pytest.MonkeyPatch, tmp
         say=lambda _: None,
     )
     with monkeypatch.context() as patch:
-        patch.setattr(running, "_fingerprint", stop)
+        patch.setattr(watching, "_fingerprint", stop)
         watch(on_report=shown.append)
     assert shown == []
     monkeypatch.setattr(running, "run_job", lambda *_, **__: IndexReport())
