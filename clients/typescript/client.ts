@@ -24,22 +24,24 @@ export interface Options {
   key?: string;
   /** How often a request is sent at most, if the service is overloaded. */
   attempts?: number;
+  /** How a request is sent, in place of `fetch`: the page of the service adds the key of its tab, for instance. */
+  send?: (request: Request) => Promise<Response>;
 }
 
 const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 /** A client that waits as long as `Retry-After` says and throws `FoleyError` for every other refusal. */
-export function createFoley({ address, key, attempts = 4 }: Options): Foley {
-  const send = async (request: Request): Promise<Response> => {
+export function createFoley({ address, key, attempts = 4, send = (request) => fetch(request) }: Options): Foley {
+  const patient = async (request: Request): Promise<Response> => {
     for (let left = attempts - 1; ; left--) {
-      const answer = await fetch(request.clone());
+      const answer = await send(left > 0 ? request.clone() : request);
       const seconds = Number(answer.headers.get("Retry-After") ?? Number.NaN);
       if (answer.status !== 429 || Number.isNaN(seconds) || left <= 0) return answer;
       await answer.body?.cancel();
       await sleep(seconds * 1000);
     }
   };
-  const foley = createClient<paths>({ baseUrl: address, fetch: send, ...(key ? { headers: { "X-API-Key": key } } : {}) });
+  const foley = createClient<paths>({ baseUrl: address, fetch: patient, ...(key ? { headers: { "X-API-Key": key } } : {}) });
   foley.use({
     async onResponse({ response }) {
       if (response.ok) return;

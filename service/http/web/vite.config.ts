@@ -6,6 +6,7 @@ import { join, relative } from "node:path";
 import { defineConfig, type Plugin } from "vite";
 
 const here = import.meta.dirname;
+const client = join(here, "../../../clients/typescript/client.ts");
 const explorer = join(here, "node_modules/swagger-ui-dist");
 
 /** The page's policy forbids markup out of text and inline styles: wavesurfer makes its few elements by name instead. */
@@ -47,7 +48,7 @@ function finish(): Plugin {
       }
     },
     closeBundle() {
-      const sources = walk(join(here, "source"));
+      const sources = [...walk(join(here, "source")), client];
       for (const name of ["package.json", "package-lock.json", "tsconfig.json", "vite.config.ts"]) sources.push(join(here, name));
       const built = walk(join(here, "built")).filter((path) => !path.endsWith("hashes.json"));
       const record = { sources: hash(sources), built: hash(built) };
@@ -74,6 +75,7 @@ function hash(paths: string[]): string {
 export default defineConfig({
   root: join(here, "source"),
   base: "/web/",
+  resolve: { alias: { "foley-client": client, "openapi-fetch": join(here, "node_modules/openapi-fetch") } },
   plugins: [withoutMarkup(), finish()],
   build: {
     outDir: join(here, "built"),

@@ -20,6 +20,7 @@ from service.client import foley as foley_module
 from service.client.client import ServerGone
 from service.client.foley import AsyncFoley, Foley, Refused
 from service.client.requests import Call, get_asset, list_assets, search_file, search_words, start_job
+from service.http.routes.pages import FOLDER
 from tests.support.clients import GENERATOR, PYTHON, TYPESCRIPT, describe, write_python, write_typescript
 from tests.support.serving import find_free_port
 
@@ -97,6 +98,14 @@ def test_the_types_of_python_are_those_of_the_api(document: dict[str, Any]) -> N
 def test_the_types_of_typescript_are_those_of_the_api(document: dict[str, Any], tmp_path: Path) -> None:
     made = write_typescript(document, tmp_path)
     assert made == (TYPESCRIPT / "schema.ts").read_text(), "run `make clients`"
+
+
+def test_the_page_keeps_to_the_types_of_the_api() -> None:
+    compiler = FOLDER.parent / "node_modules/.bin/tsc"
+    if not compiler.exists():
+        pytest.skip("needs node, and `npm ci` in service/http/web")
+    found = subprocess.run([compiler, "--noEmit"], cwd=FOLDER.parent, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
 
 
 def test_a_program_that_waits(server: str, library_files: Path, expected: dict[str, Any]) -> None:

@@ -1,4 +1,6 @@
-// Asking the service: JSON, problems (RFC 9457), and the API key of this tab.
+// Asking the service: its client, problems (RFC 9457), and the API key of this tab.
+
+import { createFoley } from "foley-client";
 
 const KEY = "foley-key";
 const COOKIE_SECONDS = 300; // the page and docs/operations.md say five minutes
@@ -72,58 +74,38 @@ export function lineOf(error: unknown): string {
   return error instanceof Problem ? error.line : String(error);
 }
 
-export interface Asked {
-  method?: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
-  json?: unknown;
-  headers?: Record<string, string>;
-  signal?: AbortSignal;
-}
-
-/** Send a request; throws a `Problem` unless it succeeds. */
-export async function send(address: string, { method = "GET", json, headers = {}, signal }: Asked = {}): Promise<Response> {
-  const all = { ...keyHeaders(), ...(json === undefined ? {} : { "Content-Type": "application/json" }), ...headers };
+/** Send a request with the key of this tab; throws a `Problem` unless it succeeds. */
+export async function send(request: Request): Promise<Response> {
+  for (const [name, value] of Object.entries(keyHeaders())) request.headers.set(name, value);
   let answer: Response;
   try {
-    answer = await fetch(address, {
-      method,
-      cache: "no-store",
-      headers: all,
-      ...(json === undefined ? {} : { body: JSON.stringify(json) }),
-      ...(signal ? { signal } : {}),
-    });
+    answer = await fetch(request);
   } catch (error) {
-    if (signal?.aborted) throw error;
+    if (request.signal.aborted) throw error;
     throw new Problem(0, "The service does not answer", "");
   }
   if (!answer.ok) throw readProblem(answer.status, await answer.text(), answer.headers.get("Retry-After"));
   return answer;
 }
 
-/** Send a request and read the JSON of its answer. */
-export async function ask<T>(address: string, asked: Asked = {}): Promise<T> {
-  return (await (await send(address, asked)).json()) as T;
-}
+/** Every route, typed by the API's description. */
+export const foley = createFoley({ address: location.origin, attempts: 1, send: (request) => send(new Request(request, { cache: "no-store" })) });
 
-/** Whether the service knows a route: others build it, and an older service may lack it. */
-export const isMissing = (error: unknown): boolean => error instanceof Problem && [404, 405].includes(error.status);
+/** What a route answers: whatever is no success was thrown. */
+export const read = async <T>(asked: Promise<{ data?: T }>): Promise<T> => (await asked).data as T;
 
-/** Save what a request answers as a file, with the name that the service gives it. */
-export async function download(address: string, asked: Asked = {}, fallback = "download"): Promise<string> {
-  const answer = await send(address, asked);
-  const said = answer.headers.get("Content-Disposition") ?? "";
+export const ofAsset = (assetId: string) => ({ path: { asset_id: assetId } });
+
+/** Save what a route answers as a file, with the name that the service gives it. */
+export async function save(asked: Promise<{ data?: unknown; response: Response }>, fallback: string): Promise<string> {
+  const { data, response } = await asked;
+  const said = response.headers.get("Content-Disposition") ?? "";
   const encoded = /filename\*=UTF-8''([^;]+)/i.exec(said)?.[1];
   const name = encoded ? decodeURIComponent(encoded) : (/filename="([^"]+)"/i.exec(said)?.[1] ?? fallback);
-  const url = URL.createObjectURL(await answer.blob());
+  const url = URL.createObjectURL(data as Blob);
   Object.assign(document.createElement("a"), { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
   return name;
-}
-
-/** `/path?name=value` with what is given; lists and objects as JSON. */
-export function address(path: string, query: Record<string, unknown>): string {
-  const given = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const text = new URLSearchParams(given.map(([name, value]) => [name, typeof value === "object" ? JSON.stringify(value) : String(value)]));
-  return given.length ? `${path}?${text}` : path;
 }
 
 export const assetAddress = (assetId: string, rest = ""): string => `/v1/assets/${encodeURIComponent(assetId)}${rest}`;

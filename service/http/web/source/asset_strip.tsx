@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { framesOfAsset } from "./frames";
-import type { Modality } from "./format";
+import type { Modality } from "./types";
 import { Strip, type Span } from "./strip";
 import { lanes, readPeaks } from "./waveform";
 

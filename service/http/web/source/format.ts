@@ -1,6 +1,7 @@
 // Numbers and names as text.
 
-export type Modality = "audio" | "video";
+import type { Modality } from "./types";
+
 export const NAMES: Record<Modality, string> = { audio: "sound", video: "picture" };
 
 const two = (number: number): string => String(number).padStart(2, "0");

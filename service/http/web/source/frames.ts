@@ -1,6 +1,6 @@
 // Frames of a film as a row of pictures: of a file of the user, or of the service's filmstrip of an asset.
 
-import { assetAddress, send } from "./api";
+import { foley, ofAsset } from "./api";
 import { clamp } from "./format";
 import { release } from "./players";
 
@@ -45,9 +45,9 @@ export const framesOfFilm = (url: string, length: number): Frames => async (canv
 
 /** Of an asset, from `start` to `end` if they are given. */
 export const framesOfAsset = (assetId: string, start?: number, end?: number): Frames => async (canvas, signal) => {
-  const answer = await send(assetAddress(assetId, "/filmstrip"), { signal });
-  const [tiles, width, seconds] = ["Foley-Frames", "Foley-Frame-Width", "Foley-Duration"].map((name) => Number(answer.headers.get(name)));
-  const picture = await createImageBitmap(await answer.blob());
+  const { data, response } = await foley.GET("/v1/assets/{asset_id}/filmstrip", { params: ofAsset(assetId), parseAs: "blob", signal });
+  const [tiles, width, seconds] = ["Foley-Frames", "Foley-Frame-Width", "Foley-Duration"].map((name) => Number(response.headers.get(name)));
+  const picture = await createImageBitmap(data!);
   if (signal.aborted || !tiles || !width) return;
   const [first, last] = seconds ? [(start ?? 0) / seconds, (end ?? seconds) / seconds] : [0, 1];
   const number = places(canvas);

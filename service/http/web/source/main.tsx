@@ -5,7 +5,7 @@
 
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { lineOf, send } from "./api";
+import { foley, lineOf } from "./api";
 import { Help, takeKeys } from "./keys";
 import { AuditPage, Basket, Jobs, Library, LibraryMap, Releases } from "./rooms";
 import { takeDrops } from "./search/clip";
@@ -67,17 +67,15 @@ function KeyForm() {
   );
 }
 
-const KEPT = ["paths", "allow_empty", "settle_seconds", "retry_quarantined", "verify", "follow_links"];
-
 /** A sync that would remove most of a folder asks before it goes on. */
 function Question({ job }: { job: Job }) {
   const [said, setSaid] = useState("");
   const [isAsked, setAsked] = useState(false);
   const accept = async () => {
     setAsked(true);
-    const kept = Object.fromEntries(KEPT.filter((name) => name in job.request).map((name) => [name, job.request[name]]));
+    if (!("paths" in job.request)) return;
     try {
-      await send("/v1/jobs", { method: "POST", json: { kind: "sync", ...kept, allow_gone: true } });
+      await foley.POST("/v1/jobs", { body: { ...job.request, kind: "sync", allow_gone: true } });
       setSaid("The sync runs again and removes them. The files themselves are not touched.");
     } catch (error) {
       setSaid(`Refused: ${lineOf(error)}`);

@@ -1,9 +1,9 @@
 // What all parts of the page share: where it is, what the library holds, and whether a key is needed.
 
 import { computed, signal } from "@preact/signals";
-import { address, ask, forgetKey, keepKey, keyHeaders, lendKey, Problem } from "./api";
+import { foley, forgetKey, keepKey, keyHeaders, lendKey, Problem, read } from "./api";
 import { count } from "./format";
-import type { AssetPage, BundleFacts, Job, Ready } from "./types";
+import type { BundleFacts, Job } from "./types";
 
 export const PAGES = ["search", "library", "map", "basket", "jobs", "releases", "audit"] as const;
 export type Page = (typeof PAGES)[number];
@@ -46,13 +46,13 @@ export async function showLibrary(bundleId: string | null = null): Promise<boole
   const turn = ++numAsked;
   try {
     const [assets, ready] = await Promise.all([
-      ask<AssetPage>(address("/v1/assets", { limit: 1, with_count: true })),
-      ask<Ready>("/readyz"),
+      read(foley.GET("/v1/assets", { params: { query: { limit: 1, with_count: true } } })),
+      read(foley.GET("/readyz")),
     ]);
     if (turn !== numAsked) return true; // a later request answers
     isEmpty.value = assets.assets.length === 0;
     wantsKey.value = false;
-    if (ready.bundle && JSON.stringify(ready.bundle) !== JSON.stringify(bundle.value)) bundle.value = ready.bundle;
+    if (JSON.stringify(ready.bundle) !== JSON.stringify(bundle.value)) bundle.value = ready.bundle as BundleFacts;
     libraryLine.value =
       `Library: ${count(assets.num_assets ?? assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
       `bundle ${bundleId ?? ready.bundle_id}`;
@@ -71,9 +71,10 @@ export async function showLibrary(bundleId: string | null = null): Promise<boole
 
 /** The questions that are open: those of which no later sync of the same paths ended. */
 async function askQuestions(): Promise<void> {
-  const found = await ask<{ jobs: Job[] }>(address("/v1/jobs", { limit: MAX_JOBS })).catch(() => ({ jobs: [] }));
+  const found = await read(foley.GET("/v1/jobs", { params: { query: { limit: MAX_JOBS } } })).catch(() => ({ jobs: [] }));
   const seen = new Set<string>();
   questions.value = found.jobs.filter((job) => {
+    if (!("paths" in job.request)) return false;
     const paths = JSON.stringify(job.request.paths);
     if (job.kind !== "sync" || job.request.dry_run || seen.has(paths)) return false;
     seen.add(paths);

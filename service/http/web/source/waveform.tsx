@@ -1,16 +1,12 @@
 // Waveforms and filmstrips of assets, as the service draws them; nothing in their place if it has none.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { address, ask, assetAddress } from "./api";
+import type { Schemas } from "foley-client";
+import { foley, ofAsset, read } from "./api";
 import { framesOfAsset } from "./frames";
 import { formatSpan } from "./format";
 
-export interface Peaks {
-  start: number;
-  end: number;
-  min: number[];
-  max: number[];
-}
+export type Peaks = Schemas["WaveformBody"];
 
 const PIXELS = 400;
 const STAY_MILLISECONDS = 60; // what is scrolled past faster is not asked for
@@ -21,11 +17,12 @@ const kept = new Map<string, Promise<Peaks | null>>();
 export const lanes = ({ min, max }: Peaks): number[][] => [max, min].map((lane) => lane.map((value) => value / 127));
 
 export function readPeaks(assetId: string, start?: number, end?: number): Promise<Peaks | null> {
-  const from = address(assetAddress(assetId, "/waveform"), { pixels: PIXELS, start, end });
-  const known = kept.get(from);
+  const name = `${assetId} ${start} ${end}`;
+  const known = kept.get(name);
   if (known) return known;
-  const asked = ask<Peaks>(from).catch(() => null);
-  kept.set(from, asked);
+  const query = { pixels: PIXELS, ...(start === undefined ? {} : { start }), ...(end === undefined ? {} : { end }) };
+  const asked = read(foley.GET("/v1/assets/{asset_id}/waveform", { params: { ...ofAsset(assetId), query } })).then((found) => found as Peaks, () => null);
+  kept.set(name, asked);
   if (kept.size > MAX_KEPT) kept.delete(kept.keys().next().value!);
   return asked;
 }

@@ -1,14 +1,15 @@
 // One file of the library: a player, its facts, its metadata to edit, suggested tags, and where to go on from it.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { address, ask, assetAddress, download, lineOf, send } from "../api";
+import { assetAddress, foley, lineOf, ofAsset, read } from "../api";
 import { readValue } from "../filters";
-import { formatBytes, formatDate, formatSpan, formatTime, NAMES, nameOf, type Modality } from "../format";
+import { formatBytes, formatDate, formatSpan, formatTime, NAMES, nameOf } from "../format";
 import { lazy } from "../lazy";
 import { playFrom } from "../players";
 import { follow } from "../search/follow";
 import { goTo, say, showLibrary } from "../state";
-import type { Asset, Metadata, Value } from "../types";
+import type { Asset, Metadata, Modality, Value } from "../types";
+import { saveSegment } from "../segments";
 import type { Span } from "../strip";
 import { Filmstrip, Waveform } from "../waveform";
 import { addToBasket } from "../work/collections";
@@ -22,7 +23,7 @@ export function Detail({ assetId, onChange }: { assetId: string; onChange: (asse
   const [cut, setCut] = useState<Span | null>(null);
   const title = useRef<HTMLHeadingElement>(null);
   useEffect(() => {
-    ask<Asset>(assetAddress(assetId)).then(setAsset, (error) => setFault(lineOf(error)));
+    read(foley.GET("/v1/assets/{asset_id}", { params: ofAsset(assetId) })).then(setAsset, (error) => setFault(lineOf(error)));
   }, [assetId]);
   useEffect(() => title.current?.focus(), [asset !== null]);
   const change = (changed: Asset) => {
@@ -69,21 +70,19 @@ function Media({ asset, cut, onCut }: { asset: Asset; cut: Span | null; onCut: (
 
 function Onwards({ asset, cut }: { asset: Asset; cut: Span | null }) {
   const kind: Modality = asset.modalities.includes("video") ? "video" : "audio";
-  const [start, end] = cut ?? [null, null];
-  const item = { asset_id: asset.asset_id, start_seconds: start, end_seconds: end, modality: null, note: "", query: null };
+  const item = { asset_id: asset.asset_id, start_seconds: cut?.[0] ?? null, end_seconds: cut?.[1] ?? null };
   const remove = async () => {
     if (!confirm(`Remove ${nameOf(asset.path)} from the index? The file stays where it is.`)) return;
-    await send(assetAddress(asset.asset_id), { method: "DELETE" }).then(async () => {
+    await foley.DELETE("/v1/assets/{asset_id}", { params: ofAsset(asset.asset_id) }).then(async () => {
       say("Removed from the index.");
       goTo("library");
       await showLibrary();
     }, (error) => say(lineOf(error)));
   };
-  const save = () => download(address(assetAddress(asset.asset_id, "/segment"), { start, end }), {}, nameOf(asset.path))
-    .then((saved) => say(`Saved ${saved}.`), (error) => say(lineOf(error)));
+  const savePart = ([start, end]: Span) => void saveSegment(asset.asset_id, { start, end });
   return (
     <div class="tools">
-      {cut && <button type="button" onClick={() => void save()}>Download {formatSpan(...cut)}</button>}
+      {cut && <button type="button" onClick={() => savePart(cut)}>Download {formatSpan(...cut)}</button>}
       <button type="button" onClick={() => follow(asset, kind, kind)}>More like this</button>
       <button type="button" onClick={() => follow(asset, "video", "audio")} disabled={kind === "audio"}>Find its sound</button>
       <button type="button" onClick={() => follow(asset, "audio", "video")} disabled={!asset.modalities.includes("audio")}>Find its picture</button>
@@ -121,7 +120,7 @@ function MetadataForm({ asset, onChange }: { asset: Asset; onChange: (asset: Ass
   const [said, setSaid] = useState("");
   const patch = async (metadata: Record<string, Value | Value[] | null>) => {
     try {
-      onChange(await ask<Asset>(assetAddress(asset.asset_id), { method: "PATCH", json: { metadata } }));
+      onChange(await read(foley.PATCH("/v1/assets/{asset_id}", { params: ofAsset(asset.asset_id), body: { metadata } })));
       setSaid("Saved.");
     } catch (error) {
       setSaid(lineOf(error));

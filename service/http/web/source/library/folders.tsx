@@ -1,13 +1,12 @@
 // Adding folders, which starts a job; and files that failed, with the reason and another try.
 
 import { useEffect, useState } from "preact/hooks";
-import { address, ask, lineOf } from "../api";
+import { foley, lineOf, read } from "../api";
 import { goTo, say } from "../state";
 import type { Job, JobFile } from "../types";
 
-export function startJob(kind: "index" | "sync", paths: string[], more: Record<string, unknown> = {}): Promise<Job> {
-  return ask<Job>("/v1/jobs", { method: "POST", json: { kind, paths, ...more } });
-}
+const startJob = (kind: "index" | "sync", paths: string[], more: { retry_quarantined?: boolean } = {}): Promise<Job> =>
+  read(foley.POST("/v1/jobs", { body: { kind, paths, ...more } }));
 
 export function AddFolders() {
   const [paths, setPaths] = useState("");
@@ -39,10 +38,10 @@ const NUM_JOBS = 20;
 
 /** Files that failed in the newest jobs; the last word of each path. */
 async function readFailed(): Promise<JobFile[]> {
-  const { jobs } = await ask<{ jobs: Job[] }>(address("/v1/jobs", { limit: NUM_JOBS }));
+  const { jobs } = await read(foley.GET("/v1/jobs", { params: { query: { limit: NUM_JOBS } } }));
   const found = new Map<string, JobFile>();
   for (const job of jobs.filter((one) => one.kind !== "release").reverse()) {
-    const { files } = await ask<{ files: JobFile[] }>(`/v1/jobs/${job.job_id}/files?limit=1000`);
+    const { files } = await read(foley.GET("/v1/jobs/{job_id}/files", { params: { path: { job_id: job.job_id }, query: { limit: 1000 } } }));
     for (const file of files) found.set(file.path, file);
   }
   return [...found.values()].filter(({ outcome }) => outcome === "failed" || outcome === "quarantined");

@@ -81,7 +81,6 @@ function Card({ asset, columns, isList }: { asset: Asset; columns: number; isLis
   const facts = [
     asset.media.duration_seconds === null ? "" : formatTime(asset.media.duration_seconds), asset.modalities.map((one) => NAMES[one]).join(" + "),
   ];
-  const item = { asset_id: asset.asset_id, start_seconds: null, end_seconds: null, modality: null, note: "", query: null };
   const walk = (event: KeyboardEvent) => {
     if (event.key === "Enter" && event.target === event.currentTarget) return goTo("library", asset.asset_id);
     const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
@@ -103,7 +102,7 @@ function Card({ asset, columns, isList }: { asset: Asset; columns: number; isLis
       {!isList && <span class="spacer" />}
       <div class="tools">
         <button type="button" class="small" data-key="m" tabIndex={-1} onClick={() => follow(asset, kind, kind)}>Similar</button>
-        <button type="button" class="small" data-key="b" tabIndex={-1} onClick={() => void addToBasket(item, name)}>Basket</button>
+        <button type="button" class="small" data-key="b" tabIndex={-1} onClick={() => void addToBasket({ asset_id: asset.asset_id }, name)}>Basket</button>
       </div>
     </article>
   );

@@ -2,7 +2,7 @@
 
 import { batch, computed, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { address, ask, lineOf } from "../api";
+import { foley, lineOf, read } from "../api";
 import { FilterChips, NO_FILTERS, type Filters } from "../filters";
 import { count, nameOf } from "../format";
 import { isEmpty, libraryLine, LOADING, place } from "../state";
@@ -37,9 +37,12 @@ const asked = new Set<number>(); // starts of pages that are under way again
 let turn = 0;
 let isLoading = false;
 
-function readPage(from: string | undefined, more: Record<string, unknown> = {}): Promise<AssetPage> {
-  const { min_probability: _, ...given } = filters.value;
-  return ask<AssetPage>(address("/v1/assets", { ...given, limit: from === undefined ? FIRST_PAGE : PAGE, cursor: from, ...more }));
+function readPage(from: string | undefined, more: { limit?: number; with_count?: boolean } = {}): Promise<AssetPage> {
+  const { min_probability: _, metadata, ...given } = filters.value;
+  const query = {
+    ...given, limit: from === undefined ? FIRST_PAGE : PAGE, ...(from ? { cursor: from } : {}), ...(metadata ? { metadata: JSON.stringify(metadata) } : {}), ...more,
+  };
+  return read(foley.GET("/v1/assets", { params: { query } }));
 }
 
 async function load(isNew: boolean): Promise<void> {

@@ -1,26 +1,15 @@
 // The library in two dimensions: zoom by the wheel or the keys, move by dragging, draw around files to list them, play.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { address, ask, assetAddress, lineOf } from "../api";
-import { clamp, count, NAMES, nameOf, type Modality } from "../format";
+import type { Schemas } from "foley-client";
+import { assetAddress, foley, lineOf, read } from "../api";
+import { clamp, count, NAMES, nameOf } from "../format";
 import { say } from "../state";
 import { addToBasket } from "../work/collections";
 import { follow } from "../search/follow";
 
-interface Point {
-  asset_id: string;
-  path: string;
-  modality: Modality;
-  x: number;
-  y: number;
-}
-
-interface Found {
-  points: Point[];
-  method: string;
-  methods: string[];
-  num_assets: number;
-}
+type Found = Schemas["MapBody"];
+type Point = Schemas["MapPointBody"];
 
 type Place = [number, number];
 
@@ -47,12 +36,12 @@ function isInside([x, y]: Place, line: Place[]): boolean {
 
 export function LibraryMap() {
   const [found, setFound] = useState<Found | null>(null);
-  const [method, setMethod] = useState("pca");
+  const [method, setMethod] = useState<Found["method"]>("pca");
   const [said, setSaid] = useState("Projecting the library…");
   const [chosen, setChosen] = useState<Point[]>([]);
   useEffect(() => {
     setSaid("Projecting the library…");
-    ask<Found>(address("/v1/map", { method })).then((map) => {
+    read(foley.GET("/v1/map", { params: { query: { method } } })).then((map) => {
       setFound(map);
       const numShown = new Set(map.points.map((point) => point.asset_id)).size;
       setSaid(`${numShown < map.num_assets ? `${numShown} of ` : ""}${count(map.num_assets, "file")}. What lies close together sounds or looks alike.`);
@@ -65,7 +54,7 @@ export function LibraryMap() {
           <h2 id="map-title">Map of the library</h2>
           <span class="legend"><span class="dot is-audio" /> sound <span class="dot is-video" /> picture</span>
           {found && found.methods.length > 1 && (
-            <label class="quiet">Projected by <select value={method} onChange={(event) => setMethod(event.currentTarget.value)}>
+            <label class="quiet">Projected by <select value={method} onChange={(event) => setMethod(event.currentTarget.value as Found["method"])}>
               {found.methods.map((name) => <option key={name} value={name}>{name.toUpperCase()}</option>)}
             </select></label>
           )}
@@ -204,7 +193,7 @@ function Chosen({ points, onClose }: { points: Point[]; onClose: () => void }) {
       <ul class="plain">
         {points.slice(0, MAX_LISTED).map((point) => {
           const name = nameOf(point.path);
-          const item = { asset_id: point.asset_id, start_seconds: null, end_seconds: null, modality: point.modality, note: "", query: null };
+          const item = { asset_id: point.asset_id, modality: point.modality };
           return (
             <li key={`${point.asset_id} ${point.modality}`} class="pair-row" data-card tabIndex={-1} aria-label={name}>
               <a href={`#/library/${point.asset_id}`} title={point.path}>{name} <span class="quiet">{NAMES[point.modality]}</span></a>

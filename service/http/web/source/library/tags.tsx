@@ -1,27 +1,24 @@
 // Tags that the library's own tags suggest for a file: accepted or declined one by one. Shown only if the service has any.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask, assetAddress, lineOf } from "../api";
+import type { Schemas } from "foley-client";
+import { foley, lineOf, ofAsset, read } from "../api";
 import { formatPercent } from "../format";
 import type { Asset } from "../types";
 
-interface Suggested {
-  suggestions: { tag: string; probability: number }[];
-}
-
 export function SuggestedTags({ assetId, onChange }: { assetId: string; onChange: (asset: Asset) => void }) {
-  const [found, setFound] = useState<Suggested | null>(null);
+  const [found, setFound] = useState<Schemas["SuggestedTagsBody"] | null>(null);
   const [said, setSaid] = useState("");
-  const path = assetAddress(assetId, "/suggested-tags");
+  const params = ofAsset(assetId);
   useEffect(() => {
-    ask<Suggested>(path).then(setFound, () => setFound(null)); // nothing was learned, or an older service
+    read(foley.GET("/v1/assets/{asset_id}/suggested-tags", { params })).then(setFound, () => setFound(null)); // nothing was learned, or an older service
   }, [assetId]);
   if (!found || (!found.suggestions.length && !said)) return null;
   const decide = async (what: "accept" | "decline", tag: string) => {
     try {
-      setFound(await ask<Suggested>(path, { method: "POST", json: { [what]: [tag] } }));
+      setFound(await read(foley.POST("/v1/assets/{asset_id}/suggested-tags", { params, body: { [what]: [tag] } })));
       setSaid(`${what === "accept" ? "Accepted" : "Declined"}: ${tag}.`);
-      onChange(await ask<Asset>(assetAddress(assetId)));
+      onChange(await read(foley.GET("/v1/assets/{asset_id}", { params })));
     } catch (error) {
       setSaid(lineOf(error));
     }

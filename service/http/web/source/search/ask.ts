@@ -1,7 +1,7 @@
 // Sending a search, and fetching its next page.
 
 import { askForKey, showLibrary } from "../state";
-import { address, assetAddress, keyHeaders, Problem, readProblem, send } from "../api";
+import { foley, keyHeaders, ofAsset, Problem, readProblem } from "../api";
 import { formatBytes } from "../format";
 import type { Answer, Result } from "../types";
 import { cutSound } from "./sound";
@@ -72,10 +72,10 @@ async function partOfFile(file: File, kind: Clip["kind"]): Promise<Part> {
 /** A part of an asset comes from the service as a file; a film begins at the frame before that can be copied from. */
 async function partOfAsset(assetId: string, kind: Clip["kind"], signal: AbortSignal): Promise<Part> {
   const [start, end] = cut.value!;
-  const segment = address(assetAddress(assetId, "/segment"), { start, end, modality: kind === "audio" ? "audio" : "video" });
-  const answer = await send(segment, { signal });
-  const shift = Number(answer.headers.get("Foley-Start") ?? start);
-  return { content: await answer.blob(), shift, span: [Math.max(start - shift, 0), end - shift] };
+  const params = { ...ofAsset(assetId), query: { start, end, modality: kind === "audio" ? ("audio" as const) : ("video" as const) } };
+  const { data, response } = await foley.GET("/v1/assets/{asset_id}/segment", { params, parseAs: "blob", signal });
+  const shift = Number(response.headers.get("Foley-Start") ?? start);
+  return { content: data!, shift, span: [Math.max(start - shift, 0), end - shift] };
 }
 
 /** Times in the clip are of all of it, whatever was sent. */

@@ -1,6 +1,6 @@
 // Searching on from something in the library.
 
-import type { Modality } from "../format";
+import type { Modality } from "../types";
 import { goTo } from "../state";
 import { cancel, search } from "./ask";
 import { assetClip, setClip, source, target, text } from "./state";

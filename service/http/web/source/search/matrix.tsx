@@ -1,20 +1,13 @@
 // Every moment of the query against every moment of a result, as a picture with a description in words.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { ask, keyHeaders, lineOf, readProblem } from "../api";
+import type { Schemas } from "foley-client";
+import { foley, lineOf, read } from "../api";
 import { clamp, formatTime } from "../format";
 import type { Answer, Result } from "../types";
 import { clip } from "./state";
 
-interface Found {
-  matrix: number[][];
-  query_times: number[];
-  result_times: number[];
-}
-
-interface Embedded {
-  segments: { start_seconds: number; audio?: { track: string } | null; video?: { track: string } | null }[];
-}
+type Found = Schemas["SimilarityBody"];
 
 const SIZE = 320;
 
@@ -22,20 +15,19 @@ async function askFor(result: Result, answer: Answer): Promise<Found> {
   const given = clip.value!;
   const from = answer.from === "audio" || answer.from === "video" ? answer.from : "video";
   const part = { result: { asset_id: result.asset_id, start_seconds: result.start_seconds }, target: answer.target, from };
+  const compare = (query: Schemas["SimilarityRequest"]["query"]) => read(foley.POST("/v1/similarity", { body: { ...part, query } }));
   if (!given.file) {
-    const query = { asset_id: given.assetId, start_seconds: result.query_start_seconds };
-    return ask("/v1/similarity", { method: "POST", json: { ...part, query } });
+    return compare({ asset_id: given.assetId!, start_seconds: result.query_start_seconds });
   }
   const form = new FormData();
   form.append("modality", from);
   form.append("encoding", "base64");
   form.append("file", given.file, "query");
-  const sent = await fetch("/v1/embeddings", { method: "POST", body: form, headers: keyHeaders() });
-  if (!sent.ok) throw readProblem(sent.status, await sent.text());
-  const { segments } = (await sent.json()) as Embedded;
+  const embedded = await read(foley.POST("/v1/embeddings", { body: form as never, bodySerializer: (body) => body }));
+  const { segments } = embedded as Schemas["EncodedEmbeddingsBody"]; // as `encoding` asks
   const near = segments.reduce((best, one) =>
     Math.abs(one.start_seconds - result.query_start_seconds) < Math.abs(best.start_seconds - result.query_start_seconds) ? one : best);
-  return ask("/v1/similarity", { method: "POST", json: { ...part, query: { track: near[from]?.track } } });
+  return compare({ track: near[from]?.track ?? null });
 }
 
 function draw(canvas: HTMLCanvasElement, matrix: number[][]): void {

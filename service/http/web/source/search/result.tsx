@@ -1,12 +1,13 @@
 // One result: its moments as a strip over its waveform or filmstrip, a player, and what can be done with it.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { address, assetAddress, download, lineOf, Problem, send } from "../api";
-import { count, formatPercent, formatSpan, formatTime, NAMES, nameOf, type Modality } from "../format";
+import { assetAddress, Problem, send } from "../api";
+import { count, formatPercent, formatSpan, formatTime, NAMES, nameOf } from "../format";
 import { lazy } from "../lazy";
 import { offset, paired, playFrom, playTogether, release, setOffset } from "../players";
 import { say } from "../state";
-import type { Answer, Result } from "../types";
+import type { Answer, Modality, Result } from "../types";
+import { saveSegment } from "../segments";
 import type { Span } from "../strip";
 import { addToBasket } from "../work/collections";
 import { Filmstrip, Waveform } from "../waveform";
@@ -123,7 +124,7 @@ function Player({ result, kind, name, player, onPlay, onSilence }: PlayerProps) 
   /** Why it cannot be played: its file is gone, or the browser does not know the format. */
   const explain = async () => {
     if (!player.current?.hasAttribute("src")) return; // released, not failed
-    const refused = await send(media, { headers: { Range: "bytes=0-0" } }).then(() => null, (error: unknown) => error);
+    const refused = await send(new Request(media, { headers: { Range: "bytes=0-0" } })).then(() => null, (error: unknown) => error);
     onSilence(refused instanceof Problem && refused.status ? refused.line : "This browser cannot play the file's format.");
   };
   const Kind = kind as "video";
@@ -162,16 +163,13 @@ function Actions({ result, span: [start, end], answer, matrix }: { result: Resul
   const name = nameOf(result.path);
   const media = assetAddress(result.asset_id, "/media");
   const onwards = (wanted: Modality) => follow(result, found, wanted, result.start_seconds);
-  const cutOut = async () => {
-    await download(address(assetAddress(result.asset_id, "/segment"), { start, end, modality: found }), {}, name).then((saved) => say(`Saved ${saved}.`), (error) => say(lineOf(error)));
-  };
   const drag = (event: DragEvent) => {
     const kind = found === "audio" ? "audio/*" : "video/*";
     event.dataTransfer?.setData("DownloadURL", `${kind}:${name.replaceAll(":", "_")}:${new URL(media, location.href)}`);
     event.dataTransfer?.setData("text/plain", result.path);
   };
   const item = {
-    asset_id: result.asset_id, start_seconds: start, end_seconds: end, modality: found, note: "",
+    asset_id: result.asset_id, start_seconds: start, end_seconds: end, modality: found,
     query: asked.value.text || asked.value.name || null,
   };
   return (
@@ -179,7 +177,7 @@ function Actions({ result, span: [start, end], answer, matrix }: { result: Resul
       <button type="button" data-key="b" onClick={() => void addToBasket(item, name)}>To the basket</button>
       <button type="button" data-key="m" onClick={() => onwards(found)}>More like this</button>
       <button type="button" data-key="o" onClick={() => onwards(other)}>Find its {NAMES[other]}</button>
-      <button type="button" data-key="d" onClick={() => void cutOut()}>Download the segment</button>
+      <button type="button" data-key="d" onClick={() => void saveSegment(result.asset_id, { start, end, modality: found })}>Download the segment</button>
       <button type="button" onClick={() => void navigator.clipboard.writeText(result.path).then(() => say("Path copied."), () => say("The browser does not allow it."))}>Copy the path</button>
       <a class="button" href={media} download={name} draggable onDragStart={drag} title="Drag it to your desktop or editor, or press to save it">Drag the file out</a>
       {matrix && <button type="button" onClick={matrix}>Similarity map</button>}

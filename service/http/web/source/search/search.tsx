@@ -1,7 +1,7 @@
 // The search: the clip and the words on one side, the answer on the other.
 
 import { FilterChips } from "../filters";
-import type { Modality } from "../format";
+import type { Modality } from "../types";
 import { bundle, isEmpty } from "../state";
 import { AnswerList } from "./answer";
 import { cancel, search } from "./ask";

@@ -3,12 +3,12 @@
 import { signal } from "@preact/signals";
 
 import { assetAddress, type Problem } from "../api";
-import { nameOf, type Modality } from "../format";
+import { nameOf } from "../format";
 import { stopPair } from "../players";
 import type { Filters } from "../filters";
 import { NO_FILTERS } from "../filters";
 import { bundle } from "../state";
-import type { Answer, Result } from "../types";
+import type { Answer, Modality, Result } from "../types";
 
 /** A file of the user, or an asset of the library (one segment of it, if `start` is given). */
 export interface Clip {

@@ -1,18 +1,12 @@
 // The audit: files whose sound does not fit their picture, heard with and without the measured offset, and marked.
 
 import { useRef, useState } from "preact/hooks";
-import { address, ask, assetAddress, lineOf, send } from "../api";
+import type { Schemas } from "foley-client";
+import { assetAddress, foley, lineOf, ofAsset, read } from "../api";
 import { count, formatPercent, nameOf } from "../format";
 import { playTogether, stopPair } from "../players";
 import { say } from "../state";
 import type { Finding, Mark } from "../types";
-
-interface Audit {
-  findings: Finding[];
-  num_files: number;
-  verdicts: Record<string, number>;
-  num_marked?: number;
-}
 
 const MARKS: [Mark, string][] = [["fixed", "Fixed"], ["not_a_fault", "Not a fault"]];
 const WORDS: Record<Finding["verdict"], string> = {
@@ -20,21 +14,21 @@ const WORDS: Record<Finding["verdict"], string> = {
 };
 
 export function AuditPage() {
-  const [audit, setAudit] = useState<Audit | null>(null);
+  const [audit, setAudit] = useState<Schemas["Audit"] | null>(null);
   const [said, setSaid] = useState("");
   const [isAll, setAll] = useState(false);
   const [showsMarked, setShowsMarked] = useState(false);
   const run = async () => {
     setSaid("Looking at every file with sound and picture…");
     try {
-      setAudit(await ask<Audit>(address("/v1/audit", { limit: 1000, include_marked: showsMarked || undefined })));
+      setAudit((await read(foley.GET("/v1/audit", { params: { query: { limit: 1000, include_marked: showsMarked } } }))) as Schemas["Audit"]);
       setSaid("");
     } catch (error) {
       setSaid(lineOf(error));
     }
   };
   const mark = async (finding: Finding, chosen: Mark | null) => {
-    await send(`/v1/audit/marks/${finding.asset_id}`, { method: "PUT", json: { mark: chosen } }).then(() => {
+    await foley.PUT("/v1/audit/marks/{asset_id}", { params: ofAsset(finding.asset_id), body: { mark: chosen } }).then(() => {
       setAudit((before) => before && { ...before, findings: before.findings.map((one) => (one.asset_id === finding.asset_id ? { ...one, mark: chosen } : one)) });
       say(chosen ? "Marked: the next audit leaves it out." : "The mark is gone.");
     }, (error) => say(lineOf(error)));

@@ -1,11 +1,12 @@
 // The basket: collections of hits, in order, with notes; exported for an editor.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask, assetAddress, download, lineOf } from "../api";
+import type { Schemas } from "foley-client";
+import { assetAddress, foley, lineOf, read, save } from "../api";
 import { formatSpan, nameOf } from "../format";
 import { say } from "../state";
-import type { Item } from "../types";
-import { collections, current, isWithout, loadCollections, makeCollection, removeCollection, renameCollection, setItems } from "./collections";
+import type { Collection } from "../types";
+import { collections, current, loadCollections, makeCollection, removeCollection, renameCollection, setItems } from "./collections";
 
 export function Basket() {
   const [fault, setFault] = useState("");
@@ -13,7 +14,7 @@ export function Basket() {
   useEffect(() => attempt(loadCollections()), []);
   const chosen = current.value;
   const items = chosen?.items ?? [];
-  const ask_ = (question: string, given = "") => prompt(question, given)?.trim();
+  const ask = (question: string, given = "") => prompt(question, given)?.trim();
   return (
     <div class="room">
       <section class="panel" aria-labelledby="basket-title">
@@ -24,13 +25,12 @@ export function Basket() {
               {collections.value.map((one) => <option key={one.collection_id} value={one.collection_id}>{one.name} ({one.num_items})</option>)}
             </select></label>
           )}
-          <button type="button" onClick={() => { const name = ask_("Name of the new collection"); if (name) attempt(makeCollection(name)); }}>New…</button>
-          {chosen && <button type="button" onClick={() => { const name = ask_("New name", chosen.name); if (name) attempt(renameCollection(chosen.collection_id, name)); }}>Rename…</button>}
+          <button type="button" onClick={() => { const name = ask("Name of the new collection"); if (name) attempt(makeCollection(name)); }}>New…</button>
+          {chosen && <button type="button" onClick={() => { const name = ask("New name", chosen.name); if (name) attempt(renameCollection(chosen.collection_id, name)); }}>Rename…</button>}
           {chosen && <button type="button" class="danger" onClick={() => { if (confirm(`Delete the collection “${chosen.name}”? The files stay.`)) attempt(removeCollection(chosen.collection_id)); }}>Delete…</button>}
         </div>
         <p role="alert" class="fault">{fault}</p>
-        {isWithout.value && <p class="hint">This service keeps no collections.</p>}
-        {!items.length && !isWithout.value && <p class="quiet">Nothing is in it yet. Press <kbd>b</kbd> on a result or a file of the library.</p>}
+        {!items.length && <p class="quiet">Nothing is in it yet. Press <kbd>b</kbd> on a result or a file of the library.</p>}
         <ol class="plain items">
           {items.map((item, at) => <Row key={`${item.asset_id} ${item.start_seconds} ${at}`} item={item} at={at} items={items} attempt={attempt} />)}
         </ol>
@@ -41,9 +41,9 @@ export function Basket() {
 }
 
 interface RowProps {
-  item: Item & { path?: string | null };
+  item: Collection["items"][number];
   at: number;
-  items: Item[];
+  items: Collection["items"];
   attempt: (work: Promise<unknown>) => void;
 }
 
@@ -73,39 +73,33 @@ function Row({ item, at, items, attempt }: RowProps) {
   );
 }
 
-interface Format {
-  format?: string;
-  name?: string;
-  title?: string;
-  description?: string;
-}
+type Format = Schemas["FormatBody"]["format"];
+type Rate = NonNullable<Schemas["ExportRequest"]["frame_rate"]>;
 
-const RATES = ["23.976", "24", "25", "29.97df", "29.97", "30", "50", "59.94df", "59.94", "60"];
+const RATES: Rate[] = ["23.976", "24", "25", "29.97df", "29.97", "30", "50", "59.94df", "59.94", "60"];
 
 function Export({ collectionId, title }: { collectionId: string; title: string }) {
-  const [formats, setFormats] = useState<[string, string][]>([["edl", "CMX 3600 EDL"]]);
-  const [format, setFormat] = useState("edl");
-  const [rate, setRate] = useState("25");
+  const [formats, setFormats] = useState<[Format, string][]>([["edl", "CMX 3600 EDL"]]);
+  const [format, setFormat] = useState<Format>("edl");
+  const [rate, setRate] = useState<Rate>("25");
   const [from, setFrom] = useState("");
   const [to, setTo] = useState("");
   useEffect(() => {
-    ask<{ formats: Format[] }>("/v1/exports/formats").then(({ formats }) => {
-      setFormats(formats.map((one) => [one.format ?? one.name ?? "", one.title ?? one.description ?? one.name ?? one.format ?? ""]));
-    }, () => {}); // the one above
+    read(foley.GET("/v1/exports/formats")).then(({ formats }) => setFormats(formats.map(({ format, name }) => [format, name])), () => {}); // the one above
   }, []);
   const submit = async (event: Event) => {
     event.preventDefault();
-    const json = { collection_id: collectionId, format, frame_rate: rate, title, ...(from ? { path_map: [[from, to]] } : {}) };
-    await download("/v1/exports", { method: "POST", json }, `${title}.${format}`).then((name) => say(`Saved ${name}.`), (error) => say(lineOf(error)));
+    const body = { collection_id: collectionId, format, frame_rate: rate, title, ...(from ? { path_map: [[from, to]] } : {}) };
+    await save(foley.POST("/v1/exports", { body, parseAs: "blob" }), `${title}.${format}`).then((name) => say(`Saved ${name}.`), (error) => say(lineOf(error)));
   };
   return (
     <form class="export" onSubmit={submit}>
       <h3>Export</h3>
       <div class="filter-fields">
-        <label class="field">Format <select id="format" value={format} onChange={(event) => setFormat(event.currentTarget.value)}>
+        <label class="field">Format <select id="format" value={format} onChange={(event) => setFormat(event.currentTarget.value as Format)}>
           {formats.map(([value, label]) => <option key={value} value={value}>{label}</option>)}
         </select></label>
-        <label class="field">Frames a second <select value={rate} onChange={(event) => setRate(event.currentTarget.value)}>
+        <label class="field">Frames a second <select value={rate} onChange={(event) => setRate(event.currentTarget.value as Rate)}>
           {RATES.map((one) => <option key={one} value={one}>{one.replace("df", " drop frame")}</option>)}
         </select></label>
         <label class="field">Paths that begin with <input placeholder="/media" value={from} onInput={(event) => setFrom(event.currentTarget.value)} /></label>

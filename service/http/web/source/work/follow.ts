@@ -1,9 +1,9 @@
-// Following a job: server-sent events, read with fetch because an EventSource sends no key.
+// Following a job: the service sends its states as events. They are read with `fetch`, because an `EventSource` cannot send a key.
 
 import { keyHeaders } from "../api";
 import type { Job } from "../types";
 
-/** Tell every state of a job until it ends; comes back after a broken connection. */
+/** Call `tell` with every state of a job until it ends; a connection that broke is opened again, from the last state seen. */
 export async function followJob(jobId: string, tell: (job: Job) => void, signal: AbortSignal): Promise<void> {
   let seen = "";
   while (!signal.aborted) {
@@ -28,7 +28,7 @@ export async function followJob(jobId: string, tell: (job: Job) => void, signal:
         }
       }
     } catch {
-      // the connection broke, or nobody follows any more
+      // The connection broke, or `signal` ended it.
     }
     await new Promise((resolve) => setTimeout(resolve, 2000));
   }

@@ -1,7 +1,8 @@
 // Jobs: what runs, how far it is, what became of each; live while it is looked at.
 
 import { useEffect, useState } from "preact/hooks";
-import { address, ask, lineOf } from "../api";
+import type { Schemas } from "foley-client";
+import { foley, lineOf, read } from "../api";
 import { count, formatDate, formatTime } from "../format";
 import { place, showLibrary } from "../state";
 import type { Job } from "../types";
@@ -15,7 +16,7 @@ export function Jobs() {
   const [fault, setFault] = useState("");
   const load = async (from: string | null) => {
     try {
-      const page = await ask<{ jobs: Job[]; next_cursor: string | null }>(address("/v1/jobs", { limit: 25, cursor: from }));
+      const page = await read(foley.GET("/v1/jobs", { params: { query: { limit: 25, ...(from ? { cursor: from } : {}) } } }));
       setJobs((before) => [...(from ? before ?? [] : []), ...page.jobs]);
       setCursor(page.next_cursor);
     } catch (error) {
@@ -44,10 +45,11 @@ export function Jobs() {
 function JobRow({ job: given, isChosen, onFault }: { job: Job; isChosen: boolean; onFault: (fault: string) => void }) {
   const [job, setJob] = useState(given);
   const [turn, setTurn] = useState(0);
+  const params = { path: { job_id: job.job_id } };
   const isOver = ENDED.includes(job.state);
   useEffect(() => {
     if (ENDED.includes(job.state)) {
-      if (!job.report) ask<Job>(`/v1/jobs/${job.job_id}`).then(setJob, () => {});
+      if (!job.report) read(foley.GET("/v1/jobs/{job_id}", { params })).then(setJob, () => {});
       return undefined;
     }
     const stop = new AbortController();
@@ -59,16 +61,19 @@ function JobRow({ job: given, isChosen, onFault }: { job: Job; isChosen: boolean
   }, [turn]);
   const tell = async (what: "cancel" | "retry") => {
     try {
-      setJob(await ask<Job>(`/v1/jobs/${job.job_id}:${what}`, { method: "POST" }));
+      setJob(await read(what === "cancel" ? foley.POST("/v1/jobs/{job_id}:cancel", { params }) : foley.POST("/v1/jobs/{job_id}:retry", { params })));
       onFault("");
       if (what === "retry") setTurn(turn + 1);
     } catch (error) {
       onFault(lineOf(error));
     }
   };
-  const { num_files: files = 0, num_done: done = 0, left_seconds: left } = job.progress;
-  const what = job.kind === "release" ? `Build a release of ${job.request.bundle ?? "a bundle"}` : `${job.kind === "sync" ? "Sync" : "Index"} ${job.request.paths?.join(", ")}`;
-  const failed = job.report?.files?.failed || job.progress.num_failed;
+  const progress: Partial<Omit<Schemas["ProgressBody"], "stages"> & { step: string }> = job.progress;
+  const request: Partial<Schemas["JobRequest"] & Schemas["ReleaseRequest"]> = job.request;
+  const report: Partial<Schemas["ReportBody"] & Schemas["ReleaseJobReportBody"]> | null = job.report;
+  const { num_files: files = 0, num_done: done = 0, left_seconds: left, segments_per_second: speed } = progress;
+  const what = job.kind === "release" ? `Build a release of ${request.bundle ?? "a bundle"}` : `${job.kind === "sync" ? "Sync" : "Index"} ${request.paths?.join(", ")}`;
+  const failed = report?.files?.failed || progress.num_failed;
   return (
     <li class={isChosen ? "is-chosen" : ""} data-card tabIndex={-1}>
       <div class="grow">
@@ -79,13 +84,13 @@ function JobRow({ job: given, isChosen, onFault }: { job: Job; isChosen: boolean
           <>
             <progress max={Math.max(files, 1)} value={files ? done : undefined} aria-label={`Progress of ${what}`} />
             <span class="quiet">
-              {job.progress.step ?? (files ? `${done} of ${count(files, "file")}` : "looking for files")}
+              {progress.step ?? (files ? `${done} of ${count(files, "file")}` : "looking for files")}
               {left != null && ` · about ${formatTime(left)} left`}
-              {job.progress.segments_per_second ? ` · ${job.progress.segments_per_second.toFixed(1)} segments/s` : ""}
+              {speed ? ` · ${speed.toFixed(1)} segments/s` : ""}
             </span>
           </>
         )}
-        {isOver && job.report?.files && <Counts files={job.report.files} seconds={job.report.seconds} />}
+        {isOver && report?.files && <Counts files={report.files} seconds={report.seconds} />}
         {job.error && <p class={isOver ? "fault" : "quiet"}>{job.error.detail}</p>}
       </div>
       <div class="row">

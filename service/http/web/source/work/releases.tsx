@@ -1,13 +1,12 @@
 // Releases: gates and comparison, switching and rolling back; all of it needs a key with scope `admin` if keys are needed.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask, lineOf, Problem, send } from "../api";
+import { foley, lineOf, Problem, read, send } from "../api";
 import { formatDate } from "../format";
 import { goTo, say, showLibrary } from "../state";
-import type { Gate, Job, Release } from "../types";
+import type { Gate, Release } from "../types";
 
-const PATH = "/v1/releases";
-const at = (release: Release): string => `${PATH}/${encodeURIComponent(release.release_id)}`;
+const at = ({ release_id }: Release) => ({ path: { release_id } });
 
 export function Releases() {
   const [releases, setReleases] = useState<Release[]>([]);
@@ -15,17 +14,17 @@ export function Releases() {
   const [isBusy, setBusy] = useState(false);
   const load = async () => {
     try {
-      setReleases((await ask<{ releases: Release[] }>(PATH)).releases.toReversed());
+      setReleases((await read(foley.GET("/v1/releases"))).releases.toReversed() as Release[]);
       setFault("");
     } catch (error) {
       setFault(error instanceof Problem && error.status === 403 ? "Releases need a key with the scope admin." : lineOf(error));
     }
   };
   useEffect(() => void load(), []);
-  const change = async (address: string, json?: unknown) => {
+  const change = async (asked: () => Promise<{ data?: { release_id: string } }>) => {
     setBusy(true);
     try {
-      const { release_id: active } = await ask<{ release_id: string }>(address, { method: "POST", ...(json ? { json } : {}) });
+      const { release_id: active } = await read(asked());
       say(`${active} is active.`);
       await load();
       await showLibrary(active);
@@ -38,20 +37,21 @@ export function Releases() {
   const active = releases.find(({ state }) => state === "active");
   const previous = releases.find((release) => release.is_previous);
   const activate = (release: Release) => {
-    if (release.state !== "refused") return void change(`${at(release)}:activate`);
+    const params = at(release);
+    if (release.state !== "refused") return void change(() => foley.POST("/v1/releases/{release_id}:activate", { params }));
     const force = prompt(`${release.release_id} failed its gates. Why activate it all the same? The reason is recorded.`)?.trim();
-    if (force) void change(`${at(release)}:activate`, { force });
+    if (force) void change(() => foley.POST("/v1/releases/{release_id}:activate", { params, body: { force } }));
   };
   const remove = async (release: Release) => {
     if (!confirm(`Delete ${release.release_id}, its bundle and its index?`)) return;
-    await send(at(release), { method: "DELETE" }).then(load, (error) => setFault(lineOf(error)));
+    await foley.DELETE("/v1/releases/{release_id}", { params: at(release) }).then(load, (error) => setFault(lineOf(error)));
   };
   return (
     <div class="room">
       <section class="panel" aria-labelledby="releases-title">
         <div class="bar">
           <h2 id="releases-title">Releases</h2>
-          {previous && <button type="button" disabled={isBusy} onClick={() => void change(`${PATH}:rollback`)}>Roll back to {previous.release_id}</button>}
+          {previous && <button type="button" disabled={isBusy} onClick={() => void change(() => foley.POST("/v1/releases:rollback"))}>Roll back to {previous.release_id}</button>}
         </div>
         <p role="alert" class="fault">{fault}</p>
         {!releases.length && !fault && <p class="quiet">No release was built here: the bundle of the settings answers.</p>}
@@ -110,7 +110,8 @@ function Gates({ gates }: { gates: Gate[] }) {
 function Comparison({ release, active, onFault }: { release: Release; active: Release; onFault: (fault: string) => void }) {
   const show = async () => {
     try {
-      const answer = await send(`${at(release)}/comparison/${encodeURIComponent(active.release_id)}`);
+      const [one, other] = [release, active].map(({ release_id }) => encodeURIComponent(release_id));
+      const answer = await send(new Request(`/v1/releases/${one}/comparison/${other}`));
       open(URL.createObjectURL(await answer.blob()), "_blank", "noopener");
     } catch (error) {
       onFault(lineOf(error));
@@ -124,7 +125,7 @@ function Build() {
   const [said, setSaid] = useState("");
   const submit = async (event: Event) => {
     event.preventDefault();
-    await ask<Job>(PATH, { method: "POST", json: { bundle } }).then((job) => goTo("jobs", job.job_id), (error) => setSaid(lineOf(error)));
+    await read(foley.POST("/v1/releases", { body: { bundle } })).then((job) => goTo("jobs", job.job_id), (error) => setSaid(lineOf(error)));
   };
   return (
     <form class="hint stack" onSubmit={submit}>
