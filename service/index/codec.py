@@ -43,7 +43,7 @@ class TrackCodec:
 
     A row: the scales of the mean, of the rest of the mean and of T moments, then, if it `keeps_lengths`, the lengths of
     T moments (float32, little-endian); the mean, D bytes, its rest, and the moments, (D + 1) // 2 bytes each with 4
-    bits.
+    bits. A single moment is its mean: there is no scale and there are no codes of it.
     """
 
     num_moments: int
@@ -61,7 +61,7 @@ class TrackCodec:
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        return self._num_head + self.width + self._half + self.num_moments * self._moment_bytes
+        return self._num_head + self.width + self._half + self._num_coded * self._moment_bytes
 
     @property
     def _half(self) -> int:
@@ -72,20 +72,25 @@ class TrackCodec:
         return self.width if self.bits == 8 else self._half
 
     @property
+    def _num_coded(self) -> int:
+        return self.num_moments if self.num_moments > 1 else 0
+
+    @property
     def _num_head(self) -> int:
-        return 4 * (2 + self.num_moments * (1 + self.keeps_lengths))
+        return 4 * (2 + self._num_coded + self.num_moments * self.keeps_lengths)
 
     def encode(self, tracks: Floats) -> Rows:
         """Encode tracks, float32, (N, T, D), finite: of unit moments, or of any lengths if it `keeps_lengths`."""
         lengths = np.linalg.norm(tracks, axis=-1, keepdims=True)
         if self.keeps_lengths:
             tracks = np.divide(tracks, lengths, out=np.zeros_like(tracks), where=lengths > 0)
-        turned = tracks @ rotation(self.width).T
+        turned = turn(tracks)
         mean = turned.mean(axis=1)  # (N, D)
         coarse, coarse_scale = _to_bytes(mean)
         rest, rest_scale = _to_nibbles(mean - _scaled(coarse, coarse_scale), is_even=True)
         base = _scaled(coarse, coarse_scale) + _scaled(_even(rest), rest_scale)
-        codes, scales = (_to_bytes if self.bits == 8 else _to_nibbles)(turned - base[:, None])
+        own = (turned - base[:, None])[:, : self._num_coded]
+        codes, scales = (_to_bytes if self.bits == 8 else _to_nibbles)(own)
         kept = lengths[..., 0] if self.keeps_lengths else lengths[:, :0, 0]
         head = np.concatenate([coarse_scale[:, None], rest_scale[:, None], scales, kept], axis=1)
         parts = [
@@ -98,7 +103,7 @@ class TrackCodec:
 
     def score(self, query: Track, rows: Rows) -> Floats:
         """Diagonal means of a query, float32, (T, D), with the tracks of some rows: float32, (N,)."""
-        turned = query @ rotation(self.width).T
+        turned = turn(query)
         centre = turned.mean(axis=0)
         parts = [
             self._score(centre, turned - centre, rows[first : first + SCORED_AT_ONCE])
@@ -112,7 +117,7 @@ class TrackCodec:
             return np.asarray(found / np.float32(self.num_moments))
         total = self._base(rows) @ centre * np.float32(self.num_moments)
         scales = self._head(rows)[:, 2:]
-        for moment, mine in enumerate(own):
+        for moment, mine in enumerate(own[: self._num_coded]):
             total += scales[:, moment] * self._times(self._codes(rows)[:, moment], mine)
         return total / np.float32(self.num_moments)
 
@@ -126,22 +131,38 @@ class TrackCodec:
             + _levels(high[:, : self.width - self._half]) @ vector[self._half :]
         )
 
+    def compare(self, query: Track, rows: Rows) -> Floats:
+        """Products of each moment of a query, float32, (T, D), with the same one of some rows: (N, T)."""
+        return np.asarray(np.einsum("td,ntd->nt", turn(query), self._turned(rows)))
+
     def estimate(self, rows: Rows) -> Floats:
         """The tracks of some rows, (N, T, D), whose diagonal means are the scores; moments may be a bit long."""
-        return np.asarray(self._turned(rows) @ rotation(self.width), dtype=np.float32)
+        return turn_back(self._turned(rows))
+
+    def means(self, rows: Rows) -> Floats:
+        """The means over the moments of some rows, (N, D)."""
+        mean = self._turned(rows).mean(axis=1) if self.keeps_lengths else self._base(rows)
+        return turn_back(mean)
 
     def _turned(self, rows: Rows) -> Floats:
-        codes = self._codes(rows)
-        own = codes.view(np.int8).astype(np.float32) if self.bits == 8 else _levels(_join(codes, self.width))
-        own *= self._head(rows)[:, 2 : 2 + self.num_moments, None]
-        own += (self._base(rows) - own.mean(axis=1))[:, None]
+        if self._num_coded:
+            codes = self._codes(rows)
+            own = (
+                codes.view(np.int8).astype(np.float32)
+                if self.bits == 8
+                else _levels(_join(codes, self.width))
+            )
+            own *= self._head(rows)[:, 2 : 2 + self._num_coded, None]
+            own += (self._base(rows) - own.mean(axis=1))[:, None]
+        else:
+            own = self._base(rows)[:, None]
         return own * self.lengths(rows)[..., None] if self.keeps_lengths else own
 
     def lengths(self, rows: Rows) -> Floats:
         """The lengths of the moments of some rows, (N, T)."""
         if not self.keeps_lengths:
             return np.ones((len(rows), self.num_moments), dtype=np.float32)
-        return self._head(rows)[:, 2 + self.num_moments :]
+        return self._head(rows)[:, 2 + self._num_coded :]
 
     def decode(self, rows: Rows) -> Floats:
         """The tracks of some rows, (N, T, D), their moments of the length that they had, numbers that float16 holds."""
@@ -161,15 +182,21 @@ class TrackCodec:
 
     def _codes(self, rows: Rows) -> Rows:
         first = self._num_head + self.width + self._half
-        return rows[:, first:].reshape(len(rows), self.num_moments, self._moment_bytes)
+        return rows[:, first:].reshape(len(rows), self._num_coded, self._moment_bytes)
 
 
-@lru_cache(maxsize=8)
 def rotation(width: int) -> Floats:
     """An orthogonal matrix, (D, D), that spreads any coordinate over all: random signs, then cosines times Hadamard.
 
     The same on every machine, for ever: stored rows depend on it.
     """
+    cosines, hadamard, signs = _factors(width)
+    return np.asarray(np.kron(cosines, hadamard) * signs, dtype=np.float32)
+
+
+@lru_cache(maxsize=8)
+def _factors(width: int) -> tuple[Floats, Floats, Floats]:
+    """Cosines, (odd, odd), Hadamard, (power, power), both orthogonal, and signs, (D,): D is odd · power."""
     odd, power = width, 1
     while odd % 2 == 0:
         odd, power = odd // 2, power * 2
@@ -181,9 +208,26 @@ def rotation(width: int) -> Floats:
         hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]]) / math.sqrt(2)
     bits = np.frombuffer(hashlib.shake_256(b"foley %d" % width).digest(-(-width // 8)), dtype=np.uint8)
     signs = 1.0 - 2.0 * np.unpackbits(bits)[:width]
-    found = np.asarray(np.kron(cosines, hadamard) * signs, dtype=np.float32)
-    found.setflags(write=False)
-    return found
+    factors = [part.astype(np.float32) for part in (cosines, hadamard, signs)]
+    for part in factors:
+        part.setflags(write=False)
+    return factors[0], factors[1], factors[2]
+
+
+def turn(vectors: Floats) -> Floats:
+    """The vectors, (..., D), rotated, by the factors of the rotation: a third of the work for 768."""
+    cosines, hadamard, signs = _factors(vectors.shape[-1])
+    parts = (vectors * signs).reshape(-1, len(hadamard)) @ hadamard
+    turned = np.einsum("ij,njp->nip", cosines, parts.reshape(-1, len(cosines), len(hadamard)))
+    return np.asarray(turned.reshape(vectors.shape), dtype=np.float32)
+
+
+def turn_back(vectors: Floats) -> Floats:
+    """The vectors, (..., D), of which `turn` made these."""
+    cosines, hadamard, signs = _factors(vectors.shape[-1])
+    parts = np.einsum("ij,nip->njp", cosines, vectors.reshape(-1, len(cosines), len(hadamard)))
+    turned = parts.reshape(-1, len(hadamard)) @ hadamard
+    return np.asarray(turned.reshape(vectors.shape) * signs, dtype=np.float32)
 
 
 def _to_bytes(rows: Floats) -> tuple[NDArray[np.int8], Floats]:

@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from models.bundle.bundle import starter_path
 from models.cores import num_cores
 from service.system.files import DiskSpace, read_disk_space
+from service.system.modality import Storage
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -179,6 +180,9 @@ class Settings(BaseSettings):
     """Number of results if the request names no limit."""
     max_limit: int = Field(default=MAX_LIMIT, ge=1, le=MAX_LIMIT)
     """Maximum number of results that one request may ask for."""
+    storage: Storage = "float16"
+    """How a new embedded index stores tracks: `float16`, or `fine` in 8 and `compact` in 4 bits a number, which take a
+    fifth and a ninth of the disk (docs/search.md). One that exists keeps its own."""
     optimize_share: float = Field(default=0.3, gt=0, le=1)
     """The embedded index rebuilds its graphs, in separate processes, once more than this share of its segments
     changed, above 10,000. 1 means never."""

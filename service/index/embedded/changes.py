@@ -1,10 +1,10 @@
 """Changes to the points of a shard, as values: applied to one shard, kept in files, replayed on another.
 
     log = ChangeLog(folder)
-    apply_change(shard, copies, change)
+    apply_change(shard, tracks, change)
     log.add(change)
     path = log.roll()
-    replay(other_shard, other_copies, path)
+    replay(other_shard, other_tracks, path)
 
 A change holds all that its points become, so it may be applied again, or to points that have it already, as long as
 the order is kept. That is why a shard can be copied page by page while it is written to: a page that was read goes
@@ -14,18 +14,18 @@ into the same log as the writes before and after it (`service.index.embedded.asi
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import qdrant_edge as edge
 
 from service.index.embedded.ranking import to_floats
-from service.index.embedded.tracks import ROWS, TrackCopies
+from service.index.embedded.tracks import ROWS, RowNumbers, TrackStore
 from service.index.layout import TRACK_NAMES
 from service.index.points import StoredPoint
+from service.system.modality import MODALITIES
 
 UPSERT_POINTS = 64
 
@@ -70,15 +70,17 @@ class SetAsset:
 Change = Upsert | DeletePoints | DeleteAsset | SetPoints | SetAsset
 
 
-def apply_change(shard: edge.EdgeShard, copies: TrackCopies, change: Change) -> None:
-    """Apply a change to an open shard and its copies of the tracks."""
+def apply_change(shard: edge.EdgeShard, tracks: TrackStore, change: Change) -> None:
+    """Apply a change to an open shard and its tracks."""
     if isinstance(change, Upsert):
         for first in range(0, len(change.points), UPSERT_POINTS):
-            _upsert(shard, copies, change.points[first : first + UPSERT_POINTS])
+            _upsert(shard, tracks, change.points[first : first + UPSERT_POINTS])
     elif isinstance(change, DeletePoints):
+        left = _find_rows(shard, tracks, list(change.ids))
         shard.update(edge.UpdateOperation.delete_points(list(change.ids)))
+        tracks.free(left)
     elif isinstance(change, DeleteAsset):
-        shard.update(edge.UpdateOperation.delete_points_by_filter(of_asset(change.asset_id)))
+        delete_points(shard, tracks, of_asset(change.asset_id))
     elif isinstance(change, SetPoints):
         shard.update(edge.UpdateOperation.set_payload(list(change.ids), dict(change.facts)))
     else:
@@ -86,34 +88,53 @@ def apply_change(shard: edge.EdgeShard, copies: TrackCopies, change: Change) -> 
         shard.update(edge.UpdateOperation.set_payload_by_filter(asset, dict(change.facts)))
 
 
+def delete_points(shard: edge.EdgeShard, tracks: TrackStore, condition: edge.Filter) -> None:
+    """Delete points in one entry of Edge's log, and note their rows."""
+    left = []
+    if tracks.holds_alone:
+        request = edge.ScrollRequest(
+            limit=shard.info().points_count + 1, filter=condition, with_payload=[ROWS], with_vector=False
+        )
+        left = [_rows_of(record) for record in shard.scroll(request)[0]]
+    shard.update(edge.UpdateOperation.delete_points_by_filter(condition))
+    tracks.free(left)
+
+
 def of_asset(asset_id: str) -> edge.Filter:
     """A filter for the points of an asset."""
     return edge.Filter(must=[edge.FieldCondition("asset_id", match=edge.MatchValue(asset_id))])
 
 
-def _upsert(shard: edge.EdgeShard, copies: TrackCopies, points: Sequence[StoredPoint]) -> None:
-    places = [(n, name) for n, point in enumerate(points) for name in point.vectors if name in TRACK_NAMES]
-    rows: list[dict[str, int]] = [{} for _ in points]
-    for (n, name), row in zip(
-        places, copies.append([points[n].vectors[name] for n, name in places]), strict=True
-    ):
-        rows[n][name] = row
-    if any(point.payload["index"] == 0 for point in points):
-        copies.sync()  # a head makes its asset exist
-    shard.update(edge.UpdateOperation.upsert_points([*map(_to_edge, points, rows)]))
+def _upsert(shard: edge.EdgeShard, tracks: TrackStore, points: Sequence[StoredPoint]) -> None:
+    if not points:
+        return
+    replaced = _find_rows(shard, tracks, [point.point_id for point in points])
+    rows = tracks.add(points)
+    # A head makes its asset exist. Where Edge has no tracks, no point may name a row that a power cut takes.
+    if tracks.holds_alone or any(point.payload["index"] == 0 for point in points):
+        tracks.sync()
+    in_engine = MODALITIES if tracks.holds_alone else (*MODALITIES, *TRACK_NAMES)
+    stored = [_to_edge(point, names, in_engine) for point, names in zip(points, rows, strict=True)]
+    shard.update(edge.UpdateOperation.upsert_points(stored))
+    tracks.free(replaced)
 
 
-def _to_edge(point: StoredPoint, rows: Mapping[str, int]) -> edge.Point:
-    vectors: dict[str, Any] = {name: to_floats(vector) for name, vector in point.vectors.items()}
+def _find_rows(shard: edge.EdgeShard, tracks: TrackStore, ids: Sequence[edge.PointId]) -> list[RowNumbers]:
+    """The rows of those of some points that are stored, if their rows are used again."""
+    if not tracks.holds_alone:
+        return []
+    return [_rows_of(record) for record in shard.retrieve(list(ids), with_payload=[ROWS], with_vector=False)]
+
+
+def _rows_of(record: edge.Record) -> RowNumbers:
+    return dict((record.payload or {}).get(ROWS, {}))
+
+
+def _to_edge(point: StoredPoint, rows: RowNumbers, in_engine: Collection[str]) -> edge.Point:
+    vectors: dict[str, Any] = {
+        name: to_floats(vector) for name, vector in point.vectors.items() if name in in_engine
+    }
     return edge.Point(id=point.point_id, vector=vectors, payload={**point.payload, ROWS: dict(rows)})
-
-
-def read_point(record: edge.Record) -> StoredPoint:
-    """A point as it was stored, without the rows of its tracks, which belong to one shard."""
-    found = record.vector if isinstance(record.vector, dict) else {}
-    vectors = {name: np.asarray(vector, dtype=np.float32) for name, vector in found.items()}
-    payload = {key: value for key, value in (record.payload or {}).items() if key != ROWS}
-    return StoredPoint(point_id=str(record.id), vectors=vectors, payload=payload)
 
 
 class ChangeLog:
@@ -152,11 +173,11 @@ def read_changes(path: Path) -> Iterator[Change]:
             yield change
 
 
-def replay(shard: edge.EdgeShard, copies: TrackCopies, path: Path) -> int:
+def replay(shard: edge.EdgeShard, tracks: TrackStore, path: Path) -> int:
     """Apply the changes of a file of `ChangeLog` to a shard, remove the file, and return how many there were."""
     num_changes = 0
     for change in read_changes(path):
-        apply_change(shard, copies, change)
+        apply_change(shard, tracks, change)
         num_changes += 1
     path.unlink()
     return num_changes

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from service.index.embedded.closed import check_closed
+from service.index.embedded.forms import fitting
 from service.index.embedded.generation import (
     BUILDING,
     POINTER,
@@ -39,6 +40,7 @@ from service.system.files import (
     replace_file,
     sync_folder,
 )
+from service.system.modality import Storage
 
 FORMAT_VERSION = 2
 """Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are
@@ -46,6 +48,8 @@ opened (`service.index.embedded.schema.migrate_shard`); a program that knows ver
 UNLIKE_VERSION = 3
 """Of an index whose modalities have shapes of their own, or which has one alone, or compares by dot product: programs
 that know version 2 only refuse it."""
+STORED_VERSION = 4
+"""Of an index whose shard says how it stores tracks (`service.index.embedded.forms`)."""
 LOCK_SECONDS = 1.0
 
 
@@ -81,21 +85,25 @@ class Folder:
         self.path = config.folder
         self.shard = config.folder / (config.shard or current_shard(config.folder))
         self._min_free_bytes = config.min_free_bytes
-        self._meaning = describe(config.layout)
-        self.must_migrate = self._check_meaning(self._meaning)
+        self._layout = config.layout
+        self.must_migrate = self._check_meaning(fitting(config.storage, config.layout))
         if config.shard is None:
             check_closed(self.shard)
             sweep_others(self.path, self.shard.name)
             check_shard(self.shard)
 
-    def _check_meaning(self, wanted: Mapping[str, Any]) -> bool:
-        """Compare index.json with what is wanted, or write it for a new index; return whether it is of version 1."""
+    def _check_meaning(self, storage: Storage) -> bool:
+        """Compare index.json with what is wanted, or write it for a new index; return whether it is of version 1.
+
+        Before a shard of other storage than float16 is created, it gets a version that older programs refuse.
+        """
         path = self.path / "index.json"
+        wanted, stored = describe(self._layout), describe(self._layout, is_stored=True)
         if not path.exists():
             if self.shard.exists():
                 raise IndexFailure(f"{self.path} holds a shard but no index.json: not an index, or damaged")
             self.check_space()
-            self.seal_version()
+            self._write_meaning(wanted if storage == "float16" else stored)
             return False
         try:
             found = json.loads(path.read_text("utf-8"))
@@ -103,14 +111,19 @@ class Folder:
             raise IndexFailure(f"{path} cannot be read: {exc}") from exc
         if wanted["version"] == FORMAT_VERSION and found == {**wanted, "version": 1}:
             return True
-        if found != wanted:
+        if found not in (wanted, stored):
             raise IndexFailure(f"the index in {self.path} is {found}, asked for {wanted}: use another folder")
+        if storage != "float16" and found != stored and not self.shard.exists():
+            self._write_meaning(stored)
         return False
 
     def seal_version(self) -> None:
-        """Write durably that the index is of this version."""
-        replace_file(self.path / "index.json", json.dumps(self._meaning) + "\n")
+        """Write durably that the index is of the present version of float16."""
+        self._write_meaning(describe(self._layout))
         self.must_migrate = False
+
+    def _write_meaning(self, meaning: Mapping[str, Any]) -> None:
+        replace_file(self.path / "index.json", json.dumps(meaning) + "\n")
 
     def check_space(self, *, extra_bytes: int = 0) -> None:
         """Raise `IndexFull` on a disk that is nearly full: a full one kills the shard process (SIGBUS)."""
@@ -154,14 +167,15 @@ class Folder:
         sync_folder(self.path)
 
 
-def describe(layout: VectorLayout) -> dict[str, Any]:
-    """What index.json says of the vectors."""
-    if layout.is_plain:
+def describe(layout: VectorLayout, *, is_stored: bool = False) -> dict[str, Any]:
+    """What index.json says of the vectors; `is_stored` if the shard says how it stores them."""
+    if layout.is_plain and not is_stored:
         num_moments, width = layout.tracks["audio"]
         return {"version": FORMAT_VERSION, "width": width, "num_moments": num_moments}
     tracks = {modality: list(shape) for modality, shape in layout.tracks.items()}
     weighed = {"weighs_moments": True} if layout.weighs_moments else {}
-    return {"version": UNLIKE_VERSION, "tracks": tracks, "similarity": layout.similarity, **weighed}
+    version = STORED_VERSION if is_stored else UNLIKE_VERSION
+    return {"version": version, "tracks": tracks, "similarity": layout.similarity, **weighed}
 
 
 def count_bytes(folder: Path) -> int:

@@ -30,7 +30,14 @@ BUILDING = "building"
 LOWEST_PRIORITY = 19
 POINTER = "generation.json"
 # Vectors and graphs of an optimized segment: Edge marks deleted points elsewhere.
-IMMUTABLE = ("matrix.dat", "quantized.data", "links_compressed.bin", "links.bin", "graph.bin")
+IMMUTABLE = (
+    "matrix.dat",
+    "tq_vectors.dat",
+    "quantized.data",
+    "links_compressed.bin",
+    "links.bin",
+    "graph.bin",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

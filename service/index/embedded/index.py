@@ -31,6 +31,7 @@ from service.index.contract import (
 )
 from service.index.draft import Draft, follow
 from service.index.embedded.aside import OptimizerWatch
+from service.index.embedded.forms import TrackForm, read_storage
 from service.index.embedded.generation import current_shard, read_seal
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.supervision import ShardSupervisor
@@ -39,7 +40,7 @@ from service.index.filling import WordFiller
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, to_conditions
 from service.index.points import StoredPoint, check_query, is_point_id, to_points, to_segment
-from service.system.modality import Modality, Track
+from service.system.modality import Modality, Storage, Track
 from service.system.timing import timed
 
 CALL_SECONDS = 30.0
@@ -62,6 +63,8 @@ class EmbeddedIndex:
         self._lock = threading.Lock()  # guards the drafts
         self._shard = ShardSupervisor(config, call_seconds=call_seconds, unfinished=self._list_unfinished)
         self._watch = OptimizerWatch(self.is_optimizing_due, self.optimize_aside)
+        shard = config.folder / current_shard(config.folder)
+        self._form = TrackForm(config.layout, read_storage(shard))
         self._words = WordFiller(lambda: cast(int, self._shard.call("add_words", WORDS_AT_ONCE)))
 
     @classmethod
@@ -73,12 +76,15 @@ class EmbeddedIndex:
         min_free_bytes: int | None = None,
         optimize_share: float | None = None,
         call_seconds: float = CALL_SECONDS,
+        storage: Storage = "float16",
     ) -> Self:
         """Open the index in a folder, or create it; the caller closes it. `ShardConfig` explains most arguments.
 
         It optimizes itself aside after more than `optimize_share` of its segments came or went; None for never.
         """
-        config = ShardConfig(folder=path.absolute(), layout=layout, min_free_bytes=min_free_bytes)
+        config = ShardConfig(
+            folder=path.absolute(), layout=layout, min_free_bytes=min_free_bytes, storage=storage
+        )
         index = cls(config, call_seconds=call_seconds)
         if optimize_share is not None:
             index._watch.start(optimize_share)
@@ -96,13 +102,18 @@ class EmbeddedIndex:
         return self._config.layout
 
     @property
+    def storage(self) -> Storage:
+        """How tracks are stored."""
+        return self._form.storage
+
+    @property
     def shard_pid(self) -> int:
         """Id of the shard process."""
         return self._shard.pid
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset, in one call or in several; see `Index.write_asset`."""
-        points = to_points(segments, layout=self._config.layout)
+        points = self._form.to_own(to_points(segments, layout=self._config.layout))
         asset_id = segments[0].asset_id
         with self._lock:
             kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated
@@ -176,7 +187,7 @@ class EmbeddedIndex:
         if modality not in self._config.layout.tracks:
             return None
         points: list[StoredPoint] = self._shard.call("read_places", [asset_id], index, name)
-        return points[0].vectors[name].reshape(self._config.layout.shape(modality)) if points else None
+        return self._form.read(points[0].vectors[name], modality) if points else None
 
     def read_pooled(self, asset_ids: Sequence[str], *, index: int, modality: Modality) -> PooledVectors:
         """Pooled vectors of many assets; see `Index.read_pooled`."""
@@ -192,7 +203,10 @@ class EmbeddedIndex:
         points: list[StoredPoint] = self._shard.call(
             "read_segments", asset_id, first_index, limit, self._config.layout.track_names
         )
-        return [to_segment(point.payload, point.vectors, layout=self._config.layout) for point in points]
+        return [
+            to_segment(point.payload, self._form.to_tracks(point.vectors), layout=self._config.layout)
+            for point in points
+        ]
 
     def list_assets(
         self, *, limit: int, cursor: str | None = None, filter: Filter | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from service.index.failure import IndexUnavailable
 from service.index.layout import VectorLayout
 from service.index.points import StoredPoint
+from service.system.modality import Storage
 
 
 class ShardFrozen(IndexUnavailable):
@@ -23,6 +24,7 @@ class ShardConfig:
     None for max(2 GiB, 5 % of the disk). Up to `exact_below` points a search compares with all of them, and no graph
     is built. `unfinished` assets are being written in several calls: opening must not sweep them. `shard` names one
     that is built aside, None the current one. A process in the background runs at the lowest priority.
+    A new shard stores tracks in the form of `storage`; one that exists keeps its own.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class ShardConfig:
     unfinished: frozenset[str] = frozenset()
     shard: str | None = None
     is_background: bool = False
+    storage: Storage = "float16"
 
 
 @dataclass(frozen=True, kw_only=True)

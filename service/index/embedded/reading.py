@@ -6,12 +6,18 @@ from collections.abc import Sequence
 
 import qdrant_edge as edge
 
-from service.index.embedded.changes import read_point
+from service.index.embedded.tracks import ROWS, TrackStore
+from service.index.layout import TRACK_SUFFIX
 from service.index.points import StoredPoint
 
 
 def read_segments(
-    shard: edge.EdgeShard, asset_id: str, first_index: int, limit: int, names: Sequence[str]
+    shard: edge.EdgeShard,
+    tracks: TrackStore,
+    asset_id: str,
+    first_index: int,
+    limit: int,
+    names: Sequence[str],
 ) -> list[StoredPoint]:
     """Points of an asset in order, with the named vectors."""
     later = edge.FieldCondition("index", range=edge.RangeFloat(gte=first_index))
@@ -23,24 +29,31 @@ def read_segments(
     )
     places = sorted(((r.payload or {})["index"], str(r.id)) for r in shard.scroll(request)[0])
     ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
-    found = shard.retrieve(ids, with_payload=True, with_vector=list(names))
+    found = shard.retrieve(ids, with_payload=True, with_vector=in_engine(tracks, names))
     records = {str(record.id): record for record in found}
-    return [read_point(records[str(point_id)]) for point_id in ids]
+    return tracks.to_points([records[str(point_id)] for point_id in ids], names)
 
 
-def read_places(shard: edge.EdgeShard, asset_ids: Sequence[str], index: int, name: str) -> list[StoredPoint]:
+def in_engine(tracks: TrackStore, names: Sequence[str]) -> list[str] | bool:
+    """Those of some vectors that are read from Edge."""
+    return False if tracks.holds_alone else list(names)
+
+
+def read_places(
+    shard: edge.EdgeShard, tracks: TrackStore, asset_ids: Sequence[str], index: int, name: str
+) -> list[StoredPoint]:
     """Points at `index` of some assets, of those that have the named vector there, with it and the asset's id."""
     if not asset_ids:
         return []
     wanted: list[edge.ConditionType] = [
         edge.FieldCondition("asset_id", match=edge.MatchAny(list(asset_ids))),
         edge.FieldCondition("index", match=edge.MatchValue(index)),
-        edge.HasVectorCondition(name),
+        edge.HasVectorCondition(name.removesuffix(TRACK_SUFFIX)),
     ]
     request = edge.ScrollRequest(
         limit=len(asset_ids),
         filter=edge.Filter(must=wanted),
-        with_payload=["asset_id"],
-        with_vector=[name],
+        with_payload=["asset_id", ROWS],
+        with_vector=in_engine(tracks, [name]),
     )
-    return [read_point(record) for record in shard.scroll(request)[0]]
+    return tracks.to_points(shard.scroll(request)[0], [name])

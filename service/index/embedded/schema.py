@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,13 +11,20 @@ from typing import Any
 import qdrant_edge as edge
 
 from service.index.embedded.folder import Folder
+from service.index.embedded.forms import fitting, read_storage, write_storage
 from service.index.embedded.messages import ShardConfig
 from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX
 from service.index.payload import NUMBERS, WORDS, describe_files, describe_metadata, load_path
 from service.index.words import WORDS_KEY
+from service.system.modality import Storage
 
 MIGRATED_AT_ONCE = 1000  # assets read at a time
+POOLED_BYTES: Mapping[Storage, float] = {"float16": 4, "fine": 1, "compact": 0.5}  # of a number
+POOLED_TYPES: Mapping[Storage, edge.VectorStorageDatatype] = {
+    "fine": edge.VectorStorageDatatype.Turbo8,
+    "compact": edge.VectorStorageDatatype.Turbo4,  # type: ignore[attr-defined]  # their stub lacks it
+}
 SEGMENT_POINTS = 100_000  # Edge merges no segments beyond this size: a merge rebuilds the whole graph
 
 
@@ -27,39 +35,54 @@ def load_or_create(folder: Folder, config: ShardConfig) -> edge.EdgeShard:
         aside = folder.path / "shard.new"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
-        create_shard(aside, config)
+        storage = fitting(config.storage, config.layout)
+        create_shard(aside, config, storage)
         folder.adopt_shard(aside)
     try:
-        return edge.EdgeShard.load(str(folder.shard), edge_config(config))
+        return edge.EdgeShard.load(str(folder.shard), edge_config(config, read_storage(folder.shard)))
+    except IndexDamaged:
+        raise
     except Exception as exc:  # Edge raises nothing narrower
         raise IndexDamaged(f"the index in {folder.path} cannot be read: {exc}; {REPAIR}") from exc
 
 
-def create_shard(path: Path, config: ShardConfig) -> None:
+def create_shard(path: Path, config: ShardConfig, storage: Storage) -> None:
     """Create an empty shard in a folder, flushed and closed."""
-    shard = edge.EdgeShard.create(str(path), edge_config(config))
+    shard = edge.EdgeShard.create(str(path), edge_config(config, storage))
+    write_storage(path, storage)
     create_field_indexes(shard)
     shard.flush()
     shard.close()
 
 
-def edge_config(config: ShardConfig) -> edge.EdgeConfig:
+def edge_config(config: ShardConfig, storage: Storage) -> edge.EdgeConfig:
     """The layout of a shard. A shard with an older layout of the same vectors adopts it when it is optimized.
 
     Pooled vectors get HNSW graphs over int8 copies, and candidates are compared again in float32: that
     takes half the time and a fifth of the build, for the same neighbours (`docs/search.md`). Tracks are float16 on
     disk without a graph (m=0): they are only read by id. The payload indexes stay out of the graphs (payload_m=0):
-    those would double the build.
+    those would double the build. Where tracks are rows of our own file, Edge has pooled vectors alone, of 8 or 4 bits.
     """
     # Mapped, not read: to read a second copy into memory takes 3 s of opening 100,000 segments, without any gain.
     int8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Cold)
     vectors: dict[str, edge.EdgeVectorParams] = {}
     largest_kb = 0.0
     for modality, (num_moments, width) in config.layout.tracks.items():
-        full_scan_kb = config.exact_below * width * 4 // 1024
+        pooled_kb = POOLED_BYTES[storage] * width / 1024
+        full_scan_kb = int(config.exact_below * pooled_kb)
         graph = edge.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=full_scan_kb, payload_m=0)
+        largest_kb = max(largest_kb, pooled_kb)
+        if storage != "float16":
+            vectors[modality] = edge.EdgeVectorParams(
+                size=width,
+                distance=edge.Distance.Dot,
+                datatype=POOLED_TYPES[storage],
+                memory=edge.Memory.Cold,
+                hnsw_config=graph,
+            )
+            continue
         no_graph = edge.HnswIndexConfig(m=0, ef_construct=4, full_scan_threshold=full_scan_kb)
-        largest_kb = max(largest_kb, 2 * num_moments * width / 1024, 4 * width / 1024)
+        largest_kb = max(largest_kb, 2 * num_moments * width / 1024)
         vectors[modality] = edge.EdgeVectorParams(
             size=width, distance=edge.Distance.Dot, hnsw_config=graph, quantization_config=int8
         )
@@ -73,8 +96,8 @@ def edge_config(config: ShardConfig) -> edge.EdgeConfig:
     optimizers = edge.EdgeOptimizersConfig(
         default_segment_number=1,
         # Edge compares both with the largest vector storage of a segment, mostly that of a track
-        max_segment_size=int(SEGMENT_POINTS * largest_kb),
-        indexing_threshold=int(config.exact_below * largest_kb),
+        max_segment_size=math.ceil(SEGMENT_POINTS * largest_kb),
+        indexing_threshold=math.ceil(config.exact_below * largest_kb),
     )
     return edge.EdgeConfig(vectors=vectors, optimizers=optimizers)
 

@@ -9,7 +9,6 @@ segments there are. So after a crash an asset without a head was never finished,
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -35,8 +34,8 @@ from service.index.embedded.changes import (
     SetPoints,
     Upsert,
     apply_change,
+    delete_points,
     of_asset,
-    read_point,
     replay,
 )
 from service.index.embedded.closed import note_closed
@@ -44,13 +43,12 @@ from service.index.embedded.counts import Counts
 from service.index.embedded.folder import Folder, count_bytes
 from service.index.embedded.generation import Seal, SealedFile, SealReading, seal_files
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
-from service.index.embedded.ranking import Searcher, select, to_edge
-from service.index.embedded.reading import read_places, read_segments
+from service.index.embedded.ranking import Searcher, open_tracks, select, to_edge
+from service.index.embedded.reading import in_engine, read_places, read_segments
 from service.index.embedded.schema import create_field_indexes, load_or_create, migrate_shard
 from service.index.embedded.sweeping import sweep
-from service.index.embedded.tracks import TrackCopies
 from service.index.embedded.wording import find_wordless, search_words
-from service.index.failure import IndexDamaged, IndexFailure
+from service.index.failure import REPAIR, IndexDamaged, IndexFailure
 from service.index.payload import Condition, describe_labels, store_path, to_asset
 from service.index.points import StoredPoint
 from service.index.words import WORDS_KEY, describe_words
@@ -72,18 +70,15 @@ class Shard:
         self._is_frozen = False
         self._sealed: Mapping[str, SealedFile] = {}
         self._edge = load_or_create(self._folder, config)
-        self._track_values = {modality: math.prod(shape) for modality, shape in config.layout.tracks.items()}
-        self._row_values = math.gcd(*self._track_values.values())
-        self._copies = TrackCopies(self._folder.shard, num_values=self._row_values)
-        self._searcher = Searcher(
-            self._edge, self._copies, layout=config.layout, exact_below=config.exact_below
-        )
+        self._layout = config.layout
+        self._tracks, ranking = open_tracks(self._edge, self._folder.shard, config)
+        self._searcher = Searcher(self._edge, ranking)
         self._counts = Counts(self._folder.shard)
         self._reading = SealReading(self._folder.shard)
         self._is_current = config.shard is None
         if self._is_current:
             try:
-                self._counts.compare(self._edge.info().points_count, len(self._copies))
+                self._counts.compare(self._edge.info().points_count, len(self._tracks))
             except IndexDamaged:
                 self._edge.close()
                 raise
@@ -97,16 +92,21 @@ class Shard:
         """Raise `IndexDamaged` if something was lost or is damaged; the first call begins to read the large files."""
         self._counts.check()
         self._reading.check()
+        if self._tracks.num_damaged:
+            raise IndexDamaged(
+                f"{self._tracks.num_damaged} tracks of the index are damaged or lost; {REPAIR}"
+            )
 
     def _flush(self) -> None:
         """Bring everything to the disk, and note how much it is."""
         self._edge.flush()
+        self._tracks.reuse()
         self._note_counts(self._edge.info().points_count)
 
     def _note_counts(self, num_points: int, *, is_durable: bool = False) -> None:
         """Note what there is at least; 0 points before some are deleted."""
         if self._is_current and not self._is_frozen:
-            self._counts.write(num_points, self._copies.num_synced, is_durable=is_durable)
+            self._counts.write(num_points, self._tracks.num_synced, is_durable=is_durable)
 
     def _migrate(self) -> None:
         if self._folder.must_migrate:
@@ -181,7 +181,7 @@ class Shard:
         if isinstance(change, DeletePoints | DeleteAsset):
             self._note_counts(0, is_durable=True)
         try:
-            apply_change(self._edge, self._copies, change)
+            apply_change(self._edge, self._tracks, change)
             if self._log:
                 self._log.add(change)
         except BaseException:
@@ -260,11 +260,14 @@ class Shard:
         self, asset_id: str, first_index: int, limit: int, names: Sequence[str]
     ) -> list[StoredPoint]:
         """Points of a complete asset in order, with the named vectors."""
-        return read_segments(self._edge, asset_id, first_index, limit, names) if self._head(asset_id) else []
+        if not self._head(asset_id):
+            return []
+        return read_segments(self._edge, self._tracks, asset_id, first_index, limit, names)
 
     def read_places(self, asset_ids: Sequence[str], index: int, name: str) -> list[StoredPoint]:
         """The points at `index` of those complete assets that have the named vector there."""
-        return read_places(self._edge, [one for one in asset_ids if one not in self._unfinished], index, name)
+        complete = [one for one in asset_ids if one not in self._unfinished]
+        return read_places(self._edge, self._tracks, complete, index, name)
 
     def delete_assets(self, asset_ids: Sequence[str]) -> list[int]:
         """Delete every segment of each asset, each in one entry of Edge's log, with one flush; count them."""
@@ -308,12 +311,13 @@ class Shard:
         )
 
     def stale_share(self) -> float:
-        """Copies of tracks whose points are gone, as a share of the others."""
+        """Rows of tracks whose points are gone and that are not free, as a share of the others."""
         num_rows = sum(
-            self._count(edge.Filter(must=[edge.HasVectorCondition(modality)])) * (values // self._row_values)
-            for modality, values in self._track_values.items()
+            self._count(edge.Filter(must=[edge.HasVectorCondition(modality)]))
+            * self._tracks.count_rows(modality)
+            for modality in self._layout.tracks
         )
-        return max(0, len(self._copies) - num_rows) / max(1, num_rows)
+        return max(0, len(self._tracks) - self._tracks.num_free - num_rows) / max(1, num_rows)
 
     def begin_copy(self, extra_bytes: int) -> int:
         """Note every change from now on, for a shard that is built aside; return the number of points."""
@@ -324,10 +328,13 @@ class Shard:
 
     def copy_page(self, offset: str | None, limit: int) -> str | None:
         """Note a page of points among the changes; return the offset of the next page, None after the last."""
-        request = edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=True)
+        names = list(self._layout.sizes)
+        request = edge.ScrollRequest(
+            offset=offset, limit=limit, with_payload=True, with_vector=in_engine(self._tracks, names)
+        )
         records, following = self._edge.scroll(request)
         if self._log:
-            self._log.add(Upsert(points=[read_point(record) for record in records]))
+            self._log.add(Upsert(points=self._tracks.to_points(records, names)))
         return None if following is None else str(following)
 
     def roll_copy(self) -> Path | None:
@@ -355,7 +362,7 @@ class Shard:
     def replay(self, changes: Path) -> int:
         """Apply the changes of a file to this shard, which is built aside; return their number."""
         self._folder.check_space()
-        return replay(self._edge, self._copies, changes)
+        return replay(self._edge, self._tracks, changes)
 
     def prepare_switch(self) -> None:
         """Do the slow part of `switch`: bring this shard, built aside, to the disk, and hash its large files."""
@@ -376,7 +383,7 @@ class Shard:
         self._drop_log()
         self._flush()
         self._edge.close()
-        self._copies.close()
+        self._tracks.close()
         if self._is_current and not self._is_frozen:
             with suppress(OSError):  # a full disk: then the next opening compares less
                 note_closed(self._folder.shard, opened_ns=self._folder.opened_ns)
@@ -386,7 +393,7 @@ class Shard:
 
     def _delete(self, condition: edge.Filter) -> None:
         self._note_counts(0, is_durable=True)
-        self._edge.update(edge.UpdateOperation.delete_points_by_filter(condition))
+        delete_points(self._edge, self._tracks, condition)
 
 
 def _is(key: str, value: str | int) -> edge.FieldCondition:

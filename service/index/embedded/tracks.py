@@ -1,6 +1,6 @@
 """Copies of the tracks in a file of rows, from which a few are read fast.
 
-    copies = TrackCopies(folder, num_values=16 * 768)
+    copies = TrackCopies(folder, layout)
     rows = copies.append([track])
     copies.read(rows, shape=(16, 768))
 
@@ -15,27 +15,93 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.index.failure import IndexFull
+from service.index.layout import TRACK_SUFFIX, VectorLayout
+from service.index.points import StoredPoint
+from service.system.modality import MODALITIES, Modality
+
+if TYPE_CHECKING:
+    import qdrant_edge as edge  # the service itself does not load it
 
 FILE_NAME = "tracks.f16"
 ROWS = "rows"
 """Key of a point's payload: the row of each modality's track, in the file of its shard."""
 
+RowNumbers = dict[str, int]  # by the name of the track
+
+
+class TrackStore(Protocol):
+    """Where a shard has its tracks: the rows of a file, and perhaps Edge as well. Not thread-safe."""
+
+    @property
+    def holds_alone(self) -> bool:
+        """Whether Edge has no tracks: it has rough pooled vectors to search by. Rows of deleted points are reused."""
+
+    @property
+    def num_synced(self) -> int:
+        """Rows that are on the disk."""
+
+    @property
+    def num_free(self) -> int:
+        """Rows that are free to be reused, as far as that is known."""
+
+    @property
+    def num_damaged(self) -> int:
+        """Rows that were found damaged or lost, and that are nowhere else."""
+
+    def __len__(self) -> int:
+        """Number of rows, those of deleted points included."""
+
+    def count_rows(self, modality: Modality) -> int:
+        """Rows that a track takes."""
+
+    def add(self, points: Sequence[StoredPoint]) -> list[RowNumbers]:
+        """Write the tracks of points in the form of the store, and return their rows; raises `IndexFull`."""
+
+    def free(self, rows: Sequence[RowNumbers]) -> None:
+        """Note rows that no point names any more."""
+
+    def reuse(self) -> None:
+        """Let these be written again: Edge was flushed."""
+
+    def to_points(self, records: Sequence[edge.Record], names: Sequence[str]) -> list[StoredPoint]:
+        """Points as they were stored, with these vectors.
+
+        The records have their payload and, unless the store `holds_alone`, these vectors.
+        """
+
+    def sync(self) -> None:
+        """Make all rows durable."""
+
+    def close(self) -> None:
+        """Close the files. Safe to call twice."""
+
+
+def payload_of(record: edge.Record) -> dict[str, Any]:
+    """The payload of a point without the rows of its tracks, which belong to one shard."""
+    return {key: value for key, value in (record.payload or {}).items() if key != ROWS}
+
 
 class TrackCopies:
-    """A shard's file of rows of `num_values`, created if it is missing. A track takes one or several. Not thread-safe.
+    """A shard's file of rows, created if it is missing. A track takes one or several. Not thread-safe.
 
-    If all tracks have one shape, `num_values` is T·D and a track one row; else it divides T·D of each.
+    If all tracks have one shape, a row has T·D values and is a track; else as many as divide T·D of each.
     """
 
-    def __init__(self, folder: Path, *, num_values: int) -> None:
-        self._num_values = num_values
+    holds_alone = False
+    num_free = 0
+    num_damaged = 0
+
+    def __init__(self, folder: Path, layout: VectorLayout) -> None:
+        self._values = {modality: math.prod(shape) for modality, shape in layout.tracks.items()}
+        self._num_values = num_values = math.gcd(*self._values.values())
         self._row_bytes = 2 * num_values
         self._fd = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         num_bytes = os.fstat(self._fd).st_size
@@ -46,6 +112,36 @@ class TrackCopies:
     def __len__(self) -> int:
         """Number of rows, those of deleted points included."""
         return self._num_rows
+
+    def count_rows(self, modality: Modality) -> int:
+        """See `TrackStore.count_rows`."""
+        return self._values[modality] // self._num_values
+
+    def add(self, points: Sequence[StoredPoint]) -> list[RowNumbers]:
+        """See `TrackStore.add`."""
+        names = [modality + TRACK_SUFFIX for modality in MODALITIES]
+        places = [(n, name) for n, point in enumerate(points) for name in names if name in point.vectors]
+        rows: list[RowNumbers] = [{} for _ in points]
+        for (n, name), row in zip(
+            places, self.append([points[n].vectors[name] for n, name in places]), strict=True
+        ):
+            rows[n][name] = row
+        return rows
+
+    def free(self, rows: Sequence[RowNumbers]) -> None:
+        """Do nothing: rows are never written twice."""
+
+    def reuse(self) -> None:
+        """Do nothing: rows are never written twice."""
+
+    def to_points(self, records: Sequence[edge.Record], names: Sequence[str]) -> list[StoredPoint]:
+        """See `TrackStore.to_points`."""
+        points = []
+        for record in records:
+            found: Mapping[str, Any] = record.vector if isinstance(record.vector, dict) else {}
+            vectors = {name: np.asarray(found[name], dtype=np.float32) for name in names if name in found}
+            points.append(StoredPoint(point_id=str(record.id), vectors=vectors, payload=payload_of(record)))
+        return points
 
     def append(self, tracks: Sequence[NDArray[np.float32]]) -> list[int]:
         """Append tracks of T·D values that float16 holds exactly, and return their first rows; raises `IndexFull`."""

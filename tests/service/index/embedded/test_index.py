@@ -71,6 +71,18 @@ class TestEmbeddedIndex(IndexContract):
     pass
 
 
+class TestFineIndex(IndexContract):
+    loss = 4e-3  # of numbers up to 1
+    moment_tolerance = 4e-3
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def opened(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+        with open_index(tmp_path_factory.mktemp("index"), storage="fine") as index:
+            assert index.storage == "fine"
+            yield index
+
+
 @pytest.fixture(scope="module", params=LAYOUTS)
 def opened_as(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -82,6 +94,20 @@ def opened_as(
 
 class TestEmbeddedIndexOfOtherLayouts(LayoutContract):
     pass
+
+
+class TestFineIndexOfOtherLayouts(LayoutContract):
+    loss = 1e-2
+    moment_tolerance = 8e-3
+
+    @pytest.fixture(scope="class", params=LAYOUTS)
+    @classmethod
+    def opened_as(
+        cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[tuple[Index, VectorLayout]]:
+        layout = LAYOUTS[request.param]
+        with open_index(tmp_path_factory.mktemp("index"), layout=layout, storage="fine") as index:
+            yield index, layout
 
 
 def test_what_was_written_is_there_after_closing(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""The form in which a shard keeps tracks: float16, or rows of the codec; what is read of them in any form.
+
+FOLDER/shard/storage.json    {"storage": "fine"}; without it, float16
+
+The service makes rows of the tracks that it writes, and tracks of the rows that it reads: the shard process passes
+them on as they are. A shard takes both, and rows of another kind than its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.index.codec import TrackCodec
+from service.index.failure import REPAIR, IndexDamaged
+from service.index.layout import TRACK_SUFFIX, VectorLayout
+from service.index.points import StoredPoint
+from service.system.files import replace_file
+from service.system.modality import STORAGES, Modality, Storage
+
+FILE_NAME = "storage.json"
+BITS: Mapping[Storage, Literal[8, 4]] = {"fine": 8, "compact": 4}
+
+Vectors = Mapping[str, NDArray[Any]]
+
+
+class TrackForm:
+    """Tracks of a layout in one form: `codecs` has that of each modality, none for float16.
+
+    Tracks are vectors of float32, (T·D,), or rows of a codec, uint8: the number of bytes says of which.
+    """
+
+    def __init__(self, layout: VectorLayout, storage: Storage) -> None:
+        self.storage = storage
+        self._layout = layout
+        self.codecs = _codecs(layout, storage) if storage != "float16" else {}
+        self._known = {
+            (modality, codec.row_bytes): codec
+            for some in BITS
+            for modality, codec in _codecs(layout, some).items()
+        }
+
+    def to_own(self, points: Sequence[StoredPoint]) -> list[StoredPoint]:
+        """The points with their tracks in this form; pooled vectors stay as they are."""
+        changed: list[dict[str, NDArray[Any]]] = [dict(point.vectors) for point in points]
+        for modality in self._layout.tracks:
+            name = modality + TRACK_SUFFIX
+            others = [one for one in changed if name in one and not self._is_own(one[name], modality)]
+            if others:
+                tracks = np.stack([self.read(one[name], modality) for one in others])
+                codec = self.codecs.get(modality)
+                rows = codec.encode(tracks) if codec else tracks.reshape(len(tracks), -1)
+                for one, row in zip(others, rows, strict=True):
+                    one[name] = row
+        return [replace(point, vectors=vectors) for point, vectors in zip(points, changed, strict=True)]
+
+    def _is_own(self, track: NDArray[Any], modality: Modality) -> bool:
+        codec = self.codecs.get(modality)
+        if codec is None:
+            return track.dtype == np.float32
+        return track.dtype == np.uint8 and len(track) == codec.row_bytes
+
+    def read(self, track: NDArray[Any], modality: Modality) -> NDArray[np.float32]:
+        """A track in any form, as float32, (T, D), numbers that float16 holds."""
+        if track.dtype == np.uint8:
+            return np.asarray(self._known[modality, len(track)].decode(track[None])[0])
+        return np.asarray(track.reshape(self._layout.shape(modality)))
+
+    def pool(self, means: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Pooled vectors from the means of tracks: (N, D) each."""
+        if self._layout.similarity != "cosine":
+            return means
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12))
+
+    def to_tracks(self, vectors: Vectors) -> dict[str, NDArray[np.float32]]:
+        """The vectors of a point with the tracks as float32, (T·D,)."""
+        found = dict(vectors)
+        for modality in self._layout.tracks:
+            name = modality + TRACK_SUFFIX
+            if name in found:
+                found[name] = self.read(found[name], modality).ravel()
+        return found
+
+
+def _codecs(layout: VectorLayout, storage: Storage) -> dict[Modality, TrackCodec]:
+    return {modality: TrackCodec.of(layout, modality, bits=BITS[storage]) for modality in layout.tracks}
+
+
+def fitting(storage: Storage, layout: VectorLayout) -> Storage:
+    """The kind of storage that a new shard gets: float16 if rows of a codec would not be smaller."""
+    if storage == "float16":
+        return storage
+    is_smaller = all(
+        codec.row_bytes < 2 * codec.num_moments * codec.width for codec in _codecs(layout, storage).values()
+    )
+    return storage if is_smaller else "float16"
+
+
+def write_storage(shard: Path, storage: Storage) -> None:
+    """Say in a new shard's folder how it stores tracks."""
+    if storage != "float16":
+        replace_file(shard / FILE_NAME, json.dumps({"storage": storage}) + "\n")
+
+
+def read_storage(shard: Path) -> Storage:
+    """How the shard in a folder stores tracks; raises `IndexDamaged` if it does not say that properly."""
+    path = shard / FILE_NAME
+    try:
+        found = json.loads(path.read_text("ascii"))["storage"]
+    except FileNotFoundError:
+        return "float16"
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise IndexDamaged(f"{path} cannot be read: {exc}; {REPAIR}") from exc
+    for storage in STORAGES:
+        if found == storage:
+            return storage
+    raise IndexDamaged(f"{path} names the storage {found!r}, which this program does not know")
