@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import shutil
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from models.inference import onnxruntime
 from models.media.clip import Clip, ClipSpec, decode_clip
 from models.network import export
 from models.network.export import GraphsDisagree, export_bundle
-from models.network.geometry import MODALITIES
+from models.network.geometry import MODALITIES, TgdpConfig
+from models.network.published import load_tgdp
 from models.network.tgdp import Tgdp
-from tests.support.families import golden_imported
+from tests.support.families import golden_imported, shallow_weights
 from tests.support.paths import REPOSITORY
 from training.corpus.synthesis import write_corpus
 
@@ -31,8 +31,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 
 
 @pytest.fixture
-def network(golden_network: Tgdp) -> Tgdp:
-    return copy.deepcopy(golden_network).eval()
+def network() -> Tgdp:
+    config = TgdpConfig(
+        width=48, num_heads=4, depth=2, mlp_ratio=2, decoder_width=32, decoder_depth=2, decoder_heads=4
+    )
+    return load_tgdp(shallow_weights("tgdp"), config)
 
 
 @pytest.fixture(scope="module")
