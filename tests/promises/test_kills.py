@@ -25,7 +25,7 @@ NUM_KILLS = int(os.environ.get("FOLEY_KILLS", "4"))
 KILLS_A_JOB = 4
 NUM_GOOD, NUM_BAD = 32, 8
 MAX_REDONE = BATCH_CLIPS + CHUNK_SEGMENTS - 1  # one batch of the encoder
-LONG_SEGMENTS = 140
+LONG_SEGMENTS = 100
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -95,6 +96,14 @@ def test_chunks_are_the_whole_though_the_header_tells_a_wrong_byte_rate(cases: P
         assert np.abs(chunk.clips[0].samples - clip.samples).max() < 1e-3
 
 
+@functools.cache
+def rising_tones() -> NDArray[np.int16]:
+    """45 s of two channels, interleaved."""
+    times = np.arange(45 * 44_100) / 44_100
+    tones = [0.3 * np.sin(2 * np.pi * (start + 4 * times) * times) for start in (200, 310)]
+    return np.round(32767 * np.stack(tones, axis=1)).astype(np.int16).reshape(1, -1)
+
+
 @pytest.mark.parametrize(
     ("name", "codec"),
     [
@@ -122,8 +131,6 @@ def test_chunks_are_the_whole_though_the_header_tells_a_wrong_byte_rate(cases: P
 def test_chunks_are_the_whole(tmp_path: Path, name: str, codec: str) -> None:
     """Two tones that rise, so that sound from another place is other sound."""
     path = tmp_path / name
-    times = np.arange(45 * 44_100) / 44_100
-    tones = [0.3 * np.sin(2 * np.pi * (start + 4 * times) * times) for start in (200, 310)]
     with av.open(str(path), "w") as container:
         try:
             stream = container.add_stream(codec, rate=44_100, layout="stereo")
@@ -131,8 +138,7 @@ def test_chunks_are_the_whole(tmp_path: Path, name: str, codec: str) -> None:
             pytest.skip(f"this build of FFmpeg has no encoder for {codec}: {error}")
         if codec == "wmav2":  # has no bit rate of its own
             stream.bit_rate = 128_000
-        pcm = np.round(32767 * np.stack(tones, axis=1)).astype(np.int16).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="stereo")
+        frame = av.AudioFrame.from_ndarray(rising_tones(), format="s16", layout="stereo")
         frame.rate, frame.pts = 44_100, 0
         resampler = av.AudioResampler(
             format=stream.format.name, layout="stereo", rate=44_100, frame_size=stream.frame_size or 4096

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import functional as torchvision
 
 from models.media import reading
 from models.media.clip import Clip, ClipSpec, DecodeLimits, TooComplex, decode_segments
@@ -57,6 +56,10 @@ def choose(times: np.ndarray[Any, Any], segment: int, which: FrameTimes) -> list
 
 def resize_as_published(pixels: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
     """What `BaseVideoProcessor.resize` of transformers does to a frame."""
+    from torchvision.transforms.v2 import (
+        functional as torchvision,  # seconds, which most workers need not spend
+    )
+
     given = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     bilinear = torchvision.InterpolationMode.BILINEAR
     resized = torchvision.resize(given, [size, size], interpolation=bilinear, antialias=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from models.network.frontend import window_starts
 from models.network.geometry import MODALITIES, TgdpConfig
 from models.network.published import Heads, WrongStateDict, import_network, load_tgdp
+from tests.support.families import shallow_weights
 from tests.support.published_reference import HEADS, embed, random_blocks
 
 SMALL = Heads(encoder=4, decoder=4)
@@ -18,6 +19,12 @@ SMALL_CONFIG = TgdpConfig(
 )
 CAVMAE_CONFIG = dataclasses.replace(SMALL_CONFIG, num_registers=0, pooling="patch_mean", window_frames=1024)
 TOLERANCE = 1e-4  # float32 of two implementations with the same arithmetic in another order
+
+
+@pytest.fixture(params=["tgdp", "cavmae"])
+def shallow(request) -> tuple[dict[str, Tensor], str]:
+    """Weights of two blocks, for what does not depend on their number; and their kind."""
+    return shallow_weights(request.param), request.param
 
 
 @pytest.fixture(params=["tgdp", "cavmae"])
@@ -36,8 +43,8 @@ def pictures(recorded, modality: str) -> Tensor:
 
 
 @torch.no_grad()
-def embed_with(network, recorded, modality: str) -> Tensor:
-    return network.embed(network.embed_patches(pictures(recorded, modality), modality), modality)
+def embed_with(network, given: Tensor, modality: str) -> Tensor:
+    return network.embed(network.embed_patches(given, modality), modality)
 
 
 def unit(rows: Tensor) -> Tensor:
@@ -54,7 +61,8 @@ def test_recorded_embeddings_of_both_forms(published, modality: str) -> None:
     """Torch on the recorded windows and frames; through ONNX Runtime it is tests/training/commands/test_imports.py."""
     weights, recorded, kind = published
     network = import_network(weights, kind=kind, heads=SMALL)
-    assert differs(embed_with(network, recorded, modality), recorded[f"{modality}_embedding"]) < TOLERANCE
+    found = embed_with(network, pictures(recorded, modality), modality)
+    assert differs(found, recorded[f"{modality}_embedding"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -67,9 +75,9 @@ def test_the_plain_reference_gives_the_recorded_embeddings(published, modality: 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["pig", "guitar"])
-def test_sound_that_ends_early_is_padded_after_the_logarithm(published, golden_frontend, name: str) -> None:
+def test_sound_that_ends_early_is_padded_after_the_logarithm(shallow, golden_frontend, name: str) -> None:
     """6.5 s of sound in a segment of 10 s: the recorded log-mel at the published windows, plainly embedded."""
-    weights, _, kind = published
+    weights, kind = shallow
     network = import_network(weights, kind=kind, heads=SMALL)
     heard = golden_frontend[f"{name}_pcm16"].float() / 32768
     samples, length = torch.zeros(1, 160_000), torch.tensor([160_000])
@@ -312,25 +320,30 @@ def test_a_decoder_is_left_out_only_by_name(golden_weights, golden) -> None:
     for weights in (encoder_only, golden_weights):
         network = import_network(weights, kind="tgdp", heads=Heads(encoder=4), without_decoder=True)
         assert network.config.decoder_depth == 0
-        assert differs(embed_with(network, golden, "video"), golden["video_embedding"]) < TOLERANCE
+        assert (
+            differs(embed_with(network, golden["video_frames"], "video"), golden["video_embedding"])
+            < TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_contrastive_heads_are_part_of_the_embedding(published, modality: str) -> None:
+def test_contrastive_heads_are_part_of_the_embedding(shallow, golden, cavmae_golden, modality: str) -> None:
     """Nothing is recorded with heads: held to the plain reference, and the control without them must differ."""
-    weights, recorded, kind = published
+    weights, kind = shallow
+    given = pictures({"tgdp": golden, "cavmae": cavmae_golden}[kind], modality)
+    headless = embed(weights, given, modality, heads=4)
     for seed, prefix in enumerate(HEADS.values()):
         for number in range(2):
             weights = weights | random_blocks(prefix, weights, number, seed=2 * seed + number)
     network = import_network(weights, kind=kind, heads=SMALL)
     assert network.config.head_depth == 2
-    found = embed_with(network, recorded, modality)
-    assert differs(found, embed(weights, pictures(recorded, modality), modality, heads=4)) < TOLERANCE
-    assert differs(found, recorded[f"{modality}_embedding"]) > 100 * TOLERANCE
+    found = embed_with(network, given, modality)
+    assert differs(found, embed(weights, given, modality, heads=4)) < TOLERANCE
+    assert differs(found, headless) > 100 * TOLERANCE
 
     without = import_network(weights, kind=kind, heads=SMALL, without_contrastive_heads=True)
     assert without.config.head_depth == 0
-    assert differs(embed_with(without, recorded, modality), recorded[f"{modality}_embedding"]) < TOLERANCE
+    assert differs(embed_with(without, given, modality), headless) < TOLERANCE
 
 
 def test_a_contrastive_head_of_one_modality_alone_lacks_the_other(golden_weights) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,11 @@ OPERATIONS = {
 }
 
 
+@cache
+def load_description(server: str) -> Any:
+    return schemathesis.openapi.from_url(f"{server}/openapi.json", timeout=120)
+
+
 INVALID_JOBS = ("create_job", "list_jobs", "list_job_files")
 VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 
@@ -123,7 +129,7 @@ VALID, INVALID = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMo
 )
 def test_no_request_breaks_the_server(server: str, name: str, mode: schemathesis.GenerationMode) -> None:
     path, method = OPERATIONS[name]
-    operation = schemathesis.openapi.from_url(f"{server}/openapi.json", timeout=120)[path][method]
+    operation = load_description(server)[path][method]
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(

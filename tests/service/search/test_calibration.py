@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
 
 from service.index.contract import Asset, AssetPage, Filter, Index, SegmentMatch, VectorQuery
 from service.index.layout import VectorLayout
@@ -57,6 +56,8 @@ def test_a_curve_is_isotonic_regression() -> None:
     pairs = draw_pairs(400)
     curve = fit_curve(pairs, pairs.is_first)
     taught = pairs.is_first & ~pairs.is_held_out
+    from sklearn.isotonic import IsotonicRegression  # a second, which most workers need not spend
+
     model = IsotonicRegression(out_of_bounds="clip").fit(pairs.scores[taught], pairs.matches[taught])
     at = np.linspace(-1.2, 1.2, 200)
     ours = [curve.probability(score) for score in at]

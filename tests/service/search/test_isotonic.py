@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.isotonic import IsotonicRegression
 
 from service.search.isotonic import fit_isotonic
 
@@ -16,6 +15,8 @@ def test_it_is_that_of_scikit_learn(seed: int) -> None:
     scores = rng.integers(-20, 20, count) / 20 if seed % 2 else rng.uniform(-1, 1, count)
     labels = (rng.random(count) < (scores + 1) / 2).astype(np.float64)
     weights = rng.uniform(0.1, 5, count) if seed % 4 < 2 else np.ones(count)
+    from sklearn.isotonic import IsotonicRegression  # a second, which most workers need not spend
+
     model = IsotonicRegression(out_of_bounds="clip").fit(scores, labels, weights)
     at = np.linspace(-1.2, 1.2, 333)
     found = fit_isotonic(scores, labels, weights)

@@ -7,7 +7,6 @@ from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
 
 from service.index.contract import Segment
 from service.index.layout import VectorLayout
@@ -20,6 +19,8 @@ from tests.support.memory_index import MemoryIndex
 
 def test_pca_is_that_of_scikit_learn_but_for_signs() -> None:
     vectors = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32) * np.arange(1, 8)
+    from sklearn.decomposition import PCA  # a second, which most workers need not spend
+
     own, theirs = pca(vectors.astype(np.float32)), PCA(n_components=2).fit_transform(vectors)
     assert np.abs(own) == pytest.approx(np.abs(theirs), abs=1e-3)
     assert pca(vectors[:1, :1].astype(np.float32)).shape == (1, 2)

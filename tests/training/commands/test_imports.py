@@ -75,7 +75,9 @@ def imported(request, tmp_path_factory: pytest.TempPathFactory) -> Imported:
     """TG-DP out of a pickle with the prefix of parallel training, CAV-MAE out of safetensors."""
     source, bundle = golden_imported(tmp_path_factory, request.param)
     recorded = load_file(GOLDEN / f"{request.param}_small_expected.safetensors")
-    return Imported(source, bundle, {n: t.float() for n, t in recorded.items()}, shallow_weights(request.param))
+    return Imported(
+        source, bundle, {n: t.float() for n, t in recorded.items()}, shallow_weights(request.param)
+    )
 
 
 def test_an_imported_bundle_gives_its_weights_back(imported: Imported) -> None:
