@@ -63,7 +63,7 @@ from service.index.points import (
     to_segment,
 )
 from service.index.words import describe_words, rank_by_words
-from service.system.modality import Modality, Track
+from service.system.modality import Modality, Storage, Track
 
 
 @dataclass
@@ -97,8 +97,9 @@ class MemoryIndex:
         layout: VectorLayout,
         min_free_bytes: int | None = None,
         optimize_share: float | None = None,
+        storage: Storage = "float16",
     ) -> Self:
-        """Open the index of a folder, or create it; the last two arguments change nothing."""
+        """Open the index of a folder, or create it; the last three arguments change nothing."""
         marker = path.absolute() / "index.json"
         if not marker.exists():
             marker.parent.mkdir(parents=True, exist_ok=True)
