@@ -9,6 +9,8 @@ const here = import.meta.dirname;
 const client = join(here, "../../../clients/typescript/client.ts");
 const explorer = join(here, "node_modules/swagger-ui-dist");
 
+const LATER = /wavesurfer|explorer|source\/(strip|asset_strip|work\/(audit|basket|follow|jobs|releases)|library\/map|search\/(cutter|matrix|record|sound))\b/;
+
 /** The page's policy forbids markup out of text and inline styles: wavesurfer makes its few elements by name instead. */
 function withoutMarkup(): Plugin {
   return {
@@ -89,6 +91,8 @@ export default defineConfig({
         entryFileNames: "[name].js",
         chunkFileNames: "[name].js",
         assetFileNames: "[name][extname]",
+        // What the first page needs is one file; rooms and parts that are opened later are files of their own.
+        codeSplitting: { groups: [{ name: "page", test: (id: string) => !LATER.test(id) }] },
       },
     },
   },

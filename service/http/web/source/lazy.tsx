@@ -5,10 +5,14 @@ import { useEffect, useState } from "preact/hooks";
 
 export function lazy<P extends object>(load: () => Promise<ComponentType<P>>): ComponentType<P> {
   let loaded: ComponentType<P> | null = null;
+  let loading: Promise<void> | null = null;
   return function Lazy(props: P & { placeholder?: ComponentChildren }) {
     const [, setLoaded] = useState(loaded !== null);
+    loading ??= load().then((component) => { loaded = component; }, () => { loading = null; }); // tried again when it is shown again
     useEffect(() => {
-      if (!loaded) load().then((component) => { loaded = component; setLoaded(true); }, () => {});
+      let isThere = true;
+      void loading?.then(() => isThere && setLoaded(loaded !== null));
+      return () => { isThere = false; };
     }, []);
     const Loaded = loaded as ComponentType<P> | null;
     return Loaded ? <Loaded {...props} /> : <>{props.placeholder}</>;

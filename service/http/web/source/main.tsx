@@ -7,7 +7,8 @@ import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { foley, lineOf } from "./api";
 import { Help, takeKeys } from "./keys";
-import { AuditPage, Basket, Jobs, Library, LibraryMap, Releases } from "./rooms";
+import { Library, startLibrary } from "./library/library";
+import { AuditPage, Basket, Jobs, LibraryMap, Releases } from "./rooms";
 import { takeDrops } from "./search/clip";
 import { clearProblem, hasClip, status } from "./search/state";
 import { Search } from "./search/search";
@@ -107,7 +108,6 @@ function Room() {
 
 function App() {
   useEffect(() => {
-    void showLibrary();
     takeDrops();
     takeKeys();
   }, []);
@@ -142,5 +142,8 @@ function App() {
   );
 }
 
+// The answers are on their way while the page is drawn.
+if (page.value === "library") startLibrary();
+void showLibrary();
 const root = document.getElementById("app");
 if (root) render(<App />, root);

@@ -1,8 +1,7 @@
-// The rooms beside the search, each loaded when it is opened first.
+// The rooms beside the search and the library, each loaded when it is opened first.
 
 import { lazy } from "./lazy";
 
-export const Library = lazy(() => import("./library/library").then((module) => module.Library));
 export const LibraryMap = lazy(() => import("./library/map").then((module) => module.LibraryMap));
 export const Basket = lazy(() => import("./work/basket").then((module) => module.Basket));
 export const Jobs = lazy(() => import("./work/jobs").then((module) => module.Jobs));

@@ -25,6 +25,8 @@ export function goTo(name: Page, where = ""): void {
 export const LOADING = "Loading the library…";
 export const libraryLine = signal(LOADING);
 export const isEmpty = signal(false);
+/** Of the whole library; null until the service has said it. */
+export const numAssets = signal<number | null>(null);
 export const bundle = signal<BundleFacts | null>(null);
 export const wantsKey = signal(false);
 export const keyNote = signal("");
@@ -51,6 +53,7 @@ export async function showLibrary(bundleId: string | null = null): Promise<boole
     ]);
     if (turn !== numAsked) return true; // a later request answers
     isEmpty.value = assets.assets.length === 0;
+    numAssets.value = assets.num_assets;
     wantsKey.value = false;
     if (JSON.stringify(ready.bundle) !== JSON.stringify(bundle.value)) bundle.value = ready.bundle as BundleFacts;
     libraryLine.value =

@@ -27,10 +27,10 @@ export function readPeaks(assetId: string, start?: number, end?: number): Promis
   return asked;
 }
 
-function draw(canvas: HTMLCanvasElement, { min, max }: Peaks): void {
+function draw(canvas: HTMLCanvasElement, { min, max }: Peaks, { width, height }: DOMRectReadOnly): void {
   const ratio = Math.min(devicePixelRatio, 2);
-  canvas.width = canvas.clientWidth * ratio;
-  canvas.height = canvas.clientHeight * ratio;
+  canvas.width = width * ratio;
+  canvas.height = height * ratio;
   const context = canvas.getContext("2d")!;
   context.fillStyle = getComputedStyle(canvas).color;
   const middle = canvas.height / 2;
@@ -86,9 +86,9 @@ export function Waveform({ assetId, start, end, onSeek }: SpanProps & { onSeek?:
   useEffect(() => {
     const element = canvas.current;
     if (!element || !peaks) return;
-    const redraw = () => draw(element, peaks);
-    redraw();
-    const watch = new ResizeObserver(redraw);
+    let size: DOMRectReadOnly | null = null; // told by the observer: to ask the element would lay out the page for each card
+    const redraw = () => size && draw(element, peaks, size);
+    const watch = new ResizeObserver(([entry]) => { size = entry!.contentRect; redraw(); });
     watch.observe(element);
     const scheme = matchMedia("(prefers-color-scheme: dark)");
     scheme.addEventListener("change", redraw);

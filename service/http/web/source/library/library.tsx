@@ -5,7 +5,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import { foley, lineOf, read } from "../api";
 import { FilterChips, NO_FILTERS, type Filters } from "../filters";
 import { count, nameOf } from "../format";
-import { isEmpty, libraryLine, LOADING, place } from "../state";
+import { isEmpty, libraryLine, LOADING, numAssets, place } from "../state";
 import type { Asset, AssetPage } from "../types";
 import { Detail } from "./detail";
 import { AddFolders, Quarantine } from "./folders";
@@ -36,6 +36,13 @@ let pages: { start: number; cursor: string | undefined }[] = []; // those that w
 const asked = new Set<number>(); // starts of pages that are under way again
 let turn = 0;
 let isLoading = false;
+let isStarted = false;
+
+/** Ask for the first page before the room is drawn. */
+export function startLibrary(): void {
+  isStarted = true;
+  void load(true);
+}
 
 function readPage(from: string | undefined, more: { limit?: number; with_count?: boolean } = {}): Promise<AssetPage> {
   const { min_probability: _, metadata, ...given } = filters.value;
@@ -65,7 +72,7 @@ async function load(isNew: boolean): Promise<void> {
       cursor.value = page.next_cursor;
       fault.value = "";
     });
-    if (from === undefined && page.next_cursor !== null) void countAll();
+    if (from === undefined && page.next_cursor !== null && Object.keys(filters.value).length) void countAll();
   } catch (error) {
     if (mine === turn) fault.value = lineOf(error);
   } finally {
@@ -132,7 +139,7 @@ const isWaiting = computed(() => order.value !== "stored" && cursor.value !== nu
 
 function describe(): string {
   if (fault.value) return fault.value;
-  const all = numFound.value;
+  const all = Object.keys(filters.value).length ? numFound.value : numAssets.value;
   if (isWaiting.value) return `Sorting: ${rows.value.length} of ${count(all ?? rows.value.length, "file")} read…`;
   if (cursor.value && all === null) return `${rows.value.length}+ files`;
   return count(cursor.value && all !== null ? all : rows.value.length, "file");
@@ -142,9 +149,10 @@ export function Library() {
   const [opened, setOpened] = useState<"" | "folders" | "quarantine">("");
   const line = useRef("");
   useEffect(() => {
-    const isFirstNews = line.current === LOADING && !fault.value; // of what is being read already
+    const isRead = isStarted || (line.current === LOADING && !fault.value); // or on its way
+    isStarted = false;
     line.current = libraryLine.value;
-    if (!isFirstNews) void load(true).then(() => (order.value === "stored" ? undefined : loadAll()));
+    if (!isRead) void load(true).then(() => (order.value === "stored" ? undefined : loadAll()));
   }, [libraryLine.value]);
   const choose = (next: Order) => {
     order.value = next;

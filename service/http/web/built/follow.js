@@ -1,1 +1,0 @@
-import{a as e}from"./state.js";import{r as t,t as n}from"./ask.js";import{b as r,g as i,h as a,r as o,y as s}from"./state2.js";function c(c,l,u,d){n(),r.value=``,a(o(c,l,d)),s.value=u,i.value=l,e(`search`),scrollTo({top:0}),setTimeout(()=>void t())}export{c as t};

@@ -1,1 +1,0 @@
-import{S as e,T as t,g as n,x as r}from"./jsxRuntime.js";import{p as i}from"./state.js";async function a(a,o){let s=n.GET(`/v1/assets/{asset_id}/segment`,{params:{...e(a),query:o},parseAs:`blob`});await t(s,`segment`).then(e=>i(`Saved ${e}.`),e=>i(r(e)))}export{a as t};
