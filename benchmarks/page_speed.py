@@ -6,7 +6,8 @@ Made assets of one segment each (half of them with a picture), with a thumbnail 
 first number of `--assets` is the baseline: rounds take turns, so that a loaded machine slows both down. Goals for
 100,000 assets: first page at most 300 ms, 60 frames a second while scrolling, memory flat over 10,000 cards.
 
-first page   from the start of the navigation to the frame after the first card; a new, empty browser profile each time
+first page   from the start of the navigation to the frame after the first card; a new, empty browser profile each time;
+             with the processor time of the page's thread and of the service, and the requests until then
 scrolling    one step of 30 pixels a frame; intervals of frames, and the processor time of the page's thread for each
 memory       JavaScript heap after a collection, and nodes, at the first page and after 10,000 cards
 routes       median of `--rounds` answers, and the slowest
@@ -92,7 +93,7 @@ def main() -> None:
         for number, (address, process) in places.items():
             time_routes(number, address, process, rounds=options.rounds)
         if not options.routes_only:
-            time_page({number: address for number, (address, _) in places.items()}, rounds=options.rounds)
+            time_page(places, rounds=options.rounds)
 
 
 def build_library(data: Path, num_assets: int) -> None:
@@ -254,39 +255,50 @@ def walk(client: httpx.Client, number: int) -> str | None:
     return cursor
 
 
-def time_page(places: dict[int, str], *, rounds: int) -> None:
+def time_page(places: dict[int, tuple[str, subprocess.Popen[bytes]]], *, rounds: int) -> None:
     """Drive the page of each library in turns, and print medians."""
     from playwright.sync_api import sync_playwright  # noqa: PLC0415 - an extra of development
 
     firsts: dict[int, list[float]] = {number: [] for number in places}
     frames: dict[int, list[float]] = {number: [] for number in places}
     thread: dict[int, list[float]] = {number: [] for number in places}
+    costs: dict[int, list[tuple[float, float, int]]] = {number: [] for number in places}
     with sync_playwright() as running:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         for _ in range(rounds):
-            for number, address in places.items():
+            for number, (address, process) in places.items():
                 with browser.new_context(viewport={"width": 1280, "height": 850}) as context:
                     page = context.new_page()
                     page.add_init_script(FIRST_CARD)
+                    session = context.new_cdp_session(page)
+                    session.send("Performance.enable")
+                    before = cpu_seconds(process.pid)
                     page.goto(f"{address}/#/library")
                     page.wait_for_function("() => window.firstCard")
                     firsts[number].append(page.evaluate("window.firstCard"))
+                    spent = metrics(session)["ThreadTime"], cpu_seconds(process.pid) - before
+                    costs[number].append((*spent, page.evaluate(NUM_REQUESTS)))
                     page.wait_for_load_state("networkidle")
-                    session = context.new_cdp_session(page)
-                    session.send("Performance.enable")
                     began = metrics(session)["ThreadTime"]
                     frames[number] += page.evaluate(SCROLL, [FRAMES, 30])
                     thread[number].append((metrics(session)["ThreadTime"] - began) / FRAMES)
         for number in places:
             print(
                 f"{number:>7} first page: median {statistics.median(firsts[number]):.0f} ms, slowest "
-                f"{max(firsts[number]):.0f} ms; frames: median {statistics.median(frames[number]):.1f} ms, "
+                f"{max(firsts[number]):.0f} ms, page thread {middle(costs[number], 0) * 1e3:.0f} core-ms, service "
+                f"{middle(costs[number], 1) * 1e3:.0f} core-ms, {middle(costs[number], 2):.0f} requests; load "
+                f"{os.getloadavg()[0]:.0f}; frames: median {statistics.median(frames[number]):.1f} ms, "
                 f"{share_late(frames[number]):.1f} % late (above 25 ms), longest {max(frames[number]):.0f} ms; "
                 f"thread of the page {statistics.median(thread[number]) * 1e3:.1f} ms a frame"
             )
-        for number, address in places.items():
+        for number, (address, _) in places.items():
             measure_memory(browser, number, address)
         browser.close()
+
+
+def middle(rows: list[tuple[float, float, int]], column: int) -> float:
+    """Median of a column."""
+    return statistics.median(row[column] for row in rows)
 
 
 def share_late(intervals: list[float]) -> float:
@@ -322,6 +334,9 @@ def measure_memory(browser: Any, number: int, address: str) -> None:
             )
 
 
+NUM_REQUESTS = (
+    "performance.getEntriesByType('resource').filter((one) => one.startTime < window.firstCard).length + 1"
+)
 CARDS_SEEN = "() => Math.max(0, ...[...document.querySelectorAll('.grid > li')].map((one) => Number(one.ariaPosInSet)))"
 
 if __name__ == "__main__":

