@@ -69,8 +69,9 @@ def measure(
     ]
     clips, _ = gather(tracks, captions, sentences)
     taught, asked = np.array_split(np.random.default_rng(seed).permutation(len(clips.texts)), 2)
-    projection = fit_wording(clips.choose(taught), ("audio", "video"), WordingConfig(seed=seed))
-    return measure_wording(clips.choose(asked), {"audio": projection, "video": projection})
+    config = WordingConfig(seed=seed)
+    projections = {name: fit_wording(clips.choose(taught), (name,), config) for name in ("audio", "video")}
+    return measure_wording(clips.choose(asked), projections)
 
 
 def main() -> None:

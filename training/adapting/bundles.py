@@ -201,7 +201,7 @@ def write_worded(
     Args:
         parent: Verified bundle that compares by cosine and has no words, or learned ones, which are replaced.
         sentences: The encoder.
-        projections: P (D, F) by modality; one and the same where sound and picture compare.
+        projections: P (D, F) by modality.
         output: Folder of the new bundle; must not exist.
         name: Its name.
         training: JSON values that say how the projections were learned.
@@ -213,16 +213,16 @@ def write_worded(
         FileExistsError: If there is something at `output`.
         HeadsDisagree: If the graph and the projections differ by more than 1e-4 on the golden texts.
     """  # noqa: DOC502 - raised where the folder is made and words are compared
-    outputs = {to: "words" if parent.manifest.compares else _words(to) for to in projections}
+    outputs = {to: _words(to) for to in projections}
     features = sentences.embed(GOLDEN_TEXTS)
     with _new_folder(name, output) as folder:
         for file in parent.manifest.files:
             if file not in (TOKENIZER, TEXT_GRAPH, TEXT_GRAPH + DATA_SUFFIX):
                 shutil.copyfile(parent.path / file, folder / file)
         source, head = sentences.graph, folder / "words.head.onnx"
-        for output_name, to in {named: to for to, named in outputs.items()}.items():
+        for to, named in outputs.items():
             write_head({"linear.weight": projections[to]}, head)
-            join_head(source, head, folder / TEXT_GRAPH, output=VECTORS, adapted=output_name)
+            join_head(source, head, folder / TEXT_GRAPH, output=VECTORS, adapted=named)
             source = folder / TEXT_GRAPH
         head.unlink()
         _move_weights_out(folder / TEXT_GRAPH)

@@ -24,6 +24,9 @@ from training.commands.stored_library import pooled, read_active
 from training.data.stored_tracks import StoredTracks
 
 MAX_MEASURED = 2000
+LEAST_OWN = (
+    0.5  # a modality that fewer of the clips with words have learns with the other, where the two compare
+)
 
 __all__ = ["SOURCES", "TextRequest", "WordingConfig", "learn", "text"]
 
@@ -133,13 +136,10 @@ def fit(
     with console.status("embedding texts"):
         clips, files = gather(tracks, captions, sentences, heads)
     is_held = is_held_back(tracks)[files]
-    groups = [tuple(tracks.shapes)] if compares else [(name,) for name in tracks.shapes]
     taught = clips.choose(np.flatnonzero(~is_held))
     projections = {
-        name: projection
-        for group in groups
-        for projection in (fit_wording(taught, group, request.config),)
-        for name in group
+        name: fit_wording(taught, learn_with(taught, name, compares=compares), request.config)
+        for name in tracks.shapes
     }
     held = clips.choose(np.flatnonzero(is_held)[:MAX_MEASURED])
     figures = measure_wording(held, projections) if len(held.texts) else {"num_clips": 0}
@@ -157,6 +157,21 @@ def fit(
         "retrieval": figures,
     }
     return projections, facts
+
+
+def learn_with(clips: Worded, name: str, *, compares: bool) -> tuple[str, ...]:
+    """Which modalities the projection of one is fitted to.
+
+    Args:
+        clips: With words.
+        name: Of the modality.
+        compares: Whether sound and picture share a space.
+
+    Returns:
+        That alone, or all.
+    """
+    is_rare = clips.has[name].mean() < LEAST_OWN
+    return tuple(clips.vectors) if compares and is_rare else (name,)
 
 
 def words_of_bundle(bundle: Bundle) -> TextRequest | None:

@@ -137,6 +137,10 @@ class PackedTracks:
             for record, found in zip(records, vectors, strict=True)
         ]
 
+    def from_files(self, records: Sequence[edge.Record], names: Sequence[str]) -> list[StoredPoint | None]:
+        """See `TrackStore.from_files`; raises as `to_points` does."""
+        return list(self.to_points(records, names))
+
     def sync(self) -> None:
         """See `TrackStore.sync`."""
         for file in self._files.values():

@@ -29,9 +29,22 @@ def read_segments(
     )
     places = sorted(((r.payload or {})["index"], str(r.id)) for r in shard.scroll(request)[0])
     ids: list[edge.PointId] = [point_id for _, point_id in places[:limit]]
-    found = shard.retrieve(ids, with_payload=True, with_vector=in_engine(tracks, names))
-    records = {str(record.id): record for record in found}
-    return tracks.to_points([records[str(point_id)] for point_id in ids], names)
+    # Pooled vectors are a sixteenth of the floats, and tell whether a copy is the track.
+    pooled = [name.removesuffix(TRACK_SUFFIX) for name in names]
+    found = tracks.from_files(_retrieve(shard, ids, in_engine(tracks, pooled)), names)
+    others = [point_id for point_id, point in zip(ids, found, strict=True) if point is None]
+    rest = iter(tracks.to_points(_retrieve(shard, others, in_engine(tracks, names)), names))
+    return [point or next(rest) for point in found]
+
+
+def _retrieve(
+    shard: edge.EdgeShard, ids: Sequence[edge.PointId], names: list[str] | bool
+) -> list[edge.Record]:
+    """Stored points in the order of their ids."""
+    records = {
+        str(record.id): record for record in shard.retrieve(list(ids), with_payload=True, with_vector=names)
+    }
+    return [records[str(point_id)] for point_id in ids]
 
 
 def in_engine(tracks: TrackStore, names: Sequence[str]) -> list[str] | bool:

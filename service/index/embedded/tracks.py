@@ -71,6 +71,12 @@ class TrackStore(Protocol):
     def reuse(self) -> None:
         """Let these be written again: Edge was flushed."""
 
+    def from_files(self, records: Sequence[edge.Record], names: Sequence[str]) -> list[StoredPoint | None]:
+        """The points with these tracks, from files alone; None where Edge must be asked for the tracks.
+
+        The records have their payload and, unless the store `holds_alone`, the pooled vectors of these tracks.
+        """
+
     def to_points(self, records: Sequence[edge.Record], names: Sequence[str]) -> list[StoredPoint]:
         """Points as they were stored, with these vectors.
 
@@ -100,6 +106,7 @@ class TrackCopies:
     num_damaged = 0
 
     def __init__(self, folder: Path, layout: VectorLayout) -> None:
+        self._layout = layout
         self._values = {modality: math.prod(shape) for modality, shape in layout.tracks.items()}
         self._num_values = num_values = math.gcd(*self._values.values())
         self._row_bytes = 2 * num_values
@@ -133,6 +140,27 @@ class TrackCopies:
 
     def reuse(self) -> None:
         """Do nothing: rows are never written twice."""
+
+    def from_files(self, records: Sequence[edge.Record], names: Sequence[str]) -> list[StoredPoint | None]:
+        """See `TrackStore.from_files`: a copy is the track if its mean is Edge's pooled vector, to the last bit."""
+        return [self._from_file(record, names) for record in records]
+
+    def _from_file(self, record: edge.Record, names: Sequence[str]) -> StoredPoint | None:
+        payload, pooled = record.payload or {}, record.vector if isinstance(record.vector, dict) else {}
+        vectors: dict[str, NDArray[np.float32]] = {}
+        for modality, shape in self._layout.tracks.items():
+            name = modality + TRACK_SUFFIX
+            if name not in names or modality not in pooled:
+                continue
+            (track,), (is_there,) = self.read([payload.get(ROWS, {}).get(name, -1)], shape=shape)
+            with np.errstate(all="ignore"):  # bytes that are no track
+                is_same = is_there and np.array_equal(
+                    self._layout.pool(track), np.asarray(pooled[modality], dtype=np.float32)
+                )
+            if not is_same:
+                return None
+            vectors[name] = track.ravel()
+        return StoredPoint(point_id=str(record.id), vectors=vectors, payload=payload_of(record))
 
     def to_points(self, records: Sequence[edge.Record], names: Sequence[str]) -> list[StoredPoint]:
         """See `TrackStore.to_points`."""

@@ -222,6 +222,17 @@ def test_a_projection_finds_what_is_linear() -> None:
     assert found["at_10_video"] >= 5 * found["at_10_chance"]
 
 
+def test_a_rare_modality_learns_with_the_other() -> None:
+    """Thirty pictures among a thousand sounds say little; in a space of its own nothing else is said of them."""
+    has = {"audio": np.ones(10, bool), "video": np.arange(10) < 4}
+    clips = Worded(
+        vectors=dict.fromkeys(has, np.zeros((10, 2), np.float32)), has=has, texts=[], features=np.eye(2)
+    )
+    assert command.learn_with(clips, "audio", compares=True) == ("audio",)
+    assert command.learn_with(clips, "video", compares=True) == ("audio", "video")
+    assert command.learn_with(clips, "video", compares=False) == ("video",)
+
+
 def test_captions_that_taught_do_not_calibrate(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = unit_rows(rng.standard_normal((310, 2, 8)).astype(np.float32))
