@@ -34,6 +34,9 @@ from tests.support.swapping import TwoReleases, prepare_releases
 # numbers, and do so with float32.
 os.environ.setdefault("FOLEY_PRECISION", "fp32")
 
+# One for each core otherwise, which all start with the first file: .25 s of a core each, for a file or two.
+os.environ.setdefault("FOLEY_DECODE_WORKERS", "1")
+
 # Every client of httpx reads all certificates of its package otherwise, or of this file, for 30 to 70 ms, and so does
 # each `httpx.get`; few of ours speak TLS.
 os.environ.setdefault("SSL_CERT_DIR", "/etc/ssl/certs")

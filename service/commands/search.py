@@ -147,7 +147,7 @@ def _search(
     from service.search.text_query import search_text
 
     def here() -> dict[str, Any] | None:
-        with open_foley_of(settings) as foley:
+        with open_foley_of(settings.replace(decode_workers=1)) as foley:  # there is one file to decode
             check_embedded(foley.bundle, target)
             if foley.index.count_segments(modality=target) == 0:
                 return None

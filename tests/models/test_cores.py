@@ -89,5 +89,6 @@ def test_the_settings_count_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
     proc = describe(tmp_path, cgroup="0::/\n", mounts=V2, limits={"": "300000 100000"})
     monkeypatch.setattr("models.cores.PROC", proc)
+    monkeypatch.delenv("FOLEY_DECODE_WORKERS")  # the suite's own
     settings = Settings()
     assert (settings.decode_workers, settings.search_workers, settings.release_threads) == (3, 3, 1)

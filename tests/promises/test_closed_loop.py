@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import Typer
+from typer.testing import CliRunner
 
+from service.cli import app as service_app
 from tests.support.bundles import make_untrained
 from tests.support.paths import REPOSITORY
 
@@ -26,39 +31,65 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("loop")
 
 
-def run(folder: Path, module: str, *arguments: str | Path) -> str:
-    """One command as a person gives it; its output."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
-    environment |= {
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """A command sets up logging for its process; the tests after it get theirs back."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    return {
         "FOLEY_DATA": str(folder / "data"),
         "FOLEY_BUNDLE": str(folder / "weak"),
         "FOLEY_MIN_FREE_BYTES": "0",
         "FOLEY_DEVICE": "cpu",
         "FOLEY_PRECISION": "fp32",
+        "FOLEY_DECODE_WORKERS": "1",
         # Two encoders of one size: what is left is the noise of a busy machine.
         "FOLEY_RELEASE_MAX_LATENCY_RATIO": "20",
     }
+
+
+def run_here(folder: Path, app: Typer, *arguments: str | Path) -> str:
+    """One command in this process, where torch is loaded already; its output."""
+    away = {name: None for name in os.environ if name.startswith("FOLEY_")}
+    done = CliRunner().invoke(app, [*map(str, arguments)], env={**away, **environment_of(folder)})
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def foley(folder: Path, *arguments: str | Path) -> dict[str, Any]:
+    """One command as a person gives it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
     found = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        env=environment,
+        [sys.executable, "-m", "service.cli", *map(str, arguments), "--json"],
+        env=environment | environment_of(folder),
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=900,
     )
     assert found.returncode == 0, found.stderr
-    return found.stdout
-
-
-def foley(folder: Path, *arguments: str | Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(run(folder, "service.cli", *arguments, "--json"))
+    document: dict[str, Any] = json.loads(found.stdout)
     return document
 
 
+def foley_here(folder: Path, *arguments: str | Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(run_here(folder, service_app, *arguments, "--json"))
+    return document
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter warns about its own internals
 def test_the_library_teaches_its_own_encoders(folder: Path) -> None:
+    from training.cli import app as training_app
+
     media, weak, better = folder / "media", folder / "weak", folder / "better"
     synthesize = ("synthesize", media, "--scenes", str(NUM_SCENES), "--seed", "5", "--split", "demo")
-    run(folder, "training.cli", *synthesize, "--workers", "1")
+    run_here(folder, training_app, *synthesize, "--workers", "1")
 
     # Encoders that have learned nothing yet answer, badly.
     make_untrained(weak, name="weak")
@@ -66,9 +97,9 @@ def test_the_library_teaches_its_own_encoders(folder: Path) -> None:
 
     # The library is the training data.
     trained = folder / "trained"
-    run(folder, "training.cli", "pretrain", "--library", "--output", trained, "--steps", "40", *TRAIN)
+    run_here(folder, training_app, "pretrain", "--library", "--output", trained, "--steps", "40", *TRAIN)
     export = ("export", trained / "checkpoint", "--media", media, "--output", better)
-    run(folder, "training.cli", *export, "--name", "better", "--weights", "student", "--clips", "2")
+    run_here(folder, training_app, *export, "--name", "better", "--weights", "student", "--clips", "2")
 
     # Built beside the active release, measured against it, activated: better on the same library.
     report = foley(folder, "releases", "create", better, "--activate")["report"]
@@ -80,15 +111,17 @@ def test_the_library_teaches_its_own_encoders(folder: Path) -> None:
     assert report["switched"]["release_id"] == release["release_id"]
 
     query = media / "0003.mp4"
-    answer = foley(folder, "search", query, "--target", "audio")
+    answer = foley_here(folder, "search", query, "--target", "audio")
     assert answer["release_id"] == release["release_id"]
     assert answer["bundle_id"].startswith("better-")
     assert 0.0 <= answer["results"][0]["match_probability"] <= 1.0
 
     # And back, without embedding anything.
-    back = foley(folder, "releases", "rollback")
+    back = foley_here(folder, "releases", "rollback")
     assert back["release_id"].startswith("weak-")
     assert back["num_behind"] == 0
-    assert foley(folder, "search", query, "--target", "audio")["bundle_id"].startswith("weak-")
-    states = {one["bundle_id"][:4]: one["state"] for one in foley(folder, "releases", "list")["releases"]}
+    assert foley_here(folder, "search", query, "--target", "audio")["bundle_id"].startswith("weak-")
+    states = {
+        one["bundle_id"][:4]: one["state"] for one in foley_here(folder, "releases", "list")["releases"]
+    }
     assert states == {"weak": "active", "bett": "ready"}

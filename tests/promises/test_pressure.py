@@ -36,7 +36,13 @@ SLOW_RATIO = 1.5
 REFUSAL_SECONDS = 0.1 if SOAKS else 0.5  # the short form shares its two cores with other tests
 # What is accepted waits for a worker as long as the setting says, and then works.
 DEADLINE_SECONDS = 5.0 + 5.0
-BASIS = {"DEVICE": "cpu", "MIN_FREE_BYTES": 0, "LOG_LEVEL": "warning", "SEARCH_WORKERS": WORKERS}
+BASIS = {
+    "DEVICE": "cpu",
+    "MIN_FREE_BYTES": 0,
+    "LOG_LEVEL": "warning",
+    "SEARCH_WORKERS": WORKERS,
+    "DECODE_WORKERS": WORKERS,
+}
 
 
 @pytest.fixture(scope="module")

@@ -19,17 +19,21 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from models.bundle.bundle import load_bundle
 from models.media.clip import decode_segments
+from service.cli import app
 from service.encode.encoder import Encoder
 from service.index.contract import Asset, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.layout import VectorLayout
+from tests.support.libraries import write_tones
 from tests.support.paths import REPOSITORY
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 COMMAND = [sys.executable, "-m", "service.cli"]
+MANY = 48  # seconds of work: no signal comes too late
 
 
 def _environment(data: Path, bundle: Path, **more: str) -> dict[str, str]:
@@ -39,6 +43,7 @@ def _environment(data: Path, bundle: Path, **more: str) -> dict[str, str]:
         "BUNDLE": str(bundle),
         "DEVICE": "cpu",
         "PRECISION": "fp32",
+        "DECODE_WORKERS": "1",
         "MIN_FREE_BYTES": "0",
     }
     ours |= more
@@ -61,6 +66,13 @@ class Foley:
             text=True,
             timeout=GENEROUS_SECONDS,
         )
+
+    def here(self, *args: object, **settings: str) -> subprocess.CompletedProcess[str]:
+        """The same in this process, for what a process adds nothing to."""
+        environment = {name: None for name in os.environ if name.startswith("FOLEY_")}
+        environment |= _environment(self.data, self.bundle, **settings)
+        done = CliRunner().invoke(app, [*map(str, args)], env=environment)
+        return subprocess.CompletedProcess(args, done.exit_code, done.stdout, done.stderr)
 
     def start(self, *args: object) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -156,14 +168,14 @@ def test_what_is_kept_is_for_its_owner_only(indexed: Foley, library_files: Path)
     assert open_ones() == []
     for path in kept():
         path.chmod(path.stat().st_mode | 0o055)
-    assert indexed("search", library_files / "long.mp4", "--target", "audio").returncode == 0
+    assert indexed.here("search", library_files / "long.mp4", "--target", "audio").returncode == 0
     assert all(path.name.startswith("ledger") for path in open_ones())  # which a search does not open
-    assert indexed("jobs").returncode == 0
+    assert indexed.here("jobs").returncode == 0
     assert open_ones() == []
 
 
 def test_search_as_json_names_everything(indexed: Foley, library_files: Path) -> None:
-    result = indexed("search", library_files / "long.mp4", "--target", "audio", "--limit", 3, "--json")
+    result = indexed.here("search", library_files / "long.mp4", "--target", "audio", "--limit", 3, "--json")
     assert result.returncode == 0, result.stderr
     answer = json.loads(result.stdout)
     assert (answer["target"], answer["from"]) == ("audio", "video")
@@ -182,7 +194,7 @@ def test_search_within_one_modality_finds_the_file_itself(
     sound = next(library_files.glob("*-sound.m4a"))
     link = tmp_path / "link"
     link.symlink_to(sound)
-    answer = json.loads(indexed("search", link, "--target", "audio", "--from", "audio", "--json").stdout)
+    answer = json.loads(indexed.here("search", link, "--target", "audio", "--from", "audio", "--json").stdout)
     assert answer["results"][0]["path"] == str(sound)
     assert answer["results"][0]["score"] == pytest.approx(1.0, abs=1e-3)
 
@@ -208,7 +220,7 @@ def test_failed_searches_say_why_in_one_line(
         (indexed, [tmp_path], r"\(not_a_file\)"),
     ]
     for command, arguments, reason in cases:
-        result = command("search", *arguments, "--target", "audio", "--json")
+        result = command.here("search", *arguments, "--target", "audio", "--json")
         assert (result.returncode, result.stdout) == (1, "")
         assert re.fullmatch(rf"foley: .*{reason}\n", result.stderr), result.stderr
 
@@ -231,7 +243,7 @@ def test_wrong_usage_is_code_2(indexed: Foley, library_files: Path, tmp_path: Pa
         ["index"],
         ["demo", tmp_path / "none"],
     ):
-        result = indexed(*arguments)
+        result = indexed.here(*arguments)
         assert result.returncode == 2, (arguments, result.stderr)
         assert "Traceback" not in result.stderr
         assert result.stdout == ""
@@ -241,7 +253,7 @@ def test_wrong_settings_are_named(indexed: Foley, library_files: Path) -> None:
     result = indexed("index", library_files, PORT="many")
     assert result.returncode == 2
     assert result.stderr.startswith("foley: FOLEY_PORT must be a whole number, got 'many'")
-    result = indexed("index", library_files, BUNDLE="/nowhere")
+    result = indexed.here("index", library_files, BUNDLE="/nowhere")
     assert result.returncode == 1
     assert re.fullmatch(r"foley: /nowhere is not a bundle: .*\n", result.stderr)
 
@@ -267,7 +279,7 @@ def test_an_index_in_use_is_named(indexed: Foley, bundle_path: Path, library_fil
     bundle = load_bundle(bundle_path)
     folder = indexed.data / "index" / bundle.bundle_id
     with EmbeddedIndex.open(folder, layout=VectorLayout.of(bundle.manifest), min_free_bytes=0):
-        result = indexed("search", library_files / "long.mp4", "--target", "audio")
+        result = indexed.here("search", library_files / "long.mp4", "--target", "audio")
     assert result.returncode == 1
     assert re.fullmatch(r"foley: .*stop the `foley` that has it open.*\n", result.stderr)
 
@@ -297,10 +309,9 @@ def test_serve_on_a_port_in_use_fails(indexed: Foley) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_by_signal_is_clean(
-    foley: Foley, library_files: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    many = _many_files(tmp_path / "many", library_files, copies=2)
+def test_stopping_by_signal_is_clean(foley: Foley, tmp_path: Path, number: signal.Signals) -> None:
+    many = tmp_path / "many"
+    write_tones(many, MANY)
     process = foley.start("index", many, "--json")
     _wait_for_work(process)
     process.send_signal(number)
@@ -308,17 +319,18 @@ def test_stopping_by_signal_is_clean(
     assert process.returncode == 130, errors
     assert errors == "foley: stopped; run the same command to continue\n"
     answer = json.loads(output)
-    num_files = len(list(many.iterdir()))
-    assert answer["files"]["indexed"] < num_files
+    assert answer["files"]["indexed"] < MANY
     again = json.loads(foley("index", many, "--json").stdout)
     assert again["files"]["unchanged"] >= answer["files"]["indexed"]
-    assert again["files"]["indexed"] + again["files"]["unchanged"] == num_files
+    assert again["files"]["indexed"] + again["files"]["unchanged"] == MANY
 
 
 def test_kill_9_in_the_middle_and_again_equals_one_run(
     foley: Foley, library_files: Path, tmp_path: Path, bundle_path: Path
 ) -> None:
-    many = _many_files(tmp_path / "many", library_files, copies=3)  # seconds of work: no kill comes too late
+    many = tmp_path / "many"
+    write_tones(many, MANY)
+    shutil.copytree(library_files, many, dirs_exist_ok=True)
     chance = random.Random(0)
     for _ in range(2):
         process = foley.start("index", many)
@@ -331,7 +343,7 @@ def test_kill_9_in_the_middle_and_again_equals_one_run(
     assert whole("index", many).returncode == 0
     assets = foley.assets()
     assert assets == whole.assets()
-    assert len(assets) == len(list(many.iterdir()))
+    assert len(assets) == MANY + len(list(library_files.glob("*.m*")))
 
     bundle = load_bundle(bundle_path)
     encoder = Encoder(bundle, device="cpu")
@@ -351,15 +363,6 @@ def test_kill_9_in_the_middle_and_again_equals_one_run(
                     ]
                     assert len(same) == 1
                     assert same[0].score > 0.999
-
-
-def _many_files(folder: Path, library_files: Path, *, copies: int) -> Path:
-    """Copies of the clips that differ in their last bytes, so that each is an asset of its own."""
-    folder.mkdir()
-    for path in library_files.glob("*.m*"):
-        for number in range(copies):
-            (folder / f"{number}-{path.name}").write_bytes(path.read_bytes() + bytes(8 + number))
-    return folder
 
 
 def _wait_for_work(process: subprocess.Popen[str]) -> None:

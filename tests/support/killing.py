@@ -46,6 +46,7 @@ class Victim:
             **{name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")},
             "PYTHONPATH": str(REPOSITORY),
             "FOLEY_PRECISION": "fp32",
+            "FOLEY_DECODE_WORKERS": "1",
             **{f"FOLEY_{name}": str(value) for name, value in settings.items()},
             "FOLEY_PORT": str(self.port),
             "KILLING_EMBEDDED": str(self._embedded),

@@ -10,15 +10,15 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
-import uvicorn
-from fastapi import FastAPI
 
-from service.http.server import configure_server
 from service.system.settings import Settings
 from tests.support.waiting import GENEROUS_SECONDS, wait_until
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 SERVE = (sys.executable, "-m", "service.cli", "serve")
 
@@ -33,6 +33,7 @@ class run_server:  # noqa: N801 - a context manager that reads as a call
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")},
             "FOLEY_PRECISION": "fp32",
+            "FOLEY_DECODE_WORKERS": "1",
             **{f"FOLEY_{name}": str(value) for name, value in settings.items()},
             "FOLEY_PORT": str(self.port),
         }
@@ -49,11 +50,11 @@ class run_server:  # noqa: N801 - a context manager that reads as a call
             raise AssertionError(f"the server did not start:\n{self.log.read_text()}") from None
         return address
 
-    @staticmethod
-    def _answers(address: str) -> bool:
+    def _answers(self, address: str) -> bool:
         try:
+            socket.create_connection(("127.0.0.1", self.port)).close()  # a client of httpx takes 10 ms
             return httpx.get(f"{address}/livez").is_success
-        except httpx.HTTPError:
+        except (OSError, httpx.HTTPError):
             return False
 
     def __exit__(self, *_: object) -> None:
@@ -70,6 +71,11 @@ class serve_in_thread:  # noqa: N801 - a context manager that reads as a call
     """Run a server in this process, so that a test can reach into its application, until the block ends."""
 
     def __init__(self, settings: Settings) -> None:
+        # Not at the top: who only starts a server process need not load it.
+        import uvicorn
+
+        from service.http.server import configure_server
+
         config = configure_server(settings.replace(port=find_free_port()))
         self.app: FastAPI = config.app  # type: ignore[assignment]
         self.server = uvicorn.Server(config)

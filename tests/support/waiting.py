@@ -15,11 +15,11 @@ GENEROUS_SECONDS = 240.0
 def wait_until(look: Callable[[], Seen], *, seconds: float = GENEROUS_SECONDS, every: float = 0.01) -> Seen:
     """Look again and again until something true is seen, and return that; fail with the last thing seen.
 
-    After a second of waiting the looks are five times as far apart: a hundred requests a second would take half a core.
+    The looks drift apart, after two seconds of waiting by ten times: a hundred requests a second take half a core.
     """
     began = time.monotonic()
     while not (seen := look()):
         waited = time.monotonic() - began
         assert waited < seconds, f"it never happened; last seen: {seen!r}"
-        time.sleep(every * min(5.0, 1.0 + 4.0 * waited))
+        time.sleep(every * min(10.0, 1.0 + 4.5 * waited))
     return seen

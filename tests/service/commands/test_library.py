@@ -47,6 +47,7 @@ class Foley:
             "BUNDLE": bundle,
             "DEVICE": "cpu",
             "PRECISION": "fp32",
+            "DECODE_WORKERS": 1,
             "MIN_FREE_BYTES": 0,
             "PORT": self.port,
         }

@@ -18,6 +18,7 @@ import torch
 from models.network.geometry import TgdpConfig
 from models.network.tgdp import Tgdp
 from tests.support.paths import REPOSITORY
+from tests.support.waiting import GENEROUS_SECONDS
 from training import checkpoint as checkpoints
 from training.checkpoint import BrokenCheckpoint, load_checkpoint, save_checkpoint
 from training.data.augment import Augmentation
@@ -106,38 +107,42 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     assert all(torch.equal(value, before[name]) for name, value in run.student.state_dict().items())
 
 
-@pytest.mark.parametrize("killed_after", [1, 2, 3])
-def test_a_run_that_was_killed_goes_on_bit_for_bit(
-    segments: PairedSegments, tmp_path: Path, killed_after: int
-) -> None:
-    """Kill −9 in a real process, between the metrics line and the checkpoint of a step or after both."""
+def test_a_run_that_was_killed_goes_on_bit_for_bit(segments: PairedSegments, tmp_path: Path) -> None:
+    """Kill −9 in real processes, between the metrics line and the checkpoint of a step or after both."""
     whole = pretrain(CONFIG, segments, tmp_path / "whole", validation=segments, evaluate_every=2)
-    script = f"""
+    script = """
 import os, signal, sys
 from pathlib import Path
 from tests.training.pretraining.test_pretrain import CONFIG
 from training.pretraining import pretrain as module
 from training.data.segments import PairedSegments
-def kill(done, losses):
-    if done == {killed_after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-segments = PairedSegments.open(Path(sys.argv[1]))
-module.pretrain(CONFIG, segments, Path(sys.argv[2]), validation=segments, evaluate_every=2, on_step=kill)
+segments, folder = PairedSegments.open(Path(sys.argv[1])), Path(sys.argv[2])
+for killed_after in (1, 2, 3):
+    child = os.fork()  # torch is loaded once for all, and has started no thread yet
+    if child:
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        continue
+    def kill(done, losses):
+        if done == killed_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+    run = folder / f"killed-{killed_after}"
+    module.pretrain(CONFIG, segments, run, validation=segments, evaluate_every=2, on_step=kill)
+    os._exit(0)
 """
     prepared = Path(segments.frames.filename).parent  # type: ignore[attr-defined]
-    command = [sys.executable, "-c", script, str(prepared), str(tmp_path / "killed")]
-    killed = subprocess.run(command, cwd=REPOSITORY, timeout=120, check=False)
-    assert killed.returncode == -signal.SIGKILL
-    continued = pretrain(CONFIG, segments, tmp_path / "killed", validation=segments, evaluate_every=2)
+    command = [sys.executable, "-c", script, str(prepared), str(tmp_path)]
+    subprocess.run(command, cwd=REPOSITORY, timeout=GENEROUS_SECONDS, check=True)
 
-    for kind in ("student", "teacher", "optimiser"):
-        theirs = getattr(continued, kind)
-        assert all(torch.equal(tensor, theirs[name]) for name, tensor in getattr(whole, kind).items())
-    logs = []
-    for name in ("whole", "killed"):
+    def log_of(name: str) -> list[dict[str, object]]:
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        logs.append([{key: value for key, value in line.items() if key != "seconds"} for line in lines])
-    assert logs[0] == logs[1]
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+    for name in ("killed-1", "killed-2", "killed-3"):
+        continued = pretrain(CONFIG, segments, tmp_path / name, validation=segments, evaluate_every=2)
+        for kind in ("student", "teacher", "optimiser"):
+            theirs = getattr(continued, kind)
+            assert all(torch.equal(tensor, theirs[key]) for key, tensor in getattr(whole, kind).items())
+        assert log_of("whole") == log_of(name)
 
 
 def test_a_signal_ends_a_run_after_its_step_and_it_goes_on_bit_for_bit(
