@@ -24,6 +24,7 @@ from service.system.settings import Settings
 from tests.support.bundles import make_second, make_worded
 from tests.support.engines import keep_engines
 from tests.support.libraries import write_tones
+from tests.support.ordering import put_long_ones_first
 from tests.support.paths import REPOSITORY
 from tests.support.quick import mark_processes, refuse_processes
 from tests.support.serving import run_server
@@ -72,6 +73,7 @@ else:  # beside other work they would spin
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_processes(items)
+    put_long_ones_first(config, items)
     if config.option.markexpr == "not process":
         refuse_processes()
 

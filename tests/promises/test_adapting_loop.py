@@ -22,7 +22,7 @@ from service.system.settings import Settings
 from tests.support.stored_tracks import KINDS, fill_index
 
 pytest.importorskip("torch", reason="the loop learns")
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 NUM_FILES, NUM_SEGMENTS = 180, 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
+from models.bundle.bundle import load_bundle
 from service.cli import app as service_app
 from tests.support.bundles import make_untrained
 from tests.support.paths import REPOSITORY
 
 pytest.importorskip("torch", reason="the loop trains")
-pytestmark = pytest.mark.timeout(1800)  # ten commands, one of them a run of training
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]  # ten commands, one of them a run of training
 
 NUM_SCENES = 30  # recall and calibration need them
 TRAIN = ("--run", "ablation_random", "--batch-size", "12", "--no-board", "--workers", "1")
@@ -97,9 +99,27 @@ def test_the_library_teaches_its_own_encoders(folder: Path) -> None:
 
     # The library is the training data.
     trained = folder / "trained"
-    run_here(folder, training_app, "pretrain", "--library", "--output", trained, "--steps", "40", *TRAIN)
+    few = folder / "few"
+    few.mkdir()
+    for path in sorted(media.glob("*.mp4"))[:4]:
+        shutil.copy(path, few)
+    taught = ("--library", "--output", trained, "--steps", "40", "--validation", few)
+    run_here(folder, training_app, "pretrain", *taught, *TRAIN)
     export = ("export", trained / "checkpoint", "--media", media, "--output", better)
     run_here(folder, training_app, *export, "--name", "better", "--weights", "student", "--clips", "2")
+
+    # A bundle says how it was made, and is measured as its checkpoint is.
+    training = load_bundle(better).manifest.training
+    assert (training["step"], training["run"]["batch_size"]) == (40, 12)
+    assert training["retrieval"]["student"]["num_segments"] == 4
+    measured = [
+        json.loads(run_here(folder, training_app, "evaluate", model, "--data", few))
+        for model in (better, trained / "checkpoint")
+    ]
+    for result in measured:
+        assert (result["num_files"], result["num_segments"], result["chance_at_1"]) == (4, 4, 25.0)
+        assert set(result["retrieval"]) == {"diagonal_mean", "diagonal_max", "mean", "max"}
+    assert measured[0]["retrieval"] == measured[1]["retrieval"]
 
     # Built beside the active release, measured against it, activated: better on the same library.
     report = foley(folder, "releases", "create", better, "--activate")["report"]

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.cut_off import run_cut_off
 from tests.support.families import write_pe_av
 from tests.support.libraries import write_tones
@@ -63,6 +65,7 @@ for line in lines + refused:
 """
 
 
+@pytest.mark.long
 def test_no_command_looks_up_a_name_or_writes_to_the_home_folder(tmp_path: Path) -> None:
     weights = GOLDEN / "cavmae_small_weights.safetensors"
     write_tones(tmp_path / "media", 1)

@@ -71,6 +71,7 @@ def _kill_at_random(victim: Victim, location: str, chance: random.Random, *, kil
         victim.kill(chance.choice(TARGETS))
 
 
+@pytest.mark.long
 def test_kill_any_process_at_any_time(victim: Victim, tmp_path: Path) -> None:
     chance = random.Random(NUM_KILLS)
     num_jobs = 0
@@ -97,6 +98,7 @@ def test_kill_any_process_at_any_time(victim: Victim, tmp_path: Path) -> None:
     assert num_redone <= MAX_REDONE * sum(victim.killed.values())
 
 
+@pytest.mark.long
 def test_a_long_file_goes_on_where_it_was_killed(victim: Victim, tmp_path: Path) -> None:
     """An asset exists when its last segment is written; what was embedded before a kill counts all the same."""
     path = write_tone(tmp_path / "long" / "long.wav", 1, seconds=10.0 * LONG_SEGMENTS)
@@ -116,6 +118,7 @@ def test_a_long_file_goes_on_where_it_was_killed(victim: Victim, tmp_path: Path)
     assert kept == [], "nothing is kept of what is stored"
 
 
+@pytest.mark.long
 def test_control_a_ledger_that_says_done_first_loses_files(
     settings: dict[str, object], tmp_path: Path
 ) -> None:

@@ -308,6 +308,7 @@ def test_serve_on_a_port_in_use_fails(indexed: Foley) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_by_signal_is_clean(foley: Foley, tmp_path: Path, number: signal.Signals) -> None:
     many = tmp_path / "many"
@@ -325,6 +326,7 @@ def test_stopping_by_signal_is_clean(foley: Foley, tmp_path: Path, number: signa
     assert again["files"]["indexed"] + again["files"]["unchanged"] == MANY
 
 
+@pytest.mark.long
 def test_kill_9_in_the_middle_and_again_equals_one_run(
     foley: Foley, library_files: Path, tmp_path: Path, bundle_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return golden_imported(tmp_path_factory, "tgdp")[1]
 
 
+@pytest.mark.long  # the first makes it
 def test_a_bundle_agrees_with_torch(bundle: Bundle) -> None:
     assert max(bundle.manifest.agreement.values()) < 1e-5
     np.testing.assert_allclose(np.linalg.norm(bundle.golden().audio_track, axis=1), 1, atol=1e-5)

@@ -63,6 +63,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_media(tmp_path_factory.mktemp("film") / "film.mkv", video=video, audio=sound)
 
 
+@pytest.mark.long  # the first makes it
 def test_a_pe_av_bundle_says_what_it_is(pe_av: Family) -> None:
     manifest = pe_av[1].manifest
     assert dict(manifest.tracks) == {"audio": (1, 24), "video": (1, 24)}
@@ -195,6 +196,7 @@ def test_segments_may_be_shorter(tmp_path: Path) -> None:
     assert (spec.segment_seconds, spec.segment_samples, spec.min_segment_seconds) == (2.0, 96_000, 1.0)
 
 
+@pytest.mark.long  # likewise
 @torch.no_grad()
 def test_clap_embeds_sound_as_the_published_class_does(clap: Family, film: Path) -> None:
     published, bundle = clap

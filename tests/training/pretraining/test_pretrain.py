@@ -107,6 +107,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     assert all(torch.equal(value, before[name]) for name, value in run.student.state_dict().items())
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_goes_on_bit_for_bit(segments: PairedSegments, tmp_path: Path) -> None:
     """Kill −9 in real processes, between the metrics line and the checkpoint of a step or after both."""
     whole = pretrain(CONFIG, segments, tmp_path / "whole", validation=segments, evaluate_every=2)

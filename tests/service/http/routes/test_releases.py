@@ -73,6 +73,7 @@ def run_command(victim: Victim, *args: object) -> Result:
     return CliRunner().invoke(app, ["releases", *map(str, args)], env={**settings, "COLUMNS": "200"})
 
 
+@pytest.mark.long
 def test_a_build_survives_a_cancel_and_a_kill_and_the_release_answers(
     victim: Victim, second_bundle: Bundle, tmp_path: Path
 ) -> None:
