@@ -3463,6 +3463,11 @@ export interface components {
              */
             any_cost: boolean;
             /**
+             * Storage
+             * @default
+             */
+            storage: string;
+            /**
              * Who
              * @default
              */
@@ -3500,6 +3505,13 @@ export interface components {
              * @default false
              */
             any_cost?: boolean;
+            /**
+             * Storage
+             * @description How its index stores tracks, if it is on this machine; empty for the setting FOLEY_STORAGE.
+             * @default
+             * @enum {string}
+             */
+            storage?: "" | "float16" | "fine" | "compact";
         };
         /**
          * ReportBody

@@ -546,6 +546,7 @@ class ReleaseRequest(TypedDict):
     activate: bool
     force: str
     any_cost: bool
+    storage: str
     who: str
 
 
@@ -554,6 +555,7 @@ class ReleaseRequestBody(TypedDict):
     activate: NotRequired[bool]
     force: NotRequired[str]
     any_cost: NotRequired[bool]
+    storage: NotRequired[Literal["", "float16", "fine", "compact"]]
 
 
 class ReportBody(TypedDict):

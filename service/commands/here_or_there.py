@@ -246,7 +246,14 @@ def list_releases(settings: Settings) -> ReleaseList:
 
 
 def create_release(
-    settings: Settings, bundle: Path, *, activate: bool, force: str, any_cost: bool, on_step: OnStep
+    settings: Settings,
+    bundle: Path,
+    *,
+    activate: bool,
+    force: str,
+    any_cost: bool,
+    storage: str = "",
+    on_step: OnStep,
 ) -> Mapping[str, Any]:
     """Build a release of a bundle, and return the job; its report holds `release` and `switched`.
 
@@ -258,9 +265,10 @@ def create_release(
         activate=activate,
         force=force,
         any_cost=any_cost,
+        storage=storage,
         who=name_of_user(),
     )
-    body = _pick(show_request(request.to_json()), "bundle", "activate", "force", "any_cost")
+    body = _pick(show_request(request.to_json()), "bundle", "activate", "force", "any_cost", "storage")
     return _build(
         settings,
         lambda jobs: jobs.releases.submit(request).job,

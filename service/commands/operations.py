@@ -25,6 +25,7 @@ from service.commands.terminal import (
     stderr,
     stdout,
 )
+from service.system.modality import Storage
 from service.system.text import count
 
 if TYPE_CHECKING:
@@ -224,14 +225,41 @@ def migrate(
     joins: Annotated[
         bool, typer.Option("--join", help="Add to what the target has: indexes of parts become one.")
     ] = False,
+    storage: Annotated[
+        Storage | None,
+        typer.Option(
+            "--storage",
+            help="Store the tracks of this index as `float16`, or as `fine` in 8 or `compact` in 4 bits a number.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Copy the index from a folder to a Qdrant server or back. Run the same command again to resume."""
+    """Copy the index from a folder to a Qdrant server or back, or store its tracks in fewer bytes.
+
+    Run the same command again to resume.
+    """
     from dataclasses import asdict
 
     from service.commands.printing import show_copying
-    from service.operations.migration import migrate_places
+    from service.operations.migration import change_storage, migrate_places
 
+    if storage is not None:
+        if source is not None or target is not None or joins:
+            fail(
+                "--storage changes the index of the settings: it goes with no other option", code=WRONG_USAGE
+            )
+        with report_errors(), show_copying(stderr()) as on_copied:
+            log_to_stderr()
+            change = change_storage(read_settings(), storage, on_copied=on_copied)
+        if as_json:
+            print_json(asdict(change))
+        else:
+            say(
+                f"{count(change.num_segments, 'segment')} stored as {change.storage}: "
+                f"{count(change.bytes_before, 'byte')} before, {count(change.bytes_after, 'byte')} now; scores of "
+                f"sampled segments differ by {change.score_error:.1e} in the mean, {change.largest_error:.1e} at most"
+            )
+        return
     if source is None and target is None:
         fail("give a target with --to or a source with --from", code=WRONG_USAGE)
     settings = read_settings()

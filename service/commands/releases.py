@@ -25,6 +25,7 @@ from service.commands.terminal import (
     stderr,
     stdout,
 )
+from service.system.modality import Storage
 from service.system.text import count
 
 releases_app = typer.Typer(help="Replace the encoders, and switch back.", invoke_without_command=True)
@@ -139,6 +140,10 @@ def create(
             "--any-cost", help="Let its encoder be slower and larger than the active one by any factor."
         ),
     ] = False,
+    storage: Annotated[
+        Storage | None,
+        typer.Option("--storage", help="How its index stores tracks. Default: the setting of the service."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build a release from a bundle: test it, embed the library with it, compare it with the active one."""
@@ -151,7 +156,13 @@ def create(
     log_to_stderr()
     with report_errors(), show_steps(stderr()) as on_step:
         job = create_release(
-            settings, bundle, activate=activate, force=force, any_cost=any_cost, on_step=on_step
+            settings,
+            bundle,
+            activate=activate,
+            force=force,
+            any_cost=any_cost,
+            storage=storage or "",
+            on_step=on_step,
         )
     show_build(job, as_json=as_json)
 

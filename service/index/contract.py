@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from service.index.failure import InvalidFilter, InvalidSegment, InvalidVector
 from service.index.layout import VectorLayout
-from service.system.modality import MODALITIES, Modality, Track
+from service.system.modality import MODALITIES, Modality, Storage, Track
 
 MetadataValue = str | int | float | bool
 PooledVectors = dict[str, NDArray[np.float32]]
@@ -284,7 +284,7 @@ class IndexInfo:
     """How large an index is.
 
     `num_segments` counts those of unfinished assets too, `num_assets` only complete assets, `num_indexed_vectors`
-    tracks too (four for a segment with both modalities); it is 0 while every search compares with all vectors.
+    tracks too if the engine has them; it is 0 while every search compares with all vectors.
     `num_bytes` is what the index takes on its disk; None if a server has it and does not say.
     """
 
@@ -307,35 +307,33 @@ class Index(Protocol):
     def layout(self) -> VectorLayout:
         """Which vectors are stored, and how they compare."""
 
+    @property
+    def storage(self) -> Storage:
+        """How tracks are stored, and so how far what is read is off."""
+
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset: all its segments in one call, or in several calls in the order of their indexes.
 
         The first call starts at index 0, each next one after the last, and the final one says `is_last`. Only then
-        does the asset exist, whole: before, no method shows any of it, and a crash leaves nothing behind that looks
-        complete. When the final call returns, the asset survives a kill and a power cut. Writing an asset that
-        exists replaces it, and it stays searchable meanwhile. A call at index 0 starts over, whatever came before.
-
-        Indexes and starts rise; an index may be left out, but not 0. The call fails with InvalidVector or
-        InvalidSegment (no segments, segments of several assets, out of order). After a failure nothing of the call
-        counts, and it may be repeated.
+        does the asset exist, whole: before, no method shows any of it, and a crash leaves nothing that looks complete.
+        When the final call returns, the asset survives a kill and a power cut. Writing an asset that exists replaces
+        it, and it stays searchable meanwhile. A call at index 0 starts over. Indexes and starts rise; an index may be
+        left out, but not 0. The call fails with InvalidVector or InvalidSegment (no segments, of several assets, out
+        of order). After a failure nothing of the call counts, and it may be repeated.
         """
 
     def search(self, query: VectorQuery) -> list[SegmentMatch]:
         """Find the best segments by diagonal mean among the nearest by pooled vector.
 
         Returns segments of complete assets, best first; equal scores in the order of asset id and start. Fails with
-        InvalidVector if the query's track is not (T, D), finite and of rows that can be compared, and with NotEmbedded
-        if the index holds nothing of the target.
+        InvalidVector if the track is not (T, D), finite and of rows that can be compared, or with NotEmbedded.
         """
 
     def search_assets(self, query: VectorQuery) -> list[SegmentMatch]:
         """Like `search`, with the best segment of each asset; looks on until it has `limit` assets or none is left."""
 
     def search_words(self, query: WordQuery) -> list[WordMatch]:
-        """Find complete assets by words of their names and metadata, best first; `service.index.words` has the order.
-
-        Assets that were stored before words were are missing until they get theirs, after the index was opened.
-        """
+        """Find complete assets by words of names and metadata, best first; `service.index.words` has the order."""
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
@@ -346,14 +344,14 @@ class Index(Protocol):
     def set_paths(self, asset_id: str, *, paths: Sequence[str], media: Mapping[str, Any]) -> bool:
         """Replace durably the asset's paths and the facts about its file; False if it is not stored.
 
-        Fails with InvalidSegment if no path is given or the facts are not JSON.
+        Fails with InvalidSegment without a path, or if the facts are not JSON.
         """
 
     def set_metadata(self, asset_id: str, metadata: Mapping[str, Any]) -> bool:
         """Replace durably what people said about an asset; False if it is not stored, or InvalidSegment."""
 
     def get_track(self, asset_id: str, *, index: int, modality: Modality) -> Track | None:
-        """The track of a segment, float32 (T, D), within 2**-11 of what was written; None if there is none.
+        """The track of a segment, float32 (T, D), within 2**-11 of what was written (float16); None if there is none.
 
         Search with `VectorLayout.to_query` of it.
         """
@@ -362,9 +360,9 @@ class Index(Protocol):
         """By asset id, float32 (D,), the mean of the track stored at `index`, unit by cosine; without those of none."""
 
     def read_segments(self, asset_id: str, *, first_index: int = 0, limit: int) -> list[Segment]:
-        """Read up to `limit` segments with their tracks, from an index on, in order; they could be written again.
+        """Read up to `limit` segments with their tracks, from an index on, in order: fewer if there are no more.
 
-        Fewer than `limit` means that there are no more; an unknown or incomplete asset has none.
+        They could be written again. An unknown or incomplete asset has none.
         """
 
     def list_assets(

@@ -44,6 +44,7 @@ class ReleaseRequest:
     activate: bool = False  # if it passes its gates
     force: str = ""  # why to activate it even if it does not; empty for never
     any_cost: bool = False  # time and memory of its encoder have no limit
+    storage: str = ""  # how its index stores tracks; empty for the setting
     who: str = ""
 
     def to_json(self) -> dict[str, Any]:

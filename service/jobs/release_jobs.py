@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from service.index.failure import IndexFull
 from service.jobs.lane import FOR_EVER, JobLane, JobResult, RunningJob
@@ -17,6 +17,7 @@ from service.releases.documents import explain_refusal
 from service.releases.manager import ReleaseManager, Switched
 from service.releases.store import Release, ReleaseInUse, ReleaseRefused
 from service.system.files import NoRoom
+from service.system.modality import Storage
 
 BUSY_SECONDS = 30.0
 STOP_SECONDS = 60.0
@@ -59,7 +60,12 @@ class ReleaseJobs:
         request = ReleaseRequest.from_json(job.record.request)
         cost: Cost = "any" if request.any_cost else "measured" if request.force else "limited"
         release = self.manager.create(
-            Path(request.bundle), token=job.record.job_id, cost=cost, on_progress=tell, stop=job.stop
+            Path(request.bundle),
+            token=job.record.job_id,
+            cost=cost,
+            storage=cast("Storage", request.storage) if request.storage else None,
+            on_progress=tell,
+            stop=job.stop,
         )
         switched, refusal = None, None
         if request.activate and (release.outcome == "ready" or (request.force and release.is_complete)):

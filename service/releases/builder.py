@@ -8,6 +8,7 @@ that it asks for; standard output has one JSON line per step of progress, then t
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol
+from typing import IO, Any, NoReturn, Protocol, cast
 
 from models.bundle.bundle import Bundle
 from service.decode.decoder import Decoder
@@ -34,9 +35,12 @@ from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
 from service.releases.switch import OpenRelease
 from service.system.child import die_with_parent
+from service.system.modality import Storage
 from service.system.settings import Settings
 
 NICE = 19
+logger = logging.getLogger(__name__)
+
 REPORT_SECONDS = 0.5
 GRAPH_SECONDS = 3600.0
 HELD_SECONDS = 60.0
@@ -81,8 +85,9 @@ def main() -> None:
             num_derived = num_sampled = 0
             if parent is not None:
                 folder = ReleaseStore(settings.release_folder).path(release_id)
+                parent_storage = cast("Storage", sys.argv[3])
                 num_derived, num_sampled = derive_missing(
-                    release, parent, folder, wanted, stdin, hold, settings
+                    release, parent, parent_storage, folder, wanted, stdin, hold, settings
                 )
             report = hold(wanted, deletes=True)
         # Graphs of the index are built here, where no request waits for them.
@@ -102,6 +107,7 @@ def main() -> None:
 def derive_missing(
     release: OpenRelease,
     parent: Path,
+    parent_storage: Storage,
     folder: Path,
     wanted: Sequence[Asset],
     stdin: IO[bytes],
@@ -130,15 +136,22 @@ def derive_missing(
         printer = _Printer()
         # Those whose files are gone cannot be compared: they are derived like the others.
         sampled = frozenset(asset.asset_id for asset in sample if index.get_asset(asset.asset_id) is not None)
-        num_compared = num_segments = 0
+        cosines: list[float] = []
+        num_segments = 0
+        kinds: tuple[Storage, Storage] = (parent_storage, index.storage)
+        min_cosine = min(deriving.MIN_COSINES[storage] for storage in kinds)
         for assets in deriving.receive_segments(stdin):
-            num_compared += deriving.derive(assets, heads, index, sampled=sampled)
+            cosines += deriving.derive(assets, heads, index, sampled=sampled, min_cosine=min_cosine)
             written += [segments[0].asset_id for segments in assets if segments[0].asset_id not in sampled]
             num_done += len(assets)
             num_segments += sum(map(len, assets))
             rate = num_segments / max(time.monotonic() - began, 1e-9)
-            if sample and num_compared and num_done >= len(sample) and not deriving.is_verified(folder):
-                deriving.mark_verified(folder, num_compared)
+            if sample and cosines and num_done >= len(sample) and not deriving.is_verified(folder):
+                deriving.mark_verified(folder, len(cosines))
+                logger.info(
+                    "derived from tracks stored as %s into %s: of %d assets that were embedded too, the lowest cosine "
+                    "of an embedding is %.4f", *kinds, len(cosines), min(cosines),
+                )  # fmt: skip
             printer(
                 Progress(
                     num_files=len(asked),

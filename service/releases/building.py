@@ -213,7 +213,7 @@ def _run_builder(
 ) -> dict[str, Any]:
     workers = max(1, min(settings.decode_workers, settings.release_threads))
     limited = settings.replace(num_threads=settings.release_threads, decode_workers=workers)
-    parent = [str(source.bundle)] if source is not None else []
+    parent = [str(source.bundle), source.index.storage] if source is not None else []
     child = start_child(
         "service.releases.builder", release_id, *parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

@@ -2,7 +2,7 @@
 
 The bundle says that its tracks are heads of its parent's. That is believed only if its golden tracks are the heads of
 the parent's within 1e-4, and if `NUM_SAMPLED` assets that are embedded from their media agree (cosine ≥ .999 of every
-embedding). Otherwise everything is embedded, as for any bundle.
+embedding, .98 if tracks are stored as `compact`). Otherwise everything is embedded, as for any bundle.
 
 The process that builds asks for the assets it lacks; the one that has the parent's index open sends their segments, a
 length and a packed group each (`service.index.packing`).
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -29,11 +29,12 @@ from service.index.contract import Asset, Index, Segment
 from service.index.iteration import write_in_parts
 from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.system.files import replace_file
-from service.system.modality import MODALITIES, Modality, Track
+from service.system.modality import MODALITIES, Modality, Storage, Track
 
 NUM_SAMPLED = 16
 NUM_WRITERS = 64  # the segments of a group are in memory anyway, and what is written together shares a flush
-MIN_COSINE = 0.999
+MIN_COSINES: Mapping[Storage, float] = {"float16": 0.999, "fine": 0.999, "compact": 0.98}
+"""Of an embedding that is derived and one that is made from the media, by how the coarser of both is stored."""
 GOLDEN_TOLERANCE = 1e-4
 LENGTH = struct.Struct("<Q")
 VERIFIED = "derived.json"
@@ -122,11 +123,17 @@ def choose_sample(missing: Sequence[Asset]) -> list[Asset]:
 
 
 def derive(
-    assets: Sequence[Sequence[Segment]], heads: Heads, index: Index, *, sampled: frozenset[str]
-) -> int:
+    assets: Sequence[Sequence[Segment]],
+    heads: Heads,
+    index: Index,
+    *,
+    sampled: frozenset[str],
+    min_cosine: float = MIN_COSINES["float16"],
+) -> list[float]:
     """Write assets with adapted tracks; first those of the sample are compared with what was embedded of them.
 
-    Returns how many were compared. Raises `ClaimFails` if one does not agree; then none of the assets was written.
+    Returns the lowest cosine of each that was compared. Raises `ClaimFails` if one does not agree; then none of the
+    assets was written.
     """
     adapted = iter(heads.adapt_segments([segment for segments in assets for segment in segments]))
     compared: list[list[Segment]] = []
@@ -135,15 +142,15 @@ def derive(
         asset_id, whole = segments[0].asset_id, list(islice(adapted, len(segments)))
         is_embedded = asset_id in sampled and index.get_asset(asset_id) is not None
         (compared if is_embedded else derived).append(whole)
-    for segments in compared:
-        _compare(segments, index)
+    cosines = [_compare(segments, index, min_cosine) for segments in compared]
     with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="derive") as writers:
         for _ in writers.map(lambda segments: write_in_parts(index, segments), derived):
             pass
-    return len(compared)
+    return cosines
 
 
-def _compare(adapted: Sequence[Segment], index: Index) -> None:
+def _compare(adapted: Sequence[Segment], index: Index, min_cosine: float) -> float:
+    lowest = 1.0
     for segment in adapted:
         for modality in MODALITIES:
             expected = _track(segment, modality)
@@ -152,10 +159,12 @@ def _compare(adapted: Sequence[Segment], index: Index) -> None:
                 continue  # a stream that decodes differently now says nothing about the heads
             lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
             cosine = float(((expected * found).sum(axis=1) / lengths).min())
-            if not cosine >= MIN_COSINE:
+            if not cosine >= min_cosine:
                 raise ClaimFails(
                     f"{modality} of {segment.path} embedded from its file has a cosine of {cosine:.4f}"
                 )
+            lowest = min(lowest, cosine)
+    return lowest
 
 
 def mark_verified(folder: Path, num_compared: int) -> None:

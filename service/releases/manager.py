@@ -51,7 +51,7 @@ from service.search.calibration import (
 from service.search.captions import learn_captions
 from service.search.sources import check_comparable
 from service.system.caller import Caller
-from service.system.modality import OPPOSITE, Modality, NotComparable, NotEmbedded
+from service.system.modality import OPPOSITE, Modality, NotComparable, NotEmbedded, Storage
 from service.system.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -130,11 +130,13 @@ class ReleaseManager:
         *,
         token: str = "",
         cost: Cost = "limited",
+        storage: Storage | None = None,
         on_progress: OnBuild | None = None,
         stop: Caller | None = None,
     ) -> Release:
         """Build a release of a copy of the bundle; raises `ReleaseInUse` if another build runs. See `build_release`."""
         bundle = load_bundle(bundle_path)
+        settings = self._settings if storage is None else self._settings.replace(storage=storage)
         with self._changing():
             if self._building is not None:
                 raise ReleaseInUse(f"a release of {self._building} is being built")
@@ -143,7 +145,7 @@ class ReleaseManager:
         try:
             with self.store.building(), self._releases.lease() as active:
                 return build_release(
-                    self._settings,
+                    settings,
                     self.store,
                     active,
                     bundle,

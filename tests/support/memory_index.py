@@ -112,6 +112,11 @@ class MemoryIndex:
         return cls(store, layout=layout)
 
     @property
+    def storage(self) -> Storage:
+        """float16."""
+        return "float16"
+
+    @property
     def layout(self) -> VectorLayout:
         """See `Index.layout`."""
         return self._layout

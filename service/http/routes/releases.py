@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -58,6 +58,10 @@ class ReleaseRequestBody(RequestBody):
     any_cost: bool = Field(
         False,
         description="Let its encoder be as slow and as large as it is: the gates of latency and memory only report.",
+    )
+    storage: Literal["", "float16", "fine", "compact"] = Field(
+        "",
+        description="How its index stores tracks, if it is on this machine; empty for the setting FOLEY_STORAGE.",
     )
 
 
@@ -117,6 +121,7 @@ async def create_release(
         activate=body.activate,
         force=body.force,
         any_cost=body.any_cost,
+        storage=body.storage,
         who=name_of(request),
     )
     submit = functools.partial(state.jobs.releases.submit, wanted, idempotency_key=idempotency_key)

@@ -23,8 +23,10 @@ from typing import Any
 from service.index.embedded.folder import count_bytes
 from service.index.embedded.generation import next_shard
 from service.index.embedded.messages import ShardConfig
+from service.index.embedded.partial import Partial
 from service.index.embedded.process import ShardProcess
 from service.index.failure import IndexFailure, IndexUnavailable
+from service.system.modality import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +37,27 @@ SMALL_CHANGES = 16  # changes that the last step may have to catch up with
 MAX_ROUNDS = 20
 POLL_SECONDS = 0.2
 CHECK_SECONDS = 30.0
+NOTE_SECONDS = 10.0  # a copy that is cut off loses so much
 RETRY_SECONDS = 600.0
 
 
 class AsideBuild:
-    """One build of a shard aside, from the `config` of the answering process; given up once `is_wanted` is False."""
+    """One build of a shard aside, from the `config` of the answering process; given up once `is_wanted` is False.
+
+    The new shard has the `storage`. `on_copied` is called with the number of points copied, and of all.
+    """
 
     def __init__(
         self,
         config: ShardConfig,
         *,
+        storage: Storage,
+        on_copied: Callable[[int, int], None],
         start_process: Callable[[ShardConfig], ShardProcess],
         is_wanted: Callable[[], bool],
     ) -> None:
-        self._config = replace(config, shard=next_shard(config.folder), unfinished=frozenset())
+        self._config = replace(config, storage=storage, unfinished=frozenset())
+        self._on_copied = on_copied
         self._start_process = start_process
         self._is_wanted = is_wanted
         self._process: ShardProcess | None = None
@@ -59,11 +68,13 @@ class AsideBuild:
         Returns the process that has the new shard open.
         """
         began = time.monotonic()
-        builder = self._start(is_background=True)
         # Twice: the changes on their way, and the shard they make. Counted here: there it would keep searches waiting.
         extra_bytes = 2 * count_bytes(self._config.folder)
-        num_points = self._ask(answering, "begin_copy", extra_bytes)
-        self._copy(answering, builder)
+        num_points, partial = self._ask(answering, "begin_copy", extra_bytes, self._config.storage)
+        shard = partial.shard if partial else next_shard(self._config.folder)
+        self._config = replace(self._config, shard=shard)
+        builder = self._start(is_background=True)
+        self._copy(answering, builder, num_points, partial)
         self._ask(builder, "optimize")
         self._catch_up(answering, builder)
         builder.close()
@@ -76,7 +87,7 @@ class AsideBuild:
         return following
 
     def give_up(self) -> None:
-        """Kill what was started. The shard it leaves is swept away when the index opens again."""
+        """Kill what was started. The shard it leaves is resumed, or swept away when the index opens again."""
         if self._process is not None:
             self._process.kill()
             self._process.close()
@@ -85,20 +96,32 @@ class AsideBuild:
         self._process = self._start_process(replace(self._config, is_background=is_background))
         return self._process
 
-    def _copy(self, answering: ShardProcess, builder: ShardProcess) -> None:
+    def _copy(
+        self, answering: ShardProcess, builder: ShardProcess, num_points: int, partial: Partial | None
+    ) -> None:
         numbers = sum(math.prod(shape) for shape in self._config.layout.tracks.values())
         limit = min(PAGE_POINTS, max(1, PAGE_NUMBERS // numbers))
-        offset: str | None = None
+        offset = partial.offset if partial else None
         is_first = True
+        num_copied = self._ask(builder, "info").num_segments
+        noted = time.monotonic()
         while is_first or offset is not None:
             for _ in range(PAGES_PER_FILE):
                 began = time.monotonic()
                 offset = self._ask(answering, "copy_page", offset, limit)
                 is_first = False
+                num_copied += limit
                 time.sleep(time.monotonic() - began)  # half of the time is for searches
                 if offset is None:
                     break
             self._replay(answering, builder)
+            self._on_copied(min(num_copied, num_points), num_points)
+            if offset is not None and time.monotonic() - noted > NOTE_SECONDS:
+                self._ask(builder, "flush")
+                assert self._config.shard is not None
+                note = Partial(shard=self._config.shard, storage=self._config.storage, offset=offset)
+                self._ask(answering, "note_copy", note)
+                noted = time.monotonic()
 
     def _catch_up(self, answering: ShardProcess, following: ShardProcess) -> None:
         for _ in range(MAX_ROUNDS):

@@ -108,6 +108,7 @@ def of_asset(asset_id: str) -> edge.Filter:
 def _upsert(shard: edge.EdgeShard, tracks: TrackStore, points: Sequence[StoredPoint]) -> None:
     if not points:
         return
+    points = tracks.form.to_own(points)
     replaced = _find_rows(shard, tracks, [point.point_id for point in points])
     rows = tracks.add(points)
     # A head makes its asset exist. Where Edge has no tracks, no point may name a row that a power cut takes.

@@ -47,7 +47,7 @@ class TrackForm:
         }
 
     def to_own(self, points: Sequence[StoredPoint]) -> list[StoredPoint]:
-        """The points with their tracks in this form; pooled vectors stay as they are."""
+        """The points with their tracks in this form; a track that becomes float16 again gets its own pooled vector."""
         changed: list[dict[str, NDArray[Any]]] = [dict(point.vectors) for point in points]
         for modality in self._layout.tracks:
             name = modality + TRACK_SUFFIX
@@ -56,8 +56,10 @@ class TrackForm:
                 tracks = np.stack([self.read(one[name], modality) for one in others])
                 codec = self.codecs.get(modality)
                 rows = codec.encode(tracks) if codec else tracks.reshape(len(tracks), -1)
-                for one, row in zip(others, rows, strict=True):
+                for one, row, track in zip(others, rows, tracks, strict=True):
                     one[name] = row
+                    if codec is None:
+                        one[modality] = self._layout.pool(track)
         return [replace(point, vectors=vectors) for point, vectors in zip(points, changed, strict=True)]
 
     def _is_own(self, track: NDArray[Any], modality: Modality) -> bool:

@@ -5,6 +5,7 @@ generation.json    names the current shard; without it, that is `shard`
 shard.3/           a shard that was built aside
 shard.3.json       its seal: how many points it was sealed with, size and sha256 of the files that never change again
 shard.3.closed     what the other files were when it was closed: see `service.index.embedded.closed`
+partial.json       what is known of a copy that was cut off: see `service.index.embedded.partial`
 building/          changes on their way into a shard that is being built
 
 The rename of generation.json is the switch: before it the old shard is current, after it the new one, each of them
@@ -23,6 +24,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from service.index.embedded.partial import read_partial
 from service.index.failure import REPAIR, IndexDamaged
 
 FIRST = "shard"
@@ -152,11 +154,17 @@ class SealReading:
 
 
 def sweep_others(folder: Path, kept: str) -> None:
-    """Remove what interrupted builds and switches have left in an index's folder, all but the current shard."""
+    """Remove what interrupted builds and switches have left in an index's folder.
+
+    The current shard stays, and a copy that can be resumed.
+    """
     shutil.rmtree(folder / BUILDING, ignore_errors=True)
+    partial = read_partial(folder)
+    spared = {kept, partial.shard} if partial else {kept}
     for path in (*folder.glob("shard*"), *folder.glob(".shard*")):
-        if path.is_dir() and path.name != kept:
-            shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            if path.name not in spared:
+                shutil.rmtree(path, ignore_errors=True)
         elif path.is_file() and path.name != f"{kept}.json":
             path.unlink(missing_ok=True)
 

@@ -11,7 +11,7 @@ is repeated once on a new one; nothing acknowledged is lost. A folder is open in
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -63,8 +63,7 @@ class EmbeddedIndex:
         self._lock = threading.Lock()  # guards the drafts
         self._shard = ShardSupervisor(config, call_seconds=call_seconds, unfinished=self._list_unfinished)
         self._watch = OptimizerWatch(self.is_optimizing_due, self.optimize_aside)
-        shard = config.folder / current_shard(config.folder)
-        self._form = TrackForm(config.layout, read_storage(shard))
+        self._form = self._read_form()
         self._words = WordFiller(lambda: cast(int, self._shard.call("add_words", WORDS_AT_ONCE)))
 
     @classmethod
@@ -253,9 +252,24 @@ class EmbeddedIndex:
         """Build the HNSW graphs, however long it takes. Other calls fail with `IndexUnavailable` then."""
         self._shard.optimize()
 
+    def _read_form(self) -> TrackForm:
+        folder = self._config.folder
+        return TrackForm(self._config.layout, read_storage(folder / current_shard(folder)))
+
     def optimize_aside(self) -> None:
         """Build the HNSW graphs while this index answers; see `ShardSupervisor.optimize_aside`."""
-        self._shard.optimize_aside()
+        self._shard.optimize_aside(self.storage)
+
+    def store_as(
+        self, storage: Storage, *, on_copied: Callable[[int, int], None] = lambda _done, _all: None
+    ) -> None:
+        """Store tracks in another way, in a new shard beside the present one; see `ShardSupervisor.optimize_aside`.
+
+        If it is cut off, the next call goes on with the copy, unless the index has changed. float16 stays where rows
+        would not be smaller.
+        """
+        self._shard.optimize_aside(storage, on_copied=on_copied)
+        self._form = self._read_form()
 
     def is_optimizing_due(self, share: float) -> bool:
         """Whether more than a share of the segments changed since the last build; never below `exact_below` points."""

@@ -35,7 +35,7 @@ class PackedTracks:
     holds_alone = True
 
     def __init__(self, folder: Path, form: TrackForm) -> None:
-        self._form = form
+        self.form = form
         self._damaged: set[str] = set()  # points
         self._files = {
             modality: RowFile(folder / f"{modality}.rows", row_bytes=codec.row_bytes)
@@ -62,7 +62,7 @@ class PackedTracks:
 
     def codec(self, modality: Modality) -> TrackCodec:
         """What reads the rows of a modality."""
-        return self._form.codecs[modality]
+        return self.form.codecs[modality]
 
     def count_rows(self, modality: Modality) -> int:
         """One."""
@@ -70,7 +70,6 @@ class PackedTracks:
 
     def add(self, points: Sequence[StoredPoint]) -> list[RowNumbers]:
         """See `TrackStore.add`."""
-        points = self._form.to_own(points)
         rows: list[RowNumbers] = [{} for _ in points]
         for modality, file in self._files.items():
             name = modality + TRACK_SUFFIX
@@ -126,7 +125,7 @@ class PackedTracks:
                 raise IndexDamaged(
                     f"{np.sum(~is_whole)} {modality} tracks of the index are damaged; {REPAIR}"
                 )
-            pooled = self._form.pool(self.codec(modality).means(rows)) if modality in names else None
+            pooled = self.form.pool(self.codec(modality).means(rows)) if modality in names else None
             for place, n in enumerate(has):
                 if pooled is not None:
                     vectors[n][modality] = pooled[place]

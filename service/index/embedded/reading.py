@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import qdrant_edge as edge
 
+from service.index.embedded.changes import of_asset
 from service.index.embedded.tracks import ROWS, TrackStore
 from service.index.layout import TRACK_SUFFIX
 from service.index.points import StoredPoint
+
+IS_HEAD = edge.FieldCondition("index", match=edge.MatchValue(0))
+
+
+def read_heads(
+    shard: edge.EdgeShard,
+    conditions: Sequence[edge.ConditionType],
+    *,
+    limit: int,
+    offset: edge.PointId | None = None,
+) -> tuple[list[Mapping[str, Any]], edge.PointId | None]:
+    """Payloads of heads that meet some conditions, and the offset of the next page."""
+    chosen = edge.Filter(must=[IS_HEAD, *conditions])
+    request = edge.ScrollRequest(
+        offset=offset, limit=limit, filter=chosen, with_payload=True, with_vector=False
+    )
+    records, following = shard.scroll(request)
+    return [record.payload or {} for record in records], following
+
+
+def read_ids(shard: edge.EdgeShard, asset_id: str) -> set[str]:
+    """The ids of all points of an asset."""
+    request = edge.ScrollRequest(
+        limit=shard.info().points_count + 1,
+        filter=of_asset(asset_id),
+        with_payload=False,
+        with_vector=False,
+    )
+    return {str(record.id) for record in shard.scroll(request)[0]}
 
 
 def read_segments(

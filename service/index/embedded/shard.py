@@ -43,8 +43,9 @@ from service.index.embedded.counts import Counts
 from service.index.embedded.folder import Folder, count_bytes
 from service.index.embedded.generation import Seal, SealedFile, SealReading, seal_files
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
+from service.index.embedded.partial import CopyNote, Partial
 from service.index.embedded.ranking import Searcher, open_tracks, select, to_edge
-from service.index.embedded.reading import in_engine, read_places, read_segments
+from service.index.embedded.reading import in_engine, read_heads, read_ids, read_places, read_segments
 from service.index.embedded.schema import create_field_indexes, load_or_create, migrate_shard
 from service.index.embedded.sweeping import sweep
 from service.index.embedded.wording import find_wordless, search_words
@@ -52,7 +53,7 @@ from service.index.failure import REPAIR, IndexDamaged, IndexFailure
 from service.index.payload import Condition, describe_labels, store_path, to_asset
 from service.index.points import StoredPoint
 from service.index.words import WORDS_KEY, describe_words
-from service.system.modality import Modality
+from service.system.modality import Modality, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Shard:
         self._counts = Counts(self._folder.shard)
         self._reading = SealReading(self._folder.shard)
         self._is_current = config.shard is None
+        self._note = CopyNote(self._folder.path, self._folder.shard.name) if self._is_current else None
         if self._is_current:
             try:
                 self._counts.compare(self._edge.info().points_count, len(self._tracks))
@@ -86,7 +88,7 @@ class Shard:
             if self._edge.info().points_count:
                 heads, unfinished = self._scroll_heads(), config.unfinished
                 self._unfinished = sweep(self._edge, heads, being_written=unfinished, delete=self._delete)
-                self._flush()
+                self.flush()
 
     def check(self) -> None:
         """Raise `IndexDamaged` if something was lost or is damaged; the first call begins to read the large files."""
@@ -97,7 +99,7 @@ class Shard:
                 f"{self._tracks.num_damaged} tracks of the index are damaged or lost; {REPAIR}"
             )
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Bring everything to the disk, and note how much it is."""
         self._edge.flush()
         self._tracks.reuse()
@@ -146,13 +148,13 @@ class Shard:
                 facts = {"modalities": head.payload["modalities"]}
                 self._apply(SetPoints(ids=list(write.outdated_ids), facts=facts))
         if finished:
-            self._flush()
+            self.flush()
         self._unfinished -= {write.asset_id for write, _ in finished}
         return refusals
 
     def _refuse(self, write: Write) -> IndexFailure | None:
         """Why a head must not be written: bodies were deleted while the asset was being written."""
-        missing = set(write.body_ids) - self._point_ids(write.asset_id) if write.body_ids else set()
+        missing = set(write.body_ids) - read_ids(self._edge, write.asset_id) if write.body_ids else set()
         if not missing:
             return None
         return IndexFailure(
@@ -161,23 +163,16 @@ class Shard:
 
     def _delete_others(self, asset_id: str, kept: set[str]) -> None:
         """Delete points of an asset that an earlier version of it left."""
-        stale = self._point_ids(asset_id) - kept
+        stale = read_ids(self._edge, asset_id) - kept
         if stale:
             self._apply(DeletePoints(ids=list(stale)))
-
-    def _point_ids(self, asset_id: str) -> set[str]:
-        request = edge.ScrollRequest(
-            limit=self._edge.info().points_count + 1,
-            filter=of_asset(asset_id),
-            with_payload=False,
-            with_vector=False,
-        )
-        return {str(record.id) for record in self._edge.scroll(request)[0]}
 
     def _apply(self, change: Change) -> None:
         """Apply a change, and note it if a copy is being built."""
         if self._is_frozen:
             raise ShardFrozen("the index is being switched to a new shard")
+        if self._note:
+            self._note.forget()
         if isinstance(change, DeletePoints | DeleteAsset):
             self._note_counts(0, is_durable=True)
         try:
@@ -216,15 +211,7 @@ class Shard:
     def _heads(
         self, conditions: Sequence[edge.ConditionType], *, limit: int, offset: edge.PointId | None = None
     ) -> tuple[list[Payload], edge.PointId | None]:
-        request = edge.ScrollRequest(
-            offset=offset,
-            limit=limit,
-            filter=edge.Filter(must=[_is("index", 0), *conditions]),
-            with_payload=True,
-            with_vector=False,
-        )
-        records, following = self._edge.scroll(request)
-        return [record.payload or {} for record in records], following
+        return read_heads(self._edge, conditions, limit=limit, offset=offset)
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if none of this id is complete."""
@@ -277,7 +264,7 @@ class Shard:
             if counts[-1]:
                 self._apply(DeleteAsset(asset_id=asset_id))
         if any(counts):
-            self._flush()
+            self.flush()
         self._unfinished -= set(asset_ids)
         return counts
 
@@ -319,12 +306,20 @@ class Shard:
         )
         return max(0, len(self._tracks) - self._tracks.num_free - num_rows) / max(1, num_rows)
 
-    def begin_copy(self, extra_bytes: int) -> int:
-        """Note every change from now on, for a shard that is built aside; return the number of points."""
+    def begin_copy(self, extra_bytes: int, storage: Storage) -> tuple[int, Partial | None]:
+        """Note every change from now on, for a shard that is built aside.
+
+        Returns the number of points, and the copy of this kind of storage that can be resumed.
+        """
         self._folder.check_space(extra_bytes=extra_bytes)
         self._drop_log()
         self._log = ChangeLog(self._folder.new_building())
-        return self._edge.info().points_count
+        return self._edge.info().points_count, self._note.begin(storage) if self._note else None
+
+    def note_copy(self, partial: Partial) -> None:
+        """Note how far a copy is whose points are flushed; see `CopyNote.write`."""
+        if self._note:
+            self._note.write(partial)
 
     def copy_page(self, offset: str | None, limit: int) -> str | None:
         """Note a page of points among the changes; return the offset of the next page, None after the last."""
@@ -376,12 +371,13 @@ class Shard:
         self._unfinished = set(unfinished)
         self._folder.switch_to(Seal(num_points=self._edge.info().points_count, files=self._sealed))
         self._is_current = True
+        self._note = CopyNote(self._folder.path, self._folder.shard.name)
         self._note_counts(self._edge.info().points_count)
 
     def close(self) -> None:
         """Flush and close, and note what the small files are then."""
         self._drop_log()
-        self._flush()
+        self.flush()
         self._edge.close()
         self._tracks.close()
         if self._is_current and not self._is_frozen:
@@ -393,6 +389,8 @@ class Shard:
 
     def _delete(self, condition: edge.Filter) -> None:
         self._note_counts(0, is_durable=True)
+        if self._note:
+            self._note.forget()
         delete_points(self._edge, self._tracks, condition)
 
 

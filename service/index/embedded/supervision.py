@@ -19,10 +19,12 @@ from typing import Any
 
 from service.index.embedded.aside import AsideBuild
 from service.index.embedded.folder import FolderLock
+from service.index.embedded.forms import fitting
 from service.index.embedded.generation import current_shard, sweep_others
 from service.index.embedded.messages import ShardConfig, ShardFrozen
 from service.index.embedded.process import ShardProcess, ShardProcessDied
 from service.index.failure import IndexFailure, IndexUnavailable
+from service.system.modality import Storage
 
 
 class ShardSupervisor:
@@ -87,8 +89,12 @@ class ShardSupervisor:
         finally:
             self.is_optimizing = False
 
-    def optimize_aside(self) -> None:
+    def optimize_aside(
+        self, storage: Storage, *, on_copied: Callable[[int, int], None] = lambda _done, _all: None
+    ) -> None:
         """Build the HNSW graphs in other processes, while this index answers and is written to.
+
+        The new shard has the `storage`; `on_copied` is called with the number of segments copied, and of all.
 
         Blocks the caller alone. Searches wait for some milliseconds at a time; writes wait during the last step, which
         takes less than a second. The disk needs room for the index twice more. Fails with `IndexUnavailable` if it is
@@ -99,7 +105,13 @@ class ShardSupervisor:
                 raise IndexUnavailable("the index is being optimized already")
             answering = self._living()
             self._is_building = True
-        build = AsideBuild(self._config, start_process=self._start, is_wanted=lambda: not self._is_closed)
+        build = AsideBuild(
+            self._config,
+            storage=fitting(storage, self._config.layout),
+            on_copied=on_copied,
+            start_process=self._start,
+            is_wanted=lambda: not self._is_closed,
+        )
         try:
             self._switch(answering, build.prepare(answering))
             answering.close()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.index.embedded.forms import TrackForm
 from service.index.failure import IndexFull
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.points import StoredPoint
@@ -39,6 +40,8 @@ RowNumbers = dict[str, int]  # by the name of the track
 
 class TrackStore(Protocol):
     """Where a shard has its tracks: the rows of a file, and perhaps Edge as well. Not thread-safe."""
+
+    form: TrackForm
 
     @property
     def holds_alone(self) -> bool:
@@ -63,7 +66,7 @@ class TrackStore(Protocol):
         """Rows that a track takes."""
 
     def add(self, points: Sequence[StoredPoint]) -> list[RowNumbers]:
-        """Write the tracks of points in the form of the store, and return their rows; raises `IndexFull`."""
+        """Write the tracks of points, which are in the form of the store; return their rows, or raise `IndexFull`."""
 
     def free(self, rows: Sequence[RowNumbers]) -> None:
         """Note rows that no point names any more."""
@@ -107,6 +110,7 @@ class TrackCopies:
 
     def __init__(self, folder: Path, layout: VectorLayout) -> None:
         self._layout = layout
+        self.form = TrackForm(layout, "float16")
         self._values = {modality: math.prod(shape) for modality, shape in layout.tracks.items()}
         self._num_values = num_values = math.gcd(*self._values.values())
         self._row_bytes = 2 * num_values

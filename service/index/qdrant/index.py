@@ -57,7 +57,7 @@ from service.index.qdrant.search import search_assets, search_segments, without_
 from service.index.qdrant.wording import add_words, search_words
 from service.index.qdrant.writer import SWEEP_AFTER_SECONDS, Writer, read_head
 from service.index.words import describe_words
-from service.system.modality import Modality, Track
+from service.system.modality import Modality, Storage, Track
 
 POLL_SECONDS = 1.0
 WORDS_AT_ONCE = 200
@@ -74,6 +74,11 @@ class ServerIndex:
         self._layout = layout
         self._writer = Writer(points, layout=layout)
         self._words = WordFiller(lambda: add_words(points, WORDS_AT_ONCE))
+
+    @property
+    def storage(self) -> Storage:
+        """float16."""
+        return "float16"
 
     @property
     def layout(self) -> VectorLayout:

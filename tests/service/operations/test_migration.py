@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,14 @@ from service.index.qdrant import index as server
 from service.index.qdrant import place
 from service.index.qdrant.index import ServerIndex
 from service.index.qdrant.link import ServerConfig
-from service.operations.migration import Migration, MigrationFailed, compare, migrate, migrate_places
+from service.operations.migration import (
+    Migration,
+    MigrationFailed,
+    change_storage,
+    compare,
+    migrate,
+    migrate_places,
+)
 from service.system.modality import Track
 from service.system.settings import Settings
 from tests.support.index_contract import make_id, make_segment, make_tracks
@@ -304,3 +313,31 @@ def test_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     assert CliRunner().invoke(app, ["migrate"]).exit_code == WRONG_USAGE
     result = CliRunner().invoke(app, ["migrate", "--to", str(settings.data)])
     assert (result.exit_code, "are the same" in result.stderr) == (FAILED, True)
+
+
+def test_tracks_are_stored_in_fewer_bytes_and_what_that_costs_is_said(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = load_bundle(settings.bundle)
+    tracks = make_tracks(6, seed=2, width=bundle.manifest.embedding_width)
+    with closing(index_place(settings).open(bundle, release_id=bundle.bundle_id)) as index:
+        for name, track in enumerate(tracks):
+            index.write_asset([make_segment(name, audio_track=track, video_track=track)], is_last=True)
+    monkeypatch.setenv("FOLEY_DATA", str(settings.data))
+    monkeypatch.setenv("FOLEY_MIN_FREE_BYTES", "0")
+    result = CliRunner().invoke(app, ["migrate", "--storage", "fine", "--json"])
+    assert result.exit_code == 0, result.output
+    change = json.loads(result.stdout)
+    assert (change["storage"], change["num_segments"]) == ("fine", 6)
+    assert 0 < change["score_error"] < change["largest_error"] < 3e-4
+    with closing(index_place(settings).open(bundle, release_id=bundle.bundle_id)) as index:
+        assert index.storage == "fine"
+        best = index.search(VectorQuery(track=tracks[3], target="video", limit=1))[0]
+        assert best.asset_id == make_id(3)
+    again = CliRunner().invoke(app, ["migrate", "--storage", "fine"])
+    assert "6 segments stored as fine: " in again.stderr
+    assert "differ by 0.0e+00 in the mean" in again.stderr
+    assert migrate_places(settings, target=URL).num_compared == 24, "rows are compared within their loss"
+    assert CliRunner().invoke(app, ["migrate", "--storage", "fine", "--to", URL]).exit_code == WRONG_USAGE
+    with pytest.raises(MigrationFailed, match="on a Qdrant server stores tracks as float16"):
+        change_storage(settings.replace(qdrant_url=URL), "fine")
