@@ -16,11 +16,12 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote
 
-from service.exports.timecode import FrameRate, carry_over
+from service.exports.timecode import FrameRate, carry_over, find_rate
 from service.system.failure import Failure
 
 FIRST_RECORD = "01:00:00:00"
 MAX_NAME_CHARS = 255
+MAX_FRAME_RATE = 1000.0
 # Marks that let text be shown in another order than it is written, beyond its field.
 UNSHOWN = re.compile("[\u202a-\u202e\u2066-\u2069\ufffe\uffff\ud800-\udfff]")
 
@@ -29,6 +30,16 @@ class NothingToExport(Failure):
     """No item names a file that is indexed and has what the item wants."""
 
     code = "nothing_to_export"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCount:
+    """Frames of a file at its own rate: timecode of its first, how many there are, and the first of the part."""
+
+    rate: FrameRate
+    source_start: int
+    length: int
+    first: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +56,7 @@ class Event:
         first: First frame of the part, from the file's first.
         stop: The one after its last.
         record: Where the part begins in the cut, from its first frame.
+        own: What the file counts itself, if it has a picture of another rate than the cut.
     """
 
     asset_id: str
@@ -65,6 +77,7 @@ class Event:
     first: int
     stop: int
     record: int
+    own: OwnCount | None
     metadata: Mapping[str, Any]
 
     @property
@@ -199,8 +212,21 @@ def _build(
         first=first,
         stop=max(rate.frames(end), first + 1),
         record=record,
+        own=_own_count(media, start, duration, rate) if has_video else None,
         metadata={**(media.get("said") or {}), **(asset.get("metadata") or {})},
     )
+
+
+def _own_count(media: Mapping[str, Any], start: float, duration: float, rate: FrameRate) -> OwnCount | None:
+    frame_rate = float(media.get("frame_rate") or 0.0)
+    if not 0 < frame_rate < MAX_FRAME_RATE:
+        return None
+    own = find_rate(frame_rate, is_drop=";" in (media.get("timecode") or ""))
+    if own.rate == rate.rate:
+        return None
+    length = max(own.frames(duration), 1)
+    first = min(own.frames(start), length - 1)
+    return OwnCount(rate=own, source_start=_source_start(media, own), length=length, first=first)
 
 
 def _source_start(media: Mapping[str, Any], rate: FrameRate) -> int:

@@ -98,7 +98,7 @@ def write_json(cut: Cut) -> str:
     """Everything that is known of the parts."""
     events = [
         {
-            **asdict(event),
+            **{name: value for name, value in asdict(event).items() if name != "own"},
             **dict(
                 zip(("source_in", "source_out", "record_in", "record_out"), _times(cut, event), strict=True)
             ),

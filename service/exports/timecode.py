@@ -89,6 +89,16 @@ RATES: Mapping[str, FrameRate] = {
 }
 
 
+def find_rate(frame_rate: float, *, is_drop: bool = False) -> FrameRate:
+    """The rate of a file from its frames a second: one of `RATES` if that is within .05 %, else as it is."""
+    near = [one for one in RATES.values() if abs(float(one.rate) / frame_rate - 1) < 5e-4]
+    if near:
+        return min(near, key=lambda one: one.is_drop != is_drop)
+    return FrameRate(
+        f"{frame_rate:g}", Fraction(frame_rate).limit_denominator(1001), max(1, round(frame_rate))
+    )
+
+
 def carry_over(timecode: str, frame_rate: float, rate: FrameRate) -> int:
     """The frame at which a file of another rate begins: the same hours, minutes and seconds, and the part of a second.
 

@@ -6,7 +6,8 @@ OpenTimelineIO's JSON is written here, so exporting needs no further package; te
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 from xml.etree import ElementTree as ET  # nothing is parsed
 
@@ -15,18 +16,20 @@ from service.exports.timecode import FrameRate
 
 
 def write_fcpxml(cut: Cut) -> str:
-    """FCPXML 1.11: one project, the parts in its spine."""
+    """FCPXML 1.11: one project, the parts in its spine; a format for the cut and for each other rate of a file."""
     rate = cut.rate
     root = ET.Element("fcpxml", version="1.11")
     resources = ET.SubElement(root, "resources")
-    ET.SubElement(
-        resources, "format", id="r1", name="FFVideoFormatRateUndefined", frameDuration=_seconds(1, rate)
-    )
+    rates = dict.fromkeys([rate.rate, *(event.own.rate.rate for event in cut.events if event.own)])
+    formats = {one: f"r{number}" for number, one in enumerate(rates, start=1)}
+    for one, identity in formats.items():
+        facts = {"id": identity, "name": "FFVideoFormatRateUndefined", "frameDuration": _time(1, one)}
+        ET.SubElement(resources, "format", facts)
     ids: dict[str, str] = {}
     for event in cut.events:
         if event.asset_id not in ids:
-            ids[event.asset_id] = f"r{len(ids) + 2}"
-            _add_asset(resources, ids[event.asset_id], event, rate)
+            ids[event.asset_id] = f"r{len(formats) + len(ids) + 1}"
+            _add_asset(resources, ids[event.asset_id], event, rate, formats)
     event_node = ET.SubElement(ET.SubElement(root, "library"), "event", name=cut.title)
     project = ET.SubElement(event_node, "project", name=cut.title)
     counting = "DF" if rate.is_drop else "NDF"
@@ -44,6 +47,9 @@ def write_fcpxml(cut: Cut) -> str:
             "duration": _seconds(event.duration, rate),
             "tcFormat": counting,
         }
+        if own := event.own:
+            facts["start"] = _seconds(own.source_start + own.first, own.rate)
+            facts["tcFormat"] = "DF" if own.rate.is_drop else "NDF"
         if (event.has_video, event.has_audio) != (event.is_picture_file, event.is_sound_file):
             facts["srcEnable"] = "video" if event.has_video else "audio"
         clip = ET.SubElement(spine, "asset-clip", facts)
@@ -52,11 +58,14 @@ def write_fcpxml(cut: Cut) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n<!DOCTYPE fcpxml>\n' + _to_text(root)
 
 
-def _add_asset(resources: ET.Element, identity: str, event: Event, rate: FrameRate) -> None:
-    facts = {"id": identity, "name": event.name, "start": _seconds(event.source_start, rate)}
-    facts["duration"] = _seconds(event.length, rate)
+def _add_asset(
+    resources: ET.Element, identity: str, event: Event, rate: FrameRate, formats: Mapping[Fraction, str]
+) -> None:
+    counted, rate = (event.own, event.own.rate) if event.own else (event, rate)
+    facts = {"id": identity, "name": event.name, "start": _seconds(counted.source_start, rate)}
+    facts["duration"] = _seconds(counted.length, rate)
     if event.is_picture_file:
-        facts |= {"hasVideo": "1", "format": "r1", "videoSources": "1"}
+        facts |= {"hasVideo": "1", "format": formats[rate.rate], "videoSources": "1"}
     if event.is_sound_file:
         facts |= {"hasAudio": "1", "audioSources": "1", "audioChannels": str(event.num_channels)}
         facts["audioRate"] = str(event.sample_rate_hz)
@@ -65,8 +74,12 @@ def _add_asset(resources: ET.Element, identity: str, event: Event, rate: FrameRa
 
 
 def _seconds(frames: int, rate: FrameRate) -> str:
+    return _time(frames, rate.rate)
+
+
+def _time(frames: int, rate: Fraction) -> str:
     """A time as Final Cut writes it: whole seconds, or frames in parts of the rate's clock (`30030/30000s`)."""
-    units, clock = frames * rate.rate.denominator, rate.rate.numerator
+    units, clock = frames * rate.denominator, rate.numerator
     return f"{units // clock}s" if units % clock == 0 else f"{units}/{clock}s"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,21 @@ from service.index.embedded.forms import fitting, read_storage, write_storage
 from service.index.embedded.messages import ShardConfig
 from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX
-from service.index.payload import NUMBERS, WORDS, describe_files, describe_metadata, load_path
+from service.index.payload import (
+    NUMBERS,
+    SAID_NUMBERS,
+    WORDS,
+    Condition,
+    Within,
+    describe_files,
+    describe_metadata,
+    load_path,
+)
 from service.index.words import WORDS_KEY
 from service.system.modality import Storage
 
+OPEN_KEYS = ("metadata.", f"{SAID_NUMBERS}.")  # whatever people and files say
+MAX_OPEN_INDEXES = 8  # each adds 10 fsyncs to a flush
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 POOLED_BYTES: Mapping[Storage, float] = {"float16": 4, "fine": 1, "compact": 0.5}  # of a number
 POOLED_TYPES: Mapping[Storage, edge.VectorStorageDatatype] = {
@@ -118,6 +129,24 @@ def create_field_indexes(shard: edge.EdgeShard) -> None:
     shard.update(edge.UpdateOperation.create_field_index("index", position))
     begun = edge.KeywordIndexParams(prefix=True, memory=edge.Memory.Cold, enable_hnsw=False)
     shard.update(edge.UpdateOperation.create_field_index(WORDS_KEY, begun))
+
+
+def index_numbers(shard: edge.EdgeShard, conditions: Sequence[Condition]) -> None:
+    """Give metadata that a filter bounds an index when it is bounded first, up to `MAX_OPEN_INDEXES`.
+
+    Bounds that few files fit read the payload of every point without one.
+    """
+    keys = [
+        key for one in conditions if isinstance(one, Within) for key in one.keys if key.startswith(OPEN_KEYS)
+    ]
+    if not keys:
+        return
+    known = {key.replace('"', "") for key in shard.info().payload_schema if key.startswith(OPEN_KEYS)}
+    missing = [key for key in keys if key.replace('"', "") not in known]
+    if len(known) + len(missing) > MAX_OPEN_INDEXES:
+        return
+    for key in missing:
+        shard.update(edge.UpdateOperation.create_field_index(key, edge.FloatIndexParams(enable_hnsw=False)))
 
 
 def migrate_shard(shard: edge.EdgeShard) -> None:

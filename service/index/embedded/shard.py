@@ -225,7 +225,7 @@ class Shard:
 
     def list_assets(self, limit: int, cursor: str | None, conditions: Sequence[Condition]) -> AssetPage:
         """A page of assets in the order of their heads' ids."""
-        heads, following = self._heads(to_edge(conditions), limit=limit, offset=cursor)
+        heads, following = self._heads(to_edge(conditions, self._edge), limit=limit, offset=cursor)
         return AssetPage(
             assets=tuple(to_asset(head) for head in heads),
             next_cursor=None if following is None else str(following),
@@ -270,12 +270,12 @@ class Shard:
 
     def count_assets(self, conditions: Sequence[Condition]) -> int:
         """How many complete assets meet the conditions."""
-        return self._count(edge.Filter(must=[_is("index", 0), *to_edge(conditions)]))
+        return self._count(edge.Filter(must=[_is("index", 0), *to_edge(conditions, self._edge)]))
 
     def count_segments(self, modality: Modality | None) -> int:
         """Count segments of complete assets, or those of them that have the modality."""
         has_vector: list[edge.ConditionType] = [edge.HasVectorCondition(modality)] if modality else []
-        finished = select((), hidden=self._unfinished)
+        finished = select((), self._edge, hidden=self._unfinished)
         return self._count(edge.Filter(must=has_vector, must_not=finished.must_not if finished else None))
 
     def optimize(self) -> None:

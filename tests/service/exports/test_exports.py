@@ -36,7 +36,9 @@ def _item(number: int, **fields: Any) -> dict[str, Any]:
 
 
 def _cut(rate: str = "25", items: list[dict[str, Any]] | None = None, **media: Any) -> Cut:
-    assets = {one["asset_id"]: one for one in (_asset(1, **media), _asset(2), _asset(3, has_video=False))}
+    same = {key: value for key, value in media.items() if key == "frame_rate"}
+    files = (_asset(1, **media), _asset(2, **same), _asset(3, has_video=False))
+    assets = {one["asset_id"]: one for one in files}
     chosen = items or [_item(1), _item(2, modality="video"), _item(3, start_seconds=None, end_seconds=None)]
     return build_cut(chosen, assets, rate=RATES[rate], title="rain")
 
@@ -205,7 +207,7 @@ def test_another_program_reads_the_same(name: FormatName, rate: str) -> None:
     otio = pytest.importorskip("opentimelineio")
     if READERS[name] not in otio.adapters.available_adapter_names():
         pytest.skip(f"no adapter {READERS[name]}")
-    cut = _cut(rate, timecode="10:00:00:00")
+    cut = _cut(rate, timecode="10:00:00:00", frame_rate=float(RATES[rate].rate))
     more = {"rate": float(cut.rate.rate)} if name == "edl" else {}
     if name == "ale" and cut.rate.is_drop:
         pytest.skip("the adapter knows no drop-frame rates")
@@ -226,7 +228,7 @@ def test_another_program_reads_the_same(name: FormatName, rate: str) -> None:
 def test_fcpxml_times_are_whole_frames_on_the_clock_of_the_rate(name: str) -> None:
     """As Final Cut writes them: N x 1001/30000s is never reduced to another clock, so a frame is seen as one."""
     rate = RATES[name]
-    cut = _cut(name, timecode="10:00:00:00")
+    cut = _cut(name, timecode="10:00:00:00", frame_rate=float(rate.rate))
     root = ET.fromstring(write(cut, "fcpxml"))
     clock = root.find("resources/format").get("frameDuration", "").partition("/")[2]  # type: ignore[union-attr]
     assert clock == f"{rate.rate.numerator}s"
@@ -252,6 +254,37 @@ def test_fcpxml_times_are_whole_frames_on_the_clock_of_the_rate(name: str) -> No
     ]
     (sequence,) = root.iter("sequence")
     assert (read(sequence, "tcStart"), read(sequence, "duration")) == (cut.start, cut.duration)
+
+
+@pytest.mark.parametrize("name", ["24", "25", "29.97df"])
+@pytest.mark.parametrize(
+    ("own", "timecode"),
+    [("23.976", "10:00:00:12"), ("50", "10:00:00:12"), ("59.94df", "10:00:00;12"), ("8", None)],
+)
+def test_fcpxml_gives_a_file_of_another_rate_a_format_of_its_own(
+    name: str, own: str, timecode: str | None
+) -> None:
+    """Its frames are counted on its own clock, from its own timecode; the cut stays on the clock of the cut."""
+    rate = RATES[name]
+    file_rate = RATES[own].rate if own in RATES else Fraction(own)
+    cut = _cut(name, [_item(1)], timecode=timecode, frame_rate=float(file_rate))
+    root = ET.fromstring(write(cut, "fcpxml"))
+    formats = {one.get("id"): one.get("frameDuration", "") for one in root.iter("format")}
+
+    def read(text: str | None) -> Fraction:
+        over, _, under = (text or "").removesuffix("s").partition("/")
+        return Fraction(int(over), int(under or 1))
+
+    (asset,), (clip,), (event,) = root.iter("asset"), root.iter("asset-clip"), cut.events
+    assert read(formats[asset.get("format")]) == 1 / file_rate
+    assert read(formats["r1"]) == 1 / rate.rate
+    start = RATES[own].count(timecode) if timecode else 0
+    first = round(Fraction(event.start_seconds) * file_rate)
+    assert read(asset.get("start")) * file_rate == start
+    assert read(clip.get("start")) * file_rate == start + first
+    assert read(asset.get("duration")) * file_rate == round(60 * file_rate)
+    assert read(clip.get("duration")) * rate.rate == event.duration
+    assert clip.get("tcFormat") == ("DF" if own.endswith("df") else "NDF")
 
 
 @pytest.mark.parametrize("name", RATES)

@@ -24,19 +24,20 @@ import numpy as np
 import pytest
 import qdrant_edge as edge
 
-from service.index.contract import Filter, Index, Segment, VectorQuery, WordQuery
+from service.index.contract import Bounds, Filter, Index, Segment, VectorQuery, WordQuery
 from service.index.draft import follow
 from service.index.embedded import ranking
 from service.index.embedded.closed import check_closed
 from service.index.embedded.folder import describe
 from service.index.embedded.index import EmbeddedIndex
 from service.index.embedded.messages import ShardConfig, Write
-from service.index.embedded.schema import _migrate_asset, create_field_indexes
+from service.index.embedded.schema import MAX_OPEN_INDEXES, OPEN_KEYS, _migrate_asset, create_field_indexes
 from service.index.embedded.shard import Shard
 from service.index.embedded.shard_process import serve
 from service.index.embedded.tracks import FILE_NAME, TrackCopies
 from service.index.failure import IndexDamaged, IndexFailure, IndexFull, IndexInUse, IndexUnavailable
 from service.index.layout import VectorLayout
+from service.index.payload import Condition, to_conditions
 from service.index.points import to_points
 from service.index.words import WORDS_KEY
 from service.system.modality import MODALITIES
@@ -772,3 +773,21 @@ def test_moments_come_from_the_copies(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(shard.search(query)) == len(tracks)
     assert read == []
     shard.close()
+
+
+def test_bounds_of_metadata_get_few_indexes(tmp_path: Path) -> None:
+    """Bounds that few files fit read everything without one; each makes flushes dearer, so they are few."""
+    config = ShardConfig(folder=tmp_path, layout=LAYOUTS["two shapes"], min_free_bytes=0)
+    shard = Shard(config)
+
+    def bound(key: str) -> list[Condition]:
+        return to_conditions(Filter(metadata={key: Bounds(at_least=1)}))
+
+    for key in ("bpm", "f.p s", "bpm", "take"):
+        assert shard.count_assets(bound(key)) == 0
+    indexed = {key for key in shard._edge.info().payload_schema if key.startswith(OPEN_KEYS)}
+    assert len(indexed) == 6
+    for number in range(9):
+        shard.list_assets(10, None, bound(f"key {number}"))
+    indexed = {key for key in shard._edge.info().payload_schema if key.startswith(OPEN_KEYS)}
+    assert len(indexed) == MAX_OPEN_INDEXES

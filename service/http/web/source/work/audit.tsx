@@ -7,6 +7,7 @@ import { count, formatPercent, nameOf } from "../format";
 import { playTogether, stopPair } from "../players";
 import { say } from "../state";
 import type { Finding, Mark } from "../types";
+import { useNear } from "../waveform";
 
 const MARKS: [Mark, string][] = [["fixed", "Fixed"], ["not_a_fault", "Not a fault"]];
 const WORDS: Record<Finding["verdict"], string> = {
@@ -73,8 +74,9 @@ function Row({ finding, onMark }: { finding: Finding; onMark: (mark: Mark | null
     const at = Math.max(picture.current.currentTime, Math.max(-late, 0));
     playTogether(picture.current, sound.current, { muted: picture.current, at, start: at + late });
   };
+  const [row, isNear] = useNear<HTMLLIElement>();
   return (
-    <li data-card tabIndex={-1} aria-label={name}>
+    <li ref={row} data-card tabIndex={-1} aria-label={name}>
       <div class="grow stack">
         <span class="name" title={finding.path}>{name}</span>
         <span>
@@ -94,7 +96,7 @@ function Row({ finding, onMark }: { finding: Finding; onMark: (mark: Mark | null
           <a class="small" href={`#/library/${finding.asset_id}`}>in the library</a>
         </div>
       </div>
-      <video ref={picture} src={media} controls preload="none" playsInline aria-label={name} />
+      <video ref={picture} src={media} poster={isNear ? assetAddress(finding.asset_id, "/thumbnail") : undefined} controls preload="none" playsInline aria-label={name} />
       <audio ref={sound} preload="none" aria-label={`Sound of ${name}, moved`} hidden />
     </li>
   );

@@ -6,6 +6,7 @@ import { assetAddress, foley, lineOf, read, save } from "../api";
 import { formatSpan, nameOf } from "../format";
 import { say } from "../state";
 import type { Collection } from "../types";
+import { useNear } from "../waveform";
 import { collections, current, loadCollections, makeCollection, removeCollection, renameCollection, setItems } from "./collections";
 
 export function Basket() {
@@ -55,15 +56,17 @@ function Row({ item, at, items, attempt }: RowProps) {
     const next = items.toSpliced(at, 1).toSpliced(to, 0, item);
     attempt(setItems(next));
   };
+  const [row, isNear] = useNear<HTMLLIElement>();
+  const poster = isNear && item.modality !== "audio" && item.path ? assetAddress(item.asset_id, "/thumbnail") : undefined;
   return (
-    <li data-card tabIndex={-1} aria-label={name}>
+    <li ref={row} data-card tabIndex={-1} aria-label={name}>
       <div class="grow">
         <span class="name" title={item.path ?? ""}>{name}</span>
         <span class="quiet"> {span}{item.query ? ` · found with ${item.query}` : ""}</span>
         <input aria-label={`Note on ${name}`} placeholder="Note" maxLength={4096} defaultValue={item.note}
           onChange={(event) => attempt(setItems(items.with(at, { ...item, note: event.currentTarget.value })))} />
       </div>
-      <Player controls preload="none" aria-label={name} src={`${assetAddress(item.asset_id, "/media")}#t=${item.start_seconds ?? 0}`} />
+      <Player controls preload="none" {...(poster ? { poster } : {})} aria-label={name} src={`${assetAddress(item.asset_id, "/media")}#t=${item.start_seconds ?? 0}`} />
       <div class="row">
         <button type="button" class="small" aria-label={`Move ${name} up`} disabled={at === 0} onClick={() => move(at - 1)}>↑</button>
         <button type="button" class="small" aria-label={`Move ${name} down`} disabled={at === items.length - 1} onClick={() => move(at + 1)}>↓</button>
