@@ -69,6 +69,9 @@ export function readProblem(status: number, text: string, retryAfter: string | n
   return new Problem(status, String(found.title ?? `The service answered with status ${status}`), said, String(found.code ?? ""), errors);
 }
 
+/** Whether the same may succeed soon: nothing answered, or the service is starting or has too much to do. */
+export const isPassing = (error: unknown): boolean => error instanceof Problem && [0, 429, 502, 503, 504].includes(error.status);
+
 /** What any thrown value says. */
 export function lineOf(error: unknown): string {
   return error instanceof Problem ? error.line : String(error);

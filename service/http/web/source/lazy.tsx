@@ -8,13 +8,15 @@ export function lazy<P extends object>(load: () => Promise<ComponentType<P>>): C
   let loading: Promise<void> | null = null;
   return function Lazy(props: P & { placeholder?: ComponentChildren }) {
     const [, setLoaded] = useState(loaded !== null);
+    const [isGone, setGone] = useState(false);
     loading ??= load().then((component) => { loaded = component; }, () => { loading = null; }); // tried again when it is shown again
     useEffect(() => {
       let isThere = true;
-      void loading?.then(() => isThere && setLoaded(loaded !== null));
+      void loading?.then(() => isThere && (loaded ? setLoaded(true) : setGone(true)));
       return () => { isThere = false; };
     }, []);
     const Loaded = loaded as ComponentType<P> | null;
+    if (isGone) return <p class="problem" role="alert">This part of the page could not be loaded: the service does not answer. Open it again later.</p>;
     return Loaded ? <Loaded {...props} /> : <>{props.placeholder}</>;
   };
 }

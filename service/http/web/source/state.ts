@@ -1,7 +1,7 @@
 // What all parts of the page share: where it is, what the library holds, and whether a key is needed.
 
 import { computed, signal } from "@preact/signals";
-import { foley, forgetKey, keepKey, keyHeaders, lendKey, Problem, read } from "./api";
+import { foley, forgetKey, isPassing, keepKey, keyHeaders, lendKey, Problem, read } from "./api";
 import { count } from "./format";
 import type { BundleFacts, Job } from "./types";
 
@@ -9,6 +9,8 @@ export const PAGES = ["search", "library", "map", "basket", "jobs", "releases", 
 export type Page = (typeof PAGES)[number];
 
 const MAX_JOBS = 100; // the newest; an older question was answered or given up
+/** After which what failed for now is asked again: the service was away, starts, or has too much to do. */
+export const RETRY_MILLISECONDS = 3000;
 const READINESS_MILLISECONDS = 6000; // GET /readyz may repeat what it said five seconds ago
 
 const hash = signal(location.hash);
@@ -16,7 +18,14 @@ addEventListener("hashchange", () => (hash.value = location.hash));
 
 /** `#/library/ID` → page `library`, place `ID`. */
 export const page = computed<Page>(() => PAGES.find((name) => name === hash.value.split("/")[1]) ?? "search");
-export const place = computed(() => decodeURIComponent(hash.value.split("/")[2] ?? ""));
+export const place = computed(() => {
+  const given = hash.value.split("/")[2] ?? "";
+  try {
+    return decodeURIComponent(given);
+  } catch {
+    return given; // written by hand
+  }
+});
 
 export function goTo(name: Page, where = ""): void {
   location.hash = `#/${name}${where ? `/${encodeURIComponent(where)}` : ""}`;
@@ -68,6 +77,7 @@ export async function showLibrary(bundleId: string | null = null): Promise<boole
     if (turn !== numAsked) return false;
     if (error instanceof Problem && [401, 403].includes(error.status)) askForKey(error);
     else libraryLine.value = `${error instanceof Problem ? error.title : "The service does not answer"}.`;
+    if (isPassing(error)) setTimeout(() => turn === numAsked && showLibrary(), RETRY_MILLISECONDS);
     return false;
   }
 }

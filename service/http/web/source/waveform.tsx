@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Schemas } from "foley-client";
-import { foley, ofAsset, read } from "./api";
+import { foley, isPassing, ofAsset, read } from "./api";
 import { framesOfAsset } from "./frames";
 import { formatSpan } from "./format";
 
@@ -21,7 +21,10 @@ export function readPeaks(assetId: string, start?: number, end?: number): Promis
   const known = kept.get(name);
   if (known) return known;
   const query = { pixels: PIXELS, ...(start === undefined ? {} : { start }), ...(end === undefined ? {} : { end }) };
-  const asked = read(foley.GET("/v1/assets/{asset_id}/waveform", { params: { ...ofAsset(assetId), query } })).then((found) => found as Peaks, () => null);
+  const asked = read(foley.GET("/v1/assets/{asset_id}/waveform", { params: { ...ofAsset(assetId), query } })).then((found) => found as Peaks, (error) => {
+    if (isPassing(error)) kept.delete(name);
+    return null;
+  });
   kept.set(name, asked);
   if (kept.size > MAX_KEPT) kept.delete(kept.keys().next().value!);
   return asked;

@@ -45,7 +45,7 @@ def test_every_room_fits_and_is_accessible(page: Any, width: int, height: int, s
             assert not serious, room
 
 
-def test_more_like_this_and_a_basket_as_edl(page: Any, hostile_file: Path) -> None:
+def test_more_like_this_and_a_basket_as_edl(page: Any, hostile_server: str, hostile_file: Path) -> None:
     page.set_viewport_size({"width": 1280, "height": 850})
     page.set_input_files("#file", hostile_file)
     page.click("#search")
@@ -64,6 +64,15 @@ def test_more_like_this_and_a_basket_as_edl(page: Any, hostile_file: Path) -> No
     page.reload()
     page.wait_for_selector(".items li input")
     assert page.input_value(".items li input") == "the second gust"
+    (basket,) = httpx.get(f"{hostile_server}/v1/collections").json()["collections"]
+    place = f"{hostile_server}/v1/collections/{basket['collection_id']}"
+    asset_id = httpx.get(place).json()["items"][0]["asset_id"]
+    httpx.post(f"{place}/items", json={"asset_id": asset_id}).raise_for_status()  # from another tab
+    page.fill(".items li input", "a third")
+    page.keyboard.press("Tab")
+    page.wait_for_selector(".fault:has-text('changed elsewhere')")
+    assert page.locator(".items li").count() == 2
+    assert len(httpx.get(place).json()["items"]) == 2
     formats = page.evaluate("fetch('/v1/exports/formats').then((answer) => answer.status)")
     if formats == 200:
         with page.expect_download() as saved:
@@ -303,6 +312,21 @@ def test_ten_thousand_cards_are_few_elements(page: Any) -> None:
     page.wait_for_selector(".grid > li:first-child .card:has-text('0.wav')")
     assert asked.count("0 to 100") == before + 1
     page.unroute_all()
+
+
+def test_a_service_that_was_away_is_found_again(page: Any) -> None:
+    """Nobody presses anything: the list, the line about the library, and rooms that could not be loaded."""
+    for path in ("**/v1/assets?*", "**/web/map.js"):
+        page.route(path, lambda route: route.abort())
+    page.evaluate("location.hash = '#/library/%E0%A4%A'")  # no text: it must not end the page
+    page.wait_for_selector(".library [role=status]:has-text('does not answer')")
+    go(page, "map")
+    page.wait_for_selector(".room .problem, main > .problem")
+    page.unroute_all()
+    go(page, "library")
+    page.wait_for_selector(".card")
+    go(page, "map")
+    page.wait_for_selector(".map canvas")
 
 
 def test_the_explorer_needs_no_internet(browser: Any, hostile_server: str) -> None:

@@ -2,10 +2,10 @@
 
 import { batch, computed, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { foley, lineOf, read } from "../api";
+import { foley, isPassing, lineOf, read } from "../api";
 import { FilterChips, NO_FILTERS, type Filters } from "../filters";
 import { count, nameOf } from "../format";
-import { isEmpty, libraryLine, LOADING, numAssets, place } from "../state";
+import { isEmpty, libraryLine, LOADING, numAssets, place, RETRY_MILLISECONDS } from "../state";
 import type { Asset, AssetPage } from "../types";
 import { Detail } from "./detail";
 import { AddFolders, Quarantine } from "./folders";
@@ -74,7 +74,9 @@ async function load(isNew: boolean): Promise<void> {
     });
     if (from === undefined && page.next_cursor !== null && Object.keys(filters.value).length) void countAll();
   } catch (error) {
-    if (mine === turn) fault.value = lineOf(error);
+    if (mine !== turn) return;
+    fault.value = lineOf(error);
+    if (isPassing(error)) setTimeout(() => mine === turn && void load(false), RETRY_MILLISECONDS);
   } finally {
     if (mine === turn) isLoading = false;
   }

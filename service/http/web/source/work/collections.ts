@@ -1,7 +1,7 @@
 // The basket: collections kept by the service; one of them is the one that takes what is found.
 
 import { signal } from "@preact/signals";
-import { foley, lineOf, read } from "../api";
+import { foley, lineOf, Problem, read } from "../api";
 import { count } from "../format";
 import { say } from "../state";
 import type { Collection, CollectionRow, Item } from "../types";
@@ -38,12 +38,29 @@ export async function removeCollection(collectionId: string): Promise<void> {
   await loadCollections();
 }
 
-/** Replace the items of the current collection. */
-export async function setItems(items: Collection["items"]): Promise<void> {
-  const chosen = current.value!;
-  const kept = items.map(({ asset_id, start_seconds, end_seconds, modality, note, query }) => ({ asset_id, start_seconds, end_seconds, modality, note, query }));
-  current.value = { ...chosen, items, num_items: items.length }; // at once; the service's word follows
-  current.value = await read(foley.PATCH("/v1/collections/{collection_id}", { params: at(chosen.collection_id), body: { items: kept } }));
+let writing: Promise<unknown> = Promise.resolve();
+let turn = 0; // goes up when somebody else changed what is shown: changes that wait were made to what is no more
+
+/** Replace the items of the current collection, one change after the other; refused if another tab changed it meanwhile. */
+export function setItems(items: Collection["items"]): Promise<void> {
+  const mine = turn;
+  current.value = { ...current.value!, items, num_items: items.length }; // at once; the service's word follows
+  const done = writing.catch(() => {}).then(() => replaceItems(items, mine));
+  writing = done;
+  return done;
+}
+
+async function replaceItems(items: Collection["items"], mine: number): Promise<void> {
+  const { collection_id, updated_at } = current.value!;
+  const params = at(collection_id);
+  const stored = await read(foley.GET("/v1/collections/{collection_id}", { params }));
+  if (mine !== turn || stored.updated_at !== updated_at) {
+    turn++;
+    current.value = stored;
+    throw new Problem(409, "It was changed elsewhere meanwhile", "This is how it is now: make your change again.");
+  }
+  const kept = items.map(({ path: _, ...item }) => item);
+  current.value = await read(foley.PATCH("/v1/collections/{collection_id}", { params, body: { items: kept } }));
 }
 
 /** Add a hit to the current collection; the first one makes a collection. */
