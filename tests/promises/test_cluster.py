@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle.bundle import load_bundle
+from service.index.contract import Index
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
 from service.system.settings import Settings
@@ -44,9 +45,8 @@ class Rig:
     """Two machines and a Qdrant server; the driver runs on the first machine, which lends a core too."""
 
     nodes: list[RayNode]
-    settings: dict[str, object]
     folder: Path
-    bundle_path: Path
+    index: Index
     killed: Counter[str] = field(default_factory=Counter)
 
     def drive(self, media: Path, *, program: str = "service.cli") -> subprocess.Popen[str]:
@@ -61,14 +61,15 @@ class Rig:
 
     def stored(self, media: Path) -> dict[str, int]:
         """Segments by path, of all assets in a folder; no path is there twice."""
-        bundle = load_bundle(self.bundle_path)
-        settings = Settings(**self.settings, data=self.folder / "reader", bundle=self.bundle_path)  # type: ignore[arg-type]
-        with index_place(settings).open(bundle, release_id=bundle.bundle_id) as index:
-            found = [(path, asset.num_segments) for asset in iter_assets(index) for path in asset.paths]
-            assert index.count_segments() == sum(asset.num_segments for asset in iter_assets(index))
-        paths = Counter(path for path, _ in found)
-        assert set(paths.values()) <= {1}, "a path belongs to two assets"
+        assets = list(iter_assets(self.index))
+        found = [(path, asset.num_segments) for asset in assets for path in asset.paths]
+        assert set(Counter(path for path, _ in found).values()) <= {1}, "a path belongs to two assets"
         return {path: count for path, count in found if path.startswith(f"{media}/")}
+
+    def wait_for(self, count: int, driver: subprocess.Popen[str]) -> None:
+        """Wait until so many more assets are stored, or the driver has ended."""
+        wanted = self.index.count_assets() + count
+        wait_until(lambda: self.index.count_assets() >= wanted or driver.poll() is not None, every=0.05)
 
     def kill(self, target: str, driver: subprocess.Popen[str]) -> bool:
         """Kill -9; False if nothing of the kind runs. A machine comes back."""
@@ -109,7 +110,9 @@ def rig(tmp_path: Path, bundle_path: Path) -> Iterator[Rig]:
             stack.enter_context(nodes[-1])
             if not number:
                 wait_until(lambda: "Ray runtime started" in nodes[0].log(), every=0.1)
-        yield Rig(nodes, settings, tmp_path, bundle_path)
+        bundle, own = load_bundle(bundle_path), Settings(**settings, data=tmp_path / "reader")  # type: ignore[arg-type]
+        index = stack.enter_context(index_place(own).open(bundle, release_id=bundle.bundle_id))  # type: ignore[arg-type]
+        yield Rig(nodes, tmp_path, index)
 
 
 def _settings(server: QdrantServer) -> dict[str, object]:
@@ -133,7 +136,7 @@ def test_a_library_is_indexed_by_two_machines_of_which_one_dies(rig: Rig) -> Non
     good, codes = write_tones(media, NUM_GOOD), write_bad(media, NUM_BAD)
     driver = rig.drive(media)
     wait_until(lambda: all(node.workers() for node in rig.nodes), every=0.1)
-    wait_until(lambda: len(rig.stored(media)) >= 4 if driver.poll() is None else True, every=0.1)
+    rig.wait_for(4, driver)
     assert rig.kill("worker", driver)
     report = _end(driver, rig)
     assert rig.stored(media) == dict.fromkeys(map(str, good), 1)
@@ -154,17 +157,13 @@ def test_kill_anything_at_any_time(rig: Rig) -> None:
         num_runs += 1
         driver = rig.drive(media)
         for target in chance.sample(TARGETS, 3):
-            wanted = len(rig.stored(media)) + chance.randint(0, 12)
-            wait_until(
-                lambda wanted=wanted, media=media, driver=driver: (
-                    len(rig.stored(media)) >= wanted or driver.poll() is not None
-                )
-            )
+            rig.wait_for(chance.randint(0, 12), driver)
             if driver.poll() is None and rig.kill(target, driver) and target == "driver":
                 driver.communicate()
                 driver, num_again = rig.drive(media), num_again + 1
         report = _end(driver, rig)
         assert rig.stored(media) == dict.fromkeys(map(str, good), 1)
+        assert rig.index.count_segments() == num_runs * NUM_GOOD, "segments without an asset"
         done = report["files"]["indexed"] + report["files"]["unchanged"]
         assert (done, report["files"]["failed"]) == (NUM_GOOD, NUM_BAD)
         assert {file["path"]: file["code"] for file in report["failed"]} == codes  # type: ignore[attr-defined, index]
@@ -179,7 +178,7 @@ def test_control_a_driver_that_counts_what_it_handed_out_loses_files(rig: Rig) -
     media = rig.folder / "media"
     good = write_tones(media, NUM_GOOD)
     driver = rig.drive(media, program="tests.support.hasty_driver")
-    wait_until(lambda: bool(rig.stored(media)), every=0.05)
+    rig.wait_for(1, driver)
     rig.kill("node", driver)
     report = _end(driver, rig)
     assert report["files"]["indexed"] == NUM_GOOD
