@@ -7,7 +7,7 @@ scaling  two machines of a Ray cluster on loopback, each kept to a core of its o
          linear. Other work on the machine changes the seconds but not the work, so the same ratio is also computed from
          segments a core-second of the workers and the share of the time in which they had no batch
 ingest   the same server takes segments as large as those of the published size from 8 threads: its core-milliseconds a
-         segment, those of the client, and the bytes on the wire (of everything on loopback meanwhile)
+         segment, and those of the client
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def measure_scaling(folder: Path, server: QdrantServer, num_files: int, num_roun
             head = nodes[0] if nodes else None
             nodes.append(RayNode(environment, head=head, host=f"127.0.0.{2 + number}", cores=str(number)))
             stack.enter_context(nodes[-1])
-            wait_until(lambda: "Ray runtime started" in nodes[0].log(), every=0.1)
+            wait_until(nodes[0].is_ready, every=0.1)
         foley = stack.enter_context(open_foley(settings))
         snapshot = foley.snapshot()
         ray = check_cluster(settings, nodes[0].address)
@@ -250,20 +250,18 @@ def measure_ingest(server: QdrantServer) -> None:
         )
 
     with ServerIndex.open(server.config(), name="ingest", layout=layout) as index:
-        network, before = psutil.net_io_counters(pernic=True)["lo"], core_seconds(qdrant)
-        began, mine = time.monotonic(), time.process_time()
+        began, before, mine = time.monotonic(), core_seconds(qdrant), time.process_time()
         with ThreadPoolExecutor(WRITERS) as pool:
             list(pool.map(lambda number: index.write_asset([make(number)], is_last=True), range(INGESTED)))
         seconds, mine = time.monotonic() - began, time.process_time() - mine
         written = core_seconds(qdrant) - before
-        sent = psutil.net_io_counters(pernic=True)["lo"].bytes_sent - network.bytes_sent
         index.optimize()
         built = core_seconds(qdrant) - before - written
     print(
         f"ingest of {INGESTED} segments of 2 × {MOMENTS} × {WIDTH}, one a write, {WRITERS} threads: "
         f"{INGESTED / seconds:.0f} a second; a segment takes {1e3 * written / INGESTED:.2f} core-ms of Qdrant while it "
         f"is written and {1e3 * built / INGESTED:.2f} more until its graphs are built, {1e3 * mine / INGESTED:.2f} of "
-        f"the client, {sent / INGESTED / 1024:.0f} KiB on the wire"
+        f"the client"
     )
 
 

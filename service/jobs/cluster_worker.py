@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 LANES = 2  # while the last files of a batch are written, those of the next are decoded
 WAIT_SECONDS = 1.0
-GATHER_SECONDS = 0.02  # for more to tell in one answer
+GATHER_SECONDS = 0.2  # for more to tell in one answer: a hundred workers ask five hundred times a second
 SENT = (
     "releases device precision tensorrt cuda_graphs worker_memory_bytes worker_recycle_after max_library_seconds "
     "max_frame_width max_frame_height max_streams max_channels object_cache_bytes min_free_bytes qdrant_url "

@@ -109,7 +109,7 @@ def rig(tmp_path: Path, bundle_path: Path) -> Iterator[Rig]:
             nodes.append(RayNode(environment, head=head, host=host, before=before))
             stack.enter_context(nodes[-1])
             if not number:
-                wait_until(lambda: "Ray runtime started" in nodes[0].log(), every=0.1)
+                wait_until(nodes[0].is_ready, every=0.1)
         bundle, own = load_bundle(bundle_path), Settings(**settings, data=tmp_path / "reader")  # type: ignore[arg-type]
         index = stack.enter_context(index_place(own).open(bundle, release_id=bundle.bundle_id))  # type: ignore[arg-type]
         yield Rig(nodes, tmp_path, index)
@@ -178,8 +178,9 @@ def test_control_a_driver_that_counts_what_it_handed_out_loses_files(rig: Rig) -
     media = rig.folder / "media"
     good = write_tones(media, NUM_GOOD)
     driver = rig.drive(media, program="tests.support.hasty_driver")
-    rig.wait_for(1, driver)
-    rig.kill("node", driver)
+    rig.wait_for(1, driver)  # of a batch of at least eight, and one more is under way
+    for worker in [worker for node in rig.nodes for worker in node.workers()]:
+        worker.kill()
     report = _end(driver, rig)
     assert report["files"]["indexed"] == NUM_GOOD
     assert set(map(str, good)) - set(rig.stored(media))

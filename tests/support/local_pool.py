@@ -12,6 +12,7 @@ from service.decode.decoder import Decoder
 from service.library.batch_run import work_on
 from service.library.batches import Batch
 from service.library.cluster import BatchLost, Event
+from service.library.object_cache import ObjectCache
 from service.search.snapshot import Snapshot
 
 
@@ -28,12 +29,20 @@ class LocalPool:
             ends the worker.
     """
 
-    def __init__(self, snapshot: Callable[[], Snapshot], decoder: Decoder, *, num_workers: int = 3) -> None:
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        decoder: Decoder,
+        *,
+        num_workers: int = 3,
+        objects: ObjectCache | None = None,
+    ) -> None:
         self.num_workers = num_workers
         self.handed: list[Batch] = []
         self.before_telling: Callable[[Event], object] = lambda _: None
         self._snapshot = snapshot
         self._decoder = decoder
+        self._objects = objects
         self._waiting: dict[str, Batch] = {}
 
     def free(self) -> Sequence[str]:
@@ -59,7 +68,14 @@ class LocalPool:
 
     def work(self, batch: Batch, tell: Callable[[Event], object]) -> None:
         """Do a batch."""
-        work_on(batch, snapshot=self._snapshot(), decoder=self._decoder, limits=DecodeLimits(), tell=tell)
+        work_on(
+            batch,
+            snapshot=self._snapshot(),
+            decoder=self._decoder,
+            limits=DecodeLimits(),
+            tell=tell,
+            objects=self._objects,
+        )
 
     @property
     def num_files_handed(self) -> int:

@@ -73,11 +73,17 @@ class RayNode:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start it; a driver waits until it has joined."""
+        """Start it; see `is_ready`."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def is_ready(self) -> bool:
+        """Whether it runs and has joined; fails if it has ended."""
+        assert self._process is not None
+        assert self._process.poll() is None, self.log()[-3000:]
+        return "Ray runtime started" in self.log()
 
     def processes(self) -> list[psutil.Process]:
         """All that run on it."""

@@ -20,6 +20,7 @@ from service.commands import cut as cutting
 from service.exports.event import relink
 from service.jobs.documents import LEDGER_NAME
 from service.library import objects
+from service.library.cluster import index_on_cluster
 from service.library.fetching import Fetching
 from service.library.locations import InvalidLocation, ObjectPath, locate
 from service.library.object_cache import CopiesInUse, ObjectCache, ObjectTooLarge
@@ -35,7 +36,8 @@ from service.library.objects import (
 from service.library.scanning import FoundFile
 from service.system.caller import Caller, CallerGone
 from service.system.settings import Settings
-from tests.support.memory_index import memory_indexes
+from tests.support.local_pool import LocalPool
+from tests.support.memory_index import MemoryIndex, memory_indexes
 from tests.support.serving import serve_in_thread
 from tests.support.storage import BUCKET, KEY, SECRET, Storage, serve_storage, tone
 from tests.support.waiting import wait_until
@@ -177,6 +179,28 @@ def test_a_storage_that_is_away_or_empty_deletes_nothing(
     assert run("sync")["error"]["code"] == "sync_refused"
     assert len(_assets(running)) == 1
     assert run("sync", allow_empty=True)["report"]["removed_assets"] == 1
+
+
+def test_workers_of_a_cluster_read_objects(
+    run: Run, running: serve_in_thread, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each into copies of its own; the driver reads none."""
+    monkeypatch.setattr(MemoryIndex, "is_shared", True)
+    foley = running.app.state.shared.foley
+    for number in range(5):
+        storage.put(f"rain/{number}.wav", tone(number))
+    storage.put("rain/copy.wav", tone(0))
+    copies = ObjectCache(tmp_path / "copies", max_bytes=CACHE_BYTES)
+    pool = LocalPool(foley.snapshot, foley.decoder, objects=copies)
+    report = index_on_cluster([locate(ROOT)], snapshot=foley.snapshot(), pool=pool, decoder=foley.decoder)
+    assert (report.files.indexed, report.files.unchanged, report.files.failed) == (5, 1, 0)
+    assert set(_assets(running)) == {f"{ROOT}/{name}.wav" for name in (*range(5), "copy")}
+    assert list((tmp_path / "copies").iterdir())
+    storage.read.clear()
+    report = index_on_cluster([locate(ROOT)], snapshot=foley.snapshot(), pool=pool, decoder=foley.decoder)
+    assert report.files.unchanged == 6
+    # that an asset has a second path is known without reading it only by the ledger, which is not here
+    assert len(set(storage.read)) <= 1
 
 
 def test_a_connection_that_is_cut(run: Run, running: serve_in_thread, storage: Storage) -> None:
