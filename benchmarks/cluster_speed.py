@@ -1,6 +1,7 @@
 """Scaling of `foley index --ray` from one worker to two, what driver and server cost, and Qdrant's intake.
 
     FOLEY_TEST_QDRANT=/path/to/qdrant python -m benchmarks.cluster_speed [--files 60] [--rounds 4] [--parts scaling]
+    python -m benchmarks.cluster_speed --blocks 3        # an encoder beside which the rest is small
 
 scaling  two machines of a Ray cluster on loopback, each kept to a core of its own, and one driver. In turns one worker
          indexes so many new sounds of 10 s, and two index twice as many. The ratio of the two speeds is 2 if it is
@@ -27,6 +28,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from benchmarks.search_http import make_bundle
+from models.bundle.bundle import starter_path
 from service.foley import Foley, open_foley
 from service.index.contract import Segment
 from service.index.layout import VectorLayout
@@ -100,25 +103,31 @@ def main() -> None:
     )
     parser.add_argument("--files", type=int, default=60, help="for each worker and round")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument(
+        "--blocks", type=int, default=0, help="of an encoder of width 768 and random weights, for the starter"
+    )
     parser.add_argument("--parts", nargs="+", choices=["scaling", "ingest"], default=["scaling", "ingest"])
     given = parser.parse_args()
     os.environ["FOLEY_PRECISION"] = "fp32"
     with tempfile.TemporaryDirectory() as name, run_qdrant(Path(name) / "qdrant") as server:
         print(f"load {os.getloadavg()[0]:.1f} before")
         if "scaling" in given.parts:
-            measure_scaling(Path(name), server, given.files, given.rounds)
+            measure_scaling(Path(name), server, given)
         if "ingest" in given.parts:
             measure_ingest(server)
         print(f"load {os.getloadavg()[0]:.1f} after")
 
 
-def measure_scaling(folder: Path, server: QdrantServer, num_files: int, num_rounds: int) -> None:
+def measure_scaling(folder: Path, server: QdrantServer, given: argparse.Namespace) -> None:
     """Print the speeds of one and of two workers, in turns."""
     shared = {
         "qdrant_url": server.url,
         "qdrant_grpc_port": server.grpc_port,
         "device": "cpu",
         "min_free_bytes": 0,
+        "bundle": make_bundle(folder / "bundle", width=WIDTH, depth=given.blocks)
+        if given.blocks
+        else starter_path(),
     }
     settings = Settings(data=folder / "driver", decode_workers=1, num_threads=1, **shared)  # type: ignore[arg-type]
     with ExitStack() as stack:
@@ -139,10 +148,12 @@ def measure_scaling(folder: Path, server: QdrantServer, num_files: int, num_roun
             pool.wait()
         run_round(folder / "warm", foley, pool, nodes, server, num_workers=2, num_files=8)
         rounds = []
-        for turn in range(2 * num_rounds):
+        for turn in range(2 * given.rounds):
             num_workers = 1 + turn % 2
             media = folder / f"round-{turn}"
-            done = run_round(media, foley, pool, nodes, server, num_workers=num_workers, num_files=num_files)
+            done = run_round(
+                media, foley, pool, nodes, server, num_workers=num_workers, num_files=given.files
+            )
             rounds.append(done)
     for done in rounds:  # while a pool is open, what is printed is taken for Ray's
         print_round(done)

@@ -122,11 +122,13 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
 
 
-def make_bundle(folder: Path, *, width: int) -> Path:
-    """Make a bundle of one block with random weights, once, so that the service accepts tracks of that width."""
+def make_bundle(folder: Path, *, width: int, depth: int = 1) -> Path:
+    """Make a bundle of a few blocks with random weights, once: one so that the service accepts tracks of that width."""
     if not folder.exists():
         torch.manual_seed(0)
-        network = Tgdp(TgdpConfig(width=width, depth=1, decoder_width=64, decoder_heads=4, decoder_depth=1))
+        network = Tgdp(
+            TgdpConfig(width=width, depth=depth, decoder_width=64, decoder_heads=4, decoder_depth=1)
+        )
         with torch.no_grad():
             for parameter in network.parameters():
                 if parameter.ndim <= 1:

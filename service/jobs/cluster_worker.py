@@ -24,7 +24,7 @@ from service.index.opening import index_place
 from service.jobs.places import Place
 from service.library.batch_run import work_on
 from service.library.batches import Batch
-from service.library.cluster import BatchLost, Event
+from service.library.cluster import BatchEnded, BatchLost, Event
 from service.library.indexing import library_limits
 from service.library.object_cache import OBJECTS, ObjectCache
 from service.releases.opening import batch_limits, open_encoder
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 LANES = 2  # while the last files of a batch are written, those of the next are decoded
 WAIT_SECONDS = 1.0
-GATHER_SECONDS = 0.2  # for more to tell in one answer: a hundred workers ask five hundred times a second
+GATHER_SECONDS = 0.2  # for more files in one answer: a hundred workers ask five hundred times a second
 SENT = (
     "releases device precision tensorrt cuda_graphs worker_memory_bytes worker_recycle_after max_library_seconds "
     "max_frame_width max_frame_height max_streams max_channels object_cache_bytes min_free_bytes qdrant_url "
@@ -110,13 +110,13 @@ class Worker:
         self._batches.put(batch)
 
     def wait(self) -> list[Event]:
-        """What was done since the last call; waits a second at most for something."""
+        """What was done since the last call, at the latest after a second; at once if a batch is done."""
         events: list[Event] = []
+        deadline = time.monotonic() + WAIT_SECONDS
         with suppress(queue.Empty):
-            events.append(self._events.get(timeout=WAIT_SECONDS))
-            time.sleep(GATHER_SECONDS)
-            while True:
-                events.append(self._events.get_nowait())
+            while not (events and isinstance(events[-1], BatchEnded | BatchLost)):
+                events.append(self._events.get(timeout=max(0.0, deadline - time.monotonic())))
+                deadline = min(deadline, time.monotonic() + GATHER_SECONDS)
         return events
 
     def close(self) -> None:

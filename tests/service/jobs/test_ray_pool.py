@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from models.bundle.bundle import load_bundle
-from service.jobs import ray_pool
+from service.jobs import cluster_worker, ray_pool
 from service.jobs.cluster_worker import LANES, Plan, Refusal, Worker
 from service.jobs.places import MAX_STRIKES, Node, Place
 from service.jobs.ray_pool import ClusterUnavailable, RayPool, check_cluster
@@ -225,3 +225,20 @@ def test_what_a_cluster_needs_is_said_in_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(ClusterUnavailable, match="pip install"):
         check_cluster(settings, "ray://10.0.0.1:10001")
     assert ray_pool.os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_a_worker_answers_at_once_when_a_batch_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And gathers word of files until then: a hundred workers ask the driver without a pause."""
+    monkeypatch.setattr(cluster_worker, "WAIT_SECONDS", 600.0)
+    worker, row = Worker(), FileRow(path="/1", outcome="indexed")
+    events = [
+        FileEnded(batch=1, row=row),
+        BatchEnded(batch=1, report=IndexReport()),
+        FileEnded(batch=2, row=row),
+    ]
+    monkeypatch.setattr(cluster_worker, "GATHER_SECONDS", 600.0)
+    for event in events:
+        worker._events.put(event)
+    assert worker.wait() == events[:2]
+    monkeypatch.setattr(cluster_worker, "GATHER_SECONDS", 0.0)
+    assert worker.wait() == events[2:]
