@@ -105,7 +105,7 @@ def derive(server: Server, bundle: Bundle) -> None:
     library, cpu = job["report"]["release"]["library"], ended - began
     print(
         f"{library['num_derived']} assets of {library['num_segments']} segments in {library['seconds']:.1f} s and "
-        f"{cpu:.1f} core-s: {library['num_segments'] / cpu:.0f} segments a core-second",
+        f"{cpu:.1f} core-s, searches included: {library['num_segments'] / cpu:.0f} segments a core-second",
         flush=True,
     )
 

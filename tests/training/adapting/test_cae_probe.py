@@ -115,6 +115,20 @@ def test_the_lists_of_ave_become_manifests(tmp_path: Path) -> None:
     assert item.labels == ("Church bell@3-8",)
     with found["train"][0].open(newline="") as opened:
         assert [row["labels"] for row in csv.DictReader(opened)] == ["Church bell@0-10"]
+    # As in the published lists: 45 clips have two lines of one span, one event has no length.
+    twice = "Male speech, man speaking&-a_b&good&1&4\nFemale speech, woman speaking&-a_b&good&1&4\n"
+    (tmp_path / "testSet.txt").write_text(f"{twice}Church bell&c&good&0&0\n")
+    (tmp_path / "AVE" / "-a_b.mp4").touch()
+    names = ("Church bell", "Female speech, woman speaking", "Male speech, man speaking")
+    items = list_items([write_manifests(tmp_path, tmp_path / "out")["test"][0]])
+    assert [item.labels for item in items] == [
+        ("Male speech, man speaking@1-4",),
+        ("Female speech, woman speaking@1-4",),
+        ("Church bell@0-0",),
+    ]
+    seconds = read_seconds([item.labels for item in items], names)
+    assert seconds is not None
+    assert seconds[:, :5].tolist() == [[3, 2, 2, 2, 3], [3, 1, 1, 1, 3], [3] * 5]
     (tmp_path / "testSet.txt").write_text("something else\n")
     with pytest.raises(BadAve, match="must have lines class&id&quality&start&end, got 'something else'"):
         write_manifests(tmp_path, tmp_path / "out")
