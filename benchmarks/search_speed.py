@@ -2,6 +2,7 @@
 
     python -m benchmarks.search_speed                                          20,000 segments, two minutes
     python -m benchmarks.search_speed --segments 100000 --folder /var/tmp/s    7 GB, kept for the next run
+    python -m benchmarks.search_speed --storage fine                           tracks in 8 bits a number
     pip install -e '.[bench]'                                                  for hnswlib and faiss
 
 pooled   the nearest 10 by pooled vector: Qdrant Edge on the shard of the index, hnswlib, faiss (HNSW, M 16,
@@ -37,6 +38,7 @@ from service.index.contract import Segment, VectorQuery
 from service.index.embedded.generation import current_shard
 from service.index.embedded.index import EmbeddedIndex
 from service.index.layout import VectorLayout
+from service.system.modality import STORAGES, Storage
 
 PARTS = ("pooled", "stages", "http", "open", "aside")
 PREFETCHES = (50, 100, 200, 500, 1000)
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="keep corpus and index in this folder; default: a temporary one"
     )
+    parser.add_argument("--storage", choices=STORAGES, default="float16", help="how the index stores tracks")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -77,8 +80,9 @@ def main() -> None:
             f"{options.segments} segments, {options.width} wide, {options.queries} queries, {options.rounds} rounds, "
             f"load {os.getloadavg()[0]:.1f} on {num_cores()} cores"
         )
-        index = folder / f"index-{options.segments}-{options.width}-{options.own_noise}"
-        build_index(index, corpus)
+        kind = "" if options.storage == "float16" else f"-{options.storage}"
+        index = folder / f"index-{options.segments}-{options.width}-{options.own_noise}{kind}"
+        build_index(index, corpus, options.storage)
         if "pooled" in options.parts:
             time_pooled(index / current_shard(index), corpus, peers=folder / "peers", rounds=options.rounds)
         if "stages" in options.parts:
@@ -91,26 +95,32 @@ def main() -> None:
             time_aside(index, corpus)
 
 
-def build_index(folder: Path, corpus: Corpus) -> None:
+def build_index(folder: Path, corpus: Corpus, storage: Storage = "float16") -> None:
     """Write the corpus into an embedded index and optimize it, unless it exists."""
     if (folder / "built").exists():
         return
     started = time.perf_counter()
-    with open_index(folder, corpus) as index:
+    with open_index(folder, corpus, storage) as index:
         for first in range(0, len(corpus.tracks), ASSET_SEGMENTS):
             index.write_asset(_asset(corpus, first), is_last=True)
         written = time.perf_counter()
         index.optimize()
+        info, optimized = index.info(), time.perf_counter()
         print(
-            f"written in {written - started:.0f} s, optimized in {time.perf_counter() - written:.0f} s, {index.info()}"
+            f"{storage}, {(info.num_bytes or 0) / len(corpus.tracks):,.0f} bytes a segment, "
+            f"written in {written - started:.0f} s, optimized in {optimized - written:.0f} s, {info}"
         )
     (folder / "built").touch()
 
 
-def open_index(folder: Path, corpus: Corpus) -> EmbeddedIndex:
-    """Open the index of a corpus."""
+def open_index(folder: Path, corpus: Corpus, storage: Storage = "float16") -> EmbeddedIndex:
+    """Open the index of a corpus; one that exists keeps its storage."""
     return EmbeddedIndex.open(
-        folder, layout=VectorLayout.of_both(*corpus.tracks.shape[1:]), min_free_bytes=0, call_seconds=120.0
+        folder,
+        layout=VectorLayout.of_both(*corpus.tracks.shape[1:]),
+        min_free_bytes=0,
+        call_seconds=120.0,
+        storage=storage,
     )
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     codecs = {bits: TrackCodec(num_moments=NUM_MOMENTS, width=options.width, bits=bits) for bits in (8, 4)}
     print(f"float16: {2 * NUM_MOMENTS * options.width} bytes")
     for noise in OWN_NOISES:
-        tracks, queries = _make_corpus(options.segments, options.width, options.queries, noise)
+        tracks, queries = make_corpus(options.segments, options.width, options.queries, noise)
         exact = _exact(tracks, queries)
         for bits, codec in codecs.items():
             scores = np.concatenate(
@@ -58,9 +58,10 @@ def main() -> None:
             )
 
 
-def _make_corpus(
+def make_corpus(
     num_segments: int, width: int, num_queries: int, noise: float
 ) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Tracks around `CENTRES` centres, (N, T, D), and queries, (Q, T, D)."""
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((CENTRES, width), dtype=np.float32)
     own = rng.integers(0, CENTRES, num_segments)

@@ -222,7 +222,7 @@ def test_pages_and_changes_in_one_order_make_the_same_shard(
     answering, built, broken = (open_shard(tmp_path / name, storage=storage) for name in "abc")
     for name in range(12):
         write_to(answering, f"n{name}", TRACKS[name * 10 : name * 10 + 4])
-    answering.begin_copy(0)
+    answering.begin_copy(0, storage)
     offset: str | None = None
     files = []
     for turn in range(1000):
@@ -267,7 +267,7 @@ def test_no_step_keeps_a_search_waiting_for_20_ms(tmp_path: Path) -> None:
     assert limit == 2
     seconds = []
     offset: str | None = None
-    shard.begin_copy(0)
+    shard.begin_copy(0, "float16")
     for _ in range(len(tracks) // limit):
         began = time.thread_time()
         offset = shard.copy_page(offset, limit)

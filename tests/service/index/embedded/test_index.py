@@ -157,7 +157,7 @@ def test_a_shard_of_two_shapes_is_rebuilt_and_replayed(tmp_path: Path) -> None:
     assert (tmp_path / "shard" / FILE_NAME).stat().st_size == 2 * rows
     shard.delete_assets([make_id(0)])
     assert shard.stale_share() == 0.5
-    shard.begin_copy(0)
+    shard.begin_copy(0, "float16")
     assert shard.copy_page(None, 100) is None
     changes = shard.roll_copy()
     assert changes is not None
@@ -672,7 +672,7 @@ def test_a_changed_payload_is_found_when_it_opens(config: ShardConfig) -> None:
 
 def test_what_is_deleted_is_not_missed_after_a_kill(config: ShardConfig) -> None:
     shard = Shard(config)
-    shard._flush = lambda: None  # type: ignore[method-assign]  # killed before it is noted
+    shard.flush = lambda: None  # type: ignore[method-assign]  # killed before it is noted
     shard.delete_assets([make_id("a")])
     shard.close()
     shard = Shard(config)
@@ -685,8 +685,8 @@ def test_changes_that_wait_share_a_flush(config: ShardConfig, monkeypatch: pytes
     (head,) = to_points(make_asset("b", make_tracks(1, seed=32)), layout=config.layout)
     write = Write(asset_id=make_id("b"), bodies=(), head=head)
     flushes: list[None] = []
-    flush = shard._flush
-    monkeypatch.setattr(shard, "_flush", lambda: (flushes.append(None), flush()))
+    flush = shard.flush
+    monkeypatch.setattr(shard, "flush", lambda: (flushes.append(None), flush()))
     ours, theirs = Pipe()
     requests = [("write", write), ("delete_asset", make_id("a")), *[("delete_asset", make_id("b"))] * 40]
     for number, (method, argument) in enumerate(requests):
