@@ -14,6 +14,12 @@ export function formatTime(seconds: number): string {
 
 export const formatSpan = (start: number, end: number): string => `${formatTime(start)}–${formatTime(end)}`;
 
+/** A part that somebody chose: with tenths, unless it begins and ends with whole seconds. */
+export function formatCut(start: number, end: number): string {
+  const isWhole = [start, end].every((seconds) => Math.abs(seconds - Math.round(seconds)) < 0.05);
+  return isWhole ? formatSpan(Math.round(start), Math.round(end)) : `${start.toFixed(1)}–${end.toFixed(1)} s`;
+}
+
 export function formatBytes(bytes: number): string {
   if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(1)} GB`;
   return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;

@@ -3,7 +3,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { assetAddress, foley, lineOf, ofAsset, read } from "../api";
 import { readValue } from "../filters";
-import { formatBytes, formatDate, formatSpan, formatTime, NAMES, nameOf } from "../format";
+import { formatBytes, formatDate, formatCut, formatTime, NAMES, nameOf } from "../format";
 import { lazy } from "../lazy";
 import { playFrom } from "../players";
 import { follow } from "../search/follow";
@@ -82,7 +82,7 @@ function Onwards({ asset, cut }: { asset: Asset; cut: Span | null }) {
   const savePart = ([start, end]: Span) => void saveSegment(asset.asset_id, { start, end });
   return (
     <div class="tools">
-      {cut && <button type="button" onClick={() => savePart(cut)}>Download {formatSpan(...cut)}</button>}
+      {cut && <button type="button" onClick={() => savePart(cut)}>Download {formatCut(...cut)}</button>}
       <button type="button" onClick={() => follow(asset, kind, kind)}>More like this</button>
       <button type="button" onClick={() => follow(asset, "video", "audio")} disabled={kind === "audio"}>Find its sound</button>
       <button type="button" onClick={() => follow(asset, "audio", "video")} disabled={!asset.modalities.includes("audio")}>Find its picture</button>

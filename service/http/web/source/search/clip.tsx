@@ -2,7 +2,7 @@
 
 import { lazy } from "../lazy";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { formatBytes, formatSpan, formatTime } from "../format";
+import { formatBytes, formatCut, formatTime } from "../format";
 import { release } from "../players";
 import { goTo } from "../state";
 import { cancel } from "./ask";
@@ -56,7 +56,7 @@ export function ClipBox() {
       {given && <Preview key={given.url} />}
       {part && (
         <p class="cut">
-          <span>Searches with {formatSpan(...part)} of it.</span>
+          <span>Searches with {formatCut(...part)} of it.</span>
           <button type="button" class="small" onClick={() => (cut.value = null)}>Use all of it</button>
         </p>
       )}

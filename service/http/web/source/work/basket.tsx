@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import type { Schemas } from "foley-client";
 import { assetAddress, foley, lineOf, read, save } from "../api";
-import { formatSpan, nameOf } from "../format";
+import { formatCut, nameOf } from "../format";
 import { say } from "../state";
 import type { Collection } from "../types";
 import { useNear } from "../waveform";
@@ -50,7 +50,7 @@ interface RowProps {
 
 function Row({ item, at, items, attempt }: RowProps) {
   const name = item.path ? nameOf(item.path) : item.path === null ? "not indexed any more" : item.asset_id.slice(0, 12);
-  const span = item.start_seconds !== null && item.end_seconds !== null ? formatSpan(item.start_seconds, item.end_seconds) : "all of it";
+  const span = item.start_seconds !== null && item.end_seconds !== null ? formatCut(item.start_seconds, item.end_seconds) : "all of it";
   const Player = item.modality === "audio" ? "audio" : ("video" as "audio");
   const move = (to: number) => {
     const next = items.toSpliced(at, 1).toSpliced(to, 0, item);
