@@ -26,13 +26,14 @@ from models.bundle.bundle import Bundle, load_bundle, unit_rows
 from service.encode.engines.contract import EncoderFailure
 from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from service.index.contract import Asset, Index, Segment
-from service.index.iteration import write_in_parts
+from service.index.iteration import NUM_WRITERS, SEGMENTS_PER_CALL, write_in_parts
 from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.system.files import replace_file
 from service.system.modality import MODALITIES, Modality, Storage, Track
 
 NUM_SAMPLED = 16
-NUM_WRITERS = 64  # the segments of a group are in memory anyway, and what is written together shares a flush
+MAX_WRITERS = 64  # what is written together shares a flush
+SEGMENTS_WAITING = 128  # that wait for their flush: a call must not take longer than the index allows
 MIN_COSINES: Mapping[Storage, float] = {"float16": 0.999, "fine": 0.999, "compact": 0.98}
 """Of an embedding that is derived and one that is made from the media, by how the coarser of both is stored."""
 GOLDEN_TOLERANCE = 1e-4
@@ -143,10 +144,16 @@ def derive(
         is_embedded = asset_id in sampled and index.get_asset(asset_id) is not None
         (compared if is_embedded else derived).append(whole)
     cosines = [_compare(segments, index, min_cosine) for segments in compared]
-    with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="derive") as writers:
+    with ThreadPoolExecutor(count_writers(derived), thread_name_prefix="derive") as writers:
         for _ in writers.map(lambda segments: write_in_parts(index, segments), derived):
             pass
     return cosines
+
+
+def count_writers(assets: Sequence[Sequence[Segment]]) -> int:
+    """How many assets are written at a time: many of short ones."""
+    longest = min(SEGMENTS_PER_CALL, max(map(len, assets), default=1))
+    return max(NUM_WRITERS, min(MAX_WRITERS, SEGMENTS_WAITING // longest))
 
 
 def _compare(adapted: Sequence[Segment], index: Index, min_cosine: float) -> float:

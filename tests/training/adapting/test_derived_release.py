@@ -24,11 +24,12 @@ from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.library.indexing import index_paths
 from service.releases import building
 from service.releases.building import BuildFailed, BuildProgress, build_release
-from service.releases.deriving import NUM_SAMPLED, ClaimFails, derive, open_heads
+from service.releases.deriving import NUM_SAMPLED, ClaimFails, count_writers, derive, open_heads
 from service.releases.documents import Trial
 from service.releases.store import Release, ReleaseStore
 from service.system.settings import Settings
 from tests.support.bundles import rehash
+from tests.support.index_contract import make_segment
 from tests.support.libraries import write_tones
 from tests.support.memory_index import MemoryIndex
 from training.adapting.bundles import write_adapted
@@ -203,3 +204,8 @@ def test_a_killed_build_goes_on_and_holds_what_was_added_meanwhile(
         0,
     )
     assert (release.library["num_assets"], release.missing) == (NUM_FILES + 1, ())
+
+
+def test_many_short_assets_are_written_at_a_time_and_few_long_ones() -> None:
+    short, long = [make_segment(0)], [make_segment(n) for n in range(100)]
+    assert [count_writers([short] * n + [long] * m) for n, m in ((0, 0), (500, 0), (5, 1))] == [64, 64, 8]
