@@ -88,6 +88,7 @@ def test_a_recording_is_cut_and_searched_with(page: Any) -> None:
     page.wait_for_timeout(1100)
     page.click("text=Stop")
     page.wait_for_selector("#file-name:has-text('microphone-')")
+    page.wait_for_selector("#preview [aria-label^='Waveform of your clip']")
     assert page.is_checked("input[value=video]")
     page.click("#search")
     page.wait_for_selector("#answer:has-text('with the sound of microphone-')")
