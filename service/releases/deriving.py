@@ -144,15 +144,15 @@ def derive(
         is_embedded = asset_id in sampled and index.get_asset(asset_id) is not None
         (compared if is_embedded else derived).append(whole)
     cosines = [_compare(segments, index, min_cosine) for segments in compared]
-    with ThreadPoolExecutor(count_writers(derived), thread_name_prefix="derive") as writers:
+    with ThreadPoolExecutor(count_writers(map(len, derived)), thread_name_prefix="derive") as writers:
         for _ in writers.map(lambda segments: write_in_parts(index, segments), derived):
             pass
     return cosines
 
 
-def count_writers(assets: Sequence[Sequence[Segment]]) -> int:
-    """How many assets are written at a time: many of short ones."""
-    longest = min(SEGMENTS_PER_CALL, max(map(len, assets), default=1))
+def count_writers(lengths: Iterable[int]) -> int:
+    """How many assets of so many segments are written at a time: many of short ones."""
+    longest = min(SEGMENTS_PER_CALL, max(lengths, default=1))
     return max(NUM_WRITERS, min(MAX_WRITERS, SEGMENTS_WAITING // longest))
 
 
