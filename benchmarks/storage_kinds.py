@@ -41,6 +41,7 @@ from service.system.settings import Settings
 
 LIMIT = 10
 CHUNK = 500
+MISSED = (5e-4, 0.1)  # shares at the top and the bottom of the picture
 COLOURS: Mapping[Storage, str] = {"float16": "#666", "fine": "#1565c0", "compact": "#c62828"}
 
 
@@ -206,34 +207,39 @@ def build(folder: Path, tracks: NDArray[np.float16], storage: Storage) -> float:
 
 
 def draw(results: list[Result]) -> str:
-    """The picture: bytes a segment against the share of the exact ten, a line for each kind over the likenesses."""
-    largest = max(result.num_bytes for result in results)
-    least = min(result.share for result in results) - 0.01
+    """The picture: bytes a segment against the share of the exact ten that is missed, both logarithmic."""
+    least, most = 0.8 * min(one.num_bytes for one in results), max(one.num_bytes for one in results)
     parts = []
     for result in results:
-        x = 70 + 500 * result.num_bytes / largest
-        y = 250 - 210 * (result.share - least) / (1 - least)
+        x = _place(result.num_bytes, least, most, 70, 540)
+        y = _place(max(1 - result.share, MISSED[0]), *MISSED, 40, 250)
         colour = COLOURS[result.storage]
         parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4" fill="{colour}"/>')
         parts.append(
-            f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{colour}">{result.cosine}: {result.share:.3f}</text>'
+            f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{colour}">cosine {result.cosine}: {result.share:.3f}</text>'
         )
     for result in {result.storage: result for result in results}.values():
-        x = 70 + 500 * result.num_bytes / largest
+        x = _place(result.num_bytes, least, most, 70, 540)
         parts.append(
             f'<text x="{x:.0f}" y="272" text-anchor="middle" fill="{COLOURS[result.storage]}">{result.storage} '
             f"{result.num_bytes / 1000:.1f} KB</text>"
         )
+    for missed in (0.001, 0.01, 0.1):
+        y = _place(missed, *MISSED, 40, 250)
+        parts.append(f'<text x="62" y="{y + 4:.0f}" text-anchor="end">{1 - missed:g}</text>')
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 680 300" font-family="sans-serif" font-size="11">\n'
         '<rect width="680" height="300" fill="#fff"/>\n'
         '<path d="M70 30V250H640" fill="none" stroke="#999"/>\n'
-        '<text x="70" y="20">share of the exact ten, by the mean cosine of two moments</text>\n'
+        '<text x="70" y="20">share of the exact ten that is found, by the mean cosine of two moments</text>\n'
         '<text x="640" y="292" text-anchor="end">bytes of a segment on the disk</text>\n'
-        f'<text x="62" y="44" text-anchor="end">1</text><text x="62" y="254" text-anchor="end">{least:.2f}</text>\n'
         + "\n".join(parts)
         + "\n</svg>\n"
     )
+
+
+def _place(value: float, least: float, most: float, first: int, last: int) -> float:
+    return first + (last - first) * float(np.log(value / least) / np.log(most / least))
 
 
 if __name__ == "__main__":

@@ -23,14 +23,18 @@ def start_child(
     stdout: int = subprocess.DEVNULL,
     stderr: int | None = None,
     pass_fds: Sequence[int] = (),
+    num_blas_threads: int | None = None,
 ) -> subprocess.Popen[str]:
     """Run a module of ours as a process that does not get the terminal's Ctrl-C.
 
     It imports nothing from the working directory (-P) and reads no `FOLEY_` variable: its settings come another way.
-    Its standard error is that of this process unless `stderr` says otherwise.
+    Its standard error is that of this process unless `stderr` says otherwise. `num_blas_threads` is for NumPy's
+    products: threads that wait for each other cost more than they save where these are small.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    if num_blas_threads is not None:
+        environment["OPENBLAS_NUM_THREADS"] = str(num_blas_threads)
     return subprocess.Popen(  # noqa: S603 - the command is ours
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=stdin,

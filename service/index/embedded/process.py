@@ -50,6 +50,7 @@ class ShardProcess:
                 str(lifeline_read),
                 *child_options(),
                 pass_fds=(theirs.fileno(), lifeline_read, lock_fd),
+                num_blas_threads=1,
             )
         except OSError as exc:
             ours.close()

@@ -40,7 +40,7 @@ from service.index.layout import VectorLayout
 from service.index.payload import Condition, to_conditions
 from service.index.points import to_points
 from service.index.words import WORDS_KEY
-from service.system.modality import MODALITIES
+from service.system.modality import MODALITIES, Storage
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import (
     LAYOUTS,
@@ -378,7 +378,7 @@ WRITER = """
     from tests.support.index_contract import make_asset, make_id, make_tracks
 
     tracks = make_tracks(4, seed=7)
-    index = open_index(Path(sys.argv[1]))
+    index = open_index(Path(sys.argv[1]), storage=sys.argv[4])
     print("shard", index.shard_pid, flush=True)
     number = int(sys.argv[3])
     while True:
@@ -394,7 +394,9 @@ WRITER = """
 
 
 @contextlib.contextmanager
-def run_writer(folder: Path, first: int, working_folder: Path) -> Iterator[subprocess.Popen[str]]:
+def run_writer(
+    folder: Path, first: int, working_folder: Path, storage: Storage
+) -> Iterator[subprocess.Popen[str]]:
     """A process without a file as its `__main__` that writes assets and names each acknowledged one."""
     code = textwrap.dedent(WRITER)
     command = [
@@ -405,6 +407,7 @@ def run_writer(folder: Path, first: int, working_folder: Path) -> Iterator[subpr
         str(folder),
         str(REPOSITORY),
         str(first),
+        storage,
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=working_folder) as process:
         try:
@@ -433,15 +436,18 @@ def read_lines(process: subprocess.Popen[str], *, seconds: float) -> list[str]:
     return lines
 
 
-def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["float16", "fine"])
+def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_process(
+    tmp_path: Path, storage: Storage
+) -> None:
     folder, working_folder = tmp_path / "index", tmp_path / "cwd"
     working_folder.mkdir()
     (working_folder / "numpy.py").write_text("raise SystemExit('the working directory is imported')")
     rng = random.Random(8)
     acknowledged: dict[str, int] = {}
     first = 0
-    for _ in range(NUM_KILLS):
-        with run_writer(folder, first, working_folder) as process:
+    for _ in range((NUM_KILLS + 1) // 2):
+        with run_writer(folder, first, working_folder, storage) as process:
             pid = int(read_lines(process, seconds=0.0)[0].split()[1])
             assert process.stdout is not None
             lines = read_lines(process, seconds=rng.uniform(0.05, 0.6))
@@ -452,6 +458,9 @@ def test_a_killed_service_loses_nothing_acknowledged_and_leaves_no_process(tmp_p
         acknowledged |= {make_id(number): 1 + number % 4 for number in stored}
         first = max(stored) + 1
     with open_index(folder) as index:
+        assert index.storage == storage
+        for asset_id in acknowledged:
+            assert len(index.read_segments(asset_id, limit=9)) == acknowledged[asset_id], "every row is whole"
         check_whole(index, acknowledged)
         # the check itself can fail
         index.delete_asset(next(iter(acknowledged)))
