@@ -38,7 +38,7 @@ from service.index.contract import Segment, VectorQuery
 from service.index.embedded.generation import current_shard
 from service.index.embedded.index import EmbeddedIndex
 from service.index.layout import VectorLayout
-from service.system.modality import STORAGES, Storage
+from service.system.storage import STORAGES, Storage
 
 PARTS = ("pooled", "stages", "http", "open", "aside")
 PREFETCHES = (50, 100, 200, 500, 1000)

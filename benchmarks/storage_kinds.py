@@ -36,8 +36,8 @@ from service.index.layout import VectorLayout
 from service.index.opening import index_place
 from service.releases.opening import active_release
 from service.search.prefetch import choose_prefetch
-from service.system.modality import STORAGES, Storage
 from service.system.settings import Settings
+from service.system.storage import STORAGES, Storage
 
 LIMIT = 10
 CHUNK = 500

@@ -25,7 +25,7 @@ from service.commands.terminal import (
     stderr,
     stdout,
 )
-from service.system.modality import Storage
+from service.system.storage import Storage
 from service.system.text import count
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from service.commands.terminal import (
     stderr,
     stdout,
 )
-from service.system.modality import Storage
+from service.system.storage import Storage
 from service.system.text import count
 
 releases_app = typer.Typer(help="Replace the encoders, and switch back.", invoke_without_command=True)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from service.index.failure import InvalidFilter, InvalidSegment, InvalidVector
 from service.index.layout import VectorLayout
-from service.system.modality import MODALITIES, Modality, Storage, Track
+from service.system.modality import MODALITIES, Modality, Track
+from service.system.storage import Storage
 
 MetadataValue = str | int | float | bool
 PooledVectors = dict[str, NDArray[np.float32]]

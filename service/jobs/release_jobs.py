@@ -17,7 +17,7 @@ from service.releases.documents import explain_refusal
 from service.releases.manager import ReleaseManager, Switched
 from service.releases.store import Release, ReleaseInUse, ReleaseRefused
 from service.system.files import NoRoom
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 BUSY_SECONDS = 30.0
 STOP_SECONDS = 60.0

@@ -30,8 +30,9 @@ from service.index.layout import VectorLayout
 from service.index.opening import index_place
 from service.library.metadata import inherit_metadata
 from service.releases.opening import active_release
-from service.system.modality import MODALITIES, Modality, Storage, Track
+from service.system.modality import MODALITIES, Modality, Track
 from service.system.settings import Settings
+from service.system.storage import Storage
 
 NUM_SAMPLES = 200
 LOSSES: Mapping[Storage, float] = {"float16": 1e-6, "fine": 0.03, "compact": 0.25}

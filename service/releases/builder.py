@@ -35,8 +35,8 @@ from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
 from service.releases.switch import OpenRelease
 from service.system.child import die_with_parent
-from service.system.modality import Storage
 from service.system.settings import Settings
+from service.system.storage import Storage
 
 NICE = 19
 logger = logging.getLogger(__name__)

@@ -29,7 +29,8 @@ from service.index.contract import Asset, Index, Segment
 from service.index.iteration import NUM_WRITERS, SEGMENTS_PER_CALL, write_in_parts
 from service.index.packing import pack_segments, read_groups, unpack_assets
 from service.system.files import replace_file
-from service.system.modality import MODALITIES, Modality, Storage, Track
+from service.system.modality import MODALITIES, Modality, Track
+from service.system.storage import Storage
 
 NUM_SAMPLED = 16
 MAX_WRITERS = 64  # what is written together shares a flush

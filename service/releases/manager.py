@@ -51,8 +51,9 @@ from service.search.calibration import (
 from service.search.captions import learn_captions
 from service.search.sources import check_comparable
 from service.system.caller import Caller
-from service.system.modality import OPPOSITE, Modality, NotComparable, NotEmbedded, Storage
+from service.system.modality import OPPOSITE, Modality, NotComparable, NotEmbedded
 from service.system.settings import Settings
+from service.system.storage import Storage
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,6 @@ MODALITIES: tuple[Modality, ...] = ("audio", "video")
 Track = NDArray[np.float32]  # (T, D): one embedding per moment
 
 
-Storage = Literal["float16", "fine", "compact"]
-"""How an index of this machine stores tracks: 16, 8 or 4 bits a number (`service.index.codec`)."""
-STORAGES: tuple[Storage, ...] = ("float16", "fine", "compact")
-
-
 OPPOSITE: Mapping[Modality, Modality] = {"audio": "video", "video": "audio"}
 
 

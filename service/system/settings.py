@@ -28,7 +28,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from models.bundle.bundle import starter_path
 from models.cores import num_cores
 from service.system.files import DiskSpace, read_disk_space
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -63,7 +63,8 @@ from service.index.points import (
     to_segment,
 )
 from service.index.words import describe_words, rank_by_words
-from service.system.modality import Modality, Storage, Track
+from service.system.modality import Modality, Track
+from service.system.storage import Storage
 
 
 @dataclass

@@ -26,7 +26,7 @@ from service.index.embedded.messages import ShardConfig
 from service.index.embedded.partial import Partial
 from service.index.embedded.process import ShardProcess
 from service.index.failure import IndexFailure, IndexUnavailable
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 logger = logging.getLogger(__name__)
 

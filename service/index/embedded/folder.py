@@ -40,7 +40,7 @@ from service.system.files import (
     replace_file,
     sync_folder,
 )
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 FORMAT_VERSION = 2
 """Version 1 had one path for each asset and no metadata. Its folders are brought to version 2 in place when they are

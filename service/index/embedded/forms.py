@@ -22,7 +22,8 @@ from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.points import StoredPoint
 from service.system.files import replace_file
-from service.system.modality import STORAGES, Modality, Storage
+from service.system.modality import Modality
+from service.system.storage import STORAGES, Storage
 
 FILE_NAME = "storage.json"
 BITS: Mapping[Storage, Literal[8, 4]] = {"fine": 8, "compact": 4}

@@ -40,7 +40,8 @@ from service.index.filling import WordFiller
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, to_conditions
 from service.index.points import StoredPoint, check_query, is_point_id, to_points, to_segment
-from service.system.modality import Modality, Storage, Track
+from service.system.modality import Modality, Track
+from service.system.storage import Storage
 from service.system.timing import timed
 
 CALL_SECONDS = 30.0

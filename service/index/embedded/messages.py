@@ -9,7 +9,7 @@ from pathlib import Path
 from service.index.failure import IndexUnavailable
 from service.index.layout import VectorLayout
 from service.index.points import StoredPoint
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 
 class ShardFrozen(IndexUnavailable):

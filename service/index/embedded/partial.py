@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from service.system.files import replace_file, sync_folder
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 FILE_NAME = "partial.json"
 

@@ -26,7 +26,7 @@ from service.index.payload import (
     load_path,
 )
 from service.index.words import WORDS_KEY
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 OPEN_KEYS = ("metadata.", f"{SAID_NUMBERS}.")  # whatever people and files say
 MAX_OPEN_INDEXES = 8  # each adds 10 fsyncs to a flush

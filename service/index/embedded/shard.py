@@ -53,7 +53,8 @@ from service.index.failure import REPAIR, IndexDamaged, IndexFailure
 from service.index.payload import Condition, describe_labels, store_path, to_asset
 from service.index.points import StoredPoint
 from service.index.words import WORDS_KEY, describe_words
-from service.system.modality import Modality, Storage
+from service.system.modality import Modality
+from service.system.storage import Storage
 
 logger = logging.getLogger(__name__)
 

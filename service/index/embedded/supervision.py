@@ -24,7 +24,7 @@ from service.index.embedded.generation import current_shard, sweep_others
 from service.index.embedded.messages import ShardConfig, ShardFrozen
 from service.index.embedded.process import ShardProcess, ShardProcessDied
 from service.index.failure import IndexFailure, IndexUnavailable
-from service.system.modality import Storage
+from service.system.storage import Storage
 
 
 class ShardSupervisor:

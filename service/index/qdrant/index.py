@@ -57,7 +57,8 @@ from service.index.qdrant.search import search_assets, search_segments, without_
 from service.index.qdrant.wording import add_words, search_words
 from service.index.qdrant.writer import SWEEP_AFTER_SECONDS, Writer, read_head
 from service.index.words import describe_words
-from service.system.modality import Modality, Storage, Track
+from service.system.modality import Modality, Track
+from service.system.storage import Storage
 
 POLL_SECONDS = 1.0
 WORDS_AT_ONCE = 200

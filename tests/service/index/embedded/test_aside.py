@@ -44,7 +44,7 @@ from service.index.embedded.tracks import FILE_NAME, ROWS, TrackCopies
 from service.index.failure import IndexFailure, IndexUnavailable
 from service.index.layout import TRACK_NAMES, VectorLayout
 from service.index.points import StoredPoint, to_points
-from service.system.modality import STORAGES, Storage
+from service.system.storage import STORAGES, Storage
 from tests.support.embedded import NUM_KILLS, check_whole, open_index, open_when_free
 from tests.support.index_contract import NUM_MOMENTS, WIDTH, make_asset, make_id, make_segment, make_tracks
 from tests.support.paths import REPOSITORY

@@ -40,7 +40,8 @@ from service.index.layout import VectorLayout
 from service.index.payload import Condition, to_conditions
 from service.index.points import to_points
 from service.index.words import WORDS_KEY
-from service.system.modality import MODALITIES, Storage
+from service.system.modality import MODALITIES
+from service.system.storage import Storage
 from tests.support.embedded import NUM_KILLS, check_whole, open_index
 from tests.support.index_contract import (
     LAYOUTS,

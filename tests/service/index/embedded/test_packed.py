@@ -19,7 +19,7 @@ from service.index.embedded.shard import Shard
 from service.index.failure import IndexDamaged, IndexFailure
 from service.index.layout import VectorLayout
 from service.index.points import point_id, to_points
-from service.system.modality import STORAGES, Storage
+from service.system.storage import STORAGES, Storage
 from tests.support.index_contract import make_asset, make_id, make_segment, make_tracks
 
 WIDTH = 96

@@ -15,7 +15,7 @@ from service.index.embedded.messages import ShardConfig
 from service.index.embedded.partial import FILE_NAME, Partial
 from service.index.embedded.shard import Shard
 from service.index.failure import IndexUnavailable
-from service.system.modality import Storage
+from service.system.storage import Storage
 from tests.service.index.embedded.test_packed import LAYOUT, TRACKS, write
 from tests.support.embedded import open_index
 from tests.support.index_contract import make_asset, make_id
