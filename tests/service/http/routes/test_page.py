@@ -276,7 +276,7 @@ def test_a_search_by_keyboard_keeps_its_place(page: Any, hostile_file: Path) -> 
     page.focus("#cancel")
     page.keyboard.press("Enter")
     page.wait_for_selector("#status:has-text('Cancelled.')")
-    assert page.evaluate(focused) == "search"
+    page.wait_for_function(f"{focused} === 'search'")
     page.unroute_all()
     answer = page.locator(
         "[role=status]#answer"

@@ -39,6 +39,7 @@ export async function removeCollection(collectionId: string): Promise<void> {
 }
 
 let writing: Promise<unknown> = Promise.resolve();
+let numUnsaved = 0;
 let turn = 0; // goes up when somebody else changed what is shown: changes that wait were made to what is no more
 
 /** Replace the items of the current collection, one change after the other; refused if another tab changed it meanwhile. */
@@ -47,8 +48,11 @@ export function setItems(items: Collection["items"]): Promise<void> {
   current.value = { ...current.value!, items, num_items: items.length }; // at once; the service's word follows
   const done = writing.catch(() => {}).then(() => replaceItems(items, mine));
   writing = done;
-  return done;
+  numUnsaved++;
+  return done.finally(() => numUnsaved--);
 }
+
+addEventListener("beforeunload", (event) => numUnsaved && event.preventDefault()); // the browser asks before a change is lost
 
 async function replaceItems(items: Collection["items"], mine: number): Promise<void> {
   const { collection_id, updated_at } = current.value!;
