@@ -2,7 +2,7 @@
 
     with open_pool("10.0.0.1:6379", plan) as pool: ...
 
-An actor that dies is replaced, on a machine that comes back or joins too. Ray is told of no key: an actor's arguments
+A dead actor is replaced; a machine that comes back or joins gets one too. Ray never gets a key: an actor's arguments
 stay in Ray's memory and may be logged. Ray's own reports to its makers are off before it is imported.
 """
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 ADDRESS = re.compile(r"(auto|(ray://)?[A-Za-z0-9._\[\]:-]+:[0-9]{1,5})")
 POLL_SECONDS = 1.0
 LOOK_SECONDS = 2.0  # between looks at the machines of the cluster
-START_SECONDS = 60.0  # without a worker: then somebody is told
+START_SECONDS = 60.0  # without a worker: then the log says so
 CLOSE_SECONDS = 10.0
 
 

@@ -77,6 +77,6 @@ def _stamp(found: FoundFile) -> FoundFile:
     """A file with its stamp as this machine sees it: network disks number files by their own rules."""
     if found.stored is not None:
         return found
-    with suppress(OSError):  # whoever reads it says better what is wrong
+    with suppress(OSError):  # the decoder opens the file next and reports the error
         return replace(found, stamp=stamp_of(found.source.lstat()))
     return replace(found, stamp="")

@@ -21,9 +21,8 @@ from service.library.scanning import FoundFile
 
 MAX_FILES = 32
 MAX_BYTES = 256 << 20
-SHARES = (
-    4  # batches that each worker still gets of what waits: the last ones are small, so that all end together
-)
+# Batches that each worker still gets of what waits: the last ones are small, so that all workers end together.
+SHARES = 4
 MAX_LOSSES = 5  # workers that may die over one file, all but the first over this file alone
 
 

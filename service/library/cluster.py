@@ -4,7 +4,7 @@
 
 This process lists the files, leaves out those that the index has, and hands the others out in batches. What a worker
 stored is in the index before the worker says so, and the index is the checkpoint: a worker or a machine that dies costs
-what it had begun, and whoever runs this again goes on. At the end the index is read once more: a file that it lacks
+what it had begun, and the next run goes on from there. At the end the index is read once more: a file that it lacks
 although a worker stored it is handed out again. Paths of contents that were known, and of those that are no longer
 where they were, are written here alone, at the end, as in every run.
 """

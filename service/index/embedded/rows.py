@@ -32,9 +32,8 @@ Content = NDArray[np.uint8]
 Truths = NDArray[np.bool_]
 ID_BYTES = 16
 HEAD_BYTES = 4 + ID_BYTES
-RANDOM_BYTES = (
-    1 << 26
-)  # files from this size on are read row by row: reading ahead would read ten times as much
+# Files from this size on are read row by row: reading ahead would read ten times as much.
+RANDOM_BYTES = 1 << 26
 
 
 class RowFile:
@@ -122,7 +121,7 @@ class RowFile:
         return np.zeros((count, self._bytes), dtype=np.uint8)
 
     def _rows(self) -> Content:
-        """All rows, mapped; what was mapped before is let go once nobody reads it."""
+        """All rows, mapped. A map that became too short is replaced, and ends with its last reader."""
         if self._map is None or len(self._map) < self._num_rows:
             num_bytes = self._num_rows * self._bytes
             mapped = mmap.mmap(self._fd, num_bytes, prot=mmap.PROT_READ)
