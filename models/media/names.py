@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from io import TextIOWrapper
+from pathlib import PurePath
 
 SYSTEM_NAMES = frozenset(
     {
@@ -77,3 +78,9 @@ def _show_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
     shown = show_text(wrong)
     # what an encoding other than UTF-8 lacks
     return "".join(c if c.isascii() else ascii(c)[1:-1] for c in shown), error.end
+
+
+def xmp_names(name: str) -> tuple[str, ...]:
+    """What an XMP file that describes a file may be called, `take.wav.xmp` before `take.xmp`."""
+    stem = PurePath(name).stem
+    return tuple(dict.fromkeys((f"{name}.xmp", f"{stem}.xmp", f"{stem}.XMP")))

@@ -163,9 +163,7 @@ class Placement:
             self._touched[asset_id] = found
         return True
 
-    def read_again(
-        self, asset_id: str, found: FoundFile, read_said: Callable[[FoundFile], Mapping[str, Any]]
-    ) -> bool:
+    def read_again(self, asset_id: str, found: FoundFile, read_said: Callable[[], Mapping[str, Any]]) -> bool:
         """Read what a file of a stored asset says if the XMP file beside it is another one; returns whether it did.
 
         If that fails, the next run does. A file that left its XMP file behind says what it said.
@@ -176,7 +174,7 @@ class Placement:
             return False
         is_left = is_new and not sidecar
         try:
-            said = {} if is_left else {"said": read_said(found)}
+            said = {} if is_left else {"said": read_said()}
         except Exception as exc:
             blame_file(exc)
             return False

@@ -12,9 +12,10 @@ where they were, are written here alone, at the end, as in every run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from models.media.clip import DecodeLimits
@@ -28,7 +29,7 @@ from service.library.outcomes import row_of
 from service.library.parts import WHOLE, Part
 from service.library.previews import Previews
 from service.library.report import IndexReport, OnProgress, StageTimes
-from service.library.run import LibraryRun
+from service.library.run import LibraryRun, ReadSaid
 from service.library.said import read_again
 from service.library.scanning import NO_LINKED_FOLDERS, FoundFile, LinkRules
 from service.search.snapshot import Snapshot
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 LOST = "worker_lost"
 SILENT = "a worker said nothing of it"
 GONE = "a worker stored it, and the index does not have it"
-ReadSaid = Callable[[FoundFile], Mapping[str, Any]]
 MAX_ROUNDS = 3  # a file that is gone from the index again and again is removed by somebody
 
 
@@ -131,8 +131,10 @@ def index_on_cluster(
     return run.finish()
 
 
-def _read_said(decoder: Decoder, limits: DecodeLimits | None, found: FoundFile) -> Mapping[str, Any]:
-    return read_again(found, decoder, limits or DecodeLimits())
+def _read_said(
+    decoder: Decoder, limits: DecodeLimits | None, found: FoundFile, source: Path
+) -> Mapping[str, Any]:
+    return read_again(found, source, decoder, limits or DecodeLimits())
 
 
 class Driver:

@@ -56,6 +56,13 @@ class Fetching:
             with self._cache.holding(asset_id):
                 yield
 
+    @contextmanager
+    def opening(self, found: FoundFile, asset_id: str) -> Iterator[Path]:
+        """What is opened of a file, of an object its copy; raises as `bring` does."""
+        with self.holding(found, asset_id):
+            self.bring(found, asset_id)
+            yield found.source if self._cache is None or found.stored is None else self._cache.path(asset_id)
+
     def bring(self, found: FoundFile, asset_id: str) -> None:
         """Have the copy of an object here; raises `CopiesInUse` if there is no room for it now."""
         if found.stored is None or self._cache is None or self._cache.has(asset_id):

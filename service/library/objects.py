@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from models.media.clip import clamp_time_ns
-from models.media.names import is_ignored
+from models.media.names import is_ignored, xmp_names
 from service.library.locations import ObjectPath
 from service.library.mounts import is_within
 from service.system.failure import Failure
@@ -29,8 +30,8 @@ OPTIONS: Mapping[str, Any] = {
 }  # `_ask` and s3fs try again
 QUIET = ("aiobotocore", "aiohttp", "botocore", "fsspec", "gcsfs", "google", "s3fs", "urllib3")
 
-for _name in QUIET:  # what they log for debugging holds what requests are signed with
-    logging.getLogger(_name).setLevel(logging.WARNING)
+for _name in QUIET:  # they log what requests are signed with, and gcsfs what a storage answers
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class StorageUnavailable(Failure):
@@ -53,13 +54,17 @@ class ObjectChanged(StorageUnavailable):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """What a storage says of an object; `etag` is empty and the time 0 if it does not say."""
+    """What a storage says of an object; `etag` is empty and the time 0 if it does not say.
+
+    `sidecar` is the XMP file beside it, if `list_objects` found one.
+    """
 
     path: ObjectPath
     size_bytes: int
     modified_ns: int
     etag: str
     takes_ranges: bool = True
+    sidecar: StoredObject | None = None
 
 
 def list_objects(root: ObjectPath) -> Iterator[StoredObject]:
@@ -72,12 +77,14 @@ def list_objects(root: ObjectPath) -> Iterator[StoredObject]:
         if not found:
             raise ObjectNotFound("the storage has nothing there")
         infos = {f"{root.scheme}://{name}": info for name, info in found.items()}
+    named = root.url in infos
     for url in sorted(infos):
         below = url[len(root.url) :].strip("/")
         if not url.endswith("/") and not any(
             is_ignored(name) for name in below.split("/") if name.strip(".")
         ):
-            yield _read(ObjectPath(url), infos[url])
+            stored = _read(ObjectPath(url), infos[url])
+            yield replace(stored, sidecar=_find_sidecar(stored.path, None if named else infos))
 
 
 def check_storage(root: ObjectPath) -> None:
@@ -93,6 +100,18 @@ def describe_object(path: ObjectPath) -> StoredObject:
     if info.get("type") == "directory":
         raise ObjectNotFound("there is no object of this name, only others below it")
     return _read(path, info)
+
+
+def _find_sidecar(path: ObjectPath, infos: Mapping[str, dict[str, Any]] | None) -> StoredObject | None:
+    """The XMP file beside an object: of those listed, else the storage is asked."""
+    folder = path.url[: -len(path.name)]
+    for beside in (ObjectPath(folder + name) for name in xmp_names(path.name)):
+        if infos is None:
+            with suppress(ObjectNotFound):
+                return describe_object(beside)
+        elif beside.url in infos:
+            return _read(beside, infos[beside.url])
+    return None
 
 
 def read_object(stored: StoredObject) -> Iterator[bytes]:
@@ -224,8 +243,11 @@ def _translate(exc: Exception) -> StorageUnavailable:
 
 def _status(exc: BaseException) -> int | None:
     """The status of an HTTP answer that became an exception; botocore's hides behind s3fs's."""
-    if isinstance(status := getattr(exc, "status", None), int):
-        return status
+    if type(exc) is OSError and str(exc).startswith("Forbidden: "):  # gcsfs's
+        return 403
+    for name in ("status", "code"):  # aiohttp's, gcsfs's
+        if str(status := getattr(exc, name, None)).isdecimal():
+            return int(str(status))
     response = getattr(exc, "response", None)
     facts = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
     code = facts.get("HTTPStatusCode")

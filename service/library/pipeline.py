@@ -14,6 +14,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from models.media.clip import ClipSpec, DecodedMedia, DecodeLimits, MediaInfo, NoStream
@@ -129,9 +130,9 @@ class Pipeline:
         file.previews = None if self._previews is None else []
         self._submit(file)
 
-    def read_said(self, found: FoundFile) -> dict[str, Any]:
+    def read_said(self, found: FoundFile, source: Path) -> dict[str, Any]:
         """See `service.library.said.read_again`."""
-        return read_again(found, self._decoder, self._limits)
+        return read_again(found, source, self._decoder, self._limits)
 
     def wait(self) -> list[IncomingFile]:
         """Wait for an event; the files that ended by it. Raises `CallerGone` if `stop` left, or what broke a stage."""
@@ -196,7 +197,7 @@ class Pipeline:
             timeout_seconds=self._timeout_seconds(file),
             hashes_packets=chunk == 0,
             with_preview=self._previews is not None,
-            sidecar=b"" if chunk or file.copy else read_sidecar(file.found),
+            sidecar=b"" if chunk else read_sidecar(file.found),
             follows_links=False,
         )
         file.next_submitted += 1
@@ -368,7 +369,7 @@ class RehearsedPipeline:
         """Take a file."""
         self._files.append(file)
 
-    def read_said(self, found: FoundFile) -> dict[str, Any]:
+    def read_said(self, found: FoundFile, source: Path) -> dict[str, Any]:
         """Nothing: it is not stored."""
         return {}
 

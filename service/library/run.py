@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from models.media.clip import DecodeLimits
@@ -40,6 +41,7 @@ from service.system.paths import show_path
 logger = logging.getLogger(__name__)
 
 AnyPipeline = Pipeline | RehearsedPipeline
+ReadSaid = Callable[[FoundFile, Path], Mapping[str, Any]]  # see `service.library.said.read_again`
 
 
 class LibraryRun:
@@ -275,14 +277,19 @@ class LibraryRun:
             self.placement.lose(other, str(found.path), heir=asset_id)
             self.outcomes.changed.add(str(found.path))
 
-    def find_stored(
-        self, found: FoundFile, asset_id: str, read_said: Callable[[FoundFile], Mapping[str, Any]]
-    ) -> bool:
+    def find_stored(self, found: FoundFile, asset_id: str, read_said: ReadSaid) -> bool:
         """Count a file if its content is stored; returns whether it is."""
         known = self.catalogue.get(asset_id) or self._look_again(asset_id)
         if known is None:
             return False
-        self.report.num_retagged += self.placement.read_again(asset_id, found, read_said)
+
+        def read() -> Mapping[str, Any]:
+            if self._journal.is_rehearsal:
+                return {}
+            with self._fetching.opening(found, asset_id) as source:
+                return read_said(found, source)
+
+        self.report.num_retagged += self.placement.read_again(asset_id, found, read)
         self._find(found, asset_id, known.num_segments)
         return True
 

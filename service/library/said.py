@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from models.media.clip import DecodeLimits, MediaInfo, UnreadableClip, open_regular, read_said
+from models.media.names import xmp_names
 from models.media.ucs import read_ucs
 from service.decode.decoder import Decoder
-from service.library.scanning import FoundFile
+from service.library.objects import (
+    ObjectChanged,
+    ObjectNotFound,
+    StorageUnavailable,
+    StoredObject,
+    read_object,
+)
+from service.library.scanning import FoundFile, UnusableFile
 
 MAX_SIDECAR_BYTES = 1 << 20
 SIDECAR = (
@@ -32,14 +40,16 @@ class Sidecars:
     def stamp_of(self, found: FoundFile) -> str:
         """Size and time of the file that `read_sidecar` reads, as one word; empty without."""
         if found.stored is not None:
-            return ""
+            beside = found.stored.sidecar
+            fits = beside is not None and 0 < beside.size_bytes <= MAX_SIDECAR_BYTES
+            return f"{beside.size_bytes}:{beside.etag or beside.modified_ns}" if beside and fits else ""
         folder = found.source.parent
         if found.target is None and folder != self._folder:
             names: list[str] = []
             with suppress(OSError):
                 names = os.listdir(folder)  # noqa: PTH208 - a Path for each name is slow
             self._folder, self._names = folder, {name for name in names if name[-4:].lower() == ".xmp"}
-        for name in _names_beside(found):
+        for name in xmp_names(found.source.name):
             if found.target is None and name not in self._names:
                 continue
             with suppress(OSError):
@@ -50,8 +60,13 @@ class Sidecars:
 
 
 def read_sidecar(found: FoundFile) -> bytes:
-    """The bytes of `take.wav.xmp` or `take.xmp` beside `take.wav`, which only the decoder parses; empty without."""
-    for name in _names_beside(found):
+    """The bytes of `take.wav.xmp` or `take.xmp` beside `take.wav`, which only the decoder parses; empty without.
+
+    Raises `UnusableFile` if a storage does not give them.
+    """
+    if found.stored is not None:
+        return _read_stored(found, found.stored.sidecar)
+    for name in xmp_names(found.source.name):
         try:
             with open_regular(found.source.with_name(name), follows_links=False) as (descriptor, status):
                 if status.st_size <= MAX_SIDECAR_BYTES:
@@ -61,18 +76,24 @@ def read_sidecar(found: FoundFile) -> bytes:
     return b""
 
 
-def _names_beside(found: FoundFile) -> Mapping[str, None]:
-    name, stem = found.source.name, found.source.stem
-    return dict.fromkeys((f"{name}.xmp", f"{stem}.xmp", f"{stem}.XMP"))
+def _read_stored(found: FoundFile, sidecar: StoredObject | None) -> bytes:
+    if sidecar is None or sidecar.size_bytes > MAX_SIDECAR_BYTES:
+        return b""
+    try:
+        return b"".join(read_object(sidecar))
+    except (ObjectNotFound, ObjectChanged):
+        return b""  # the next run finds another one, or none
+    except StorageUnavailable as exc:
+        raise UnusableFile.of(found.path, exc) from exc
 
 
-def read_again(found: FoundFile, decoder: Decoder, limits: DecodeLimits) -> dict[str, Any]:
-    """What a file, the XMP file beside it and its name say now; of the file only the header is read, in the sandbox.
+def read_again(found: FoundFile, source: Path, decoder: Decoder, limits: DecodeLimits) -> dict[str, Any]:
+    """What a file, the XMP file beside it and its name say now; of `source` only the header is read, in the sandbox.
 
-    Raises what `Decoder.read` raises.
+    Raises what `Decoder.read` and `read_sidecar` raise.
     """
     sidecar = read_sidecar(found)
-    with open_regular(found.source, follows_links=False) as (descriptor, _):
+    with open_regular(source, follows_links=False) as (descriptor, _):
         said: Any = decoder.read(descriptor, read_said, TIMEOUT_SECONDS, limits, sidecar=sidecar)
     return {**read_ucs(str(found.path)), **said}
 

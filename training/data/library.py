@@ -49,12 +49,17 @@ def indexed_paths(*, command: Sequence[str] = COMMAND) -> list[Path]:
     there = [path for path in paths if path.is_file()]
     for path in paths:
         if not path.is_file():
-            logger.warning("skipped %s: it is indexed but no longer exists", path)
+            why = "training reads no objects of a storage" if _is_object(path) else "it no longer exists"
+            logger.warning("skipped %s, which is indexed: %s", path, why)
     counts = f"of {len(assets)} indexed files {len(paths)} have sound and picture, and {len(there)} of these are there"
     if not there:
         raise LibraryUnavailable(counts)
     logger.info("%s", counts)
     return there
+
+
+def _is_object(path: Path) -> bool:
+    return path.parts[0].endswith(":")  # of "s3://archive/rain.wav"
 
 
 def _list_assets(command: Sequence[str]) -> list[tuple[Path, set[str]]]:

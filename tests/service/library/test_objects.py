@@ -165,6 +165,36 @@ def test_what_changes_and_goes_is_followed(run: Run, running: serve_in_thread, s
     }
 
 
+def test_the_xmp_file_beside_an_object_is_read(run: Run, running: serve_in_thread, storage: Storage) -> None:
+    """A change of it alone is noticed by the next run, for an object that is named too; nothing is embedded again."""
+    xmp = '<a xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>%s</dc:title></a>'
+
+    def titles() -> dict[str, object]:
+        assets = running.client.get("/v1/assets", params={"folder": ROOT}).json()["assets"]
+        return {Path(a["paths"][0]).name: a["media"].get("said", {}).get("title") for a in assets}
+
+    for name in ("gate", "bell"):
+        storage.put(f"rain/{name}.wav", tone(1 if name == "gate" else 2))
+    storage.put("rain/gate.xmp", (xmp % "Old gate").encode())
+    storage.put("rain/bell.wav.xmp", b"x" * (2 << 20))
+    assert run()["report"]["files"]["indexed"] == 2
+    assert titles() == {"gate.wav": "Old gate", "bell.wav": None}
+
+    storage.put("rain/gate.xmp", (xmp % "New gate").encode())
+    storage.put("rain/bell.wav.xmp", (xmp % "Bell").encode())
+    rehearsal = run("sync", dry_run=True)
+    assert titles() == {"gate.wav": "Old gate", "bell.wav": None}, rehearsal
+    report = run("sync", paths=[ROOT])["report"]
+    assert (report["files"]["unchanged"], report["segments"]["indexed"]) == (2, 0)
+    assert titles() == {"gate.wav": "New gate", "bell.wav": "Bell"}
+
+    storage.delete("rain/gate.xmp")
+    storage.read.clear()
+    run("index", paths=[f"{ROOT}/gate.wav", f"{ROOT}/bell.wav"])
+    assert titles() == {"gate.wav": None, "bell.wav": "Bell"}
+    assert not any(key.startswith("rain/bell") for key in storage.read)
+
+
 def test_a_storage_that_is_away_or_empty_deletes_nothing(
     run: Run, running: serve_in_thread, storage: Storage
 ) -> None:

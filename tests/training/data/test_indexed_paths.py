@@ -30,9 +30,14 @@ def test_files_of_the_index_come_in_its_order_and_those_that_are_gone_are_named(
     for path in (paths[0], paths[2]):
         path.touch()
     with caplog.at_level(logging.INFO):
-        assert indexed_paths(command=printing(paths)) == [paths[0], paths[2]]
-    assert f"skipped {paths[1]}: it is indexed but no longer exists" in caplog.messages
-    assert "of 4 indexed files 3 have sound and picture, and 2 of these are there" in caplog.messages
+        command = printing([*paths, Path("s3://archive/rain.mp4")])
+        assert indexed_paths(command=command) == [paths[0], paths[2]]
+    assert f"skipped {paths[1]}, which is indexed: it no longer exists" in caplog.messages
+    assert any(
+        text.endswith("rain.mp4, which is indexed: training reads no objects of a storage")
+        for text in caplog.messages
+    )
+    assert "of 5 indexed files 4 have sound and picture, and 2 of these are there" in caplog.messages
 
 
 def test_no_file_that_is_there_is_an_error(tmp_path: Path) -> None:
