@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +65,7 @@ def adapt(request: AdaptRequest, output: Path, *, console: Console) -> dict[str,
             return found
 
         def word(bundle: Bundle, heads: Mapping[str, nn.Module]) -> Bundle:
-            return learn_again(library.active, tracks, bundle, heads, folder, console)
+            return learn_again(library.active, tracks, bundle, heads, folder, console, named=output)
 
         return _adapt(request, tracks, parent, output, console, word=word)
 
@@ -115,17 +118,32 @@ def _adapt(
         "seconds": round(seconds, 1),
         "retrieval": figures,
     }
-    bundle = word(
-        write_adapted(parent, fitted.heads, output, name=request.name, training=facts), fitted.heads
-    )
-    console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
-    if labels is not None:
-        learned = _learn_tags(request, tracks, segments, labels, fitted)
-        file = output.with_name(output.name + SUFFIX)
-        learned.write(file, bundle_id=bundle.bundle_id)
-        print_tags(learned, file, console)
+    with _appearing(output) as draft:
+        bundle = word(
+            write_adapted(parent, fitted.heads, draft, name=request.name, training=facts), fitted.heads
+        )
+        console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
+        if labels is not None:
+            learned = _learn_tags(request, tracks, segments, labels, fitted)
+            file = output.with_name(output.name + SUFFIX)
+            learned.write(draft.with_name(file.name), bundle_id=bundle.bundle_id)
+            print_tags(learned, file, console)
     console.print(f"make it answer: foley releases create {output} --activate", markup=False, soft_wrap=True)
     return {"bundle_id": bundle.bundle_id, **facts}
+
+
+@contextlib.contextmanager
+def _appearing(output: Path) -> Iterator[Path]:
+    """Where a bundle and its tags are written: the tags get their name first, so no kill leaves a bundle without."""
+    folder = output.with_name(f".{output.name}.{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield (draft := folder / output.name)
+        if (tags := folder / (output.name + SUFFIX)).exists():
+            tags.replace(output.with_name(tags.name))
+        draft.rename(output)
+    finally:
+        shutil.rmtree(folder)
 
 
 def _learn_tags(

@@ -197,6 +197,7 @@ def learn_again(
     folder: Path,
     console: Console,
     *,
+    named: Path | None = None,
     export: Callable[[Kind, Path], Sentences] = export_sentences,
 ) -> Bundle:
     """Give an adapted bundle the words that the active one has learned, fitted anew to its heads.
@@ -208,6 +209,7 @@ def learn_again(
         heads: Of the adapted bundle.
         folder: For scratch, on the disk of the bundle.
         console: Where progress goes.
+        named: Where the bundle will be; None if that is its folder.
         export: Reads the sentence encoder.
 
     Returns:
@@ -223,7 +225,7 @@ def learn_again(
             request, tracks, sentences, console, compares=adapted.manifest.compares, heads=heads
         )
     except ValueError as exc:  # no package, no captions, too few files
-        say_words_are_gone(output, str(exc), console)
+        say_words_are_gone(named or output, str(exc), console)
         return adapted
     wordless = load_bundle(output.rename(folder / "wordless"))
     training = {**adapted.manifest.training, "words": facts}

@@ -98,6 +98,35 @@ def test_labels_are_used_and_reported(tracks: StoredTracks, tmp_path: Path) -> N
     assert min(distilled) > max(frozen)
 
 
+def test_a_kill_leaves_no_bundle_without_its_tags(
+    tracks: StoredTracks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = FitConfig(method="pair", num_epochs=1)
+    request, mine = AdaptRequest(config=config, sources=["metadata:tags"], max_drop=100), tmp_path / "mine"
+    rename, learn, there = Path.rename, command._learn_tags, list[bool]()
+
+    def run() -> None:
+        command._adapt(request, tracks, load_bundle(starter_path()), mine, Console(quiet=True))
+
+    def appear(path: Path, target: Path) -> Path:
+        if target == mine:
+            there.append(mine.with_name("mine.tags.npz").exists())
+        return rename(path, target)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_learn_tags", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(command, "_learn_tags", learn)
+    monkeypatch.setattr(Path, "rename", appear)
+    run()
+    assert there == [True]
+    assert load_bundle(mine).manifest.derived_from is not None
+
+
 def test_heads_that_lose_pairs_are_refused(tracks: StoredTracks, tmp_path: Path) -> None:
     config = FitConfig(method="triplet", weight_pair=0.0, weight_stay=0.0)
     request = AdaptRequest(config=config, sources=["folder"])
