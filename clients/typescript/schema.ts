@@ -1476,6 +1476,34 @@ export interface components {
             num_held_out: number;
         };
         /**
+         * DerivedAgreement
+         * @description How far derived tracks are from those of the same media embedded: what storing both costs is in it.
+         */
+        DerivedAgreement: {
+            /**
+             * Num Compared
+             * @description Assets that were embedded from their media too.
+             */
+            num_compared: number;
+            /**
+             * Lowest Cosine
+             * @description The lowest cosine of a derived embedding and the embedded one, of all their moments; 1 is the same.
+             */
+            lowest_cosine: number;
+            /**
+             * Parent Storage
+             * @description How the tracks are stored that were derived from.
+             * @enum {string}
+             */
+            parent_storage: "float16" | "fine" | "compact";
+            /**
+             * Storage
+             * @description How the derived ones are stored.
+             * @enum {string}
+             */
+            storage: "float16" | "fine" | "compact";
+        };
+        /**
          * Direction
          * @description What scores mean in one direction: a curve for the `best` result of a query and one for every `further` result.
          *
@@ -2874,6 +2902,8 @@ export interface components {
              * @description Assets whose tracks were computed from the stored ones of the parent, without their media.
              */
             num_derived?: number;
+            /** @description What that cost; absent if nothing was derived, or no sampled file was there to compare with. */
+            derived_agreement?: components["schemas"]["DerivedAgreement"];
             /**
              * Num Relabelled
              * @description Assets whose paths or metadata were brought up to date.

@@ -115,6 +115,13 @@ class Curve(TypedDict):
     num_held_out: int
 
 
+class DerivedAgreement(TypedDict):
+    num_compared: int
+    lowest_cosine: float
+    parent_storage: Literal["float16", "fine", "compact"]
+    storage: Literal["float16", "fine", "compact"]
+
+
 class Direction(TypedDict):
     best: Curve
     further: Curve
@@ -372,6 +379,7 @@ class LibraryCounts(TypedDict):
     num_beyond: NotRequired[int]
     num_embedded: NotRequired[int]
     num_derived: NotRequired[int]
+    derived_agreement: NotRequired[DerivedAgreement]
     num_relabelled: NotRequired[int]
     num_deleted: NotRequired[int]
     failed: NotRequired[list[FailedAsset]]

@@ -298,8 +298,10 @@ def calibrate(as_json: Json = False) -> None:
 
 def _print_gates(release: Mapping[str, Any]) -> None:
     from service.commands.tables import print_columns
-    from service.releases.documents import name_gate, show_verdict
+    from service.releases.documents import explain_derived, name_gate, show_verdict
 
+    if derived := explain_derived(release["library"]):
+        say(derived)
     gates = release["gates"].get("gates", ())
     rows = [(name_gate(gate), show_verdict(gate), gate["reason"]) for gate in gates]
     if rows:

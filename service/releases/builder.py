@@ -30,6 +30,7 @@ from service.library.object_cache import ObjectCache
 from service.library.report import Progress
 from service.library.scanning import LinkRules
 from service.releases import deriving
+from service.releases.documents import DerivedAgreement
 from service.releases.mirroring import MirrorReport, mirror
 from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
@@ -83,8 +84,8 @@ def main() -> None:
                 )
 
             num_derived = num_sampled = 0
+            folder = ReleaseStore(settings.release_folder).path(release_id)
             if parent is not None:
-                folder = ReleaseStore(settings.release_folder).path(release_id)
                 parent_storage = cast("Storage", sys.argv[3])
                 num_derived, num_sampled = derive_missing(
                     release, parent, parent_storage, folder, wanted, stdin, hold, settings
@@ -100,6 +101,7 @@ def main() -> None:
         "num_segments": num_segments,
         "num_derived": num_derived,
         "num_embedded": report.num_embedded + num_sampled,
+        **({"derived_agreement": found} if (found := deriving.read_agreement(folder)) else {}),
     }
     write_line({"report": {**report.to_json(), **counts}})
 
@@ -138,8 +140,7 @@ def derive_missing(
         sampled = frozenset(asset.asset_id for asset in sample if index.get_asset(asset.asset_id) is not None)
         cosines: list[float] = []
         num_segments = 0
-        kinds: tuple[Storage, Storage] = (parent_storage, index.storage)
-        min_cosine = min(deriving.MIN_COSINES[storage] for storage in kinds)
+        min_cosine = min(deriving.MIN_COSINES[storage] for storage in (parent_storage, index.storage))
         for assets in deriving.receive_segments(stdin):
             cosines += deriving.derive(assets, heads, index, sampled=sampled, min_cosine=min_cosine)
             written += [segments[0].asset_id for segments in assets if segments[0].asset_id not in sampled]
@@ -147,11 +148,13 @@ def derive_missing(
             num_segments += sum(map(len, assets))
             rate = num_segments / max(time.monotonic() - began, 1e-9)
             if sample and cosines and num_done >= len(sample) and not deriving.is_verified(folder):
-                deriving.mark_verified(folder, len(cosines))
-                logger.info(
-                    "derived from tracks stored as %s into %s: of %d assets that were embedded too, the lowest cosine "
-                    "of an embedding is %.4f", *kinds, len(cosines), min(cosines),
-                )  # fmt: skip
+                found: DerivedAgreement = {
+                    "num_compared": len(cosines),
+                    "lowest_cosine": round(min(cosines), 6),
+                    "parent_storage": parent_storage,
+                    "storage": index.storage,
+                }
+                deriving.mark_verified(folder, found)
             printer(
                 Progress(
                     num_files=len(asked),

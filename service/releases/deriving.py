@@ -28,6 +28,7 @@ from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from service.index.contract import Asset, Index, Segment
 from service.index.iteration import NUM_WRITERS, SEGMENTS_PER_CALL, write_in_parts
 from service.index.packing import pack_segments, read_groups, unpack_assets
+from service.releases.documents import DerivedAgreement
 from service.system.files import replace_file
 from service.system.modality import MODALITIES, Modality, Track
 from service.system.storage import Storage
@@ -175,14 +176,23 @@ def _compare(adapted: Sequence[Segment], index: Index, min_cosine: float) -> flo
     return lowest
 
 
-def mark_verified(folder: Path, num_compared: int) -> None:
-    """Note durably that the claim of a release holds."""
-    replace_file(folder / VERIFIED, json.dumps({"num_compared": num_compared}) + "\n")
+def mark_verified(folder: Path, agreement: DerivedAgreement) -> None:
+    """Note durably that the claim of a release holds, and how well."""
+    replace_file(folder / VERIFIED, json.dumps(agreement) + "\n")
 
 
 def is_verified(folder: Path) -> bool:
     """Whether the claim of a release was found to hold."""
     return (folder / VERIFIED).exists()
+
+
+def read_agreement(folder: Path) -> DerivedAgreement | None:
+    """How well the claim of a release was found to hold; None if nothing was compared, or nobody noted it."""
+    try:
+        found = json.loads((folder / VERIFIED).read_text())
+    except FileNotFoundError:
+        return None
+    return cast("DerivedAgreement", found) if "lowest_cosine" in found else None
 
 
 def send_segments(stream: IO[bytes], index: Index, assets: Iterable[Asset]) -> None:

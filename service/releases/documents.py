@@ -11,6 +11,8 @@ from typing_extensions import TypedDict  # pydantic takes the one of `typing` fr
 from models.bundle.bundle import Manifest, Similarity
 from service.index.layout import VectorLayout
 from service.system.modality import MODALITIES, Modality, name_direction
+from service.system.storage import Storage
+from service.system.text import count
 
 Outcome = Literal["building", "ready", "refused"]
 Side = Literal["new", "active"]
@@ -106,6 +108,20 @@ class FailedAsset(TypedDict):
 
 
 @_DESCRIBED
+class DerivedAgreement(TypedDict):
+    """How far derived tracks are from those of the same media embedded: what storing both costs is in it."""
+
+    num_compared: int
+    """Assets that were embedded from their media too."""
+    lowest_cosine: float
+    """The lowest cosine of a derived embedding and the embedded one, of all their moments; 1 is the same."""
+    parent_storage: Storage
+    """How the tracks are stored that were derived from."""
+    storage: Storage
+    """How the derived ones are stored."""
+
+
+@_DESCRIBED
 class LibraryCounts(TypedDict, total=False):
     """What was embedded when a release was built, and what that took; empty before."""
 
@@ -117,6 +133,8 @@ class LibraryCounts(TypedDict, total=False):
     """Assets that the build embedded."""
     num_derived: int
     """Assets whose tracks were computed from the stored ones of the parent, without their media."""
+    derived_agreement: DerivedAgreement
+    """What that cost; absent if nothing was derived, or no sampled file was there to compare with."""
     num_relabelled: int
     """Assets whose paths or metadata were brought up to date."""
     num_deleted: int
@@ -240,6 +258,21 @@ def name_gate(gate: Gate) -> str:
 def show_verdict(gate: Gate) -> str:
     """Whether a gate passed, for people; gates of before know no verdict."""
     return gate.get("verdict", "passed" if gate["passed"] else "failed").replace("_", " ")
+
+
+def explain_derived(library: LibraryCounts) -> str | None:
+    """What deriving cost, in words; None if the release embedded everything."""
+    if not library.get("num_derived"):
+        return None
+    found = library.get("derived_agreement")
+    cost = (
+        f"stored as {found['parent_storage']} before and {found['storage']} now: of "
+        f"{count(found['num_compared'], 'asset')} embedded from media too, the lowest cosine of an embedding is "
+        f"{found['lowest_cosine']:.5f}"
+        if found
+        else "golden tracks alone were compared: no sampled file is there any more"
+    )
+    return f"{count(library['num_derived'], 'asset')} derived from stored tracks, without media; {cost}"
 
 
 def explain_refusal(release: ReleaseRecord) -> str:

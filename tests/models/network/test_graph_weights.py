@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.bundle.bundle import Derivation, load_bundle, starter_path
+from models.bundle.bundle import load_bundle, starter_path
 from models.network.geometry import TgdpConfig
 from models.network.graph_weights import is_unused, recover_network
 from models.network.initialisation import find_weights, initialise
 from models.network.tgdp import Tgdp
 from models.network.weights import WrongStateDict
 from tests.support.tiny_bundles import make_tiny
+from training.adapting.bundles import write_adapted
+from training.adapting.heads import TrackHead
 
 
 def test_training_starts_from_the_starter_itself() -> None:
@@ -41,9 +43,18 @@ def test_where_the_weights_are_is_said(tmp_path: Path) -> None:
         WrongStateDict, match=r"of the family tiny, .* start from the `checkpoint` in the folder"
     ):
         recover_network(tiny)
+
+
+def test_training_starts_below_learned_heads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     starter = load_bundle(starter_path())
-    heads = Derivation(bundle_id="parent-0", heads={"audio": "audio.head.onnx"})
-    files = {**starter.manifest.files, "audio.head.onnx": {}}
-    adapted = replace(starter, manifest=replace(starter.manifest, derived_from=heads, files=files))
-    with pytest.raises(WrongStateDict, match="learned heads on parent-0: start from that bundle"):
-        recover_network(adapted)
+    heads = {name: TrackHead(128, 16) for name in ("audio", "video")}
+    for head in heads.values():
+        torch.nn.init.normal_(head.up.weight, std=0.1)
+    adapted = write_adapted(starter, heads, tmp_path / "adapted", name="adapted", training={})
+    with caplog.at_level("INFO"):
+        found = recover_network(adapted).state_dict()
+    assert (
+        f"{adapted.bundle_id} is learned heads on {starter.bundle_id}: the network below them" in caplog.text
+    )
+    for name, tensor in recover_network(starter).state_dict().items():
+        assert is_unused(name) or torch.equal(found[name], tensor), name

@@ -25,7 +25,7 @@ from service.library.indexing import index_paths
 from service.releases import building
 from service.releases.building import BuildFailed, BuildProgress, build_release
 from service.releases.deriving import NUM_SAMPLED, ClaimFails, count_writers, derive, open_heads
-from service.releases.documents import Trial
+from service.releases.documents import Trial, explain_derived
 from service.releases.store import Release, ReleaseStore
 from service.system.settings import Settings
 from tests.support.bundles import rehash
@@ -94,6 +94,12 @@ def build(foley: Foley, bundle: Bundle, tell: Callable[[BuildProgress], None] | 
 def test_a_derived_release_is_an_embedded_one(foley: Foley, adapted: Bundle, tmp_path: Path) -> None:
     release = build(foley, adapted)
     assert (release.library["num_derived"], release.library["num_embedded"]) == (NUM_FILES - 16, 16)
+    found = release.library["derived_agreement"]
+    assert (found["num_compared"], found["storage"]) == (16, foley.index.storage)
+    assert 0.999 <= found["lowest_cosine"] <= 1.00001
+    assert f"lowest cosine of an embedding is {found['lowest_cosine']:.5f}" in str(
+        explain_derived(release.library)
+    )
     assert not release.missing
     liar = shutil.copytree(adapted.path, tmp_path / "liar")
     heads = random_heads()
@@ -104,6 +110,8 @@ def test_a_derived_release_is_an_embedded_one(foley: Foley, adapted: Bundle, tmp
     rehash(liar, name="liar")
     embedded = build(foley, load_bundle(liar))
     assert (embedded.library["num_derived"], embedded.library["num_embedded"]) == (0, NUM_FILES)
+    assert "derived_agreement" not in embedded.library
+    assert explain_derived(embedded.library) is None
     store, place = ReleaseStore(foley.settings.release_folder), index_place(foley.settings)
     indexes = [
         place.open(store.load_bundle(one.release_id), release_id=one.release_id)
@@ -202,6 +210,7 @@ def test_a_killed_build_goes_on_and_holds_what_was_added_meanwhile(
         NUM_FILES - NUM_SAMPLED - 2 + 1,
         0,
     )
+    assert release.library["derived_agreement"]["num_compared"] == NUM_SAMPLED  # by the build that was killed
     assert (release.library["num_assets"], release.missing) == (NUM_FILES + 1, ())
 
 
