@@ -1,17 +1,18 @@
-"""A corpus of tracks on disk, like those of a large library, for `benchmarks.search_speed`.
+"""Tracks like those of a large library, made again from their seed a part at a time, for `benchmarks.search_speed`.
 
 Each segment lies around one of 300 centres. Its tracks are the centre, plus .6 of noise that all moments share, plus
 .8 of noise of each moment, in all D directions, scaled to unit length, as in `benchmarks.index_speed`. A query is a
 stored segment as its other modality would give it: the same centre, .8 of the shared noise, and new noise for each
 moment. So the nearest segment is certain and the next nine are close to each other, which is what makes a search
-inexact.
+inexact. A part takes .6 core-seconds, so no tracks are kept: a million of them would be 25 GB.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,43 +20,137 @@ from numpy.typing import NDArray
 
 NUM_MOMENTS = 16
 NUM_CENTRES = 300
-CHUNK = 2000
+PART = 2000  # segments
 ASSET_SEGMENTS = 250
 SHARED, KEPT = 0.6, 0.8
+LIMIT = 10
+SEED, QUERIES, OWN = range(3)  # streams of random numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Stored tracks and queries.
+    """Segments to store and queries.
 
     Attributes:
-        tracks: float16, shape (N, T, D), a memory map.
-        pooled: Their pooled vectors, float32, shape (N, D).
-        queries: float32, shape (Q, T, D).
+        folder: Keeps the pooled vectors and the best segments of each query, made once.
+        num_segments: Number of segments.
+        width: Numbers of a moment.
+        num_queries: Number of queries.
         own_noise: Noise of each moment; more makes the moments of a segment less alike.
     """
 
-    tracks: NDArray[np.float16]
-    pooled: NDArray[np.float32]
-    queries: NDArray[np.float32]
+    folder: Path
+    num_segments: int
+    width: int
+    num_queries: int
     own_noise: float
 
+    @property
+    def name(self) -> str:
+        """What tells the segments from those of other corpora."""
+        return f"{self.num_segments}-{self.width}-{self.own_noise}"
+
+    def firsts(self) -> range:
+        """The first segments of all parts."""
+        return range(0, self.num_segments, PART)
+
+    def tracks(self, first: int) -> NDArray[np.float32]:
+        """Return the tracks of a part, numbers that float16 holds, shape (n, T, D)."""
+        centre, shared = self._places(first)
+        rows = self._own_rows(OWN, first, centre + SHARED * shared)
+        return rows.astype(np.float16).astype(np.float32)
+
+    @cached_property
+    def queries(self) -> NDArray[np.float32]:
+        """Queries, shape (Q, T, D)."""
+        rng = np.random.default_rng([SEED])
+        chosen = np.sort(rng.choice(self.num_segments, self.num_queries, replace=False))
+        queries = []
+        for first in np.unique(chosen // PART * PART).tolist():
+            mine = chosen[chosen // PART * PART == first] - first
+            centre, shared = (rows[mine] for rows in self._places(first))
+            new = np.random.default_rng([QUERIES, 0, first]).standard_normal(shared.shape, dtype=np.float32)
+            changed = KEPT * shared + (1 - KEPT**2) ** 0.5 * new
+            queries.append(self._own_rows(QUERIES, first, centre + SHARED * changed))
+        return rng.permutation(np.concatenate(queries))
+
+    @cached_property
     def pooled_queries(self) -> NDArray[np.float32]:
-        """Return the pooled vectors of the queries, float32, shape (Q, D)."""
+        """The pooled vectors of the queries, shape (Q, D)."""
         return unit(self.queries.mean(axis=1))
 
-    def exact_segments(self, limit: int) -> NDArray[np.int64]:
-        """Return the best segments of each query by diagonal mean, shape (Q, limit)."""
-        flat = self.queries.reshape(len(self.queries), -1)
-        scores = np.empty((len(self.tracks), len(flat)), dtype=np.float32)
-        for first in range(0, len(self.tracks), CHUNK):
-            block = self.tracks[first : first + CHUNK].astype(np.float32).reshape(-1, flat.shape[1])
-            scores[first : first + CHUNK] = block @ flat.T
-        return np.argsort(-scores, axis=0, kind="stable")[:limit].T
+    @cached_property
+    def pooled(self) -> NDArray[np.float32]:
+        """The pooled vectors of all segments, shape (N, D), a memory map."""
+        self._go_through()
+        return np.load(self._pooled_path, mmap_mode="r")  # type: ignore[no-any-return]
 
-    def exact_pooled(self, limit: int) -> NDArray[np.int64]:
-        """Return the nearest segments of each query by pooled vector, shape (Q, limit)."""
-        return np.argsort(-(self.pooled @ self.pooled_queries().T), axis=0, kind="stable")[:limit].T
+    def exact_segments(self) -> NDArray[np.int64]:
+        """Return the best segments of each query by diagonal mean, in no order, shape (Q, LIMIT)."""
+        self._go_through()
+        return np.load(self._exact_path)  # type: ignore[no-any-return]
+
+    def exact_pooled(self) -> NDArray[np.int64]:
+        """Return the nearest segments of each query by pooled vector, in no order, shape (Q, LIMIT)."""
+        return find_best((self.pooled[n : n + PART] for n in self.firsts()), self.pooled_queries)
+
+    @property
+    def _pooled_path(self) -> Path:
+        return self.folder / f"pooled-{self.name}.npy"
+
+    @property
+    def _exact_path(self) -> Path:
+        return self.folder / f"exact-{self.name}-{self.num_queries}.npy"
+
+    def _go_through(self) -> None:
+        if self._exact_path.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        pooled = np.lib.format.open_memmap(
+            self._pooled_path, mode="w+", dtype=np.float32, shape=(self.num_segments, self.width)
+        )
+
+        def parts() -> Iterator[NDArray[np.float32]]:
+            for first in self.firsts():
+                tracks = self.tracks(first)
+                pooled[first : first + PART] = unit(tracks.mean(axis=1))
+                yield tracks.reshape(len(tracks), -1)
+
+        best = find_best(parts(), self.queries.reshape(self.num_queries, -1))
+        pooled.flush()
+        np.save(self._exact_path, best)
+
+    def _places(self, first: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The centres of a part's segments and the noise that their moments share, shape (n, D) each."""
+        centres = np.random.default_rng([SEED, 1]).standard_normal(
+            (NUM_CENTRES, self.width), dtype=np.float32
+        )
+        rng = np.random.default_rng([SEED, 2, first])
+        count = min(PART, self.num_segments - first)
+        chosen = rng.integers(0, NUM_CENTRES, count)
+        return centres[chosen], rng.standard_normal((count, self.width), dtype=np.float32)
+
+    def _own_rows(self, stream: int, first: int, means: NDArray[np.float32]) -> NDArray[np.float32]:
+        rng = np.random.default_rng([stream, 1, first])
+        rows = rng.standard_normal((len(means), NUM_MOMENTS, self.width), dtype=np.float32)
+        rows *= self.own_noise
+        rows += means[:, None]
+        return unit(rows)
+
+
+def find_best(parts: Iterable[NDArray[np.float32]], queries: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The numbers of the LIMIT rows, given in parts, with the largest products with each query, in no order."""
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    numbers = np.empty((len(queries), 0), dtype=np.int64)
+    first = 0
+    for part in parts:
+        here = np.broadcast_to(np.arange(first, first + len(part)), (len(queries), len(part)))
+        scores = np.concatenate([scores, queries @ part.T], axis=1)
+        numbers = np.concatenate([numbers, here], axis=1)
+        kept = np.argpartition(scores, -LIMIT, axis=1)[:, -LIMIT:]
+        scores, numbers = np.take_along_axis(scores, kept, 1), np.take_along_axis(numbers, kept, 1)
+        first += len(part)
+    return numbers
 
 
 def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -66,50 +161,3 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 def asset_id(number: int) -> str:
     """Return the id of the asset that holds a segment."""
     return hashlib.sha256(str(number // ASSET_SEGMENTS).encode()).hexdigest()
-
-
-def open_corpus(folder: Path, *, num_segments: int, width: int, num_queries: int, own_noise: float) -> Corpus:
-    """Make a corpus in a folder, or open the one that is there if it has this shape."""
-    shape = {"num_segments": num_segments, "width": width, "num_queries": num_queries, "own_noise": own_noise}
-    note = folder / "corpus.json"
-    if not note.exists() or json.loads(note.read_text()) != shape:
-        folder.mkdir(parents=True, exist_ok=True)
-        note.unlink(missing_ok=True)
-        _make_corpus(folder, num_segments, width, num_queries, own_noise)
-        note.write_text(json.dumps(shape))
-    return Corpus(
-        tracks=np.load(folder / "tracks.npy", mmap_mode="r"),
-        pooled=np.load(folder / "pooled.npy"),
-        queries=np.load(folder / "queries.npy"),
-        own_noise=own_noise,
-    )
-
-
-def _make_corpus(folder: Path, num_segments: int, width: int, num_queries: int, own_noise: float) -> None:
-    rng = np.random.default_rng(0)
-    centres = rng.standard_normal((NUM_CENTRES, width), dtype=np.float32)
-    tracks = np.lib.format.open_memmap(
-        folder / "tracks.npy", mode="w+", dtype=np.float16, shape=(num_segments, NUM_MOMENTS, width)
-    )
-    pooled = np.empty((num_segments, width), dtype=np.float32)
-    chosen = np.sort(rng.choice(num_segments, num_queries, replace=False))
-    queries = []
-    for first in range(0, num_segments, CHUNK):
-        count = min(CHUNK, num_segments - first)
-        centre = centres[rng.integers(0, NUM_CENTRES, count)]
-        shared = rng.standard_normal((count, width), dtype=np.float32)
-        rows = unit((centre + SHARED * shared)[:, None] + own_noise * _noise(rng, count, width))
-        tracks[first : first + count] = rows
-        pooled[first : first + count] = unit(rows.mean(axis=1))
-        mine = chosen[(chosen >= first) & (chosen < first + count)] - first
-        changed = KEPT * shared[mine] + (1 - KEPT**2) ** 0.5 * rng.standard_normal((len(mine), width))
-        queries.append(
-            unit((centre[mine] + SHARED * changed)[:, None] + own_noise * _noise(rng, len(mine), width))
-        )
-    tracks.flush()
-    np.save(folder / "pooled.npy", pooled)
-    np.save(folder / "queries.npy", rng.permutation(np.concatenate(queries)))
-
-
-def _noise(rng: np.random.Generator, count: int, width: int) -> NDArray[np.float32]:
-    return rng.standard_normal((count, NUM_MOMENTS, width), dtype=np.float32)

@@ -35,7 +35,7 @@ def time_http(index: Path, corpus: Corpus, *, folder: Path, rounds: int) -> None
         folder: Folder for a bundle of that width and for the service's data.
         rounds: How often each query is sent, after one round to warm up.
     """
-    bundle = make_bundle(folder / f"bundle-{corpus.tracks.shape[2]}", width=corpus.tracks.shape[2])
+    bundle = make_bundle(folder / f"bundle-{corpus.width}", width=corpus.width)
     data = folder / "data"
     place = data / "index" / load_bundle(bundle).bundle_id
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,9 @@ import qdrant_edge as edge
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
-from benchmarks.search_corpus import ASSET_SEGMENTS, Corpus, asset_id
+from benchmarks.search_corpus import ASSET_SEGMENTS, LIMIT, Corpus, asset_id
 from service.index.points import point_id
 
-LIMIT = 10
 M, EF_CONSTRUCTION = 16, 128
 EFS = (16, 24, 32, 48, 64, 96, 128, 192)
 OVERSAMPLING = 1.5
@@ -82,7 +81,7 @@ def time_pooled(shard: Path, corpus: Corpus, *, peers: Path, rounds: int) -> Non
         rounds: Turns of each library, after one to warm up.
     """
     peers.mkdir(exist_ok=True)
-    expected = corpus.exact_pooled(LIMIT)
+    expected = corpus.exact_pooled()
     opened = edge.EdgeShard.load(str(shard))
     contenders = [
         *_edge(opened, corpus),
@@ -109,8 +108,8 @@ def time_pooled(shard: Path, corpus: Corpus, *, peers: Path, rounds: int) -> Non
 
 
 def _edge(shard: edge.EdgeShard, corpus: Corpus) -> list[Contender]:
-    numbers = {point_id(asset_id(n), 10.0 * (n % ASSET_SEGMENTS)): n for n in range(len(corpus.tracks))}
-    queries = [array("f", query.tobytes()) for query in corpus.pooled_queries()]
+    numbers = {point_id(asset_id(n), 10.0 * (n % ASSET_SEGMENTS)): n for n in range(corpus.num_segments)}
+    queries = [array("f", query.tobytes()) for query in corpus.pooled_queries]
     quantization = edge.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
 
     def contender(ef: int) -> Contender:
@@ -162,7 +161,7 @@ def _hnswlib(corpus: Corpus, folder: Path) -> list[Contender]:
         return Contender(
             library="hnswlib",
             setting=f"ef {ef}",
-            queries=list(corpus.pooled_queries()),
+            queries=list(corpus.pooled_queries),
             search=search,
             numbers=lambda answer: answer[0][0].tolist(),
         )
@@ -193,7 +192,7 @@ def _faiss(corpus: Corpus, folder: Path) -> list[Contender]:
         return Contender(
             library="faiss",
             setting=f"ef {ef}",
-            queries=list(corpus.pooled_queries()[:, None]),
+            queries=list(corpus.pooled_queries[:, None]),
             search=lambda query: index.search(query, LIMIT, params=params),
             numbers=lambda answer: answer[1][0].tolist(),
         )
@@ -215,7 +214,7 @@ def _local_mode(corpus: Corpus) -> list[Contender]:
         Contender(
             library="local mode",
             setting="exact",
-            queries=list(corpus.pooled_queries()[:LOCAL_QUERIES]),
+            queries=list(corpus.pooled_queries[:LOCAL_QUERIES]),
             search=search,
             numbers=lambda answer: [int(point.id) for point in answer.points],
         )

@@ -1,8 +1,9 @@
 """Search of a large embedded index: the pooled stage beside other libraries, both stages beside the exact order, HTTP.
 
     python -m benchmarks.search_speed                                          20,000 segments, two minutes
-    python -m benchmarks.search_speed --segments 100000 --folder /var/tmp/s    7 GB, kept for the next run
+    python -m benchmarks.search_speed --segments 100000 --folder /var/tmp/s    8 GB, kept for the next run
     python -m benchmarks.search_speed --storage fine                           tracks in 8 bits a number
+    python -m benchmarks.search_speed --storage fine --segments 1000000 --folder DIR    16 GB, of which 9 for peers
     pip install -e '.[bench]'                                                  for hnswlib and faiss
 
 pooled   the nearest 10 by pooled vector: Qdrant Edge on the shard of the index, hnswlib, faiss (HNSW, M 16,
@@ -14,7 +15,8 @@ http     `POST /v1/search` with a base64 track to a server process
 open     time to open the index, and the memory of its process
 aside    searches before, during and after a rebuild of the graphs beside the index
 
-The corpus is made once (`benchmarks.search_corpus`): only sound, in assets of 250 segments.
+The corpus (`benchmarks.search_corpus`) is only sound, in assets of 250 segments, made anew from its seed where it is
+needed. A build that was cut off is resumed.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.search_corpus import ASSET_SEGMENTS, Corpus, asset_id, open_corpus
+from benchmarks.search_corpus import ASSET_SEGMENTS, LIMIT, NUM_MOMENTS, PART, Corpus, asset_id
 from benchmarks.search_http import cpu_seconds, time_http
 from benchmarks.search_peers import time_pooled
 from models.cores import num_cores
@@ -42,8 +47,8 @@ from service.system.storage import STORAGES, Storage
 
 PARTS = ("pooled", "stages", "http", "open", "aside")
 PREFETCHES = (50, 100, 200, 500, 1000)
-LIMIT = 10
 ASIDE_QUERIES = 2000
+WRITERS = 8
 
 
 def main() -> None:
@@ -69,8 +74,8 @@ def main() -> None:
     options = parser.parse_args()
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
-        corpus = open_corpus(
-            folder / "corpus",
+        corpus = Corpus(
+            folder=folder / "corpus",
             num_segments=options.segments,
             width=options.width,
             num_queries=options.queries,
@@ -81,7 +86,7 @@ def main() -> None:
             f"load {os.getloadavg()[0]:.1f} on {num_cores()} cores"
         )
         kind = "" if options.storage == "float16" else f"-{options.storage}"
-        index = folder / f"index-{options.segments}-{options.width}-{options.own_noise}{kind}"
+        index = folder / f"index-{corpus.name}{kind}"
         build_index(index, corpus, options.storage)
         if "pooled" in options.parts:
             time_pooled(index / current_shard(index), corpus, peers=folder / "peers", rounds=options.rounds)
@@ -99,16 +104,20 @@ def build_index(folder: Path, corpus: Corpus, storage: Storage = "float16") -> N
     """Write the corpus into an embedded index and optimize it, unless it exists."""
     if (folder / "built").exists():
         return
-    started = time.perf_counter()
-    with open_index(folder, corpus, storage) as index:
-        for first in range(0, len(corpus.tracks), ASSET_SEGMENTS):
-            index.write_asset(_asset(corpus, first), is_last=True)
-        written = time.perf_counter()
+    with open_index(folder, corpus, storage) as index, ThreadPoolExecutor(WRITERS) as writers:
+        num_found, used, started = index.count_segments(), cpu_seconds(os.getpid()), time.perf_counter()
+        for first in corpus.firsts():
+            if index.get_asset(asset_id(min(first + PART, corpus.num_segments) - 1)) is None:
+                assets = cut_assets(corpus.tracks(first), first)
+                for _ in writers.map(partial(index.write_asset, is_last=True), assets):
+                    pass
+        written, write_used = time.perf_counter(), cpu_seconds(os.getpid())
         index.optimize()
         info, optimized = index.info(), time.perf_counter()
         print(
-            f"{storage}, {(info.num_bytes or 0) / len(corpus.tracks):,.0f} bytes a segment, "
-            f"written in {written - started:.0f} s, optimized in {optimized - written:.0f} s, {info}"
+            f"{storage}, {(info.num_bytes or 0) / corpus.num_segments:,.0f} bytes a segment; "
+            f"{info.num_segments - num_found} written in {written - started:.0f} s, {write_used - used:.0f} core-s; "
+            f"optimized in {optimized - written:.0f} s, {cpu_seconds(os.getpid()) - write_used:.0f} core-s; {info}"
         )
     (folder / "built").touch()
 
@@ -117,33 +126,36 @@ def open_index(folder: Path, corpus: Corpus, storage: Storage = "float16") -> Em
     """Open the index of a corpus; one that exists keeps its storage."""
     return EmbeddedIndex.open(
         folder,
-        layout=VectorLayout.of_both(*corpus.tracks.shape[1:]),
+        layout=VectorLayout.of_both(NUM_MOMENTS, corpus.width),
         min_free_bytes=0,
         call_seconds=120.0,
         storage=storage,
     )
 
 
-def _asset(corpus: Corpus, first: int) -> list[Segment]:
-    tracks = np.asarray(corpus.tracks[first : first + ASSET_SEGMENTS], dtype=np.float32)
+def cut_assets(tracks: NDArray[np.float32], first: int) -> list[list[Segment]]:
+    """Assets of 250 segments with these tracks, the first of which is that of the segment `first`."""
     return [
-        Segment(
-            asset_id=asset_id(first),
-            path=f"/library/{first}.mp4",
-            index=index,
-            start_seconds=10.0 * index,
-            end_seconds=10.0 * index + 10.0,
-            media={"container": "mp4", "duration_seconds": 10.0 * len(tracks)},
-            audio_track=track,
-        )
-        for index, track in enumerate(tracks)
+        [
+            Segment(
+                asset_id=asset_id(first + start),
+                path=f"/library/{first + start}.mp4",
+                index=index,
+                start_seconds=10.0 * index,
+                end_seconds=10.0 * index + 10.0,
+                media={"container": "mp4", "duration_seconds": 10.0 * ASSET_SEGMENTS},
+                audio_track=track,
+            )
+            for index, track in enumerate(tracks[start : start + ASSET_SEGMENTS])
+        ]
+        for start in range(0, len(tracks), ASSET_SEGMENTS)
     ]
 
 
 def time_stages(folder: Path, corpus: Corpus, *, rounds: int) -> None:
     """Print for each prefetch the share of the exact results it finds, and its time."""
-    exact = corpus.exact_segments(LIMIT)
-    numbers = {asset_id(n): n for n in range(0, len(corpus.tracks), ASSET_SEGMENTS)}
+    exact = corpus.exact_segments()
+    numbers = {asset_id(n): n for n in range(0, corpus.num_segments, ASSET_SEGMENTS)}
     seconds: dict[int, list[float]] = {prefetch: [] for prefetch in PREFETCHES}
     found: dict[int, list[float]] = {prefetch: [] for prefetch in PREFETCHES}
     cpu = dict.fromkeys(PREFETCHES, 0.0)
@@ -179,7 +191,7 @@ def time_aside(folder: Path, corpus: Corpus) -> None:
         during = _search_for(index, corpus, lambda _: not build.is_alive())
         seconds = time.perf_counter() - started
         after = _search_for(index, corpus, lambda taken: taken >= ASIDE_QUERIES)
-    print(f"aside, {len(corpus.tracks)} segments: built and switched in {seconds:.0f} s")
+    print(f"aside, {corpus.num_segments} segments: built and switched in {seconds:.0f} s")
     for name, times in (("before", before), ("during", during), ("after", after)):
         p50, p95, p99 = np.percentile(times, [50, 95, 99]) * 1e3
         print(
