@@ -4,7 +4,8 @@ Each segment lies around one of 300 centres. Its tracks are the centre, plus .6 
 .8 of noise of each moment, in all D directions, scaled to unit length, as in `benchmarks.index_speed`. A query is a
 stored segment as its other modality would give it: the same centre, .8 of the shared noise, and new noise for each
 moment. So the nearest segment is certain and the next nine are close to each other, which is what makes a search
-inexact. A part takes .6 core-seconds, so no tracks are kept: a million of them would be 25 GB.
+inexact. A part takes .2 core-seconds, so no tracks are kept: a million of them would be 25 GB. The noise of moments is
+drawn from as many rows as a part has, shuffled for each: segments of different parts do not share a row but by chance.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ PART = 2000  # segments
 ASSET_SEGMENTS = 250
 SHARED, KEPT = 0.6, 0.8
 LIMIT = 10
-SEED, QUERIES, OWN = range(3)  # streams of random numbers
+CENTRES, PLACES, NOISE, CHOSEN, NEW, QUERY_NOISE = range(6)  # streams of random numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +56,23 @@ class Corpus:
         return range(0, self.num_segments, PART)
 
     def tracks(self, first: int) -> NDArray[np.float32]:
-        """Return the tracks of a part, numbers that float16 holds, shape (n, T, D)."""
+        """Return the tracks of a part, shape (n, T, D)."""
         centre, shared = self._places(first)
-        rows = self._own_rows(OWN, first, centre + SHARED * shared)
-        return rows.astype(np.float16).astype(np.float32)
+        return self._add_noise(self._noise, first, centre + SHARED * shared)
 
     @cached_property
     def queries(self) -> NDArray[np.float32]:
         """Queries, shape (Q, T, D)."""
-        rng = np.random.default_rng([SEED])
+        rng = np.random.default_rng(CHOSEN)
+        noise = self._make_noise(QUERY_NOISE)
         chosen = np.sort(rng.choice(self.num_segments, self.num_queries, replace=False))
         queries = []
         for first in np.unique(chosen // PART * PART).tolist():
             mine = chosen[chosen // PART * PART == first] - first
             centre, shared = (rows[mine] for rows in self._places(first))
-            new = np.random.default_rng([QUERIES, 0, first]).standard_normal(shared.shape, dtype=np.float32)
+            new = np.random.default_rng([NEW, first]).standard_normal(shared.shape, dtype=np.float32)
             changed = KEPT * shared + (1 - KEPT**2) ** 0.5 * new
-            queries.append(self._own_rows(QUERIES, first, centre + SHARED * changed))
+            queries.append(self._add_noise(noise, first, centre + SHARED * changed))
         return rng.permutation(np.concatenate(queries))
 
     @cached_property
@@ -122,20 +123,33 @@ class Corpus:
 
     def _places(self, first: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The centres of a part's segments and the noise that their moments share, shape (n, D) each."""
-        centres = np.random.default_rng([SEED, 1]).standard_normal(
-            (NUM_CENTRES, self.width), dtype=np.float32
-        )
-        rng = np.random.default_rng([SEED, 2, first])
+        rng = np.random.default_rng([PLACES, first])
         count = min(PART, self.num_segments - first)
         chosen = rng.integers(0, NUM_CENTRES, count)
-        return centres[chosen], rng.standard_normal((count, self.width), dtype=np.float32)
+        return self._centres[chosen], rng.standard_normal((count, self.width), dtype=np.float32)
 
-    def _own_rows(self, stream: int, first: int, means: NDArray[np.float32]) -> NDArray[np.float32]:
-        rng = np.random.default_rng([stream, 1, first])
-        rows = rng.standard_normal((len(means), NUM_MOMENTS, self.width), dtype=np.float32)
-        rows *= self.own_noise
+    @cached_property
+    def _centres(self) -> NDArray[np.float32]:
+        return np.random.default_rng(CENTRES).standard_normal((NUM_CENTRES, self.width), dtype=np.float32)
+
+    @cached_property
+    def _noise(self) -> NDArray[np.float32]:
+        return self._make_noise(NOISE)
+
+    def _make_noise(self, stream: int) -> NDArray[np.float32]:
+        rows = np.random.default_rng(stream).standard_normal(
+            (PART * NUM_MOMENTS, self.width), dtype=np.float32
+        )
+        return rows * np.float32(self.own_noise)
+
+    def _add_noise(
+        self, noise: NDArray[np.float32], first: int, means: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        order = np.random.default_rng([NOISE, first]).permutation(len(noise))
+        rows = noise[order[: len(means) * NUM_MOMENTS]].reshape(len(means), NUM_MOMENTS, self.width)
         rows += means[:, None]
-        return unit(rows)
+        rows /= np.sqrt(np.einsum("ntd,ntd->nt", rows, rows))[..., None]
+        return rows
 
 
 def find_best(parts: Iterable[NDArray[np.float32]], queries: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,11 +71,12 @@ class SetAsset:
 Change = Upsert | DeletePoints | DeleteAsset | SetPoints | SetAsset
 
 
-def apply_change(shard: edge.EdgeShard, tracks: TrackStore, change: Change) -> None:
-    """Apply a change to an open shard and its tracks."""
+def apply_change(
+    shard: edge.EdgeShard, tracks: TrackStore, change: Change, *, is_durable: bool = True
+) -> None:
+    """Apply a change to an open shard and its tracks; new tracks are on the disk first, if it `is_durable`."""
     if isinstance(change, Upsert):
-        for first in range(0, len(change.points), UPSERT_POINTS):
-            _upsert(shard, tracks, change.points[first : first + UPSERT_POINTS])
+        _upsert(shard, tracks, change.points, is_durable=is_durable)
     elif isinstance(change, DeletePoints):
         left = _find_rows(shard, tracks, list(change.ids))
         shard.update(edge.UpdateOperation.delete_points(list(change.ids)))
@@ -105,18 +107,21 @@ def of_asset(asset_id: str) -> edge.Filter:
     return edge.Filter(must=[edge.FieldCondition("asset_id", match=edge.MatchValue(asset_id))])
 
 
-def _upsert(shard: edge.EdgeShard, tracks: TrackStore, points: Sequence[StoredPoint]) -> None:
+def _upsert(
+    shard: edge.EdgeShard, tracks: TrackStore, points: Sequence[StoredPoint], *, is_durable: bool
+) -> None:
     if not points:
         return
     points = tracks.form.to_own(points)
     replaced = _find_rows(shard, tracks, [point.point_id for point in points])
     rows = tracks.add(points)
     # A head makes its asset exist. Where Edge has no tracks, no point may name a row that a power cut takes.
-    if tracks.holds_alone or any(point.payload["index"] == 0 for point in points):
+    if is_durable and (tracks.holds_alone or any(point.payload["index"] == 0 for point in points)):
         tracks.sync()
     in_engine = MODALITIES if tracks.holds_alone else (*MODALITIES, *TRACK_NAMES)
-    stored = [_to_edge(point, names, in_engine) for point, names in zip(points, rows, strict=True)]
-    shard.update(edge.UpdateOperation.upsert_points(stored))
+    stored = (_to_edge(point, names, in_engine) for point, names in zip(points, rows, strict=True))
+    while some := list(islice(stored, UPSERT_POINTS)):
+        shard.update(edge.UpdateOperation.upsert_points(some))
     tracks.free(replaced)
 
 
@@ -175,10 +180,14 @@ def read_changes(path: Path) -> Iterator[Change]:
 
 
 def replay(shard: edge.EdgeShard, tracks: TrackStore, path: Path) -> int:
-    """Apply the changes of a file of `ChangeLog` to a shard, remove the file, and return how many there were."""
+    """Apply the changes of a file of `ChangeLog` to a shard, remove the file, and return how many there were.
+
+    The shard is built aside: what it holds counts once it is flushed.
+    """
     num_changes = 0
     for change in read_changes(path):
-        apply_change(shard, tracks, change)
+        apply_change(shard, tracks, change, is_durable=False)
         num_changes += 1
+    tracks.sync()
     path.unlink()
     return num_changes

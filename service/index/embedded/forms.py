@@ -26,6 +26,7 @@ from service.system.modality import Modality
 from service.system.storage import STORAGES, Storage
 
 FILE_NAME = "storage.json"
+CHANGED_AT_ONCE = 16  # tracks of 16 × 768 take 1 MB: they stay in the cache
 BITS: Mapping[Storage, Literal[8, 4]] = {"fine": 8, "compact": 4}
 
 Vectors = Mapping[str, NDArray[Any]]
@@ -53,11 +54,12 @@ class TrackForm:
         for modality in self._layout.tracks:
             name = modality + TRACK_SUFFIX
             others = [one for one in changed if name in one and not self._is_own(one[name], modality)]
-            if others:
-                tracks = np.stack([self.read(one[name], modality) for one in others])
-                codec = self.codecs.get(modality)
+            codec = self.codecs.get(modality)
+            for first in range(0, len(others), CHANGED_AT_ONCE):
+                some = others[first : first + CHANGED_AT_ONCE]
+                tracks = np.stack([self.read(one[name], modality) for one in some])
                 rows = codec.encode(tracks) if codec else tracks.reshape(len(tracks), -1)
-                for one, row, track in zip(others, rows, tracks, strict=True):
+                for one, row, track in zip(some, rows, tracks, strict=True):
                     one[name] = row
                     if codec is None:
                         one[modality] = self._layout.pool(track)
