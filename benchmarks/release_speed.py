@@ -1,11 +1,15 @@
 """Duration of a switch and a rollback, their effect on requests, and whether memory is freed.
 
     python -m benchmarks.release_speed [--segments 10000] [--swaps 50] [--clips 200] [--folder FOLDER]
+    python -m benchmarks.release_speed --deletions 5000
 
 There are two releases, the starter and a copy of it under another name; their indexes are filled with random tracks. A
 `foley serve` is switched between them over HTTP, while one client searches by vector on one connection without a pause.
 Its p99 during a switch is compared with its p99 between two switches. Then clips are indexed, and a release of a third
 bundle is built at the lowest priority: the client's p99 during the build is compared with its p99 before and after.
+
+With `--deletions` there is no client: each of two releases holds so many assets of one segment and a hundredth more,
+the second one is activated, `sync` finds that the files are gone, and a rollback makes the first one follow.
 """
 
 from __future__ import annotations
@@ -24,12 +28,16 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.search_corpus import unit
+from benchmarks.search_http import cpu_seconds
 from models.bundle.bundle import Bundle, load_bundle, starter_path
 from service.index.contract import Segment
 from service.index.opening import index_place
@@ -39,7 +47,9 @@ from training.corpus.synthesis import write_corpus
 
 ASSET_SEGMENTS = 10
 NUM_MOMENTS = 16
+KEPT_OF = 100  # one asset of so many is kept when the others are deleted
 NUM_QUERIES = 200
+WRITERS = 32
 PAUSE_SECONDS = 0.5
 CALM_SECONDS = 6.0
 START_SECONDS = 120.0
@@ -53,30 +63,60 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=10_000)
     parser.add_argument("--swaps", type=int, default=50)
     parser.add_argument("--clips", type=int, default=200, help="number of clips that a third release embeds")
+    parser.add_argument("--deletions", type=int, help="number of assets that go before a rollback")
     parser.add_argument("--folder", type=Path, help="folder for all files; default: a temporary folder")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        if args.deletions is not None:
+            delete_and_roll_back(Path(folder), args.deletions)
+            return
         run(Path(folder), num_segments=args.segments, num_swaps=args.swaps, num_clips=args.clips)
 
 
 def run(folder: Path, *, num_segments: int, num_swaps: int, num_clips: int) -> None:
     """Measure everything in one folder."""
+    settings, names, width = prepare(folder, num_segments)
+    with (
+        Server(settings) as server,
+        Asker(server.address, width=width) as asker,
+    ):
+        switch_many(server, asker, names, num_swaps)
+        build_third(server, asker, copy_starter(folder / "third", "third"), folder / "library", num_clips)
+
+
+def prepare(
+    folder: Path, num_segments: int, *, asset_segments: int = ASSET_SEGMENTS
+) -> tuple[Settings, list[str], int]:
+    """Make two releases of the same assets; returns settings, the names of the releases and the width of a moment."""
     settings = Settings(data=folder / "data", device="cpu", precision="fp32", min_free_bytes=0)
     store = ReleaseStore(settings.release_folder)
     bundles = [load_bundle(starter_path()), copy_starter(folder / "second", "second")]
     names = [store.create(bundle, outcome="ready").release_id for bundle in bundles]
-    began = time.monotonic()
+    began, width = time.monotonic(), bundles[0].manifest.embedding_width
     for bundle, name in zip(bundles, names, strict=True):
-        fill(settings, bundle, name, num_segments)
+        fill(settings, bundle, name, num_segments, asset_segments=asset_segments)
     store.activate(names[0], previous=None)
-    print(f"{num_segments} segments of {bundles[0].manifest.embedding_width} numbers in each of two releases")
+    print(f"{num_segments} segments of {width} numbers in each of two releases")
     print(f"filled in {time.monotonic() - began:.0f} s")
-    with (
-        Server(settings) as server,
-        Asker(server.address, width=bundles[0].manifest.embedding_width) as asker,
-    ):
-        switch_many(server, asker, names, num_swaps)
-        build_third(server, asker, copy_starter(folder / "third", "third"), folder / "library", num_clips)
+    return settings, names, width
+
+
+def delete_and_roll_back(folder: Path, num_assets: int) -> None:
+    """Delete assets from the second of two releases, return to the first, and print the times of both."""
+    settings, names, _ = prepare(folder, num_assets + num_assets // KEPT_OF, asset_segments=1)
+    with Server(settings) as server:
+        server.post(f"/v1/releases/{names[1]}:activate")
+        request = {"kind": "sync", "paths": ["/nowhere/gone"], "allow_empty": True}
+        steps = {
+            "deletions": lambda: server.finish("/v1/jobs", request),
+            "rollback": lambda: server.post("/v1/releases:rollback"),
+        }
+        for name, step in steps.items():
+            used, began = cpu_seconds(server.process.pid), time.monotonic()
+            step()
+            seconds, used = time.monotonic() - began, cpu_seconds(server.process.pid) - used
+            left = server.client.get("/v1/assets?limit=1&with_count=true").json()["num_assets"]
+            print(f"{name}: {seconds:.2f} s, {used:.2f} core-s; {left} assets are left")
 
 
 def copy_starter(target: Path, name: str) -> Bundle:
@@ -87,33 +127,47 @@ def copy_starter(target: Path, name: str) -> Bundle:
     return load_bundle(target)
 
 
-def fill(settings: Settings, bundle: Bundle, release_id: str, num_segments: int) -> None:
+def fill(
+    settings: Settings,
+    bundle: Bundle,
+    release_id: str,
+    num_segments: int,
+    *,
+    asset_segments: int = ASSET_SEGMENTS,
+) -> None:
     """Write random tracks; both releases have the same assets with different tracks."""
     rng = np.random.default_rng(len(release_id))
     index = index_place(settings).open(bundle, release_id=release_id)
+    shape = (2, asset_segments, NUM_MOMENTS, bundle.manifest.embedding_width)
+
+    def write(asset: int) -> None:
+        index.write_asset(make_asset(asset, unit(rng.standard_normal(shape, dtype=np.float32))), is_last=True)
+
     try:
-        for asset in range(num_segments // ASSET_SEGMENTS):
-            rows = rng.standard_normal((2, ASSET_SEGMENTS, NUM_MOMENTS, bundle.manifest.embedding_width))
-            tracks = (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
-            index.write_asset(
-                [
-                    Segment(
-                        asset_id=hashlib.sha256(str(asset).encode()).hexdigest(),
-                        path=f"/nowhere/{asset}.mp4",
-                        index=number,
-                        start_seconds=10.0 * number,
-                        end_seconds=10.0 * number + 10.0,
-                        media={"duration_seconds": 100.0},
-                        audio_track=tracks[0, number],
-                        video_track=tracks[1, number],
-                    )
-                    for number in range(ASSET_SEGMENTS)
-                ],
-                is_last=True,
-            )
+        with ThreadPoolExecutor(WRITERS) as writers:  # they share flushes
+            for _ in writers.map(write, range(num_segments // asset_segments)):
+                pass
         index.optimize()
     finally:
         index.close()
+
+
+def make_asset(number: int, tracks: NDArray[np.float32]) -> list[Segment]:
+    """An asset with sound and picture, shape (2, S, T, D); most of them lie in a folder of their own."""
+    folder = "gone" if number % (KEPT_OF + 1) else "kept"
+    return [
+        Segment(
+            asset_id=hashlib.sha256(str(number).encode()).hexdigest(),
+            path=f"/nowhere/{folder}/{number}.mp4",
+            index=index,
+            start_seconds=10.0 * index,
+            end_seconds=10.0 * index + 10.0,
+            media={"duration_seconds": 10.0 * len(audio)},
+            audio_track=audio,
+            video_track=video,
+        )
+        for index, (audio, video) in enumerate(zip(*tracks, strict=True))
+    ]
 
 
 class Server:
@@ -158,6 +212,14 @@ class Server:
         """Return the memory of the server process without its children."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def finish(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Begin a job, wait for its end and return it."""
+        job = self.post(path, body)
+        while job["state"] in ("queued", "running"):
+            time.sleep(0.2)
+            job = self.client.get(f"/v1/jobs/{job['job_id']}").json()
+        return job
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Send a POST request and return the JSON of the answer."""
@@ -244,17 +306,11 @@ def switch_many(server: Server, asker: Asker, names: list[str], num_swaps: int) 
 def build_third(server: Server, asker: Asker, bundle: Bundle, library: Path, num_clips: int) -> None:
     """Build a release of a third bundle (try it, embed the clips, measure it) and print the client's p99."""
     write_corpus(library, num_scenes=num_clips, seed=5, split="heldout", separate_fraction=0.0)
-    job = server.post("/v1/jobs", {"kind": "index", "paths": [str(library)]})
-    while job["state"] in ("queued", "running"):
-        time.sleep(0.5)
-        job = server.client.get(f"/v1/jobs/{job['job_id']}").json()
+    server.finish("/v1/jobs", {"kind": "index", "paths": [str(library)]})
     before = time.monotonic()
     time.sleep(CALM_SECONDS)
     began = time.monotonic()
-    job = server.post("/v1/releases", {"bundle": str(bundle.path)})
-    while job["state"] in ("queued", "running"):
-        time.sleep(0.2)
-        job = server.client.get(f"/v1/jobs/{job['job_id']}").json()
+    server.finish("/v1/releases", {"bundle": str(bundle.path)})
     ended = time.monotonic()
     time.sleep(CALM_SECONDS)
     quiet = [(before + 1.0, began), (ended + 1.0, ended + CALM_SECONDS)]

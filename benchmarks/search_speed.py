@@ -7,8 +7,9 @@
     pip install -e '.[bench]'                                                  for hnswlib and faiss
 
 pooled   the nearest 10 by pooled vector: Qdrant Edge on the shard of the index, hnswlib, faiss (HNSW, M 16,
-         ef_construction 128 each) and qdrant-client's local mode take turns in this process on one thread; the fastest
-         setting of each that finds .99 of the nearest 10 is printed
+         ef_construction 128 each, and IVF-PQ) and up to 100,000 segments qdrant-client's local mode take turns in
+         this process on one thread; printed is the fastest setting of each that finds .99 of the nearest 10, or the
+         best one
 stages   `EmbeddedIndex.search`, including its process and socket: the share of the exact 10 by diagonal mean that each
          prefetch finds, and its time
 http     `POST /v1/search` with a base64 track to a server process

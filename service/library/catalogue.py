@@ -28,7 +28,7 @@ from service.library.scanning import FoundFile
 from service.library.stages import FileError, IncomingFile, blame_file
 
 HASHES_AHEAD = 8  # files whose content is hashed while earlier ones are decoded
-REMOVED_AT_ONCE = 256  # assets that share a flush
+REMOVED_AT_ONCE = 1024  # assets that share a flush
 NO_TIME_NS = -(2**63)  # below every time that is stored of a file
 
 Identity = str | FileError

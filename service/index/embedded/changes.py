@@ -16,7 +16,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -114,14 +113,15 @@ def _upsert(
         return
     points = tracks.form.to_own(points)
     replaced = _find_rows(shard, tracks, [point.point_id for point in points])
-    rows = tracks.add(points)
+    parts = [points[first : first + UPSERT_POINTS] for first in range(0, len(points), UPSERT_POINTS)]
+    rows = [tracks.add(part) for part in parts]
     # A head makes its asset exist. Where Edge has no tracks, no point may name a row that a power cut takes.
     if is_durable and (tracks.holds_alone or any(point.payload["index"] == 0 for point in points)):
         tracks.sync()
     in_engine = MODALITIES if tracks.holds_alone else (*MODALITIES, *TRACK_NAMES)
-    stored = (_to_edge(point, names, in_engine) for point, names in zip(points, rows, strict=True))
-    while some := list(islice(stored, UPSERT_POINTS)):
-        shard.update(edge.UpdateOperation.upsert_points(some))
+    for part, numbers in zip(parts, rows, strict=True):
+        stored = [_to_edge(point, own, in_engine) for point, own in zip(part, numbers, strict=True)]
+        shard.update(edge.UpdateOperation.upsert_points(stored))
     tracks.free(replaced)
 
 

@@ -258,14 +258,19 @@ class Shard:
         return read_places(self._edge, self._tracks, complete, index, name)
 
     def delete_assets(self, asset_ids: Sequence[str]) -> list[int]:
-        """Delete every segment of each asset, each in one entry of Edge's log, with one flush; count them."""
+        """Delete every segment of each asset with one flush; count them."""
+        counts = self.drop_assets(asset_ids)
+        if any(counts):
+            self.flush()
+        return counts
+
+    def drop_assets(self, asset_ids: Sequence[str]) -> list[int]:
+        """Delete every segment of each asset, each in one entry of Edge's log; `flush` makes that durable."""
         counts = []
         for asset_id in asset_ids:
             counts.append(self._count(of_asset(asset_id)))
             if counts[-1]:
                 self._apply(DeleteAsset(asset_id=asset_id))
-        if any(counts):
-            self.flush()
         self._unfinished -= set(asset_ids)
         return counts
 
