@@ -4,6 +4,7 @@
     rows = codec.encode(tracks)            # (N, T, D) → (N, codec.row_bytes)
     scores = codec.score(query, rows)      # the diagonal means, (N,)
     tracks = codec.decode(rows)
+    tracks = codec.read(rows)              # the same, and each knows its row
 
 A track is rotated, so that no coordinate is larger than others. Its mean over the moments is kept with 12 bits a
 number, 8 and 4 of the rest; what each moment differs from it, with `bits`; all with a scale of their own. These
@@ -82,13 +83,13 @@ class TrackCodec:
     def encode(self, tracks: Floats) -> Rows:
         """Encode tracks, float32, (N, T, D), finite: of unit moments, or of any lengths if it `keeps_lengths`."""
         lengths = np.linalg.norm(tracks, axis=-1, keepdims=True)
-        if self.keeps_lengths:
-            tracks = np.divide(tracks, lengths, out=np.zeros_like(tracks), where=lengths > 0)
-        turned = turn(tracks)
+        turned = turn(np.divide(tracks, lengths, out=np.zeros_like(tracks), where=lengths > 0))
         mean = turned.mean(axis=1)  # (N, D)
         coarse, coarse_scale = _to_bytes(mean)
         rest, rest_scale = _to_nibbles(mean - _scaled(coarse, coarse_scale), is_even=True)
-        base = _scaled(coarse, coarse_scale) + _scaled(_even(rest), rest_scale)
+        fine = _scaled(_even(rest), rest_scale)
+        coarse_scale = _scale(mean, coarse, given=fine)  # so the product of the mean with both is right again
+        base = _scaled(coarse, coarse_scale) + fine
         own = (turned - base[:, None])[:, : self._num_coded]
         codes, scales = (_to_bytes if self.bits == 8 else _to_nibbles)(own)
         kept = lengths[..., 0] if self.keeps_lengths else lengths[:, :0, 0]
@@ -169,7 +170,15 @@ class TrackCodec:
         tracks = self.estimate(rows)
         found = np.linalg.norm(tracks, axis=-1, keepdims=True)
         tracks *= self.lengths(rows)[..., None] / np.maximum(found, np.finfo(np.float32).tiny)
-        return tracks.astype(np.float16).astype(np.float32)
+        largest = np.finfo(np.float16).max
+        return tracks.clip(-largest, largest).astype(np.float16).astype(np.float32)
+
+    def read(self, rows: Rows) -> list[EncodedTrack]:
+        """The tracks of some rows as `decode` gives them, each with a copy of its row."""
+        return [
+            EncodedTrack.of(track, self, row.copy())
+            for track, row in zip(self.decode(rows), rows, strict=True)
+        ]
 
     def _head(self, rows: Rows) -> Floats:
         return np.asarray(np.ascontiguousarray(rows[:, : self._num_head]).view("<f4"), dtype=np.float32)
@@ -183,6 +192,31 @@ class TrackCodec:
     def _codes(self, rows: Rows) -> Rows:
         first = self._num_head + self.width + self._half
         return rows[:, first:].reshape(len(rows), self._num_coded, self._moment_bytes)
+
+
+class EncodedTrack(np.ndarray[tuple[int, int], np.dtype[np.float32]]):
+    """A track that was read from a row, (T, D), and the row: where it is stored again in this form, the row is.
+
+    It cannot be changed in place, and whatever is made of it, a copy too, has no row.
+    """
+
+    _encoding: tuple[TrackCodec, Rows] | None
+
+    @classmethod
+    def of(cls, track: Floats, codec: TrackCodec, row: Rows) -> Self:
+        """The track with the row and what reads it."""
+        own = track.view(cls)
+        own._encoding = codec, row
+        own.setflags(write=False)
+        return own
+
+    def __array_finalize__(self, other: object) -> None:
+        self._encoding = None
+
+
+def encoding_of(track: Track) -> tuple[TrackCodec, Rows] | None:
+    """The row that a track was read from, and its codec; None if it was not read from a row."""
+    return track._encoding if isinstance(track, EncodedTrack) else None
 
 
 def rotation(width: int) -> Floats:
@@ -250,9 +284,11 @@ def _to_nibbles(rows: Floats, *, is_even: bool = False) -> tuple[Rows, Floats]:
     return codes, _scale(rows, levels[codes])
 
 
-def _scale(rows: Floats, levels: Floats) -> Floats:
-    """The scale with which the product of levels and row is the square of the row's length."""
+def _scale(rows: Floats, levels: NDArray[Any], *, given: Floats | None = None) -> Floats:
+    """The scale of levels with which the product of a row with them and what is `given` is its length, squared."""
     square, product = np.square(rows).sum(axis=-1), (rows * levels).sum(axis=-1)
+    if given is not None:
+        square = square - (rows * given).sum(axis=-1)
     return np.asarray(np.divide(square, product, out=np.zeros_like(square), where=product > 0))
 
 

@@ -163,12 +163,13 @@ def _to_point(segment: Segment, layout: VectorLayout) -> StoredPoint:
 def to_segment(
     payload: Mapping[str, Any], vectors: Mapping[str, NDArray[np.float32]], *, layout: VectorLayout
 ) -> Segment:
-    """The segment, from the payload and the vectors of its point."""
+    """The segment, from the payload and the vectors of its point; a track that is (T, D) already stays what it is."""
     path, *paths = (load_path(stored) for stored in payload["paths"])
+    found = {modality: vectors.get(modality + TRACK_SUFFIX) for modality in layout.tracks}
     tracks = {
-        modality: vectors[modality + TRACK_SUFFIX].reshape(shape)
-        for modality, shape in layout.tracks.items()
-        if modality + TRACK_SUFFIX in vectors
+        modality: track if track.shape == layout.shape(modality) else track.reshape(layout.shape(modality))
+        for modality, track in found.items()
+        if track is not None
     }
     return Segment(
         asset_id=payload["asset_id"],

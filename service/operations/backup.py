@@ -4,9 +4,9 @@
     foley restore /backups/today
 
 A copy of the folder of a running engine is not a backup, so the index is read through its own interface, asset by
-asset, into files of our own (`service.index.packing`), which fit any engine. The ledger is copied first, so
-that it never calls a file done whose asset the copy lacks. A manifest with the sha256 of every file comes last: without
-a manifest it is not a backup.
+asset, into files of our own (`service.index.packing`), which fit any engine; rows of 8 or 4 bits go in and come back as
+they are. The ledger is copied first, so that it never calls a file done whose asset the copy lacks. A manifest with the
+sha256 of every file comes last: without a manifest it is not a backup.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from service.system.files import sync_folder
 from service.system.settings import Settings
 
 FORMAT_VERSION = 1
+ROWS_VERSION = 2
+"""Of a backup with rows of 8 or 4 bits: programs that know version 1 only refuse it."""
 MANIFEST = "backup.json"
 LEDGER = "ledger.sqlite"
 KEYS = "api-keys.json"
@@ -95,7 +97,7 @@ def copy_members(settings: Settings, index: Index, *, release_id: str, bundle: B
             files[member.name] = _facts(member)
             yield member
     manifest = Manifest(
-        version=FORMAT_VERSION,
+        version=FORMAT_VERSION if index.storage == "float16" else ROWS_VERSION,
         foley_version=version("foley-av"),
         created_at=time.time(),
         release_id=release_id,
@@ -264,9 +266,9 @@ def check_backup(folder: Path) -> Manifest:
     """Check every file and hash of a backup, and return what it holds; `BackupFailed` names the file at fault."""
     try:
         manifest = Manifest(**json.loads((folder / MANIFEST).read_text("utf-8")))
-        if manifest.version != FORMAT_VERSION:
+        if manifest.version not in (FORMAT_VERSION, ROWS_VERSION):
             raise BackupFailed(
-                f"{folder} has version {manifest.version}, this program reads {FORMAT_VERSION}"
+                f"{folder} has version {manifest.version}, this program reads {FORMAT_VERSION} to {ROWS_VERSION}"
             )
         names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {MANIFEST}
         for name in sorted(names ^ manifest.files.keys()):

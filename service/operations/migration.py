@@ -7,8 +7,8 @@
 
 An asset that the target already has is skipped, so an interrupted copy is resumed when the command is run again. At
 the end both sides are compared: the number of assets and segments, and the vectors of random segments: tracks bit for
-bit, pooled vectors within 1e-6. Where either side stores tracks in 8 or 4 bits, rows are made anew, and both are
-compared within `LOSSES`.
+bit, pooled vectors within 1e-6. A new folder stores tracks as the folder that is copied, and rows of 8 or 4 bits are
+copied as they are. Where one side stores tracks in another way than the other, both are compared within `LOSSES`.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ def migrate_places(
         if opened is None:
             raise MigrationFailed(f"there is no index of release {release_id} to copy: {places[0]}")
         stack.callback(opened.close)
+        if not opened.is_shared:
+            to_settings = to_settings.replace(storage=opened.storage)
         copy = index_place(to_settings).open(bundle, release_id=release_id)
         stack.callback(copy.close)
         if not joins:
@@ -271,8 +273,8 @@ def _compare_vectors(asset_id: str, index: int, modality: Modality, source: Inde
         return 0
     if tracks[0] is None or tracks[1] is None or pooled[0] is None or pooled[1] is None:
         raise MigrationFailed(f"{place} has {modality} on one side only")
-    loss = max(LOSSES[side.storage] for side in (source, target))
-    is_exact = loss == LOSSES["float16"]
+    is_exact = source.storage == target.storage
+    loss = LOSSES["float16"] if is_exact else max(LOSSES[side.storage] for side in (source, target))
     if is_exact and not np.array_equal(
         tracks[0].astype(np.float16).view(np.uint16), tracks[1].astype(np.float16).view(np.uint16)
     ):

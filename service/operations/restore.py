@@ -3,8 +3,9 @@
     foley restore /backups/today [--force]
 
 Nothing is overwritten without `--force`. The embedded index is written into a new folder, which replaces the old one
-when it is complete; on a Qdrant server assets are written one by one, and those that the backup does not have are
-deleted last. A restore that was interrupted starts again from the beginning.
+when it is complete; it stores tracks as the one that was backed up. On a Qdrant server assets are written one by one,
+and those that the backup does not have are deleted last. A restore that was interrupted starts again from the
+beginning.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from models.bundle.bundle import Bundle, load_bundle
 from service.index.contract import Index, Segment
 from service.index.iteration import iter_assets, write_in_parts
 from service.index.opening import index_place
-from service.index.packing import unpack_assets
+from service.index.packing import find_storage, unpack_assets
 from service.operations.backup import KEYS, LEDGER, BackupFailed, Manifest, check_backup, safe_path
 from service.releases.store import ReleaseStore
 from service.system.files import sync_folder
@@ -40,10 +41,12 @@ def restore_backup(settings: Settings, folder: Path, *, is_forced: bool = False)
     settings.data.mkdir(parents=True, exist_ok=True)
     _refuse_overwriting(settings, folder, manifest, bundle, is_forced=is_forced)
     with tempfile.TemporaryDirectory(prefix="restore-", dir=settings.data) as scratch:
-        aside = settings.replace(data=Path(scratch))
+        names = sorted(name for name in manifest.files if name.startswith("index/"))
+        storage = find_storage(safe_path(folder, names[0]).read_bytes()) if names else None
+        aside = settings.replace(data=Path(scratch), storage=storage or settings.storage)
         index = index_place(aside).open(bundle, release_id=manifest.release_id)
         try:
-            _write_index(index, folder, manifest)
+            _write_index(index, folder, names, manifest)
         finally:
             index.close()
         for name in manifest.files:
@@ -81,10 +84,10 @@ def _refuse_overwriting(
         raise BackupFailed(f"{settings.data} holds {', '.join(there)}: --force replaces it with {folder}")
 
 
-def _write_index(index: Index, folder: Path, manifest: Manifest) -> None:
+def _write_index(index: Index, folder: Path, names: Sequence[str], manifest: Manifest) -> None:
     kept: set[str] = set()
     with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="restore") as writers:
-        for name in sorted(name for name in manifest.files if name.startswith("index/")):
+        for name in names:
             assets = unpack_assets(safe_path(folder, name).read_bytes())
             for asset_id in writers.map(lambda asset: _write_asset(index, asset), assets):
                 kept.add(asset_id)

@@ -64,7 +64,7 @@ def _members(index: Index, release_id: str, bundle: Bundle) -> Iterator[Member]:
     for number, segments in enumerate(read_groups(index)):
         num_segments += len(segments)
         num_assets += len({segment.asset_id for segment in segments})
-        content = pack_segments(segments)
+        content = pack_segments(segments, keeps_rows=False)
         yield Member(name=f"tracks/{number:06d}.npz", num_bytes=len(content), content=content)
     yield _document("end.json", {"num_assets": num_assets, "num_segments": num_segments})
 

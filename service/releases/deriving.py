@@ -28,6 +28,7 @@ from service.encode.engines.onnx_cpu import CPU, open_session, session_options
 from service.index.contract import Asset, Index, Segment
 from service.index.iteration import NUM_WRITERS, SEGMENTS_PER_CALL, write_in_parts
 from service.index.packing import pack_segments, read_groups, unpack_assets
+from service.index.points import NORM_TOLERANCE
 from service.releases.documents import DerivedAgreement
 from service.system.files import replace_file
 from service.system.modality import MODALITIES, Modality, Track
@@ -49,7 +50,10 @@ class ClaimFails(Exception):
 
 
 class Heads:
-    """The heads of a bundle, open, and how it weighs moments; tracks of a modality without a head stay as they are."""
+    """The heads of a bundle, open, and how it weighs moments; tracks of a modality without a head stay as they are.
+
+    Those that have other lengths than 1 where the bundle compares by cosine are scaled.
+    """
 
     def __init__(self, bundle: Bundle, *, num_threads: int) -> None:
         derivation = bundle.manifest.derived_from
@@ -84,6 +88,8 @@ class Heads:
             if not places:
                 continue
             tracks = np.stack([_required(segments[place], modality) for place in places])
+            if modality not in self.sessions and (not self._is_unit or are_unit(tracks)):
+                continue
             for place, track in zip(places, self.adapt(modality, tracks), strict=True):
                 found[place] = _with_track(found[place], modality, track)
         return self._weigh(found)
@@ -98,6 +104,11 @@ class Heads:
         for place, track in zip(both, self._moments.fold(audio, video), strict=True):
             segments[place] = _with_track(segments[place], "audio", track)
         return segments
+
+
+def are_unit(tracks: NDArray[np.float32]) -> bool:
+    """Whether all moments have the length 1, within what storing them costs."""
+    return bool(np.abs(np.linalg.norm(tracks, axis=-1) - 1).max() < NORM_TOLERANCE)
 
 
 def open_heads(bundle: Bundle, parent: Path, *, num_threads: int) -> Heads:

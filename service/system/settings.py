@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     """Number of results if the request names no limit."""
     max_limit: int = Field(default=MAX_LIMIT, ge=1, le=MAX_LIMIT)
     """Maximum number of results that one request may ask for."""
-    storage: Storage = "float16"
+    storage: Storage = "fine"
     """How a new embedded index stores tracks: `float16`, or `fine` in 8 and `compact` in 4 bits a number, which take a
     fifth and a ninth of the disk (docs/search.md). One that exists keeps its own."""
     optimize_share: float = Field(default=0.3, gt=0, le=1)

@@ -56,6 +56,14 @@ def test_what_is_lost_is_said_and_comes_back(tmp_path: Path, bundle_path: Path) 
     assert _repair(settings) == 3 - int(num_left)
     assert _count(settings) == 3
 
+    (rows,) = folder.glob("shard*/audio.rows")
+    rows.write_bytes(rows.read_bytes()[: rows.stat().st_size // 2])
+    with pytest.raises(IndexDamaged, match=r"audio\.rows is damaged"):
+        _count(settings)
+    settings = settings.replace(storage="float16")
+    assert _repair(settings) == 3, "nothing else holds the tracks"
+    assert _count(settings) == 3
+
     (tracks,) = folder.glob(f"shard*/{FILE_NAME}")
     tracks.write_bytes(tracks.read_bytes()[: tracks.stat().st_size // 2])
     with pytest.raises(Exception, match=r"has lost [0-9]+ tracks"):

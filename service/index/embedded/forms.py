@@ -12,22 +12,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.index.codec import TrackCodec
+from service.index.codec import TrackCodec, encoding_of
+from service.index.contract import Segment
 from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX, VectorLayout
-from service.index.points import StoredPoint
+from service.index.points import StoredPoint, to_points
 from service.system.files import replace_file
-from service.system.modality import Modality
-from service.system.storage import STORAGES, Storage
+from service.system.modality import Modality, Track
+from service.system.storage import BITS, STORAGES, Storage
 
 FILE_NAME = "storage.json"
 CHANGED_AT_ONCE = 16  # tracks of 16 × 768 take 1 MB: they stay in the cache
-BITS: Mapping[Storage, Literal[8, 4]] = {"fine": 8, "compact": 4}
 
 Vectors = Mapping[str, NDArray[Any]]
 
@@ -47,6 +47,25 @@ class TrackForm:
             for some in BITS
             for modality, codec in _codecs(layout, some).items()
         }
+
+    def of_segments(self, segments: Sequence[Segment]) -> list[StoredPoint]:
+        """Points in this form, as `to_points` checks them; a track that was read from such a row is that row again."""
+        points = to_points(segments, layout=self._layout)
+        vectors: list[dict[str, NDArray[Any]]] = [dict(point.vectors) for point in points]
+        for modality, codec in self.codecs.items():
+            name = modality + TRACK_SUFFIX
+            new: dict[int, Track] = {}
+            for place, segment in enumerate(segments):
+                track = segment.audio_track if modality == "audio" else segment.video_track
+                if track is not None and (encoding := encoding_of(track)) and encoding[0] == codec:
+                    vectors[place][name] = encoding[1]
+                elif track is not None:
+                    new[place] = track
+            if new:
+                rows = codec.encode(np.stack(list(new.values())).astype(np.float32))
+                for place, row in zip(new, rows, strict=True):
+                    vectors[place][name] = row
+        return [replace(point, vectors=own) for point, own in zip(points, vectors, strict=True)]
 
     def to_own(self, points: Sequence[StoredPoint]) -> list[StoredPoint]:
         """The points with their tracks in this form; a track that becomes float16 again gets its own pooled vector."""
@@ -72,9 +91,9 @@ class TrackForm:
         return track.dtype == np.uint8 and len(track) == codec.row_bytes
 
     def read(self, track: NDArray[Any], modality: Modality) -> NDArray[np.float32]:
-        """A track in any form, as float32, (T, D), numbers that float16 holds."""
+        """A track in any form, as float32, (T, D), numbers that float16 holds; one of a row knows it."""
         if track.dtype == np.uint8:
-            return np.asarray(self._known[modality, len(track)].decode(track[None])[0])
+            return self._known[modality, len(track)].read(track[None])[0]
         return np.asarray(track.reshape(self._layout.shape(modality)))
 
     def pool(self, means: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,13 +103,12 @@ class TrackForm:
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True).clip(1e-12))
 
     def to_tracks(self, vectors: Vectors) -> dict[str, NDArray[np.float32]]:
-        """The vectors of a point with the tracks as float32, (T·D,)."""
-        found = dict(vectors)
-        for modality in self._layout.tracks:
-            name = modality + TRACK_SUFFIX
-            if name in found:
-                found[name] = self.read(found[name], modality).ravel()
-        return found
+        """The vectors of a point with the tracks as float32, (T, D)."""
+        tracks = {modality + TRACK_SUFFIX: modality for modality in self._layout.tracks}
+        return {
+            name: self.read(vector, tracks[name]) if name in tracks else vector
+            for name, vector in vectors.items()
+        }
 
 
 def _codecs(layout: VectorLayout, storage: Storage) -> dict[Modality, TrackCodec]:

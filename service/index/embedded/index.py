@@ -39,7 +39,7 @@ from service.index.failure import InvalidCursor
 from service.index.filling import WordFiller
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import describe_files, describe_metadata, to_conditions
-from service.index.points import StoredPoint, check_query, is_point_id, to_points, to_segment
+from service.index.points import StoredPoint, check_query, is_point_id, to_segment
 from service.system.modality import Modality, Track
 from service.system.storage import Storage
 from service.system.timing import timed
@@ -113,7 +113,7 @@ class EmbeddedIndex:
 
     def write_asset(self, segments: Sequence[Segment], *, is_last: bool) -> None:
         """Store an asset, in one call or in several; see `Index.write_asset`."""
-        points = self._form.to_own(to_points(segments, layout=self._config.layout))
+        points = self._form.of_segments(segments)
         asset_id = segments[0].asset_id
         with self._lock:
             kept = self._drafts.get(asset_id)  # so that a call that failed can be repeated

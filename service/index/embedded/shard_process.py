@@ -129,12 +129,16 @@ def _change(connection: Connection[Any, Any], shard: Shard, group: list[Request]
 def _answer(
     shard: Shard, method: str, arguments: tuple[Any, ...]
 ) -> tuple[Any, IndexFailure | None, list[tuple[Stage, float]]]:
-    times: list[tuple[Stage, float]] = []
+    times: dict[Stage, float] = {}
+
+    def collect(stage: Stage, seconds: float) -> None:
+        times[stage] = times.get(stage, 0.0) + seconds  # a call may come to a stage several times
+
     try:
-        with collecting(lambda stage, seconds: times.append((stage, seconds))):
-            return getattr(shard, method)(*arguments), None, times
+        with collecting(collect):
+            return getattr(shard, method)(*arguments), None, list(times.items())
     except Exception as exc:  # the boundary: Edge raises plain Exception
-        return None, _failure(exc), times
+        return None, _failure(exc), list(times.items())
 
 
 def _failure(exc: Exception) -> IndexFailure:

@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from service.cli import app
 from service.client.client import ServerRefused
 from service.commands.here_or_there import make_backup
 from service.http.routes.backup import create_backup
+from service.index.codec import encoding_of
 from service.index.contract import Index, Segment
 from service.index.failure import IndexInUse
 from service.index.opening import index_place
@@ -98,6 +100,13 @@ def assert_same(
                 left, right = getattr(one, field), getattr(two, field)
                 assert (left is None) == (right is None)
                 assert left is None or np.array_equal(left, right)
+                assert left is None or rows_of(left) == rows_of(right)
+
+
+def rows_of(track: Any) -> Any:
+    """How a track is stored: its row and the codec, None for float16."""
+    encoding = encoding_of(track)
+    return encoding and (encoding[0], encoding[1].tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +162,23 @@ def test_everything_comes_back(
         assert [job.request for job in ledger.list_jobs(limit=10)] == [{"paths": ["/media"]}]
     assert not list(target.data.glob("restore-*"))
     assert not list(source.data.glob("backup-*"))
+
+
+def test_any_kind_of_storage_comes_back_as_it_was(source: Settings, tmp_path: Path) -> None:
+    """Whatever the setting says; a backup of float16 is what backups of before are."""
+    for storage, version in (("float16", 1), ("compact", 2)):
+        settings = source.replace(data=tmp_path / storage, storage=storage)
+        release_id, bundle = active_release(settings)
+        with closing(index_place(settings).open(bundle, release_id=release_id)) as index:
+            index.write_asset(make_asset(4, bundle.manifest.embedding_width), is_last=True)
+            wanted = read_all(index)
+        folder = tmp_path / f"{storage}-backup"
+        assert make_backup(settings, folder).version == version
+        target = source.replace(data=tmp_path / f"{storage}-new", storage="fine")
+        restore_backup(target, folder)
+        assert_same(read_index(target), wanted)
+        with np.load(folder / "index/000000.npz") as arrays:
+            assert ("video_tracks" in arrays, "video_encoded" in arrays) == (version == 1, version == 2)
 
 
 def test_nothing_is_overwritten_unasked(

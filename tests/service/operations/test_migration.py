@@ -18,6 +18,7 @@ from models.bundle.bundle import load_bundle
 from service.cli import app
 from service.commands.terminal import FAILED, WRONG_USAGE
 from service.index import iteration
+from service.index.codec import encoding_of
 from service.index.contract import Index, Segment, VectorQuery
 from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFailure
@@ -315,12 +316,21 @@ def test_the_command(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (result.exit_code, "are the same" in result.stderr) == (FAILED, True)
 
 
+def read_row(index: Index) -> bytes:
+    track = index.get_track(make_id(3), index=0, modality="video")
+    assert track is not None
+    encoding = encoding_of(track)
+    assert encoding is not None
+    return encoding[1].tobytes()
+
+
 def test_tracks_are_stored_in_fewer_bytes_and_what_that_costs_is_said(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = load_bundle(settings.bundle)
     tracks = make_tracks(6, seed=2, width=bundle.manifest.embedding_width)
-    with closing(index_place(settings).open(bundle, release_id=bundle.bundle_id)) as index:
+    exact = index_place(settings.replace(storage="float16"))
+    with closing(exact.open(bundle, release_id=bundle.bundle_id)) as index:
         for name, track in enumerate(tracks):
             index.write_asset([make_segment(name, audio_track=track, video_track=track)], is_last=True)
     monkeypatch.setenv("FOLEY_DATA", str(settings.data))
@@ -338,6 +348,12 @@ def test_tracks_are_stored_in_fewer_bytes_and_what_that_costs_is_said(
     assert "6 segments stored as fine: " in again.stderr
     assert "differ by 0.0e+00 in the mean" in again.stderr
     assert migrate_places(settings, target=URL).num_compared == 24, "rows are compared within their loss"
+    beside = settings.replace(data=settings.data.with_name("beside"), storage="float16")
+    assert migrate_places(beside, source=str(settings.data)).num_copied == 6
+    both = [index_place(one).open(bundle, release_id=bundle.bundle_id) for one in (settings, beside)]
+    with closing(both[0]), closing(both[1]):
+        rows = [read_row(index) for index in both]
+    assert rows[0] == rows[1], "a copy stores tracks as its source, and carries them as they are"
     assert CliRunner().invoke(app, ["migrate", "--storage", "fine", "--to", URL]).exit_code == WRONG_USAGE
     with pytest.raises(MigrationFailed, match="on a Qdrant server stores tracks as float16"):
         change_storage(settings.replace(qdrant_url=URL), "fine")
