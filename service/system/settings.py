@@ -181,8 +181,8 @@ class Settings(BaseSettings):
     max_limit: int = Field(default=MAX_LIMIT, ge=1, le=MAX_LIMIT)
     """Maximum number of results that one request may ask for."""
     storage: Storage = "fine"
-    """How a new embedded index stores tracks: `float16`, or `fine` in 8 and `compact` in 4 bits a number, which take a
-    fifth and a ninth of the disk (docs/search.md). One that exists keeps its own."""
+    """How a new embedded index stores tracks: `fine` in 8 or `compact` in 4 bits a number, which take a fifth and a
+    ninth of the disk of `float16` (docs/search.md). One that exists keeps its own."""
     optimize_share: float = Field(default=0.3, gt=0, le=1)
     """The embedded index rebuilds its graphs, in separate processes, once more than this share of its segments
     changed, above 10,000. 1 means never."""

@@ -65,7 +65,7 @@ class Ranking(Protocol):
 
     def rank(
         self, query: VectorQuery, *, hidden: frozenset[str], num_candidates: int
-    ) -> tuple[list[Ranked], bool]:
+    ) -> tuple[Iterable[Ranked], bool]:
         """Points without those of hidden assets, best first, and whether there were as many candidates as wanted."""
 
     def compare(self, query: VectorQuery, found: Sequence[_Found]) -> tuple[Floats, Floats, Truths]:
@@ -139,7 +139,7 @@ class FloatRanking:
 
     def rank(
         self, query: VectorQuery, *, hidden: frozenset[str], num_candidates: int
-    ) -> tuple[list[Ranked], bool]:
+    ) -> tuple[Iterable[Ranked], bool]:
         """See `Ranking.rank`: the dot of two tracks is T × their diagonal mean."""
         nearest = _nearest(query, self._shard, layout=self._layout, exact_below=self._exact_below)
         candidates = edge.Prefetch(
@@ -192,7 +192,7 @@ class PackedRanking:
 
     def rank(
         self, query: VectorQuery, *, hidden: frozenset[str], num_candidates: int
-    ) -> tuple[list[Ranked], bool]:
+    ) -> tuple[Iterable[Ranked], bool]:
         """See `Ranking.rank`."""
         nearest = _nearest(query, self._shard, layout=self._layout, exact_below=self._exact_below)
         candidates = self._shard.query(
@@ -201,29 +201,24 @@ class PackedRanking:
                 query=nearest.query,
                 params=nearest.params(num_candidates),
                 filter=select(to_conditions(query.filter), self._shard, hidden=hidden),
-                with_payload=[ROWS],
+                with_payload=False,
                 with_vector=False,
             )
         )
+        ids = [candidate.id for candidate in candidates]
         with timed("rescoring"):
-            payloads = [candidate.payload or {} for candidate in candidates]
-            ids = [str(candidate.id) for candidate in candidates]
-            rows, is_own = self._tracks.read(query.target, payloads, ids, checks_content=False)
+            named = self._tracks.find_rows(self._shard, ids)
+            rows, is_own = self._tracks.read(query.target, named, ids, checks_content=False)
             scores = self._tracks.codec(query.target).score(query.track, rows)
-        ranked = [
-            Ranked(candidate.id, score)
-            for candidate, score, is_there in zip(candidates, scores.tolist(), is_own.tolist(), strict=True)
-            if is_there
-        ]
-        ranked.sort(key=lambda point: -point.score)
+        best = np.argsort(-scores, kind="stable").tolist()
+        ranked = (Ranked(ids[place], float(scores[place])) for place in best if is_own[place])
         return in_order(ranked), len(candidates) == num_candidates
 
     def compare(self, query: VectorQuery, found: Sequence[_Found]) -> tuple[Floats, Floats, Truths]:
         """See `Ranking.compare`."""
         codec = self._tracks.codec(query.target)
-        rows, is_whole = self._tracks.read(
-            query.target, [one.payload for one in found], [str(one.id) for one in found]
-        )
+        named = [one.payload.get(ROWS, {}) for one in found]
+        rows, is_whole = self._tracks.read(query.target, named, [one.id for one in found])
         moments = codec.compare(query.track, rows)
         weights = np.ones_like(moments)
         if self._layout.is_weighed(query.target):
@@ -282,13 +277,10 @@ def read_tracks(
     return found
 
 
-def in_order(points: Iterable[Ranked]) -> list[Ranked]:
+def in_order(points: Iterable[Ranked]) -> Iterator[Ranked]:
     """Ranked points, those of equal scores in the order of their ids: every search gives the same answer."""
-    return [
-        point
-        for _, group in groupby(points, key=lambda point: point.score)
-        for point in sorted(group, key=lambda point: str(point.id))
-    ]
+    for _, group in groupby(points, key=lambda point: point.score):
+        yield from sorted(group, key=lambda point: str(point.id))
 
 
 def select(

@@ -30,10 +30,15 @@ from service.system.files import replace_file, sync_folder
 
 Content = NDArray[np.uint8]
 Truths = NDArray[np.bool_]
+PointId = UUID | str | int  # an int is none of ours; Edge could have them
 ID_BYTES = 16
 HEAD_BYTES = 4 + ID_BYTES
 # Files from this size on are read row by row: reading ahead would read ten times as much.
 RANDOM_BYTES = 1 << 26
+
+
+def _uuid(id: PointId) -> UUID:
+    return id if isinstance(id, UUID) else UUID(str(id))
 
 
 class RowFile:
@@ -73,7 +78,7 @@ class RowFile:
     def _free_path(self) -> Path:
         return self._path.with_name(f"{self._path.name}.free")
 
-    def add(self, ids: Sequence[str], content: Content) -> list[int]:
+    def add(self, ids: Sequence[PointId], content: Content) -> list[int]:
         """Write rows, uint8, (N, row_bytes), for the points of these ids, and return their numbers.
 
         Raises `IndexFull` if the disk is full; then no row counts.
@@ -84,7 +89,7 @@ class RowFile:
         self._must_sync = True
         try:
             for number, id, row in zip(numbers, ids, content, strict=True):
-                checked = UUID(id).bytes + row.tobytes()
+                checked = _uuid(id).bytes + row.tobytes()
                 self._write(number, zlib.crc32(checked).to_bytes(4, "little") + checked)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -101,7 +106,7 @@ class RowFile:
             rest, offset = rest[num_bytes:], offset + num_bytes
 
     def read(
-        self, numbers: Sequence[int], ids: Iterable[str], *, checks_content: bool = True
+        self, numbers: Sequence[int], ids: Iterable[PointId], *, checks_content: bool = True
     ) -> tuple[Content, Truths]:
         """Read rows: uint8, (N, row_bytes), and whether each is there, of the point with that id, and whole.
 
@@ -110,7 +115,7 @@ class RowFile:
         places = np.asarray(numbers, dtype=np.int64)
         is_there = (places >= 0) & (places < self._num_rows)
         found = self._rows()[np.where(is_there, places, 0)] if self._num_rows else self._nothing(len(places))
-        wanted = np.frombuffer(b"".join(UUID(id).bytes for id in ids), dtype=np.uint8)
+        wanted = np.frombuffer(b"".join(_uuid(id).bytes for id in ids), dtype=np.uint8)
         is_there &= (found[:, 4:HEAD_BYTES] == wanted.reshape(-1, ID_BYTES)).all(axis=1)
         if checks_content:
             checksums = found[:, :4].copy().view("<u4")[:, 0].tolist()
