@@ -13,6 +13,7 @@ import pytest
 
 from service.index.contract import Segment, VectorQuery
 from service.index.draft import follow
+from service.index.embedded import packed
 from service.index.embedded.forms import TrackForm, fitting, read_storage
 from service.index.embedded.messages import ShardConfig, Write
 from service.index.embedded.shard import Shard
@@ -143,6 +144,26 @@ def test_rows_of_what_is_gone_are_used_again(open_shard: OpenShard) -> None:
         assert best.asset_id == expected
         assert best.score == pytest.approx(1, abs=1e-3)
     assert again.stale_share() == 0
+
+
+def test_a_segment_that_is_written_again_is_found_by_what_it_is_now(
+    open_shard: OpenShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of points are remembered between searches, of some points."""
+    monkeypatch.setattr(packed, "MAX_PLACES", 15)
+    shard = open_shard()
+    write(shard, make_asset("b", TRACKS[30:38]))
+    for first in (0, 10, 20):
+        write(shard, make_asset("a", TRACKS[first : first + 6]))
+        for place in range(first, first + 6):
+            best = shard.search(VectorQuery(track=TRACKS[place], target="audio", limit=14))[0]
+            assert (best.asset_id, best.start_seconds) == (make_id("a"), 10.0 * (place - first))
+            assert best.score == pytest.approx(1, abs=1e-3)
+    write(shard, make_asset("c", TRACKS[40:44]))
+    shard.delete_assets([make_id("a")])
+    assert shard.search(VectorQuery(track=TRACKS[42], target="audio", limit=1))[0].asset_id == make_id("c")
+    assert isinstance(shard._tracks, packed.PackedTracks)
+    assert len(shard._tracks._places) == 12, "those of deleted points went with the others when it was full"
 
 
 def test_a_damaged_row_is_no_result_and_the_index_says_so(open_shard: OpenShard, tmp_path: Path) -> None:
