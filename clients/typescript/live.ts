@@ -26,6 +26,11 @@ try {
 } catch (error) {
   if (error instanceof FoleyError) code = `${error.status} ${error.code}`;
 }
+const seen = (await foley.POST("/v1/collections", { body: { name: "rain" } })).data!;
+const change = { path: { collection_id: seen.collection_id }, header: { "If-Match": seen.etag } };
+const wind = await foley.PATCH("/v1/collections/{collection_id}", { params: change, body: { name: "wind" } });
+const late = await foley.DELETE("/v1/collections/{collection_id}", { params: change }).catch((error: FoleyError) => error);
+await foley.DELETE("/v1/collections/{collection_id}", { params: { path: change.path } });
 const patient = await createFoley({ address: busy }).GET("/livez");
 
 console.log(
@@ -36,6 +41,7 @@ console.log(
     state: job.state,
     looks,
     code,
+    changed: [wind.data!.name, late instanceof FoleyError ? `${late.status} ${late.code}` : ""],
     patient: patient.data,
   }),
 );

@@ -72,6 +72,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/library": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Describe the library
+         * @description Cheap: what an application shows before anything else. Nothing is checked; `/readyz` does that.
+         */
+        get: operations["show_library"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/assets": {
         parameters: {
             query?: never;
@@ -267,7 +287,7 @@ export interface paths {
         head?: never;
         /**
          * Rename a collection, or replace its items
-         * @description `items` is the whole list in its new order.
+         * @description `items` is the whole list in its new order. With `If-Match` nobody's change is lost to a later one.
          */
         patch: operations["patch_collection"];
         trace?: never;
@@ -1342,6 +1362,7 @@ export interface components {
          *       "num_items": 1,
          *       "created_at": 1767225600.5,
          *       "updated_at": 1767225790.1,
+         *       "etag": "\"1767225790.1\"",
          *       "items": [
          *         {
          *           "asset_id": "5d2f3d2f6c5b6a1d0b7a8e9f4c3b2a1908f7e6d5c4b3a29180716f5e4d3c2b1a",
@@ -1372,6 +1393,11 @@ export interface components {
              * @description Seconds since 1970.
              */
             updated_at: number;
+            /**
+             * Etag
+             * @description Another after each change; `If-Match` takes it.
+             */
+            etag: string;
             /** Items */
             items: components["schemas"]["ItemBody"][];
         };
@@ -1412,6 +1438,11 @@ export interface components {
              * @description Seconds since 1970.
              */
             updated_at: number;
+            /**
+             * Etag
+             * @description Another after each change; `If-Match` takes it.
+             */
+            etag: string;
         };
         /**
          * CollectionsBody
@@ -1423,7 +1454,8 @@ export interface components {
          *           "name": "rain for scene 4",
          *           "num_items": 1,
          *           "created_at": 1767225600.5,
-         *           "updated_at": 1767225790.1
+         *           "updated_at": 1767225790.1,
+         *           "etag": "\"1767225790.1\""
          *         }
          *       ]
          *     }
@@ -2876,6 +2908,59 @@ export interface components {
              * @default
              */
             part?: string;
+        };
+        /**
+         * LibraryBody
+         * @description What the library holds, and what the service does with it.
+         * @example {
+         *       "num_assets": 420,
+         *       "num_segments": 1234,
+         *       "release_id": "starter-0123456789ab",
+         *       "bundle_id": "starter-0123456789ab",
+         *       "bundle": {
+         *         "tracks": {
+         *           "audio": [
+         *             16,
+         *             128
+         *           ],
+         *           "video": [
+         *             16,
+         *             128
+         *           ]
+         *         },
+         *         "compares": true,
+         *         "similarity": "cosine",
+         *         "text_targets": [],
+         *         "weighs_moments": false,
+         *         "attribution": []
+         *       },
+         *       "suggests_tags": false
+         *     }
+         */
+        LibraryBody: {
+            /** Num Assets */
+            num_assets: number;
+            /**
+             * Num Segments
+             * @description Segments that can be found.
+             */
+            num_segments: number;
+            /**
+             * Release Id
+             * @description The active release.
+             */
+            release_id: string;
+            /**
+             * Bundle Id
+             * @description Its encoder bundle.
+             */
+            bundle_id: string;
+            bundle: components["schemas"]["BundleFacts"];
+            /**
+             * Suggests Tags
+             * @description Whether tags were learned for it: `/v1/suggested-tags` suggests some.
+             */
+            suggests_tags: boolean;
         };
         /**
          * LibraryCounts
@@ -5733,6 +5818,71 @@ export interface operations {
             };
         };
     };
+    show_library: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["LibraryBody"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Misdirected Request */
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Internal Server Error */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     list_assets: {
         parameters: {
             query?: {
@@ -6939,7 +7089,10 @@ export interface operations {
     remove_collection: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description `etag` of the collection as you know it: if it is another by now, nothing is changed, and the answer is 412 `collection_changed`. */
+                "If-Match"?: string | null;
+            };
             path: {
                 /** @description Name of the collection. */
                 collection_id: string;
@@ -6982,8 +7135,26 @@ export interface operations {
                     "application/problem+json": components["schemas"]["ProblemBody"];
                 };
             };
+            /** @description Precondition Failed */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
             /** @description Misdirected Request */
             421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7023,7 +7194,10 @@ export interface operations {
     patch_collection: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description `etag` of the collection as you know it: if it is another by now, nothing is changed, and the answer is 412 `collection_changed`. */
+                "If-Match"?: string | null;
+            };
             path: {
                 /** @description Name of the collection. */
                 collection_id: string;
@@ -7092,6 +7266,15 @@ export interface operations {
             };
             /** @description Conflict */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemBody"];
+                };
+            };
+            /** @description Precondition Failed */
+            412: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -165,7 +165,7 @@ def _build(
         params=_given(call.query),
         json=call.body,
         files=files,
-        headers={"Idempotency-Key": key} if call.is_keyed else {},
+        headers={**(call.headers or {}), **({"Idempotency-Key": key} if call.is_keyed else {})},
     )
 
 

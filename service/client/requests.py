@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
-from service.client.schema import AssetBody, AssetPageBody, JobBody, SearchAnswerBody
+from service.client.schema import AssetBody, AssetPageBody, CollectionBody, JobBody, SearchAnswerBody
 from service.system.modality import Modality
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ class Call(Generic[T]):
     body: Mapping[str, Any] | None = None
     file: Path | None = None
     is_keyed: bool = False
+    headers: Mapping[str, str] | None = None
 
 
 def search_file(file: Path, *, target: Modality, **fields: Any) -> Call[SearchAnswerBody]:
@@ -63,6 +64,17 @@ def get_asset(asset_id: str) -> Call[AssetBody]:
 def change_metadata(asset_id: str, changes: Mapping[str, Any]) -> Call[AssetBody]:
     """New values by key; None removes a key."""
     return Call("PATCH", f"/v1/assets/{quote(asset_id, safe='')}", body={"metadata": changes})
+
+
+def get_collection(collection_id: str) -> Call[CollectionBody]:
+    """A collection with its items."""
+    return Call("GET", f"/v1/collections/{quote(collection_id, safe='')}")
+
+
+def change_collection(known: CollectionBody, **changes: Any) -> Call[CollectionBody]:
+    """A new `name`, or all `items` anew, of a collection as it is known; refused if somebody changed it meanwhile."""
+    path = f"/v1/collections/{quote(known['collection_id'], safe='')}"
+    return Call("PATCH", path, body=changes, headers={"If-Match": known["etag"]})
 
 
 def start_job(

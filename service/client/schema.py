@@ -81,6 +81,7 @@ class CollectionBody(TypedDict):
     num_items: int
     created_at: float
     updated_at: float
+    etag: str
     items: list[ItemBody]
 
 
@@ -95,6 +96,7 @@ class CollectionRowBody(TypedDict):
     num_items: int
     created_at: float
     updated_at: float
+    etag: str
 
 
 class CollectionsBody(TypedDict):
@@ -372,6 +374,15 @@ class JobRequestBody(TypedDict):
     verify: NotRequired[bool]
     follow_links: NotRequired[bool]
     part: NotRequired[str]
+
+
+class LibraryBody(TypedDict):
+    num_assets: int
+    num_segments: int
+    release_id: str
+    bundle_id: str
+    bundle: BundleFacts
+    suggests_tags: bool
 
 
 class LibraryCounts(TypedDict):

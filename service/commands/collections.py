@@ -171,7 +171,7 @@ def remove(
         if wrong := sorted(number for number in chosen if number > len(kept.items)):
             fail(f"{kept.name} has {count(len(kept.items), 'item')}, there is no item {wrong[0]}")
         items = [item for number, item in enumerate(kept.items, start=1) if number not in chosen]
-        change_collection(ledger, kept.collection_id, items=items)
+        change_collection(ledger, kept.collection_id, items=items, is_seen=kept.etag.__eq__)
     say(f"{kept.name} has {count(len(items), 'item')}")
 
 
@@ -190,6 +190,5 @@ def _describe(settings: Settings, kept: Collection) -> dict[str, Any]:
     from service.jobs.collections import describe_collection
 
     with open_inventory(settings) as inventory:
-        found = map(inventory.get_asset, {item.asset_id for item in kept.items})
-        paths = {asset["asset_id"]: asset["path"] for asset in found if asset is not None}
-    return describe_collection(kept, paths)
+        found = inventory.get_assets(sorted({item.asset_id for item in kept.items}))
+    return describe_collection(kept, {asset_id: asset["path"] for asset_id, asset in found.items()})

@@ -89,8 +89,7 @@ def _build(
     from service.exports.timecode import RATES
 
     with open_inventory(settings) as inventory:
-        found = map(inventory.get_asset, {str(item["asset_id"]) for item in items})
-        assets = {asset["asset_id"]: asset for asset in found if asset is not None}
+        assets = inventory.get_assets(sorted({str(item["asset_id"]) for item in items}))
     return build_cut(items, assets, rate=RATES[frame_rate], title=title, path_map=pairs)
 
 

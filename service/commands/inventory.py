@@ -46,6 +46,10 @@ class Inventory(Protocol):
         """The asset of this id, if there is one."""
         ...
 
+    def get_assets(self, asset_ids: Sequence[str]) -> dict[str, AssetDocument]:
+        """Those of some assets that there are, by id."""
+        ...
+
     def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
         """Change the metadata of an asset and return it; None if there is no such asset."""
         ...
@@ -84,8 +88,12 @@ class OpenInventory:
 
     def get_asset(self, asset_id: str) -> AssetDocument | None:
         """See `Inventory.get_asset`."""
-        asset = self._index.get_asset(asset_id) if self._index else None
-        return describe_asset(asset) if asset else None
+        return self.get_assets([asset_id]).get(asset_id)
+
+    def get_assets(self, asset_ids: Sequence[str]) -> dict[str, AssetDocument]:
+        """See `Inventory.get_assets`."""
+        found = self._index.get_assets(asset_ids) if self._index else {}
+        return {asset_id: describe_asset(asset) for asset_id, asset in found.items()}
 
     def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
         """See `Inventory.merge_metadata`."""
@@ -138,6 +146,11 @@ class ServedInventory:
     def get_asset(self, asset_id: str) -> AssetDocument | None:
         """See `Inventory.get_asset`."""
         return self._ask("GET", asset_id)
+
+    def get_assets(self, asset_ids: Sequence[str]) -> dict[str, AssetDocument]:
+        """See `Inventory.get_assets`; one request each."""
+        found = map(self.get_asset, asset_ids)
+        return {asset["asset_id"]: asset for asset in found if asset is not None}
 
     def merge_metadata(self, asset_id: str, changes: Mapping[str, Any]) -> AssetDocument | None:
         """See `Inventory.merge_metadata`."""

@@ -44,7 +44,7 @@ ROUTES: Sequence[tuple[keys.Scope | None, str, str]] = (
     (
         "read",
         "GET",
-        "/metrics /v1/assets /v1/assets/{asset_id} /v1/assets/{asset_id}/media /v1/audit /v1/tracks",
+        "/metrics /v1/library /v1/assets /v1/assets/{asset_id} /v1/assets/{asset_id}/media /v1/audit /v1/tracks",
     ),
     (
         "read",

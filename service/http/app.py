@@ -35,6 +35,7 @@ from service.http.routes import (
     exports,
     health,
     jobs,
+    library,
     maps,
     metrics,
     pages,
@@ -91,6 +92,7 @@ def create_app(settings: Settings | None = None, *, foley: Foley | None = None) 
     for module in (
         search,
         embeddings,
+        library,
         assets,
         previews,
         segments,

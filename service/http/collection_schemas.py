@@ -102,6 +102,7 @@ class CollectionRowBody(Document):
     num_items: int = Field(ge=0)
     created_at: float = Field(description="Seconds since 1970.")
     updated_at: float = Field(description="Seconds since 1970.")
+    etag: str = Field(description="Another after each change; `If-Match` takes it.")
 
 
 _ROW: dict[str, Any] = {
@@ -110,6 +111,7 @@ _ROW: dict[str, Any] = {
     "num_items": 1,
     "created_at": 1767225600.5,
     "updated_at": 1767225790.1,
+    "etag": '"1767225790.1"',
 }
 
 

@@ -65,6 +65,7 @@ PROBLEMS: Mapping[str, Problem] = {
     "too_few_pairs": Problem(409, "The library has too few files with sound and picture"),
     "too_many_gone": Problem(409, "More files are gone than one sync removes without asking"),
     "media_changed": Problem(410, "The asset's file has changed since it was indexed"),
+    "collection_changed": Problem(412, "The collection was changed meanwhile"),
     "object_too_large": Problem(413, "The object is larger than local copies may be"),
     "too_large": Problem(413, "The request is too large"),
     "not_media": Problem(415, "The file is not a media file of a known kind"),

@@ -317,6 +317,40 @@ class LiveBody(Document):
     status: Literal["alive"]
 
 
+_BUNDLE: dict[str, Any] = {
+    "tracks": {"audio": [16, 128], "video": [16, 128]},
+    "compares": True,
+    "similarity": "cosine",
+    "text_targets": [],
+    "weighs_moments": False,
+    "attribution": [],
+}
+
+
+class LibraryBody(Document):
+    """What the library holds, and what the service does with it."""
+
+    model_config = example(
+        {
+            "num_assets": 420,
+            "num_segments": 1234,
+            "release_id": RELEASE_ID,
+            "bundle_id": RELEASE_ID,
+            "bundle": _BUNDLE,
+            "suggests_tags": False,
+        }
+    )
+
+    num_assets: int = Field(ge=0)
+    num_segments: int = Field(ge=0, description="Segments that can be found.")
+    release_id: str = Field(description="The active release.")
+    bundle_id: str = Field(description="Its encoder bundle.")
+    bundle: BundleFacts
+    suggests_tags: bool = Field(
+        description="Whether tags were learned for it: `/v1/suggested-tags` suggests some."
+    )
+
+
 class ReadyBody(Document):
     """The service answers correctly."""
 
@@ -324,14 +358,7 @@ class ReadyBody(Document):
         {
             "status": "ready",
             "bundle_id": RELEASE_ID,
-            "bundle": {
-                "tracks": {"audio": [16, 128], "video": [16, 128]},
-                "compares": True,
-                "similarity": "cosine",
-                "text_targets": [],
-                "weighs_moments": False,
-                "attribution": [],
-            },
+            "bundle": _BUNDLE,
             "provider": "CPUExecutionProvider",
             "num_segments": 1234,
             "free_bytes": 84_123_456_789,

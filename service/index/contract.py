@@ -77,9 +77,8 @@ class Filter:
                 if bound is not None and not math.isfinite(bound):
                     raise InvalidFilter(f"a bound of a filter must be finite, got {bound}")
             if least is not None and most is not None and least > most:
-                raise InvalidFilter(
-                    f"a filter's lower bound must not be above the upper, got {least} and {most}"
-                )
+                both = f"{least} and {most}"
+                raise InvalidFilter(f"a filter's lower bound must not be above the upper, got {both}")
         self._check_metadata()
 
     def _check_metadata(self) -> None:
@@ -184,10 +183,8 @@ class Segment:
         if self.index < 0:
             raise InvalidSegment(f"index must be 0 or more, got {self.index}")
         if not 0.0 <= self.start_seconds < self.end_seconds < float("inf"):
-            raise InvalidSegment(
-                f"a segment spans [start, end) with 0 <= start < end, got [{self.start_seconds}, "
-                f"{self.end_seconds})"
-            )
+            span = f"[{self.start_seconds}, {self.end_seconds})"
+            raise InvalidSegment(f"a segment spans [start, end) with 0 <= start < end, got {span}")
         if self.audio_track is None and self.video_track is None:
             raise InvalidVector("a segment needs an audio track, a video track or both, got neither")
 
@@ -338,6 +335,9 @@ class Index(Protocol):
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
+
+    def get_assets(self, asset_ids: Sequence[str]) -> dict[str, Asset]:
+        """Those of some assets that `get_asset` would find, by id, at a fraction of its cost."""
 
     def find_path(self, path: str) -> Asset | None:
         """The asset with this path; if a file was replaced and both are stored, the one written last."""

@@ -36,6 +36,15 @@ def iter_assets(index: Index, *, filter: Filter | None = None) -> Iterator[Asset
             return
 
 
+def find_missing(index: Index, assets: Iterable[Asset]) -> list[Asset]:
+    """Those of some assets that an index lacks."""
+    missing, rest = list[Asset](), iter(assets)
+    while some := list(islice(rest, ASSETS_PER_PAGE)):
+        held = index.get_assets([asset.asset_id for asset in some])
+        missing += [asset for asset in some if asset.asset_id not in held]
+    return missing
+
+
 def iter_segments(index: Index, asset: Asset) -> Iterator[Segment]:
     """The segments of an asset with their tracks, in the order of their indexes.
 
@@ -84,8 +93,8 @@ def copy_assets(
     described alike, so an interrupted copy can be resumed. Do not write to the source meanwhile.
     """
 
-    def copy(asset: Asset) -> bool:
-        if is_there(asset, target.get_asset(asset.asset_id)):
+    def copy(asset: Asset, held: Asset | None) -> bool:
+        if is_there(asset, held):
             return False
         write_in_parts(target, iter_segments(source, asset))
         return True
@@ -93,4 +102,5 @@ def copy_assets(
     assets = iter_assets(source)
     with ThreadPoolExecutor(NUM_WRITERS, thread_name_prefix="copy") as writers:
         while page := list(islice(assets, ASSETS_PER_PAGE)):
-            yield from writers.map(copy, page)
+            held = target.get_assets([asset.asset_id for asset in page])
+            yield from writers.map(copy, page, [held.get(asset.asset_id) for asset in page])

@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,10 @@ MAX_ITEMS = 1000  # of one collection
 COLUMNS = "collection_id, name, created_at, updated_at"
 
 
+def _is_any(_: str) -> bool:
+    return True
+
+
 class CollectionNotFound(LedgerFailure):
     """No collection has this id or name."""
 
@@ -38,6 +42,13 @@ class CollectionsFull(LedgerFailure):
     """There are as many collections, or items of one, as there may be."""
 
     code = "collections_full"
+    is_public = True
+
+
+class CollectionChanged(LedgerFailure):
+    """A collection is no longer as it was when a change to it was made."""
+
+    code = "collection_changed"
     is_public = True
 
 
@@ -63,6 +74,11 @@ class Collection:
     updated_at: float
     items: tuple[Item, ...]
 
+    @property
+    def etag(self) -> str:
+        """Another after each change: an entity tag of HTTP."""
+        return _name_state(self.updated_at)
+
 
 def list_collections(ledger: Ledger) -> list[dict[str, Any]]:
     """Every collection as JSON values without its items, the one changed last first."""
@@ -70,7 +86,7 @@ def list_collections(ledger: Ledger) -> list[dict[str, Any]]:
         f"SELECT {COLUMNS}, json_array_length(items) AS num_items FROM collections "  # noqa: S608 - our own
         "ORDER BY updated_at DESC, collection_id"
     )
-    return [dict(row) for row in rows]
+    return [{**row, "etag": _name_state(row["updated_at"])} for row in rows]
 
 
 def get_collection(ledger: Ledger, collection_id: str) -> Collection:
@@ -92,7 +108,7 @@ def describe_collection(collection: Collection, paths: Mapping[str, str]) -> dic
         {**item, "path": show_path(paths[item["asset_id"]]) if item["asset_id"] in paths else None}
         for item in values.pop("items")
     ]
-    return {**values, "num_items": len(items), "items": items}
+    return {**values, "num_items": len(items), "etag": collection.etag, "items": items}
 
 
 def create_collection(ledger: Ledger, name: str) -> Collection:
@@ -110,10 +126,19 @@ def create_collection(ledger: Ledger, name: str) -> Collection:
 
 
 def change_collection(
-    ledger: Ledger, collection_id: str, *, name: str | None = None, items: Sequence[Item] | None = None
+    ledger: Ledger,
+    collection_id: str,
+    *,
+    name: str | None = None,
+    items: Sequence[Item] | None = None,
+    is_seen: Callable[[str], bool] = _is_any,
 ) -> Collection:
-    """Give a collection a name, or other items in place of all it has; raises `CollectionNotFound`."""
+    """Give a collection a name, or other items in place of all it has; raises `CollectionNotFound`.
+
+    Raises `CollectionChanged` if `is_seen` does not hold for the etag of its state: the change was made to another.
+    """
     with ledger.write() as connection:
+        _check_state(ledger, collection_id, is_seen)
         _change(connection, collection_id, name, items)
     return get_collection(ledger, collection_id)
 
@@ -126,13 +151,24 @@ def append_items(ledger: Ledger, collection_id: str, items: Sequence[Item]) -> C
     return get_collection(ledger, collection_id)
 
 
-def delete_collection(ledger: Ledger, collection_id: str) -> None:
-    """Delete a collection; raises `CollectionNotFound`."""
+def delete_collection(
+    ledger: Ledger, collection_id: str, *, is_seen: Callable[[str], bool] = _is_any
+) -> None:
+    """Delete a collection; raises `CollectionNotFound`, `CollectionChanged` as `change_collection`."""
     with ledger.write() as connection:
-        if not connection.execute(
-            "DELETE FROM collections WHERE collection_id = ?", (collection_id,)
-        ).rowcount:
-            raise CollectionNotFound(f"there is no collection {collection_id[:80]!r}")
+        _check_state(ledger, collection_id, is_seen)
+        connection.execute("DELETE FROM collections WHERE collection_id = ?", (collection_id,))
+
+
+def _check_state(ledger: Ledger, collection_id: str, is_seen: Callable[[str], bool]) -> None:
+    """Within the transaction that changes it."""
+    etag = get_collection(ledger, collection_id).etag
+    if not is_seen(etag):
+        raise CollectionChanged(f"the collection is now {etag}: read it again and repeat your change")
+
+
+def _name_state(updated_at: float) -> str:
+    return f'"{updated_at!r}"'
 
 
 def _change(
@@ -141,8 +177,8 @@ def _change(
     if items is not None and len(items) > MAX_ITEMS:
         raise CollectionsFull(f"a collection may have {MAX_ITEMS} items, this would be {len(items)}")
     connection.execute(
-        "UPDATE collections SET name = coalesce(?, name), items = coalesce(?, items), updated_at = ? "
-        "WHERE collection_id = ?",
+        "UPDATE collections SET name = coalesce(?, name), items = coalesce(?, items), "
+        "updated_at = max(?, updated_at + 1e-6) WHERE collection_id = ?",  # never the same again
         (name, None if items is None else json.dumps(list(map(asdict, items))), time.time(), collection_id),
     )
 

@@ -128,6 +128,11 @@ def keep_classifier(data: Path, file: Path) -> TagClassifier:
     return classifier
 
 
+def has_classifier(data: Path, bundle_id: str) -> bool:
+    """Whether tags were learned for a bundle."""
+    return _place(data, bundle_id).exists()
+
+
 def load_classifier(data: Path, bundle_id: str) -> TagClassifier:
     """The classifier of a bundle; raises `NoClassifier` if there is none."""
     kept = _place(data, bundle_id)

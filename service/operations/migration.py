@@ -209,7 +209,9 @@ def join(source: Index, target: Index, *, on_copied: OnCopied = lambda _done, _a
         return True
 
     num_assets = source.info().num_assets
-    missing = [(asset, at) for asset, at in _sample(source, 0) if target.get_asset(asset.asset_id) is None]
+    sample = _sample(source, 0)
+    held = target.get_assets([asset.asset_id for asset, _ in sample])
+    missing = [(asset, at) for asset, at in sample if asset.asset_id not in held]
     copied = []
     for is_copied in copy_assets(source, target, is_there=is_there):
         copied.append(is_copied)

@@ -25,6 +25,7 @@ from service.decode.sandbox import WorkerLimits
 from service.encode.batching import Batcher
 from service.index.contract import Asset, Index
 from service.index.failure import IndexFull, IndexInUse, IndexUnavailable
+from service.index.iteration import find_missing
 from service.library.indexing import library_limits
 from service.library.object_cache import ObjectCache
 from service.library.report import Progress
@@ -123,7 +124,7 @@ def derive_missing(
     If the bundle's claim does not hold, what was derived is deleted again, and the reason is printed.
     """
     index = release.index
-    missing = [asset for asset in wanted if index.get_asset(asset.asset_id) is None]
+    missing = find_missing(index, wanted)
     sample = [] if deriving.is_verified(folder) else deriving.choose_sample(missing)
     written: list[str] = []
     num_sampled = 0
@@ -137,7 +138,7 @@ def derive_missing(
         began = time.monotonic()
         printer = _Printer()
         # Those whose files are gone cannot be compared: they are derived like the others.
-        sampled = frozenset(asset.asset_id for asset in sample if index.get_asset(asset.asset_id) is not None)
+        sampled = frozenset(index.get_assets([asset.asset_id for asset in sample]))
         cosines: list[float] = []
         num_segments = 0
         min_cosine = min(deriving.MIN_COSINES[storage] for storage in (parent_storage, index.storage))

@@ -152,10 +152,10 @@ def derive(
     adapted = iter(heads.adapt_segments([segment for segments in assets for segment in segments]))
     compared: list[list[Segment]] = []
     derived: list[list[Segment]] = []
+    embedded = index.get_assets([s[0].asset_id for s in assets if s[0].asset_id in sampled])
     for segments in assets:
-        asset_id, whole = segments[0].asset_id, list(islice(adapted, len(segments)))
-        is_embedded = asset_id in sampled and index.get_asset(asset_id) is not None
-        (compared if is_embedded else derived).append(whole)
+        is_embedded = segments[0].asset_id in embedded
+        (compared if is_embedded else derived).append(list(islice(adapted, len(segments))))
     cosines = [_compare(segments, index, min_cosine) for segments in compared]
     with ThreadPoolExecutor(count_writers(map(len, derived)), thread_name_prefix="derive") as writers:
         for _ in writers.map(lambda segments: write_in_parts(index, segments), derived):

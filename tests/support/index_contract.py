@@ -224,6 +224,17 @@ class IndexContract:
         assert (best.start_seconds, best.end_seconds) == (10.0, 20.0)
         assert best.score == pytest.approx(1.0, abs=TOLERANCE)
 
+    def test_many_assets_are_looked_up_at_once(self, index: Index) -> None:
+        """More than one request of any engine takes; unknown, repeated and unfinished ones among them."""
+        track = make_tracks(1, seed=1)[0]
+        for name in ("a", "b"):
+            index.write_asset([make_segment(name, at, audio_track=track) for at in range(3)], is_last=True)
+        index.write_asset(make_asset("unfinished", make_tracks(2, seed=2)), is_last=False)
+        wanted = [make_id("a"), *(make_id(str(number)) for number in range(1100)), make_id("unfinished")]
+        found = index.get_assets([*wanted, make_id("a"), make_id("b"), "no id"])
+        assert found == {asset_id: index.get_asset(asset_id) for asset_id in (make_id("a"), make_id("b"))}
+        assert index.get_assets([]) == {}
+
     def test_a_missing_modality_is_never_found(self, index: Index) -> None:
         sound, picture = make_tracks(2, seed=2)
         index.write_asset([make_segment("sound", audio_track=sound)], is_last=True)

@@ -210,6 +210,11 @@ class MemoryIndex:
             points = store.complete.get(asset_id)
             return to_asset(points[0].payload) if points else None
 
+    def get_assets(self, asset_ids: Sequence[str]) -> dict[str, Asset]:
+        """See `Index.get_assets`."""
+        found = {asset_id: self.get_asset(asset_id) for asset_id in asset_ids}
+        return {asset_id: asset for asset_id, asset in found.items() if asset is not None}
+
     def find_path(self, path: str) -> Asset | None:
         """See `Index.find_path`."""
         with self._opened() as store:

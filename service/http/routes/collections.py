@@ -7,7 +7,7 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import anyio.to_thread
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Header, Response
 from fastapi import Path as PathParameter
 
 from service.http.collection_schemas import (
@@ -21,6 +21,7 @@ from service.http.collection_schemas import (
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
 from service.http.routes.assets import AssetNotFound
+from service.http.routes.media import matches_etag
 from service.http.state import State, StateOf
 from service.jobs.collections import (
     Collection,
@@ -40,6 +41,17 @@ CHANGE_PROBLEMS = describe_problems(400, 404, 408, 409, 413, 422, 500, 503, 507)
 
 CollectionId = Annotated[str, PathParameter(description="Name of the collection.", examples=[COLLECTION_ID])]
 P = TypeVar("P")
+
+Seen = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        max_length=4096,
+        description="`etag` of the collection as you know it: if it is another by now, nothing is changed, and the "
+        "answer is 412 `collection_changed`.",
+        examples=['"1767225790.1"'],
+    ),
+]
 
 
 @router.get(
@@ -65,7 +77,9 @@ async def post_collection(body: NewCollection, state: StateOf) -> Response:
     """Make an empty collection."""
     made = await _work(state, create_collection, body.name)
     headers = {"Location": f"{PREFIX}/{made.collection_id}"}
-    return JsonResponse(describe_collection(made, {}), status_code=201, headers=headers)
+    return JsonResponse(
+        describe_collection(made, {}), status_code=201, headers={**headers, "ETag": made.etag}
+    )
 
 
 @router.get(
@@ -81,16 +95,19 @@ async def show_collection(collection_id: CollectionId, state: StateOf) -> Respon
 @router.patch(
     "/{collection_id}",
     summary="Rename a collection, or replace its items",
-    description="`items` is the whole list in its new order.",
-    responses={200: {"model": CollectionBody}, **CHANGE_PROBLEMS},
+    description="`items` is the whole list in its new order. With `If-Match` nobody's change is lost to a later one.",
+    responses={200: {"model": CollectionBody}, **CHANGE_PROBLEMS, **describe_problems(412)},
 )
-async def patch_collection(collection_id: CollectionId, body: CollectionChanges, state: StateOf) -> Response:
+async def patch_collection(
+    collection_id: CollectionId, body: CollectionChanges, state: StateOf, seen: Seen = None
+) -> Response:
     """Change a collection, and answer with it."""
     items = None if body.items is None else [item.to_item() for item in body.items]
     kept = await _work(state, get_collection, collection_id)
     new = {item.asset_id for item in items or ()} - {item.asset_id for item in kept.items}
     await _check_assets(state, new)
-    changed = await _work(state, partial(change_collection, name=body.name, items=items), collection_id)
+    change = partial(change_collection, name=body.name, items=items, is_seen=_is_seen(seen))
+    changed = await _work(state, change, collection_id)
     return await _answer(state, changed)
 
 
@@ -100,11 +117,11 @@ async def patch_collection(collection_id: CollectionId, body: CollectionChanges,
     description="The assets stay as they are.",
     status_code=204,
     response_class=Response,
-    responses=describe_problems(404, 500, 503, 507),
+    responses=describe_problems(404, 412, 422, 500, 503, 507),
 )
-async def remove_collection(collection_id: CollectionId, state: StateOf) -> Response:
+async def remove_collection(collection_id: CollectionId, state: StateOf, seen: Seen = None) -> Response:
     """Delete a collection."""
-    await _work(state, delete_collection, collection_id)
+    await _work(state, partial(delete_collection, is_seen=_is_seen(seen)), collection_id)
     return Response(status_code=204)
 
 
@@ -123,6 +140,11 @@ async def post_item(collection_id: CollectionId, body: ItemFields, state: StateO
     return await _answer(state, changed, status_code=201)
 
 
+def _is_seen(given: str | None) -> Callable[[str], bool]:
+    """Which states a header allows. A proxy that compresses answers calls their etags weak: those count, too."""
+    return lambda etag: given is None or matches_etag(given, etag)
+
+
 async def _work(state: State, function: Callable[..., P], *values: Any) -> P:
     ledger: Ledger = state.jobs.ledger
     return await anyio.to_thread.run_sync(partial(function, ledger, *values))
@@ -133,8 +155,8 @@ async def find_paths(state: State, asset_ids: set[str]) -> dict[str, str]:
 
     def work() -> dict[str, str]:
         with state.foley.lease() as snapshot:
-            found = map(snapshot.index.get_asset, sorted(asset_ids))
-            return {asset.asset_id: asset.path for asset in found if asset is not None}
+            found = snapshot.index.get_assets(sorted(asset_ids))
+        return {asset_id: asset.path for asset_id, asset in found.items()}
 
     return await anyio.to_thread.run_sync(work)
 
@@ -146,4 +168,5 @@ async def _check_assets(state: State, asset_ids: set[str]) -> None:
 
 async def _answer(state: State, collection: Collection, *, status_code: int = 200) -> Response:
     paths = await find_paths(state, {item.asset_id for item in collection.items})
-    return JsonResponse(describe_collection(collection, paths), status_code=status_code)
+    headers = {"ETag": collection.etag}
+    return JsonResponse(describe_collection(collection, paths), status_code=status_code, headers=headers)

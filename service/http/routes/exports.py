@@ -67,8 +67,8 @@ def _export(body: ExportRequest, state: State) -> Response:
         collection = get_collection(state.jobs.ledger, body.collection_id)
         title, items = title or collection.name, [asdict(item) for item in collection.items]
     with state.foley.lease() as snapshot:
-        found = (snapshot.index.get_asset(asset_id) for asset_id in {item["asset_id"] for item in items})
-        assets = {asset.asset_id: describe_asset(asset) for asset in found if asset is not None}
+        found = snapshot.index.get_assets(sorted({item["asset_id"] for item in items}))
+    assets = {asset_id: describe_asset(asset) for asset_id, asset in found.items()}
     pairs = [(old, new) for old, new in body.path_map]
     cut = build_cut(items, assets, rate=RATES[body.frame_rate], title=title or "Foley", path_map=pairs)
     kind = FORMATS[body.format]

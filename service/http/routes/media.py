@@ -286,7 +286,7 @@ def _headers(asset: Asset, etag: str, head: bytes) -> dict[str, str]:
     }
 
 
-def matches_etag(if_none_match: str | None, etag: str) -> bool:
-    """Whether a client that sent this header has the entity."""
-    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
+def matches_etag(header: str | None, etag: str) -> bool:
+    """Whether `If-None-Match` or `If-Match` names the entity."""
+    tags = [tag.strip().removeprefix("W/") for tag in (header or "").split(",")]
     return etag in tags or "*" in tags

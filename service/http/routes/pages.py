@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,14 +30,14 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".json": "application/json",
 }
+# File names and paths are hostile: even if one became markup, no script or style inside the page would run.
+# `blob:` is the clip a user chose or recorded, and pictures that need the key to be fetched.
+POLICY = (
+    "default-src 'none'; script-src 'self'{scripts}; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
+    "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
 HEADERS = {
-    # File names and paths are hostile: even if one became markup, no script or style inside the page would run.
-    # `blob:` is the clip a user chose or recorded, and pictures that need the key to be fetched.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
-        "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    ),
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
@@ -52,6 +54,7 @@ class _File:
     content: bytes
     compressed: bytes
     etag: str
+    policy: str
 
 
 @cache
@@ -64,7 +67,19 @@ def file_names() -> frozenset[str]:
 def _read(name: str) -> _File:
     content = (FOLDER / name).read_bytes()
     compressed = gzip.compress(content, mtime=0)
-    return _File(content=content, compressed=compressed, etag=hashlib.sha256(content).hexdigest()[:32])
+    etag = hashlib.sha256(content).hexdigest()[:32]
+    return _File(content=content, compressed=compressed, etag=etag, policy=_write_policy(name, content))
+
+
+def _write_policy(name: str, content: bytes) -> str:
+    """What a page may load and run: files of its own, and the script that stands in it as it is."""
+    if name == EXPLORER:
+        return EXPLORER_POLICY
+    own = [
+        hashlib.sha256(script).digest() for script in re.findall(rb"<script>(.*?)</script>", content, re.S)
+    ]
+    scripts = "".join(f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in own if name == PAGE)
+    return POLICY.format(scripts=scripts)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
@@ -90,9 +105,7 @@ async def get_page_file(request: Request, name: str) -> Response:
 
 async def _send(request: Request, name: str) -> Response:
     file = await anyio.to_thread.run_sync(_read, name)
-    headers = {**HEADERS, "ETag": f'W/"{file.etag}"'}
-    if name == EXPLORER:
-        headers["Content-Security-Policy"] = EXPLORER_POLICY
+    headers = {**HEADERS, "ETag": f'W/"{file.etag}"', "Content-Security-Policy": file.policy}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     content = file.content

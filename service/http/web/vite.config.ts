@@ -9,7 +9,7 @@ const here = import.meta.dirname;
 const client = join(here, "../../../clients/typescript/client.ts");
 const explorer = join(here, "node_modules/swagger-ui-dist");
 
-const LATER = /wavesurfer|explorer|source\/(strip|asset_strip|work\/(audit|basket|follow|jobs|releases)|library\/map|search\/(cutter|matrix|record|sound))\b/;
+const LATER = /wavesurfer|explorer|source\/early|source\/(strip|asset_strip|work\/(audit|basket|follow|jobs|releases)|library\/map|search\/(cutter|matrix|record|sound))\b/;
 
 /** The page's policy forbids markup out of text and inline styles: wavesurfer makes its few elements by name instead. */
 function withoutMarkup(): Plugin {
@@ -43,6 +43,12 @@ function finish(): Plugin {
   return {
     name: "foley-finish",
     apply: "build",
+    transformIndexHtml: { order: "post", handler: (page, { bundle }) => {
+      const early = bundle?.["early.js"];
+      if (!page.includes("early-script") || early?.type !== "chunk") return page;
+      delete bundle!["early.js"]; // no request, and before the style, for which a script waits
+      return page.replace("<!-- early-script -->", () => `<script>${early.code.trim()}</script>`);
+    } },
     generateBundle() {
       for (const name of ["swagger-ui-bundle.js", "swagger-ui.css"]) {
         const source = readFileSync(join(explorer, name), "utf8").replace(/\n\/[/*]# sourceMappingURL=\S+( \*\/)?\s*$/, "\n");
@@ -86,7 +92,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     reportCompressedSize: true,
     rollupOptions: {
-      input: { app: join(here, "source/index.html"), explorer: join(here, "source/explorer.html") },
+      input: { early: join(here, "source/early.ts"), app: join(here, "source/index.html"), explorer: join(here, "source/explorer.html") },
       output: {
         entryFileNames: "[name].js",
         chunkFileNames: "[name].js",

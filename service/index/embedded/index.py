@@ -46,6 +46,7 @@ from service.system.timing import timed
 
 CALL_SECONDS = 30.0
 WORDS_AT_ONCE = 200
+READ_AT_ONCE = 256  # other calls wait meanwhile
 DELETED_AT_ONCE = 256  # a search waits for as many entries of Edge's log, .1 ms each
 
 
@@ -166,7 +167,13 @@ class EmbeddedIndex:
 
     def get_asset(self, asset_id: str) -> Asset | None:
         """The asset, or None if no complete asset of this id is stored."""
-        return cast("Asset | None", self._shard.call("get_asset", asset_id))
+        return self.get_assets([asset_id]).get(asset_id)
+
+    def get_assets(self, asset_ids: Sequence[str]) -> dict[str, Asset]:
+        """Those of some assets that are stored, by id; see `Index.get_assets`."""
+        parts = (asset_ids[n : n + READ_AT_ONCE] for n in range(0, len(asset_ids), READ_AT_ONCE))
+        found = (asset for part in parts for asset in self._shard.call("get_assets", part))
+        return {asset.asset_id: asset for asset in found}
 
     def find_path(self, path: str) -> Asset | None:
         """The asset at this path, the one written last if a file was replaced and both are stored."""

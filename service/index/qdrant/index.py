@@ -46,6 +46,7 @@ from service.index.points import check_query, is_point_id, to_segment
 from service.index.qdrant.collection import open_collection
 from service.index.qdrant.link import Link, ServerConfig, open_client
 from service.index.qdrant.points import (
+    SCROLL_POINTS,
     UNFINISHED,
     Points,
     is_any,
@@ -144,6 +145,15 @@ class ServerIndex:
         """The asset, or None if no complete asset of this id is stored."""
         head = read_head(self._points, asset_id)
         return to_asset(head) if head else None
+
+    def get_assets(self, asset_ids: Sequence[str]) -> dict[str, Asset]:
+        """Those of some assets that are stored, by id; see `Index.get_assets`."""
+        found: dict[str, Asset] = {}
+        for first in range(0, len(asset_ids), SCROLL_POINTS):
+            some = is_any("asset_id", asset_ids[first : first + SCROLL_POINTS])
+            heads = self._points.scroll([is_value("index", 0), some])
+            found |= {head.payload["asset_id"]: to_asset(head.payload) for head in heads if head.payload}
+        return found
 
     def find_path(self, path: str) -> Asset | None:
         """The asset with this path, the one written last if a file was replaced and both are stored."""

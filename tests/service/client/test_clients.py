@@ -19,7 +19,17 @@ import pytest
 from service.client import foley as foley_module
 from service.client.client import ServerGone
 from service.client.foley import AsyncFoley, Foley, Refused
-from service.client.requests import Call, get_asset, list_assets, search_file, search_words, start_job
+from service.client.requests import (
+    Call,
+    change_collection,
+    get_asset,
+    get_collection,
+    list_assets,
+    search_file,
+    search_words,
+    start_job,
+)
+from service.client.schema import CollectionBody
 from service.http.routes.pages import FOLDER
 from tests.support.clients import GENERATOR, PYTHON, TYPESCRIPT, describe, write_python, write_typescript
 from tests.support.serving import find_free_port
@@ -87,6 +97,7 @@ def expected(server: str, library_files: Path) -> dict[str, Any]:
         "assets": assets,
         "state": "done",
         "code": "404 asset_not_found",
+        "changed": ["wind", "412 collection_changed"],
     }
 
 
@@ -114,7 +125,15 @@ def test_a_program_that_waits(server: str, library_files: Path, expected: dict[s
         job = foley.follow(foley.send(start_job([file]))["job_id"], looks.append)
         with pytest.raises(Refused, match=r"no asset .* is indexed \(asset_not_found\)") as refused:
             foley.send(get_asset("0" * 64))
+        new: Call[CollectionBody] = Call("POST", "/v1/collections", body={"name": "rain"})
+        seen = foley.send(new)
+        changed = foley.send(change_collection(seen, name="wind"))
+        with pytest.raises(Refused) as late:
+            foley.send(change_collection(seen, items=[]))
+        assert foley.send(get_collection(seen["collection_id"])) == changed
+        foley.send(Call("DELETE", f"/v1/collections/{seen['collection_id']}"))
         found = {
+            "changed": [changed["name"], f"{late.value.status} {late.value.code}"],
             "by_clip": foley.send(search_file(file, target="video", from_="video"))["results"][0]["asset_id"],
             "by_words": [
                 one["asset_id"] for one in foley.send(search_words("long", target="audio"))["results"]
@@ -136,9 +155,16 @@ def test_a_program_with_an_event_loop(server: str, library_files: Path, expected
             job = await foley.follow((await foley.send(start_job([file])))["job_id"], looks.append)
             with pytest.raises(Refused) as refused:
                 await foley.send(get_asset("0" * 64))
+            new: Call[CollectionBody] = Call("POST", "/v1/collections", body={"name": "rain"})
+            seen = await foley.send(new)
+            changed = await foley.send(change_collection(seen, name="wind"))
+            with pytest.raises(Refused) as late:
+                await foley.send(change_collection(seen, items=[]))
+            await foley.send(Call("DELETE", f"/v1/collections/{seen['collection_id']}"))
             by_clip = await foley.send(search_file(file, target="video", from_="video"))
             by_words = await foley.send(search_words("long", target="audio"))
             return {
+                "changed": [changed["name"], f"{late.value.status} {late.value.code}"],
                 "by_clip": by_clip["results"][0]["asset_id"],
                 "by_words": [one["asset_id"] for one in by_words["results"]],
                 "assets": [asset["asset_id"] async for asset in foley.pages(list_assets(limit=2))],

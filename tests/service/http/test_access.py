@@ -36,6 +36,7 @@ REQUESTS: list[tuple[str, str, Scope | None, int]] = [
     ("GET", "/web/page.js", None, 200),
     ("GET", "/openapi.json", None, 200),
     ("GET", "/metrics", "read", 200),
+    ("GET", "/v1/library", "read", 200),
     ("GET", "/v1/assets", "read", 200),
     ("GET", ASSET, "read", 404),
     ("GET", f"{ASSET}/media", "read", 404),

@@ -3,13 +3,14 @@
 // File names come from strangers. Text enters the page as text or as an attribute, never as markup; the
 // Content-Security-Policy of service/http/routes/pages.py is the second lock.
 
+import { signal } from "@preact/signals";
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { foley, lineOf } from "./api";
 import { Help, takeKeys } from "./keys";
 import { Library, startLibrary } from "./library/library";
 import { AuditPage, Basket, Jobs, LibraryMap, Releases } from "./rooms";
-import { takeDrops } from "./search/clip";
+import { takeDrops } from "./search/choose";
 import { clearProblem, hasClip, status } from "./search/state";
 import { Search } from "./search/search";
 import { basketSize } from "./work/collections";
@@ -106,6 +107,9 @@ function Room() {
   }
 }
 
+const wasSearched = signal(false);
+page.subscribe((name) => { if (name === "search") wasSearched.value = true; });
+
 function App() {
   useEffect(() => {
     takeDrops();
@@ -125,8 +129,8 @@ function App() {
           {questions.value.map((job) => <Question key={job.job_id} job={job} />)}
         </div>
         {wantsKey.value && <KeyForm />}
-        {/* The search stays as it is while another room is looked at. */}
-        <div class="room" hidden={page.value !== "search"}><Search /></div>
+        {/* The search stays as it is while another room is looked at; it is drawn when it is looked at first. */}
+        {wasSearched.value && <div class="room" hidden={page.value !== "search"}><Search /></div>}
         {page.value !== "search" && <Room />}
       </main>
       <p id="notice" role="status" class={notice.value ? "is-shown" : ""}>{notice}</p>

@@ -11,7 +11,7 @@ export type Page = (typeof PAGES)[number];
 const MAX_JOBS = 100; // the newest; an older question was answered or given up
 /** After which what failed for now is asked again: the service was away, starts, or has too much to do. */
 export const RETRY_MILLISECONDS = 3000;
-const READINESS_MILLISECONDS = 6000; // GET /readyz may repeat what it said five seconds ago
+const QUESTIONS_MILLISECONDS = 300; // what the page shows first comes first
 
 const hash = signal(location.hash);
 addEventListener("hashchange", () => (hash.value = location.hash));
@@ -36,6 +36,8 @@ export const libraryLine = signal(LOADING);
 export const isEmpty = signal(false);
 /** Of the whole library; null until the service has said it. */
 export const numAssets = signal<number | null>(null);
+/** Whether tags were learned that can be suggested. */
+export const suggestsTags = signal(false);
 export const bundle = signal<BundleFacts | null>(null);
 export const wantsKey = signal(false);
 export const keyNote = signal("");
@@ -53,25 +55,19 @@ export function say(text: string): void {
 let numAsked = 0;
 
 /** Show what the library holds now: jobs and releases change it while the page is open. Returns false if refused. */
-export async function showLibrary(bundleId: string | null = null): Promise<boolean> {
+export async function showLibrary(): Promise<boolean> {
   const turn = ++numAsked;
   try {
-    const [assets, ready] = await Promise.all([
-      read(foley.GET("/v1/assets", { params: { query: { limit: 1, with_count: true } } })),
-      read(foley.GET("/readyz")),
-    ]);
+    const library = await read(foley.GET("/v1/library"));
     if (turn !== numAsked) return true; // a later request answers
-    isEmpty.value = assets.assets.length === 0;
-    numAssets.value = assets.num_assets;
+    isEmpty.value = library.num_assets === 0;
+    numAssets.value = library.num_assets;
+    suggestsTags.value = library.suggests_tags;
     wantsKey.value = false;
-    if (JSON.stringify(ready.bundle) !== JSON.stringify(bundle.value)) bundle.value = ready.bundle as BundleFacts;
-    libraryLine.value =
-      `Library: ${count(assets.num_assets ?? assets.assets.length, "file")}, ${count(ready.num_segments, "segment")} · ` +
-      `bundle ${bundleId ?? ready.bundle_id}`;
+    if (JSON.stringify(library.bundle) !== JSON.stringify(bundle.value)) bundle.value = library.bundle as BundleFacts;
+    libraryLine.value = `Library: ${count(library.num_assets, "file")}, ${count(library.num_segments, "segment")} · bundle ${library.bundle_id}`;
     lendKey();
-    void askQuestions();
-    const isOld = (bundleId !== null && bundleId !== ready.bundle_id) || (ready.num_segments === 0) !== isEmpty.value;
-    if (isOld) setTimeout(() => turn === numAsked && showLibrary(), READINESS_MILLISECONDS);
+    setTimeout(() => turn === numAsked && void askQuestions(), QUESTIONS_MILLISECONDS);
     return true;
   } catch (error) {
     if (turn !== numAsked) return false;

@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli import app
+from service.jobs.collections import change_collection, create_collection
+from service.jobs.ledger import Ledger
 from service.system.settings import Settings
 
 
@@ -49,6 +51,35 @@ def test_a_basket_is_filled_ordered_and_emptied(client: httpx.Client) -> None:
     assert _code(client.post("/v1/exports", json=gone)) == (422, "nothing_to_export")
     assert client.delete(place).status_code == 204
     assert _code(client.get(place)) == (404, "collection_not_found")
+
+
+def test_a_change_to_what_is_no_more_is_refused(client: httpx.Client) -> None:
+    made = client.post("/v1/collections", json={"name": "rain"})
+    place, old = made.headers["location"], made.headers["etag"]
+    assert made.json()["etag"] == old
+    by_other = client.patch(place, json={"name": "wind"})
+    new = by_other.headers["etag"]
+    assert new != old
+    assert [row["etag"] for row in client.get("/v1/collections").json()["collections"]] == [new]
+    for answer in (
+        client.patch(place, json={"items": []}, headers={"If-Match": old}),
+        client.delete(place, headers={"If-Match": f'{old}, "x"'}),
+        client.patch(place, json={"name": "x"}, headers={"If-Match": "no tag"}),
+    ):
+        assert _code(answer) == (412, "collection_changed")
+    assert client.get(place).json() == by_other.json()
+    assert client.patch(place, json={"name": "sea"}, headers={"If-Match": f'"x", W/{new}'}).is_success
+    assert client.patch(place, json={"name": "sun"}, headers={"If-Match": "*"}).is_success
+    assert client.delete(place, headers={"If-Match": client.get(place).headers["etag"]}).status_code == 204
+    assert _code(client.delete(place, headers={"If-Match": new})) == (404, "collection_not_found")
+
+
+def test_states_of_one_moment_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: 1.7e9)
+    with Ledger.open(tmp_path / "ledger.sqlite", is_worker=False) as ledger:
+        kept = create_collection(ledger, "rain")
+        tags = [kept.etag, *(change_collection(ledger, kept.collection_id, name=n).etag for n in "abc")]
+    assert len(set(tags)) == len(tags)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def test_play_together(page: Any, hostile_file: Path) -> None:
     page.wait_for_selector(".offset", state="detached")
 
 
-def test_an_error_in_a_browser(page: Any, tmp_path: Path) -> None:
+def test_an_error_in_a_browser(page: Any, tmp_path: Path, refusals: list[str]) -> None:
+    refusals.append("/v1/search")
     notes = tmp_path / "notes.txt"
     notes.write_text("words are not media\n" * 20)
     page.set_input_files("#file", notes)
@@ -205,26 +206,28 @@ def test_a_key_is_asked_for_and_used(
 
 def test_an_empty_library_in_a_browser(page: Any) -> None:
     assert page.is_hidden("#empty")
-    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    library = page.evaluate("fetch('/v1/library').then((answer) => answer.json())")
+    empty = {**library, "num_assets": 0, "num_segments": 0}
+    page.route("**/v1/library", lambda route: route.fulfill(json=empty))
     page.reload()
     page.wait_for_selector("#empty:has-text('foley index')")
     assert "Library: 0 files" in page.text_content("#library")
 
 
 def test_the_page_offers_what_the_bundle_embeds(page: Any) -> None:
-    ready = page.evaluate("fetch('/readyz').then((answer) => answer.json())")
-    ready["bundle"] |= {
+    library = page.evaluate("fetch('/v1/library').then((answer) => answer.json())")
+    library["bundle"] |= {
         "tracks": {"audio": [1, 512]},
         "compares": False,
         "attribution": ["Ears by Somebody, MIT"],
     }
-    page.route("**/readyz", lambda route: route.fulfill(json=ready))
+    page.route("**/v1/library", lambda route: route.fulfill(json=library))
     page.reload()
     page.wait_for_selector("#attribution:has-text('Ears by Somebody')")
     assert page.is_disabled('input[name="target"][value="video"]')
     assert page.is_disabled('#source option[value="video"]')
     assert page.is_checked('input[name="target"][value="audio"]')
-    ready["bundle"]["tracks"]["video"] = [16, 1280]
+    library["bundle"]["tracks"]["video"] = [16, 1280]
     page.reload()
     page.wait_for_selector('input[name="target"][value="video"]:enabled')
     content = io.BytesIO()
@@ -239,25 +242,19 @@ def test_the_page_offers_what_the_bundle_embeds(page: Any) -> None:
 
 def test_the_library_is_asked_again(page: Any, hostile_file: Path) -> None:
     """What was indexed and switched beside the open page shows after a search, and when the page is seen again."""
-    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
-    bundle = {"tracks": {"audio": [16, 128], "video": [16, 128]}, "compares": True, "attribution": []}
-    ready = {"bundle_id": "bundle-of-before", "num_segments": 0, "bundle": bundle}
-    page.route("**/readyz", lambda route: route.fulfill(json=ready))
+    library = page.evaluate("fetch('/v1/library').then((answer) => answer.json())")
+    empty = {**library, "num_assets": 0, "num_segments": 0, "bundle_id": "bundle-of-before"}
+    page.route("**/v1/library", lambda route: route.fulfill(json=empty))
     page.reload()
     page.wait_for_selector("#empty:visible")
-    assert "Stop the service" not in page.text_content("#empty")
     assert "bundle-of-before" in page.text_content("#library")
-    page.unroute("**/v1/assets?*")
+    page.unroute("**/v1/library")
     page.set_input_files("#file", hostile_file)
     page.click("#search")
     page.wait_for_selector("#results li")
     page.wait_for_selector("#library:not(:has-text(' 0 files')):not(:has-text('bundle-of-before'))")
     assert page.is_hidden("#empty")
-    page.unroute("**/readyz")
-    page.wait_for_selector(
-        "#library:not(:has-text(', 0 segments'))"
-    )  # asked again once the answer is no longer kept
-    page.route("**/v1/assets?*", lambda route: route.fulfill(json={"assets": [], "next_cursor": None}))
+    page.route("**/v1/library", lambda route: route.fulfill(json=empty))
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     page.wait_for_selector("#library:has-text(' 0 files')")
     page.unroute_all()
@@ -303,7 +300,8 @@ def test_two_dropped_files_are_said(page: Any) -> None:
     assert page.is_visible("#waiting")
 
 
-def test_refusals_are_told_in_words_for_people(page: Any, hostile_file: Path) -> None:
+def test_refusals_are_told_in_words_for_people(page: Any, hostile_file: Path, refusals: list[str]) -> None:
+    refusals += ["/v1/search", "/livez"]
     page.set_input_files("#file", hostile_file)
     too_large = {
         "title": "The request is too large",
@@ -343,7 +341,8 @@ def test_no_results_say_why(page: Any, hostile_file: Path, reason: str, words: s
     page.unroute_all()
 
 
-def test_a_result_without_a_player_fills_its_row(page: Any, hostile_file: Path) -> None:
+def test_a_result_without_a_player_fills_its_row(page: Any, hostile_file: Path, refusals: list[str]) -> None:
+    refusals.append("/media")
     page.set_viewport_size({"width": 1200, "height": 800})
     page.route("**/v1/assets/*/media*", lambda route: route.fulfill(status=404, json={"title": "Gone"}))
     page.set_input_files("#file", hostile_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -97,8 +98,19 @@ def test_nothing_comes_from_elsewhere() -> None:
         assert len(text.splitlines()) <= 400, path
     for path in FOLDER.glob("*.html"):
         assert not re.search(
-            r"https?:|<style|<script(?! type=\"module\" crossorigin src=\"/web/)", path.read_text()
+            r"https?:|<style|<script(?!>| type=\"module\" crossorigin src=\"/web/)", path.read_text()
         )
+
+
+def test_a_script_inside_of_the_page_runs_as_it_was_built(client: httpx.Client) -> None:
+    answer = client.get("/")
+    (script,) = re.findall("<script>(.*?)</script>", answer.text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert re.search(r"script-src ([^;]*)", answer.headers["content-security-policy"])[1].split() == [
+        "'self'",
+        f"'sha256-{digest}'",
+    ]
+    assert answer.text.index(script) < answer.text.index("stylesheet"), "a script waits for styles before it"
 
 
 def test_the_page_is_light() -> None:

@@ -671,9 +671,7 @@ def test_a_changed_payload_is_found_when_it_opens(config: ShardConfig) -> None:
     assert note.read_bytes() == before, "it is found again and again"
     note.unlink()  # the control: as after a kill
     shard = Shard(config)
-    assert getattr(shard.get_asset(make_id("a")), "path", None) == "/mibrary/a.mp4", (
-        "another file would be played"
-    )
+    assert shard.get_assets([make_id("a")])[0].path == "/mibrary/a.mp4", "another file would be played"
     assert not note.exists(), "what is open may change"
     shard.close()
     Shard(config).close()

@@ -12,7 +12,8 @@ import { Waveform } from "../waveform";
 const CARD_WIDTH = 220;
 const CARD_HEIGHT = 208;
 const ROW_HEIGHT = 64;
-const OVERSCAN = 2; // rows above and below those in sight
+const OVERSCAN = 2; // rows above and below those in sight, once these are drawn
+const SETTLE_MILLISECONDS = 100;
 
 interface Props {
   assets: (Asset | null)[]; // null: not in memory now
@@ -30,17 +31,23 @@ interface Span {
 export function Grid({ assets, isList, onEnd, onView }: Props) {
   const box = useRef<HTMLUListElement>(null);
   const [span, setSpan] = useState<Span>({ columns: 1, first: 0, last: 8 });
+  const [overscan, setOverscan] = useState(0);
+  useEffect(() => {
+    if (!assets.length || overscan) return undefined;
+    const timer = setTimeout(() => setOverscan(OVERSCAN), SETTLE_MILLISECONDS);
+    return () => clearTimeout(timer);
+  }, [assets.length > 0]);
   const height = isList ? ROW_HEIGHT : CARD_HEIGHT;
   const measure = () => {
     const element = box.current;
     if (!element) return;
     const { top, width } = element.getBoundingClientRect();
     const columns = isList ? 1 : Math.max(1, Math.floor(width / (width < 420 ? width / 2 : CARD_WIDTH)));
-    const first = Math.max(0, Math.floor(-top / height) - OVERSCAN);
-    const last = Math.max(0, Math.ceil((innerHeight - top) / height)) + OVERSCAN;
+    const first = Math.max(0, Math.floor(-top / height) - overscan);
+    const last = Math.max(0, Math.ceil((innerHeight - top) / height)) + overscan;
     setSpan((before) => (before.columns === columns && before.first === first && before.last === last ? before : { columns, first, last }));
   };
-  useLayoutEffect(measure, [isList, assets.length]);
+  useLayoutEffect(measure, [isList, assets.length, overscan]);
   useEffect(() => {
     const watch = new ResizeObserver(measure);
     if (box.current) watch.observe(box.current);
@@ -49,7 +56,7 @@ export function Grid({ assets, isList, onEnd, onView }: Props) {
       watch.disconnect();
       removeEventListener("scroll", measure);
     };
-  }, [isList]);
+  }, [isList, overscan]);
   const rows = Math.ceil(assets.length / span.columns);
   useEffect(() => {
     if (span.last >= rows && assets.length) onEnd();

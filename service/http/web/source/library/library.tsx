@@ -2,7 +2,7 @@
 
 import { batch, computed, signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { foley, isPassing, lineOf, read } from "../api";
+import { early, foley, isPassing, lineOf, read } from "../api";
 import { FilterChips, NO_FILTERS, type Filters } from "../filters";
 import { count, nameOf } from "../format";
 import { isEmpty, libraryLine, LOADING, numAssets, place, RETRY_MILLISECONDS } from "../state";
@@ -17,7 +17,6 @@ const ORDERS: [Order, string][] = [
   ["stored", "as stored"], ["name", "by name"], ["folder", "by folder"], ["longest", "longest first"],
   ["shortest", "shortest first"], ["newest", "changed last first"],
 ];
-const FIRST_PAGE = 100;
 const PAGE = 1000;
 const NUM_NEAR = 2000; // files before and behind those in sight that stay in memory
 const MAX_SORTED = 100_000; // all must be here to be sorted
@@ -47,7 +46,7 @@ export function startLibrary(): void {
 function readPage(from: string | undefined, more: { limit?: number; with_count?: boolean } = {}): Promise<AssetPage> {
   const { min_probability: _, metadata, ...given } = filters.value;
   const query = {
-    ...given, limit: from === undefined ? FIRST_PAGE : PAGE, ...(from ? { cursor: from } : {}), ...(metadata ? { metadata: JSON.stringify(metadata) } : {}), ...more,
+    ...given, limit: from === undefined ? early.numAssets : PAGE, ...(from ? { cursor: from } : {}), ...(metadata ? { metadata: JSON.stringify(metadata) } : {}), ...more,
   };
   return read(foley.GET("/v1/assets", { params: { query } }));
 }

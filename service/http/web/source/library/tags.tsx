@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import type { Schemas } from "foley-client";
 import { foley, lineOf, ofAsset, read } from "../api";
 import { formatPercent } from "../format";
+import { suggestsTags } from "../state";
 import type { Asset } from "../types";
 
 export function SuggestedTags({ assetId, onChange }: { assetId: string; onChange: (asset: Asset) => void }) {
@@ -11,8 +12,8 @@ export function SuggestedTags({ assetId, onChange }: { assetId: string; onChange
   const [said, setSaid] = useState("");
   const params = ofAsset(assetId);
   useEffect(() => {
-    read(foley.GET("/v1/assets/{asset_id}/suggested-tags", { params })).then(setFound, () => setFound(null)); // nothing was learned, or an older service
-  }, [assetId]);
+    if (suggestsTags.value) read(foley.GET("/v1/assets/{asset_id}/suggested-tags", { params })).then(setFound, () => setFound(null)); // another release answers now
+  }, [assetId, suggestsTags.value]);
   if (!found || (!found.suggestions.length && !said)) return null;
   const decide = async (what: "accept" | "decline", tag: string) => {
     try {

@@ -108,7 +108,7 @@ export async function search(): Promise<void> {
     onAnswer: (found) => {
       answer.value = found;
       results.value = moved(found.results, question.shift);
-      void showLibrary(found.bundle_id);
+      void showLibrary();
     },
     onProblem: (found) => refuse(found),
     onEnd: finish,

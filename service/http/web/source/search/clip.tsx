@@ -4,37 +4,12 @@ import { lazy } from "../lazy";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { formatBytes, formatCut, formatTime } from "../format";
 import { release } from "../players";
-import { goTo } from "../state";
-import { cancel } from "./ask";
-import { clip, clipFacts, clipPlayer, cut, setClip, status, suggestTarget } from "./state";
+import { chooseFile } from "./choose";
+import { clip, clipFacts, clipPlayer, cut, setClip, suggestTarget } from "./state";
 
-// Only for files that the browser has no type for.
-const SOUND_NAME = /\.(aac|aif|aiff|caf|flac|m4a|mka|mp3|oga|ogg|opus|w64|wav|wma)$/i;
 const END = 1e7; // seconds
 const Cutter = lazy(() => import("./cutter").then((module) => module.Cutter));
 const Recorder = lazy(() => import("./record").then((module) => module.Recorder));
-
-export function chooseFile(file: File, numFiles = 1): void {
-  cancel();
-  const isSound = file.type.startsWith("audio/") || (!file.type && SOUND_NAME.test(file.name));
-  const kind = file.type.startsWith("image/") ? "image" : isSound ? "audio" : "video";
-  setClip({ kind, name: file.name, url: URL.createObjectURL(file), file }, formatBytes(file.size));
-  status.value = numFiles > 1 ? `A search takes one file: the first of ${numFiles} is used.` : "";
-}
-
-/** The whole window takes a drop: a drop beside the box would otherwise leave the page. */
-export function takeDrops(): void {
-  for (const kind of ["dragenter", "dragover", "dragleave", "drop"] as const) {
-    window.addEventListener(kind, (event) => {
-      event.preventDefault();
-      const files = event.dataTransfer?.files;
-      document.getElementById("drop")?.classList.toggle("is-over", kind === "dragenter" || kind === "dragover");
-      if (kind !== "drop" || !files?.[0]) return;
-      goTo("search");
-      chooseFile(files[0], files.length);
-    });
-  }
-}
 
 export function ClipBox() {
   const given = clip.value;

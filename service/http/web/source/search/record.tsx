@@ -2,7 +2,7 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { formatTime } from "../format";
-import { chooseFile } from "./clip";
+import { chooseFile } from "./choose";
 
 type Source = "microphone" | "camera" | "screen";
 

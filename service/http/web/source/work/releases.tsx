@@ -27,7 +27,7 @@ export function Releases() {
       const { release_id: active } = await read(asked());
       say(`${active} is active.`);
       await load();
-      await showLibrary(active);
+      await showLibrary();
     } catch (error) {
       setFault(lineOf(error));
     } finally {
