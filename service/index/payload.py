@@ -8,8 +8,8 @@
 
 A filter becomes conditions on these keys: `folders` holds every folder above a path, and `labels` one word for each key
 and value of the metadata, so that one payload index serves all possible keys and `1`, `"1"` and `true` stay apart.
-Bounds of numbers look into `metadata` itself, without an index. What files say of themselves (`media.said`) is in
-`labels`, `words` and `said_numbers` too, where people said nothing else.
+Bounds of numbers look into `metadata` itself, where a key has an index from the first question on. What files say of
+themselves (`media.said`) is in `labels`, `words` and `said_numbers` too, where people said nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import operator
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -45,6 +45,8 @@ NUMBERS = ("media.duration_seconds", "media.modified_ns")  # the same
 SERVER_WORDS = (*WORDS, "truths")  # embedded, one index more would slow down every flush
 TRUTHS = ("is_silent", "is_static")  # facts of `media` that become words, like those of `labels`
 SAID_NUMBERS = "said_numbers"
+OPEN_KEYS = ("metadata.", f"{SAID_NUMBERS}.")  # whatever people and files say
+MAX_OPEN_INDEXES = 8  # of numbers under such keys; embedded, each adds 10 fsyncs to a flush
 SAID = "said"  # fact of `media`: what the file says of itself
 MAX_LABEL_CHARS = 256  # of what a file says, longer texts are found by their words alone
 WHOLE = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -77,6 +79,15 @@ class Within:
 
 
 Condition = AnyOf | Within
+
+
+def keys_to_index(conditions: Iterable[Condition]) -> list[str]:
+    """Keys of numbers that conditions bound: those of what people and files say have no index at first.
+
+    It is made after the first question, which does not wait for it.
+    """
+    bounds = [one for one in conditions if isinstance(one, Within)]
+    return [key for one in bounds for key in one.keys if key.startswith(OPEN_KEYS)]
 
 
 def to_head_conditions(query: WordQuery) -> list[Condition]:

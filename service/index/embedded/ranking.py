@@ -29,7 +29,6 @@ from service.index.embedded.forms import TrackForm, read_storage
 from service.index.embedded.messages import ShardConfig
 from service.index.embedded.packed import PackedTracks
 from service.index.embedded.rows import Truths
-from service.index.embedded.schema import index_numbers
 from service.index.embedded.tracks import ROWS, TrackCopies, TrackStore
 from service.index.layout import TRACK_SUFFIX, VectorLayout
 from service.index.payload import AnyOf, Condition, to_conditions, to_match
@@ -146,7 +145,7 @@ class FloatRanking:
             limit=num_candidates,
             query=nearest.query,
             params=nearest.params(num_candidates),
-            filter=select(to_conditions(query.filter), self._shard, hidden=hidden),
+            filter=select(to_conditions(query.filter), hidden=hidden),
         )
         ranking = edge.QueryRequest(
             limit=num_candidates,
@@ -200,7 +199,7 @@ class PackedRanking:
                 limit=num_candidates,
                 query=nearest.query,
                 params=nearest.params(num_candidates),
-                filter=select(to_conditions(query.filter), self._shard, hidden=hidden),
+                filter=select(to_conditions(query.filter), hidden=hidden),
                 with_payload=False,
                 with_vector=False,
             )
@@ -283,11 +282,9 @@ def in_order(points: Iterable[Ranked]) -> Iterator[Ranked]:
         yield from sorted(group, key=lambda point: str(point.id))
 
 
-def select(
-    conditions: Sequence[Condition], shard: edge.EdgeShard, *, hidden: Iterable[str] = ()
-) -> edge.Filter | None:
+def select(conditions: Sequence[Condition], *, hidden: Iterable[str] = ()) -> edge.Filter | None:
     """A filter of Edge without the points of hidden assets; None if every point would pass."""
-    must: list[edge.ConditionType] = [*to_edge(conditions, shard)]
+    must: list[edge.ConditionType] = [*to_edge(conditions)]
     must_not: list[edge.ConditionType] = []
     left_out = sorted(hidden)
     if left_out:
@@ -295,9 +292,8 @@ def select(
     return edge.Filter(must=must, must_not=must_not) if must or must_not else None
 
 
-def to_edge(conditions: Sequence[Condition], shard: edge.EdgeShard) -> list[edge.ConditionType]:
-    """The conditions as Edge takes them; the shard gets the indexes that they need."""
-    index_numbers(shard, conditions)
+def to_edge(conditions: Sequence[Condition]) -> list[edge.ConditionType]:
+    """The conditions as Edge takes them."""
     found: list[edge.ConditionType] = []
     for condition in conditions:
         if isinstance(condition, AnyOf):

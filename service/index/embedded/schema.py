@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,10 @@ from service.index.embedded.messages import ShardConfig
 from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX
 from service.index.payload import (
+    MAX_OPEN_INDEXES,
     NUMBERS,
-    SAID_NUMBERS,
+    OPEN_KEYS,
     WORDS,
-    Condition,
-    Within,
     describe_files,
     describe_metadata,
     load_path,
@@ -28,8 +27,6 @@ from service.index.payload import (
 from service.index.words import WORDS_KEY
 from service.system.storage import Storage
 
-OPEN_KEYS = ("metadata.", f"{SAID_NUMBERS}.")  # whatever people and files say
-MAX_OPEN_INDEXES = 8  # each adds 10 fsyncs to a flush
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 POOLED_BYTES: Mapping[Storage, float] = {"float16": 4, "fine": 1, "compact": 0.5}  # of a number
 POOLED_TYPES: Mapping[Storage, edge.VectorStorageDatatype] = {
@@ -132,21 +129,13 @@ def create_field_indexes(shard: edge.EdgeShard) -> None:
     shard.update(edge.UpdateOperation.create_field_index(WORDS_KEY, begun))
 
 
-def index_numbers(shard: edge.EdgeShard, conditions: Sequence[Condition]) -> None:
-    """Give metadata that a filter bounds an index when it is bounded first, up to `MAX_OPEN_INDEXES`.
+def index_number(shard: edge.EdgeShard, key: str) -> None:
+    """Give a key of metadata an index of its numbers, unless it has one or there are `MAX_OPEN_INDEXES`.
 
-    Bounds that few files fit read the payload of every point without one.
+    Bounds that few files fit read the payload of every point without one. Making it reads them, too.
     """
-    keys = [
-        key for one in conditions if isinstance(one, Within) for key in one.keys if key.startswith(OPEN_KEYS)
-    ]
-    if not keys:
-        return
     known = {key.replace('"', "") for key in shard.info().payload_schema if key.startswith(OPEN_KEYS)}
-    missing = [key for key in keys if key.replace('"', "") not in known]
-    if len(known) + len(missing) > MAX_OPEN_INDEXES:
-        return
-    for key in missing:
+    if key.replace('"', "") not in known and len(known) < MAX_OPEN_INDEXES:
         shard.update(edge.UpdateOperation.create_field_index(key, edge.FloatIndexParams(enable_hnsw=False)))
 
 

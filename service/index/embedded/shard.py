@@ -46,7 +46,7 @@ from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
 from service.index.embedded.partial import CopyNote, Partial
 from service.index.embedded.ranking import Searcher, open_tracks, select, to_edge
 from service.index.embedded.reading import in_engine, read_heads, read_ids, read_places, read_segments
-from service.index.embedded.schema import create_field_indexes, load_or_create, migrate_shard
+from service.index.embedded.schema import create_field_indexes, index_number, load_or_create, migrate_shard
 from service.index.embedded.sweeping import sweep
 from service.index.embedded.wording import find_wordless, search_words
 from service.index.failure import REPAIR, IndexDamaged, IndexFailure
@@ -96,9 +96,8 @@ class Shard:
         self._counts.check()
         self._reading.check()
         if self._tracks.num_damaged:
-            raise IndexDamaged(
-                f"{self._tracks.num_damaged} tracks of the index are damaged or lost; {REPAIR}"
-            )
+            lost = f"{self._tracks.num_damaged} tracks of the index are damaged or lost"
+            raise IndexDamaged(f"{lost}; {REPAIR}")
 
     def flush(self) -> None:
         """Bring everything to the disk, and note how much it is."""
@@ -226,11 +225,15 @@ class Shard:
 
     def list_assets(self, limit: int, cursor: str | None, conditions: Sequence[Condition]) -> AssetPage:
         """A page of assets in the order of their heads' ids."""
-        heads, following = self._heads(to_edge(conditions, self._edge), limit=limit, offset=cursor)
+        heads, following = self._heads(to_edge(conditions), limit=limit, offset=cursor)
         return AssetPage(
             assets=tuple(to_asset(head) for head in heads),
             next_cursor=None if following is None else str(following),
         )
+
+    def index_number(self, key: str) -> None:
+        """Give a key of numbers an index; see `service.index.embedded.schema`."""
+        index_number(self._edge, key)
 
     def set_facts(self, asset_id: str, facts: Payload) -> bool:
         """Replace values in the payload of every segment of an asset, in one entry of Edge's log."""
@@ -276,12 +279,12 @@ class Shard:
 
     def count_assets(self, conditions: Sequence[Condition]) -> int:
         """How many complete assets meet the conditions."""
-        return self._count(edge.Filter(must=[_is("index", 0), *to_edge(conditions, self._edge)]))
+        return self._count(edge.Filter(must=[_is("index", 0), *to_edge(conditions)]))
 
     def count_segments(self, modality: Modality | None) -> int:
         """Count segments of complete assets, or those of them that have the modality."""
         has_vector: list[edge.ConditionType] = [edge.HasVectorCondition(modality)] if modality else []
-        finished = select((), self._edge, hidden=self._unfinished)
+        finished = select((), hidden=self._unfinished)
         return self._count(edge.Filter(must=has_vector, must_not=finished.must_not if finished else None))
 
     def optimize(self) -> None:
@@ -289,9 +292,8 @@ class Shard:
         self._folder.check_space(extra_bytes=count_bytes(self._folder.path))
         self._edge.optimize()
         self._edge.flush()
-        self._folder.seal(
-            Seal(num_points=self._edge.info().points_count, files=seal_files(self._folder.shard))
-        )
+        files = seal_files(self._folder.shard)
+        self._folder.seal(Seal(num_points=self._edge.info().points_count, files=files))
 
     def info(self) -> IndexInfo:
         """Counts of the shard, and the bytes that the index takes."""
@@ -330,9 +332,8 @@ class Shard:
     def copy_page(self, offset: str | None, limit: int) -> str | None:
         """Note a page of points among the changes; return the offset of the next page, None after the last."""
         names = list(self._layout.sizes)
-        request = edge.ScrollRequest(
-            offset=offset, limit=limit, with_payload=True, with_vector=in_engine(self._tracks, names)
-        )
+        vectors = in_engine(self._tracks, names)
+        request = edge.ScrollRequest(offset=offset, limit=limit, with_payload=True, with_vector=vectors)
         records, following = self._edge.scroll(request)
         if self._log:
             self._log.add(Upsert(points=self._tracks.to_points(records, names)))

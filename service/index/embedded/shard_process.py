@@ -26,9 +26,11 @@ from operator import itemgetter
 from select import poll
 from typing import Any
 
+from service.index.contract import VectorQuery, WordQuery
 from service.index.embedded.messages import ShardConfig
 from service.index.embedded.shard import Shard
 from service.index.failure import IndexFailure
+from service.index.payload import keys_to_index, to_conditions
 from service.system.logs import configure_child_logs
 from service.system.timing import Stage, collecting
 
@@ -83,11 +85,13 @@ def serve(connection: Connection[Any, Any], shard: Shard) -> None:
     """Answer requests in turn until the other end closes or asks to stop; waiting writes share a flush."""
     group: list[Request] = []
     num_taken, wait_seconds = 0, 0.0
+    later = _Later()
     for number, method, arguments in _requests(connection):
         if method in ("write", "delete_asset"):
             group.append((number, method, arguments))
         else:  # goes first: it cannot depend on writes that are not acknowledged yet
             connection.send((number, *_answer(shard, method, arguments)))
+            later.note(arguments)
         num_taken += 1
         if num_taken < GROUP_REQUESTS and connection.poll(wait_seconds if group else 0.0):
             continue
@@ -95,7 +99,34 @@ def serve(connection: Connection[Any, Any], shard: Shard) -> None:
         if group:  # who writes one after another is not kept waiting
             wait_seconds = GROUP_SECONDS if len(group) > 1 else 0.0
         group, num_taken = [], 0
+        later.work(shard, is_idle=not connection.poll(0.0))
     _change(connection, shard, group)  # it was asked to stop while they waited
+
+
+class _Later:
+    """Indexes of numbers that filters bounded: one at a time, when nobody waits or the others had their turn."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._keys: list[str] = []
+        self._num_put_off = 0
+
+    def note(self, arguments: tuple[Any, ...]) -> None:
+        """Note the keys of a request that is answered."""
+        for one in arguments:
+            asked = to_conditions(one.filter) if isinstance(one, VectorQuery | WordQuery) else one
+            found = keys_to_index(asked) if isinstance(asked, list) else []
+            self._keys += [key for key in found if key not in self._seen]
+            self._seen.update(found)
+
+    def work(self, shard: Shard, *, is_idle: bool) -> None:
+        """Make the next index, if its turn has come."""
+        if not self._keys:
+            return
+        self._num_put_off += 1
+        if is_idle or self._num_put_off > GROUP_REQUESTS:
+            self._num_put_off = 0
+            _answer(shard, "index_number", (self._keys.pop(0),))
 
 
 def _requests(connection: Connection[Any, Any]) -> Iterator[Request]:

@@ -18,7 +18,7 @@ IS_HEAD = edge.FieldCondition("index", match=edge.MatchValue(0))
 
 def search_words(shard: edge.EdgeShard, query: WordQuery) -> list[WordMatch]:
     """Find assets by words of their names and metadata; see `Index.search_words`."""
-    conditions = [IS_HEAD, *to_edge(to_head_conditions(query), shard)]
+    conditions = [IS_HEAD, *to_edge(to_head_conditions(query))]
     places: dict[str, edge.PointId] = {}
     begun = [edge.FieldCondition(WORDS_KEY, match=edge.MatchPrefix(word)) for word in query.words]
 

@@ -52,7 +52,6 @@ from service.index.qdrant.points import (
     is_any,
     is_value,
     read_vector,
-    to_filter_conditions,
 )
 from service.index.qdrant.search import search_assets, search_segments, without_head
 from service.index.qdrant.wording import add_words, search_words
@@ -238,7 +237,7 @@ class ServerIndex:
         check_limit(limit)
         if cursor is not None and not is_point_id(cursor):
             raise InvalidCursor(f"cursor must be next_cursor of a page, got {cursor!r}")
-        conditions = [is_value("index", 0), *to_filter_conditions(filter)]
+        conditions = [is_value("index", 0), *self._points.to_conditions(filter)]
         heads, following = self._points.scroll_page(conditions, limit=limit, offset=cursor)
         return AssetPage(
             assets=tuple(to_asset(head.payload or {}) for head in heads),
@@ -269,7 +268,7 @@ class ServerIndex:
 
     def count_assets(self, *, filter: Filter | None = None) -> int:
         """How many complete assets there are; see `Index.count_assets`."""
-        return self._points.count([is_value("index", 0), *to_filter_conditions(filter)])
+        return self._points.count([is_value("index", 0), *self._points.to_conditions(filter)])
 
     def count_segments(self, *, modality: Modality | None = None) -> int:
         """How many segments of complete assets are stored, or how many of them have the modality."""

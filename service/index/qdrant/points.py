@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,18 @@ from qdrant_client import models
 from service.index.contract import Filter
 from service.index.failure import IndexFailure
 from service.index.layout import TRACK_SUFFIX
-from service.index.payload import AnyOf, Condition, to_conditions
+from service.index.payload import (
+    MAX_OPEN_INDEXES,
+    OPEN_KEYS,
+    AnyOf,
+    Condition,
+    keys_to_index,
+    to_conditions,
+)
 from service.index.points import StoredPoint
 from service.index.qdrant.link import Link
+
+logger = logging.getLogger(__name__)
 
 REQUEST_NUMBERS = 1_000_000  # in an upsert: 20 MB as JSON, and a server takes 32
 TRACKS_AT_ONCE = 64  # 64 tracks of 16 × 768 are 3 MB over gRPC, 15 MB as JSON
@@ -28,6 +38,31 @@ class Points:
     def __init__(self, link: Link, name: str) -> None:
         self.link = link
         self.name = name
+        self._indexed: set[str] | None = None  # keys of numbers that have an index, or were refused one
+
+    def to_conditions(self, chosen: Filter | None) -> list[models.Condition]:
+        """The conditions of a filter, as the client takes them; numbers that it bounds get an index, in time."""
+        conditions = to_conditions(chosen)
+        if keys := keys_to_index(conditions):
+            self._index_numbers(keys)
+        return [_to_condition(condition) for condition in conditions]
+
+    def _index_numbers(self, keys: Sequence[str]) -> None:
+        """Let the server index keys, up to `MAX_OPEN_INDEXES`: this question does not wait for it."""
+        try:
+            if self._indexed is None:
+                present = self.link.run(lambda client: client.get_collection(self.name)).payload_schema
+                self._indexed = {key.replace('"', "") for key in present if key.startswith(OPEN_KEYS)}
+            number = models.FloatIndexParams(type=models.FloatIndexType.FLOAT, enable_hnsw=False)
+            for key in keys:
+                if key.replace('"', "") in self._indexed or len(self._indexed) >= MAX_OPEN_INDEXES:
+                    continue
+                self._indexed.add(key.replace('"', ""))
+                self.link.run(
+                    lambda client, key=key: client.create_payload_index(self.name, key, number, wait=False)  # type: ignore[misc]
+                )
+        except IndexFailure as exc:  # without one it takes longer
+            logger.warning("%s has no index of %s: %s", self.name, ", ".join(keys), exc)
 
     def upsert(self, points: Sequence[StoredPoint], *, is_unfinished: bool) -> None:
         """Store points, some at a time."""
@@ -143,11 +178,6 @@ def read_vector(record: models.Record, name: str, *, shape: tuple[int, ...]) -> 
     if numbers.size != np.prod(shape):
         raise IndexFailure(f"{name} of point {record.id} has {numbers.size} numbers, expected {shape}")
     return numbers.reshape(shape)
-
-
-def to_filter_conditions(chosen: Filter | None) -> list[models.Condition]:
-    """The conditions of a filter, as the client takes them."""
-    return [_to_condition(condition) for condition in to_conditions(chosen)]
 
 
 def _to_condition(condition: Condition) -> models.Condition:

@@ -25,7 +25,6 @@ from service.index.qdrant.points import (
     is_any,
     is_value,
     read_vector,
-    to_filter_conditions,
 )
 
 OVERSAMPLING = 3.0
@@ -90,7 +89,7 @@ def _find(
         using=query.target,
         limit=limit,
         filter=models.Filter(
-            must=to_filter_conditions(query.filter), must_not=[is_any("asset_id", hidden)] if hidden else None
+            must=points.to_conditions(query.filter), must_not=[is_any("asset_id", hidden)] if hidden else None
         ),
         params=models.SearchParams(
             hnsw_ef=2 * limit,

@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from service.index.contract import WordMatch, WordQuery
 from service.index.payload import to_word_match
-from service.index.qdrant.points import Points, is_any, is_value, to_filter_conditions
+from service.index.qdrant.points import Points, is_any, is_value
 from service.index.words import MAX_WORD_CHARS, WORDS_KEY, describe_words, rank_by_words
 
 TEXT_INDEX = models.TextIndexParams(
@@ -26,7 +26,7 @@ def search_words(points: Points, query: WordQuery) -> list[WordMatch]:
     conditions = [
         is_value("index", 0),
         is_any("modalities", [query.target]),
-        *to_filter_conditions(query.filter),
+        *points.to_conditions(query.filter),
     ]
     begun = [models.FieldCondition(key=WORDS_KEY, match=models.MatchText(text=word)) for word in query.words]
 

@@ -8,7 +8,7 @@ interface Early {
 {
   const key = sessionStorage.getItem("foley-key");
   const init: RequestInit = { cache: "no-store", headers: key ? { Authorization: `Bearer ${key}` } : {} };
-  const numAssets = Math.ceil((innerWidth * innerHeight) / 25_000); // a card and what is around it take more
+  const numAssets = Math.max(30, Math.ceil((innerWidth * innerHeight) / 25_000)); // a card takes twice as much
   const addresses = ["/v1/library", ...(location.hash.startsWith("#/library") ? [`/v1/assets?limit=${numAssets}`] : [])];
   const answers = new Map(addresses.map((address) => [address, fetch(address, init).catch(() => null)]));
   Object.assign(globalThis, { early: { numAssets, answers } satisfies Early });

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
-from service.index.contract import Filter, Index, Segment, VectorQuery
+from service.index.contract import Bounds, Filter, Index, Segment, VectorQuery
 from service.index.failure import IndexFailure
 from service.index.layout import VectorLayout
+from service.index.payload import MAX_OPEN_INDEXES
 from service.index.qdrant import search as server_search
 from service.index.qdrant.collection import activate, active_collection, collection_name, vector_params
 from service.index.qdrant.index import ServerIndex
@@ -40,6 +41,7 @@ from tests.support.index_contract import (
 )
 from tests.support.qdrant_local import open_local
 from tests.support.qdrant_server import BINARY
+from tests.support.waiting import wait_until
 
 URL = os.environ.get("FOLEY_TEST_QDRANT_URL")
 CONFIG = ServerConfig(
@@ -80,6 +82,47 @@ class TestServerIndexOnAServer(IndexContract):
         with ServerIndex.open(config, name=name, layout=VectorLayout.of_both(NUM_MOMENTS, WIDTH)) as index:
             yield index
             index.link.run(lambda client: client.delete_collection(name))
+
+    def test_numbers_get_an_index(self, index: ServerIndex) -> None:
+        numbers = [
+            make_segment(str(bpm), audio_track=make_tracks(1, seed=1)[0], metadata={"b p.m": bpm})
+            for bpm in range(6)
+        ]
+        for segment in numbers:
+            index.write_asset([segment], is_last=True)
+        fast = Filter(metadata={"b p.m": Bounds(at_least=4)})
+        assert index.count_assets(filter=fast) == 2
+        info = lambda: index.link.run(lambda client: client.get_collection(index.collection))  # noqa: E731
+        names = {f'{place}."b p.m"' for place in ("metadata", "said_numbers")}
+        wait_until(lambda: names <= set(info().payload_schema))
+        assert index.count_assets(filter=fast) == 2
+
+
+class RecordingClient:
+    """A client that notes which indexes of payload were asked for."""
+
+    def __init__(self, client: QdrantClient) -> None:
+        self._client = client
+        self.indexed: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "create_payload_index":
+            return lambda _collection, key, _schema, **options: self.indexed.append(f"{key} {options}")
+        return getattr(self._client, name)
+
+
+def test_bounds_of_metadata_get_few_indexes(client: QdrantClient) -> None:
+    """Those of a filter are asked for once, and the question does not wait for them."""
+    recording = RecordingClient(client)
+    index = open_index(recording)  # type: ignore[arg-type]
+    recording.indexed.clear()
+    for key in ("bpm", "f.p s", "bpm"):
+        assert index.count_assets(filter=Filter(metadata={key: Bounds(at_most=3)})) == 0
+    names = [f'{place}."{key}"' for key in ("bpm", "f.p s") for place in ("metadata", "said_numbers")]
+    assert recording.indexed == [f"{name} {{'wait': False}}" for name in names]
+    for number in range(9):
+        index.list_assets(limit=3, filter=Filter(metadata={f"key {number}": Bounds(at_most=3)}))
+    assert len(recording.indexed) == MAX_OPEN_INDEXES
 
 
 @pytest.fixture
