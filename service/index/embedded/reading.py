@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import qdrant_edge as edge
@@ -12,6 +12,7 @@ from service.index.embedded.tracks import ROWS, TrackStore
 from service.index.layout import TRACK_SUFFIX
 from service.index.points import StoredPoint
 
+SCROLL_POINTS = 10_000
 IS_HEAD = edge.FieldCondition("index", match=edge.MatchValue(0))
 
 
@@ -29,6 +30,16 @@ def read_heads(
     )
     records, following = shard.scroll(request)
     return [record.payload or {} for record in records], following
+
+
+def iter_heads(shard: edge.EdgeShard) -> Iterator[Mapping[str, Any]]:
+    """Payloads of all heads."""
+    offset: edge.PointId | None = None
+    while True:
+        heads, offset = read_heads(shard, [], limit=SCROLL_POINTS, offset=offset)
+        yield from heads
+        if offset is None:
+            return
 
 
 def read_ids(shard: edge.EdgeShard, asset_id: str) -> set[str]:

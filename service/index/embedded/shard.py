@@ -9,7 +9,7 @@ segments there are. So after a crash an asset without a head was never finished,
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,15 @@ from service.index.embedded.generation import Seal, SealedFile, SealReading, sea
 from service.index.embedded.messages import ShardConfig, ShardFrozen, Write
 from service.index.embedded.partial import CopyNote, Partial
 from service.index.embedded.ranking import Searcher, open_tracks, select, to_edge
-from service.index.embedded.reading import in_engine, read_heads, read_ids, read_places, read_segments
+from service.index.embedded.reading import (
+    SCROLL_POINTS,
+    in_engine,
+    iter_heads,
+    read_heads,
+    read_ids,
+    read_places,
+    read_segments,
+)
 from service.index.embedded.schema import create_field_indexes, index_number, load_or_create, migrate_shard
 from service.index.embedded.sweeping import sweep
 from service.index.embedded.wording import find_wordless, search_words
@@ -58,7 +66,6 @@ from service.system.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-SCROLL_POINTS = 10_000
 Payload = Mapping[str, Any]
 
 
@@ -87,7 +94,7 @@ class Shard:
                 raise
             self._migrate()
             if self._edge.info().points_count:
-                heads, unfinished = self._scroll_heads(), config.unfinished
+                heads, unfinished = iter_heads(self._edge), config.unfinished
                 self._unfinished = sweep(self._edge, heads, being_written=unfinished, delete=self._delete)
                 self.flush()
 
@@ -119,20 +126,11 @@ class Shard:
         elif WORDS_KEY not in self._edge.info().payload_schema:
             create_field_indexes(self._edge)
 
-    def _scroll_heads(self) -> Iterator[Payload]:
-        offset: edge.PointId | None = None
-        while True:
-            heads, offset = self._heads([], limit=SCROLL_POINTS, offset=offset)
-            yield from heads
-            if offset is None:
-                return
-
     def write(self, writes: Sequence[Write]) -> list[IndexFailure | None]:
-        """Store parts of several assets, with one flush for all assets that this completes.
+        """Store parts of several assets, with one flush for all assets that this completes; None, or why not, for each.
 
         Only heads need the flush: an asset without one is swept away after a crash anyway, and so is one whose
         head reached the disk in a power cut while some bodies did not, since the head says how many there are.
-        Returns for each part None, or why it was refused.
         """
         self._folder.check_space()
         for write in writes:
@@ -315,10 +313,7 @@ class Shard:
         return max(0, len(self._tracks) - self._tracks.num_free - num_rows) / max(1, num_rows)
 
     def begin_copy(self, extra_bytes: int, storage: Storage) -> tuple[int, Partial | None]:
-        """Note every change from now on, for a shard that is built aside.
-
-        Returns the number of points, and the copy of this kind of storage that can be resumed.
-        """
+        """Note every change from now on; return the number of points, and the copy of this kind that can be resumed."""
         self._folder.check_space(extra_bytes=extra_bytes)
         self._drop_log()
         self._log = ChangeLog(self._folder.new_building())
