@@ -101,7 +101,8 @@ def derive(server: Server, bundle: Bundle) -> None:
             cpu_seconds(server.process.pid) if job["progress"].get("step") == "measuring" else 0.0
         )
     if job["state"] != "done":
-        raise SystemExit(f"the release was not made: {job['error']}")
+        log = server.log.read_text(errors="replace")
+        raise SystemExit(f"the release was not made: {job['error']}\n{log[-8000:]}")
     library, cpu = job["report"]["release"]["library"], ended - began
     print(
         f"{library['num_derived']} assets of {library['num_segments']} segments in {library['seconds']:.1f} s and "

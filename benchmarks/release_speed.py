@@ -186,12 +186,12 @@ class Server:
         }
         theirs = {name: value for name, value in os.environ.items() if not name.startswith("FOLEY_")}
         self._environment = theirs | {f"FOLEY_{name}": str(value) for name, value in ours.items()}
+        self.log = settings.data.with_name("server.log")
 
     def __enter__(self) -> Server:
         command = [sys.executable, "-m", "service.cli", "serve"]
-        self.process = subprocess.Popen(
-            command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         self.client = httpx.Client(base_url=self.address, timeout=300)
         deadline = time.monotonic() + START_SECONDS
         while True:

@@ -97,6 +97,7 @@ class FolderPlace:
             layout=VectorLayout.of(bundle.manifest),
             min_free_bytes=self._settings.min_free_bytes,
             optimize_share=share if share < 1 else None,
+            call_seconds=self._settings.index_call_seconds,
             storage=self._settings.storage,
         )
 

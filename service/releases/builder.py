@@ -252,3 +252,6 @@ if __name__ == "__main__":
         main()
     except IndexFull as exc:
         write_line({"full": str(exc)})
+    except Exception as exc:
+        write_line({"failed": f"{type(exc).__name__}: {exc}"})  # the traceback goes to the server's log
+        raise

@@ -212,7 +212,12 @@ def _run_builder(
     source: Parent | None = None,
 ) -> dict[str, Any]:
     workers = max(1, min(settings.decode_workers, settings.release_threads))
-    limited = settings.replace(num_threads=settings.release_threads, decode_workers=workers)
+    limited = settings.replace(
+        num_threads=settings.release_threads,
+        decode_workers=workers,
+        # At the lowest priority of a busy machine a write may wait for longer than anybody who asks would.
+        index_call_seconds=max(settings.index_call_seconds, settings.release_stall_seconds),
+    )
     parent = [str(source.bundle), source.index.storage] if source is not None else []
     child = start_child(
         "service.releases.builder", release_id, *parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -222,6 +227,7 @@ def _run_builder(
     report: dict[str, Any] | None = None
     stalled_seconds: float | None = None
     full: str | None = None
+    failed: str | None = None
     with child, stop.telling(lambda: child.send_signal(signal.SIGTERM)):
         asked: queue.SimpleQueue[list[str] | None] = queue.SimpleQueue()
         feeder = threading.Thread(target=_feed, args=(child, limited, wanted, source, asked), daemon=True)
@@ -232,6 +238,7 @@ def _run_builder(
                 tell(fields["progress"])
             stalled_seconds = fields.get("stalled_seconds", stalled_seconds)
             report, full = fields.get("report", report), fields.get("full", full)
+            failed = fields.get("failed", failed)
             if "derive" in fields:
                 asked.put(fields["derive"])
             if "underived" in fields:
@@ -253,6 +260,7 @@ def _run_builder(
     if report is None or child.returncode != 0:
         raise BuildFailed(
             f"the process that embeds the library for {release_id} ended with {child.returncode}"
+            + (f": {failed}" if failed else "")
         )
     return report
 

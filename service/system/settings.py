@@ -253,6 +253,8 @@ class Settings(BaseSettings):
     """Processor threads that embed the library for a new release, at the lowest priority."""
     release_stall_seconds: PositiveFloat = 600.0
     """Maximum time for one run of a new release's encoder while it embeds the library."""
+    index_call_seconds: PositiveFloat = 30.0
+    """Maximum time for one call to an index of this machine; a release is built with the maximum for its encoder."""
     releases: Path | None = None
     """Folder of the releases, which replicas of one Qdrant server share. Default: in the data folder."""
     release_poll_seconds: PositiveFloat = 2.0

@@ -109,6 +109,29 @@ def test_a_build_below_the_floor_of_the_disk_has_no_room_and_waits(settings: Set
         building._run_builder(full, release.release_id, [], lambda _: None, Caller())
 
 
+def test_a_builder_waits_longer_for_its_index_and_says_why_it_failed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[Settings]()
+
+    def start_child(*_: str, **how: int) -> subprocess.Popen[str]:
+        script = (
+            'import sys; print(\'{"failed": "IndexUnavailable: no answer"}\'); sys.stdin.read(); sys.exit(1)'
+        )
+        return subprocess.Popen([sys.executable, "-S", "-c", script], text=True, **how)  # type: ignore[call-overload,no-any-return]
+
+    def write(settings: Settings) -> str:
+        given.append(settings)
+        return "\n"
+
+    monkeypatch.setattr(building, "start_child", start_child)
+    monkeypatch.setattr(building, "write_settings", write)
+    with pytest.raises(building.BuildFailed, match="ended with 1: IndexUnavailable: no answer"):
+        building._run_builder(settings, "new", [], lambda _: None, Caller())
+    assert settings.index_call_seconds == 30
+    assert given[0].index_call_seconds == settings.release_stall_seconds == 600
+
+
 @pytest.mark.parametrize("cost", ["limited", "measured", "any"])
 def test_a_cost_that_is_not_meant_is_refused_before_the_library_is_embedded(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, cost: Cost
