@@ -2,7 +2,7 @@
 
     python -m benchmarks.storage_kinds                                20,000 segments of sound, ten minutes
     python -m benchmarks.storage_kinds --picture docs/storage.svg     and the picture of docs/search.md
-    python -m benchmarks.storage_kinds --data DIR                     the tracks of a library's active release
+    python -m benchmarks.storage_kinds --data DIR                     also the tracks of a library's active release
 
 For each likeness of a segment's moments: of the exact ten best by the diagonal mean of the float16 tracks, how many the
 search of the index finds, with the prefetch that the query chooses, and the mean error of the scores that it gives.
@@ -47,10 +47,10 @@ COLOURS: Mapping[Storage, str] = {"float16": "#666", "fine": "#1565c0", "compact
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One kind of storage at one likeness of moments."""
+    """One kind of storage with the tracks of one name."""
 
     storage: Storage
-    cosine: str
+    name: str
     num_bytes: float
     share: float
     error: float
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--noises", type=float, nargs="+", default=OWN_NOISES, help="of each moment")
+    parser.add_argument("--noises", type=float, nargs="*", default=OWN_NOISES, help="of each moment")
     parser.add_argument(
         "--kinds", nargs="+", choices=STORAGES, default=STORAGES, help="times are compared with the first"
     )
@@ -77,14 +77,13 @@ def main() -> None:
     options = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {num_cores()} cores")
     results: list[Result] = []
+    for noise in options.noises:
+        tracks, queries = make_corpus(options.segments, options.width, options.queries, noise)
+        cosine = f"{SIGNAL / (SIGNAL + noise**2):.2f}"
+        results += measure(tracks, queries, f"cosine {cosine}", options.kinds, rounds=options.rounds)
     if options.data is not None:
         tracks, queries = read_library(options.data)
         results += measure(tracks, queries, "library", options.kinds, rounds=options.rounds)
-    else:
-        for noise in options.noises:
-            tracks, queries = make_corpus(options.segments, options.width, options.queries, noise)
-            cosine = f"{SIGNAL / (SIGNAL + noise**2):.2f}"
-            results += measure(tracks, queries, cosine, options.kinds, rounds=options.rounds)
     if options.picture is not None:
         options.picture.write_text(draw(results), encoding="utf-8")
 
@@ -109,7 +108,7 @@ def read_library(data: Path) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
 def measure(
     tracks: NDArray[np.float16],
     queries: NDArray[np.float32],
-    cosine: str,
+    name: str,
     kinds: Sequence[Storage],
     *,
     rounds: int,
@@ -157,7 +156,7 @@ def measure(
         p50, p95 = np.percentile(seconds[storage], [50, 95]) * 1e3
         result = Result(
             storage=storage,
-            cosine=cosine,
+            name=name,
             num_bytes=num_bytes[storage],
             share=float(np.mean(shares[storage])),
             error=float(np.mean(errors[storage])),
@@ -168,7 +167,7 @@ def measure(
         results.append(result)
         base = results[0]
         print(
-            f"cosine {cosine}, {storage}: {result.num_bytes:,.0f} bytes a segment, {result.share:.4f} of the exact "
+            f"{name}, {storage}: {result.num_bytes:,.0f} bytes a segment, {result.share:.4f} of the exact "
             f"{LIMIT}, mean error {result.error:.1e}; p50 {result.p50_ms / base.p50_ms:.2f}, p95 "
             f"{result.p95_ms / base.p95_ms:.2f}, core time {result.core_ms / max(base.core_ms, 1e-9):.2f} of "
             f"{base.storage}'s",
@@ -216,7 +215,7 @@ def draw(results: list[Result]) -> str:
         colour = COLOURS[result.storage]
         parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4" fill="{colour}"/>')
         parts.append(
-            f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{colour}">cosine {result.cosine}: {result.share:.3f}</text>'
+            f'<text x="{x + 8:.0f}" y="{y + 4:.0f}" fill="{colour}">{result.name}: {result.share:.3f}</text>'
         )
     for result in {result.storage: result for result in results}.values():
         x = _place(result.num_bytes, least, most, 70, 540)
