@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from models.bundle.bundle import Bundle, load_bundle, starter_path, unit_rows
+from service.index.codec import TrackCodec
 from service.releases.deriving import ClaimFails, open_heads
 from service.releases.trial import check_golden_tracks
 from tests.support.index_contract import make_segment
@@ -76,6 +77,10 @@ def test_a_derived_release_scales_stored_sound(
     np.testing.assert_allclose(weighed.video_track, video[0], atol=1e-5)
     assert same.audio_track is not None
     np.testing.assert_allclose(same.audio_track, audio[1], atol=1e-5)
+    codec = TrackCodec(num_moments=video.shape[1], width=video.shape[2], bits=8)
+    (stored,) = codec.read(codec.encode(video[:1]))
+    (kept,) = heads.adapt_segments([make_segment("c", 0, audio_track=audio[0], video_track=stored)])
+    assert kept.video_track is stored, "a picture that is not adapted keeps its row"
     (again,) = heads.adapt_segments([weighed])
     np.testing.assert_allclose(
         again.audio_track, weighed.audio_track, atol=1e-5, err_msg="of a weighed parent"
