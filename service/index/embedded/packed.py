@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from service.index.codec import Rows, TrackCodec
 from service.index.embedded.forms import TrackForm
-from service.index.embedded.rows import RowFile, Truths
+from service.index.embedded.rows import RowFile, Truths, to_uuid
 from service.index.embedded.tracks import ROWS, RowNumbers, payload_of
 from service.index.failure import REPAIR, IndexDamaged
 from service.index.layout import TRACK_SUFFIX
@@ -29,7 +29,12 @@ from service.system.modality import Modality
 
 logger = logging.getLogger(__name__)
 
-MAX_PLACES = 1 << 16  # 20 MB
+MAX_PLACES = 1 << 17  # 16 MB for each modality
+
+
+def row_of(payload: Mapping[str, Any] | None, modality: Modality) -> int:
+    """The row that a payload names for a modality; -1 if it names none."""
+    return int((payload or {}).get(ROWS, {}).get(modality + TRACK_SUFFIX, -1))
 
 
 class PackedTracks:
@@ -40,7 +45,7 @@ class PackedTracks:
     def __init__(self, folder: Path, form: TrackForm) -> None:
         self.form = form
         self._damaged: set[edge.PointId] = set()  # points
-        self._places: dict[edge.PointId, Mapping[str, int]] = {}
+        self._places: dict[Modality, dict[int, int]] = {modality: {} for modality in form.codecs}
         self._files = {
             modality: RowFile(folder / f"{modality}.rows", row_bytes=codec.row_bytes)
             for modality, codec in form.codecs.items()
@@ -76,7 +81,8 @@ class PackedTracks:
         """See `TrackStore.add`."""
         rows: list[RowNumbers] = [{} for _ in points]
         for point in points:
-            self._places.pop(UUID(point.point_id), None)
+            for known in self._places.values():
+                known.pop(UUID(point.point_id).int, None)
         for modality, file in self._files.items():
             name = modality + TRACK_SUFFIX
             places = [n for n, point in enumerate(points) if name in point.vectors]
@@ -97,32 +103,31 @@ class PackedTracks:
         for file in self._files.values():
             file.reuse()
 
-    def find_rows(self, shard: edge.EdgeShard, ids: Sequence[edge.PointId]) -> list[Mapping[str, int]]:
+    def find_rows(self, modality: Modality, shard: edge.EdgeShard, ids: Sequence[edge.PointId]) -> list[int]:
         """The rows of stored points: Edge takes 9 µs to read a payload, so those of `MAX_PLACES` points are kept."""
-        missing = [id for id in ids if id not in self._places]
-        if len(self._places) + len(missing) > MAX_PLACES:
-            self._places.clear()
+        places, keys = self._places[modality], [to_uuid(id).int for id in ids]
+        missing = [id for id, key in zip(ids, keys, strict=True) if key not in places]
+        if len(places) + len(missing) > MAX_PLACES:
+            places.clear()
             missing = list(ids)
         for record in shard.retrieve(missing, with_payload=[ROWS], with_vector=False) if missing else ():
-            self._places[record.id] = (record.payload or {}).get(ROWS, {})
-        return [self._places.get(id, {}) for id in ids]
+            places[to_uuid(record.id).int] = row_of(record.payload, modality)
+        return [places.get(key, -1) for key in keys]
 
     def read(
         self,
         modality: Modality,
-        rows: Sequence[Mapping[str, int]],
+        numbers: Sequence[int],
         ids: Sequence[edge.PointId],
         *,
         checks_content: bool = True,
     ) -> tuple[Rows, Truths]:
-        """What points have in their rows, (N, row_bytes), and whether it is there and whole; see `RowFile.read`."""
-        name = modality + TRACK_SUFFIX
-        numbers = [row.get(name, -1) for row in rows]
+        """What points have in some rows, (N, row_bytes), and whether it is there and whole; see `RowFile.read`."""
         content, is_whole = self._files[modality].read(numbers, ids, checks_content=checks_content)
         for place in np.flatnonzero(~is_whole).tolist():
             if ids[place] not in self._damaged:
                 logger.error(
-                    "row %d of %s, of point %s, is damaged or lost", numbers[place], name, ids[place]
+                    "row %d of %s, of point %s, is damaged or lost", numbers[place], modality, ids[place]
                 )
             self._damaged.add(ids[place])
         return content, is_whole
@@ -135,8 +140,8 @@ class PackedTracks:
             has = [n for n, record in enumerate(records) if track in (record.payload or {}).get(ROWS, {})]
             if not has or not {modality, track} & set(names):
                 continue
-            named = [(records[n].payload or {})[ROWS] for n in has]
-            rows, is_whole = self.read(modality, named, [records[n].id for n in has])
+            numbers = [row_of(records[n].payload, modality) for n in has]
+            rows, is_whole = self.read(modality, numbers, [records[n].id for n in has])
             if not is_whole.all():
                 raise IndexDamaged(
                     f"{np.sum(~is_whole)} {modality} tracks of the index are damaged; {REPAIR}"

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from service.index.contract import SegmentMatch, VectorQuery
 from service.index.embedded.forms import TrackForm, read_storage
 from service.index.embedded.messages import ShardConfig
-from service.index.embedded.packed import PackedTracks
+from service.index.embedded.packed import PackedTracks, row_of
 from service.index.embedded.rows import Truths
 from service.index.embedded.tracks import ROWS, TrackCopies, TrackStore
 from service.index.layout import TRACK_SUFFIX, VectorLayout
@@ -206,8 +206,8 @@ class PackedRanking:
         )
         ids = [candidate.id for candidate in candidates]
         with timed("rescoring"):
-            named = self._tracks.find_rows(self._shard, ids)
-            rows, is_own = self._tracks.read(query.target, named, ids, checks_content=False)
+            numbers = self._tracks.find_rows(query.target, self._shard, ids)
+            rows, is_own = self._tracks.read(query.target, numbers, ids, checks_content=False)
             scores = self._tracks.codec(query.target).score(query.track, rows)
         best = np.argsort(-scores, kind="stable").tolist()
         ranked = (Ranked(ids[place], float(scores[place])) for place in best if is_own[place])
@@ -216,8 +216,8 @@ class PackedRanking:
     def compare(self, query: VectorQuery, found: Sequence[_Found]) -> tuple[Floats, Floats, Truths]:
         """See `Ranking.compare`."""
         codec = self._tracks.codec(query.target)
-        named = [one.payload.get(ROWS, {}) for one in found]
-        rows, is_whole = self._tracks.read(query.target, named, [one.id for one in found])
+        numbers = [row_of(one.payload, query.target) for one in found]
+        rows, is_whole = self._tracks.read(query.target, numbers, [one.id for one in found])
         moments = codec.compare(query.track, rows)
         weights = np.ones_like(moments)
         if self._layout.is_weighed(query.target):

@@ -37,7 +37,8 @@ HEAD_BYTES = 4 + ID_BYTES
 RANDOM_BYTES = 1 << 26
 
 
-def _uuid(id: PointId) -> UUID:
+def to_uuid(id: PointId) -> UUID:
+    """The id of a point as UUID."""
     return id if isinstance(id, UUID) else UUID(str(id))
 
 
@@ -89,7 +90,7 @@ class RowFile:
         self._must_sync = True
         try:
             for number, id, row in zip(numbers, ids, content, strict=True):
-                checked = _uuid(id).bytes + row.tobytes()
+                checked = to_uuid(id).bytes + row.tobytes()
                 self._write(number, zlib.crc32(checked).to_bytes(4, "little") + checked)
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -115,7 +116,7 @@ class RowFile:
         places = np.asarray(numbers, dtype=np.int64)
         is_there = (places >= 0) & (places < self._num_rows)
         found = self._rows()[np.where(is_there, places, 0)] if self._num_rows else self._nothing(len(places))
-        wanted = np.frombuffer(b"".join(_uuid(id).bytes for id in ids), dtype=np.uint8)
+        wanted = np.frombuffer(b"".join(to_uuid(id).bytes for id in ids), dtype=np.uint8)
         is_there &= (found[:, 4:HEAD_BYTES] == wanted.reshape(-1, ID_BYTES)).all(axis=1)
         if checks_content:
             checksums = found[:, :4].copy().view("<u4")[:, 0].tolist()

@@ -163,7 +163,9 @@ def test_a_segment_that_is_written_again_is_found_by_what_it_is_now(
     shard.delete_assets([make_id("a")])
     assert shard.search(VectorQuery(track=TRACKS[42], target="audio", limit=1))[0].asset_id == make_id("c")
     assert isinstance(shard._tracks, packed.PackedTracks)
-    assert len(shard._tracks._places) == 12, "those of deleted points went with the others when it was full"
+    assert len(shard._tracks._places["audio"]) == 12, (
+        "those of deleted points went with the others when it was full"
+    )
 
 
 def test_a_damaged_row_is_no_result_and_the_index_says_so(open_shard: OpenShard, tmp_path: Path) -> None:
