@@ -5,8 +5,9 @@
                              ── freeze: the last changes ──────────▶ file  ──▶ seals its shard, one rename, takes over
 
 One process reads the pages and notes the changes in one order, so replaying them in this order makes the same shard. A
-page is small: reading it keeps a search waiting for some milliseconds. The builder runs at the lowest priority. During
-the last step changes wait, searches do not. Before the rename the old shard is current and whole, after it the new one.
+page is small: reading it keeps a search waiting for some milliseconds, and pages take turns with requests. The builder
+gives way to others, but has a tenth of a core that they keep busy. During the last step changes wait, searches do not.
+Before the rename the old shard is current and whole, after it the new one.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from service.index.embedded.folder import count_bytes
-from service.index.embedded.generation import next_shard
+from service.index.embedded.forms import read_storage
+from service.index.embedded.generation import current_shard, next_shard
 from service.index.embedded.messages import ShardConfig
 from service.index.embedded.partial import Partial
 from service.index.embedded.process import ShardProcess
 from service.index.failure import IndexFailure, IndexUnavailable
+from service.index.layout import VectorLayout
 from service.system.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-PAGE_NUMBERS = 50_000  # of tracks in a page: 2 segments of 2 × 16 × 768, 3 ms
-PAGE_POINTS = 16
+PAGE_NUMBERS = 50_000  # of tracks that Edge gives in a page: 2 segments of 2 × 16 × 768, 3 ms
+PAGE_POINTS = 16  # at most; as rows, which are copied as they are, 2 ms
 PAGES_PER_FILE = 32
 SMALL_CHANGES = 16  # changes that the last step may have to catch up with
 MAX_ROUNDS = 20
@@ -56,6 +59,9 @@ class AsideBuild:
         start_process: Callable[[ShardConfig], ShardProcess],
         is_wanted: Callable[[], bool],
     ) -> None:
+        self._page_points = page_points(
+            config.layout, read_storage(config.folder / current_shard(config.folder))
+        )
         self._config = replace(config, storage=storage, unfinished=frozenset())
         self._on_copied = on_copied
         self._start_process = start_process
@@ -99,8 +105,6 @@ class AsideBuild:
     def _copy(
         self, answering: ShardProcess, builder: ShardProcess, num_points: int, partial: Partial | None
     ) -> None:
-        numbers = sum(math.prod(shape) for shape in self._config.layout.tracks.values())
-        limit = min(PAGE_POINTS, max(1, PAGE_NUMBERS // numbers))
         offset = partial.offset if partial else None
         is_first = True
         num_copied = self._ask(builder, "info").num_segments
@@ -108,9 +112,9 @@ class AsideBuild:
         while is_first or offset is not None:
             for _ in range(PAGES_PER_FILE):
                 began = time.monotonic()
-                offset = self._ask(answering, "copy_page", offset, limit)
+                offset = self._ask(answering, "copy_page", offset, self._page_points)
                 is_first = False
-                num_copied += limit
+                num_copied += self._page_points
                 time.sleep(time.monotonic() - began)  # half of the time is for searches
                 if offset is None:
                     break
@@ -144,6 +148,12 @@ class AsideBuild:
             except TimeoutError:
                 continue
         raise IndexUnavailable("the build is given up: the index closes")
+
+
+def page_points(layout: VectorLayout, storage: Storage) -> int:
+    """How many points of a shard are copied at a time."""
+    numbers = sum(math.prod(shape) for shape in layout.tracks.values()) if storage == "float16" else 1
+    return min(PAGE_POINTS, max(1, PAGE_NUMBERS // numbers))
 
 
 class OptimizerWatch:

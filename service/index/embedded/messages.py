@@ -23,7 +23,7 @@ class ShardConfig:
     Writes are refused below `min_free_bytes` of free space,
     None for max(2 GiB, 5 % of the disk). Up to `exact_below` points a search compares with all of them, and no graph
     is built. `unfinished` assets are being written in several calls: opening must not sweep them. `shard` names one
-    that is built aside, None the current one. A process in the background runs at the lowest priority.
+    that is built aside, None the current one. A process in the background gives way to others.
     A new shard stores tracks in the form of `storage`; one that exists keeps its own.
     """
 

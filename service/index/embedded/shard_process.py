@@ -36,6 +36,7 @@ from service.system.timing import Stage, collecting
 
 logger = logging.getLogger("service.index.embedded.shard_process")  # __name__ is __main__ here
 
+BACKGROUND_NICE = 10  # a tenth of a core that others keep busy; at 19 it would be a seventieth
 Request = tuple[int, str, tuple[Any, ...]]
 GROUP_REQUESTS = 64  # writes among this many waiting requests share one flush, and so do deletions
 GROUP_SECONDS = (
@@ -55,7 +56,7 @@ def main() -> None:
         try:
             config: ShardConfig = connection.recv()
             if config.is_background:
-                os.nice(19)
+                os.nice(BACKGROUND_NICE)
             shard = Shard(config)
         except EOFError:
             return
