@@ -1371,7 +1371,10 @@ export interface components {
          *           "modality": "audio",
          *           "note": "the second gust",
          *           "query": "rain on a window",
-         *           "path": "/media/rain/window.wav"
+         *           "path": "/media/rain/window.wav",
+         *           "modalities": [
+         *             "audio"
+         *           ]
          *         }
          *       ]
          *     }
@@ -2486,6 +2489,11 @@ export interface components {
              * @description Path of the file; null if the asset is not indexed now.
              */
             path: string | null;
+            /**
+             * Modalities
+             * @description What the file has; null as `path`.
+             */
+            modalities: ("audio" | "video")[] | null;
         };
         /**
          * ItemFields

@@ -297,6 +297,7 @@ class ItemBody(TypedDict):
     note: str
     query: str | None
     path: str | None
+    modalities: list[Literal["audio", "video"]] | None
 
 
 class ItemFields(TypedDict):

@@ -191,4 +191,4 @@ def _describe(settings: Settings, kept: Collection) -> dict[str, Any]:
 
     with open_inventory(settings) as inventory:
         found = inventory.get_assets(sorted({item.asset_id for item in kept.items}))
-    return describe_collection(kept, {asset_id: asset["path"] for asset_id, asset in found.items()})
+    return describe_collection(kept, found)

@@ -92,6 +92,7 @@ class ItemBody(Document):
     note: str
     query: str | None
     path: str | None = Field(description="Path of the file; null if the asset is not indexed now.")
+    modalities: list[Modality] | None = Field(description="What the file has; null as `path`.")
 
 
 class CollectionRowBody(Document):
@@ -138,6 +139,7 @@ class CollectionBody(CollectionRowBody):
                     "note": "the second gust",
                     "query": "rain on a window",
                     "path": "/media/rain/window.wav",
+                    "modalities": ["audio"],
                 }
             ],
         }

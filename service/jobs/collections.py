@@ -19,7 +19,6 @@ from typing import Any
 from service.jobs.database import LedgerDamaged, LedgerFailure
 from service.jobs.ledger import Ledger
 from service.system.modality import Modality
-from service.system.paths import show_path
 
 MAX_COLLECTIONS = 1000
 MAX_ITEMS = 1000  # of one collection
@@ -101,11 +100,11 @@ def find_collection(ledger: Ledger, name: str) -> Collection:
     return _find(ledger.read(query + "ORDER BY collection_id = ? DESC, updated_at DESC", name, name, name))
 
 
-def describe_collection(collection: Collection, paths: Mapping[str, str]) -> dict[str, Any]:
-    """A collection as JSON values; `paths` has those of its assets that are indexed."""
+def describe_collection(collection: Collection, assets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A collection as JSON values; `assets` describes those of its assets that are indexed."""
     values = asdict(collection)
     items = [
-        {**item, "path": show_path(paths[item["asset_id"]]) if item["asset_id"] in paths else None}
+        {**item, **{key: assets.get(item["asset_id"], {}).get(key) for key in ("path", "modalities")}}
         for item in values.pop("items")
     ]
     return {**values, "num_items": len(items), "etag": collection.etag, "items": items}

@@ -34,6 +34,7 @@ from service.jobs.collections import (
     list_collections,
 )
 from service.jobs.ledger import Ledger
+from service.library.assets import AssetDocument, describe_asset
 
 PREFIX = "/v1/collections"
 router = APIRouter(prefix=PREFIX, tags=["collections"])
@@ -150,23 +151,23 @@ async def _work(state: State, function: Callable[..., P], *values: Any) -> P:
     return await anyio.to_thread.run_sync(partial(function, ledger, *values))
 
 
-async def find_paths(state: State, asset_ids: set[str]) -> dict[str, str]:
-    """The paths of those assets that are indexed."""
+async def _find_assets(state: State, asset_ids: set[str]) -> dict[str, AssetDocument]:
+    """Those assets that are indexed."""
 
-    def work() -> dict[str, str]:
+    def work() -> dict[str, AssetDocument]:
         with state.foley.lease() as snapshot:
             found = snapshot.index.get_assets(sorted(asset_ids))
-        return {asset_id: asset.path for asset_id, asset in found.items()}
+        return {asset_id: describe_asset(asset) for asset_id, asset in found.items()}
 
     return await anyio.to_thread.run_sync(work)
 
 
 async def _check_assets(state: State, asset_ids: set[str]) -> None:
-    for asset_id in asset_ids - (await find_paths(state, asset_ids)).keys():
+    for asset_id in asset_ids - (await _find_assets(state, asset_ids)).keys():
         raise AssetNotFound(f"no asset {asset_id} is indexed")
 
 
 async def _answer(state: State, collection: Collection, *, status_code: int = 200) -> Response:
-    paths = await find_paths(state, {item.asset_id for item in collection.items})
+    assets = await _find_assets(state, {item.asset_id for item in collection.items})
     headers = {"ETag": collection.etag}
-    return JsonResponse(describe_collection(collection, paths), status_code=status_code, headers=headers)
+    return JsonResponse(describe_collection(collection, assets), status_code=status_code, headers=headers)

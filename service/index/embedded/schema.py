@@ -27,6 +27,7 @@ from service.index.payload import (
 from service.index.words import WORDS_KEY
 from service.system.storage import Storage
 
+MAX_INDEXED_LATER = 250_000  # points: 100,000 take 2 to 3 core-s a key
 MIGRATED_AT_ONCE = 1000  # assets read at a time
 POOLED_BYTES: Mapping[Storage, float] = {"float16": 4, "fine": 1, "compact": 0.5}  # of a number
 POOLED_TYPES: Mapping[Storage, edge.VectorStorageDatatype] = {
@@ -132,8 +133,11 @@ def create_field_indexes(shard: edge.EdgeShard) -> None:
 def index_number(shard: edge.EdgeShard, key: str) -> None:
     """Give a key of metadata an index of its numbers, unless it has one or there are `MAX_OPEN_INDEXES`.
 
-    Bounds that few files fit read the payload of every point without one. Making it reads them, too.
+    Bounds that few files fit read the payload of every point without one. Making it reads them, too, and others wait:
+    where there are more than `MAX_INDEXED_LATER`, it would take longer than a call may.
     """
+    if shard.info().points_count > MAX_INDEXED_LATER:
+        return
     known = {key.replace('"', "") for key in shard.info().payload_schema if key.startswith(OPEN_KEYS)}
     if key.replace('"', "") not in known and len(known) < MAX_OPEN_INDEXES:
         shard.update(edge.UpdateOperation.create_field_index(key, edge.FloatIndexParams(enable_hnsw=False)))

@@ -78,6 +78,7 @@ OPERATIONS = {
     "audit": ("/v1/audit", "GET"),
     "mark_finding": ("/v1/audit/marks/{asset_id}", "PUT"),
     "show_map": ("/v1/map", "GET"),
+    "show_library": ("/v1/library", "GET"),
     "compare_segments": ("/v1/similarity", "POST"),
     "list_releases": ("/v1/releases", "GET"),
     "create_release": ("/v1/releases", "POST"),

@@ -1,5 +1,6 @@
 // Asking the service: its client, problems (RFC 9457), and the API key of this tab.
 
+import { signal } from "@preact/signals";
 import { createFoley } from "foley-client";
 
 const KEY = "foley-key";
@@ -77,6 +78,9 @@ export function lineOf(error: unknown): string {
   return error instanceof Problem ? error.line : String(error);
 }
 
+/** The last answer that a key is needed, or another one. */
+export const locked = signal<Problem | null>(null);
+
 interface Early {
   numAssets: number;
   answers: Map<string, Promise<Response | null>>;
@@ -98,8 +102,10 @@ export async function send(request: Request): Promise<Response> {
     if (request.signal.aborted) throw error;
     throw new Problem(0, "The service does not answer", "");
   }
-  if (!answer.ok) throw readProblem(answer.status, await answer.text(), answer.headers.get("Retry-After"));
-  return answer;
+  if (answer.ok) return answer;
+  const problem = readProblem(answer.status, await answer.text(), answer.headers.get("Retry-After"));
+  if (problem.status === 401) locked.value = problem;
+  throw problem;
 }
 
 /** Every route, typed by the API's description. */

@@ -14,7 +14,7 @@ import { takeDrops } from "./search/choose";
 import { clearProblem, hasClip, status } from "./search/state";
 import { Search } from "./search/search";
 import { basketSize } from "./work/collections";
-import { bundle, keyNote, libraryLine, notice, page, questions, showLibrary, useKey, wantsKey, type Page } from "./state";
+import { bundle, keyNote, libraryLine, notice, numKeys, page, questions, showLibrary, useKey, wantsKey, type Page } from "./state";
 import type { Job } from "./types";
 import "./style.css";
 import "./rooms.css";
@@ -24,12 +24,14 @@ const TITLES: Record<Page, string> = {
 };
 
 function Header() {
+  const rooms = useRef<HTMLElement>(null);
+  useEffect(() => rooms.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }), [page.value]);
   return (
     <header>
       <a class="brand" href="#/search">
         <h1>Foley</h1>
       </a>
-      <nav aria-label="Rooms">
+      <nav ref={rooms} aria-label="Rooms">
         {(Object.keys(TITLES) as Page[]).map((name) => (
           <a key={name} href={`#/${name}`} aria-current={page.value === name ? "page" : undefined}>
             {TITLES[name]}
@@ -131,7 +133,7 @@ function App() {
         {wantsKey.value && <KeyForm />}
         {/* The search stays as it is while another room is looked at; it is drawn when it is looked at first. */}
         {wasSearched.value && <div class="room" hidden={page.value !== "search"}><Search /></div>}
-        {page.value !== "search" && <Room />}
+        {page.value !== "search" && <Room key={numKeys.value} />}
       </main>
       <p id="notice" role="status" class={notice.value ? "is-shown" : ""}>{notice}</p>
       <Help />

@@ -1,7 +1,7 @@
 // What all parts of the page share: where it is, what the library holds, and whether a key is needed.
 
 import { computed, signal } from "@preact/signals";
-import { foley, forgetKey, isPassing, keepKey, keyHeaders, lendKey, Problem, read } from "./api";
+import { foley, forgetKey, isPassing, keepKey, keyHeaders, lendKey, locked, Problem, read } from "./api";
 import { count } from "./format";
 import type { BundleFacts, Job } from "./types";
 
@@ -41,6 +41,8 @@ export const suggestsTags = signal(false);
 export const bundle = signal<BundleFacts | null>(null);
 export const wantsKey = signal(false);
 export const keyNote = signal("");
+/** Keys that were accepted: what was refused before is asked for anew. */
+export const numKeys = signal(0);
 export const questions = signal<Job[]>([]);
 /** Read out once by screen readers, and shown for some seconds. */
 export const notice = signal("");
@@ -71,7 +73,8 @@ export async function showLibrary(): Promise<boolean> {
     return true;
   } catch (error) {
     if (turn !== numAsked) return false;
-    if (error instanceof Problem && [401, 403].includes(error.status)) askForKey(error);
+    if (error instanceof Problem && error.status === 401) return false; // `locked` asks for one
+    if (error instanceof Problem && error.status === 403) askForKey(error);
     else libraryLine.value = `${error instanceof Problem ? error.title : "The service does not answer"}.`;
     if (isPassing(error)) setTimeout(() => turn === numAsked && showLibrary(), RETRY_MILLISECONDS);
     return false;
@@ -103,8 +106,12 @@ export function askForKey(problem: Problem): void {
 export async function useKey(key: string): Promise<boolean> {
   keepKey(key);
   wantsKey.value = false;
-  return showLibrary();
+  const isAccepted = await showLibrary();
+  if (isAccepted) numKeys.value++;
+  return isAccepted;
 }
+
+locked.subscribe((problem) => problem && askForKey(problem));
 
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;

@@ -27,10 +27,14 @@ def test_a_basket_is_filled_ordered_and_emptied(client: httpx.Client) -> None:
     client.post(f"{place}/items", json={"asset_id": one, "start_seconds": 0.5, "end_seconds": 2})
     filled = client.post(f"{place}/items", json={"asset_id": two, "note": "=1+1", "query": "rain"}).json()
     assert [item["asset_id"] for item in filled["items"]] == [one, two]
-    fields = [{name: value for name, value in item.items() if name != "path"} for item in filled["items"]]
+    fields = [
+        {name: value for name, value in item.items() if name not in ("path", "modalities")}
+        for item in filled["items"]
+    ]
     turned = client.patch(place, json={"items": fields[::-1], "name": "wind"}).json()
     assert turned["items"] == filled["items"][::-1]
     assert turned["items"][0]["path"].startswith("/")
+    assert turned["items"][0]["modalities"] == client.get(f"/v1/assets/{two}").json()["modalities"]
     assert client.get(place).json() == turned
     (row,) = client.get("/v1/collections").json()["collections"]
     assert (row["name"], row["num_items"]) == ("wind", 2)

@@ -169,7 +169,7 @@ export function Library() {
           <label class="quiet">Order <select value={order.value} onChange={(event) => choose(event.currentTarget.value as Order)}>
             {ORDERS.map(([value, label]) => <option key={value} value={value}>{label}</option>)}
           </select></label>
-          <button type="button" aria-pressed={isList.value} onClick={() => (isList.value = !isList.value)}>{isList.value ? "List" : "Grid"}</button>
+          <button type="button" aria-pressed={isList.value} onClick={() => (isList.value = !isList.value)}>List</button>
           <button type="button" aria-expanded={opened === "folders"} onClick={() => toggle("folders")}>Add folders…</button>
           <button type="button" aria-expanded={opened === "quarantine"} onClick={() => toggle("quarantine")}>What failed…</button>
         </div>

@@ -23,7 +23,7 @@ export function ClipBox() {
     <>
       <label id="drop" class="drop" for="file">
         <input id="file" type="file" accept="audio/*,video/*,image/*" onChange={choose} />
-        <span id="file-name" class="name">{given ? given.name : "Drop a clip here, or choose one"}</span>
+        <span id="file-name" class="name" title={given?.name}>{given ? given.name : "Drop a clip here, or choose one"}</span>
         <span id="file-facts" class="quiet">
           {given ? clipFacts.value || "From the library" : "Sound, film or a picture, any common format"}
         </span>

@@ -51,13 +51,14 @@ interface RowProps {
 function Row({ item, at, items, attempt }: RowProps) {
   const name = item.path ? nameOf(item.path) : item.path === null ? "not indexed any more" : item.asset_id.slice(0, 12);
   const span = item.start_seconds !== null && item.end_seconds !== null ? formatCut(item.start_seconds, item.end_seconds) : "all of it";
-  const Player = item.modality === "audio" ? "audio" : ("video" as "audio");
+  const hasPicture = item.modality !== "audio" && item.modalities?.includes("video");
+  const Player = !hasPicture ? "audio" : ("video" as "audio");
   const move = (to: number) => {
     const next = items.toSpliced(at, 1).toSpliced(to, 0, item);
     attempt(setItems(next));
   };
   const [row, isNear] = useNear<HTMLLIElement>();
-  const poster = isNear && item.modality !== "audio" && item.path ? assetAddress(item.asset_id, "/thumbnail") : undefined;
+  const poster = isNear && hasPicture ? assetAddress(item.asset_id, "/thumbnail") : undefined;
   return (
     <li ref={row} data-card tabIndex={-1} aria-label={name}>
       <div class="grow">

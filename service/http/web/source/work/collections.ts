@@ -84,7 +84,7 @@ export async function removeCollection(collectionId: string): Promise<void> {
 export function setItems(items: Collection["items"]): Promise<void> {
   const { collection_id: collectionId } = current.value!;
   current.value = { ...current.value!, items, num_items: items.length }; // at once; the service's word follows
-  const kept = items.map(({ path: _, ...item }) => item);
+  const kept = items.map(({ path: _, modalities: __, ...item }) => item);
   return change(collectionId, () => read(foley.PATCH(COLLECTION, { params: asKnown(collectionId), body: { items: kept } })));
 }
 
