@@ -14,7 +14,13 @@ from models.bundle.bundle import Golden, load_bundle, starter_path
 from service.encode.engines.contract import EngineMissing, EngineOptions, Graphs
 from service.encode.engines.hardware import has_bf16
 from service.encode.engines.onnx_cpu import OnnxCpuEngine
-from service.encode.engines.openvino_cpu import OpenVinoEngine, cut_front_end
+from service.encode.engines.openvino_cpu import (
+    OpenVinoEngine,
+    cut_front_end,
+    import_openvino,
+    open_core,
+    replace_sines,
+)
 from tests.support.bundles import copy_starter, join_lengths
 
 openvino = pytest.importorskip("openvino", reason="needs the extra [openvino]")
@@ -112,6 +118,25 @@ def test_a_graph_without_front_end_is_left_whole(graphs: Graphs) -> None:
     front_end, network = cut_front_end(model)
     assert front_end is None
     assert network is model
+
+
+def test_sines_are_one_loop_with_all_around_them() -> None:
+    """What is left of sin² and its sum is right for angles up to thousands, and no step of its own."""
+    core = open_core()
+    op = import_openvino().opset13
+    given = op.parameter([2, -1], np.float32)
+    sine = op.sin(op.multiply(given, np.float32(1.5)))
+    model = replace_sines(
+        import_openvino().Model([op.add(given, op.multiply(sine, sine)), sine], [given], "snake")
+    )
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    values = np.stack([np.linspace(-5, 5, 10_001), np.linspace(-5000, 5000, 10_001)]).astype(np.float32)
+    found = compiled(values)
+    angles = (values * np.float32(1.5)).astype(np.float64)
+    assert np.abs(found[1] - np.sin(angles)).max() < 1e-6
+    assert np.abs(found[0][0] - values[0] - np.sin(angles[0]) ** 2).max() < 2e-6
+    kinds = [node.get_rt_info()["execType"].astype(str) for node in compiled.get_runtime_model().get_ops()]
+    assert not [kind for kind in kinds if kind.startswith("ref")]
 
 
 def test_a_package_that_is_missing_is_named(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
