@@ -1,10 +1,11 @@
 """OpenVINO on the processor: bfloat16 if the processor multiplies it, or float32. It reads the same ONNX files.
 
-What comes before the last convolution of a graph of sound stays in float32: of TG-DP that is the log-mel spectrum,
-which in bfloat16 would turn the embeddings six times further than all of the network does. So the graph is cut there,
-and its two halves are compiled apart.
+Of a graph of sound that takes a logarithm, what comes before the last convolution stays in float32: of TG-DP that is
+the log-mel spectrum, which in bfloat16 would turn the embeddings six times further than all of the network does. So the
+graph is cut there, and its two halves are compiled apart.
 
-Sines, of which a codec of sound is full, become polynomials: OpenVINO takes one number at a time for its own sine.
+Sines, of which a codec of sound is full, become polynomials: OpenVINO takes one number at a time for its own sine. It
+makes one loop of a polynomial only where shapes are fixed, so such a graph reads sound padded to whole segments.
 
 Needs the extra: `pip install 'foley-av[openvino]'`.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,9 +53,16 @@ class OpenVinoEngine:
         if graphs.audio is not None:
             audio = _read(core, graphs.audio)
             self._names = [given.get_any_name() for given in audio.inputs]
+            has_sines = replace_sines(audio)
             front_end, network = cut_front_end(audio)
             self._front_end = None if front_end is None else self._open(core, front_end, "fp32")
-            self._audio = self._open(core, network, precision)
+            self._audio: _Network | _PaddedSound = (
+                _PaddedSound(
+                    lambda size: self._open_fixed(core, graphs, size, precision), options.segment_samples
+                )
+                if has_sines and front_end is None
+                else self._open(core, network, precision)
+            )
             self._network_inputs = [given.get_any_name() for given in network.inputs]
         if graphs.video is not None:
             self._video = self._open(core, _read(core, graphs.video), precision)
@@ -80,6 +88,14 @@ class OpenVinoEngine:
         if got != wanted:
             raise EngineMissing(f"asked OpenVINO for {wanted}, it computes in {got} on this processor")
         return _Network(compiled, self._options.num_runs)
+
+    def _open_fixed(self, core: openvino.Core, graphs: Graphs, num_samples: int, precision: str) -> _Network:
+        """Compile the graph of sound for one row of this length; read anew, for weights would stay beside it."""
+        assert graphs.audio is not None, "asked only with a graph of sound"
+        audio = _read(core, graphs.audio)
+        replace_sines(audio)
+        audio.reshape({name: [1, num_samples] if name == "samples" else [1] for name in self._names})
+        return self._open(core, audio, precision)
 
     def run_audio(self, samples: Floats, lengths: Ints, heard: Ints | None = None) -> Floats:
         """Embed sound; see `Engine.run_audio`."""
@@ -128,16 +144,46 @@ class _Network:
             self._free.put(request)
 
 
+class _PaddedSound:
+    """A graph of sound for rows of whole segments, compiled apart for each number of these."""
+
+    def __init__(self, open_network: Callable[[int], _Network], segment_samples: int) -> None:
+        self._open_network = open_network
+        self._segment_samples = segment_samples
+        self._networks: dict[int, _Network] = {}
+        self._lock = threading.Lock()
+        self._of(segment_samples)
+
+    def _of(self, num_samples: int) -> _Network:
+        with self._lock:
+            if num_samples not in self._networks:
+                self._networks[num_samples] = self._open_network(num_samples)
+            return self._networks[num_samples]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run each row of a batch with zeros after it, which the graph does not read."""
+        samples = inputs["samples"]
+        num_added = -samples.shape[1] % self._segment_samples
+        padded = {**inputs, "samples": np.pad(samples, ((0, 0), (0, num_added)))}
+        network = self._of(samples.shape[1] + num_added)
+        rows = [
+            network.run({name: values[row : row + 1] for name, values in padded.items()})[0]
+            for row in range(len(samples))
+        ]
+        return [np.concatenate(rows)]
+
+
 def _read(core: openvino.Core, graph: Path) -> openvino.Model:
     try:
-        return replace_sines(core.read_model(str(graph)))
+        return core.read_model(str(graph))
     except RuntimeError as exc:  # all that OpenVINO raises
         raise EncoderFailure(f"{graph} cannot be loaded: {exc}") from exc
 
 
-def replace_sines(model: openvino.Model) -> openvino.Model:
-    """Write every sine of float32 in a graph, which is changed, as operations that OpenVINO makes one loop of."""
+def replace_sines(model: openvino.Model) -> bool:
+    """Write each sine of float32 in a graph, which is changed, as products and sums; returns whether there was one."""
     op = import_openvino().opset13
+    found = False
 
     def number(value: float) -> Any:
         return op.constant(np.float32(value))
@@ -145,6 +191,7 @@ def replace_sines(model: openvino.Model) -> openvino.Model:
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Sin" or node.get_output_element_type(0).get_type_name() != "f32":
             continue
+        found = True
         angle = node.input_value(0)
         turns = op.round(op.multiply(angle, number(1 / np.pi)), "half_to_even")
         rest = op.subtract(
@@ -157,13 +204,13 @@ def replace_sines(model: openvino.Model) -> openvino.Model:
         half = op.multiply(turns, number(0.5))
         sign = op.subtract(number(1), op.multiply(op.subtract(half, op.floor(half)), number(4)))
         node.output(0).replace(op.multiply(op.multiply(value, rest), sign).output(0))
-    return model
+    return found
 
 
 def cut_front_end(model: openvino.Model) -> tuple[openvino.Model | None, openvino.Model]:
     """Cut a graph of sound, which is changed, before its last convolution.
 
-    Returns the part from the inputs to what that convolution and all after it read, None if it multiplies nothing,
+    Returns the part from the inputs to what that convolution and all after it read, None if it takes no logarithm,
     and the part to the tracks, whose further inputs are named `cut.0`, `cut.1` … in the order of those.
     """
     openvino = import_openvino()
@@ -172,7 +219,7 @@ def cut_front_end(model: openvino.Model) -> tuple[openvino.Model | None, openvin
     if not convolutions:
         return None, model
     before = _depending(nodes, convolutions[-1].input(0).get_source_output().get_node())
-    if not any(n.get_name() in before and n.get_type_name() in ("Convolution", "MatMul") for n in nodes):
+    if not any(n.get_name() in before and n.get_type_name() == "Log" for n in nodes):
         return None, model
     crossing: dict[tuple[str, int], Any] = {}
     entries: dict[tuple[str, int], Any] = {}

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 
 from models.bundle.bundle import Golden, load_bundle, starter_path
@@ -126,9 +128,10 @@ def test_sines_are_one_loop_with_all_around_them() -> None:
     op = import_openvino().opset13
     given = op.parameter([2, -1], np.float32)
     sine = op.sin(op.multiply(given, np.float32(1.5)))
-    model = replace_sines(
-        import_openvino().Model([op.add(given, op.multiply(sine, sine)), sine], [given], "snake")
-    )
+    model = import_openvino().Model([op.add(given, op.multiply(sine, sine)), sine], [given], "snake")
+    assert replace_sines(model)
+    assert not replace_sines(model)
+    model.reshape([2, 10_001])
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     values = np.stack([np.linspace(-5, 5, 10_001), np.linspace(-5000, 5000, 10_001)]).astype(np.float32)
     found = compiled(values)
@@ -137,6 +140,40 @@ def test_sines_are_one_loop_with_all_around_them() -> None:
     assert np.abs(found[0][0] - values[0] - np.sin(angles[0]) ** 2).max() < 2e-6
     kinds = [node.get_rt_info()["execType"].astype(str) for node in compiled.get_runtime_model().get_ops()]
     assert not [kind for kind in kinds if kind.startswith("ref")]
+
+
+def test_a_graph_with_sines_reads_sound_of_any_length(tmp_path: Path) -> None:
+    """It is compiled for whole segments; what is added to a row, or to a batch, is not heard."""
+    graph = onnx.parser.parse_model("""
+        <ir_version: 9, opset_import: ["" : 18]>
+        squares (float[B, S] samples, int64[B] heard) => (float[B, 1, 1] tracks)
+        <float three = {3}, float zero = {0}, int64 start = {0}, int64 one = {1}, int64 axis = {1}, int64[1] axes = {1},
+         int64[3] shape = {-1, 1, 1}> {
+            size = Shape <start = 1, end = 2> (samples)
+            stop = Squeeze (size)
+            places = Range (start, stop, one)
+            ends = Unsqueeze (heard, axes)
+            is_heard = Less (places, ends)
+            angle = Mul (samples, three)
+            sine = Sin (angle)
+            square = Mul (sine, sine)
+            cut = Where (is_heard, square, zero)
+            sums = ReduceSum (cut, axes)
+            tracks = Reshape (sums, shape)
+        }
+    """)
+    onnx.save(graph, tmp_path / "audio.onnx")
+    options = EngineOptions(num_threads=1, segment_samples=100)
+    engine = OpenVinoEngine(Graphs(audio=tmp_path / "audio.onnx"), options, precision="fp32")
+    rng = np.random.default_rng(0)
+    for num_rows, num_samples in ((1, 100), (1, 30), (3, 100), (2, 250), (1, 201)):
+        samples = rng.uniform(-2, 2, (num_rows, num_samples)).astype(np.float32)
+        heard = rng.integers(1, num_samples + 1, num_rows)
+        expected = [
+            np.sum(np.sin(3 * row[:end].astype(float)) ** 2) for row, end in zip(samples, heard, strict=True)
+        ]
+        lengths = np.full(num_rows, num_samples)
+        assert np.allclose(engine.run_audio(samples, lengths, heard)[:, 0, 0], expected, rtol=1e-5)
 
 
 def test_a_package_that_is_missing_is_named(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
