@@ -120,9 +120,10 @@ def test_the_starter_is_small_and_says_how_it_was_made() -> None:
     bundle = load_bundle(starter_path())
     assert sum(file.stat().st_size for file in starter_path().iterdir()) <= 20e6
     training = bundle.manifest.training
-    assert training["command"].startswith("foley-train pretrain")
-    assert training["seconds"] > 0
+    assert training["command"].startswith("python -m benchmarks.starter_tuning")
+    assert training["before"]["command"].startswith("foley-train pretrain")
+    assert min(training["seconds"], training["before"]["seconds"]) > 0
     held_out = training["retrieval"][training["weights"]]
     chance = 100 / held_out["num_segments"]
     assert held_out["num_segments"] >= 200
-    assert min(held_out["audio_to_video"]["at_1"], held_out["video_to_audio"]["at_1"]) > 20 * chance
+    assert min(held_out["audio_to_video"]["at_1"], held_out["video_to_audio"]["at_1"]) >= 50 > 20 * chance
