@@ -105,9 +105,9 @@ def test_bfloat16_turns_less_where_the_front_end_stays_in_float32(
     lengths = np.array([len(golden.samples)])
     cut = OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="bf16")
     assert cut.provider == "OpenVINO bf16"
-    assert turned(cut.run_video(golden.frames[None])[0], golden.video_track) < 2e-5
+    assert turned(cut.run_video(golden.frames[None])[0], golden.video_track) < 4e-5
     kept = turned(cut.run_audio(golden.samples[None], lengths)[0], golden.audio_track)
-    assert kept < 2e-5
+    assert kept < 4e-5
 
     monkeypatch.setattr("service.encode.engines.openvino_cpu.cut_front_end", lambda model: (None, model))
     whole = OpenVinoEngine(graphs, EngineOptions(num_threads=1), precision="bf16")
