@@ -287,7 +287,7 @@ class Shard:
 
     def optimize(self) -> None:
         """Merge Edge's segments and build the graphs, if the disk has room for a second copy."""
-        self._folder.check_space(extra_bytes=count_bytes(self._folder.path))
+        self._folder.check_space(extra_bytes=count_bytes(self._folder.shard / "segments"))
         self._edge.optimize()
         self._edge.flush()
         files = seal_files(self._folder.shard)
