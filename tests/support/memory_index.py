@@ -98,9 +98,10 @@ class MemoryIndex:
         layout: VectorLayout,
         min_free_bytes: int | None = None,
         optimize_share: float | None = None,
+        call_seconds: float = 30.0,
         storage: Storage = "float16",
     ) -> Self:
-        """Open the index of a folder, or create it; the last three arguments change nothing."""
+        """Open the index of a folder, or create it; the last four arguments change nothing."""
         marker = path.absolute() / "index.json"
         if not marker.exists():
             marker.parent.mkdir(parents=True, exist_ok=True)
