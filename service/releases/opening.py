@@ -183,6 +183,9 @@ def write_settings(settings: Settings) -> str:
 
 
 def read_settings(line: str) -> Settings:
-    """Read what `write_settings` wrote; only what a parent of ours wrote may be read."""
-    settings: Settings = pickle.loads(base64.b64decode(line))  # noqa: S301 - from our parent, over a pipe
-    return settings
+    """Read what `write_settings` wrote; only what a parent of ours wrote may be read.
+
+    A parent that runs the code of before an update lacks fields of this one, or has more.
+    """
+    given = vars(pickle.loads(base64.b64decode(line)))  # noqa: S301 - from our parent, over a pipe
+    return Settings(**{name: value for name, value in given.items() if name in Settings.model_fields})

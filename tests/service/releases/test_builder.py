@@ -25,6 +25,7 @@ from service.releases import builder, building
 from service.releases.builder import open_patiently
 from service.releases.cost import Cost
 from service.releases.documents import explain_refusal
+from service.releases.opening import read_settings, write_settings
 from service.releases.store import Release, ReleaseStore
 from service.releases.switch import OpenRelease
 from service.system.caller import Caller, CallerGone
@@ -107,6 +108,14 @@ def test_a_build_below_the_floor_of_the_disk_has_no_room_and_waits(settings: Set
     release = store.create(bundle, outcome="building")
     with pytest.raises(IndexFull, match=rf"bytes free, writing needs {2**60}"):
         building._run_builder(full, release.release_id, [], lambda _: None, Caller())
+
+
+def test_settings_of_a_server_that_was_updated_meanwhile_are_read(settings: Settings) -> None:
+    assert read_settings(write_settings(settings)) == settings
+    older = settings.replace()
+    del older.__dict__["index_call_seconds"]
+    older.__dict__["gone_since"] = 1
+    assert read_settings(write_settings(older)).index_call_seconds == 30
 
 
 def test_a_builder_waits_longer_for_its_index_and_says_why_it_failed(
