@@ -21,6 +21,7 @@ export class Problem extends Error {
 
   /** One line for people. */
   get line(): string {
+    if (this.status === 401) return "An API key is needed."; // the service's own words name a header
     return this.detail ? `${this.title}: ${this.detail}` : this.title;
   }
 }
@@ -78,8 +79,8 @@ export function lineOf(error: unknown): string {
   return error instanceof Problem ? error.line : String(error);
 }
 
-/** The last answer that a key is needed, or another one. */
-export const locked = signal<Problem | null>(null);
+/** The last time that a key was needed, or that nothing answered. */
+export const trouble = signal<Problem | null>(null);
 
 interface Early {
   numAssets: number;
@@ -100,11 +101,11 @@ export async function send(request: Request): Promise<Response> {
     answer = (await asked) ?? (await fetch(request));
   } catch (error) {
     if (request.signal.aborted) throw error;
-    throw new Problem(0, "The service does not answer", "");
+    throw (trouble.value = new Problem(0, "The service does not answer", ""));
   }
   if (answer.ok) return answer;
   const problem = readProblem(answer.status, await answer.text(), answer.headers.get("Retry-After"));
-  if (problem.status === 401) locked.value = problem;
+  if (problem.status === 401) trouble.value = problem;
   throw problem;
 }
 

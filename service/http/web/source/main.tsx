@@ -14,7 +14,7 @@ import { takeDrops } from "./search/choose";
 import { clearProblem, hasClip, status } from "./search/state";
 import { Search } from "./search/search";
 import { basketSize } from "./work/collections";
-import { bundle, keyNote, libraryLine, notice, numKeys, page, questions, showLibrary, useKey, wantsKey, type Page } from "./state";
+import { bundle, keyNote, libraryLine, notice, numReturns, page, questions, showLibrary, useKey, wantsKey, type Page } from "./state";
 import type { Job } from "./types";
 import "./style.css";
 import "./rooms.css";
@@ -133,7 +133,7 @@ function App() {
         {wantsKey.value && <KeyForm />}
         {/* The search stays as it is while another room is looked at; it is drawn when it is looked at first. */}
         {wasSearched.value && <div class="room" hidden={page.value !== "search"}><Search /></div>}
-        {page.value !== "search" && <Room key={numKeys.value} />}
+        {page.value !== "search" && <Room key={numReturns.value} />}
       </main>
       <p id="notice" role="status" class={notice.value ? "is-shown" : ""}>{notice}</p>
       <Help />

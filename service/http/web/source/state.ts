@@ -1,7 +1,7 @@
 // What all parts of the page share: where it is, what the library holds, and whether a key is needed.
 
 import { computed, signal } from "@preact/signals";
-import { foley, forgetKey, isPassing, keepKey, keyHeaders, lendKey, locked, Problem, read } from "./api";
+import { foley, forgetKey, isPassing, keepKey, keyHeaders, lendKey, Problem, read, trouble } from "./api";
 import { count } from "./format";
 import type { BundleFacts, Job } from "./types";
 
@@ -41,8 +41,8 @@ export const suggestsTags = signal(false);
 export const bundle = signal<BundleFacts | null>(null);
 export const wantsKey = signal(false);
 export const keyNote = signal("");
-/** Keys that were accepted: what was refused before is asked for anew. */
-export const numKeys = signal(0);
+/** How often a key was accepted or the service was found again: what failed before is asked for anew. */
+export const numReturns = signal(0);
 export const questions = signal<Job[]>([]);
 /** Read out once by screen readers, and shown for some seconds. */
 export const notice = signal("");
@@ -55,6 +55,7 @@ export function say(text: string): void {
 }
 
 let numAsked = 0;
+let isAway = false;
 
 /** Show what the library holds now: jobs and releases change it while the page is open. Returns false if refused. */
 export async function showLibrary(): Promise<boolean> {
@@ -66,6 +67,8 @@ export async function showLibrary(): Promise<boolean> {
     numAssets.value = library.num_assets;
     suggestsTags.value = library.suggests_tags;
     wantsKey.value = false;
+    if (isAway) numReturns.value++;
+    isAway = false;
     if (JSON.stringify(library.bundle) !== JSON.stringify(bundle.value)) bundle.value = library.bundle as BundleFacts;
     libraryLine.value = `Library: ${count(library.num_assets, "file")}, ${count(library.num_segments, "segment")} · bundle ${library.bundle_id}`;
     lendKey();
@@ -73,7 +76,7 @@ export async function showLibrary(): Promise<boolean> {
     return true;
   } catch (error) {
     if (turn !== numAsked) return false;
-    if (error instanceof Problem && error.status === 401) return false; // `locked` asks for one
+    if (error instanceof Problem && error.status === 401) return false; // `trouble` asks for one
     if (error instanceof Problem && error.status === 403) askForKey(error);
     else libraryLine.value = `${error instanceof Problem ? error.title : "The service does not answer"}.`;
     if (isPassing(error)) setTimeout(() => turn === numAsked && showLibrary(), RETRY_MILLISECONDS);
@@ -107,11 +110,17 @@ export async function useKey(key: string): Promise<boolean> {
   keepKey(key);
   wantsKey.value = false;
   const isAccepted = await showLibrary();
-  if (isAccepted) numKeys.value++;
+  if (isAccepted) numReturns.value++;
   return isAccepted;
 }
 
-locked.subscribe((problem) => problem && askForKey(problem));
+trouble.subscribe((problem) => {
+  if (problem?.status === 401) askForKey(problem);
+  else if (problem && !isAway) {
+    isAway = true;
+    void showLibrary(); // says so, until it is there again
+  }
+});
 
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState !== "visible") return;

@@ -200,6 +200,14 @@ def test_a_key_is_asked_for_and_used(
         )
         page.reload()
         page.wait_for_selector("#library:has-text('1 file')")  # kept for the tab
+        page.evaluate("sessionStorage.setItem('foley-key', 'revoked')")  # in the middle of the work
+        page.evaluate("location.hash = '#/basket'")
+        page.wait_for_selector("#key-note:has-text('revoked')")
+        page.wait_for_selector(".fault:has-text('An API key is needed.')")
+        page.fill("#key", key)
+        page.press("#key", "Enter")
+        page.wait_for_selector("main:has-text('Nothing is in it yet')")
+        assert page.is_hidden("#key-form")
         assert page.evaluate("localStorage.length") == 0
     assert key not in (tmp_path / "log").read_text()
 

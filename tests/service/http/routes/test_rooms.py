@@ -354,14 +354,20 @@ def test_ten_thousand_cards_are_few_elements(page: Any) -> None:
 
 def test_a_service_that_was_away_is_found_again(page: Any, refusals: list[str]) -> None:
     """Nobody presses anything: the list, the line about the library, and rooms that could not be loaded."""
-    refusals += ["/v1/assets?", "/web/map.js", "/v1/assets/%25E0%25A4%25A"]
-    for path in ("**/v1/assets?*", "**/web/map.js"):
+    refusals += ["/v1/assets?", "/web/map.js", "/v1/assets/%25E0%25A4%25A", "/v1/collections", "/v1/library"]
+    for path in ("**/v1/assets?*", "**/web/map.js", "**/v1/collections", "**/v1/library"):
         page.route(path, lambda route: route.abort())
     page.evaluate("location.hash = '#/library/%E0%A4%A'")  # no text: it must not end the page
     page.wait_for_selector(".library [role=status]:has-text('does not answer')")
     go(page, "map")
     page.wait_for_selector(".room .problem, main > .problem")
+    go(page, "basket")
+    page.wait_for_selector(".fault:has-text('does not answer')")
+    page.wait_for_selector("#library:has-text('does not answer')")
+    assert "Nothing is in it yet" not in page.text_content("main")
     page.unroute_all()
+    page.wait_for_selector("#library:has-text('Library: ')")
+    page.wait_for_selector(".fault", state="hidden")
     go(page, "library")
     page.wait_for_selector(".card")
     go(page, "map")

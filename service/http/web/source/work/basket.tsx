@@ -31,7 +31,7 @@ export function Basket() {
           {chosen && <button type="button" class="danger" onClick={() => { if (confirm(`Delete the collection “${chosen.name}”? The files stay.`)) attempt(removeCollection(chosen.collection_id)); }}>Delete…</button>}
         </div>
         <p role="alert" class="fault">{fault}</p>
-        {!items.length && <p class="quiet">Nothing is in it yet. Press <kbd>b</kbd> on a result or a file of the library.</p>}
+        {!items.length && !fault && <p class="quiet">Nothing is in it yet. Press <kbd>b</kbd> on a result or a file of the library.</p>}
         <ol class="plain items">
           {items.map((item, at) => <Row key={`${item.asset_id} ${item.start_seconds} ${at}`} item={item} at={at} items={items} attempt={attempt} />)}
         </ol>

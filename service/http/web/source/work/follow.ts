@@ -1,7 +1,7 @@
 // Following a job: the service sends its states as events. They are read with `fetch`, because an `EventSource` cannot send a key.
 
 import { isPassing, Problem, send } from "../api";
-import { showLibrary, wantsKey } from "../state";
+import { wantsKey } from "../state";
 import type { Job } from "../types";
 
 const PAUSE_MILLISECONDS = 2000;
@@ -36,7 +36,6 @@ export async function followJob(jobId: string, tell: (job: Job) => void, signal:
       }
     } catch (error) {
       if (signal.aborted || (error instanceof Problem && !isPassing(error) && error.status !== 401)) return;
-      if (!wantsKey.value) void showLibrary(); // says that the service is away, until it is there again
     }
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MILLISECONDS));
   }
