@@ -192,7 +192,7 @@ def test_a_key_is_asked_for_and_used(
         assert page.is_hidden("#problem")
         assert "Bearer" not in page.text_content("body")  # words for programs
         page.set_input_files("#file", clip)
-        page.check("input[value=video]", force=True)
+        page.click(".choice label:has(input[value=video])")
         page.click("#search")
         player = page.locator("#results li video").first
         player.evaluate(
