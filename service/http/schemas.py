@@ -100,7 +100,7 @@ def at_most(num_entries: int) -> BeforeValidator:
 class Document(BaseModel):
     """A JSON object of an answer."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
 
 
 @dataclass(frozen=True)

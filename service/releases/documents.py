@@ -17,7 +17,7 @@ from service.system.text import count
 Outcome = Literal["building", "ready", "refused"]
 Side = Literal["new", "active"]
 Verdict = Literal["passed", "failed", "cannot_tell"]
-_DESCRIBED = with_config(ConfigDict(use_attribute_docstrings=True))
+_DESCRIBED = with_config(ConfigDict(use_attribute_docstrings=True, defer_build=True))
 
 
 @_DESCRIBED

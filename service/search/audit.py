@@ -57,7 +57,7 @@ class CannotTell(Failure):
     code = "cannot_tell"
 
 
-@with_config(ConfigDict(use_attribute_docstrings=True))
+@with_config(ConfigDict(use_attribute_docstrings=True, defer_build=True))
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """What the index says about one file."""
@@ -109,7 +109,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-@with_config(ConfigDict(use_attribute_docstrings=True, json_schema_extra={"examples": [_EXAMPLE]}))
+@with_config(ConfigDict(use_attribute_docstrings=True, defer_build=True, json_schema_extra={"examples": [_EXAMPLE]}))
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """Files with sound and picture: first what is wrong, then what cannot be told, each with the least likely first."""

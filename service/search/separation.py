@@ -25,7 +25,7 @@ MIN_FOREIGN, NUM_PAIRS = 4, 4000
 Z = NormalDist().inv_cdf(0.975)
 
 
-@with_config(ConfigDict(use_attribute_docstrings=True))
+@with_config(ConfigDict(use_attribute_docstrings=True, defer_build=True))
 @dataclass(frozen=True, kw_only=True)
 class Separation:
     """How often a file's own sound and picture score above those of two files, with the 95 % interval."""
