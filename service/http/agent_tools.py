@@ -28,8 +28,9 @@ from models.media.clip import UnreadableClip, open_regular
 from models.media.names import find_path
 from service.exports.formats import FormatName, RateName
 from service.http.collection_schemas import CollectionsBody
+from service.http.document import Document
 from service.http.job_schemas import JobBody
-from service.http.schemas import AssetBody, AssetPageBody, Document, SearchAnswerBody
+from service.http.schemas import AssetBody, AssetPageBody, SearchAnswerBody
 from service.library.scanning import LinkRules, UnusableFile
 from service.search.options import Match
 from service.system.failure import Failure

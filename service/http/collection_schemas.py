@@ -6,8 +6,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from service.http.document import Document
 from service.http.filters import MAX_SECONDS
-from service.http.schemas import ASSET_ID, Document, RequestBody, example
+from service.http.schemas import ASSET_ID, RequestBody, example
 from service.jobs.collections import MAX_ITEMS, Item
 from service.system.modality import Modality
 

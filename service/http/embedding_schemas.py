@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.http.schemas import IS_PARTIAL, RELEASE_ID, UPLOADED_MEDIA, Document, UploadedMedia, example
+from service.http.document import Document
+from service.http.schemas import IS_PARTIAL, RELEASE_ID, UPLOADED_MEDIA, UploadedMedia, example
 from service.system.modality import Modality
 
 VECTOR = "zThmOg=="  # [0.6, 0.8] as float16

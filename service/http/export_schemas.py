@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from service.exports.formats import FormatName, RateName
 from service.http.collection_schemas import COLLECTION_ID, ItemFields
-from service.http.schemas import Document, RequestBody, example
+from service.http.document import Document
+from service.http.schemas import RequestBody, example
 from service.jobs.collections import MAX_ITEMS
 
 PathPrefix = Annotated[str, Field(min_length=1, max_length=4096)]

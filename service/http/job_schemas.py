@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from service.http.schemas import ASSET_ID, IS_PARTIAL, NEXT_CURSOR, Document, RequestBody, example
+from service.http.document import Document
+from service.http.schemas import ASSET_ID, IS_PARTIAL, NEXT_CURSOR, RequestBody, example
 from service.jobs.records import JobRequest, Kind, ReleaseRequest, State
 from service.library.parts import PATTERN
 from service.library.report import Counts, Outcome, Progress, StageTimes

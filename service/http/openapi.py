@@ -10,7 +10,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from service.http.access import scope_of
-from service.http.schemas import Document, ProblemBody
+from service.http.document import Document
+from service.http.schemas import ProblemBody
 
 
 def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

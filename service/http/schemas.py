@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from models.bundle.bundle import Similarity
 from models.media.clip import MediaInfo
+from service.http.document import Document
 from service.releases.documents import BundleFacts
 from service.search.matching import EmptyReason, FoundBy, ProbabilityReason, Source
 from service.system.modality import Modality
@@ -95,12 +96,6 @@ def at_most(num_entries: int) -> BeforeValidator:
         return given
 
     return BeforeValidator(check)
-
-
-class Document(BaseModel):
-    """A JSON object of an answer."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,9 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-@with_config(ConfigDict(use_attribute_docstrings=True, defer_build=True, json_schema_extra={"examples": [_EXAMPLE]}))
+@with_config(
+    ConfigDict(use_attribute_docstrings=True, defer_build=True, json_schema_extra={"examples": [_EXAMPLE]})
+)
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """Files with sound and picture: first what is wrong, then what cannot be told, each with the least likely first."""

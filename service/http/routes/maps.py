@@ -15,12 +15,13 @@ import pydantic_core
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import ConfigDict, Field, model_validator
 
+from service.http.document import Document
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
 from service.http.queries import ASSET_ID as ASSET_FIELD
 from service.http.queries import TRACK, read_track
 from service.http.routes.media import matches_etag
-from service.http.schemas import ASSET_ID, RELEASE_ID, Document, RequestBody, example
+from service.http.schemas import ASSET_ID, RELEASE_ID, RequestBody, example
 from service.http.state import StateOf
 from service.search.options import SearchOptions
 from service.search.projection import Method, compare_moments, methods, project_library

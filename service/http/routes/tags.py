@@ -8,10 +8,11 @@ import anyio.to_thread
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from service.http.document import Document
 from service.http.json_response import JsonResponse
 from service.http.openapi import describe_problems
 from service.http.routes.assets import AssetId, AssetListParameters, AssetNotFound, find_asset
-from service.http.schemas import ASSET_ID, NEXT_CURSOR, Document, RequestBody, example
+from service.http.schemas import ASSET_ID, NEXT_CURSOR, RequestBody, example
 from service.http.state import StateOf
 from service.library.metadata import MAX_LIST_VALUES, MAX_TEXT_CHARS
 from service.library.tags import SuggestedTags, decide, load_classifier, suggest
