@@ -28,6 +28,7 @@ from service.foley import Foley
 from service.index.contract import Filter, Index
 from service.index.iteration import iter_assets
 from service.library.indexing import index_paths, library_limits
+from service.library.options import RunOptions
 from service.releases.manager import ReleaseManager
 from service.search.options import SearchOptions
 from service.system.failure import Failure
@@ -89,8 +90,7 @@ def run_demo(folder: Path, *, foley: Foley, console: Console, progress_console: 
             [folder],
             snapshot=foley.snapshot(priority="bulk"),
             decoder=foley.decoder,
-            limits=library_limits(foley.settings),
-            on_progress=on_progress,
+            options=RunOptions(limits=library_limits(foley.settings), on_progress=on_progress),
         )
     print_report(console, report)
     if report.is_interrupted:

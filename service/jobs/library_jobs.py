@@ -20,7 +20,8 @@ from service.library.indexing import index_paths, library_limits
 from service.library.locations import locate
 from service.library.mounts import find_mounts
 from service.library.objects import StorageUnavailable
-from service.library.parts import Part
+from service.library.options import RunOptions
+from service.library.parts import WHOLE, Part
 from service.library.report import IndexReport, OnProgress, Progress
 from service.library.scanning import LinkRules
 from service.library.sync import sync_paths
@@ -98,15 +99,13 @@ class LibraryJobs:
         journal = LedgerJournal(ledger, record.job_id, basis=basis, is_rehearsal=request.dry_run)
         if request.retry_quarantined and not record.is_scanned and not request.dry_run:
             lift_quarantine(ledger, roots)
-        do = partial(
-            index,
-            snapshot=snapshot,
-            decoder=self._foley.decoder,
+        options = RunOptions(
             limits=self._limits,
             on_progress=tell,
             journal=journal,
             stop=job.stop,
             verify=request.verify,
+            part=Part.parse(request.part) if record.kind == "index" and not record.is_retry else WHOLE,
             previews=self._foley.previews,
             objects=self._foley.objects,
             links=LinkRules(
@@ -115,11 +114,12 @@ class LibraryJobs:
                 storages=self._foley.settings.storage_roots,
             ),
         )
+        do = partial(index, snapshot=snapshot, decoder=self._foley.decoder, options=options)
         if record.is_retry:
             return do([locate(row.path) for row in read_files(ledger, record.job_id, outcomes=("pending",))])
         if record.kind == "index":
             journal.remember_mounts(find_mounts(roots))
-            report = do(roots, part=Part.parse(request.part))
+            report = do(roots)
             journal.remember_mounts(find_mounts(roots))  # some are mounted when they are looked at
             return report
         return sync_paths(

@@ -12,6 +12,7 @@ from service.library.batches import Batch
 from service.library.cluster import BatchEnded, Event, FileEnded
 from service.library.journal import Fault, FileRow, Journal
 from service.library.object_cache import ObjectCache
+from service.library.options import RunOptions
 from service.library.outcomes import row_of
 from service.library.run import LibraryRun
 from service.library.scanning import FoundFile
@@ -36,9 +37,10 @@ def work_on(
     What breaks the run is raised, as by `service.library.indexing.index_paths`; also `CallerGone` if `stop` left.
     """
     journal = BatchJournal(batch, tell)
-    run = LibraryRun(stop=stop, journal=journal, objects=objects)
+    options = RunOptions(stop=stop or Caller(), journal=journal, limits=limits, objects=objects)
+    run = LibraryRun(options)
     run.take(snapshot.index, [_stamp(task.found) for task in batch.tasks])
-    run.index_through(snapshot, decoder, limits)
+    run.index_through(snapshot, decoder)
     for asset_id, found in run.placement.gained():  # the driver writes their paths
         known = run.catalogue.get(asset_id)
         num_segments = 0 if known is None else known.num_segments

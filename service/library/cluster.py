@@ -14,24 +14,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.library.batches import Batch, Handout, Task
 from service.library.catalogue import Catalogue, read_catalogue
 from service.library.journal import Fault, FileRow, Journal
 from service.library.locations import Location
-from service.library.object_cache import ObjectCache
+from service.library.options import RunOptions
 from service.library.outcomes import row_of
-from service.library.parts import WHOLE, Part
-from service.library.previews import Previews
-from service.library.report import IndexReport, OnProgress, StageTimes
+from service.library.report import IndexReport, StageTimes
 from service.library.run import LibraryRun, ReadSaid
 from service.library.said import read_again
-from service.library.scanning import NO_LINKED_FOLDERS, FoundFile, LinkRules
+from service.library.scanning import FoundFile
 from service.search.snapshot import Snapshot
 from service.system.caller import Caller
 
@@ -99,42 +95,31 @@ def index_on_cluster(
     snapshot: Snapshot,
     pool: Pool,
     decoder: Decoder,
-    limits: DecodeLimits | None = None,
-    on_progress: OnProgress | None = None,
-    journal: Journal | None = None,
-    stop: Caller | None = None,
-    verify: bool = False,
-    links: LinkRules = NO_LINKED_FOLDERS,
-    part: Part = WHOLE,
-    previews: Previews | None = None,
-    objects: ObjectCache | None = None,
+    options: RunOptions | None = None,
 ) -> IndexReport:
     """Index every media file under some paths by the workers of a pool; see `service.library.indexing.index_paths`.
 
     The index must be shared. `decoder` reads only what files and XMP files beside them say anew.
     """
-    run = LibraryRun(
-        stop=stop, on_progress=on_progress, journal=journal, verify=verify, previews=previews, objects=objects
-    )
+    options = options or RunOptions()
+    run = LibraryRun(options)
     with run.stopping_early():
-        run.scan(paths, links=links, part=part)
+        run.scan(paths)
         run.read(snapshot.index)
-        driver = Driver(run, pool, journal or Journal(), partial(_read_said, decoder, limits))
-        driver.hand_out_all(stop or Caller())
+
+        def read_said(found: FoundFile, source: Path) -> Mapping[str, Any]:
+            return read_again(found, source, decoder, options.limits)
+
+        driver = Driver(run, pool, options.journal, read_said)
+        driver.hand_out_all(options.stop)
         for turn in range(MAX_ROUNDS + 1):
             fresh = Catalogue()
             read_catalogue(snapshot.index, into=fresh)
             if not driver.compare(fresh, gives_up=turn == MAX_ROUNDS):
                 break
-            driver.hand_out_all(stop or Caller())
+            driver.hand_out_all(options.stop)
         run.place(snapshot.index)
     return run.finish()
-
-
-def _read_said(
-    decoder: Decoder, limits: DecodeLimits | None, found: FoundFile, source: Path
-) -> Mapping[str, Any]:
-    return read_again(found, source, decoder, limits or DecodeLimits())
 
 
 class Driver:

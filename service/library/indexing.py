@@ -14,16 +14,11 @@ from collections.abc import Sequence
 
 from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
-from service.library.journal import Journal
 from service.library.locations import Location
-from service.library.object_cache import ObjectCache
-from service.library.parts import WHOLE, Part
-from service.library.previews import Previews
-from service.library.report import IndexReport, OnProgress
+from service.library.options import RunOptions
+from service.library.report import IndexReport
 from service.library.run import LibraryRun
-from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
 from service.search.snapshot import Snapshot
-from service.system.caller import Caller
 from service.system.settings import Settings
 
 
@@ -32,35 +27,18 @@ def index_paths(
     *,
     snapshot: Snapshot,
     decoder: Decoder,
-    limits: DecodeLimits | None = None,
-    on_progress: OnProgress | None = None,
-    journal: Journal | None = None,
-    stop: Caller | None = None,
-    verify: bool = False,
-    links: LinkRules = NO_LINKED_FOLDERS,
-    part: Part = WHOLE,
-    previews: Previews | None = None,
-    objects: ObjectCache | None = None,
+    options: RunOptions | None = None,
 ) -> IndexReport:
     """Index every media file under some paths (see `service.library.scanning.find_files`), and report what was done.
 
     Ctrl-C, or `stop` leaving in any thread, ends the run early and cleanly: what is stored stays, and the report says
-    so. Errors of the index itself (`service.index.failure.IndexFailure`) and of the encoder are raised. Without a
-    journal nothing is remembered beyond the run. `previews` keeps what files look and sound like at a glance;
-    `objects` has the local copies of objects, which are not indexed without.
+    so. Errors of the index itself (`service.index.failure.IndexFailure`) and of the encoder are raised.
     """
-    run = LibraryRun(
-        stop=stop,
-        on_progress=on_progress,
-        journal=journal,
-        verify=verify,
-        previews=previews,
-        objects=objects,
-    )
+    run = LibraryRun(options)
     with run.stopping_early():
-        run.scan(paths, links=links, part=part)
+        run.scan(paths)
         run.read(snapshot.index)
-        run.index_through(snapshot, decoder, limits)
+        run.index_through(snapshot, decoder)
         run.place(snapshot.index)
     return run.finish()
 

@@ -9,33 +9,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.index.contract import Index
 from service.library.catalogue import Catalogue, Identity, Known, Placement, identify_all, read_catalogue
 from service.library.fetching import Fetching
-from service.library.journal import TRANSIENT, Fault, FileRow, Journal
+from service.library.journal import TRANSIENT, Fault, FileRow
 from service.library.locations import Location
-from service.library.object_cache import CopiesInUse, ObjectCache
+from service.library.object_cache import CopiesInUse
+from service.library.options import RunOptions
 from service.library.outcomes import STORED, Outcomes, describe_error, row_of
 from service.library.pace import Pace
-from service.library.parts import WHOLE, Part
 from service.library.pipeline import Pipeline, RehearsedPipeline
-from service.library.previews import Previews
-from service.library.report import IndexReport, OnProgress
+from service.library.report import IndexReport
 from service.library.scanning import (
-    NO_LINKED_FOLDERS,
     FoundFile,
     IgnoredFile,
     LinkedFolder,
-    LinkRules,
     UnsettledFile,
     UnusableFile,
     find_files,
 )
 from service.library.stages import FileError, IncomingFile, Waiting, blame_file
 from service.search.snapshot import Snapshot
-from service.system.caller import Caller, CallerGone
+from service.system.caller import CallerGone
 from service.system.paths import show_path
 
 logger = logging.getLogger(__name__)
@@ -47,26 +43,15 @@ ReadSaid = Callable[[FoundFile, Path], Mapping[str, Any]]  # see `service.librar
 class LibraryRun:
     """One run over a library: scan, read, index, place, finish, in this order; it ends early when `stop` leaves."""
 
-    def __init__(
-        self,
-        *,
-        stop: Caller | None = None,
-        on_progress: OnProgress | None = None,
-        journal: Journal | None = None,
-        verify: bool = False,
-        previews: Previews | None = None,
-        objects: ObjectCache | None = None,
-    ) -> None:
+    def __init__(self, options: RunOptions | None = None) -> None:
+        options = options or RunOptions()
         self.report = IndexReport()
         self.catalogue = Catalogue()
         self.found: list[FoundFile] = []
-        self._stop = stop or Caller()
-        self._on_progress = on_progress
-        self._fetching = Fetching(objects, self._stop)
-        self._previews = previews
-        self._objects = objects
-        self._verifies = verify  # reads every file again
-        self._journal = journal or Journal()
+        self._options = options
+        self._stop = options.stop
+        self._journal = options.journal
+        self._fetching = Fetching(options.objects, self._stop)
         self._rows = self._journal.rows()  # of an earlier run of this job
         self.outcomes = Outcomes(self.report, self._journal)
         self.placement = Placement(self.catalogue)
@@ -90,17 +75,11 @@ class LibraryRun:
         finally:
             self.outcomes.flush()
 
-    def scan(
-        self,
-        paths: Sequence[Location],
-        *,
-        settle_seconds: float = 0.0,
-        links: LinkRules = NO_LINKED_FOLDERS,
-        part: Part = WHOLE,
-    ) -> None:
+    def scan(self, paths: Sequence[Location], *, settle_seconds: float = 0.0) -> None:
         """Find the files; those that were written to within `settle_seconds` are left out."""
         unusable: list[UnusableFile] = []
-        for finding in find_files(paths, settle_seconds=settle_seconds, links=links, part=part):
+        rules = self._options.links
+        for finding in find_files(paths, settle_seconds=settle_seconds, links=rules, part=self._options.part):
             self._stop.check()
             if isinstance(finding, FoundFile):
                 self.found.append(finding)
@@ -131,15 +110,15 @@ class LibraryRun:
         self._shared = index
         self.found.extend(found)
 
-    def index_through(self, snapshot: Snapshot, decoder: Decoder, limits: DecodeLimits | None) -> None:
+    def index_through(self, snapshot: Snapshot, decoder: Decoder) -> None:
         """`index_all` through a pipeline of its own."""
         with Pipeline(
             snapshot=snapshot,
             decoder=decoder,
-            limits=limits or DecodeLimits(),
+            limits=self._options.limits,
             stop=self._stop,
-            previews=self._previews,
-            objects=self._objects,
+            previews=self._options.previews,
+            objects=self._options.objects,
         ) as pipeline:
             self.index_all(pipeline)
 
@@ -186,7 +165,7 @@ class LibraryRun:
             known = self.catalogue.get(placed.asset_id)
             num_segments = 0 if known is None else known.num_segments
             self.outcomes.end_placed(placed, num_segments, gone=self._gone)
-            for cache in (self._previews, self._objects):
+            for cache in (self._options.previews, self._options.objects):
                 if placed.is_removed and index is not None and cache is not None:
                     cache.remove(placed.asset_id)
         self.outcomes.flush()
@@ -250,7 +229,7 @@ class LibraryRun:
     def find_known(self, found: FoundFile) -> Identity | None:
         """The asset of a file that has not changed, as far as can be told without reading it."""
         try:
-            if self._verifies:
+            if self._options.verify:
                 return None
             if (asset_id := self._journal.find_identity(found)) is not None or self._journal.knows(found):
                 return asset_id
@@ -394,8 +373,8 @@ class LibraryRun:
 
     def tell(self) -> None:
         """Tell how far the run is."""
-        if self._on_progress is not None:
+        if self._options.on_progress is not None:
             num_files = len(self.found) + self._num_earlier
-            self._on_progress(
+            self._options.on_progress(
                 self.pace.progress(self.report, num_files=num_files, bytes_left=self.outcomes.bytes_left)
             )

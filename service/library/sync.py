@@ -13,21 +13,17 @@ import os
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
-from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.library.catalogue import is_object_gone
-from service.library.journal import Journal
 from service.library.locations import Location, ObjectPath, is_url
 from service.library.mounts import find_mounts, is_within, touches
-from service.library.object_cache import ObjectCache
 from service.library.objects import ObjectNotFound, StorageUnavailable, check_storage
+from service.library.options import RunOptions
 from service.library.pipeline import RehearsedPipeline
-from service.library.previews import Previews
-from service.library.report import IndexReport, OnProgress
+from service.library.report import IndexReport
 from service.library.run import LibraryRun
-from service.library.scanning import NO_LINKED_FOLDERS, OUTSIDE, LinkRules, UnusableFile
+from service.library.scanning import OUTSIDE, LinkRules, UnusableFile
 from service.search.snapshot import Snapshot
-from service.system.caller import Caller
 from service.system.failure import Failure
 from service.system.paths import make_absolute, show_path
 
@@ -51,18 +47,11 @@ def sync_paths(
     *,
     snapshot: Snapshot,
     decoder: Decoder,
-    limits: DecodeLimits | None = None,
-    on_progress: OnProgress | None = None,
-    journal: Journal | None = None,
-    stop: Caller | None = None,
-    verify: bool = False,
-    links: LinkRules = NO_LINKED_FOLDERS,
+    options: RunOptions | None = None,
     allow_empty: bool = False,
     allow_gone: bool = False,
     max_gone: float = 0.5,
     settle_seconds: float = 0.0,
-    previews: Previews | None = None,
-    objects: ObjectCache | None = None,
 ) -> IndexReport:
     """Make the index hold the media under some paths as they are now; see `service.library.indexing.index_paths`.
 
@@ -72,21 +61,14 @@ def sync_paths(
     `TooManyGone` if more than the share `max_gone` of a folder is gone, unless `allow_gone` or `allow_empty` does.
     """
     roots = [make_absolute(path) if isinstance(path, Path) else path for path in paths]
-    journal = journal or Journal()
-    run = LibraryRun(
-        stop=stop,
-        on_progress=on_progress,
-        journal=journal,
-        verify=verify,
-        previews=previews,
-        objects=objects,
-    )
+    options = options or RunOptions()
+    journal, run = options.journal, LibraryRun(options)
     with run.stopping_early():
         for root in roots:
-            _check_root(root, links, allow_empty=allow_empty)
+            _check_root(root, options.links, allow_empty=allow_empty)
         mounts = find_mounts(roots)
         journal.remember_mounts(mounts)  # at once: this run may not see its end, or these disks may not
-        run.scan(roots, settle_seconds=settle_seconds, links=links)
+        run.scan(roots, settle_seconds=settle_seconds)
         run.read(snapshot.index)
         gone = list(_find_gone(run, roots))
         targets = (found.target for found in run.found if found.target is not None)
@@ -102,7 +84,7 @@ def sync_paths(
         if index is None:
             run.index_all(RehearsedPipeline())
         else:
-            run.index_through(snapshot, decoder, limits)
+            run.index_through(snapshot, decoder)
         gone = [(path, asset_id) for path, asset_id in gone if _is_gone(path)]  # still
         if not (allow_gone or allow_empty or journal.is_rehearsal):
             _check_share(run, [*roots, *map(Path, sorted(mounts))], gone, max_gone=max_gone)

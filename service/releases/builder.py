@@ -26,13 +26,10 @@ from service.encode.batching import Batcher
 from service.index.contract import Asset, Index
 from service.index.failure import IndexFull, IndexInUse, IndexUnavailable
 from service.index.iteration import find_missing
-from service.library.indexing import library_limits
-from service.library.object_cache import ObjectCache
 from service.library.report import Progress
-from service.library.scanning import LinkRules
 from service.releases import deriving
 from service.releases.documents import DerivedAgreement
-from service.releases.mirroring import MirrorReport, mirror
+from service.releases.mirroring import MirrorReport, building_options, mirror
 from service.releases.opening import open_release, read_settings
 from service.releases.store import ReleaseStore
 from service.releases.switch import OpenRelease
@@ -77,10 +74,7 @@ def main() -> None:
                     assets,
                     snapshot=release.snapshot(priority="bulk"),
                     decoder=decoder,
-                    limits=library_limits(settings),
-                    on_progress=_Printer(),
-                    links=LinkRules(within=settings.library_roots, storages=settings.storage_roots),
-                    objects=ObjectCache.of(settings, "objects-building"),
+                    options=building_options(settings, _Printer()),
                     deletes=deletes,
                 )
 

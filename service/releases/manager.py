@@ -29,13 +29,10 @@ from service.index.contract import Asset, Index
 from service.index.failure import IndexFailure
 from service.index.iteration import iter_assets
 from service.index.opening import index_place
-from service.library.indexing import library_limits
-from service.library.object_cache import ObjectCache
-from service.library.scanning import LinkRules
 from service.releases.building import OnBuild, build_release, learn_calibration
 from service.releases.cost import Cost
 from service.releases.documents import ReleaseDocument, SwitchDocument, explain_refusal
-from service.releases.mirroring import mirror
+from service.releases.mirroring import building_options, mirror
 from service.releases.opening import open_release
 from service.releases.replicas import Follower, submit_behind
 from service.releases.store import Active, Release, ReleaseError, ReleaseInUse, ReleaseRefused, ReleaseStore
@@ -285,11 +282,9 @@ class ReleaseManager:
                 list(iter_assets(self._releases.current.index)),
                 snapshot=opened.snapshot(priority="bulk"),
                 decoder=self._decoder,
-                limits=library_limits(self._settings),
+                options=building_options(self._settings),
                 given_up=given_up,
                 source=self._releases.current.bundle,
-                links=LinkRules(within=self._settings.library_roots, storages=self._settings.storage_roots),
-                objects=ObjectCache.of(self._settings, "objects-building"),
             )
             if report.num_embedded == 0:
                 return

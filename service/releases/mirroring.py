@@ -9,25 +9,23 @@ it embeds what is new, deletes what is gone, and copies paths and metadata.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from models.bundle.bundle import Bundle
-from models.media.clip import DecodeLimits
 from service.decode.decoder import Decoder
 from service.index.contract import Asset, Index
 from service.index.iteration import iter_assets
-from service.library.indexing import index_paths
+from service.library.indexing import index_paths, library_limits
 from service.library.locations import Location, locate
 from service.library.object_cache import ObjectCache
-from service.library.report import FailedFile, Progress
-from service.library.scanning import NO_LINKED_FOLDERS, LinkRules
+from service.library.options import RunOptions
+from service.library.report import FailedFile, OnProgress
+from service.library.scanning import LinkRules
 from service.search.snapshot import Snapshot
-from service.system.caller import Caller
-
-OnProgress = Callable[[Progress], None]
+from service.system.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +56,32 @@ class MirrorReport:
         return asdict(self) | lists
 
 
+def building_options(settings: Settings, on_progress: OnProgress | None = None) -> RunOptions:
+    """How files of the library are embedded for another release: by the rules of its jobs, without their journal."""
+    return RunOptions(
+        limits=library_limits(settings),
+        on_progress=on_progress,
+        links=LinkRules(within=settings.library_roots, storages=settings.storage_roots),
+        objects=ObjectCache.of(settings, "objects-building"),
+    )
+
+
 def mirror(
     wanted: Sequence[Asset],
     *,
     snapshot: Snapshot,
     decoder: Decoder,
-    limits: DecodeLimits | None = None,
-    on_progress: OnProgress | None = None,
-    stop: Caller | None = None,
+    options: RunOptions | None = None,
     given_up: Collection[str] = (),
     embeds: bool = True,
     deletes: bool = True,
     source: Bundle | None = None,
-    links: LinkRules = NO_LINKED_FOLDERS,
-    objects: ObjectCache | None = None,
 ) -> MirrorReport:
     """Make a generation of the index hold these assets and no others.
 
     Assets in `given_up` are not tried again. Without `embeds` or `deletes`, missing or unwanted assets stay as they
     are. So do unwanted ones of which `source`, the bundle of the other generation, embeds nothing: it cannot know them.
-    If `stop` leaves, the run ends early, and what is embedded stays.
+    If `stop` of the options leaves, the run ends early, and what is embedded stays.
     """
     index = snapshot.index
     beyond = {asset.asset_id for asset in wanted if not _embeds(snapshot.bundle, asset)}
@@ -91,11 +95,7 @@ def mirror(
             [_living_path(asset) for asset in missing],
             snapshot=snapshot,
             decoder=decoder,
-            limits=limits,
-            on_progress=on_progress,
-            stop=stop,
-            links=links,
-            objects=objects,
+            options=options,
         )
         failed, is_interrupted = report.failed, report.is_interrupted
         held = {asset.asset_id: asset for asset in iter_assets(index)}

@@ -13,6 +13,7 @@ from models.media.clip import DecodeLimits
 from service.foley import Foley, open_foley
 from service.index.iteration import iter_assets
 from service.library.indexing import index_paths
+from service.library.options import RunOptions
 from service.system.paths import show_path
 from service.system.settings import Settings
 from tests.support.hostile.cases import CASES, MAX_SECONDS, SLOW
@@ -20,7 +21,7 @@ from tests.support.hostile.escapes import ESCAPES, Canaries
 from tests.support.hostile.sources import good
 from tests.support.libraries import write_tones
 
-LIMITS = DecodeLimits(max_duration_seconds=MAX_SECONDS)
+OPTIONS = RunOptions(limits=DecodeLimits(max_duration_seconds=MAX_SECONDS))
 # The slow ones are left to the other two ways in: a library gives a file at least 60 s.
 BAD = [case for case in CASES if case.outcome not in ("ok", "partial") and case.name not in SLOW]
 GOOD = [case for case in CASES if case.outcome in ("ok", "partial") and case.name not in SLOW]
@@ -38,7 +39,7 @@ def foley(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Foley]:
 
 def index(foley: Foley, folder: Path) -> tuple[dict[str, str], set[str]]:
     """Codes of the files that failed, and paths of those that are indexed."""
-    report = index_paths([folder], snapshot=foley.snapshot(), decoder=foley.decoder, limits=LIMITS)
+    report = index_paths([folder], snapshot=foley.snapshot(), decoder=foley.decoder, options=OPTIONS)
     assert not report.is_interrupted
     indexed = {path for asset in iter_assets(foley.index) for path in asset.paths or (asset.path,)}
     return {failed.path: failed.code for failed in report.failed}, indexed
@@ -96,7 +97,7 @@ def test_a_file_replaced_between_scan_and_decode(foley: Foley, tmp_path: Path) -
         [tmp_path],
         snapshot=foley.snapshot(),
         decoder=Replacing(),  # type: ignore[arg-type]
-        limits=LIMITS,
+        options=OPTIONS,
     )
     assert {failed.path: failed.code for failed in report.failed} == {str(victim): "not_a_file"}
     assert report.files.indexed == 1
@@ -118,7 +119,7 @@ def test_a_library_opens_nothing_else(foley: Foley, tmp_path: Path) -> None:
             [Path(path) for path in expected],
             snapshot=foley.snapshot(),
             decoder=foley.decoder,
-            limits=LIMITS,
+            options=OPTIONS,
         )
         assert canaries.take() == set()
     assert {failed.path: failed.code for failed in report.failed} == expected

@@ -22,7 +22,7 @@ from service.library.tags import keep_classifier
 from service.system.settings import Settings
 from tests.support.serving import serve_in_thread
 from tests.support.tags import write_classifier
-from tests.support.waiting import wait_until
+from tests.support.waiting import GENEROUS_SECONDS, wait_until
 
 CHECKED = [
     all_checks.not_a_server_error,
@@ -95,7 +95,7 @@ OPERATIONS = {
 
 @cache
 def load_description(server: str) -> Any:
-    return schemathesis.openapi.from_url(f"{server}/openapi.json", timeout=120)
+    return schemathesis.openapi.from_url(f"{server}/openapi.json", timeout=GENEROUS_SECONDS)
 
 
 INVALID_JOBS = ("create_job", "list_jobs", "list_job_files")
@@ -141,7 +141,7 @@ def test_no_request_breaks_the_server(server: str, name: str, mode: schemathesis
         suppress_health_check=list(HealthCheck),
     )
     def check(case: schemathesis.Case) -> None:
-        answer = case.call()
+        answer = case.call(timeout=GENEROUS_SECONDS)  # 10 s otherwise
         # Too many bytes are refused before anybody looks whether they are valid.
         case.validate_response(
             answer,

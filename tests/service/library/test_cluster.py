@@ -18,6 +18,7 @@ from service.index.layout import VectorLayout
 from service.library.batches import MAX_LOSSES, Batch
 from service.library.cluster import BatchEnded, Driver, Event, FileEnded, index_on_cluster
 from service.library.indexing import index_paths
+from service.library.options import RunOptions
 from service.library.report import IndexReport, Progress
 from service.library.run import LibraryRun
 from service.search.snapshot import Snapshot
@@ -73,7 +74,8 @@ def make_pool(snapshot: Snapshot, decoder: Decoder) -> Callable[[], LocalPool]:
 @pytest.fixture
 def run(snapshot: Snapshot, decoder: Decoder, library: Path) -> Callable[..., IndexReport]:
     def run(pool: LocalPool, **options: Any) -> IndexReport:
-        return index_on_cluster([library], snapshot=snapshot, pool=pool, decoder=decoder, **options)
+        given = RunOptions(**options)
+        return index_on_cluster([library], snapshot=snapshot, pool=pool, decoder=decoder, options=given)
 
     return run
 

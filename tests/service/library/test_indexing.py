@@ -29,6 +29,7 @@ from service.index.embedded.index import EmbeddedIndex
 from service.index.failure import IndexFull
 from service.index.layout import VectorLayout
 from service.library.indexing import index_paths, library_limits
+from service.library.options import RunOptions
 from service.library.report import Counts, IndexReport, Progress
 from service.search.snapshot import Snapshot
 from service.system.settings import Settings
@@ -78,8 +79,8 @@ def snapshot(bundle: Bundle, encoder: Encoder, index: Index) -> Snapshot:
 
 @pytest.fixture
 def run(snapshot: Snapshot, decoder: Decoder) -> Run:
-    def run(*paths: Path, **kwargs: Any) -> IndexReport:
-        return index_paths(paths, snapshot=snapshot, decoder=decoder, **kwargs)
+    def run(*paths: Path, **options: Any) -> IndexReport:
+        return index_paths(paths, snapshot=snapshot, decoder=decoder, options=RunOptions(**options))
 
     return run
 
@@ -454,7 +455,8 @@ def test_the_shard_process_may_die_in_the_middle(
                     os.kill(first_pid, 9)
 
         embedded = replace(snapshot, index=index)
-        report = index_paths([library], snapshot=embedded, decoder=decoder, on_progress=kill_process)
+        options = RunOptions(on_progress=kill_process)
+        report = index_paths([library], snapshot=embedded, decoder=decoder, options=options)
         assert report.files == Counts(indexed=4)
         assert len(_assets(index)) == 4
         assert index.shard_pid != first_pid

@@ -17,6 +17,7 @@ from service.index.contract import Asset, Index
 from service.index.iteration import iter_assets
 from service.index.layout import VectorLayout
 from service.library.indexing import index_paths
+from service.library.options import RunOptions
 from service.library.parts import Part
 from service.library.pipeline import Pipeline
 from service.library.report import IndexReport
@@ -125,10 +126,10 @@ def test_two_processes_share_one_index(
     one = snapshots[0]
 
     def index_first() -> IndexReport:
-        return index_paths([library], snapshot=one, decoder=decoder, part=Part(1, 2))
+        return index_paths([library], snapshot=one, decoder=decoder, options=RunOptions(part=Part(1, 2)))
 
-    second = LibraryRun()
-    second.scan([library], part=Part(2, 2))
+    second = LibraryRun(RunOptions(part=Part(2, 2)))
+    second.scan([library])
     second.read(one.index)
     with Pipeline(snapshot=one, decoder=decoder, limits=DecodeLimits()) as pipeline:
         first = index_first() if is_first_done else None
@@ -147,9 +148,9 @@ def test_both_store_one_content_at_the_same_moment(
 ) -> None:
     """The last write of an asset wins; whoever ends later adds the path that it hid."""
     one = snapshots[0]
-    runs = [LibraryRun(), LibraryRun()]
-    for number, run in enumerate(runs, start=1):
-        run.scan([library], part=Part(number, 2))
+    runs = [LibraryRun(RunOptions(part=Part(number, 2))) for number in (1, 2)]
+    for run in runs:
+        run.scan([library])
         run.read(one.index)
         run._look_again = lambda _: None  # type: ignore[method-assign] # neither sees the other's
         with Pipeline(snapshot=one, decoder=decoder, limits=DecodeLimits()) as pipeline:
@@ -165,7 +166,8 @@ def test_parts_with_indexes_of_their_own_become_one(
 ) -> None:
     *parts, whole = snapshots
     for number, snapshot in enumerate(parts, start=1):
-        index_paths([library], snapshot=snapshot, decoder=decoder, part=Part(number, 2))
+        options = RunOptions(part=Part(number, 2))
+        index_paths([library], snapshot=snapshot, decoder=decoder, options=options)
     (shared_id,) = _assets(parts[0].index).keys() & _assets(parts[1].index).keys()
     for number, snapshot in enumerate(parts):
         snapshot.index.set_metadata(shared_id, {"said": f"by {number}"})

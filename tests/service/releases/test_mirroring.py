@@ -14,6 +14,7 @@ from service.index import iteration
 from service.index.contract import Asset
 from service.index.iteration import iter_assets
 from service.library.indexing import index_paths
+from service.library.options import RunOptions
 from service.releases.builder import read_assets, write_asset
 from service.releases.mirroring import MirrorReport, mirror
 from service.releases.opening import open_release
@@ -121,7 +122,7 @@ def test_an_interrupted_run_goes_on(foley: Foley, release: OpenRelease) -> None:
     copy(foley, release, wanted[:2])
     left = Caller()
     left.leave()
-    report = copy(foley, release, wanted, stop=left)
+    report = copy(foley, release, wanted, options=RunOptions(stop=left))
     assert report.is_interrupted
     assert len(list(iter_assets(release.index))) == 2, "what is embedded stays"
     report = copy(foley, release, wanted)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from service.library.indexing import index_paths
+from service.library.options import RunOptions
 from service.system.settings import Settings
 from tests.support.memory_index import memory_indexes
 from tests.support.serving import serve_in_thread
@@ -33,7 +34,7 @@ def library(
             [path, *sorted(library_files.glob("*.wav"))[:1]],
             snapshot=foley.snapshot(),
             decoder=foley.decoder,
-            previews=foley.previews,
+            options=RunOptions(previews=foley.previews),
         )
         assets = running.client.get("/v1/assets").json()["assets"]
         yield running, next(asset for asset in assets if asset["path"] == str(path)), path
