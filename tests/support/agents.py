@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
-import httpx2
-from mcp import Client
-from mcp.client.streamable_http import streamable_http_client
+
+if TYPE_CHECKING:
+    from mcp import Client  # not at the top: it takes a second, in each worker of a run
 
 T = TypeVar("T")
 
 
 def ask_agent(server: Any, work: Callable[[Client], Awaitable[T]], *, headers: Mapping[str, str] = {}) -> T:
     """Do something as an agent of a server: an address (its `/mcp` is asked), or what starts one over stdio."""
+    import httpx2
+    from mcp import Client
+    from mcp.client.streamable_http import streamable_http_client
 
     async def run() -> T:
         if not isinstance(server, str):

@@ -171,44 +171,45 @@ def test_turned_pictures_stand_upright() -> None:
     assert np.abs(clip.frames[0].astype(int) - crop_plainly(clockwise)).max() <= 1
 
 
+TONE, TONE_48 = (make_tone(24.2, rate, [300, 500]) for rate in (44_100, 48_000))
 LONG = {
     "mp4": (
         VideoTrack(times=every(24.5, 10), gop=60),
-        AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100),
+        AudioTrack(samples=TONE, rate=44100),
     ),
     "open gop mp4": (
         VideoTrack(times=every(24.5, 10), options={"x264-params": "open-gop=1:keyint=100"}),
-        AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100),
+        AudioTrack(samples=TONE, rate=44100),
     ),
     "no key frames mp4": (VideoTrack(times=every(24.5, 10), gop=50, options={"intra-refresh": "1"}), None),
     "webm": (
         VideoTrack(times=every(24.5, 10), codec="libvpx", options={"deadline": "realtime", "cpu-used": "8"}),
-        AudioTrack(samples=make_tone(24.2, 48000, [300, 500]), codec="libopus"),
+        AudioTrack(samples=TONE_48, codec="libopus"),
     ),
     "mkv": (
         VideoTrack(times=every(24.5, 10)),
-        AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100),
+        AudioTrack(samples=TONE, rate=44100),
     ),
     "ts": (
         VideoTrack(times=every(24.5, 10)),
-        AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100),
+        AudioTrack(samples=TONE, rate=44100),
     ),
     "mpg": (
         VideoTrack(times=every(24.5, 25), codec="mpeg2video", gop=12),
-        AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100, codec="mp2"),
+        AudioTrack(samples=TONE, rate=44100, codec="mp2"),
     ),
     "avi": (
         VideoTrack(times=every(24.5, 10), codec="mpeg4"),
-        AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100, codec="libmp3lame"),
+        AudioTrack(samples=TONE, rate=44100, codec="libmp3lame"),
     ),
     "flv": (
         VideoTrack(times=every(24.5, 10)),
-        AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100),
+        AudioTrack(samples=TONE, rate=44100),
     ),
-    "mp3": (None, AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100, codec="libmp3lame")),
-    "flac": (None, AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100, codec="flac")),
-    "wav": (None, AudioTrack(samples=make_tone(24.2, 44100, [300, 500]), rate=44100, codec="pcm_s16le")),
-    "opus": (None, AudioTrack(samples=make_tone(24.2, 48000, [300, 500]), codec="libopus")),
+    "mp3": (None, AudioTrack(samples=TONE, rate=44100, codec="libmp3lame")),
+    "flac": (None, AudioTrack(samples=TONE, rate=44100, codec="flac")),
+    "wav": (None, AudioTrack(samples=TONE, rate=44100, codec="pcm_s16le")),
+    "opus": (None, AudioTrack(samples=TONE_48, codec="libopus")),
 }
 
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
 import httpx
 import pytest
-from mcp import Client, StdioServerParameters
-from mcp.client.stdio import stdio_client
 
 from service.commands import mcp as command
 from service.system.settings import Settings
 from tests.support.agents import ask_agent, read
 from tests.support.serving import find_free_port
 
+if TYPE_CHECKING:
+    from mcp import Client
+
 
 def test_an_agent_starts_it_and_others_may_ask_it_too(
     bundle_path: Path, library_files: Path, tmp_path: Path
 ) -> None:
+    from mcp import StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
     port = find_free_port()
     changes = {"DATA": tmp_path / "data", "BUNDLE": bundle_path, "DEVICE": "cpu", "MIN_FREE_BYTES": 0}
     changes |= {"PORT": port, "PRECISION": "fp32", "AGENT_FOLDERS": library_files}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import httpx
-import mcp
 import pytest
 from starlette.datastructures import Headers
 from starlette.routing import compile_path
@@ -25,6 +24,9 @@ from service.system.settings import Settings
 from tests.support.agents import ask_agent
 from tests.support.memory_index import memory_indexes
 from tests.support.serving import run_server, serve_in_thread
+
+if TYPE_CHECKING:
+    import mcp
 
 RANK = {None: 0, "read": 1, "write": 2, "admin": 3}
 ASSET = f"/v1/assets/{'0' * 64}"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
 import pytest
-from mcp import Client
 
-from service.http.agent_tools import ToolFailed, _Api, build_tools
 from service.system.settings import Settings
 from tests.support.agents import ask_agent, fail, read
+
+if TYPE_CHECKING:
+    from mcp import Client
 
 TOOLS = {
     "search_by_words",
@@ -98,6 +99,8 @@ class _Context:
 
 @pytest.mark.parametrize("named", [None, "/media", "/films"])
 def test_without_roots_the_folders_of_jobs_and_named_ones_count(named: str | None, tmp_path: Path) -> None:
+    from service.http.agent_tools import ToolFailed, _Api
+
     (tmp_path / "media").mkdir()
     (tmp_path / "films").mkdir()
     jobs = {"jobs": [{"request": {"paths": [str(tmp_path / "media")]}}, {"request": {"bundle": "/"}}]}
@@ -121,6 +124,8 @@ def test_without_roots_the_folders_of_jobs_and_named_ones_count(named: str | Non
 
 
 def test_a_server_that_is_gone_is_named() -> None:
+    from service.http.agent_tools import build_tools
+
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("nobody listens")
 
