@@ -100,7 +100,6 @@ class MemoryIndex:
         optimize_share: float | None = None,
         call_seconds: float = 30.0,
         storage: Storage = "float16",
-        call_seconds: float = 30.0,
     ) -> Self:
         """Open the index of a folder, or create it; the last four arguments change nothing."""
         marker = path.absolute() / "index.json"
