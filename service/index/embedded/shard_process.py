@@ -100,7 +100,7 @@ def serve(connection: Connection[Any, Any], shard: Shard) -> None:
         if group:  # who writes one after another is not kept waiting
             wait_seconds = GROUP_SECONDS if len(group) > 1 else 0.0
         group, num_taken = [], 0
-        later.work(shard, is_idle=not connection.poll(0.0))
+        later.work(shard, connection)
     _change(connection, shard, group)  # it was asked to stop while they waited
 
 
@@ -120,12 +120,12 @@ class _Later:
             self._keys += [key for key in found if key not in self._seen]
             self._seen.update(found)
 
-    def work(self, shard: Shard, *, is_idle: bool) -> None:
+    def work(self, shard: Shard, connection: Connection[Any, Any]) -> None:
         """Make the next index, if its turn has come."""
         if not self._keys:
             return
         self._num_put_off += 1
-        if is_idle or self._num_put_off > GROUP_REQUESTS:
+        if self._num_put_off > GROUP_REQUESTS or not connection.poll(0.0):
             self._num_put_off = 0
             _answer(shard, "index_number", (self._keys.pop(0),))
 

@@ -287,6 +287,7 @@ def test_every_json_answer_is_as_described(
 
     check("get_liveness", client.get("/livez"))
     check("get_readiness", client.get("/readyz"))
+    assert check("show_library", client.get("/v1/library"))["num_assets"]
     listed = check("list_assets", client.get("/v1/assets?with_count=true"))
     assets = listed["assets"]
     assert listed["num_assets"] == len(assets)

@@ -20,6 +20,7 @@ from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -814,21 +815,22 @@ def test_bounds_of_metadata_get_few_indexes(tmp_path: Path) -> None:
         later.note((conditions,))
 
     later = _Later()
+    busy, idle = (Mock(**{"poll.return_value": is_busy}) for is_busy in (True, False))
     for key in ("bpm", "f.p s", "bpm", "take"):
         ask(bound(key))
     assert not [key for key in shard._edge.info().payload_schema if key.startswith(OPEN_KEYS)], (
         "answered first"
     )
     for _ in range(70):  # others wait all the time: their turns come, and so does that of an index
-        later.work(shard, is_idle=False)
+        later.work(shard, busy)
     assert len([key for key in shard._edge.info().payload_schema if key.startswith(OPEN_KEYS)]) == 1
     for _ in range(9):
-        later.work(shard, is_idle=True)
+        later.work(shard, idle)
     indexed = {key for key in shard._edge.info().payload_schema if key.startswith(OPEN_KEYS)}
     assert len(indexed) == 6
     for number in range(9):
         ask(bound(f"key {number}"))
     for _ in range(20):
-        later.work(shard, is_idle=True)
+        later.work(shard, idle)
     indexed = {key for key in shard._edge.info().payload_schema if key.startswith(OPEN_KEYS)}
     assert len(indexed) == MAX_OPEN_INDEXES
