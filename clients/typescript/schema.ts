@@ -287,7 +287,7 @@ export interface paths {
         head?: never;
         /**
          * Rename a collection, or replace its items
-         * @description `items` is the whole list in its new order. With `If-Match` nobody's change is lost to a later one.
+         * @description `items` is the whole list in its new order. With `If-Match`, the change is refused (412) if somebody else changed the collection meanwhile.
          */
         patch: operations["patch_collection"];
         trace?: never;

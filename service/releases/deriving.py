@@ -198,7 +198,7 @@ def is_verified(folder: Path) -> bool:
 
 
 def read_agreement(folder: Path) -> DerivedAgreement | None:
-    """How well the claim of a release was found to hold; None if nothing was compared, or nobody noted it."""
+    """How near derived tracks were to embedded ones; None if no file was compared, or a release of before is asked."""
     try:
         found = json.loads((folder / VERIFIED).read_text())
     except FileNotFoundError:

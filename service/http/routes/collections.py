@@ -96,7 +96,10 @@ async def show_collection(collection_id: CollectionId, state: StateOf) -> Respon
 @router.patch(
     "/{collection_id}",
     summary="Rename a collection, or replace its items",
-    description="`items` is the whole list in its new order. With `If-Match` nobody's change is lost to a later one.",
+    description=(
+        "`items` is the whole list in its new order. "
+        "With `If-Match`, the change is refused (412) if somebody else changed the collection meanwhile."
+    ),
     responses={200: {"model": CollectionBody}, **CHANGE_PROBLEMS, **describe_problems(412)},
 )
 async def patch_collection(

@@ -105,7 +105,7 @@ def serve(connection: Connection[Any, Any], shard: Shard) -> None:
 
 
 class _Later:
-    """Indexes of numbers that filters bounded: one at a time, when nobody waits or the others had their turn."""
+    """Makes an index for each key whose numbers a filter bounded, one at a time, between requests."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -127,7 +127,9 @@ class _Later:
         self._num_put_off += 1
         if self._num_put_off > GROUP_REQUESTS or not connection.poll(0.0):
             self._num_put_off = 0
-            _answer(shard, "index_number", (self._keys.pop(0),))
+            _, failure, _ = _answer(shard, "index_number", (self._keys.pop(0),))
+            if failure is not None:
+                logger.warning("a key of numbers got no index, its filters stay slow: %s", failure)
 
 
 def _requests(connection: Connection[Any, Any]) -> Iterator[Request]:
