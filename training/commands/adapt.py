@@ -122,12 +122,12 @@ def _adapt(
         bundle = word(
             write_adapted(parent, fitted.heads, draft, name=request.name, training=facts), fitted.heads
         )
-        console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
         if labels is not None:
             learned = _learn_tags(request, tracks, segments, labels, fitted)
             file = output.with_name(output.name + SUFFIX)
             learned.write(draft.with_name(file.name), bundle_id=bundle.bundle_id)
             print_tags(learned, file, console)
+    console.print(f"{bundle.bundle_id} in {output}", markup=False, soft_wrap=True)
     console.print(f"make it answer: foley releases create {output} --activate", markup=False, soft_wrap=True)
     return {"bundle_id": bundle.bundle_id, **facts}
 

@@ -53,14 +53,14 @@ class OpenVinoEngine:
         if graphs.audio is not None:
             audio = _read(core, graphs.audio)
             self._names = [given.get_any_name() for given in audio.inputs]
-            has_sines = replace_sines(audio)
+            is_padded = replace_sines(audio) and "heard" in self._names  # else what is added would be heard
             front_end, network = cut_front_end(audio)
             self._front_end = None if front_end is None else self._open(core, front_end, "fp32")
             self._audio: _Network | _PaddedSound = (
                 _PaddedSound(
                     lambda size: self._open_fixed(core, graphs, size, precision), options.segment_samples
                 )
-                if has_sines and front_end is None
+                if is_padded and front_end is None
                 else self._open(core, network, precision)
             )
             self._network_inputs = [given.get_any_name() for given in network.inputs]
